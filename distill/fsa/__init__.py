@@ -1,0 +1,16 @@
+"""Graphs and the engine that sums their paths."""
+
+from __future__ import annotations
+
+from distill.fsa.engine import Engine, Score, posteriors
+from distill.fsa.graph import Fsa, Hmm
+from distill.fsa.native import NativeEngine
+
+__all__ = ["Engine", "Fsa", "Hmm", "NativeEngine", "Score", "build_engine", "posteriors"]
+
+
+def build_engine(name: str) -> Engine:
+    """Return the engine of that name; raises ValueError for one that is not built."""
+    if name != "native":
+        raise ValueError(f"engine '{name}' is not built yet; expected 'native'")
+    return NativeEngine()

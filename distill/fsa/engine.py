@@ -1,0 +1,71 @@
+"""The interface through which losses and decoders use a graph engine.
+
+An engine sums the paths of graphs over frame-wise log-probabilities. `score` is all that LF-MMI
+needs; its gradient with respect to the log-probabilities is the posterior of each output at each frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from distill.fsa.graph import Hmm
+
+
+class Score(NamedTuple):
+    """What `Engine.score` returns.
+
+    total (B,): log of the summed weight of all paths; 0 (without gradient) where there is none.
+    valid (B,) bool: whether the utterance has a path at all.
+    recomputed: how many utterances underflowed in the probability domain and were done again
+        in the log semiring.
+    """
+
+    total: Tensor
+    valid: Tensor
+    recomputed: int = 0
+
+
+class Engine(Protocol):
+    """Forward-backward over graphs; implementations differ in speed, never in values."""
+
+    def score(self, log_probs: Tensor, lengths: Tensor, graph: Hmm | Sequence[Hmm]) -> Score:
+        """Sum all paths of `graph` over the frames of each utterance.
+
+        log_probs (B, T, V), lengths (B,) frames. `graph` is one graph shared by the batch (the
+        denominator) or one graph per utterance (numerators). Raises ValueError on wrong shapes,
+        NaN log-probabilities, lengths beyond T or labels outside V.
+        """
+        ...
+
+
+def check_inputs(log_probs: Tensor, lengths: Tensor, graphs: Sequence[Hmm], shared: bool) -> None:
+    """Raise ValueError for input that no engine can score."""
+    if log_probs.ndim != 3:
+        raise ValueError(f"log_probs must be (B, T, V), got {tuple(log_probs.shape)}")
+    batch, frames, outputs = log_probs.shape
+    if lengths.shape != (batch,):
+        raise ValueError(f"lengths must be ({batch},), got {tuple(lengths.shape)}")
+    if batch and int(lengths.max()) > frames:
+        raise ValueError(f"lengths go up to {int(lengths.max())}, but log_probs has {frames} frames")
+    if not shared and len(graphs) != batch:
+        raise ValueError(f"got {len(graphs)} graphs for a batch of {batch}: one per utterance is needed")
+    if torch.isnan(log_probs).any():
+        raise ValueError("log_probs contain NaN: the model diverged or its input was not finite")
+    top = max((int(graph.label.max()) for graph in graphs if graph.num_states), default=0)
+    if top >= outputs:
+        raise ValueError(f"a graph uses output {top}, but log_probs has only {outputs} outputs (V)")
+
+
+def posteriors(engine: Engine, log_probs: Tensor, lengths: Tensor, graph: Hmm) -> Tensor:
+    """Posterior probability of each output at each frame under `graph`.
+
+    log_probs (B, T, V), lengths (B,) -> (B, T, V), summing to one over V in every valid frame.
+    """
+    with torch.enable_grad():
+        leaf = log_probs.detach().requires_grad_()
+        total = engine.score(leaf, lengths, graph).total.sum()
+        return torch.autograd.grad(total, leaf)[0]

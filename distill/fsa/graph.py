@@ -1,0 +1,113 @@
+"""The two graph types of LF-MMI: `Fsa` holds a graph over units, `Hmm` is what the engine runs.
+
+An `Fsa` is an epsilon-free weighted acceptor over units (a language model, a transcript, the paths of
+a lattice). Composed with a topology (`distill.graphs.topology`) it becomes an `Hmm`, whose states
+carry one output label each, so that a path through it is a frame-by-frame labelling.
+All weights are natural-log weights of the log semiring: larger is better, paths are summed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Fsa:
+    """Epsilon-free weighted acceptor in the log semiring; state 0 is the start.
+
+    src, dst, label (A,) int32: arcs; labels are unit ids >= 1 (0 is blank and belongs to the topology).
+    weight (A,) float64: log-weights of the arcs.
+    final (S,) float64: log-weights of ending in a state, -inf where that is not allowed.
+    """
+
+    src: np.ndarray
+    dst: np.ndarray
+    label: np.ndarray
+    weight: np.ndarray
+    final: np.ndarray
+
+    @classmethod
+    def from_arcs(
+        cls, arcs: list[tuple[int, int, int, float]], final: dict[int, float], num_states: int
+    ) -> Fsa:
+        """Build from (src, dst, label, weight) tuples and {state: final weight}."""
+        columns = list(zip(*arcs)) if arcs else [(), (), (), ()]
+        src, dst, label = (np.array(column, dtype=np.int32) for column in columns[:3])
+        weights = np.full(num_states, -np.inf)
+        for state, weight in final.items():
+            weights[state] = weight
+        return cls(src, dst, label, np.array(columns[3], dtype=np.float64), weights)
+
+    @property
+    def num_states(self) -> int:
+        return len(self.final)
+
+    @property
+    def num_arcs(self) -> int:
+        return len(self.src)
+
+    def validate(self, num_labels: int) -> None:
+        """Raise ValueError unless this is a usable graph over labels 1 .. num_labels - 1."""
+        if not np.isfinite(self.final).any():
+            raise ValueError("graph without a final state: no path can end, so its score is -inf")
+        if not self.num_arcs:
+            return
+        if self.label.min() < 1 or self.label.max() >= num_labels:
+            raise ValueError(
+                f"graph has labels {self.label.min()}..{self.label.max()}, expected 1..{num_labels - 1};"
+                " was it built with another tokens.txt?"
+            )
+        top = max(self.src.max(), self.dst.max())
+        if top >= self.num_states or min(self.src.min(), self.dst.min()) < 0:
+            raise ValueError(f"graph has an arc at state {top}, expected 0..{self.num_states - 1}")
+        if np.isnan(self.weight).any() or np.isnan(self.final).any():
+            raise ValueError("graph has NaN weights")
+
+
+@dataclass(frozen=True)
+class Hmm:
+    """States with one output label each: the form in which the engine runs every graph.
+
+    label (S,) int64: output column that a frame spent in the state scores with.
+    initial (S,), final (S,) float64: log-weights of a path's first and last state.
+    src, dst (A,) int64, weight (A,) float64: transitions, each taking one frame.
+    accepts_empty: float, log-weight of the path without frames, -inf if there is none.
+    """
+
+    label: Tensor
+    initial: Tensor
+    final: Tensor
+    src: Tensor
+    dst: Tensor
+    weight: Tensor
+    accepts_empty: float = -float("inf")
+
+    @property
+    def num_states(self) -> int:
+        return len(self.label)
+
+    def shortest_path(self) -> int:
+        """Least number of frames a path takes; a large number if there is no path at all."""
+        return int(self._distance_to_end().min()) if self.num_states else NO_PATH
+
+    def _distance_to_end(self) -> Tensor:
+        frames = torch.where(self.initial > -torch.inf, 1, NO_PATH)
+        for _ in range(self.num_states):  # Bellman-Ford; graphs are shallow or tiny
+            step = frames.clone()
+            step.scatter_reduce_(0, self.dst, frames[self.src] + 1, reduce="amin")
+            if torch.equal(step, frames):
+                break
+            frames = step
+        return torch.where(self.final > -torch.inf, frames, NO_PATH)
+
+    def to(self, device: torch.device | str) -> Hmm:
+        """The same graph with its tensors on another device."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Hmm(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()})
+
+
+NO_PATH = 1 << 30
