@@ -1,0 +1,54 @@
+"""What travels through a training step, and the legend of dimension letters.
+
+    B  utterances of a batch        N  samples of a waveform (16 kHz)
+    T  frames (20 ms by default)    C  channels of a hidden layer
+    V  output units, blank first    S  states of a graph, A its arcs
+    U  units of a transcript        L  blocks of an encoder
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+SAMPLE_RATE = 16000
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Utterances padded to the longest.
+
+    ids: cut ids. wave (B, N) float32 in -1..1, augmented; clean (B, N): before augmentation, None where
+    nothing asks for it. samples (B,): true lengths. graphs: for each utterance its numerator graph.
+    """
+
+    ids: tuple[str, ...]
+    wave: Tensor
+    samples: Tensor
+    graphs: Sequence = ()
+    clean: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with its waveforms on a device (graphs stay where they are)."""
+        clean = None if self.clean is None else self.clean.to(device, non_blocking=True)
+        wave = self.wave.to(device, non_blocking=True)
+        return replace(self, wave=wave, samples=self.samples.to(device), clean=clean)
+
+    @property
+    def seconds(self) -> float:
+        """Audio without padding."""
+        return float(self.samples.sum()) / SAMPLE_RATE
+
+
+def valid_mask(lengths: Tensor, size: int) -> Tensor:
+    """True where a position is inside its utterance: lengths (B,) -> (B, size)."""
+    return torch.arange(size, device=lengths.device)[None] < lengths[:, None]
+
+
+def pad_waves(waves: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Stack waveforms (N_b,) with zeros behind: (B, N) and the lengths (B,)."""
+    samples = torch.tensor([len(wave) for wave in waves])
+    return torch.nn.utils.rnn.pad_sequence(list(waves), batch_first=True), samples

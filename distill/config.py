@@ -1,0 +1,347 @@
+"""The tree of settings of an experiment: every default stands here, a YAML file holds what differs.
+
+`Experiment.load` reads a YAML file (which may name a `base` to differ from), applies `key=value`
+overrides and resolves every default. The resolved tree is stored in each checkpoint, so decoding,
+export and serving take an experiment folder and never an architecture flag.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+
+class Settings(BaseModel):
+    """Frozen node of the tree; an unknown key is an error that names the nearest known one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, values: Any) -> Any:
+        if isinstance(values, Mapping):
+            for key in values:
+                if key not in cls.model_fields:
+                    raise ValueError(f"unknown key '{key}'{_nearest(key, cls.model_fields)}")
+        return values
+
+
+def _nearest(key: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(str(key), list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else f"; known keys: {', '.join(known)}"
+
+
+class FrontEnd(Settings):
+    """Waveform to frames: a stack of convolutions (channels, kernel, stride), then norm and projection."""
+
+    layers: tuple[tuple[int, int, int], ...] = ((512, 10, 5), *((512, 3, 2),) * 4, *((512, 2, 2),) * 2)
+    bias: bool = False  # BASE-like stacks have none, Large-like stacks do
+    norm: Literal["group", "frame"] = "group"  # statistics over time (does not stream) or over channels
+    norm_layers: Literal["first", "all"] = "first"
+    first: Literal["random", "gabor"] = "random"  # gabor: log-compressed Gabor pairs at mel centres, trained on
+    causal: bool = False  # pad on the left, so that frame t ends with sample (t + 1) * hop
+    waveform: Literal["utterance", "gain"] = "utterance"  # normalised per utterance, or times a stored gain
+
+    @property
+    def hop(self) -> int:
+        """Samples per frame."""
+        hop = 1
+        for _, _, stride in self.layers:
+            hop *= stride
+        return hop
+
+    @property
+    def receptive(self) -> int:
+        """Samples that one frame sees."""
+        samples, hop = 1, 1
+        for _, kernel, stride in self.layers:
+            samples += (kernel - 1) * hop
+            hop *= stride
+        return samples
+
+
+class Encoder(Settings):
+    """Transformer of wav2vec 2.0: convolutional positions, then blocks."""
+
+    dim: int = 768
+    ffn_dim: int = 3072
+    layers: int = 12
+    heads: int = 12
+    norm_first: bool = False  # pre-LN (Large) or post-LN (BASE)
+    position_kernel: int = 128
+    position_groups: int = 16
+    position_causal: bool = False
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    activation_dropout: float = 0.0
+    layer_drop: float = 0.0
+
+    @model_validator(mode="after")
+    def _check(self) -> Encoder:
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
+        if self.dim % self.position_groups:
+            raise ValueError(f"dim {self.dim} is not a multiple of position_groups {self.position_groups}")
+        return self
+
+
+class Streaming(Settings):
+    """Chunked attention: frame i of chunk c = i // chunk sees [c * chunk - history, (c + 1) * chunk)."""
+
+    chunk_frames: int = 0  # 0: full context
+    history_frames: int = 0
+
+
+class Mask(Settings):
+    """Spans of frames and channels zeroed on the convolutions' output while training (as SpecAugment)."""
+
+    time_probability: float = 0.0
+    time_length: int = 10
+    channel_probability: float = 0.0
+    channel_length: int = 64
+
+
+class Model(Settings):
+    """Everything that decides shapes; with the number of outputs it builds the network."""
+
+    front_end: FrontEnd = FrontEnd()
+    encoder: Encoder = Encoder()
+    streaming: Streaming = Streaming()
+    mask: Mask = Mask()
+    shared_head_dim: int | None = None  # width of the teacher whose prediction layer is shared; None: own head
+
+    @model_validator(mode="after")
+    def _check_streaming(self) -> Model:
+        if not self.streaming.chunk_frames:
+            return self
+        front, encoder = self.front_end, self.encoder
+        blockers = {
+            "front_end.causal: false": not front.causal,
+            "front_end.norm: group": front.norm == "group",
+            "front_end.waveform: utterance": front.waveform == "utterance",
+            "encoder.position_causal: false": not encoder.position_causal,
+        }
+        found = [name for name, blocks in blockers.items() if blocks]
+        if found:
+            raise ValueError(f"streaming.chunk_frames needs a model that streams, but it has {', '.join(found)}")
+        return self
+
+
+class Data(Settings):
+    """What is trained on; parts are names of cut sets in data/cuts."""
+
+    train: tuple[str, ...] = ("labelled",)
+    valid: str = "dev"
+    valid_utterances: int = 0  # 0: all of the part
+    max_duration: float = 200.0  # seconds of audio per batch and process
+    buckets: int = 30
+    workers: int = 2  # loading processes; 0: in the training process
+    keep_audio: bool = False  # keep decoded audio in memory (small corpora)
+    short_first: bool = False  # first epoch in order of duration
+    numerator: Literal["transcript", "nbest"] = "transcript"  # of unlabelled cuts always nbest
+
+
+class Augment(Settings):
+    """Waveform augmentation, each with its own probability (papers/001 §5.1.3)."""
+
+    volume_probability: float = 0.5
+    volume: tuple[float, float] = (0.3, 3.0)
+    pitch_probability: float = 0.5
+    pitch: tuple[float, float] = (0.9, 1.1)
+    noise_probability: float = 0.0
+    noise_snr: tuple[float, float] = (8.0, 30.0)  # dB
+    noise_part: str = ""  # folder of clips below the data dir; empty: coloured noise
+
+
+class Teacher(Settings):
+    """Whose layers and outputs the student learns."""
+
+    experiment: str
+    hears: Literal["augmented", "clean"] = "augmented"  # the student's waveform, or the one before augmentation
+    keep_targets: bool = False  # compute each cut's targets once; needs hears: clean
+
+    @model_validator(mode="after")
+    def _check(self) -> Teacher:
+        if self.keep_targets and self.hears != "clean":
+            raise ValueError("teacher.keep_targets needs teacher.hears: clean (targets change with augmentation)")
+        return self
+
+
+class Objective(Settings):
+    """(1 - alpha) hidden + alpha (beta LF-MMI + (1 - beta) MSE of outputs), papers/001 Eq. 1-3."""
+
+    alpha: float = 0.8
+    beta: float = 0.8
+    mmi_scale: float = 5.0  # about the frames of a phone: LF-MMI is counted per frame, MSE per value
+    den_scale: float = 1.0
+    teacher_layers: tuple[int, ...] = ()  # g(i) of student block i = 1..; 0: none; empty: 2i
+    hidden_norm: Literal["none", "layer"] = "none"  # targets as they are, or normalised over channels
+
+    @property
+    def uses_hidden(self) -> bool:
+        return self.alpha < 1
+
+    @property
+    def uses_outputs(self) -> bool:
+        return self.alpha > 0 and self.beta < 1
+
+    @property
+    def uses_mmi(self) -> bool:
+        return self.alpha > 0 and self.beta > 0
+
+
+class Optim(Settings):
+    """Adam with the tri-state schedule: warm up, hold, decay to `final_scale` of the peak."""
+
+    updates: int = 0  # exactly one of updates and epochs
+    epochs: int = 0
+    lr: float = 5e-4
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+    weight_decay: float = 0.01
+    clip: float = 2.0
+    phases: tuple[float, float, float] = (0.1, 0.4, 0.5)
+    final_scale: float = 0.05
+    decay: Literal["linear", "exponential"] = "linear"  # as the paper writes, or as fairseq does
+    accumulate: int = 1  # batches per update
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+
+    @model_validator(mode="after")
+    def _check(self) -> Optim:
+        if (self.updates > 0) == (self.epochs > 0):
+            raise ValueError("give either optim.updates or optim.epochs, and a positive number")
+        return self
+
+
+class Saving(Settings):
+    """Checkpoints: one per epoch, plus one every `every_updates` to survive being killed."""
+
+    every_updates: int = 500
+    keep: int = 10  # epoch checkpoints kept
+
+
+class Decoding(Settings):
+    """How the main WER rows are made."""
+
+    avg: int = 1  # checkpoints averaged
+    beam: float = 15.0
+    max_active: int = 2000
+    acoustic_scale: float = 1.0
+    nbest: int = 10  # unit sequences kept for numerators
+
+
+class Experiment(Settings):
+    """One training and how it is decoded; its YAML's stem is its name."""
+
+    name: str = ""
+    stage: Literal[6, 8, 9]
+    description: str = ""
+    seed: int = 0
+    model: Model = Model()
+    init: str | None = None  # experiment whose parameters of the same name and shape are taken over
+    teacher: Teacher | None = None
+    data: Data = Data()
+    augment: Augment = Augment()
+    objective: Objective = Objective()
+    optim: Optim
+    saving: Saving = Saving()
+    decoding: Decoding = Decoding()
+
+    @model_validator(mode="after")
+    def _check(self) -> Experiment:
+        objective = self.objective
+        if (objective.uses_hidden or objective.uses_outputs) and self.teacher is None:
+            raise ValueError(
+                f"objective alpha {objective.alpha}, beta {objective.beta} learns from a teacher, but"
+                " 'teacher' is not set; without one use alpha: 1, beta: 1"
+            )
+        layers = self.model.encoder.layers
+        if len(objective.teacher_layers) not in (0, layers):
+            raise ValueError(
+                f"objective.teacher_layers has {len(objective.teacher_layers)} entries, expected one for each"
+                f" of the {layers} blocks (0 for none)"
+            )
+        return self
+
+    @property
+    def layer_map(self) -> dict[int, int]:
+        """g: student block -> teacher block, both counted from 1 (papers/001 §5.1.2: g(i) = 2i)."""
+        count = self.model.encoder.layers
+        teacher_layers = self.objective.teacher_layers or tuple(2 * i for i in range(1, count + 1))
+        return {i: g for i, g in enumerate(teacher_layers, 1) if g}
+
+    @classmethod
+    def load(cls, path: Path | str, overrides: Sequence[str] = ()) -> Experiment:
+        """Read a YAML file, apply "a.b=value" overrides; raises ValueError naming file and key."""
+        path = Path(path)
+        values = _read(path)
+        for override in overrides:
+            _override(values, override)
+        values.setdefault("name", path.stem)
+        return cls.parse(values, str(path))
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], where: str) -> Experiment:
+        """Build from a nested mapping; raises ValueError with `where` and each wrong key."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ValueError(f"{where}: {_explain(error)}") from None
+
+    def resolved(self) -> dict[str, Any]:
+        """All settings as plain values, for checkpoints and hashes."""
+        return self.model_dump(mode="json")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        near = difflib.get_close_matches(path.stem, [p.stem for p in path.parent.glob("*.yaml")], n=1)
+        raise FileNotFoundError(f"no experiment at {path}{f'; did you mean {near[0]}?' if near else ''}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected a mapping of settings, got {type(values).__name__}")
+    base = values.pop("base", None)
+    return _merge(_read(path.parent / base), values) if base else values
+
+
+def _merge(base: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in values.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise ValueError(f"override '{override}' is not of the form key=value, such as optim.lr=1e-3")
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        node = values.get(parent)
+        values[parent] = dict(node) if isinstance(node, dict) else {}
+        values = values[parent]
+    try:
+        values[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"override '{override}': not a valid value: {error}") from None
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        got = "" if isinstance(item.get("input"), dict) else f" (got {item.get('input')!r})"
+        lines.append(f"{where + ': ' if where else ''}{message}{got}")
+    return "; ".join(lines)
+
+

@@ -1,0 +1,141 @@
+"""Shapes and counts of the published models, padding, exact streaming and causality by gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distill.config import Encoder, FrontEnd, Mask, Model, Streaming
+from distill.models.recogniser import Recogniser, count_parameters
+from distill.models.transformer import mask_spans
+
+HOP, CHUNK, HISTORY = 32, 4, 6
+SMALL = FrontEnd(
+    layers=((8, 10, 4), (8, 4, 4), (12, 3, 2)), norm="frame", norm_layers="all", causal=True, waveform="gain"
+)
+
+
+def small_model(streaming: bool, norm_first: bool = True, first: str = "gabor", seed: int = 0) -> Recogniser:
+    torch.manual_seed(seed)
+    encoder = Encoder(
+        dim=16, ffn_dim=24, layers=3, heads=2, norm_first=norm_first, position_kernel=5, position_groups=2,
+        position_causal=True, dropout=0.0,
+    )  # fmt: skip
+    chunks = Streaming(chunk_frames=CHUNK, history_frames=HISTORY) if streaming else Streaming()
+    front = SMALL.model_copy(update={"first": first})
+    model = Recogniser(Model(front_end=front, encoder=encoder, streaming=chunks, shared_head_dim=20), 7).eval()
+    model.front_end.gain.fill_(1.7)
+    return model
+
+
+SHAPES = {  # name: (first two conv widths, dim, ffn, blocks, heads, BASE-like trunk, Large-like trunk)
+    "S1": (512, 768, 3072, 12, 12, 94_371_712, 94_381_440),
+    "S2": (512, 512, 2048, 12, 8, 44_129_408, 44_139_136),
+    "S3": (512, 384, 1536, 12, 6, 26_873_344, 26_883_072),
+    "S4": (512, 384, 1536, 10, 6, 23_324_416, 23_334_144),
+    "S5": (256, 384, 1536, 10, 6, 22_338_304, 22_347_008),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("large", [False, True])
+def test_trunk_has_the_published_parameter_count(name: str, large: bool) -> None:
+    width, dim, ffn, blocks, heads, base_like, large_like = SHAPES[name]
+    layers = ((width, 10, 5), (width, 3, 2), *((512, 3, 2),) * 3, *((512, 2, 2),) * 2)
+    front = FrontEnd(layers=layers, bias=large, norm_layers="all" if large else "first")
+    encoder = Encoder(dim=dim, ffn_dim=ffn, layers=blocks, heads=heads, norm_first=large)
+    with torch.device("meta"):
+        model = Recogniser(Model(front_end=front, encoder=encoder), 43)
+    assert count_parameters(model)["trunk"] == (large_like if large else base_like)
+
+
+@pytest.mark.parametrize("norm", ["group", "frame"])
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("streaming", [True, False])
+def test_padding_changes_nothing(norm: str, norm_first: bool, streaming: bool) -> None:
+    model = small_model(streaming and norm == "frame", norm_first)
+    if norm == "group":
+        front = SMALL.model_copy(update={"norm": "group", "norm_layers": "first", "waveform": "utterance"})
+        torch.manual_seed(1)
+        model = Recogniser(model.settings.model_copy(update={"front_end": front}), 7).eval()
+    waves = [torch.randn(n) for n in (40 * HOP + 5, 23 * HOP + 31)]
+    padded = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
+    together = model(padded, torch.tensor([len(wave) for wave in waves]))
+    for b, wave in enumerate(waves):
+        alone = model(wave[None], torch.tensor([len(wave)]))
+        frames = int(alone.lengths)
+        assert int(together.lengths[b]) == frames
+        torch.testing.assert_close(together.logits[b, :frames], alone.logits[0], rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 37 * HOP), min_size=1, max_size=3),
+    cuts=st.lists(st.integers(0, 37 * HOP), max_size=9),
+    norm_first=st.booleans(),
+    first=st.sampled_from(["gabor", "random"]),
+)
+def test_step_equals_masked_forward_for_any_chunking(lengths, cuts, norm_first, first) -> None:
+    model = small_model(True, norm_first, first)
+    generator = torch.Generator().manual_seed(sum(lengths))
+    waves = [torch.randn(n, generator=generator) for n in lengths]
+    wave, samples = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True), torch.tensor(lengths)
+    with torch.no_grad():
+        whole = model(wave, samples)
+        edges = sorted({0, wave.shape[1], *(min(cut, wave.shape[1]) for cut in cuts)})
+        state, pieces, frames = model.initial_state(len(waves)), [], torch.zeros(len(waves), dtype=torch.int64)
+        for start, end in zip(edges, edges[1:]):
+            new = (samples - start).clamp(0, end - start)
+            logits, valid, state = model.step(wave[:, start:end], state, new, final=end == wave.shape[1])
+            pieces.append(logits)
+            frames += valid
+    assert frames.tolist() == whole.lengths.tolist()
+    streamed = torch.cat(pieces, 1)
+    for b, length in enumerate(whole.lengths.tolist()):
+        torch.testing.assert_close(streamed[b, :length], whole.logits[b, :length], rtol=1e-4, atol=1e-4)
+
+
+def test_no_output_depends_on_samples_beyond_its_chunk() -> None:
+    model = small_model(True)
+    wave = torch.randn(1, 13 * HOP, requires_grad=True)
+    for frame in range(13):
+        model(wave, torch.tensor([13 * HOP])).logits[0, frame].square().sum().backward()
+        horizon = (frame // CHUNK + 1) * CHUNK * HOP
+        assert wave.grad[0, horizon:].abs().sum() == 0
+        reached = min(horizon, 13 * HOP)
+        assert wave.grad[0, reached - HOP : reached].abs().sum() > 0, "the look-ahead inside a chunk is used"
+        wave.grad = None
+
+
+def test_history_is_bounded_by_its_frames() -> None:
+    """One block sees `history` frames before its chunk, the positions' and the front-end's reach added."""
+    model = small_model(True)
+    model.encoder.blocks = model.encoder.blocks[:1]
+    frames = 30
+    wave = torch.randn(1, frames * HOP, requires_grad=True)
+    model(wave, torch.tensor([frames * HOP])).logits[0, -1].square().sum().backward()
+    chunk_start = (frames - 1) // CHUNK * CHUNK
+    first_frame = chunk_start - HISTORY - (model.settings.encoder.position_kernel - 1)
+    first_sample = (first_frame + 1) * HOP - model.front_end.receptive
+    assert wave.grad[0, :first_sample].abs().sum() == 0
+    assert wave.grad[0, first_sample : first_sample + 2 * HOP].abs().sum() > 0
+
+
+def test_offline_models_cannot_stream_and_say_so() -> None:
+    with pytest.raises(ValueError, match="full context"):
+        small_model(False).initial_state(1)
+    with pytest.raises(ValueError, match=r"wave must be \(B, N\)"):
+        small_model(False)(torch.zeros(1, 1, 320), torch.tensor([320]))
+
+
+def test_masked_spans_hit_the_asked_share_and_only_valid_frames() -> None:
+    torch.manual_seed(0)
+    features, lengths = torch.ones(64, 200, 32), torch.full((64,), 150)
+    masked = mask_spans(features, lengths, Mask(time_probability=0.2, time_length=10), torch.zeros(32))
+    share = 1 - masked[:, :150, 0].mean()
+    assert 0.13 < float(share) < 0.2, "overlaps keep the share a little below the probability"
+    assert masked[:, 150:].min() == 1
+    channels = mask_spans(features, lengths, Mask(channel_probability=0.25, channel_length=8), torch.zeros(32))
+    assert torch.equal(channels[:, 0], channels[:, -1]) and 0.1 < 1 - float(channels.mean()) < 0.3
