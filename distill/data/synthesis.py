@@ -1,0 +1,388 @@
+"""The embedded corpus: speech synthesised offline by espeak-ng, in the layout of LibriSpeech.
+
+Same seed, same bytes, for any number of processes: espeak-ng carries state from call to call, even over
+its own termination, so every speaker is synthesised in a fresh process with seeded random numbers.
+espeakng-loader (which brings the GPLv3 library) is needed for generating only: extra `synth`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gzip
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from scipy.signal import lfilter, resample_poly
+
+from .grammar import Grammar
+from .noise import COLOURS, add_noise, coloured_noise, rms
+
+log = logging.getLogger(__name__)
+
+SAMPLING_RATE = 16000
+VERSION = 1
+"""Raise it when the audio or the texts change for the same settings: an older corpus is then made again."""
+WORDS = (3, 12)
+"""Shortest and longest sentence, in words: about 1.5 to 5.5 seconds."""
+LM_SENTENCES = 40_000
+COMMON_ACCENTS = ("en-us", "en-us", "en-us", "en-gb-x-rp", "en", "en-gb-scotland", "en-us-nyc")
+OTHER_ACCENTS = ("en-029", "en-gb-x-gbclan", "en-gb-x-gbcwmd")
+
+SPEAKERS_HEADER = """\
+; Speakers of the embedded corpus: synthetic voices, laid out as in LibriSpeech
+;
+; The meaning of the fields in left-to-right order is as follows:
+;
+; ID      the number of the speaker
+; SEX     'F' for female, 'M' for male
+; SUBSET  the part of the corpus that holds the speaker
+; MINUTES total speech of the speaker, in minutes
+; NAME    the synthesiser and its accent
+;
+;ID  |SEX| SUBSET           |MINUTES| NAME
+"""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the corpus: how many speakers and sentences (all together), accents, noise in dB."""
+
+    name: str
+    speakers: int
+    sentences: int
+    accents: tuple[str, ...]
+    snr: tuple[float, float]
+    colours: tuple[str, ...] = ("pink",)
+
+
+PARTS = (
+    Part("train-clean-100", 40, 980, COMMON_ACCENTS, (25, 40)),
+    Part("train-clean-360", 66, 2940, COMMON_ACCENTS, (25, 40)),
+    Part("dev-clean", 8, 240, COMMON_ACCENTS, (25, 40)),
+    Part("test-clean", 15, 630, COMMON_ACCENTS, (25, 40)),
+    Part("test-other", 15, 630, OTHER_ACCENTS, (8, 20), tuple(COLOURS)),
+)
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """One voice and what it says."""
+
+    number: int
+    part: str
+    sex: str
+    accent: str
+    snr: tuple[float, float]
+    colours: tuple[str, ...]
+    seed: int
+    texts: tuple[str, ...]
+
+    @property
+    def chapter(self) -> str:
+        """Name of the only chapter, `<speaker>-<chapter>`."""
+        return f"{self.number}-{self.number}01"
+
+
+def generate_corpus(
+    corpus_dir: Path | str,
+    source_dir: Path | str,
+    *,
+    scale: float = 1.0,
+    seed: int = 42,
+    processes: int = 2,
+) -> Path:
+    """Writes `corpus_dir`/LibriSpeech, librispeech-lm-norm.txt.gz and librispeech-lexicon.txt.
+
+    `source_dir` holds grammar.txt and lexicon.txt; `scale` multiplies the number of sentences. Finished
+    speakers are kept, so a killed call continues; other settings start again. Returns `corpus_dir`.
+    Raises ModuleNotFoundError without espeakng-loader, ValueError for a folder of another origin.
+    """
+    corpus_dir, source_dir = Path(corpus_dir), Path(source_dir)
+    grammar = Grammar.read(source_dir / "grammar.txt")
+    settings = _settings(source_dir, scale, seed)
+    if _claim(corpus_dir, settings):
+        return corpus_dir
+    require_synthesiser()
+    speakers = plan_speakers(grammar, scale, seed)
+    _synthesise_all(speakers, corpus_dir, processes)
+    _write_text(corpus_dir, grammar, speakers, scale, seed)
+    shutil.copyfile(source_dir / "lexicon.txt", corpus_dir / "librispeech-lexicon.txt")
+    _write_speakers(corpus_dir / "LibriSpeech", speakers)
+    _write_atomically(corpus_dir / "embedded.json", json.dumps(settings | {"complete": True}, indent=1))
+    return corpus_dir
+
+
+def require_synthesiser() -> Any:
+    """The module espeakng_loader; ModuleNotFoundError that says how to install it."""
+    try:
+        import espeakng_loader
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "the embedded corpus is synthesised by espeak-ng, which is not installed; "
+            "run: pip install 'distill-asr[synth]' (or pip install espeakng-loader==0.2.4)"
+        ) from None
+    return espeakng_loader
+
+
+def plan_speakers(grammar: Grammar, scale: float = 1.0, seed: int = 42) -> list[Speaker]:
+    """Every speaker of every part, with sex, accent and sentences; the same for the same seed."""
+    if scale <= 0:
+        raise ValueError(f"scale of the embedded corpus: expected a number > 0, got {scale}")
+    speakers: list[Speaker] = []
+    for part in map(lambda p: _scaled(p, scale), PARTS):
+        for index in range(part.speakers):
+            count = (index + 1) * part.sentences // part.speakers - index * part.sentences // part.speakers
+            speakers.append(_plan_speaker(part, index, 101 + len(speakers), count, grammar, seed))
+    return speakers
+
+
+def _scaled(part: Part, scale: float) -> Part:
+    sentences = max(4, round(part.sentences * scale))
+    speakers = max(2, min(part.speakers, sentences // 4)) if scale < 1 else part.speakers
+    return replace(part, sentences=sentences, speakers=speakers)
+
+
+def _plan_speaker(
+    part: Part, index: int, number: int, count: int, grammar: Grammar, seed: int
+) -> Speaker:
+    rng = random.Random(f"{seed}/{part.name}/{index}")
+    accent = part.accents[index % len(part.accents)]
+    texts = tuple(draw_sentence(grammar, rng) for _ in range(count))
+    sex = "MF"[(index + index // len(part.accents)) % 2]
+    return Speaker(number, part.name, sex, accent, part.snr, part.colours, seed, texts)
+
+
+def draw_sentence(grammar: Grammar, rng: random.Random) -> str:
+    """One sentence of the grammar whose number of words lies within WORDS."""
+    while True:
+        text = grammar.sentence(rng)
+        if WORDS[0] <= len(text.split()) <= WORDS[1]:
+            return text
+
+
+def _settings(source_dir: Path, scale: float, seed: int) -> dict[str, Any]:
+    files = [source_dir / "grammar.txt", source_dir / "lexicon.txt"]
+    digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
+    parts = json.loads(json.dumps([asdict(part) for part in PARTS]))
+    return {"version": VERSION, "scale": scale, "seed": seed, "source": digest[:16], "parts": parts}
+
+
+def _claim(corpus_dir: Path, settings: dict[str, Any]) -> bool:
+    """Makes the folder ready for these settings; True if the corpus is complete already."""
+    stamp = corpus_dir / "embedded.json"
+    found = json.loads(stamp.read_text()) if stamp.is_file() else None
+    if found is None and (corpus_dir / "LibriSpeech").exists():
+        raise ValueError(
+            f"{corpus_dir}/LibriSpeech exists and is not an embedded corpus; choose another --corpus-dir"
+        )
+    complete = bool(found and found.pop("complete", False))
+    if found is not None and found != settings:
+        changed = [key for key in settings if found.get(key) != settings[key]]
+        log.info("embedded corpus in %s: made again, changed: %s", corpus_dir, ", ".join(changed))
+        shutil.rmtree(corpus_dir / "LibriSpeech", ignore_errors=True)
+        complete = False
+    if not complete:
+        corpus_dir.mkdir(parents=True, exist_ok=True)
+        _write_atomically(stamp, json.dumps(settings, indent=1))
+    return complete
+
+
+def _synthesise_all(speakers: Sequence[Speaker], corpus_dir: Path, processes: int) -> None:
+    root, partial = corpus_dir / "LibriSpeech", corpus_dir / "partial"
+    missing = [s for s in speakers if not _speaker_dir(root, s).is_dir()]
+    sentences = sum(len(s.texts) for s in missing)
+    log.info("synthesising %d sentences of %d speakers", sentences, len(missing))
+    if len(missing) < len(speakers):
+        log.info("%d speakers are there already", len(speakers) - len(missing))
+    shutil.rmtree(partial, ignore_errors=True)
+    _run_in_fresh_processes(missing, root, partial, max(1, processes))
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def _run_in_fresh_processes(
+    speakers: Sequence[Speaker], root: Path, partial: Path, processes: int
+) -> None:
+    # fork, not spawn: a new interpreter would import everything again for each of 144 speakers.
+    context = multiprocessing.get_context("fork")
+    pending, running = list(reversed(speakers)), {}
+    try:
+        while pending or running:
+            while pending and len(running) < processes:
+                speaker = pending.pop()
+                child = context.Process(target=_synthesise_speaker, args=(speaker, root, partial), daemon=True)
+                child.start()
+                running[child.sentinel] = (child, speaker)
+            for sentinel in wait(list(running)):
+                child, speaker = running.pop(sentinel)  # type: ignore[index]
+                child.join()
+                if child.exitcode:
+                    raise RuntimeError(f"speaker {speaker.number}: synthesis ended with exit code {child.exitcode}")
+    finally:
+        for child, _ in running.values():
+            child.terminate()
+
+
+def _speaker_dir(root: Path, speaker: Speaker) -> Path:
+    return root / speaker.part / str(speaker.number)
+
+
+def _synthesise_speaker(speaker: Speaker, root: Path, partial: Path) -> None:
+    """Writes one speaker's folder, complete or not at all; meant for a process of its own."""
+    work = partial / f"{speaker.number}-{os.getpid()}"
+    chapter = work / f"{speaker.number}01"
+    chapter.mkdir(parents=True)
+    lines = []
+    for index, (text, samples) in enumerate(zip(speaker.texts, _speak(speaker), strict=True)):
+        name = f"{speaker.chapter}-{index:04d}"
+        soundfile.write(chapter / f"{name}.flac", samples, SAMPLING_RATE, subtype="PCM_16")
+        lines.append(f"{name} {text}\n")
+    (chapter / f"{speaker.chapter}.trans.txt").write_text("".join(lines))
+    target = _speaker_dir(root, speaker)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.rename(work, target)
+
+
+def _speak(speaker: Speaker) -> Iterator[np.ndarray]:
+    rng = random.Random(f"{speaker.seed}/voice/{speaker.number}")
+    variant = voice_variant(rng, speaker.sex)
+    tilt, words_a_minute = rng.uniform(-0.45, 0.45), rng.randint(125, 180)
+    with tempfile.TemporaryDirectory(prefix="voice-") as folder:
+        espeak = Espeak(Path(folder), speaker.accent, variant)
+        for index, text in enumerate(speaker.texts):
+            clean = espeak.synthesise(
+                text,
+                seed=speaker.number * 10_000 + index,
+                rate=words_a_minute + rng.randint(-12, 12),
+                pitch=50 + rng.randint(-6, 6),
+                pitch_range=rng.randint(35, 70),
+            )
+            noise_rng = np.random.default_rng([speaker.seed, speaker.number, index])
+            yield _record(clean, tilt, speaker, noise_rng)
+
+
+def _record(
+    speech: np.ndarray, tilt: float, speaker: Speaker, rng: np.random.Generator
+) -> np.ndarray:
+    """The 22.05 kHz voice as a 16 kHz recording: microphone tilt, edges of silence, level, noise."""
+    speech = resample_poly(speech, 320, 441).astype(np.float32)
+    speech = lfilter([1.0, -tilt], [1.0], speech).astype(np.float32)
+    speech *= np.float32(0.06 * 10 ** rng.uniform(-0.2, 0.2) / (rms(speech) + 1e-9))
+    before, after = rng.integers(1600, 4800, size=2)
+    speech = np.pad(speech, (int(before), int(after)))
+    colour = COLOURS[speaker.colours[rng.integers(len(speaker.colours))]]
+    noisy = add_noise(speech, coloured_noise(len(speech), colour, rng), rng.uniform(*speaker.snr))
+    return np.clip(noisy, -0.99, 0.99)
+
+
+def voice_variant(rng: random.Random, sex: str) -> str:
+    """The text of a random espeak-ng voice variant file: formants, pitch, tone, breath, flutter."""
+    male = sex == "M"
+    size = rng.uniform(0.90, 1.02) if male else rng.uniform(1.08, 1.26)
+    pitch = rng.randint(70, 115) if male else rng.randint(140, 205)
+    lines = ["language variant", "name speaker", f"gender {'male' if male else 'female'}"]
+    lines.append(f"pitch {pitch} {int(pitch * rng.uniform(1.35, 1.75))}")
+    for formant in range(9):
+        # Formant 0 is the voice bar and moves less with the length of the vocal tract.
+        shift = size * (1 + rng.uniform(-0.04, 0.04)) if formant else 1 + (size - 1) * 0.4
+        lines.append(f"formant {formant} {int(100 * shift)} {rng.randint(75, 120)} {rng.randint(85, 150)}")
+    lines += [f"flutter {rng.randint(0, 8)}", f"roughness {rng.randint(0, 4)}"]
+    lines.append(f"consonants {rng.randint(80, 120)} {rng.randint(80, 120)}")
+    tones = ((600, 130, 200), (1200, 90, 150), (2000, 70, 130), (3000, 50, 110))
+    lines.append("tone " + " ".join(f"{hertz} {rng.randint(low, high)}" for hertz, low, high in tones))
+    if not male and rng.random() < 0.6:
+        lines.append("breath 0 " + " ".join(str(rng.randint(2, 4)) for _ in range(7)))
+    return "\n".join(lines) + "\n"
+
+
+class Espeak:
+    """The espeak-ng library with one voice of ours; once per process, as its state outlives it."""
+
+    RATE, VOLUME, PITCH, RANGE = 1, 2, 3, 4  # espeak_PARAMETER of speak_lib.h
+    SYNCHRONOUS, DONT_EXIT, UTF8 = 2, 0x8000, 1
+
+    def __init__(self, folder: Path, accent: str, variant: str):
+        """Lays out voice data with `variant` in `folder`, loads the library, selects the voice."""
+        loader = require_synthesiser()
+        _lay_out_voice(folder, Path(loader.get_data_path()), variant)
+        self.library = ctypes.CDLL(loader.get_library_path())
+        if self.library.espeak_Initialize(self.SYNCHRONOUS, 200, str(folder).encode(), self.DONT_EXIT) < 0:
+            raise RuntimeError(f"espeak-ng does not start with the voice data in {folder}")
+        self._chunks: list[np.ndarray] = []
+        kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+        self._callback = kind(self._collect)  # kept: the library holds a bare pointer to it
+        self.library.espeak_SetSynthCallback(self._callback)
+        if self.library.espeak_SetVoiceByName(f"{accent}+speaker".encode()):
+            raise RuntimeError(f"espeak-ng has no voice {accent!r}")
+
+    def _collect(self, wav: Any, samples: int, _events: Any) -> int:
+        if wav and samples > 0:
+            self._chunks.append(np.ctypeslib.as_array(wav, shape=(samples,)).copy())
+        return 0
+
+    def synthesise(self, text: str, seed: int, rate: int, pitch: int, pitch_range: int) -> np.ndarray:
+        """Speech (N,) float32 in ±1 at 22,050 Hz; rate in words a minute, pitch and range 0 to 99."""
+        settings = ((self.RATE, rate), (self.VOLUME, 100), (self.PITCH, pitch), (self.RANGE, pitch_range))
+        for parameter, value in settings:
+            self.library.espeak_SetParameter(parameter, value, 0)
+        self.library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
+        self._chunks = []
+        data = text.lower().encode() + b"\0"
+        self.library.espeak_Synth(data, ctypes.c_size_t(len(data)), 0, 1, 0, self.UTF8, None, None)
+        self.library.espeak_Synchronize()
+        if not self._chunks:
+            raise RuntimeError(f"espeak-ng gave no sound for {text!r}")
+        return np.concatenate(self._chunks).astype(np.float32) / 32768
+
+
+def _lay_out_voice(folder: Path, data: Path, variant: str) -> None:
+    """espeak-ng looks for variants inside its data folder only: a folder of links with our one."""
+    home = folder / "espeak-ng-data"
+    if len(str(home)) > 120:  # N_PATH_HOME is 160 in speech.h, and file names follow
+        raise ValueError(f"espeak-ng cannot take a path as long as {home}; set TMPDIR to a shorter one")
+    (home / "voices" / "!v").mkdir(parents=True)
+    for name in ("en_dict", "phondata", "phonindex", "phontab", "intonations", "lang"):
+        (home / name).symlink_to(data / name)
+    (home / "voices" / "!v" / "speaker").write_text(variant)
+
+
+def _write_text(
+    corpus_dir: Path, grammar: Grammar, speakers: Sequence[Speaker], scale: float, seed: int
+) -> None:
+    """The text corpus: a random stream of its own, without any sentence that is spoken."""
+    spoken = {text for speaker in speakers for text in speaker.texts}
+    rng, lines = random.Random(f"{seed}/text"), []
+    wanted = max(400, round(LM_SENTENCES * min(scale, 1.0)))
+    while len(lines) < wanted:
+        text = draw_sentence(grammar, rng)
+        if text not in spoken:
+            lines.append(text)
+    data = gzip.compress(("\n".join(lines) + "\n").encode(), mtime=0)
+    _write_atomically(corpus_dir / "librispeech-lm-norm.txt.gz", data)
+
+
+def _write_speakers(root: Path, speakers: Sequence[Speaker]) -> None:
+    lines = [SPEAKERS_HEADER]
+    for s in speakers:
+        files = sorted(_speaker_dir(root, s).rglob("*.flac"))
+        minutes = sum(soundfile.info(path).duration for path in files) / 60
+        lines.append(f"{s.number:<5}| {s.sex} | {s.part:<17}| {minutes:<5.2f} | espeak-ng {s.accent}\n")
+    _write_atomically(root / "SPEAKERS.TXT", "".join(lines))
+
+
+def _write_atomically(path: Path, content: str | bytes) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    os.replace(temporary, path)
