@@ -61,14 +61,9 @@ class _Shared:
     """A graph in the probability domain: transition matrix (dense or CSR), start and end vectors."""
 
     def __init__(self, graph: Hmm, device: torch.device, dtype: torch.dtype) -> None:
-        size = (graph.num_states, graph.num_states)
-        matrix = torch.sparse_coo_tensor(
-            torch.stack([graph.src, graph.dst]), graph.weight.exp(), size, check_invariants=True
-        ).coalesce()
         self.dense = graph.num_states <= DENSE_STATES
-        convert = (lambda m: m.to_dense()) if self.dense else (lambda m: m.to_sparse_csr())
-        self.matrix = convert(matrix).to(device, dtype)
-        self.transposed = convert(matrix.t().coalesce()).to(device, dtype)
+        self.matrix = _transitions(graph, graph.src, graph.dst, self.dense).to(device, dtype)
+        self.transposed = _transitions(graph, graph.dst, graph.src, self.dense).to(device, dtype)
         self.label = graph.label.to(device)
         self.initial = graph.initial.exp().to(device, dtype)
         self.final = graph.final.exp().to(device, dtype)
@@ -80,6 +75,15 @@ class _Shared:
     def backward(self, x: Tensor) -> Tensor:
         """One frame back: (B, S) -> (B, S)."""
         return x @ self.transposed if self.dense else (self.matrix @ x.t()).t()
+
+
+def _transitions(graph: Hmm, rows: Tensor, columns: Tensor, dense: bool) -> Tensor:
+    """Transition probabilities (S, S), parallel arcs summed; float64, dense or CSR."""
+    size = (graph.num_states, graph.num_states)
+    if dense:
+        return torch.zeros(size, dtype=torch.float64).index_put_((rows, columns), graph.weight.exp(), True)
+    with torch.sparse.check_sparse_tensor_invariants(True):
+        return torch.sparse_coo_tensor(torch.stack([rows, columns]), graph.weight.exp(), size).to_sparse_csr()
 
 
 class _SharedForwardBackward(torch.autograd.Function):

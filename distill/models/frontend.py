@@ -63,19 +63,20 @@ class ConvLayer(nn.Module):
 class GaborLayer(nn.Module):
     """First layer that starts as an auditory filterbank: Gabor pairs at mel centres, log-compressed.
 
-    log(1 + 10 |x|) takes the place of GELU, and the norm comes after it. The kernels are trained on.
+    log(1 + |x|) takes the place of GELU, and the norm comes after it. The kernels are trained on; at
+    first a frame of speech at the level of training (root mean square 1) lies on the bend of the log.
     """
 
     def __init__(self, channels: int, kernel: int, stride: int) -> None:
         super().__init__()
         self.conv = nn.Conv1d(1, channels, kernel, stride, bias=False)
         with torch.no_grad():
-            self.conv.weight.copy_(3 * gabor_pairs(channels, kernel)[:, None])
+            self.conv.weight.copy_(2 * gabor_pairs(channels, kernel)[:, None])
         self.norm = FrameNorm(channels)
 
     def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """x (B, 1, N) -> (B, C, T)."""
-        return self.norm(torch.log1p(10 * self.conv(x).abs()), lengths)
+        return self.norm(torch.log1p(self.conv(x).abs()), lengths)
 
 
 def gabor_pairs(channels: int, kernel: int, low: float = 80.0, high: float = 7600.0) -> Tensor:

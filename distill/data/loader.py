@@ -1,0 +1,171 @@
+"""Cut sets to batches: lhotse samples by duration, audio is read, augmented and padded here."""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from lhotse import CutSet
+from lhotse.dataset.sampling import DynamicBucketingSampler, SimpleCutSampler
+from torch.utils.data import DataLoader, Dataset
+
+from distill.batch import SAMPLE_RATE, Batch, pad_waves
+from distill.config import Augment
+from distill.config import Data as DataSettings
+from distill.data.distort import Distortion
+from distill.data.numerators import Numerators, text_of, usable
+
+log = logging.getLogger(__name__)
+
+
+def load_cuts(folder: Path, parts: Sequence[str]) -> CutSet:
+    """Read cut sets by name; raises FileNotFoundError with the way out for a missing one."""
+    sets = []
+    for part in parts:
+        path = folder / f"{part}.jsonl.gz"
+        if not path.is_file():
+            known = ", ".join(sorted(p.name.removesuffix(".jsonl.gz") for p in folder.glob("*.jsonl.gz")))
+            raise FileNotFoundError(f"no cut set at {path}; stage 0 writes it (there: {known or 'nothing'})")
+        sets.append(CutSet.from_file(path).to_eager())
+    cuts = [cut for each in sets for cut in each]
+    if not cuts:
+        raise ValueError(f"the cut sets {', '.join(parts)} in {folder} are empty; run stage 0 again")
+    return CutSet.from_cuts(cuts)
+
+
+class SpeechDataset(Dataset):
+    """Turns the cuts that a sampler chose into a Batch; augmentation depends on seed, epoch and cut id alone."""
+
+    def __init__(
+        self,
+        numerators: Numerators | None,
+        distortion: Distortion | None,
+        seed: int,
+        with_clean: bool,
+        keep_audio: bool,
+    ) -> None:
+        self.numerators, self.distortion = numerators, distortion
+        self.seed, self.epoch, self.with_clean = seed, 0, with_clean
+        self.kept: dict[str, np.ndarray] | None = {} if keep_audio else None
+
+    def __getitem__(self, cuts: CutSet) -> Batch:
+        clean = [self._read(cut) for cut in cuts]
+        heard = [self._distort(cut.id, wave) for cut, wave in zip(cuts, clean)]
+        wave, samples = pad_waves([torch.from_numpy(x) for x in heard])
+        graphs = tuple(self.numerators.of(cut.id, text_of(cut)) for cut in cuts) if self.numerators else ()
+        unchanged = pad_waves([torch.from_numpy(x) for x in clean])[0] if self.with_clean else None
+        return Batch(tuple(cut.id for cut in cuts), wave, samples, graphs, unchanged)
+
+    def _read(self, cut) -> np.ndarray:
+        if self.kept is not None and cut.id in self.kept:
+            return self.kept[cut.id].astype(np.float32) / 32768
+        if cut.sampling_rate != SAMPLE_RATE:
+            raise ValueError(f"cut {cut.id} has {cut.sampling_rate} Hz, expected {SAMPLE_RATE}; resample the cuts")
+        wave = cut.load_audio()[0].astype(np.float32)
+        if self.kept is not None:
+            self.kept[cut.id] = np.round(wave * 32768).clip(-32768, 32767).astype(np.int16)
+        return wave
+
+    def _distort(self, cut_id: str, wave: np.ndarray) -> np.ndarray:
+        if self.distortion is None:
+            return wave
+        rng = np.random.default_rng([self.seed, self.epoch, zlib.crc32(cut_id.encode())])
+        return self.distortion(wave, rng)
+
+
+class TrainLoader:
+    """Epochs of batches, bucketed by duration, shuffled by seed and epoch, sharded over ranks."""
+
+    def __init__(
+        self, cuts: CutSet, dataset: SpeechDataset, settings: DataSettings, seed: int, rank: int, world: int
+    ) -> None:
+        self.cuts, self.dataset, self.settings = cuts, dataset, settings
+        self.seed, self.rank, self.world = seed, rank, world
+
+    def epoch(self, number: int, skip: int = 0) -> Iterator[Batch]:
+        """Batches of one epoch (counted from 0), without the first `skip` (already trained on)."""
+        self.dataset.epoch = number
+        chosen = _Skipping(self._sampler(number), skip)
+        workers = self.settings.workers
+        yield from DataLoader(self.dataset, sampler=chosen, batch_size=None, num_workers=workers)
+
+    def count(self, number: int) -> int:
+        """Batches of an epoch; nothing is read for it."""
+        return sum(1 for _ in self._sampler(number))
+
+    def _sampler(self, number: int):
+        common = {
+            "max_duration": self.settings.max_duration,
+            "world_size": self.world,
+            "rank": self.rank,
+        }
+        if number == 0 and self.settings.short_first:
+            ordered = CutSet.from_cuts(sorted(self.cuts, key=lambda cut: (cut.duration, cut.id)))
+            return SimpleCutSampler(ordered, shuffle=False, **common)
+        buckets = min(self.settings.buckets, len(self.cuts) // 10)
+        if buckets < 2:
+            sampler = SimpleCutSampler(self.cuts, shuffle=True, seed=self.seed, **common)
+        else:
+            sampler = DynamicBucketingSampler(
+                self.cuts, shuffle=True, seed=self.seed, num_buckets=buckets, **common
+            )
+        sampler.set_epoch(number)
+        return sampler
+
+
+class _Skipping:
+    """A sampler without its first items; nothing is read for them."""
+
+    def __init__(self, sampler, skip: int) -> None:
+        self.sampler, self.skip = sampler, skip
+
+    def __iter__(self):
+        for index, item in enumerate(self.sampler):
+            if index >= self.skip:
+                yield item
+
+
+def in_order(cuts: CutSet, dataset: SpeechDataset, max_duration: float) -> Iterator[Batch]:
+    """All cuts once, longest first, for validation and decoding."""
+    ordered = CutSet.from_cuts(sorted(cuts, key=lambda cut: (-cut.duration, cut.id)))
+    for chosen in SimpleCutSampler(ordered, max_duration=max_duration, shuffle=False):
+        yield dataset[chosen]
+
+
+def train_loader(
+    folder: Path,
+    settings: DataSettings,
+    augment: Augment,
+    numerators: Numerators | None,
+    seed: int,
+    with_clean: bool,
+    rank: int = 0,
+    world: int = 1,
+) -> tuple[TrainLoader, list[tuple[str, str]]]:
+    """The loader of an experiment and the (cut id, reason) of cuts left out."""
+    cuts = load_cuts(folder / "cuts", settings.train)
+    skipped: list[tuple[str, str]] = []
+    if numerators is not None:
+        good, skipped = usable(cuts, numerators.problem)
+        if not good:
+            raise ValueError(f"none of {len(cuts)} cuts can be trained on; the first: {skipped[0][1]}")
+        cuts = CutSet.from_cuts(good)
+    noise = folder / augment.noise_part if augment.noise_part else None
+    dataset = SpeechDataset(numerators, Distortion.build(augment, noise), seed, with_clean, settings.keep_audio)
+    return TrainLoader(cuts, dataset, settings, seed, rank, world), skipped
+
+
+def level(cuts: CutSet, count: int = 200) -> float:
+    """Root mean square of speech samples over the first `count` cuts: what a stored gain is chosen from."""
+    squares, samples = 0.0, 0
+    for cut in list(cuts)[:count]:
+        wave = cut.load_audio()[0].astype(np.float64)
+        squares += float(np.square(wave).sum())
+        samples += len(wave)
+    if not squares:
+        raise ValueError("the training audio is silent: no waveform gain can be chosen")
+    return (squares / samples) ** 0.5

@@ -1,0 +1,20 @@
+"""The tri-state learning rate: warm up, hold, decay (papers/001 §5.1.3; fairseq's tri_stage)."""
+
+from __future__ import annotations
+
+from distill.config import Optim
+
+START_SCALE = 0.01
+
+
+def learning_rate(settings: Optim, progress: float) -> float:
+    """Rate at `progress` in 0..1 of the training; linear decay as the paper writes, or exponential as fairseq."""
+    warm, hold, decay = (phase / sum(settings.phases) for phase in settings.phases)
+    if progress < warm:
+        return settings.lr * (START_SCALE + (1 - START_SCALE) * progress / warm)
+    if progress < warm + hold or not decay:
+        return settings.lr
+    share = min(1.0, (progress - warm - hold) / decay)
+    if settings.decay == "exponential":
+        return settings.lr * settings.final_scale**share
+    return settings.lr * (1 - (1 - settings.final_scale) * share)

@@ -1,0 +1,192 @@
+"""From an experiment's settings and a recipe's folders to a trainer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from distill.batch import Batch
+from distill.config import Experiment
+from distill.data.loader import SpeechDataset, TrainLoader, in_order, level, load_cuts, train_loader
+from distill.data.numerators import Numerators, load_graphs, usable
+from distill.fsa import Hmm, build_engine
+from distill.fsa.formats import load_fsa
+from distill.graphs import topology
+from distill.graphs.lexicon import Lang
+from distill.graphs.numerator import UnitLm
+from distill.losses.mmi import LfMmi
+from distill.losses.objective import build_objective
+from distill.models.build import build_model, copy_matching
+from distill.models.recogniser import Recogniser
+from distill.train import checkpoint
+from distill.train.distributed import Ranks
+from distill.train.loop import Trainer
+from distill.train.teacher import TeacherTargets
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where an experiment finds what earlier stages wrote: data (cuts, num), lang, graphs, exp."""
+
+    data: Path
+    lang: Path
+    graphs: Path
+    exp: Path
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """Units and the denominator: language, its LM with look-up, and the graph the engine runs."""
+
+    lang: Lang
+    lm: UnitLm
+    denominator: Hmm
+
+    @classmethod
+    def load(cls, folders: Folders) -> Graphs:
+        """Raises FileNotFoundError naming the stage that writes what is missing."""
+        lang = Lang.load(folders.lang)
+        path = folders.graphs / "denominator.pt"
+        if not path.is_file():
+            raise FileNotFoundError(f"no denominator at {path}; stage 4 writes it (run.sh --stage 4 --stop-stage 4)")
+        fsa = load_fsa(path)
+        return cls(lang, UnitLm(fsa, len(lang.tokens)), topology.ctc(fsa))
+
+    @property
+    def units(self) -> list[str]:
+        """Unit symbols in the order of the model's outputs."""
+        return sorted(self.lang.tokens, key=self.lang.tokens.__getitem__)
+
+
+def build_trainer(
+    experiment: Experiment, folders: Folders, folder: Path, engine: str, ranks: Ranks, device: torch.device
+) -> Trainer:
+    """Everything a training needs; `folder` receives its checkpoints and lists of copied tensors and skipped cuts."""
+    torch.manual_seed(experiment.seed + ranks.rank)
+    graphs = Graphs.load(folders)
+    needs_graphs = experiment.objective.uses_mmi
+    numerators = Numerators(graphs.lang, graphs.lm, stored_graphs(experiment, folders)) if needs_graphs else None
+    teacher = load_teacher(experiment, folders.exp, device)
+    with_clean = teacher is not None and teacher.settings.hears == "clean"
+    loader, skipped = train_loader(
+        folders.data, experiment.data, experiment.augment, numerators, experiment.seed, with_clean,
+        ranks.rank, ranks.world,
+    )  # fmt: skip
+    model = initial_model(experiment, graphs.units, folders, folder, loader)
+    if ranks.first:
+        write_list(folder / "skipped.tsv", [f"{cut}\t{reason}" for cut, reason in skipped])
+        if skipped:
+            log.warning("%d cuts left out of training, listed in %s", len(skipped), folder / "skipped.tsv")
+    mmi = LfMmi(build_engine(engine), graphs.denominator.to(device), experiment.objective.den_scale)
+    encoder = experiment.model.encoder
+    objective = build_objective(
+        experiment.objective, experiment.layer_map, mmi, (encoder.dim, encoder.layers),
+        teacher.size if teacher else None, experiment.model.shared_head_dim,
+    )  # fmt: skip
+    if experiment.init:
+        continue_projections(objective, experiment, folders.exp)
+    valid = Validation(experiment, folders, graphs, with_clean)
+    return Trainer(
+        experiment, model.to(device), objective, teacher, loader.epoch, valid, count_updates(experiment, loader),
+        graphs.units, folder, ranks, device,
+    )  # fmt: skip
+
+
+def stored_graphs(experiment: Experiment, folders: Folders) -> dict:
+    """The teacher's numerators of all training parts that stage 7 has written."""
+    if experiment.teacher is None:
+        return {}
+    stored = {}
+    for part in experiment.data.train:
+        path = folders.data / "num" / experiment.teacher.experiment / f"{part}.pt"
+        if path.exists():
+            stored |= load_graphs(path)
+    return stored
+
+
+def load_teacher(experiment: Experiment, exp: Path, device: torch.device) -> TeacherTargets | None:
+    """The teacher with its targets, where the objective learns from layers or outputs."""
+    objective = experiment.objective
+    if experiment.teacher is None or not (objective.uses_hidden or objective.uses_outputs):
+        return None
+    settings = experiment.teacher
+    model, *_ = checkpoint.load_recogniser(exp / settings.experiment)
+    blocks = list(experiment.layer_map.values()) if objective.uses_hidden else []
+    layers = model.settings.encoder.layers
+    if blocks and max(blocks) > layers:
+        raise ValueError(f"{experiment.name} maps to teacher block {max(blocks)}, but the teacher has {layers}")
+    return TeacherTargets(settings, model.to(device), blocks)
+
+
+def initial_model(
+    experiment: Experiment, units: Sequence[str], folders: Folders, folder: Path, loader: TrainLoader
+) -> Recogniser:
+    """Random weights, then those of `init` where name and shape agree; copies are listed in init.tsv."""
+    model = build_model(experiment.model, len(units), experiment.seed)
+    gain_known = False
+    if experiment.init:
+        paths = checkpoint.epoch_paths(folders.exp / experiment.init)
+        if not paths:
+            raise FileNotFoundError(f"{experiment.name} starts from {folders.exp / experiment.init}, which is not trained")
+        content = checkpoint.load(list(paths.values())[-1])
+        if content["units"] != list(units):
+            raise ValueError(f"{experiment.init} has other units than {folders.lang}; train it on this lang folder")
+        report = copy_matching(content["model"], model)
+        write_list(folder / "init.tsv", report.lines())
+        log.info("from %s: %s (listed in %s)", experiment.init, report.summary(), folder / "init.tsv")
+        gain_known = content["experiment"]["model"]["front_end"]["waveform"] == "gain" and content["progress"]["updates"] > 0
+    if experiment.model.front_end.waveform == "gain" and not gain_known:
+        model.front_end.gain.fill_(1 / level(loader.cuts))
+    return model
+
+
+def continue_projections(objective: torch.nn.Module, experiment: Experiment, exp: Path) -> None:
+    """Take the W_i over too, where the model we start from was distilled with the same map."""
+    content = checkpoint.load(list(checkpoint.epoch_paths(exp / experiment.init).values())[-1])
+    own = objective.state_dict()
+    with torch.no_grad():
+        for name, value in content["objective"].items():
+            if name in own and own[name].shape == value.shape:
+                own[name].copy_(value)
+
+
+def count_updates(experiment: Experiment, loader: TrainLoader) -> int:
+    """Updates of the whole training; epochs are counted out with the sampler."""
+    optim = experiment.optim
+    if optim.updates:
+        return optim.updates
+    return sum(-(-loader.count(epoch) // optim.accumulate) for epoch in range(optim.epochs))
+
+
+class Validation:
+    """Batches of the validation part, with transcripts as numerators; the same ones every time."""
+
+    def __init__(self, experiment: Experiment, folders: Folders, graphs: Graphs, with_clean: bool) -> None:
+        cuts = load_cuts(folders.data / "cuts", [experiment.data.valid])
+        numerators = Numerators(graphs.lang, graphs.lm, {})
+        good, skipped = usable(cuts, numerators.problem)
+        if not good:
+            raise ValueError(f"no cut of '{experiment.data.valid}' can be scored; the first: {skipped[0][1]}")
+        if skipped:
+            log.warning("%d cuts of '%s' left out of validation: %s", len(skipped), experiment.data.valid, skipped[0][1])
+        count = experiment.data.valid_utterances or len(good)
+        every = max(1, len(good) // count)
+        self.cuts = type(cuts).from_cuts(good[::every][:count])
+        self.max_duration = experiment.data.max_duration
+        self.dataset = SpeechDataset(numerators, None, 0, with_clean, experiment.data.keep_audio)
+
+    def __call__(self) -> Iterator[Batch]:
+        return in_order(self.cuts, self.dataset, self.max_duration)
+
+
+def write_list(path: Path, lines: Sequence[str]) -> None:
+    """Write lines under a temporary name and rename."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    temporary.replace(path)

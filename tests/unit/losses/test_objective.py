@@ -1,0 +1,127 @@
+"""Eq. 1-5 of papers/001 written out by hand against the objective's terms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from distill.config import Objective as Settings
+from distill.fsa import Fsa, NativeEngine
+from distill.graphs import topology
+from distill.losses.mmi import LfMmi
+from distill.losses.objective import Objective, Targets, build_objective, fit_frames
+from distill.models.recogniser import Head
+
+UNITS, DIM, TEACHER_DIM, BLOCKS = 4, 6, 10, 3
+LENGTHS = torch.tensor([9, 5])
+
+
+def loop_graph() -> Fsa:
+    """All sequences of three units, each unit and the end at 1/4."""
+    weight = float(torch.tensor(0.25).log())
+    return Fsa.from_arcs([(0, 0, unit, weight) for unit in (1, 2, 3)], {0: weight}, 1)
+
+
+def linear_graph(units: list[int]) -> Fsa:
+    weight = float(torch.tensor(0.25).log())
+    arcs = [(i, i + 1, unit, weight) for i, unit in enumerate(units)]
+    return Fsa.from_arcs(arcs, {len(units): weight}, len(units) + 1)
+
+
+def make(seed: int = 0, **settings):
+    torch.manual_seed(seed)
+    options = Settings(teacher_layers=(2, 0, 4), **settings)
+    mmi = LfMmi(NativeEngine(), topology.ctc(loop_graph()), options.den_scale)
+    layer_map = {1: 2, 3: 4}
+    objective = build_objective(options, layer_map, mmi, (DIM, BLOCKS), (TEACHER_DIM, 4), TEACHER_DIM)
+    head = Head(DIM, UNITS, TEACHER_DIM)
+    hidden = tuple(torch.randn(2, 9, DIM) for _ in range(BLOCKS))
+    blocks = {block: torch.randn(2, 9, TEACHER_DIM) for block in (2, 4)}
+    targets = Targets(torch.randn(2, 9, UNITS), blocks, LENGTHS)
+    numerators = [topology.ctc(linear_graph([1, 2])), topology.ctc(linear_graph([3]))]
+    return objective, head, hidden, targets, numerators
+
+
+def total(objective: Objective, head: Head, hidden, targets, numerators) -> torch.Tensor:
+    losses = objective(head(hidden[-1]), hidden, LENGTHS, numerators, targets, head.through)
+    return sum(term.weight * term.total / term.count for term in losses.terms.values())
+
+
+def test_the_whole_objective_is_equation_one_to_five() -> None:
+    objective, head, hidden, targets, numerators = make(alpha=0.7, beta=0.6, mmi_scale=5.0)
+    logits = head(hidden[-1])
+    inside = torch.arange(9)[None] < LENGTHS[:, None]
+    first = F.mse_loss(objective.hidden.projections["1"](hidden[0])[inside], targets.hidden[2][inside])
+    last = F.mse_loss(head.through(hidden[2])[inside], targets.hidden[4][inside])
+    outputs = F.mse_loss(logits[inside], targets.logits[inside])
+    log_probs = logits.log_softmax(-1)
+    ctc = F.ctc_loss(
+        log_probs.transpose(0, 1), torch.tensor([1, 2, 3]), LENGTHS, torch.tensor([2, 1]), reduction="none"
+    )
+    num = -ctc + torch.tensor([3.0, 2.0]) * torch.tensor(0.25).log()  # CTC plus the LM's constant
+    den = NativeEngine().score(log_probs, LENGTHS, topology.ctc(loop_graph())).total
+    mmi = -(num - den).sum() / LENGTHS.sum()
+    assert mmi > 0
+    expected = 0.3 * (first + last) + 0.7 * (0.6 * 5.0 * mmi + 0.4 * outputs)
+    torch.testing.assert_close(total(objective, head, hidden, targets, numerators), expected)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "beta", "terms"),
+    [
+        (1, 0, {"outputs"}),  # M1
+        (1, 1, {"mmi"}),  # M2, and every teacher
+        (0.8, 1, {"mmi", "hidden1", "hidden3"}),  # M3
+        (0.8, 0.8, {"mmi", "outputs", "hidden1", "hidden3"}),  # M4
+    ],
+)
+def test_ablations_are_values_of_alpha_and_beta(alpha: float, beta: float, terms: set[str]) -> None:
+    objective, head, hidden, targets, numerators = make(alpha=alpha, beta=beta)
+    losses = objective(head(hidden[-1]), hidden, LENGTHS, numerators, targets, head.through)
+    assert set(losses.terms) == terms
+    assert sum(term.weight for term in losses.terms.values()) > 0
+
+
+def test_shared_head_learns_from_hidden_and_prediction_terms_alike() -> None:
+    objective, head, hidden, targets, numerators = make()
+    assert set(objective.hidden.projections) == {"1"}, "the last W belongs to the head"
+    for name in ("mmi", "hidden3"):
+        head.zero_grad()
+        losses = objective(head(hidden[-1]), hidden, LENGTHS, numerators, targets, head.through)
+        losses.terms[name].total.backward()
+        assert head.through.weight.grad.abs().sum() > 0
+
+
+def test_layer_norm_of_targets_spares_the_last() -> None:
+    objective, head, hidden, targets, numerators = make(hidden_norm="layer")
+    scaled = targets._replace(hidden={2: 7 * targets.hidden[2] + 3, 4: targets.hidden[4]})
+    one = total(objective, head, hidden, targets, numerators)
+    torch.testing.assert_close(one, total(objective, head, hidden, scaled, numerators))
+    other = targets._replace(hidden={2: targets.hidden[2], 4: 7 * targets.hidden[4]})
+    assert total(objective, head, hidden, other, numerators) > one
+
+
+def test_utterances_without_a_path_are_counted_and_give_no_gradient() -> None:
+    objective, *_ = make(alpha=1, beta=1)
+    logits = torch.randn(2, 9, UNITS, requires_grad=True)
+    impossible = topology.ctc(linear_graph([1] * 9))
+    result = objective.mmi(logits, LENGTHS, [impossible, topology.ctc(linear_graph([3]))])
+    assert int(result.dropped) == 1 and float(result.term.count) == 5
+    result.term.total.backward()
+    assert logits.grad[0].abs().max() == 0 and logits.grad[1].abs().max() > 0
+
+
+def test_targets_of_twice_the_rate_are_averaged_in_pairs() -> None:
+    logits = torch.arange(16.0).view(1, 8, 2)
+    targets = Targets(logits, {1: logits}, torch.tensor([8]))
+    fitted, frames = fit_frames(targets, torch.tensor([4]), 4)
+    assert frames.tolist() == [4]
+    torch.testing.assert_close(fitted.logits[0, :, 0], torch.tensor([1.0, 5.0, 9.0, 13.0]))
+    with pytest.raises(ValueError, match="frames do not fit"):
+        fit_frames(targets, torch.tensor([13]), 13)
+
+
+def test_layer_map_beyond_the_teacher_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"blocks \[24\], but the teacher has blocks 1\.\.4"):
+        build_objective(Settings(), {1: 24}, None, (DIM, 1), (TEACHER_DIM, 4), None)
