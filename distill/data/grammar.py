@@ -29,9 +29,11 @@ class Grammar:
 
     rules: dict[str, Rule]
     start: str
+    elide_article: bool = True
+    """Whether A becomes AN before a vowel."""
 
     @classmethod
-    def read(cls, path: Path | str) -> Grammar:
+    def read(cls, path: Path | str, elide_article: bool = True) -> Grammar:
         """Reads `symbol: [weight] item … | …` lines; ValueError names a bad line or a missing symbol."""
         rules: dict[str, Rule] = {}
         for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
@@ -42,20 +44,20 @@ class Grammar:
             if not colon or not symbol.islower() or symbol in rules:
                 raise ValueError(f"{path}:{number}: expected a new 'symbol: items | items', got {text!r}")
             rules[symbol] = _rule(body, f"{path}:{number}")
-        return cls(_complete(rules, path), next(iter(rules)))
+        return cls(_complete(rules, path), next(iter(rules)), elide_article)
 
     @property
     def words(self) -> list[str]:
         """Every word the grammar can say, sorted; AN stands where A does."""
         items = {item for rule in self.rules.values() for alt in rule.alternatives for item in alt}
         found = {item for item in items if item not in self.rules}
-        return sorted(found | ({"AN"} if "A" in found else set()))
+        return sorted(found | ({"AN"} if "A" in found and self.elide_article else set()))
 
     def sentence(self, rng: random.Random) -> str:
         """One sentence, words separated by single blanks."""
         words = list(self._expand(self.start, rng))
         for i, following in enumerate(words[1:]):
-            if words[i] == "A" and following.startswith(VOWELS):
+            if self.elide_article and words[i] == "A" and following.startswith(VOWELS):
                 words[i] = "AN"
         return " ".join(words)
 

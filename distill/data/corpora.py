@@ -1,0 +1,256 @@
+"""Corpora as lhotse manifests: LibriSpeech, spoken commands, and corpora of one's own.
+
+Every `prepare_*` returns the parts of its corpus as recordings and supervisions, as they stand on disk;
+`write_manifests` (`cuts.py`) checks and stores them.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from lhotse import CutSet, Recording, RecordingSet, SupervisionSegment, SupervisionSet
+from lhotse.kaldi import load_kaldi_data_dir
+from lhotse.recipes import prepare_librispeech as lhotse_prepare_librispeech
+
+from .checks import SAMPLING_RATE, Manifest, Skipped, check_folder, file_fault, some
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which parts of a corpus are labelled, unlabelled, development and test sets."""
+
+    labelled: tuple[str, ...]
+    unlabelled: tuple[str, ...]
+    dev: tuple[str, ...]
+    tests: Mapping[str, tuple[str, ...]]
+    hidden_share: float = 0.0
+    """Share of the labelled utterances that are also used as unlabelled audio, their text hidden."""
+
+    def by_name(self) -> dict[str, tuple[str, ...]]:
+        """Name of each cut set -> the parts it is made of."""
+        sets = {"labelled": self.labelled, "unlabelled": self.unlabelled, "dev": self.dev}
+        return sets | dict(self.tests)
+
+    @property
+    def parts(self) -> list[str]:
+        """Every part once, in order."""
+        return list(dict.fromkeys(part for parts in self.by_name().values() for part in parts))
+
+
+LIBRISPEECH = Roles(
+    labelled=("train-clean-100",),
+    unlabelled=("train-clean-360",),
+    dev=("dev-clean",),
+    tests={"test-clean": ("test-clean",), "test-other": ("test-other",)},
+)
+SPOKEN_COMMANDS = Roles(
+    labelled=("digits-train", "orders-train"),
+    unlabelled=("keywords-train",),
+    dev=("digits-dev_seen", "digits-dev_unseen", "orders-dev"),
+    tests={
+        "test-digits-seen": ("digits-test_seen",),
+        "test-digits-unseen": ("digits-test_unseen",),
+        "test-orders": ("orders-test",),
+    },
+    hidden_share=0.5,
+)
+
+
+# LibriSpeech
+
+
+def prepare_librispeech(
+    corpus_dir: Path | str, skipped: Skipped, parts: Sequence[str] = LIBRISPEECH.parts, jobs: int = 2
+) -> dict[str, Manifest]:
+    """LibriSpeech's parts, as lhotse reads them; files lhotse cannot read are an error that names them.
+
+    Raises FileNotFoundError for a missing corpus or part, ValueError for a bad transcript or FLAC header.
+    """
+    root = librispeech_root(Path(corpus_dir))
+    for part in parts:
+        _check_librispeech_part(root / part, skipped, jobs)
+    found = lhotse_prepare_librispeech(root, dataset_parts=list(parts), num_jobs=jobs)
+    return {part: Manifest(found[part]["recordings"], found[part]["supervisions"]) for part in parts}
+
+
+def librispeech_root(corpus_dir: Path) -> Path:
+    """The folder `LibriSpeech` itself, given it or its parent; FileNotFoundError if there is none."""
+    for root in (corpus_dir / "LibriSpeech", corpus_dir):
+        if any(root.glob("*-clean*")):
+            return root.resolve()
+    raise FileNotFoundError(
+        f"no LibriSpeech in {corpus_dir}: unpack https://www.openslr.org/12 there, so that "
+        f"{corpus_dir}/LibriSpeech/train-clean-100 exists, or give --corpus-dir"
+    )
+
+
+def _check_librispeech_part(folder: Path, skipped: Skipped, jobs: int) -> None:
+    check_folder(folder, f"unpack {folder.name}.tar.gz of https://www.openslr.org/12 beside the others")
+    told = set()
+    for path in sorted(folder.rglob("*.trans.txt")):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            name, _, text = line.strip().partition(" ")
+            if not name or not text.strip():
+                raise ValueError(f"{path}:{number}: expected 'UTTERANCE TEXT', got {line!r}; mend the line")
+            told.add(name)
+    files = {path.stem: path for path in sorted(folder.rglob("*.flac"))}
+    for name in told - files.keys():
+        skipped.add(folder.name, name, "transcript without audio")
+    for name in files.keys() - told:
+        skipped.add(folder.name, name, "no supervision")
+    with ThreadPoolExecutor(max(1, jobs)) as pool:
+        unreadable = [path for path, good in zip(files.values(), pool.map(_has_header, files.values())) if not good]
+    if unreadable:
+        raise ValueError(
+            f"{folder}: {len(unreadable)} unreadable audio file(s), {some(unreadable)}; "
+            "unpack the archive again, or remove these files"
+        )
+
+
+def _has_header(path: Path) -> bool:
+    try:
+        return soundfile.info(path).frames > 0
+    except (soundfile.LibsndfileError, RuntimeError):
+        return False
+
+
+# Spoken commands
+
+
+def prepare_spoken_commands(
+    corpus_dir: Path | str, audio_dir: Path | str, skipped: Skipped, jobs: int = 2
+) -> dict[str, Manifest]:
+    """Digit strings (rendered into `audio_dir` by `render_digit_strings`), coffee orders and keywords.
+
+    Parts are named `<kind>-<split>`. Raises FileNotFoundError for a missing folder or table.
+    """
+    corpus_dir, audio_dir = Path(corpus_dir).resolve(), Path(audio_dir).resolve()
+    check_folder(corpus_dir, "give the folder that holds fsdd, intent and wakeword: --corpus-dir")
+    tables = {
+        "digits": [row | {"path": f"{row['utt']}.flac"} for row in read_table(corpus_dir / "fsdd/connected.tsv")],
+        "orders": read_table(corpus_dir / "intent/intent.tsv"),
+        "keywords": read_table(corpus_dir / "wakeword/wakeword.tsv"),
+    }
+    folders = {"digits": audio_dir, "orders": corpus_dir / "intent", "keywords": corpus_dir / "wakeword"}
+    found: dict[str, Manifest] = {}
+    for kind, rows in tables.items():
+        for split in sorted({row["split"] for row in rows}):
+            part = f"{kind}-{split}"
+            if part in SPOKEN_COMMANDS.parts:
+                chosen = [row for row in rows if row["split"] == split]
+                found[part] = _from_rows(part, chosen, folders[kind], skipped, jobs)
+    return found
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a TSV table with a heading line."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no table at {path}; is {path.parent.parent} the corpus folder?")
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def _from_rows(
+    part: str, rows: Sequence[Mapping[str, str]], folder: Path, skipped: Skipped, jobs: int
+) -> Manifest:
+    with ThreadPoolExecutor(max(1, jobs)) as pool:
+        faults = list(pool.map(lambda row: file_fault(folder / row["path"]), rows))
+    recordings, segments = [], []
+    for row, fault in zip(rows, faults, strict=True):
+        if fault:
+            skipped.add(part, row["utt"], fault)
+            continue
+        recording = Recording.from_file(folder / row["path"], recording_id=row["utt"])
+        recordings.append(recording)
+        segments.append(
+            SupervisionSegment(
+                row["utt"], row["utt"], 0.0, recording.duration, text=row["text"], speaker=row["speaker"]
+            )
+        )
+    return Manifest(RecordingSet.from_recordings(recordings), SupervisionSet.from_segments(segments))
+
+
+def render_digit_strings(corpus_dir: Path | str, audio_dir: Path | str) -> None:
+    """Writes the strings of `fsdd/connected.tsv` as FLAC: digits at equal level, silence between them."""
+    fsdd = Path(corpus_dir) / "fsdd"
+    paths = {row["utt"]: fsdd / row["path"] for row in read_table(fsdd / "digits.tsv")}
+    Path(audio_dir).mkdir(parents=True, exist_ok=True)
+    for row in read_table(fsdd / "connected.tsv"):
+        target = Path(audio_dir) / f"{row['utt']}.flac"
+        if not target.is_file():
+            temporary = target.with_suffix(".tmp")
+            samples = np.clip(np.concatenate(list(_string_parts(row, paths))), -0.99, 0.99)
+            soundfile.write(temporary, samples, SAMPLING_RATE, subtype="PCM_16", format="FLAC")
+            os.replace(temporary, target)
+
+
+def _string_parts(row: Mapping[str, str], paths: Mapping[str, Path]) -> Iterator[np.ndarray]:
+    gaps = [int(gap) for gap in row["gaps_ms"].split(",")]
+    yield np.zeros(gaps[0] * SAMPLING_RATE // 1000, np.float32)
+    for name, gap in zip(row["parts"].split(","), gaps[1:], strict=True):
+        digit, _ = soundfile.read(paths[name], dtype="float32")
+        yield digit * np.float32(0.05 / (np.sqrt(np.mean(digit**2)) + 1e-5))
+        yield np.zeros(gap * SAMPLING_RATE // 1000, np.float32)
+
+
+# Corpora of one's own
+
+
+def prepare_own(corpus_dir: Path | str) -> tuple[dict[str, Manifest], Roles]:
+    """A folder of Kaldi data dirs and lhotse cut sets named after what they are for.
+
+    Expected below `corpus_dir`: labelled, unlabelled, dev and one or more test-*, each either a Kaldi
+    data directory (`labelled/wav.scp`) or cuts (`labelled.jsonl.gz`). Raises FileNotFoundError otherwise.
+    """
+    corpus_dir = check_folder(Path(corpus_dir), "give --corpus-dir")
+    tests = sorted({path.name.split(".")[0] for path in corpus_dir.glob("test-*")})
+    if not tests:
+        raise FileNotFoundError(f"no test set in {corpus_dir}: expected test-NAME/ or test-NAME.jsonl.gz")
+    roles = Roles(("labelled",), ("unlabelled",), ("dev",), {name: (name,) for name in tests})
+    return {part: _prepare_part(corpus_dir, part) for part in roles.parts}, roles
+
+
+def _prepare_part(corpus_dir: Path, part: str) -> Manifest:
+    for suffix in (".jsonl.gz", ".jsonl"):
+        if (path := corpus_dir / f"{part}{suffix}").is_file():
+            return prepare_cuts(path)
+    if (corpus_dir / part).is_dir():
+        return prepare_kaldi(corpus_dir / part)
+    raise FileNotFoundError(
+        f"no {part} in {corpus_dir}: expected a Kaldi data directory {part}/ or lhotse cuts {part}.jsonl.gz"
+    )
+
+
+def prepare_kaldi(data_dir: Path | str) -> Manifest:
+    """Recordings and supervisions of a Kaldi data directory (wav.scp, and segments, text, utt2spk if any)."""
+    data_dir = check_folder(Path(data_dir), "expected a Kaldi data directory with wav.scp")
+    if not (data_dir / "wav.scp").is_file():
+        raise FileNotFoundError(f"{data_dir} holds no wav.scp; is it a Kaldi data directory?")
+    recordings, supervisions, _ = load_kaldi_data_dir(data_dir, sampling_rate=SAMPLING_RATE)
+    if supervisions is None:
+        supervisions = _whole_recordings(recordings)
+    return Manifest(recordings, supervisions)
+
+
+def _whole_recordings(recordings: RecordingSet) -> SupervisionSet:
+    return SupervisionSet.from_segments(
+        SupervisionSegment(r.id, r.id, 0.0, r.duration, speaker=r.id) for r in recordings
+    )
+
+
+def prepare_cuts(path: Path | str) -> Manifest:
+    """Recordings and supervisions of stored lhotse cuts."""
+    recordings, supervisions, _ = CutSet.from_file(path).decompose()
+    if recordings is None or supervisions is None:
+        raise ValueError(f"{path}: expected cuts with recordings and supervisions; make them with lhotse")
+    return Manifest(recordings, supervisions)

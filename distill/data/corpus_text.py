@@ -1,0 +1,97 @@
+"""The text corpus and the lexicon of stage 0: `lm.txt` and `lexicon.txt`."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import os
+import random
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from ..text import normalise
+from .corpora import read_table
+from .grammar import Grammar
+
+log = logging.getLogger(__name__)
+
+DIGITS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
+DIGIT_STRING = (3, 7)
+
+
+def write_text(sentences: Iterable[str], path: Path) -> int:
+    """Writes one normalised sentence a line, empty ones left out and counted; returns how many.
+
+    Raises ValueError if none is left.
+    """
+    temporary, count, empty = path.with_name(path.name + ".tmp"), 0, 0
+    with temporary.open("w", encoding="utf-8") as file:
+        for sentence in sentences:
+            text = normalise(sentence)
+            if text:
+                file.write(text + "\n")
+                count += 1
+            else:
+                empty += 1
+    if not count:
+        raise ValueError(f"the text corpus for {path} is empty: language models and denominator need text")
+    os.replace(temporary, path)
+    log.info("text corpus: %d sentences, %d empty lines left out", count, empty)
+    return count
+
+
+def write_lexicon(source: Path, path: Path) -> int:
+    """Writes `WORD P1 P2 …` lines in upper case without stress, sorted, each once; returns how many."""
+    lines = set()
+    for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), 1):
+        word, *phones = line.split() or [""]
+        if word and not phones:
+            raise ValueError(f"{source}:{number}: word {word!r} has no pronunciation")
+        if word:
+            lines.add(" ".join([word.upper(), *(re.sub(r"\d$", "", phone) for phone in phones)]))
+    if not lines:
+        raise ValueError(f"the lexicon {source} is empty")
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("".join(f"{line}\n" for line in sorted(lines)), encoding="utf-8")
+    os.replace(temporary, path)
+    return len(lines)
+
+
+def find_resource(corpus_dir: Path, names: Iterable[str], hint: str) -> Path:
+    """The first of `names` that exists in the corpus folder, its `lm` folder or its parent."""
+    for folder in (corpus_dir, corpus_dir / "lm", corpus_dir.parent):
+        for name in names:
+            if (folder / name).is_file():
+                return folder / name
+    raise FileNotFoundError(f"no {' or '.join(names)} in {corpus_dir} or {corpus_dir}/lm; {hint}")
+
+
+def read_sentences(path: Path) -> Iterator[str]:
+    """The lines of a text file, gzipped or plain."""
+    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+    with opened as file:
+        yield from file
+
+
+def spoken_commands_text(corpus_dir: Path, orders: Path, seed: int = 42, size: int = 4000) -> Iterator[str]:
+    """Text of the tasks: training orders, `size` drawn orders, `size` digit strings, keywords.
+
+    `orders` is a grammar file written from the training transcripts; keywords are the names that
+    occur in the training part, `size` / 20 times each.
+    """
+    rng = random.Random(f"{seed}/text")
+    grammar = Grammar.read(orders, elide_article=False)
+    yield from _training_texts(corpus_dir / "intent/intent.tsv")
+    for _ in range(size):
+        yield grammar.sentence(rng)
+    for _ in range(size):
+        yield " ".join(rng.choice(DIGITS) for _ in range(rng.randint(*DIGIT_STRING)))
+    keywords = sorted(set(_training_texts(corpus_dir / "wakeword/wakeword.tsv")))
+    for keyword in keywords:
+        yield from [keyword] * (size // 20)
+
+
+def _training_texts(table: Path) -> list[str]:
+    rows: list[Mapping[str, str]] = list(read_table(table))
+    return [row["text"] for row in rows if row["split"] == "train"]
