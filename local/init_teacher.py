@@ -11,7 +11,7 @@ from distill.stages import Stage, recipe_from, recipe_parser, run_stage
 def main() -> None:
     args = recipe_parser(__doc__).parse_args()
     recipe = recipe_from(args)
-    for name in recipe.experiments(stage=6):
+    for name in recipe.names:
         experiment = Experiment.load(recipe.experiment_yaml(name), recipe.overrides)
         settings = {"model": experiment.resolved()["model"], "seed": experiment.seed}
         out = recipe.exp(experiment.init or f"{name}_init")

@@ -38,8 +38,10 @@ VERSION = 1
 WORDS = (3, 12)
 """Shortest and longest sentence, in words: about 1.5 to 5.5 seconds."""
 LM_SENTENCES = 40_000
-COMMON_ACCENTS = ("en-us", "en-us", "en-us", "en-gb-x-rp", "en", "en-gb-scotland", "en-us-nyc")
-OTHER_ACCENTS = ("en-029", "en-gb-x-gbclan", "en-gb-x-gbcwmd")
+COMMON_ACCENTS = ("en-us", "en-gb-x-rp", "en-us", "en", "en-gb-scotland", "en-us-nyc", "en-gb-x-rp")
+OTHER_ACCENTS = ("en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-gb-scotland", "en-029", "en-gb-x-gbclan")
+# Odd numbers of accents: the sexes alternate, and each accent gets both.
+
 
 SPEAKERS_HEADER = """\
 ; Speakers of the embedded corpus: synthetic voices, laid out as in LibriSpeech
@@ -161,7 +163,7 @@ def _plan_speaker(
     rng = random.Random(f"{seed}/{part.name}/{index}")
     accent = part.accents[index % len(part.accents)]
     texts = tuple(draw_sentence(grammar, rng) for _ in range(count))
-    sex = "MF"[(index + index // len(part.accents)) % 2]
+    sex = "MF"[index % 2]
     return Speaker(number, part.name, sex, accent, part.snr, part.colours, seed, texts)
 
 

@@ -1,0 +1,164 @@
+"""The decoding graph HLG: topology, lexicon and word n-gram composed with OpenFst (through kaldifst).
+
+Input label 0 is epsilon and label u + 1 is unit u, blank included; output labels are word ids.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import kaldifst
+import kaldilm
+
+from distill.graphs.lexicon import Lang
+
+
+def build_hlg(lang: Lang, arpa: Path, words_txt: Path) -> kaldifst.StdVectorFst:
+    """min(det(L o G)) without its disambiguation symbols, then H o LG for the CTC topology.
+
+    Raises ValueError for words of the ARPA file that the lexicon lacks.
+    """
+    grammar = _grammar(arpa, words_txt, lang)
+    lexicon, disambiguation = lexicon_fst(lang)
+    kaldifst.arcsort(lexicon, sort_type="olabel")
+    kaldifst.arcsort(grammar, sort_type="ilabel")
+    graph = kaldifst.compose(lexicon, grammar)
+    kaldifst.determinize_star(graph)
+    kaldifst.minimize_encoded(graph)
+    # Never determinise from here on: without #k homophones are no longer distinct.
+    graph = _compose(_without(disambiguation, len(lang.tokens)), graph)
+    graph = _compose(ctc_fst(len(lang.tokens)), graph)
+    kaldifst.connect(graph)
+    kaldifst.arcsort(graph, sort_type="ilabel")
+    if graph.start < 0:
+        raise ValueError(f"the decoding graph of {arpa} is empty: no word of it can be pronounced")
+    return graph
+
+
+def _grammar(arpa: Path, words_txt: Path, lang: Lang) -> kaldifst.StdVectorFst:
+    unknown = sorted(_unigrams(arpa) - set(lang.words))
+    if unknown:
+        raise ValueError(
+            f"{arpa} has {len(unknown)} words that {words_txt} lacks, such as {unknown[:5]};"
+            " train the n-gram on the lexicon's words (stage 3)"
+        )
+    text = kaldilm.arpa2fst(
+        input_arpa=str(arpa), output_fst="", disambig_symbol="#0", read_symbol_table=str(words_txt)
+    )
+    return kaldifst.compile(s=text, acceptor=False)
+
+
+def _unigrams(arpa: Path) -> set[str]:
+    words, inside = set(), False
+    with arpa.open(encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("\\"):
+                if inside:
+                    break
+                inside = line.startswith("\\1-grams:")
+            elif inside and line.strip():
+                words.add(line.split()[1])
+    return words
+
+
+def lexicon_fst(lang: Lang) -> tuple[kaldifst.StdVectorFst, list[int]]:
+    """L with disambiguation symbols and optional silence; also the ids of #0, #1, ….
+
+    Each word leads to a state where silence may follow; silence at the start is its own arc. #0
+    loops pass the grammar's back-off arcs through.
+    """
+    entries, highest = _disambiguated(lang)
+    base = len(lang.tokens)  # #0; #1 is base + 1, …; the last one marks silence
+    silence_mark = base + highest + 1
+    fst = kaldifst.StdVectorFst()
+    loop = fst.add_state()
+    fst.start = loop
+    fst.set_final(loop, 0.0)
+    start_silence = fst.add_state()
+    # Silence is marked too, so that "silence, word" and "word" stay distinct in determinisation.
+    _chain(fst, loop, start_silence, [lang.silence, silence_mark], 0)
+    after = fst.add_state()
+    fst.set_final(after, 0.0)
+    _chain(fst, after, loop_after := fst.add_state(), [lang.silence, silence_mark], 0)
+    fst.set_final(loop_after, 0.0)
+    sources = (loop, start_silence, after, loop_after)
+    for word, units, mark in entries:
+        inputs = [*units, *([base + mark] if mark else [])]
+        first = fst.add_state()
+        for source in sources:
+            fst.add_arc(source, kaldifst.StdArc(inputs[0], lang.words[word], 0.0, first))
+        if len(inputs) == 1:
+            fst.add_arc(first, kaldifst.StdArc(0, 0, 0.0, after))
+        else:
+            _chain(fst, first, after, inputs[1:], 0)
+    for source in sources:
+        fst.add_arc(source, kaldifst.StdArc(base, lang.words["#0"], 0.0, source))
+    return fst, list(range(base, silence_mark + 1))
+
+
+def _disambiguated(lang: Lang) -> tuple[list[tuple[str, tuple[int, ...], int]], int]:
+    """(word, units, k) with k > 0 where #k must tell a pronunciation from its twin or its longer kin."""
+    entries = [
+        (word, units) for word in lang.lexicon.words for units in lang.pronunciation_ids(word, "the lexicon")
+    ]
+    shared = Counter(units for _, units in entries)
+    prefixes = {units[:n] for _, units in entries for n in range(1, len(units))}
+    used: Counter[tuple[int, ...]] = Counter()
+    marked = []
+    for word, units in entries:
+        if shared[units] > 1 or units in prefixes:
+            used[units] += 1
+            marked.append((word, units, used[units]))
+        else:
+            marked.append((word, units, 0))
+    return marked, max(used.values(), default=0)
+
+
+def _chain(fst: kaldifst.StdVectorFst, source: int, target: int, inputs: list[int], output: int) -> None:
+    for position, label in enumerate(inputs):
+        following = target if position == len(inputs) - 1 else fst.add_state()
+        fst.add_arc(source, kaldifst.StdArc(label, output if position == 0 else 0, 0.0, following))
+        source = following
+
+
+def _without(disambiguation: list[int], num_units: int) -> kaldifst.StdVectorFst:
+    """Maps units to themselves and nothing to #k: composed on the left it removes them."""
+    fst = kaldifst.StdVectorFst()
+    fst.start = fst.add_state()
+    fst.set_final(0, 0.0)
+    for label, mark in _identity_and_marks(num_units, disambiguation):
+        fst.add_arc(0, kaldifst.StdArc(label, mark, 0.0, 0))
+    return fst
+
+
+def _identity_and_marks(num_units: int, disambiguation: list[int]) -> Iterator[tuple[int, int]]:
+    yield from ((unit, unit) for unit in range(1, num_units))
+    yield from ((0, mark) for mark in disambiguation)
+
+
+def ctc_fst(num_units: int) -> kaldifst.StdVectorFst:
+    """H: the standard CTC topology; state i has heard unit i last, state 0 blank."""
+    fst = kaldifst.StdVectorFst()
+    for _ in range(num_units):
+        fst.add_state()
+    fst.start = 0
+    for state in range(num_units):
+        fst.set_final(state, 0.0)
+        for unit in range(num_units):
+            output = 0 if unit in (0, state) else unit
+            fst.add_arc(state, kaldifst.StdArc(unit + 1, output, 0.0, unit))
+    return fst
+
+
+def _compose(left: kaldifst.StdVectorFst, right: kaldifst.StdVectorFst) -> kaldifst.StdVectorFst:
+    kaldifst.arcsort(left, sort_type="olabel")
+    kaldifst.arcsort(right, sort_type="ilabel")
+    return kaldifst.compose(left, right)
+
+
+def size(fst: kaldifst.StdVectorFst) -> tuple[int, int]:
+    """States and arcs."""
+    states = list(kaldifst.StateIterator(fst))
+    return len(states), sum(fst.num_arcs(state) for state in states)

@@ -1,0 +1,125 @@
+"""Lexicon and lang folder: words, their pronunciations, and the units a model predicts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+BLANK, SILENCE = "<blk>", "SIL"
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """Words with their pronunciations, in the order of the file; a word may have several."""
+
+    pronunciations: Mapping[str, tuple[tuple[str, ...], ...]]
+
+    @classmethod
+    def read(cls, path: Path) -> Lexicon:
+        """Read Kaldi's and icefall's lexicon.txt: "WORD P1 P2 …", a word's pronunciations on lines of their own.
+
+        Raises FileNotFoundError, or ValueError naming file and line for a word without a pronunciation.
+        """
+        if not path.is_file():
+            raise FileNotFoundError(f"no lexicon at {path}; stage 0 writes it (run.sh --stage 0 --stop-stage 0)")
+        found: dict[str, dict[tuple[str, ...], None]] = {}
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            fields = line.split()
+            if not fields:
+                continue
+            if len(fields) < 2:
+                raise ValueError(f"{path}:{number}: word '{fields[0]}' has no pronunciation; add one or remove it")
+            found.setdefault(fields[0], {})[tuple(fields[1:])] = None
+        if not found:
+            raise ValueError(f"{path} is empty; expected lines such as 'HELLO HH AH L OW'")
+        return cls({word: tuple(variants) for word, variants in found.items()})
+
+    @property
+    def words(self) -> list[str]:
+        return sorted(self.pronunciations)
+
+    @property
+    def phones(self) -> list[str]:
+        """All phones, sorted."""
+        return sorted({p for variants in self.pronunciations.values() for phones in variants for p in phones})
+
+    def of(self, word: str, where: str) -> tuple[tuple[str, ...], ...]:
+        """Pronunciations of a word; raises ValueError naming word and place for one that is unknown."""
+        try:
+            return self.pronunciations[word]
+        except KeyError:
+            raise ValueError(
+                f"word '{word}' of {where} is not in the lexicon; add its pronunciation to lexicon.txt and"
+                " run stages 2 to 4 again"
+            ) from None
+
+
+@dataclass(frozen=True)
+class Lang:
+    """A lang folder in memory: unit and word numbers, and the lexicon."""
+
+    tokens: Mapping[str, int]
+    words: Mapping[str, int]
+    lexicon: Lexicon
+    silence: int
+
+    @classmethod
+    def load(cls, folder: Path) -> Lang:
+        """Read tokens.txt, words.txt, lexicon.txt; raises FileNotFoundError naming the stage that writes them."""
+        if not (folder / "tokens.txt").is_file():
+            raise FileNotFoundError(f"no lang folder at {folder}; stage 2 writes it (run.sh --stage 2 --stop-stage 2)")
+        tokens = read_symbols(folder / "tokens.txt")
+        lexicon = Lexicon.read(folder / "lexicon.txt")
+        missing = [phone for phone in lexicon.phones if phone not in tokens]
+        if missing:
+            raise ValueError(f"{folder}/lexicon.txt uses {missing[:5]}, which tokens.txt lacks; run stage 2 again")
+        return cls(tokens, read_symbols(folder / "words.txt"), lexicon, tokens[SILENCE])
+
+    @property
+    def units(self) -> list[str]:
+        """Unit symbols in the order of a model's outputs, blank first."""
+        return sorted(self.tokens, key=self.tokens.__getitem__)
+
+    @cached_property
+    def _ids(self) -> dict[str, tuple[tuple[int, ...], ...]]:
+        return {
+            word: tuple(tuple(self.tokens[phone] for phone in phones) for phones in variants)
+            for word, variants in self.lexicon.pronunciations.items()
+        }
+
+    def pronunciation_ids(self, word: str, where: str) -> tuple[tuple[int, ...], ...]:
+        """Pronunciations of a word as unit ids; ValueError naming word and place for an unknown one."""
+        self.lexicon.of(word, where)
+        return self._ids[word]
+
+
+def write_lang(lexicon: Lexicon, folder: Path) -> None:
+    """Write tokens.txt, words.txt and lexicon.txt as icefall's lang_phone has them."""
+    clash = {BLANK, SILENCE} & set(lexicon.phones)
+    if clash:
+        raise ValueError(f"the lexicon uses {sorted(clash)} as phones, which are reserved; rename them")
+    write_symbols(folder / "tokens.txt", [BLANK, SILENCE, *lexicon.phones])
+    write_symbols(folder / "words.txt", ["<eps>", *lexicon.words, "#0", "<s>", "</s>"])
+    lines = [f"{word} {' '.join(p)}" for word in lexicon.words for p in lexicon.pronunciations[word]]
+    write_text(folder / "lexicon.txt", lines)
+
+
+def read_symbols(path: Path) -> dict[str, int]:
+    """Symbol table: lines "symbol number"."""
+    rows = (line.split() for line in path.read_text(encoding="utf-8").splitlines())
+    return {row[0]: int(row[1]) for row in rows if row}
+
+
+def write_symbols(path: Path, symbols: Iterable[str]) -> None:
+    """Symbol table numbered from 0."""
+    write_text(path, [f"{symbol} {number}" for number, symbol in enumerate(symbols)])
+
+
+def write_text(path: Path, lines: Iterable[str]) -> None:
+    """Write lines under a temporary name, then rename."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,262 @@
+"""The stage contract: what a stage reads, what it leaves behind, and when it may be passed over.
+
+A stage writes into a temporary folder that is renamed when complete, and leaves `.done` with a hash of
+its settings and inputs. The same hash again: nothing to do. Another hash: done again, saying why. Only
+the standard library is imported, so asking a finished recipe costs no time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The options of one call of a recipe's run.sh, and the folders that follow from them."""
+
+    corpus: str
+    conf_dir: Path
+    data_dir: Path
+    exp_dir: Path
+    corpus_dir: Path | None
+    nj: int
+    device: str
+    engine: str
+    units: str
+    mini: bool
+    rehearse: bool
+    overrides: tuple[str, ...]
+    names: tuple[str, ...] = ()
+
+    @property
+    def manifests(self) -> Path:
+        return self.data_dir / "manifests"
+
+    @property
+    def cuts(self) -> Path:
+        return self.data_dir / "cuts"
+
+    @property
+    def fbank(self) -> Path:
+        return self.data_dir / "fbank"
+
+    @property
+    def text(self) -> Path:
+        return self.data_dir / "text"
+
+    @property
+    def lang(self) -> Path:
+        return self.data_dir / f"lang_{self.units}"
+
+    @property
+    def lm(self) -> Path:
+        return self.data_dir / "lm"
+
+    @property
+    def graphs(self) -> Path:
+        return self.data_dir / "graphs"
+
+    @property
+    def num(self) -> Path:
+        return self.data_dir / "num"
+
+    def exp(self, name: str) -> Path:
+        """Folder of an experiment."""
+        return self.exp_dir / name
+
+    def experiment_yaml(self, name: str) -> Path:
+        """Settings of an experiment; raises FileNotFoundError with the known ones, the nearest first."""
+        path = self.conf_dir / f"{name}.yaml"
+        if not path.is_file():
+            known = sorted(p.stem for p in self.conf_dir.glob("*.yaml"))
+            near = get_close_matches(name, known, n=len(known) or 1, cutoff=0.0)
+            raise FileNotFoundError(f"no experiment '{name}' in {self.conf_dir}; there are: {', '.join(near)}")
+        return path
+
+
+def recipe_parser(description: str | None) -> argparse.ArgumentParser:
+    """The options that every stage script takes; run.sh passes them on."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--corpus", required=True, help="name of the recipe below egs/")
+    for name in ("conf-dir", "data-dir", "exp-dir"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--corpus-dir", default="", help="where the corpus lies; empty: the recipe's default")
+    parser.add_argument("--experiment", default="", help="comma-separated names of YAML files")
+    parser.add_argument("--nj", type=int, default=os.cpu_count() or 1, help="processes and threads")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--engine", default="native", help="graph engine")
+    parser.add_argument("--units", default="phones")
+    parser.add_argument("--mini", choices=("true", "false"), default="false")
+    parser.add_argument("--rehearse", choices=("true", "false"), default="false")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
+    return parser
+
+
+def recipe_from(args: argparse.Namespace) -> Recipe:
+    """The recipe of parsed options; also sets up logging and the thread count for the script."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S")
+    os.environ.setdefault("OMP_NUM_THREADS", str(args.nj))
+    return Recipe(
+        args.corpus, args.conf_dir, args.data_dir, args.exp_dir, Path(args.corpus_dir) if args.corpus_dir else None,
+        args.nj, args.device, args.engine, args.units, args.mini == "true", args.rehearse == "true",
+        tuple(args.set), tuple(name for name in args.experiment.split(",") if name),
+    )  # fmt: skip
+
+
+class Stage:
+    """One stage with one output folder.
+
+    inputs: files or folders it reads -> number of the stage that writes them. resumable: the work
+    continues in the folder itself after a kill, as long as settings and inputs are the same.
+    """
+
+    def __init__(
+        self, number: int, out: Path, settings: Mapping[str, Any], inputs: Mapping[Path, int], resumable: bool = False
+    ) -> None:
+        self.number, self.out, self.resumable = number, Path(out), resumable
+        self.settings = json.loads(json.dumps(settings, sort_keys=True, default=str))
+        self.inputs = {Path(path): stage for path, stage in inputs.items()}
+
+    def check_inputs(self) -> None:
+        """Raise FileNotFoundError naming the stage that makes what is missing."""
+        for path, stage in self.inputs.items():
+            if not path.exists() or (path.is_dir() and not (path / ".done").exists()):
+                raise FileNotFoundError(
+                    f"stage {self.number} needs {path}, which stage {stage} makes; run it first:"
+                    f" run.sh --stage {stage} --stop-stage {stage} with the same options"
+                )
+
+    def identity(self) -> dict[str, Any]:
+        """Settings and hashes of the inputs: what must be equal for the output to be valid."""
+        return {"settings": self.settings, "inputs": {str(p): _input_hash(p) for p in self.inputs}}
+
+    def up_to_date(self) -> bool:
+        """Whether the output was made from these settings and inputs; logs what changed if not."""
+        done = _read_json(self.out / ".done")
+        if done is None:
+            return False
+        changes = _changes(done, self.identity())
+        if changes:
+            log.info("stage %d: making %s again: %s", self.number, self.out, "; ".join(changes))
+        return not changes
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Path]:
+        """The folder to write into; renamed and marked done when the block ends without an error."""
+        self.check_inputs()
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        identity, started = self.identity(), time.monotonic()
+        with _lock(self.out.with_name(self.out.name + ".lock")):
+            folder = self._open(identity)
+            yield folder
+            done = {**identity, "hash": _hash(identity), "seconds": round(time.monotonic() - started, 1)}
+            _write_json(folder / ".done", done)
+            if folder != self.out:
+                _replace_folder(folder, self.out)
+
+    def _open(self, identity: Mapping[str, Any]) -> Path:
+        folder = self.out if self.resumable else self.out.with_name(self.out.name + ".tmp")
+        before = _read_json(folder / ".started") if self.resumable else None
+        if folder.exists() and (before is None or _changes(before, identity)):
+            if before is not None:
+                reasons = "; ".join(_changes(before, identity))
+                log.info("stage %d: starting %s afresh: %s", self.number, folder, reasons)
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".done").unlink(missing_ok=True)
+        if self.resumable:
+            _write_json(folder / ".started", identity)
+        return folder
+
+
+def run_stage(stage: Stage, work: Callable[[Path], None]) -> bool:
+    """Do the work unless it is done already; returns whether anything was done."""
+    stage.check_inputs()
+    if stage.up_to_date():
+        log.info("stage %d: up to date (%s)", stage.number, stage.out)
+        return False
+    with stage.writing() as folder:
+        work(folder)
+    return True
+
+
+def _input_hash(path: Path) -> str:
+    """Hash of the stage that made a path where it lies in a stage's folder, else of size and time."""
+    for folder in (path, path.parent):
+        done = _read_json(folder / ".done")
+        if done is not None:
+            return str(done["hash"])
+    if not path.exists():
+        return "missing"
+    status = path.stat()
+    return _hash([status.st_size, status.st_mtime_ns])
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    old, new = _flat(before["settings"]), _flat(now["settings"])
+    changes = [f"{k} was {old.get(k)!r}, is {new.get(k)!r}" for k in sorted(old | new) if old.get(k) != new.get(k)]
+    old_inputs, new_inputs = before["inputs"], now["inputs"]
+    changed = [p for p in sorted(old_inputs | new_inputs) if old_inputs.get(p) != new_inputs.get(p)]
+    return changes[:4] + [f"{path} changed" for path in changed]
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping) and value:
+        return {k: v for name in value for k, v in _flat(value[name], f"{key}.{name}" if key else name).items()}
+    return {key: value}
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return None
+
+
+def _write_json(path: Path, value: Any) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _replace_folder(new: Path, old: Path) -> None:
+    if old.exists():
+        aside = old.with_name(old.name + ".old")
+        shutil.rmtree(aside, ignore_errors=True)
+        old.rename(aside)
+        new.rename(old)
+        shutil.rmtree(aside)
+    else:
+        new.rename(old)
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """One process at a time; the lock of a process that is gone is taken over."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        holder = int(path.read_text())
+        if holder != os.getpid() and Path(f"/proc/{holder}").exists():
+            raise RuntimeError(f"process {holder} is writing {path.with_suffix('')}; wait for it or stop it")
+    path.write_text(str(os.getpid()))
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,183 @@
+"""The loop on a toy task: it learns, survives being killed, counts over ranks, and stops on NaN."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from distill.batch import Batch
+from distill.config import Experiment
+from distill.fsa import Fsa, NativeEngine
+from distill.graphs import topology
+from distill.losses.mmi import LfMmi
+from distill.losses.objective import build_objective
+from distill.models.build import build_model, copy_matching
+from distill.train import checkpoint
+from distill.train.distributed import Ranks
+from distill.train.loop import Trainer
+from distill.train.teacher import TeacherTargets
+
+UNITS = ["<blk>", "A", "B"]
+SETTINGS = {
+    "name": "toy",
+    "stage": 6,
+    "model": {
+        "front_end": {"layers": [[8, 40, 20], [8, 8, 4]], "norm": "frame", "causal": True, "waveform": "gain"},
+        "encoder": {
+            "dim": 8, "ffn_dim": 16, "layers": 2, "heads": 2, "position_kernel": 3, "position_groups": 2,
+            "norm_first": True, "dropout": 0.1,
+        },
+    },
+    "objective": {"alpha": 1, "beta": 1},
+    "optim": {"updates": 12, "lr": 0.02},
+    "saving": {"every_updates": 5},
+}  # fmt: skip
+
+
+def tone_batches(epoch: int, skip: int = 0) -> Iterator[Batch]:
+    """Two tones, one unit each: eight batches an epoch."""
+    generator = torch.Generator().manual_seed(epoch)
+    loop = [(0, 0, unit, -1.1) for unit in (1, 2)]
+    for index in range(8):
+        first = torch.rand((), generator=generator) < 0.5
+        wave = torch.stack([tone(220 if first else 900), tone(900 if first else 220)])
+        if index >= skip:
+            units = (1, 2) if first else (2, 1)
+            graphs = [topology.ctc(Fsa.from_arcs([(0, 1, u, -1.1)], {1: -1.1}, 2)) for u in units]
+            yield Batch((f"{epoch}-{index}-a", f"{epoch}-{index}-b"), wave, torch.tensor([1600, 1600]), graphs)
+    assert loop
+
+
+def tone(hertz: float) -> torch.Tensor:
+    return torch.sin(torch.arange(1600) / 16000 * 2 * torch.pi * hertz)
+
+
+def denominator():
+    return topology.ctc(Fsa.from_arcs([(0, 0, 1, -1.1), (0, 0, 2, -1.1)], {0: -1.1}, 1))
+
+
+def trainer(folder: Path, batches=tone_batches, **changes) -> Trainer:
+    folder.mkdir(parents=True, exist_ok=True)
+    experiment = Experiment.parse({**SETTINGS, **changes}, "test")
+    torch.manual_seed(experiment.seed)
+    encoder = experiment.model.encoder
+    mmi = LfMmi(NativeEngine(), denominator())
+    objective = build_objective(experiment.objective, {}, mmi, (encoder.dim, encoder.layers), None, None)
+    return Trainer(
+        experiment, build_model(experiment.model, len(UNITS)), objective, None, batches,
+        lambda: batches(99), experiment.optim.updates, UNITS, folder, Ranks(), torch.device("cpu"),
+    )  # fmt: skip
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.load_recogniser(folder)[0].state_dict()
+
+
+def test_it_learns_and_describes_itself(tmp_path: Path) -> None:
+    long = {"updates": 40, "lr": 0.02}
+    result = trainer(tmp_path, optim=long).run()
+    assert result["valid_loss"] < 0.5 * first_loss()
+    assert result["updates"] == 40 and result["without_path"] == 0
+    assert result["audio_hours"] == pytest.approx(40 * 2 * 0.1 / 3600, abs=1e-3)
+    model, experiment, units, epoch = checkpoint.load_recogniser(tmp_path, avg=2)
+    assert units == UNITS and epoch == 5 and experiment.optim.updates == 40 and not model.training
+
+
+def first_loss() -> float:
+    step = trainer(Path("/tmp"), optim={"updates": 1}).step.eval()
+    batch = next(tone_batches(99))
+    term = step(batch.wave, batch.samples, batch.graphs, None).terms["mmi"]
+    return float(5 * term.total / term.count)
+
+
+def test_a_killed_training_continues_to_the_same_weights(tmp_path: Path) -> None:
+    trainer(tmp_path / "whole").run()
+
+    def dying(epoch: int, skip: int = 0) -> Iterator[Batch]:
+        for index, batch in enumerate(tone_batches(epoch, skip)):
+            if epoch == 0 and index == 6:
+                raise KeyboardInterrupt
+            yield batch
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path / "killed", dying).run()
+    assert not checkpoint.epoch_paths(tmp_path / "killed")
+    trainer(tmp_path / "killed").run()
+    whole, continued = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    for name, value in whole.items():
+        torch.testing.assert_close(continued[name], value, rtol=0, atol=0)
+
+
+def test_accumulated_batches_equal_their_mean_gradient(tmp_path: Path) -> None:
+    whole = trainer(tmp_path / "a", optim={"updates": 1, "clip": 1e9})
+    whole.model.encoder.dropout.p = 0
+    loss = whole._loss(next(tone_batches(0)))[0]
+    loss.backward()
+    once = [p.grad.clone() for p in whole.parameters if p.grad is not None]
+    assert sum(float(g.abs().sum()) for g in once) > 0
+    assert float(loss) == pytest.approx(first_loss_of(tmp_path), rel=0.5)
+
+
+def first_loss_of(tmp_path: Path) -> float:
+    return float(trainer(tmp_path / "b", optim={"updates": 1})._loss(next(tone_batches(0)))[0])
+
+
+def test_nan_stops_with_step_cuts_and_term(tmp_path: Path) -> None:
+    def broken(epoch: int, skip: int = 0) -> Iterator[Batch]:
+        for index, batch in enumerate(tone_batches(epoch, skip)):
+            yield Batch(batch.ids, batch.wave * (torch.inf if index == 2 else 1), batch.samples, batch.graphs)
+
+    with pytest.raises((FloatingPointError, ValueError), match=r"0-2-a|NaN"):
+        trainer(tmp_path, broken).run()
+
+
+def test_checkpoints_refuse_what_they_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "epoch-1.pt"
+    with pytest.raises(FileNotFoundError, match="no epoch-N.pt"):
+        checkpoint.load_recogniser(tmp_path)
+    path.write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match=r"epoch-1\.pt: unreadable checkpoint"):
+        checkpoint.load_recogniser(tmp_path)
+    torch.save({"model": {}}, path)
+    with pytest.raises(ValueError, match="not a checkpoint of this project"):
+        checkpoint.load_recogniser(tmp_path)
+    torch.save(Path, path)  # a pickle that names a class: never executed
+    with pytest.raises(ValueError, match="unreadable checkpoint"):
+        checkpoint.load(path)
+
+
+def test_copying_is_by_name_and_shape_and_reported() -> None:
+    experiment = Experiment.parse(SETTINGS, "test")
+    big = build_model(experiment.model, 3, seed=1)
+    encoder = experiment.model.encoder.model_copy(update={"dim": 4, "position_groups": 2})
+    small = build_model(experiment.model.model_copy(update={"encoder": encoder}), 3, seed=2)
+    report = copy_matching(big.state_dict(), small)
+    assert "front_end.layers.0.conv.weight" in report.copied
+    assert "encoder.blocks.0.ffn_up.weight" in report.other_shape
+    assert report.absent == ("encoder.projection.weight", "encoder.projection.bias") and not report.unused
+    torch.testing.assert_close(small.front_end.layers[0].conv.weight, big.front_end.layers[0].conv.weight)
+    with pytest.raises(ValueError, match="another family"):
+        copy_matching({"x": torch.zeros(1)}, small)
+
+
+def test_kept_targets_equal_fresh_ones(tmp_path: Path) -> None:
+    experiment = Experiment.parse(SETTINGS, "test")
+    model = build_model(experiment.model, 3).train()
+    settings = {"experiment": "t", "hears": "clean"}
+    from distill.config import Teacher
+
+    fresh = TeacherTargets(Teacher(**settings), model, [2])
+    kept = TeacherTargets(Teacher(**settings, keep_targets=True), model, [2])
+    batch = next(tone_batches(0))
+    batch = Batch(batch.ids, batch.wave * 0.3, torch.tensor([1600, 900]), batch.graphs, batch.wave)
+    expected = fresh(batch)
+    for targets in (kept(batch), kept(batch)):
+        assert targets.lengths.tolist() == expected.lengths.tolist()
+        for b, n in enumerate(expected.lengths.tolist()):
+            torch.testing.assert_close(targets.logits[b, :n], expected.logits[b, :n], atol=2e-3, rtol=2e-3)
+            torch.testing.assert_close(targets.hidden[2][b, :n], expected.hidden[2][b, :n], atol=5e-3, rtol=5e-3)
+    with pytest.raises(ValueError, match="hears clean"):
+        fresh(next(tone_batches(0)))
