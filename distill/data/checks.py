@@ -145,13 +145,6 @@ def _with_normal_text(segment: SupervisionSegment) -> SupervisionSegment:
     return segment if segment.text is None else segment.transform_text(normalise)
 
 
-def check_folder(folder: Path, hint: str) -> Path:
-    """The folder itself; FileNotFoundError with the way out if it does not exist."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no corpus folder at {folder}; {hint}")
-    return folder
-
-
 def some(items: Iterable[object], count: int = 5) -> str:
     """The first few items of a list for an error message."""
     listed = [str(item) for item in items]

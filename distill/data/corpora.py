@@ -6,12 +6,9 @@ Every `prepare_*` returns the parts of its corpus as recordings and supervisions
 
 from __future__ import annotations
 
-import csv
-import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,51 +17,8 @@ from lhotse import CutSet, Recording, RecordingSet, SupervisionSegment, Supervis
 from lhotse.kaldi import load_kaldi_data_dir
 from lhotse.recipes import prepare_librispeech as lhotse_prepare_librispeech
 
-from .checks import SAMPLING_RATE, Manifest, Skipped, check_folder, file_fault, some
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Roles:
-    """Which parts of a corpus are labelled, unlabelled, development and test sets."""
-
-    labelled: tuple[str, ...]
-    unlabelled: tuple[str, ...]
-    dev: tuple[str, ...]
-    tests: Mapping[str, tuple[str, ...]]
-    hidden_share: float = 0.0
-    """Share of the labelled utterances that are also used as unlabelled audio, their text hidden."""
-
-    def by_name(self) -> dict[str, tuple[str, ...]]:
-        """Name of each cut set -> the parts it is made of."""
-        sets = {"labelled": self.labelled, "unlabelled": self.unlabelled, "dev": self.dev}
-        return sets | dict(self.tests)
-
-    @property
-    def parts(self) -> list[str]:
-        """Every part once, in order."""
-        return list(dict.fromkeys(part for parts in self.by_name().values() for part in parts))
-
-
-LIBRISPEECH = Roles(
-    labelled=("train-clean-100",),
-    unlabelled=("train-clean-360",),
-    dev=("dev-clean",),
-    tests={"test-clean": ("test-clean",), "test-other": ("test-other",)},
-)
-SPOKEN_COMMANDS = Roles(
-    labelled=("digits-train", "orders-train"),
-    unlabelled=("keywords-train",),
-    dev=("digits-dev_seen", "digits-dev_unseen", "orders-dev"),
-    tests={
-        "test-digits-seen": ("digits-test_seen",),
-        "test-digits-unseen": ("digits-test_unseen",),
-        "test-orders": ("orders-test",),
-    },
-    hidden_share=0.5,
-)
-
+from .checks import SAMPLING_RATE, Manifest, Skipped, file_fault, some
+from .layout import LIBRISPEECH, SPOKEN_COMMANDS, check_folder, librispeech_root, own_roles, read_table
 
 # LibriSpeech
 
@@ -81,17 +35,6 @@ def prepare_librispeech(
         _check_librispeech_part(root / part, skipped, jobs)
     found = lhotse_prepare_librispeech(root, dataset_parts=list(parts), num_jobs=jobs)
     return {part: Manifest(found[part]["recordings"], found[part]["supervisions"]) for part in parts}
-
-
-def librispeech_root(corpus_dir: Path) -> Path:
-    """The folder `LibriSpeech` itself, given it or its parent; FileNotFoundError if there is none."""
-    for root in (corpus_dir / "LibriSpeech", corpus_dir):
-        if any(root.glob("*-clean*")):
-            return root.resolve()
-    raise FileNotFoundError(
-        f"no LibriSpeech in {corpus_dir}: unpack https://www.openslr.org/12 there, so that "
-        f"{corpus_dir}/LibriSpeech/train-clean-100 exists, or give --corpus-dir"
-    )
 
 
 def _check_librispeech_part(folder: Path, skipped: Skipped, jobs: int) -> None:
@@ -152,17 +95,7 @@ def prepare_spoken_commands(
     return found
 
 
-def read_table(path: Path) -> list[dict[str, str]]:
-    """The rows of a TSV table with a heading line."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no table at {path}; is {path.parent.parent} the corpus folder?")
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file, delimiter="\t"))
-
-
-def _from_rows(
-    part: str, rows: Sequence[Mapping[str, str]], folder: Path, skipped: Skipped, jobs: int
-) -> Manifest:
+def _from_rows(part: str, rows: Sequence[Mapping[str, str]], folder: Path, skipped: Skipped, jobs: int) -> Manifest:
     with ThreadPoolExecutor(max(1, jobs)) as pool:
         faults = list(pool.map(lambda row: file_fault(folder / row["path"]), rows))
     recordings, segments = [], []
@@ -206,18 +139,14 @@ def _string_parts(row: Mapping[str, str], paths: Mapping[str, Path]) -> Iterator
 # Corpora of one's own
 
 
-def prepare_own(corpus_dir: Path | str) -> tuple[dict[str, Manifest], Roles]:
-    """A folder of Kaldi data dirs and lhotse cut sets named after what they are for.
+def prepare_own(corpus_dir: Path | str) -> dict[str, Manifest]:
+    """The parts of a folder of Kaldi data dirs and lhotse cut sets named after what they are for.
 
     Expected below `corpus_dir`: labelled, unlabelled, dev and one or more test-*, each either a Kaldi
     data directory (`labelled/wav.scp`) or cuts (`labelled.jsonl.gz`). Raises FileNotFoundError otherwise.
     """
-    corpus_dir = check_folder(Path(corpus_dir), "give --corpus-dir")
-    tests = sorted({path.name.split(".")[0] for path in corpus_dir.glob("test-*")})
-    if not tests:
-        raise FileNotFoundError(f"no test set in {corpus_dir}: expected test-NAME/ or test-NAME.jsonl.gz")
-    roles = Roles(("labelled",), ("unlabelled",), ("dev",), {name: (name,) for name in tests})
-    return {part: _prepare_part(corpus_dir, part) for part in roles.parts}, roles
+    corpus_dir = Path(corpus_dir)
+    return {part: _prepare_part(corpus_dir, part) for part in own_roles(corpus_dir).parts}
 
 
 def _prepare_part(corpus_dir: Path, part: str) -> Manifest:

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ..text import normalise
-from .corpora import read_table
 from .grammar import Grammar
+from .layout import read_table
 
 log = logging.getLogger(__name__)
 
@@ -58,20 +58,11 @@ def write_lexicon(source: Path, path: Path) -> int:
     return len(lines)
 
 
-def find_resource(corpus_dir: Path, names: Iterable[str], hint: str) -> Path:
-    """The first of `names` that exists in the corpus folder, its `lm` folder or its parent."""
-    for folder in (corpus_dir, corpus_dir / "lm", corpus_dir.parent):
-        for name in names:
-            if (folder / name).is_file():
-                return folder / name
-    raise FileNotFoundError(f"no {' or '.join(names)} in {corpus_dir} or {corpus_dir}/lm; {hint}")
-
-
 def read_sentences(path: Path) -> Iterator[str]:
     """The lines of a text file, gzipped or plain."""
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-    with opened as file:
-        yield from file
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        for line in file:
+            yield line.decode("utf-8")
 
 
 def spoken_commands_text(corpus_dir: Path, orders: Path, seed: int = 42, size: int = 4000) -> Iterator[str]:

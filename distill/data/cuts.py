@@ -13,7 +13,7 @@ from lhotse import CutSet, RecordingSet, SupervisionSet
 from lhotse.cut import Cut, MonoCut
 
 from .checks import Manifest, Skipped, check_manifest
-from .corpora import Roles
+from .layout import Roles
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ def write_cut_sets(manifests: Path, corpus: str, roles: Roles, folder: Path, see
         cuts = [cut for part in parts for cut in utterance_cuts(read_manifest(manifests, corpus, part))]
         if name == "unlabelled":
             cuts = [hide_text(cut) for cut in cuts] + _hidden_share(manifests, corpus, roles, seed)
+        cuts = _sample(cuts, roles.limit(name), seed)
         hours[name] = sum(cut.duration for cut in cuts) / 3600
         _store(CutSet.from_cuts(cuts), folder / f"{name}.jsonl.gz")
         log.info("%s: %d utterances, %.2f h", name, len(cuts), hours[name])
@@ -80,9 +81,16 @@ def _hidden_share(manifests: Path, corpus: str, roles: Roles, seed: int) -> list
     if not roles.hidden_share:
         return []
     cuts = [cut for part in roles.labelled for cut in utterance_cuts(read_manifest(manifests, corpus, part))]
-    chosen = random.Random(seed).sample(cuts, round(roles.hidden_share * len(cuts)))
+    chosen = _sample(cuts, round(roles.hidden_share * len(cuts)), seed)
     # Another name, so that both sets can be joined.
-    return [hide_text(cut).with_id(f"{cut.id}-unlabelled") for cut in sorted(chosen, key=lambda cut: cut.id)]
+    return [hide_text(cut).with_id(f"{cut.id}-unlabelled") for cut in chosen]
+
+
+def _sample(cuts: list[MonoCut], count: int | None, seed: int) -> list[MonoCut]:
+    """`count` of the cuts, or all, in the same order."""
+    if count is None or count >= len(cuts):
+        return cuts
+    return [cuts[i] for i in sorted(random.Random(seed).sample(range(len(cuts)), count))]
 
 
 def _ordered(cuts: Iterable[Cut]) -> list[MonoCut]:

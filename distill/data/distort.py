@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torchaudio.functional import phase_vocoder, resample
 
-from .noise import COLOURS, NoiseClips, add_noise, coloured_noise
+from .noise import COLOURS, NoiseClips, add_noise, coloured_noise, rms
 
 PITCH_STEPS = 50
 """Pitch factors are multiples of 1 / 50, so that the resampling kernel stays small and is used again."""

@@ -144,7 +144,7 @@ def plan_speakers(grammar: Grammar, scale: float = 1.0, seed: int = 42) -> list[
     if scale <= 0:
         raise ValueError(f"scale of the embedded corpus: expected a number > 0, got {scale}")
     speakers: list[Speaker] = []
-    for part in map(lambda p: _scaled(p, scale), PARTS):
+    for part in (_scaled(part, scale) for part in PARTS):
         for index in range(part.speakers):
             count = (index + 1) * part.sentences // part.speakers - index * part.sentences // part.speakers
             speakers.append(_plan_speaker(part, index, 101 + len(speakers), count, grammar, seed))
@@ -157,9 +157,7 @@ def _scaled(part: Part, scale: float) -> Part:
     return replace(part, sentences=sentences, speakers=speakers)
 
 
-def _plan_speaker(
-    part: Part, index: int, number: int, count: int, grammar: Grammar, seed: int
-) -> Speaker:
+def _plan_speaker(part: Part, index: int, number: int, count: int, grammar: Grammar, seed: int) -> Speaker:
     rng = random.Random(f"{seed}/{part.name}/{index}")
     accent = part.accents[index % len(part.accents)]
     texts = tuple(draw_sentence(grammar, rng) for _ in range(count))
@@ -187,9 +185,7 @@ def _claim(corpus_dir: Path, settings: dict[str, Any]) -> bool:
     stamp = corpus_dir / "embedded.json"
     found = json.loads(stamp.read_text()) if stamp.is_file() else None
     if found is None and (corpus_dir / "LibriSpeech").exists():
-        raise ValueError(
-            f"{corpus_dir}/LibriSpeech exists and is not an embedded corpus; choose another --corpus-dir"
-        )
+        raise ValueError(f"{corpus_dir}/LibriSpeech exists and is not an embedded corpus; choose another --corpus-dir")
     complete = bool(found and found.pop("complete", False))
     if found is not None and found != settings:
         changed = [key for key in settings if found.get(key) != settings[key]]
@@ -214,9 +210,7 @@ def _synthesise_all(speakers: Sequence[Speaker], corpus_dir: Path, processes: in
     shutil.rmtree(partial, ignore_errors=True)
 
 
-def _run_in_fresh_processes(
-    speakers: Sequence[Speaker], root: Path, partial: Path, processes: int
-) -> None:
+def _run_in_fresh_processes(speakers: Sequence[Speaker], root: Path, partial: Path, processes: int) -> None:
     # fork, not spawn: a new interpreter would import everything again for each of 144 speakers.
     context = multiprocessing.get_context("fork")
     pending, running = list(reversed(speakers)), {}
@@ -275,9 +269,7 @@ def _speak(speaker: Speaker) -> Iterator[np.ndarray]:
             yield _record(clean, tilt, speaker, noise_rng)
 
 
-def _record(
-    speech: np.ndarray, tilt: float, speaker: Speaker, rng: np.random.Generator
-) -> np.ndarray:
+def _record(speech: np.ndarray, tilt: float, speaker: Speaker, rng: np.random.Generator) -> np.ndarray:
     """The 22.05 kHz voice as a 16 kHz recording: microphone tilt, edges of silence, level, noise."""
     speech = resample_poly(speech, 320, 441).astype(np.float32)
     speech = lfilter([1.0, -tilt], [1.0], speech).astype(np.float32)
@@ -360,9 +352,7 @@ def _lay_out_voice(folder: Path, data: Path, variant: str) -> None:
     (home / "voices" / "!v" / "speaker").write_text(variant)
 
 
-def _write_text(
-    corpus_dir: Path, grammar: Grammar, speakers: Sequence[Speaker], scale: float, seed: int
-) -> None:
+def _write_text(corpus_dir: Path, grammar: Grammar, speakers: Sequence[Speaker], scale: float, seed: int) -> None:
     """The text corpus: a random stream of its own, without any sentence that is spoken."""
     spoken = {text for speaker in speakers for text in speaker.texts}
     rng, lines = random.Random(f"{seed}/text"), []

@@ -1,0 +1,105 @@
+"""Where things lie in a corpus, and which part is what; only the standard library, so stages ask quickly."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which parts of a corpus are labelled, unlabelled, development and test sets."""
+
+    labelled: tuple[str, ...]
+    unlabelled: tuple[str, ...]
+    dev: tuple[str, ...]
+    tests: Mapping[str, tuple[str, ...]]
+    hidden_share: float = 0.0
+    """Share of the labelled utterances that are also used as unlabelled audio, their text hidden."""
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """Most utterances of a cut set, for rehearsals; `test` stands for every test set."""
+
+    def by_name(self) -> dict[str, tuple[str, ...]]:
+        """Name of each cut set -> the parts it is made of."""
+        sets = {"labelled": self.labelled, "unlabelled": self.unlabelled, "dev": self.dev}
+        return sets | dict(self.tests)
+
+    def limit(self, name: str) -> int | None:
+        """Most utterances of the cut set `name`, None without a limit."""
+        return self.limits.get("test" if name in self.tests else name)
+
+    @property
+    def parts(self) -> list[str]:
+        """Every part once, in order."""
+        return list(dict.fromkeys(part for parts in self.by_name().values() for part in parts))
+
+
+LIBRISPEECH = Roles(
+    labelled=("train-clean-100",),
+    unlabelled=("train-clean-360",),
+    dev=("dev-clean",),
+    tests={"test-clean": ("test-clean",), "test-other": ("test-other",)},
+)
+SPOKEN_COMMANDS = Roles(
+    labelled=("digits-train", "orders-train"),
+    unlabelled=("keywords-train",),
+    dev=("digits-dev_seen", "digits-dev_unseen", "orders-dev"),
+    tests={
+        "test-digits-seen": ("digits-test_seen",),
+        "test-digits-unseen": ("digits-test_unseen",),
+        "test-orders": ("orders-test",),
+    },
+    hidden_share=0.5,
+)
+REHEARSAL = {"labelled": 24, "unlabelled": 40, "dev": 6, "test": 8}
+
+
+def own_roles(corpus_dir: Path) -> Roles:
+    """Roles of a corpus of one's own: labelled, unlabelled, dev and every test-*.
+
+    Raises FileNotFoundError without the folder or a test set.
+    """
+    check_folder(corpus_dir, "give --corpus-dir")
+    tests = sorted({path.name.split(".")[0] for path in corpus_dir.glob("test-*")})
+    if not tests:
+        raise FileNotFoundError(f"no test set in {corpus_dir}: expected test-NAME/ or test-NAME.jsonl.gz")
+    return Roles(("labelled",), ("unlabelled",), ("dev",), {name: (name,) for name in tests})
+
+
+def librispeech_root(corpus_dir: Path) -> Path:
+    """The folder `LibriSpeech` itself, given it or its parent; FileNotFoundError if there is none."""
+    for root in (corpus_dir / "LibriSpeech", corpus_dir):
+        if any(root.glob("*-clean*")):
+            return root.resolve()
+    raise FileNotFoundError(
+        f"no LibriSpeech in {corpus_dir}: unpack https://www.openslr.org/12 there, so that "
+        f"{corpus_dir}/LibriSpeech/train-clean-100 exists, or give --corpus-dir; "
+        "--mini true needs no corpus"
+    )
+
+
+def check_folder(folder: Path, hint: str) -> Path:
+    """The folder itself; FileNotFoundError with the way out if it does not exist."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no corpus folder at {folder}; {hint}")
+    return folder
+
+
+def find_resource(corpus_dir: Path, names: Iterable[str], hint: str) -> Path:
+    """The first of `names` in the corpus folder, its `lm` folder or its parent, else FileNotFoundError."""
+    names = list(names)
+    for folder in (corpus_dir, corpus_dir / "lm", corpus_dir.parent):
+        for name in names:
+            if (folder / name).is_file():
+                return folder / name
+    raise FileNotFoundError(f"no {' or '.join(names)} in {corpus_dir} or {corpus_dir / 'lm'}; {hint}")
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a TSV table with a heading line; FileNotFoundError if there is none."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no table at {path}; is {path.parent.parent} the corpus folder?")
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file, delimiter="\t"))

@@ -1,0 +1,141 @@
+"""Stage 0: the corpus (located, or synthesised with --mini true), manifests, cut sets, text and lexicon."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from distill.data import layout
+from distill.data.layout import Roles
+from distill.stages import Recipe, Stage, recipe_from, recipe_parser, run_stage
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SEED = 42
+REHEARSAL_SCALE = 0.025
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What the stages need to know of a corpus; `watched` files make them run again when they change."""
+
+    root: Path
+    roles: Roles
+    text: Path
+    lexicon: Path
+    watched: tuple[Path, ...]
+
+
+def main() -> None:
+    parser = recipe_parser(__doc__)
+    parser.add_argument("--unlabelled", default="", help="LibriSpeech parts used as unlabelled audio, comma-separated")
+    args = parser.parse_args()
+    recipe = recipe_from(args)
+    corpus = locate(recipe, tuple(part for part in args.unlabelled.split(",") if part))
+    watched = dict.fromkeys(corpus.watched, 0)
+    roles = {"roles": asdict(corpus.roles), "root": corpus.root.resolve()}
+    if recipe.corpus == "spoken_commands":
+        audio = Stage(0, recipe.data_dir / "audio", {"root": roles["root"]}, watched, resumable=True)
+        run_stage(audio, lambda folder: render(corpus, folder))
+    run_stage(Stage(0, recipe.manifests, roles, watched), lambda folder: manifests(recipe, corpus, folder))
+    settings = {"roles": roles["roles"], "seed": SEED}
+    run_stage(Stage(0, recipe.cuts, settings, {recipe.manifests: 0}), lambda folder: cuts(recipe, corpus, folder))
+    texts = {corpus.text: 0, corpus.lexicon: 0}
+    run_stage(Stage(0, recipe.text, {"seed": SEED}, texts), lambda folder: text(recipe, corpus, folder))
+
+
+def locate(recipe: Recipe, unlabelled: tuple[str, ...] = ()) -> Corpus:
+    """Where the corpus of a recipe lies; the embedded one is synthesised if it is not there."""
+    if recipe.corpus == "librispeech":
+        corpus = locate_librispeech(recipe, unlabelled)
+    elif recipe.corpus == "spoken_commands":
+        corpus = locate_spoken_commands(recipe)
+    else:
+        corpus = locate_own(recipe)
+    return replace(corpus, roles=replace(corpus.roles, limits=layout.REHEARSAL)) if recipe.rehearse else corpus
+
+
+def locate_librispeech(recipe: Recipe, unlabelled: tuple[str, ...]) -> Corpus:
+    if recipe.mini or (recipe.rehearse and recipe.corpus_dir is None):
+        root = embedded(recipe)
+    else:
+        root = recipe.corpus_dir or recipe.data_dir / "corpus"
+    libri = layout.librispeech_root(root)
+    hint = "download it from https://www.openslr.org/11"
+    text = layout.find_resource(root, ("librispeech-lm-norm.txt.gz", "librispeech-lm-norm.txt"), hint)
+    lexicon = layout.find_resource(root, ("librispeech-lexicon.txt",), hint)
+    roles = replace(layout.LIBRISPEECH, unlabelled=unlabelled or layout.LIBRISPEECH.unlabelled)
+    watched = tuple(path for path in (libri / "SPEAKERS.TXT",) if path.is_file())
+    return Corpus(root, roles, text, lexicon, watched)
+
+
+def embedded(recipe: Recipe) -> Path:
+    """The folder of the embedded corpus, synthesised where it is missing or unfinished."""
+    from distill.data.synthesis import generate_corpus
+
+    root = recipe.corpus_dir or recipe.data_dir / "corpus"
+    scale = REHEARSAL_SCALE if recipe.rehearse else 1.0
+    source = REPOSITORY / "egs/librispeech/mini"
+    return generate_corpus(root, source, scale=scale, seed=SEED, processes=recipe.nj)
+
+
+def locate_spoken_commands(recipe: Recipe) -> Corpus:
+    root = recipe.corpus_dir or REPOSITORY.parent / "shared/corpora"
+    layout.check_folder(root, "give the folder that holds fsdd, intent and wakeword: --corpus-dir")
+    names = ("fsdd/digits.tsv", "fsdd/connected.tsv", "intent/intent.tsv", "wakeword/wakeword.tsv")
+    watched = tuple(layout.find_resource(root, (name,), "is it the corpus folder?") for name in names)
+    orders = REPOSITORY / "egs/spoken_commands/orders.txt"
+    return Corpus(root, layout.SPOKEN_COMMANDS, orders, root / "lexicon.txt", watched)
+
+
+def locate_own(recipe: Recipe) -> Corpus:
+    root = recipe.corpus_dir or recipe.data_dir / "corpus"
+    roles = layout.own_roles(root)
+    text = layout.find_resource(root, ("lm.txt", "lm.txt.gz"), "one sentence a line, for language models")
+    lexicon = layout.find_resource(root, ("lexicon.txt",), "expected lines 'WORD P1 P2 …'")
+    return Corpus(root, roles, text, lexicon, ())
+
+
+def render(corpus: Corpus, folder: Path) -> None:
+    from distill.data.corpora import render_digit_strings
+
+    render_digit_strings(corpus.root, folder)
+
+
+def manifests(recipe: Recipe, corpus: Corpus, folder: Path) -> None:
+    os.environ.setdefault("TQDM_DISABLE", "1")  # lhotse's bars would mix with the log
+    from distill.data import corpora
+    from distill.data.checks import Skipped
+    from distill.data.cuts import write_manifests
+
+    skipped = Skipped()
+    if recipe.corpus == "librispeech":
+        parts = corpora.prepare_librispeech(corpus.root, skipped, corpus.roles.parts, recipe.nj)
+    elif recipe.corpus == "spoken_commands":
+        parts = corpora.prepare_spoken_commands(corpus.root, recipe.data_dir / "audio", skipped, recipe.nj)
+    else:
+        parts = corpora.prepare_own(corpus.root)
+    write_manifests(parts, corpus.roles, folder, recipe.corpus, skipped, recipe.nj)
+
+
+def cuts(recipe: Recipe, corpus: Corpus, folder: Path) -> None:
+    from distill.data.cuts import write_cut_sets
+
+    write_cut_sets(recipe.manifests, recipe.corpus, corpus.roles, folder, SEED)
+
+
+def text(recipe: Recipe, corpus: Corpus, folder: Path) -> None:
+    from distill.data import corpus_text
+
+    sentences: Iterable[str]
+    if recipe.corpus == "spoken_commands":
+        sentences = corpus_text.spoken_commands_text(corpus.root, corpus.text, SEED)
+    else:
+        sentences = corpus_text.read_sentences(corpus.text)
+    corpus_text.write_text(sentences, folder / "lm.txt")
+    corpus_text.write_lexicon(corpus.lexicon, folder / "lexicon.txt")
+
+
+if __name__ == "__main__":
+    main()
