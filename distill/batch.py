@@ -1,9 +1,9 @@
 """What travels through a training step, and the legend of dimension letters.
 
-    B  utterances of a batch        N  samples of a waveform (16 kHz)
-    T  frames (20 ms by default)    C  channels of a hidden layer
-    V  output units, blank first    S  states of a graph, A its arcs
-    U  units of a transcript        L  blocks of an encoder
+B  utterances of a batch        N  samples of a waveform (16 kHz)
+T  frames (20 ms by default)    C  channels of a hidden layer
+V  output units, blank first    S  states of a graph, A its arcs
+U  units of a transcript        L  blocks of an encoder
 """
 
 from __future__ import annotations

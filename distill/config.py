@@ -343,5 +343,3 @@ def _explain(error: ValidationError) -> str:
         got = "" if isinstance(item.get("input"), dict) else f" (got {item.get('input')!r})"
         lines.append(f"{where + ': ' if where else ''}{message}{got}")
     return "; ".join(lines)
-
-

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -115,6 +116,19 @@ def recipe_from(args: argparse.Namespace) -> Recipe:
         args.nj, args.device, args.engine, args.units, args.mini == "true", args.rehearse == "true",
         tuple(args.set), tuple(name for name in args.experiment.split(",") if name),
     )  # fmt: skip
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a script's main: user errors become one line, an interruption a quiet exit."""
+    try:
+        main()
+    except (ValueError, FileNotFoundError, FloatingPointError, RuntimeError) as error:
+        if os.environ.get("DISTILL_TRACEBACK"):
+            raise
+        log.error("%s (DISTILL_TRACEBACK=1 shows where)", error)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 class Stage:

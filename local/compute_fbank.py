@@ -6,7 +6,7 @@ import logging
 import os
 from pathlib import Path
 
-from distill.stages import Recipe, Stage, recipe_from, recipe_parser, run_stage
+from distill.stages import Recipe, Stage, recipe_from, recipe_parser, run_script, run_stage
 
 log = logging.getLogger(__name__)
 
@@ -44,4 +44,4 @@ def compute(recipe: Recipe, parts: list[str], folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from distill.config import Experiment
-from distill.stages import Stage, recipe_from, recipe_parser, run_stage
+from distill.stages import Stage, recipe_from, recipe_parser, run_script, run_stage
 
 
 def main() -> None:
@@ -37,4 +37,4 @@ def write(experiment: Experiment, lang_dir: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

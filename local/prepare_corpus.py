@@ -9,7 +9,7 @@ from pathlib import Path
 
 from distill.data import layout
 from distill.data.layout import Roles
-from distill.stages import Recipe, Stage, recipe_from, recipe_parser, run_stage
+from distill.stages import Recipe, Stage, recipe_from, recipe_parser, run_script, run_stage
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SEED = 42
@@ -138,4 +138,4 @@ def text(recipe: Recipe, corpus: Corpus, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

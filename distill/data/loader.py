@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,7 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 from distill.batch import SAMPLE_RATE, Batch, pad_waves
 from distill.config import Augment
 from distill.config import Data as DataSettings
-from distill.data.distort import Distortion
+from distill.data.distort import Distortion, utterance_rng
+from distill.data.noise import NoiseClips
 from distill.data.numerators import Numerators, text_of, usable
 
 log = logging.getLogger(__name__)
@@ -73,8 +73,7 @@ class SpeechDataset(Dataset):
     def _distort(self, cut_id: str, wave: np.ndarray) -> np.ndarray:
         if self.distortion is None:
             return wave
-        rng = np.random.default_rng([self.seed, self.epoch, zlib.crc32(cut_id.encode())])
-        return self.distortion(wave, rng)
+        return self.distortion(wave, utterance_rng(self.seed, self.epoch, cut_id))
 
 
 class TrainLoader:
@@ -154,9 +153,18 @@ def train_loader(
         if not good:
             raise ValueError(f"none of {len(cuts)} cuts can be trained on; the first: {skipped[0][1]}")
         cuts = CutSet.from_cuts(good)
-    noise = folder / augment.noise_part if augment.noise_part else None
-    dataset = SpeechDataset(numerators, Distortion.build(augment, noise), seed, with_clean, settings.keep_audio)
+    dataset = SpeechDataset(numerators, distortion(augment, folder), seed, with_clean, settings.keep_audio)
     return TrainLoader(cuts, dataset, settings, seed, rank, world), skipped
+
+
+def distortion(augment: Augment, folder: Path) -> Distortion | None:
+    """The augmentation that the settings ask for; noise clips lie below the data folder."""
+    values = augment.model_dump()
+    part = values.pop("noise_part")
+    if not any(values[f"{kind}_probability"] for kind in ("volume", "pitch", "noise")):
+        return None
+    clips = NoiseClips(folder / part) if part and augment.noise_probability else None
+    return Distortion(**values, clips=clips)
 
 
 def level(cuts: CutSet, count: int = 200) -> float:

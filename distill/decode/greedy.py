@@ -34,9 +34,7 @@ def best_units(engine: Engine, denominator: Hmm, log_probs: Sequence[np.ndarray]
     return [collapse(row[:length].tolist()) for row, length in zip(best, lengths.tolist())]
 
 
-def closest_pronunciation(
-    hypothesis: Sequence[int], pronunciations: Sequence[Sequence[Sequence[int]]]
-) -> list[int]:
+def closest_pronunciation(hypothesis: Sequence[int], pronunciations: Sequence[Sequence[Sequence[int]]]) -> list[int]:
     """The choice of pronunciations with the fewest errors against the hypothesis, as one unit sequence.
 
     pronunciations: for each word its alternatives. Dynamic programming over words: errors[j] is the

@@ -72,9 +72,7 @@ def load_fsa(path: Path) -> Fsa:
 def to_openfst_text(fsa: Fsa) -> str:
     """AT&T text of an acceptor with costs (negated log-weights), the start state first."""
     order = np.argsort(fsa.src, kind="stable")
-    lines = [
-        f"{fsa.src[a]} {fsa.dst[a]} {fsa.label[a]} {fsa.label[a]} {float(-fsa.weight[a])!r}" for a in order
-    ]
+    lines = [f"{fsa.src[a]} {fsa.dst[a]} {fsa.label[a]} {fsa.label[a]} {float(-fsa.weight[a])!r}" for a in order]
     lines += [f"{state} {float(-fsa.final[state])!r}" for state in np.flatnonzero(np.isfinite(fsa.final))]
     if lines and not lines[0].startswith("0 "):
         raise ValueError("the start state has no arcs: OpenFst's text form would start elsewhere")

@@ -31,9 +31,7 @@ class Fsa:
     final: np.ndarray
 
     @classmethod
-    def from_arcs(
-        cls, arcs: list[tuple[int, int, int, float]], final: dict[int, float], num_states: int
-    ) -> Fsa:
+    def from_arcs(cls, arcs: list[tuple[int, int, int, float]], final: dict[int, float], num_states: int) -> Fsa:
         """Build from (src, dst, label, weight) tuples and {state: final weight}."""
         columns = list(zip(*arcs)) if arcs else [(), (), (), ()]
         src, dst, label = (np.array(column, dtype=np.int32) for column in columns[:3])

@@ -279,5 +279,3 @@ def _logsumexp_by_utterance(values: Tensor, utterance: Tensor, batch: int) -> Te
     base = top.where(top > -torch.inf, top.new_zeros(()))
     summed = values.new_zeros(batch).index_add(0, utterance, (values - base[utterance]).exp())
     return summed.log() + base
-
-

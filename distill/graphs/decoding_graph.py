@@ -44,9 +44,7 @@ def _grammar(arpa: Path, words_txt: Path, lang: Lang) -> kaldifst.StdVectorFst:
             f"{arpa} has {len(unknown)} words that {words_txt} lacks, such as {unknown[:5]};"
             " train the n-gram on the lexicon's words (stage 3)"
         )
-    text = kaldilm.arpa2fst(
-        input_arpa=str(arpa), output_fst="", disambig_symbol="#0", read_symbol_table=str(words_txt)
-    )
+    text = kaldilm.arpa2fst(input_arpa=str(arpa), output_fst="", disambig_symbol="#0", read_symbol_table=str(words_txt))
     return kaldifst.compile(s=text, acceptor=False)
 
 
@@ -100,9 +98,7 @@ def lexicon_fst(lang: Lang) -> tuple[kaldifst.StdVectorFst, list[int]]:
 
 def _disambiguated(lang: Lang) -> tuple[list[tuple[str, tuple[int, ...], int]], int]:
     """(word, units, k) with k > 0 where #k must tell a pronunciation from its twin or its longer kin."""
-    entries = [
-        (word, units) for word in lang.lexicon.words for units in lang.pronunciation_ids(word, "the lexicon")
-    ]
+    entries = [(word, units) for word in lang.lexicon.words for units in lang.pronunciation_ids(word, "the lexicon")]
     shared = Counter(units for _, units in entries)
     prefixes = {units[:n] for _, units in entries for n in range(1, len(units))}
     used: Counter[tuple[int, ...]] = Counter()

@@ -152,9 +152,7 @@ class ArpaLm:
         return f"{self.probability[ngram]:.6f}\t{' '.join(ngram)}{backoff}\n"
 
 
-def train_word_ngram(
-    sentences: Iterable[str], order: int, words: Iterable[str] = (), least: int = 2
-) -> ArpaLm:
+def train_word_ngram(sentences: Iterable[str], order: int, words: Iterable[str] = (), least: int = 2) -> ArpaLm:
     """Word n-gram, interpolated, in back-off form; `words` get a unigram even if the text lacks them.
 
     n-grams of three and more words count only if seen `least` times (as lmplz --prune 0 0 1 does).

@@ -77,9 +77,7 @@ class Recogniser(nn.Module):
     def forward(self, wave: Tensor, samples: Tensor) -> Output:
         """Whole utterances, with chunked attention if the model streams: wave (B, N), samples (B,)."""
         if wave.ndim != 2 or samples.shape != wave.shape[:1]:
-            raise ValueError(
-                f"wave must be (B, N) and samples (B,), got {tuple(wave.shape)}, {tuple(samples.shape)}"
-            )
+            raise ValueError(f"wave must be (B, N) and samples (B,), got {tuple(wave.shape)}, {tuple(samples.shape)}")
         features, lengths = self.front_end(wave, samples)
         hidden = self.encoder(features, lengths)
         return Output(self.head(hidden[-1]), lengths, hidden)

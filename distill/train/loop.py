@@ -51,9 +51,7 @@ class Step(nn.Module):
         super().__init__()
         self.model, self.objective = model, objective
 
-    def forward(
-        self, wave: Tensor, samples: Tensor, numerators: Sequence[Hmm], targets: Targets | None
-    ) -> Losses:
+    def forward(self, wave: Tensor, samples: Tensor, numerators: Sequence[Hmm], targets: Targets | None) -> Losses:
         """wave (B, N), samples (B,) -> the terms of the loss."""
         output = self.model(wave, samples)
         through = self.model.head.through
@@ -95,9 +93,7 @@ class Trainer:
     def run(self) -> dict[str, Any]:
         """Train to the end; returns what result.json says of the training."""
         self._resume()
-        monitor = Monitor(
-            self.folder, self.experiment.name, self.total, self.progress.updates, self.ranks.first
-        )
+        monitor = Monitor(self.folder, self.experiment.name, self.total, self.progress.updates, self.ranks.first)
         while self.progress.updates < self.total:
             self._epoch(monitor)
             self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0

@@ -133,14 +133,18 @@ def initial_model(
     if experiment.init:
         paths = checkpoint.epoch_paths(folders.exp / experiment.init)
         if not paths:
-            raise FileNotFoundError(f"{experiment.name} starts from {folders.exp / experiment.init}, which is not trained")
+            raise FileNotFoundError(
+                f"{experiment.name} starts from {folders.exp / experiment.init}, which is not trained"
+            )
         content = checkpoint.load(list(paths.values())[-1])
         if content["units"] != list(units):
             raise ValueError(f"{experiment.init} has other units than {folders.lang}; train it on this lang folder")
         report = copy_matching(content["model"], model)
         write_list(folder / "init.tsv", report.lines())
         log.info("from %s: %s (listed in %s)", experiment.init, report.summary(), folder / "init.tsv")
-        gain_known = content["experiment"]["model"]["front_end"]["waveform"] == "gain" and content["progress"]["updates"] > 0
+        gain_known = (
+            content["experiment"]["model"]["front_end"]["waveform"] == "gain" and content["progress"]["updates"] > 0
+        )
     if experiment.model.front_end.waveform == "gain" and not gain_known:
         model.front_end.gain.fill_(1 / level(loader.cuts))
     return model
@@ -174,7 +178,9 @@ class Validation:
         if not good:
             raise ValueError(f"no cut of '{experiment.data.valid}' can be scored; the first: {skipped[0][1]}")
         if skipped:
-            log.warning("%d cuts of '%s' left out of validation: %s", len(skipped), experiment.data.valid, skipped[0][1])
+            log.warning(
+                "%d cuts of '%s' left out of validation: %s", len(skipped), experiment.data.valid, skipped[0][1]
+            )
         count = experiment.data.valid_utterances or len(good)
         every = max(1, len(good) // count)
         self.cuts = type(cuts).from_cuts(good[::every][:count])

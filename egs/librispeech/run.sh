@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# LibriSpeech: T -> SN -> SS (papers/001). --mini true runs all of it on an embedded corpus, on a CPU.
+set -euo pipefail
+corpus=librispeech
+experiments=teacher,s5,s5_stream,s5_single
+mini_experiments=teacher,sn,ss,single
+rehearse_settings=(optim.updates=12 data.valid_utterances=4 data.max_duration=12 optim.epochs=0)
+source "$(dirname "${BASH_SOURCE[0]}")/../../local/stage.sh"
+
+begin "$@"
+run 0 "corpus, manifests, cut sets" prepare_corpus.py
+run 1 "Fbank features" compute_fbank.py
+run 2 "lexicon and units" prepare_lang.py
+run 3 "n-gram language models" train_lm.py
+run 4 "denominator and decoding graph" compile_graphs.py
+run 5 "teacher's first weights" init_teacher.py
+run 6 "teacher, LF-MMI on the labelled part" train.py --stage 6
+run 7 "teacher's numerators for the unlabelled part" make_numerators.py
+run 8 "T -> SN" train.py --stage 8
+run 9 "SN -> SS" train.py --stage 9
+run 10 "decoding" decode.py
+absent 11 "Transformer LM and rescoring"
+absent 12 "export, real-time factor and latency"
+run 13 "report" report.py
+finish

@@ -1,0 +1,151 @@
+"""Stage 10: decode every experiment on every test set: over HLG (1best), and without words (greedy)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from distill.config import Experiment
+from distill.stages import Recipe, Stage, recipe_from, recipe_parser, run_script, run_stage
+
+log = logging.getLogger("decode")
+METHODS = ("1best", "greedy")
+
+
+def main() -> None:
+    parser = recipe_parser(__doc__)
+    parser.add_argument("--sets", default="", help="cut sets, comma-separated; empty: all test-*")
+    args = parser.parse_args()
+    recipe = recipe_from(args)
+    for name in recipe.names:
+        experiment = Experiment.load(recipe.experiment_yaml(name), recipe.overrides)
+        modes = ("offline", "streaming") if experiment.model.streaming.chunk_frames else ("offline",)
+        for test_set in args.sets.split(",") if args.sets else test_sets(recipe):
+            for mode in modes:
+                decode(recipe, experiment, test_set, mode)
+
+
+def test_sets(recipe: Recipe) -> list[str]:
+    """Names of the test sets that stage 0 made."""
+    found = sorted(path.name.removesuffix(".jsonl.gz") for path in recipe.cuts.glob("test-*.jsonl.gz"))
+    if not found:
+        raise FileNotFoundError(f"no test-* cut set in {recipe.cuts}; stage 0 makes them (run.sh --stage 0)")
+    return found
+
+
+def decode(recipe: Recipe, experiment: Experiment, test_set: str, mode: str) -> None:
+    """One folder per method; the model runs once for all methods that are not up to date."""
+    folder = recipe.exp(experiment.name)
+    settings = {"decoding": experiment.resolved()["decoding"]}
+    needed = {folder: experiment.stage, recipe.graphs: 4, recipe.cuts / f"{test_set}.jsonl.gz": 0}
+    computed: dict = {}
+    for method in METHODS:
+        stage = Stage(10, folder / f"decode_{test_set}_{mode}_{method}", {**settings, "method": method}, needed)
+
+        def work(out: Path, method: str = method) -> None:
+            if not computed:
+                computed.update(run_model(recipe, experiment, test_set, mode))
+            write(recipe, experiment, test_set, mode, method, computed, out)
+
+        run_stage(stage, work)
+
+
+def run_model(recipe: Recipe, experiment: Experiment, test_set: str, mode: str) -> dict:
+    """Log-probabilities (T, V) and reference words by cut id, and the model's facts."""
+    import torch
+    from tqdm import tqdm
+
+    from distill.data.loader import SpeechDataset, in_order, load_cuts
+    from distill.data.numerators import text_of
+    from distill.decode import log_probs
+    from distill.models.latency import latency
+    from distill.train.checkpoint import load_recogniser
+    from distill.train.monitor import commit
+
+    torch.set_num_threads(max(1, recipe.nj))
+    model, trained, units, epoch = load_recogniser(recipe.exp(experiment.name), avg=experiment.decoding.avg)
+    cuts = load_cuts(recipe.cuts, [test_set])
+    batches = in_order(cuts, SpeechDataset(None, None, 0, False, False), 4 * experiment.data.max_duration)
+    batches = (batch.to(recipe.device) for batch in batches)
+    model = model.to(recipe.device)
+    if mode == "streaming":
+        step = trained.model.streaming.chunk_frames * trained.model.front_end.hop
+        pairs = log_probs.streaming(model, batches, step)
+    else:
+        pairs = log_probs.offline(model, batches)
+    delay = latency(trained.model)
+    facts = {
+        "experiment": experiment.name, "corpus": recipe.corpus, "mode": mode, "lm": None,
+        "chunk_ms": delay.chunk, "lookahead_mean_ms": delay.mean, "lookahead_max_ms": delay.max,
+        "epoch": epoch, "avg": experiment.decoding.avg, "seed": trained.seed, "commit": commit(),
+    }  # fmt: skip
+    scores = dict(tqdm(pairs, desc=f"{experiment.name} {test_set} {mode}", total=len(cuts), disable=None))
+    references = {cut.id: (text_of(cut) or "").split() for cut in cuts}
+    return {"scores": scores, "references": references, "facts": facts, "units": units}
+
+
+def write(
+    recipe: Recipe, experiment: Experiment, test_set: str, mode: str, method: str, computed: Mapping, folder: Path
+) -> None:
+    """recogs-, errs-, wer-summary- and wer.json of one method."""
+    from distill.decode.wer import write_results
+    from distill.graphs.lexicon import Lang
+
+    lang = Lang.load(recipe.lang)
+    if lang.units != computed["units"]:
+        raise ValueError(f"{experiment.name} was trained with other units than {recipe.lang}; run stages 2 to 9 again")
+    if method == "1best":
+        scored = over_words(recipe, experiment, lang, computed)
+    else:
+        scored = over_units(recipe, lang, computed)
+    facts = {**computed["facts"], "method": method, "lm": "3gram" if method == "1best" else None}
+    write_results(folder, test_set, f"{mode}-{method}", scored, facts)
+    log.info("%s %s %s %s: %s", experiment.name, test_set, mode, method, headline(folder))
+
+
+def over_words(recipe: Recipe, experiment: Experiment, lang, computed: Mapping) -> list:
+    """Words of the best path over HLG."""
+    from distill.decode import lattice
+    from distill.decode.wer import score
+
+    decoding = experiment.decoding
+    make = partial(
+        lattice.GraphDecoder, recipe.graphs / "HLG.fst", sorted(lang.words, key=lang.words.__getitem__),
+        decoding.beam, decoding.max_active, decoding.acoustic_scale,
+    )  # fmt: skip
+    found = dict(lattice.decode_all(make, lattice.best_path, computed["scores"].items(), recipe.nj))
+    partial_paths = sum(not hypothesis.complete for hypothesis in found.values())
+    if partial_paths:
+        log.warning("%d utterances ended outside a final state: their best partial path counts", partial_paths)
+    return [score(name, computed["references"][name], hypothesis.words) for name, hypothesis in found.items()]
+
+
+def over_units(recipe: Recipe, lang, computed: Mapping) -> list:
+    """Units of the best path of the denominator's posteriors, against the closest pronunciations."""
+    from distill.decode.greedy import best_units, closest_pronunciation
+    from distill.decode.wer import score
+    from distill.fsa import build_engine
+    from distill.fsa.formats import load_fsa
+    from distill.graphs import topology
+
+    denominator = topology.ctc(load_fsa(recipe.graphs / "denominator.pt"))
+    engine, names, scored = build_engine(recipe.engine), list(computed["scores"]), []
+    for start in range(0, len(names), 32):
+        some = names[start : start + 32]
+        for name, units in zip(some, best_units(engine, denominator, [computed["scores"][n] for n in some])):
+            spoken = [unit for unit in units if unit != lang.silence]
+            words = computed["references"][name]
+            reference = closest_pronunciation(spoken, [lang.pronunciation_ids(word, name) for word in words])
+            scored.append(score(name, [lang.units[u] for u in reference], [lang.units[u] for u in spoken]))
+    return scored
+
+
+def headline(folder: Path) -> str:
+    """The first line of the errs file."""
+    return next(folder.glob("errs-*.txt")).read_text(encoding="utf-8").splitlines()[0]
+
+
+if __name__ == "__main__":
+    run_script(main)

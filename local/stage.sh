@@ -1,0 +1,115 @@
+# Sourced by every egs/<corpus>/run.sh: options, environment, and the running of stages.
+# A run.sh sets `corpus`, `experiments` and what else differs, calls `begin "$@"`, names its stages, calls `finish`.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+source "$root/local/environment.sh"
+known_options="--stage --stop-stage --data-dir --exp-dir --corpus-dir --experiment --nj --device --engine --units \
+--mini --rehearse --set --help"
+
+fail() {
+  echo "run.sh: $*" >&2
+  exit 2
+}
+
+# The known option with the least edit distance to $1.
+nearest_option() {
+  tr ' ' '\n' <<<"$known_options" | awk -v word="$1" '
+    function least(a, b) { return a < b ? a : b }
+    function distance(s, t,   i, j, d) {
+      for (i = 0; i <= length(s); i++) d[i, 0] = i
+      for (j = 0; j <= length(t); j++) d[0, j] = j
+      for (i = 1; i <= length(s); i++)
+        for (j = 1; j <= length(t); j++)
+          d[i, j] = least(least(d[i-1, j], d[i, j-1]) + 1, d[i-1, j-1] + (substr(s, i, 1) != substr(t, j, 1)))
+      return d[length(s), length(t)]
+    }
+    { n = distance(word, $1); if (best == "" || n < smallest) { best = $1; smallest = n } }
+    END { print best }'
+}
+
+usage() {
+  cat <<END
+usage: egs/$corpus/run.sh [options]
+  --stage N, --stop-stage M   first and last stage to run (0 to 13)
+  --mini true                 the small version on an embedded corpus (librispeech)
+  --rehearse true             every stage in minutes, on a handful of sentences: does it run?
+  --experiment NAME[,NAME…]   experiments of stages 6 to 12 (default: $experiments)
+  --data-dir, --exp-dir       where everything is written (default: beside this script)
+  --corpus-dir DIR            where the corpus lies
+  --nj N                      processes and threads (default: all cores)
+  --device cpu|cuda           where models run
+  --engine native             graph engine
+  --units phones              output units
+  --set KEY=VALUE             override a setting of the experiments; may be repeated
+END
+}
+
+parse_options() {
+  stage=0 stop_stage=13 data_dir="" exp_dir="" corpus_dir="" experiment="" nj=$(nproc) device=cpu engine=native
+  units=phones mini=false rehearse=false settings=()
+  while (($#)); do
+    [[ " $known_options " == *" $1 "* ]] || fail "unknown option '$1'; did you mean '$(nearest_option "$1")'? (--help lists all)"
+    [[ $1 == --help ]] && { usage; exit 0; }
+    (($# > 1)) || fail "option $1 needs a value"
+    if [[ $1 == --set ]]; then
+      settings+=("$2")
+    else
+      local name=${1#--}
+      printf -v "${name//-/_}" '%s' "$2"
+    fi
+    shift 2
+  done
+  local number
+  for number in "$stage" "$stop_stage" "$nj"; do
+    [[ $number =~ ^[0-9]+$ ]] || fail "--stage, --stop-stage and --nj take whole numbers, got '$number'"
+  done
+  local flag
+  for flag in "$mini" "$rehearse"; do
+    [[ $flag == true || $flag == false ]] || fail "--mini and --rehearse take true or false, got '$flag'"
+  done
+}
+
+# begin "$@": options, folders, environment.
+begin() {
+  parse_options "$@"
+  local recipe_dir="$root/egs/$corpus" kind=""
+  conf_dir="$recipe_dir/conf"
+  if [[ $mini == true || $rehearse == true ]] && [[ -d $conf_dir/mini ]]; then
+    conf_dir="$conf_dir/mini" experiments=${mini_experiments:-$experiments}
+  fi
+  [[ $mini == true ]] && kind=-mini
+  [[ $rehearse == true ]] && kind=-rehearse && settings=("${rehearse_settings[@]}" "${settings[@]}")
+  : "${data_dir:=$recipe_dir/data$kind}" "${exp_dir:=$recipe_dir/exp$kind}"
+  : "${corpus_dir:=${default_corpus_dir:-}}" "${experiment:=$experiments}"
+  common=(--corpus "$corpus" --conf-dir "$conf_dir" --data-dir "$data_dir" --exp-dir "$exp_dir"
+    --corpus-dir "$corpus_dir" --experiment "$experiment" --nj "$nj" --device "$device" --engine "$engine"
+    --units "$units" --mini "$mini" --rehearse "$rehearse")
+  local setting
+  for setting in "${settings[@]}"; do common+=(--set "$setting"); done
+  export OMP_NUM_THREADS="$nj"
+  timings=() started=$SECONDS
+  trap 'trap - INT; echo; echo "run.sh: interrupted; the same command continues where it stopped" >&2; exit 130' INT
+  install_environment synth
+}
+
+# run N "title" script [arguments]: a stage, if it lies between --stage and --stop-stage.
+run() {
+  local number=$1 title=$2 script=$3 begun=$SECONDS
+  shift 3
+  ((number >= stage && number <= stop_stage)) || return 0
+  echo "== stage $number: $title"
+  "$root/.venv/bin/python" "$root/local/$script" "${common[@]}" "$@"
+  timings+=("$(printf '%5d s  stage %d: %s' $((SECONDS - begun)) "$number" "$title")")
+}
+
+# absent N "title": a stage that is not built yet.
+absent() {
+  ((($1 >= stage && $1 <= stop_stage))) || return 0
+  echo "== stage $1: $2: not built yet, passed over"
+}
+
+finish() {
+  echo "== time"
+  printf '%s\n' "${timings[@]}"
+  printf '%5d s  in all\n' $((SECONDS - started))
+}
