@@ -213,7 +213,8 @@ def _synthesise_all(speakers: Sequence[Speaker], corpus_dir: Path, processes: in
 def _run_in_fresh_processes(speakers: Sequence[Speaker], root: Path, partial: Path, processes: int) -> None:
     # fork, not spawn: a new interpreter would import everything again for each of 144 speakers.
     context = multiprocessing.get_context("fork")
-    pending, running = list(reversed(speakers)), {}
+    pending = list(reversed(speakers))
+    running: dict[Any, tuple[Any, Speaker]] = {}
     try:
         while pending or running:
             while pending and len(running) < processes:
@@ -222,7 +223,7 @@ def _run_in_fresh_processes(speakers: Sequence[Speaker], root: Path, partial: Pa
                 child.start()
                 running[child.sentinel] = (child, speaker)
             for sentinel in wait(list(running)):
-                child, speaker = running.pop(sentinel)  # type: ignore[index]
+                child, speaker = running.pop(sentinel)
                 child.join()
                 if child.exitcode:
                     raise RuntimeError(f"speaker {speaker.number}: synthesis ended with exit code {child.exitcode}")
@@ -355,7 +356,8 @@ def _lay_out_voice(folder: Path, data: Path, variant: str) -> None:
 def _write_text(corpus_dir: Path, grammar: Grammar, speakers: Sequence[Speaker], scale: float, seed: int) -> None:
     """The text corpus: a random stream of its own, without any sentence that is spoken."""
     spoken = {text for speaker in speakers for text in speaker.texts}
-    rng, lines = random.Random(f"{seed}/text"), []
+    rng = random.Random(f"{seed}/text")
+    lines: list[str] = []
     wanted = max(400, round(LM_SENTENCES * min(scale, 1.0)))
     while len(lines) < wanted:
         text = draw_sentence(grammar, rng)
