@@ -156,7 +156,8 @@ class Stage:
 
     def identity(self) -> dict[str, Any]:
         """Settings and hashes of the inputs: what must be equal for the output to be valid."""
-        return {"settings": self.settings, "inputs": {str(p): _input_hash(p) for p in self.inputs}}
+        inputs = {f"{path.parent.name}/{path.name}": _input_hash(path) for path in self.inputs}
+        return {"settings": self.settings, "inputs": inputs}
 
     def up_to_date(self) -> bool:
         """Whether the output was made from these settings and inputs; logs what changed if not."""
