@@ -7,7 +7,9 @@ espeakng-loader (which brings the GPLv3 library) is needed for generating only: 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import fcntl
 import gzip
 import hashlib
 import json
@@ -115,15 +117,16 @@ def generate_corpus(
     corpus_dir, source_dir = Path(corpus_dir), Path(source_dir)
     grammar = Grammar.read(source_dir / "grammar.txt")
     settings = _settings(source_dir, scale, seed)
-    if _claim(corpus_dir, settings):
-        return corpus_dir
-    require_synthesiser()
-    speakers = plan_speakers(grammar, scale, seed)
-    _synthesise_all(speakers, corpus_dir, processes)
-    _write_text(corpus_dir, grammar, speakers, scale, seed)
-    shutil.copyfile(source_dir / "lexicon.txt", corpus_dir / "librispeech-lexicon.txt")
-    _write_speakers(corpus_dir / "LibriSpeech", speakers)
-    _write_atomically(corpus_dir / "embedded.json", json.dumps(settings | {"complete": True}, indent=1))
+    with _locked(corpus_dir):
+        if _claim(corpus_dir, settings):
+            return corpus_dir
+        require_synthesiser()
+        speakers = plan_speakers(grammar, scale, seed)
+        _synthesise_all(speakers, corpus_dir, processes)
+        _write_text(corpus_dir, grammar, speakers, scale, seed)
+        shutil.copyfile(source_dir / "lexicon.txt", corpus_dir / "librispeech-lexicon.txt")
+        _write_speakers(corpus_dir / "LibriSpeech", speakers)
+        _write_atomically(corpus_dir / "embedded.json", json.dumps(settings | {"complete": True}, indent=1))
     return corpus_dir
 
 
@@ -180,6 +183,19 @@ def _settings(source_dir: Path, scale: float, seed: int) -> dict[str, Any]:
     return {"version": VERSION, "scale": scale, "seed": seed, "source": digest[:16], "parts": parts}
 
 
+@contextlib.contextmanager
+def _locked(corpus_dir: Path) -> Iterator[None]:
+    """One call at a time in a folder; the children share the lock, so it outlasts a killed parent."""
+    corpus_dir.mkdir(parents=True, exist_ok=True)
+    with (corpus_dir / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("another process is synthesising in %s; waiting for it", corpus_dir)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def _claim(corpus_dir: Path, settings: dict[str, Any]) -> bool:
     """Makes the folder ready for these settings; True if the corpus is complete already."""
     stamp = corpus_dir / "embedded.json"
@@ -193,7 +209,6 @@ def _claim(corpus_dir: Path, settings: dict[str, Any]) -> bool:
         shutil.rmtree(corpus_dir / "LibriSpeech", ignore_errors=True)
         complete = False
     if not complete:
-        corpus_dir.mkdir(parents=True, exist_ok=True)
         _write_atomically(stamp, json.dumps(settings, indent=1))
     return complete
 

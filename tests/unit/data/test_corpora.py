@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from lhotse import CutSet
+
+from distill.data import corpora, layout
+from distill.data.checks import Skipped
+from distill.data.cuts import write_cut_sets, write_manifests
+
+from .conftest import write_tone
+
+
+def prepare(corpus: Path, out: Path, roles: layout.Roles = layout.LIBRISPEECH) -> Skipped:
+    """LibriSpeech's manifests and cut sets in `out`; returns what was left out."""
+    skipped = Skipped()
+    parts = corpora.prepare_librispeech(corpus, skipped, roles.parts)
+    write_manifests(parts, roles, out / "manifests", "librispeech", skipped)
+    write_cut_sets(out / "manifests", "librispeech", roles, out / "cuts")
+    return skipped
+
+
+def read(path: Path) -> list:
+    return list(CutSet.from_file(path))
+
+
+def test_cut_sets_of_librispeech(libri: Path, tmp_path: Path) -> None:
+    assert prepare(libri, tmp_path).rows == []
+    names = {path.name.split(".")[0] for path in (tmp_path / "cuts").iterdir()}
+    assert names == {"labelled", "unlabelled", "dev", "test-clean", "test-other"}
+    first, second = read(tmp_path / "cuts/labelled.jsonl.gz")
+    assert (first.id, second.id) == ("1-7-0000", "1-7-0001")
+    assert (first.supervisions[0].text, first.supervisions[0].speaker) == ("HELLO WORLD", "1")
+    assert second.supervisions[0].text == "IT'S ME"
+    assert first.load_audio().shape == (1, 8000)
+
+
+def test_unlabelled_text_is_hidden(libri: Path, tmp_path: Path) -> None:
+    prepare(libri, tmp_path)
+    for cut in read(tmp_path / "cuts/unlabelled.jsonl.gz"):
+        assert cut.supervisions[0].text is None
+        assert cut.supervisions[0].custom["reference"] in ("HELLO WORLD", "IT'S ME")
+
+
+def test_hidden_share_of_the_labelled_part(libri: Path, tmp_path: Path) -> None:
+    roles = layout.Roles(("train-clean-100",), ("train-clean-360",), ("dev-clean",), {}, hidden_share=0.5)
+    prepare(libri, tmp_path, roles)
+    added = [cut for cut in read(tmp_path / "cuts/unlabelled.jsonl.gz") if cut.id.endswith("-unlabelled")]
+    assert len(added) == 1
+    assert added[0].recording_id.startswith("1-7-") and added[0].supervisions[0].text is None
+
+
+def test_limits_cut_the_sets_down(libri: Path, tmp_path: Path) -> None:
+    limited = {**vars(layout.LIBRISPEECH), "limits": {"labelled": 1, "test": 1}}
+    prepare(libri, tmp_path, layout.Roles(**limited))
+    sizes = {name: len(read(tmp_path / f"cuts/{name}.jsonl.gz")) for name in ("labelled", "dev", "test-other")}
+    assert sizes == {"labelled": 1, "dev": 2, "test-other": 1}
+
+
+def rewrite(path: Path, change: Iterable[tuple[str, str]]) -> None:
+    text = path.read_text()
+    for old, new in change:
+        assert old in text
+        text = text.replace(old, new)
+    path.write_text(text)
+
+
+def chapter(libri: Path) -> Path:
+    return libri / "LibriSpeech/train-clean-100/1/7"
+
+
+def truncate(path: Path) -> None:
+    # Noise does not compress: half the bytes hold about half the frames.
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 32000)
+    soundfile.write(path, noise, 16000, subtype="PCM_16")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (truncate, "truncated or unreadable"),
+        (lambda path: write_tone(path, rate=8000), "wrong sampling rate: 8000 Hz, expected 16000 Hz"),
+        (lambda path: write_tone(path, 0.05), "duration outside 0.1 to 35.0 s: 0.05 s"),
+        (lambda path: write_tone(path, 36.0), "duration outside 0.1 to 35.0 s: 36.00 s"),
+        (lambda path: path.unlink(), "transcript without audio"),
+    ],
+)
+def test_unusable_audio_is_skipped_and_listed(libri: Path, tmp_path: Path, spoil, reason: str) -> None:
+    spoil(chapter(libri) / "1-7-0000.flac")
+    prepare(libri, tmp_path)
+    with (tmp_path / "manifests/skipped.tsv").open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert [(row["part"], row["name"]) for row in rows] == [("train-clean-100", "1-7-0000")]
+    assert rows[0]["reason"].startswith(reason)
+    assert [cut.id for cut in read(tmp_path / "cuts/labelled.jsonl.gz")] == ["1-7-0001"]
+
+
+def test_text_of_punctuation_alone_is_skipped(libri: Path, tmp_path: Path) -> None:
+    rewrite(chapter(libri) / "1-7.trans.txt", [("IT'S ME", "...")])
+    assert prepare(libri, tmp_path).rows == [("train-clean-100", "1-7-0001", "empty text")]
+
+
+def test_audio_without_transcript_is_skipped(libri: Path, tmp_path: Path) -> None:
+    write_tone(chapter(libri) / "1-7-0002.flac")
+    assert prepare(libri, tmp_path).rows == [("train-clean-100", "1-7-0002", "no supervision")]
+
+
+def test_an_empty_file_is_an_error_that_names_it(libri: Path, tmp_path: Path) -> None:
+    (chapter(libri) / "1-7-0000.flac").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"1 unreadable audio file\(s\).*1-7-0000.flac"):
+        prepare(libri, tmp_path)
+
+
+def test_an_empty_transcript_is_an_error_with_its_line(libri: Path, tmp_path: Path) -> None:
+    rewrite(chapter(libri) / "1-7.trans.txt", [(" IT'S ME", "")])
+    with pytest.raises(ValueError, match=r"1-7.trans.txt:2: expected 'UTTERANCE TEXT'"):
+        prepare(libri, tmp_path)
+
+
+def test_nothing_left_is_an_error_that_says_why(libri: Path, tmp_path: Path) -> None:
+    for path in chapter(libri).glob("*.flac"):
+        write_tone(path, rate=8000)
+    with pytest.raises(ValueError, match="train-clean-100: no usable utterance is left: wrong sampling rate"):
+        prepare(libri, tmp_path)
+
+
+def test_missing_corpus_or_part_is_an_error(libri: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no LibriSpeech in .*absent"):
+        prepare(tmp_path / "absent", tmp_path)
+    roles = layout.Roles(("train-clean-100",), ("train-other-500",), ("dev-clean",), {})
+    with pytest.raises(FileNotFoundError, match=r"train-other-500; unpack train-other-500.tar.gz"):
+        prepare(libri, tmp_path, roles)
+
+
+def write_kaldi(folder: Path, texts: dict[str, str]) -> None:
+    folder.mkdir(parents=True)
+    for name in texts:
+        write_tone(folder / f"{name}.flac")
+    lines = {
+        "wav.scp": [f"{name} {folder / name}.flac" for name in texts],
+        "text": [f"{name} {text}" for name, text in texts.items()],
+        "utt2spk": [f"{name} ann" for name in texts],
+    }
+    for file, rows in lines.items():
+        (folder / file).write_text("".join(f"{row}\n" for row in rows))
+
+
+def test_own_corpus_of_kaldi_dirs_and_cuts(libri: Path, tmp_path: Path) -> None:
+    own, out = tmp_path / "own", tmp_path / "out"
+    for part in ("labelled", "dev", "test-mine"):
+        write_kaldi(own / part, {"a1": "hello, there", "a2": "bye"})
+    prepare(libri, tmp_path)
+    (tmp_path / "cuts/unlabelled.jsonl.gz").rename(own / "unlabelled.jsonl.gz")
+    roles, skipped = layout.own_roles(own), Skipped()
+    write_manifests(corpora.prepare_own(own), roles, out / "manifests", "mine", skipped)
+    write_cut_sets(out / "manifests", "mine", roles, out / "cuts")
+    labelled = read(out / "cuts/labelled.jsonl.gz")
+    assert [(cut.id, cut.supervisions[0].text) for cut in labelled] == [("a1", "HELLO THERE"), ("a2", "BYE")]
+    assert len(read(out / "cuts/unlabelled.jsonl.gz")) == 2
+    assert (out / "cuts/test-mine.jsonl.gz").is_file()
+
+
+def test_own_corpus_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no test set"):
+        layout.own_roles(tmp_path)
+    write_kaldi(tmp_path / "test-mine", {"a1": "x"})
+    with pytest.raises(FileNotFoundError, match="no labelled in"):
+        corpora.prepare_own(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"no wav\.scp"):
+        corpora.prepare_kaldi(tmp_path / "empty")
+
+
+def write_commands(root: Path) -> None:
+    """Two digits, one connected string of every split, one order of every split, one keyword."""
+    tables = {
+        "fsdd/digits.tsv": [("utt", "path"), ("d1", "wav/d1.flac"), ("d2", "wav/d2.flac")],
+        "fsdd/connected.tsv": [("utt", "speaker", "split", "parts", "gaps_ms", "text")],
+        "intent/intent.tsv": [("utt", "path", "speaker", "split", "text")],
+        "wakeword/wakeword.tsv": [
+            ("utt", "path", "speaker", "split", "text"),
+            ("k1", "k1.flac", "c", "train", "ALEXA"),
+        ],
+    }
+    for split in ("train", "dev_seen", "dev_unseen", "test_seen", "test_unseen"):
+        row = (f"cd-{split}", "ann", split, "d1,d2", "100,50,25", "ONE TWO")
+        tables["fsdd/connected.tsv"].append(row)
+    for split in ("train", "dev", "test"):
+        tables["intent/intent.tsv"].append((f"o-{split}", f"o-{split}.flac", "bob", split, "BREW A LATTE"))
+        write_tone(root / f"intent/o-{split}.flac")
+    for name in ("fsdd/wav/d1", "fsdd/wav/d2", "wakeword/k1"):
+        write_tone(root / f"{name}.flac")
+    for name, rows in tables.items():
+        (root / name).write_text("".join("\t".join(row) + "\n" for row in rows))
+
+
+def test_spoken_commands(tmp_path: Path) -> None:
+    root, audio, skipped = tmp_path / "commands", tmp_path / "audio", Skipped()
+    write_commands(root)
+    corpora.render_digit_strings(root, audio)
+    samples, rate = soundfile.read(audio / "cd-train.flac")
+    assert rate == 16000 and len(samples) == round((0.1 + 0.5 + 0.05 + 0.5 + 0.025) * 16000)
+    assert np.abs(samples[:1600]).max() == 0
+    assert np.sqrt(np.mean(samples[1600:9600] ** 2)) == pytest.approx(0.05, rel=0.01)
+    parts = corpora.prepare_spoken_commands(root, audio, skipped)
+    write_manifests(parts, layout.SPOKEN_COMMANDS, tmp_path / "manifests", "spoken_commands", skipped)
+    write_cut_sets(tmp_path / "manifests", "spoken_commands", layout.SPOKEN_COMMANDS, tmp_path / "cuts")
+    ids = {path.name.split(".")[0]: [cut.id for cut in read(path)] for path in (tmp_path / "cuts").iterdir()}
+    assert ids["labelled"] == ["cd-train", "o-train"]
+    assert ids["dev"] == ["cd-dev_seen", "cd-dev_unseen", "o-dev"]
+    assert ids["test-digits-unseen"] == ["cd-test_unseen"] and ids["test-orders"] == ["o-test"]
+    assert "k1" in ids["unlabelled"] and len(ids["unlabelled"]) == 2
+
+
+def test_spoken_commands_need_their_tables(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="--corpus-dir"):
+        corpora.prepare_spoken_commands(tmp_path / "absent", tmp_path, Skipped())
+    with pytest.raises(FileNotFoundError, match=r"connected\.tsv"):
+        corpora.prepare_spoken_commands(tmp_path, tmp_path, Skipped())
