@@ -1,0 +1,48 @@
+"""Write the root RESULTS.md from the committed egs/*/results; --collect copies an exp-dir's figures there first."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from distill import report
+
+ROOT = Path(__file__).resolve().parents[1]
+INTRODUCTION = """# Results
+
+Written by `tools/report.py` from `egs/*/results/**/result.json` and `wer.json`; do not edit.
+Rates are in percent; intervals are 95 % bootstrap intervals over utterances.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--collect", type=Path, metavar="EXP_DIR", help="copy this exp-dir's figures first")
+    parser.add_argument("--corpus", help="with --collect: the recipe below egs/ it belongs to")
+    parser.add_argument("--label", help="with --collect: name of the results, such as mini or full")
+    args = parser.parse_args()
+    if args.collect:
+        if not (args.corpus and args.label):
+            parser.error("--collect needs --corpus and --label")
+        copies = report.collect(args.collect.resolve(), ROOT / "egs" / args.corpus / "results" / args.label, ROOT)
+        print(f"{len(copies)} files below egs/{args.corpus}/results/{args.label}")
+    report.write_text(ROOT / "RESULTS.md", whole(ROOT))
+    print(f"wrote {ROOT / 'RESULTS.md'}")
+
+
+def whole(root: Path) -> str:
+    """The text of RESULTS.md: a section for every egs/<corpus>/results/<label>."""
+    folders = sorted({path.parents[1] for path in root.glob("egs/*/results/*/*/result.json")})
+    parts = [INTRODUCTION]
+    for folder in folders:
+        title = f"## {folder.parents[1].name}, {folder.name}"
+        parts.append(f"{title}\n\n{report.markdown_report(report.read_runs(folder), level=3)}")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"tools/report.py: {error}")
