@@ -43,6 +43,7 @@ class FrontEnd(Settings):
     bias: bool = False  # BASE-like stacks have none, Large-like stacks do
     norm: Literal["group", "frame"] = "group"  # statistics over time (does not stream) or over channels
     norm_layers: Literal["first", "all"] = "first"
+    norm_eps: float = 1e-5  # of "frame" norms; larger where audio has digital silence (a norm of zeros explodes)
     first: Literal["random", "gabor"] = "random"  # gabor: log-compressed Gabor pairs at mel centres, trained on
     causal: bool = False  # pad on the left, so that frame t ends with sample (t + 1) * hop
     waveform: Literal["utterance", "gain"] = "utterance"  # normalised per utterance, or times a stored gain

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -109,9 +110,11 @@ class TrainLoader:
         if buckets < 2:
             sampler = SimpleCutSampler(self.cuts, shuffle=True, seed=self.seed, **common)
         else:
-            sampler = DynamicBucketingSampler(
-                self.cuts, shuffle=True, seed=self.seed, num_buckets=buckets, **common
-            )
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "You are using DynamicBucketingSampler with an eagerly")
+                sampler = DynamicBucketingSampler(
+                    self.cuts, shuffle=True, seed=self.seed, num_buckets=buckets, **common
+                )
         sampler.set_epoch(number)
         return sampler
 

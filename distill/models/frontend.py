@@ -44,13 +44,14 @@ class FrameNorm(nn.LayerNorm):
 class ConvLayer(nn.Module):
     """Convolution, norm, GELU."""
 
-    def __init__(self, inputs: int, channels: int, kernel: int, stride: int, bias: bool, norm: str) -> None:
+    def __init__(self, inputs: int, shape: tuple[int, int, int], settings: FrontEndSettings, normed: bool) -> None:
         super().__init__()
-        self.conv = nn.Conv1d(inputs, channels, kernel, stride, bias=bias)
+        channels, kernel, stride = shape
+        self.conv = nn.Conv1d(inputs, channels, kernel, stride, bias=settings.bias)
         nn.init.kaiming_normal_(self.conv.weight)
-        norms = {"group": TimeNorm, "frame": FrameNorm, "none": None}
-        make = norms[norm]
-        self.norm = make(channels) if make else None
+        self.norm: nn.Module | None = None
+        if normed:
+            self.norm = TimeNorm(channels) if settings.norm == "group" else FrameNorm(channels, settings.norm_eps)
 
     def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """x (B, C_in, T_in), lengths (B,) of the output -> (B, C, T)."""
@@ -67,12 +68,13 @@ class GaborLayer(nn.Module):
     first a frame of speech at the level of training (root mean square 1) lies on the bend of the log.
     """
 
-    def __init__(self, channels: int, kernel: int, stride: int) -> None:
+    def __init__(self, shape: tuple[int, int, int], eps: float) -> None:
         super().__init__()
+        channels, kernel, stride = shape
         self.conv = nn.Conv1d(1, channels, kernel, stride, bias=False)
         with torch.no_grad():
             self.conv.weight.copy_(2 * gabor_pairs(channels, kernel)[:, None])
-        self.norm = FrameNorm(channels)
+        self.norm = FrameNorm(channels, eps)
 
     def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """x (B, 1, N) -> (B, C, T)."""
@@ -112,13 +114,13 @@ class FrontEnd(nn.Module):
         self.register_buffer("gain", torch.ones(()))
         self.layers = nn.ModuleList()
         inputs = 1
-        for index, (channels, kernel, stride) in enumerate(settings.layers):
+        for index, shape in enumerate(settings.layers):
             if index == 0 and settings.first == "gabor":
-                self.layers.append(GaborLayer(channels, kernel, stride))
+                self.layers.append(GaborLayer(shape, settings.norm_eps))
             else:
-                norm = settings.norm if index == 0 or settings.norm_layers == "all" else "none"
-                self.layers.append(ConvLayer(inputs, channels, kernel, stride, settings.bias, norm))
-            inputs = channels
+                normed = index == 0 or settings.norm_layers == "all"
+                self.layers.append(ConvLayer(inputs, shape, settings, normed))
+            inputs = shape[0]
         self.channels = inputs
 
     def lengths(self, samples: Tensor) -> Tensor:
