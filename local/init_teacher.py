@@ -13,6 +13,8 @@ def main() -> None:
     recipe = recipe_from(args)
     for name in recipe.names:
         experiment = Experiment.load(recipe.experiment_yaml(name), recipe.overrides)
+        if experiment.stage != 6:
+            continue
         settings = {"model": experiment.resolved()["model"], "seed": experiment.seed}
         out = recipe.exp(experiment.init or f"{name}_init")
         run_stage(Stage(5, out, settings, {recipe.lang: 2}), lambda folder, e=experiment: write(e, recipe.lang, folder))
