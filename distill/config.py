@@ -234,6 +234,8 @@ class Decoding(Settings):
     max_active: int = 2000
     acoustic_scale: float = 1.0
     nbest: int = 10  # unit sequences kept for numerators
+    nbest_beam: float = 11.0  # the lattice decoder has no max_active, and its time grows fast with the beam
+    lattice_beam: float = 6.0  # sequences this much worse than the best are left out
 
 
 class Experiment(Settings):

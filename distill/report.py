@@ -19,7 +19,7 @@ TITLES = {
     GRAPH: "Word error rate (%), n-gram graph, with 95 % interval",
     UNITS: "Unit error rate (%), best path of the denominator graph, with 95 % interval",
 }
-PAPER = "Yang et al., DistillW2V2 (2023)"
+PAPER = "Fu et al., DistillW2V2 (2023)"
 PAPER_OBJECTIVES = {  # table 3: objective -> (hidden, prediction, Gigaspeech, in-house)
     "T": ("-", "-", 11.84, 17.56),
     "M1": ("-", "MSE", 14.29, 20.83),

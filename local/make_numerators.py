@@ -11,7 +11,6 @@ from distill.config import Experiment
 from distill.stages import Recipe, Stage, recipe_from, recipe_parser, run_script, run_stage
 
 log = logging.getLogger("make_numerators")
-LATTICE_BEAM = 6.0
 
 
 def main() -> None:
@@ -23,7 +22,7 @@ def main() -> None:
         experiment = Experiment.load(recipe.experiment_yaml(name), recipe.overrides)
         if experiment.stage != 6:
             continue
-        settings = {"decoding": experiment.resolved()["decoding"], "parts": args.parts, "lattice_beam": LATTICE_BEAM}
+        settings = {"decoding": experiment.resolved()["decoding"], "parts": args.parts}
         needed = {recipe.exp(name): 6, recipe.graphs: 4, recipe.cuts: 0}
         stage = Stage(7, recipe.num / name, settings, needed)
         run_stage(stage, lambda folder, e=experiment: write(recipe, e, args.parts.split(","), folder))
@@ -47,9 +46,9 @@ def write(recipe: Recipe, experiment: Experiment, parts: list[str], folder: Path
     lang = Lang.load(recipe.lang)
     make = partial(
         lattice.GraphDecoder, recipe.graphs / "HLG.fst", sorted(lang.words, key=lang.words.__getitem__),
-        decoding.beam, decoding.max_active, decoding.acoustic_scale,
+        decoding.nbest_beam, decoding.max_active, decoding.acoustic_scale,
     )  # fmt: skip
-    work = partial(lattice.nbest, count=decoding.nbest, lattice_beam=LATTICE_BEAM)
+    work = partial(lattice.nbest, count=decoding.nbest, lattice_beam=decoding.lattice_beam)
     summary, skipped = {}, []
     for part in parts:
         cuts = load_cuts(recipe.cuts.parent / "cuts", [part])
@@ -61,7 +60,7 @@ def write(recipe: Recipe, experiment: Experiment, parts: list[str], folder: Path
             )
         )  # fmt: skip
         good = {name: hypotheses for name, hypotheses in found.items() if hypotheses and hypotheses[0].units}
-        skipped += [f"{name}\tno complete path within beam {decoding.beam}" for name in found if name not in good]
+        skipped += [f"{name}\tno complete path within beam {decoding.nbest_beam}" for name in found if name not in good]
         save_graphs(folder / f"{part}.pt", {n: sequences_graph([h.units for h in hs]) for n, hs in good.items()})
         summary[part] = {"utterances": len(found), "without_path": len(found) - len(good), **quality(cuts, good)}
         log.info("%s: %s", part, summary[part])
