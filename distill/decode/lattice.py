@@ -12,11 +12,12 @@ import kaldi_decoder
 import kaldifst
 import numpy as np
 
-from distill.decode.greedy import collapse
+from distill.decode.greedy import BLANK, collapse
 
 log = logging.getLogger(__name__)
 
-LATTICE_PATHS = 10  # alignments looked at per distinct sequence wanted: most differ in their frames only
+SPARE_PATHS = 4  # paths looked at per sequence wanted: homophones and the places of words give doubles
+MOST_STATES = 1_000_000  # of a determinised lattice
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,9 @@ class GraphDecoder:
         if not found:
             return []
         distinct: dict[tuple[int, ...], Hypothesis] = {}
-        for path in kaldifst.lattice_to_nbest(lattice, n=count * LATTICE_PATHS):
-            hypothesis = self._hypothesis(path, True)
-            distinct.setdefault(hypothesis.units, hypothesis)
+        for units, words, score in _sequences(lattice, count * SPARE_PATHS):
+            names = tuple(self.words[word] for word in words)
+            distinct.setdefault(units, Hypothesis(names, units, score, True))
         return list(distinct.values())[:count]
 
     def _decodable(self, log_probs: np.ndarray) -> kaldi_decoder.DecodableCtc:
@@ -89,6 +90,65 @@ class GraphDecoder:
         units = tuple(collapse([label - 1 for label in labels]))
         words = tuple(self.words[output] for output in outputs)
         return Hypothesis(words, units, -(cost.value1 + cost.value2), complete)
+
+
+Symbols = tuple[int, int]  # a unit and a word that stand on one arc, 0 for none
+
+
+def _sequences(lattice: kaldifst.Lattice, count: int) -> list[tuple[tuple[int, ...], tuple[int, ...], float]]:
+    """(units, words, score) of the best paths of a raw lattice, best first, alignments collapsed.
+
+    Nearly all of a lattice's paths differ in their frames only (300 held 3 word sequences), so the
+    lattice is determinised over what its paths say before the best are taken.
+    """
+    graph, symbols = _collapsed(lattice)
+    if kaldifst.determinize_star(graph, max_states=MOST_STATES):
+        raise ValueError(f"a lattice has over {MOST_STATES} states when determinised; choose a smaller lattice beam")
+    found = []
+    for path in kaldifst.convert_nbest_to_vector(kaldifst.shortest_path(graph, n=count)):
+        _, labels, _, cost = kaldifst.get_linear_symbol_sequence(path)
+        units, words = zip(*(symbols[label] for label in labels)) if labels else ((), ())
+        found.append((tuple(u for u in units if u), tuple(w for w in words if w), -cost.value))
+    return sorted(found, key=lambda item: -item[2])
+
+
+def _collapsed(lattice: kaldifst.Lattice) -> tuple[kaldifst.StdVectorFst, dict[int, Symbols]]:
+    """Acceptor of what the paths of a lattice say (CTC repeats and blanks gone), and the meaning of its labels."""
+    arcs, final, start = _parse(lattice.to_str())
+    labels: dict[Symbols, int] = {(0, 0): 0}
+    states = {(start, BLANK): 0}
+    queue = [(start, BLANK)]
+    lines = []
+    for source, heard in queue:
+        here = states[source, heard]
+        if source in final:
+            lines.append(f"{here} {final[source]}")
+        for target, column, word, cost in arcs.get(source, ()):
+            unit = heard if column == 0 else column - 1  # column 0: an arc that takes no frame
+            new = unit if unit != heard else BLANK
+            label = labels.setdefault((new, word), len(labels))
+            if (target, unit) not in states:
+                states[target, unit] = len(states)
+                queue.append((target, unit))
+            lines.append(f"{here} {states[target, unit]} {label} {cost}")
+    graph = kaldifst.compile("\n".join(lines) + "\n", acceptor=True)
+    return graph, {label: symbols for symbols, label in labels.items()}
+
+
+def _parse(text: str) -> tuple[dict[int, list[tuple[int, int, int, float]]], dict[int, float], int]:
+    """OpenFst's text of a lattice: arcs (target, input, output, cost) by source, final costs, start state."""
+    arcs: dict[int, list[tuple[int, int, int, float]]] = {}
+    final: dict[int, float] = {}
+    start = -1
+    for line in text.splitlines():
+        state, *fields = line.split()
+        start = int(state) if start < 0 else start
+        cost = sum(map(float, fields[-1].split(","))) if len(fields) in (1, 4) else 0.0
+        if len(fields) < 3:
+            final[int(state)] = cost
+        else:
+            arcs.setdefault(int(state), []).append((int(fields[0]), int(fields[1]), int(fields[2]), cost))
+    return arcs, final, start
 
 
 _worker: GraphDecoder | None = None  # each decoding process's own
