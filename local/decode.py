@@ -115,7 +115,7 @@ def over_words(recipe: Recipe, experiment: Experiment, lang, computed: Mapping) 
         lattice.GraphDecoder, recipe.graphs / "HLG.fst", sorted(lang.words, key=lang.words.__getitem__),
         decoding.beam, decoding.max_active, decoding.acoustic_scale,
     )  # fmt: skip
-    found = dict(lattice.decode_all(make, lattice.best_path, computed["scores"].items(), recipe.nj))
+    found: dict = dict(lattice.decode_all(make, lattice.best_path, computed["scores"].items(), recipe.nj))
     partial_paths = sum(not hypothesis.complete for hypothesis in found.values())
     if partial_paths:
         log.warning("%d utterances ended outside a final state: their best partial path counts", partial_paths)

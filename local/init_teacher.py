@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from distill.config import Experiment
@@ -17,7 +18,7 @@ def main() -> None:
             continue
         settings = {"model": experiment.resolved()["model"], "seed": experiment.seed}
         out = recipe.exp(experiment.init or f"{name}_init")
-        run_stage(Stage(5, out, settings, {recipe.lang: 2}), lambda folder, e=experiment: write(e, recipe.lang, folder))
+        run_stage(Stage(5, out, settings, {recipe.lang: 2}), partial(write, experiment, recipe.lang))
 
 
 def write(experiment: Experiment, lang_dir: Path, folder: Path) -> None:

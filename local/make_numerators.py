@@ -25,7 +25,7 @@ def main() -> None:
         settings = {"decoding": experiment.resolved()["decoding"], "parts": args.parts}
         needed = {recipe.exp(name): 6, recipe.graphs: 4, recipe.cuts: 0}
         stage = Stage(7, recipe.num / name, settings, needed)
-        run_stage(stage, lambda folder, e=experiment: write(recipe, e, args.parts.split(","), folder))
+        run_stage(stage, partial(write, recipe, experiment, args.parts.split(",")))
 
 
 def write(recipe: Recipe, experiment: Experiment, parts: list[str], folder: Path) -> None:
@@ -75,7 +75,7 @@ def quality(cuts, found: dict) -> dict:
     count = sum(len(hypotheses) for hypotheses in found.values())
     facts: dict = {"sequences_per_utterance": round(count / max(1, len(found)), 2)}
     truth = {cut.id: (cut.supervisions[0].custom or {}).get("reference") for cut in cuts if cut.supervisions}
-    scored = [score(n, truth[n].split(), hs[0].words) for n, hs in found.items() if truth.get(n)]
+    scored = [score(n, text.split(), hs[0].words) for n, hs in found.items() if (text := truth.get(n))]
     return facts | ({"wer": ErrorRate.of(scored).wer} if scored else {})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 
 from distill.config import Experiment
@@ -22,7 +23,7 @@ def main() -> None:
             stage = Stage(
                 args.stage, recipe.exp(name), identity(experiment), inputs(recipe, experiment), resumable=True
             )
-            run_stage(stage, lambda folder, e=experiment: train(recipe, e, folder))
+            run_stage(stage, partial(train, recipe, experiment))
 
 
 def identity(experiment: Experiment) -> dict:

@@ -7,4 +7,4 @@ source local/environment.sh
 install_environment dev,synth
 .venv/bin/ruff check distill local tools tests
 .venv/bin/ruff format --check distill local tools tests
-.venv/bin/mypy distill local tools
+.venv/bin/mypy

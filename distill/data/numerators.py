@@ -94,9 +94,7 @@ class Numerators:
         return self.stored[cut_id]
 
 
-def usable(
-    cuts: Iterable, problem: Callable[[str, str | None], str | None]
-) -> tuple[list, list[tuple[str, str]]]:
+def usable(cuts: Iterable, problem: Callable[[str, str | None], str | None]) -> tuple[list, list[tuple[str, str]]]:
     """Split cuts into those that can be trained on and (id, reason) of the others."""
     good, skipped = [], []
     for cut in cuts:

@@ -9,6 +9,7 @@ All weights are natural-log weights of the log semiring: larger is better, paths
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -104,8 +105,8 @@ class Hmm:
 
     def to(self, device: torch.device | str) -> Hmm:
         """The same graph with its tensors on another device."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Hmm(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()})
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Hmm(**(values | {k: v.to(device) for k, v in values.items() if isinstance(v, Tensor)}))
 
 
 NO_PATH = 1 << 30

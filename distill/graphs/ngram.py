@@ -33,7 +33,7 @@ def train_unit_ngram(sequences: Iterable[Sequence[int]], order: int, num_units: 
     if not counts[()]:
         raise ValueError("no unit sequences to estimate an n-gram from: the text corpus is empty")
     rows = _rows(counts, num_units)
-    histories = {(END,): 0}
+    histories: dict[tuple[int, ...], int] = {(END,): 0}
     for history in sorted(rows):
         if history and (len(history) == order - 1 or history[0] == END):
             histories.setdefault(history, len(histories))

@@ -34,8 +34,8 @@ class HiddenMse(nn.Module):
         inside = valid_mask(lengths, hidden[0].shape[1])
         terms = {}
         for i, g in self.layer_map.items():
-            use_head = self.shared and i == self.last and through is not None
-            projection = through if use_head else self.projections[str(i)]
+            by_head = through if self.shared and i == self.last else None
+            projection = self.projections[str(i)] if by_head is None else by_head
             terms[f"hidden{i}"] = masked_mse(projection(hidden[i - 1]), self._target(targets[g], i), inside)
         return terms
 

@@ -12,7 +12,7 @@ class Term(NamedTuple):
     """total: scalar to minimise, summed over what `count` (scalar) counts. weight: its factor in the loss."""
 
     total: Tensor
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nobody asks a term for
     weight: float = 1.0
 
     def weighted(self, weight: float) -> Term:

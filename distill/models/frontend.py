@@ -106,6 +106,8 @@ class FrontEnd(nn.Module):
     `receptive - hop` samples.
     """
 
+    gain: Tensor
+
     def __init__(self, settings: FrontEndSettings) -> None:
         super().__init__()
         self.settings = settings
@@ -138,8 +140,7 @@ class FrontEnd(nn.Module):
         """Normalised waveform with its left context (B, context + N) -> features (B, T, C)."""
         x = wave[:, None]
         length = None if samples is None else samples + self.context
-        for layer in self.layers:
-            (kernel,), (stride,) = layer.conv.kernel_size, layer.conv.stride
+        for layer, (_, kernel, stride) in zip(self.layers, self.settings.layers):
             if length is not None:
                 length = ((length - kernel) // stride + 1).clamp_min(0)
             x = layer(x, length)

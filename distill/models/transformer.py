@@ -82,7 +82,8 @@ class Positions(nn.Module):
         self.kernel, self.causal = kernel, causal
         conv = nn.Conv1d(dim, dim, kernel, groups=groups)
         nn.init.normal_(conv.weight, std=math.sqrt(4 / (kernel * dim)))
-        nn.init.zeros_(conv.bias)
+        if conv.bias is not None:
+            nn.init.zeros_(conv.bias)
         self.conv = nn.utils.parametrizations.weight_norm(conv, dim=2)
 
     def forward(self, x: Tensor, history: Tensor | None = None) -> Tensor:

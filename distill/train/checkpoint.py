@@ -54,7 +54,7 @@ def average(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     mean = dict(states[-1])
     for name, value in mean.items():
         if value.is_floating_point():
-            mean[name] = (sum(state[name].double() for state in states) / len(states)).to(value.dtype)
+            mean[name] = (torch.stack([state[name].double() for state in states]).mean(0)).to(value.dtype)
     return mean
 
 

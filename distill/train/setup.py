@@ -90,7 +90,7 @@ def build_trainer(
         teacher.size if teacher else None, experiment.model.shared_head_dim,
     )  # fmt: skip
     if experiment.init:
-        continue_projections(objective, experiment, folders.exp)
+        continue_projections(objective, folders.exp / experiment.init)
     valid = Validation(experiment, folders, graphs, with_clean)
     return Trainer(
         experiment, model.to(device), objective, teacher, loader.epoch, valid, count_updates(experiment, loader),
@@ -102,7 +102,7 @@ def stored_graphs(experiment: Experiment, folders: Folders) -> dict:
     """The teacher's numerators of all training parts that stage 7 has written."""
     if experiment.teacher is None:
         return {}
-    stored = {}
+    stored: dict = {}
     for part in experiment.data.train:
         path = folders.data / "num" / experiment.teacher.experiment / f"{part}.pt"
         if path.exists():
@@ -150,9 +150,9 @@ def initial_model(
     return model
 
 
-def continue_projections(objective: torch.nn.Module, experiment: Experiment, exp: Path) -> None:
-    """Take the W_i over too, where the model we start from was distilled with the same map."""
-    content = checkpoint.load(list(checkpoint.epoch_paths(exp / experiment.init).values())[-1])
+def continue_projections(objective: torch.nn.Module, init: Path) -> None:
+    """Take the W_i over too, where the model in folder `init` was distilled with the same map."""
+    content = checkpoint.load(list(checkpoint.epoch_paths(init).values())[-1])
     own = objective.state_dict()
     with torch.no_grad():
         for name, value in content["objective"].items():
