@@ -106,9 +106,7 @@ def test_linear_numerator_equals_ctc() -> None:
     score = NativeEngine().score(ours.log_softmax(-1), lengths, graphs)
     targets = torch.tensor([unit for sequence in units for unit in sequence])
     target_lengths = torch.tensor([len(sequence) for sequence in units])
-    ctc = F.ctc_loss(
-        theirs.log_softmax(-1).transpose(0, 1), targets, lengths, target_lengths, reduction="none"
-    )
+    ctc = F.ctc_loss(theirs.log_softmax(-1).transpose(0, 1), targets, lengths, target_lengths, reduction="none")
     constant = -0.25 * target_lengths
     torch.testing.assert_close(score.total, -ctc + constant)
     score.total.sum().backward()

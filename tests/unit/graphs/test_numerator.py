@@ -32,7 +32,7 @@ def language(graph: Fsa, longest: int) -> dict[tuple[int, ...], list[float]]:
             found.setdefault(units, []).append(weight + graph.final[state])
         if len(units) < longest:
             for arc in np.flatnonzero(graph.src == state):
-                following = units + (int(graph.label[arc]),)
+                following = (*units, int(graph.label[arc]))
                 stack.append((int(graph.dst[arc]), following, weight + graph.weight[arc]))
     return found
 
@@ -44,9 +44,7 @@ def test_transcript_has_each_pronunciation_and_optional_silence_once() -> None:
     assert set(found) == {(1, 2, 3), (1, 3), (1, 2, 2, 3)}
     assert all(len(paths) == 1 for paths in found.values())
     with_silence = language(transcript_graph([[(1,)], [(2,)]], silence=3), 9)
-    expected = {
-        tuple(u for u in (3 * a, 1, 3 * b, 2, 3 * c) if u) for a, b, c in itertools.product((0, 1), repeat=3)
-    }
+    expected = {tuple(u for u in (3 * a, 1, 3 * b, 2, 3 * c) if u) for a, b, c in itertools.product((0, 1), repeat=3)}
     assert set(with_silence) == expected
 
 

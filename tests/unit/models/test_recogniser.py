@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -86,7 +88,7 @@ def test_step_equals_masked_forward_for_any_chunking(lengths, cuts, norm_first, 
         whole = model(wave, samples)
         edges = sorted({0, wave.shape[1], *(min(cut, wave.shape[1]) for cut in cuts)})
         state, pieces, frames = model.initial_state(len(waves)), [], torch.zeros(len(waves), dtype=torch.int64)
-        for start, end in zip(edges, edges[1:]):
+        for start, end in itertools.pairwise(edges):
             new = (samples - start).clamp(0, end - start)
             logits, valid, state = model.step(wave[:, start:end], state, new, final=end == wave.shape[1])
             pieces.append(logits)

@@ -137,7 +137,7 @@ def test_nan_stops_with_step_cuts_and_term(tmp_path: Path) -> None:
 
 def test_checkpoints_refuse_what_they_are_not(tmp_path: Path) -> None:
     path = tmp_path / "epoch-1.pt"
-    with pytest.raises(FileNotFoundError, match="no epoch-N.pt"):
+    with pytest.raises(FileNotFoundError, match=r"no epoch-N\.pt"):
         checkpoint.load_recogniser(tmp_path)
     path.write_bytes(b"not a checkpoint")
     with pytest.raises(ValueError, match=r"epoch-1\.pt: unreadable checkpoint"):
