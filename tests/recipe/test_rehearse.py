@@ -1,0 +1,196 @@
+"""The whole recipe on a handful of sentences: runs, is killed, continues, has nothing left to do, and refuses."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN = ROOT / "egs/librispeech/run.sh"
+EXPERIMENTS = ("teacher", "sn", "ss", "single")
+
+
+@dataclass(frozen=True)
+class Call:
+    """Exit status and everything a call of run.sh printed."""
+
+    status: int
+    output: str
+
+    @property
+    def error(self) -> str:
+        """The last line that is an error."""
+        lines = [line for line in self.output.splitlines() if " E " in line or line.startswith("run.sh:")]
+        return lines[-1] if lines else ""
+
+
+def command(data: Path, exp: Path, *options: str) -> list[str]:
+    return [str(RUN), "--nj", "2", "--data-dir", str(data), "--exp-dir", str(exp), *options]
+
+
+def call(data: Path, exp: Path, *options: str) -> Call:
+    done = subprocess.run(
+        command(data, exp, *options), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=500
+    )
+    return Call(done.returncode, done.stdout)
+
+
+def kill_when(process: subprocess.Popen, path: Path, seconds: float = 240) -> None:
+    """kill -9 the process and its children as soon as the path exists."""
+    end = time.monotonic() + seconds
+    while not path.exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+    found = path.exists()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert found, f"{path} was never written"
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """A rehearsal that was killed in the middle of the teacher's training and called again."""
+
+    data: Path
+    exp: Path
+    half: bool
+    call: Call
+
+
+@pytest.fixture(scope="session")
+def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Rehearsal:
+    folder = tmp_path_factory.mktemp("rehearsal")
+    data, exp = folder / "data", folder / "exp"
+    begun = subprocess.Popen(
+        command(data, exp, "--rehearse", "true"),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    kill_when(begun, exp / "teacher/last.pt")
+    half = not (exp / "teacher/.done").exists()
+    return Rehearsal(data, exp, half, call(data, exp, "--rehearse", "true"))
+
+
+def test_every_stage_runs(rehearsal: Rehearsal) -> None:
+    assert rehearsal.call.status == 0, rehearsal.call.output[-3000:]
+    stages = [int(n) for n in re.findall(r"^== stage (\d+):", rehearsal.call.output, flags=re.MULTILINE)]
+    assert stages == list(range(14))
+    assert len(re.findall("not built yet, passed over", rehearsal.call.output)) == 2
+
+
+def test_a_killed_training_continues(rehearsal: Rehearsal) -> None:
+    assert rehearsal.half, "killed too late to show anything"
+    assert re.search(r"continuing from update [1-9]\d* of 12", rehearsal.call.output)
+    assert "up to date" in rehearsal.call.output  # stages 0 to 4
+    assert json.loads((rehearsal.exp / "teacher/result.json").read_text())["updates"] == 12
+
+
+def test_the_table_is_printed_and_written(rehearsal: Rehearsal) -> None:
+    table = rehearsal.call.output[rehearsal.call.output.index("== stage 13") :]
+    for name in EXPERIMENTS:
+        assert re.search(rf"^{name} +offline +[\d.]+ +[\d.]+x +[\d.]+ \[", table, flags=re.MULTILINE)
+    assert re.search(r"^ss +streaming ", table, flags=re.MULTILINE)
+    assert max(len(line) for line in table.splitlines() if not line.startswith("all of it")) <= 100
+    assert "encoder.step" in (rehearsal.exp / "RESULTS.md").read_text()
+
+
+def test_files_are_where_icefall_has_them(rehearsal: Rehearsal) -> None:
+    decoding = rehearsal.exp / "ss/decode_test-clean_streaming_1best"
+    names = {path.name for path in decoding.iterdir()}
+    prefixed = {f"{kind}-test-clean-streaming-1best.txt" for kind in ("recogs", "errs", "wer-summary")}
+    assert prefixed | {"wer.json", ".done"} == names
+    for path in ("lang_phones/tokens.txt", "lang_phones/words.txt", "lang_phones/lexicon.txt", "graphs/HLG.pt"):
+        assert (rehearsal.data / path).is_file()
+
+
+def test_streaming_gives_the_words_of_the_masked_forward(rehearsal: Rehearsal) -> None:
+    for test_set in ("test-clean", "test-other"):
+        streaming, offline = (
+            (rehearsal.exp / f"ss/decode_{test_set}_{mode}_1best/recogs-{test_set}-{mode}-1best.txt").read_text()
+            for mode in ("streaming", "offline")
+        )
+        assert streaming == offline
+
+
+def test_a_second_call_does_nothing(rehearsal: Rehearsal) -> None:
+    stamps = {path: path.stat().st_mtime_ns for path in rehearsal.exp.rglob("*.pt")}
+    begun = time.monotonic()
+    again = call(rehearsal.data, rehearsal.exp, "--rehearse", "true")
+    assert again.status == 0
+    assert time.monotonic() - begun < 45  # seconds on an idle machine, most of it imports
+    assert stamps == {path: path.stat().st_mtime_ns for path in rehearsal.exp.rglob("*.pt")}
+    assert "making" not in again.output
+
+
+# Wrong input
+
+
+def test_unknown_option_names_the_nearest(tmp_path: Path) -> None:
+    done = call(tmp_path / "data", tmp_path / "exp", "--stop-stge", "3")
+    assert done.status == 2
+    assert "unknown option '--stop-stge'; did you mean '--stop-stage'?" in done.error
+    assert not (tmp_path / "data").exists()
+
+
+def test_missing_corpus_names_the_folder_and_the_ways_out(tmp_path: Path) -> None:
+    done = call(tmp_path / "data", tmp_path / "exp", "--stop-stage", "0", "--corpus-dir", str(tmp_path / "nowhere"))
+    assert done.status == 1
+    for part in (str(tmp_path / "nowhere"), "--corpus-dir", "--mini true"):
+        assert part in done.error
+
+
+def test_a_stage_before_its_inputs_names_the_stage_that_makes_them(tmp_path: Path) -> None:
+    done = call(tmp_path / "data", tmp_path / "exp", "--mini", "true", "--stage", "4", "--stop-stage", "4")
+    assert done.status == 1
+    assert re.search(r"stage 4 needs .*lang_phones, which stage 2 makes; run it first: .*--stage 2", done.error)
+    assert "Traceback" not in done.output
+
+
+def test_unknown_setting_names_the_nearest(tmp_path: Path) -> None:
+    options = ("--mini", "true", "--stage", "5", "--stop-stage", "5", "--set", "optim.update=3")
+    done = call(tmp_path / "data", tmp_path / "exp", *options)
+    assert done.status == 1
+    assert "teacher.yaml" in done.error
+    assert "unknown key 'update'; did you mean 'updates'?" in done.error
+
+
+def test_unknown_experiment_names_the_known(tmp_path: Path) -> None:
+    options = ("--mini", "true", "--stage", "6", "--stop-stage", "6", "--experiment", "techer")
+    done = call(tmp_path / "data", tmp_path / "exp", *options)
+    assert done.status == 1
+    assert re.search(r"no experiment 'techer' .*there are: teacher", done.error)
+
+
+def test_an_unreadable_checkpoint_is_named(rehearsal: Rehearsal, tmp_path: Path) -> None:
+    shutil.copytree(rehearsal.exp / "teacher", tmp_path / "teacher", ignore=shutil.ignore_patterns("decode_*"))
+    for path in (tmp_path / "teacher").glob("*.pt"):
+        path.write_bytes(path.read_bytes()[:1000])
+    options = ("--rehearse", "true", "--stage", "10", "--stop-stage", "10", "--experiment", "teacher")
+    done = call(rehearsal.data, tmp_path, *options)
+    assert done.status == 1
+    assert re.search(r"teacher/epoch-\d+\.pt", done.error)
+    assert "Traceback" not in done.output
+
+
+def test_a_word_outside_the_lexicon_is_a_listed_skip(rehearsal: Rehearsal, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(rehearsal.data, data, ignore=shutil.ignore_patterns("corpus"))
+    with gzip.open(data / "cuts/labelled.jsonl.gz", "rt") as file:
+        cuts = [json.loads(line) for line in file]
+    cuts[0]["supervisions"][0]["text"] += " XYZZY"
+    with gzip.open(data / "cuts/labelled.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps(cut) + "\n" for cut in cuts)
+    options = ("--stage", "5", "--stop-stage", "6", "--experiment", "teacher", "--set", "optim.updates=1")
+    done = call(data, tmp_path / "exp", "--rehearse", "true", *options)
+    assert done.status == 0, done.output[-2000:]
+    listed = (tmp_path / "exp/teacher/skipped.tsv").read_text()
+    assert re.search(rf"^{cuts[0]['id']}\t.*XYZZY", listed, flags=re.MULTILINE)
+    assert re.search(r"41 cuts left out of training", done.output)
