@@ -34,7 +34,7 @@ def main() -> None:
 def whole(root: Path) -> str:
     """The text of RESULTS.md: a section for every egs/<corpus>/results/<label>."""
     folders = sorted({path.parents[1] for path in root.glob("egs/*/results/*/*/result.json")})
-    parts = [INTRODUCTION]
+    parts = [INTRODUCTION] if folders else [INTRODUCTION, "No results are committed yet.\n"]
     for folder in folders:
         title = f"## {folder.parents[1].name}, {folder.name}"
         parts.append(f"{title}\n\n{report.markdown_report(report.read_runs(folder), level=3)}")
