@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import struct
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,8 @@ from distill.fsa.graph import Fsa
 
 if TYPE_CHECKING:
     import kaldifst
+
+OPENFST_MAGIC = struct.pack("<i", 2125659606)
 
 
 def k2_dict(fsa: Fsa) -> dict[str, Any]:
@@ -80,42 +84,91 @@ def to_openfst_text(fsa: Fsa) -> str:
 
 
 def from_openfst_text(text: str) -> Fsa:
-    """Read AT&T text of an epsilon-free acceptor; the source of the first line is the start state."""
-    numbers: dict[str, int] = {}
-    arcs, final = [], {}
-    for line_number, line in enumerate(text.splitlines(), 1):
-        fields = line.split()
-        if not fields:
-            continue
-        if len(fields) not in (1, 2, 3, 4, 5):
-            raise ValueError(f"line {line_number}: expected an arc or a final state, got {line!r}")
-        state = numbers.setdefault(fields[0], len(numbers))
+    """Read AT&T text of an epsilon-free acceptor, arcs as "src dst label label [cost]".
+
+    The source of the first line is the start state; it changes numbers with state 0. Raises
+    ValueError naming the line for epsilons, different labels on an arc, or anything else.
+    """
+    rows = [(number, line.split()) for number, line in enumerate(text.splitlines(), 1) if line.split()]
+    start = int(rows[0][1][0]) if rows else 0
+    swap = {start: 0, 0: start}
+    arcs, final, highest = [], {}, 0
+    for number, fields in rows:
+        state = swap.get(int(fields[0]), int(fields[0]))
+        highest = max(highest, state)
         if len(fields) <= 2:
             final[state] = -float(fields[1]) if len(fields) == 2 else 0.0
             continue
-        following = numbers.setdefault(fields[1], len(numbers))
-        cost = float(fields[-1]) if len(fields) == 5 or (len(fields) == 4 and "." in fields[3]) else 0.0
-        arcs.append((state, following, int(fields[2]), -cost))
-    return Fsa.from_arcs(arcs, final, max(1, len(numbers)))
+        if len(fields) not in (4, 5) or fields[2] != fields[3] or int(fields[2]) < 1:
+            raise ValueError(
+                f"line {number}: expected 'src dst label label [cost]', label >= 1, got {' '.join(fields)!r}"
+            )
+        target = swap.get(int(fields[1]), int(fields[1]))
+        highest = max(highest, target)
+        arcs.append((state, target, int(fields[2]), -float(fields[4]) if len(fields) == 5 else 0.0))
+    return Fsa.from_arcs(arcs, final, highest + 1)
+
+
+ARC = np.dtype([("input", "<i4"), ("output", "<i4"), ("cost", "<f4"), ("target", "<i4")])
 
 
 def transducer_to_k2_dict(fst: kaldifst.StdVectorFst) -> dict[str, Any]:
-    """A kaldifst transducer (HLG, L) as the dict that k2 reads: arcs, and aux_labels for the outputs."""
-    import kaldifst
+    """A kaldifst transducer (HLG, L) as the dict that k2 reads: arcs, and aux_labels for the outputs.
 
-    rows, scores, outputs = [], [], []
-    end = sum(1 for _ in kaldifst.StateIterator(fst))
-    for state in kaldifst.StateIterator(fst):
-        for arc in kaldifst.ArcIterator(fst, state):
-            rows.append((state, arc.nextstate, arc.ilabel))
-            scores.append(-arc.weight.value)
-            outputs.append(arc.olabel)
-        cost = fst.final(state).value
-        if np.isfinite(cost):
-            rows.append((state, end, -1))
-            scores.append(-cost)
-            outputs.append(-1)
-    table = np.array(rows, dtype=np.int32).reshape(-1, 3)
-    bits = np.array(scores, dtype=np.float32).view(np.int32)
-    arcs = torch.from_numpy(np.concatenate([table, bits[:, None]], 1))
-    return {"arcs": arcs, "aux_labels": torch.tensor(outputs, dtype=torch.int32)}
+    Labels stay as they are: 0 is epsilon and final arcs have -1. State 0 becomes the start.
+    """
+    with tempfile.TemporaryDirectory() as folder:  # arc by arc through Python takes minutes for a large graph
+        path = Path(folder) / "graph.fst"
+        fst.write(str(path))
+        start, final, source, arcs = read_openfst(path)
+    ending = np.flatnonzero(np.isfinite(final))
+    source = np.concatenate([source, ending])
+    target = np.concatenate([arcs["target"], np.full(len(ending), len(final))])
+    label, output = (np.concatenate([arcs[name], np.full(len(ending), -1)]) for name in ("input", "output"))
+    score = -np.concatenate([arcs["cost"], final[ending]])
+    number = np.arange(len(final) + 1)
+    number[[0, start]] = start, 0
+    source, target = number[source], number[target]
+    order = np.argsort(source, kind="stable")
+    columns = (source, target, label, score.astype(np.float32).view(np.int32))
+    table = np.stack([column[order].astype(np.int32) for column in columns], 1)
+    return {"arcs": torch.from_numpy(table), "aux_labels": torch.from_numpy(output[order].astype(np.int32))}
+
+
+def read_openfst(path: Path) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+    """Read OpenFst's binary form (type vector, standard arcs, no symbol tables).
+
+    Returns the start state, final costs (S,) float32 with inf where not final, and for the arcs in
+    order of their source: source (A,), fields of `ARC` (A,). Raises ValueError for another kind of file.
+    """
+    data = path.read_bytes()
+    try:
+        place, flags, start, count = _openfst_header(data)
+        if flags & 3:
+            raise ValueError("it holds symbol tables")
+        final, arcs_of = np.empty(count, dtype=np.float32), np.empty(count, dtype=np.int64)
+        pieces = []
+        for state in range(count):
+            final[state], arcs_of[state] = struct.unpack_from("<fq", data, place)
+            place += 12
+            pieces.append(data[place : place + ARC.itemsize * arcs_of[state]])
+            place += ARC.itemsize * int(arcs_of[state])
+        if place > len(data):
+            raise ValueError("it is cut short")
+    except (struct.error, ValueError) as error:
+        raise ValueError(f"{path}: not readable as an OpenFst vector graph ({error})") from None
+    return start, final, np.repeat(np.arange(count), arcs_of), np.frombuffer(b"".join(pieces), dtype=ARC)
+
+
+def _openfst_header(data: bytes) -> tuple[int, int, int, int]:
+    """Offset of the first state, flags, start state, number of states."""
+    place = 4
+    kinds = []
+    for _ in range(2):
+        (length,) = struct.unpack_from("<i", data, place)
+        kinds.append(data[place + 4 : place + 4 + length])
+        place += 4 + length
+    if data[:4] != OPENFST_MAGIC or kinds != [b"vector", b"standard"]:
+        raise ValueError(f"expected a vector graph of standard arcs, got {kinds}")
+    _, flags, _, start, states, _ = struct.unpack_from("<iiQqqq", data, place)
+    return place + struct.calcsize("<iiQqqq"), flags, start, states

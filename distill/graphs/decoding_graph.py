@@ -91,7 +91,8 @@ def lexicon_fst(lang: Lang) -> tuple[kaldifst.StdVectorFst, list[int]]:
             fst.add_arc(first, kaldifst.StdArc(0, 0, 0.0, after))
         else:
             _chain(fst, first, after, inputs[1:], 0)
-    for source in sources:
+    # Before silence only: a back-off either side of it would give each path several times.
+    for source in (loop, after):
         fst.add_arc(source, kaldifst.StdArc(base, lang.words["#0"], 0.0, source))
     return fst, list(range(base, silence_mark + 1))
 

@@ -6,6 +6,7 @@ import logging
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 
 from distill.fsa.graph import Fsa
 from distill.graphs.lexicon import Lang
@@ -34,10 +35,12 @@ class Pronouncer:
         rng = random.Random(self.seed)
         for sentence in sentences:
             words = sentence.split()
+            if not words:
+                continue
             missing = [word for word in words if word not in self.lang.lexicon.pronunciations]
             for word in missing:
                 self.unknown[word] = self.unknown.get(word, 0) + 1
-            if missing or not words:
+            if missing:
                 self.left_out += 1
                 continue
             self.used += 1
@@ -58,12 +61,20 @@ def build_denominator(sentences: Iterable[str], lang: Lang, order: int, seed: in
     Raises ValueError for an empty corpus, or one of which nothing can be pronounced.
     """
     pronouncer = Pronouncer(lang, seed)
-    sequences = list(pronouncer(sentences))
-    if not sequences:
+    sequences = pronouncer(sentences)
+    first = next(sequences, None)
+    if first is None:
         some = ", ".join(list(pronouncer.unknown)[:5]) or "it has no sentences"
         raise ValueError(
             f"nothing of the text corpus can be pronounced ({some}); check data/text/lm.txt against the lexicon"
         )
+    fsa = train_unit_ngram(chain([first], sequences), order, len(lang.tokens))
     if pronouncer.left_out:
-        log.warning("%d sentences left out of the denominator: words outside the lexicon", pronouncer.left_out)
-    return train_unit_ngram(sequences, order, len(lang.tokens)), pronouncer
+        worst = sorted(pronouncer.unknown, key=lambda word: (-pronouncer.unknown[word], word))[:5]
+        log.warning(
+            "%d sentences left out of the denominator: not in the lexicon are %d words, such as %s",
+            pronouncer.left_out,
+            len(pronouncer.unknown),
+            ", ".join(worst),
+        )
+    return fsa, pronouncer

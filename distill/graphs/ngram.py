@@ -11,93 +11,146 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 
 from distill.fsa.graph import Fsa
+from distill.graphs.numerator import UnitLm
 
-END = 0  # stands for the sentence's end among unit ids; blank never occurs in a sequence
+END = 0  # the sentence's start in a history, its end as a successor; blank never occurs in a sequence
+BLOCK = 100_000  # sequences counted at once: bounds the memory
+Tables = dict[int, tuple[np.ndarray, np.ndarray]]  # two arrays for each length of history
 
 
 def train_unit_ngram(sequences: Iterable[Sequence[int]], order: int, num_units: int) -> Fsa:
     """Unit n-gram without back-off arcs: every state has an arc for every unit, and an end.
 
     Removing the epsilons of a back-off model would count its paths twice in the log semiring, so
-    the interpolated probabilities are written out. States are the histories that were seen; an arc
-    leads to the longest of them that fits. State 0 is the start of a sentence.
+    the interpolated probabilities are written out. States are the histories that were seen, and
+    each unit alone; an arc leads to the longest of them that fits. State 0 is the start of a sentence.
+
+    Raises ValueError for an order other than 2 to 4, no sequences, or a unit outside 1 .. num_units - 1.
     """
     if not 2 <= order <= 4:
         raise ValueError(f"order must be 2, 3 or 4, got {order}")
-    counts = _count(sequences, order)
-    if not counts[()]:
+    tables = _rows(_count(sequences, order, num_units), num_units)
+    # Length 0 is no state: there is always a last unit, or the start.
+    states = {n: codes for n, (codes, _) in tables.items() if n and len(codes)}
+    states[1] = np.arange(num_units)
+    rows = np.concatenate([_complete(tables, num_units), *(tables[n][1] for n in range(2, order))])
+    return _reachable(_acceptor(states, np.log(rows), num_units))
+
+
+def _count(sequences: Iterable[Sequence[int]], order: int, num_units: int) -> Tables:
+    """n-grams seen and how often, by length of the history: codes in base `num_units`, counts.
+
+    A history reaches back to the sentence's start, which counts as its first symbol.
+    """
+    if num_units**order > np.iinfo(np.int64).max:
+        raise ValueError(f"{num_units} units are too many for order {order}; choose a lower order")
+    empty = np.zeros(0, dtype=np.int64)
+    totals = dict.fromkeys(range(order), (empty, empty))
+    waiting = iter(sequences)
+    while block := list(islice(waiting, BLOCK)):
+        symbols, position = _padded(block, num_units)
+        for n in range(order):
+            at = np.flatnonzero(position >= max(n, 1))
+            code = sum((symbols[at - back] * num_units**back for back in range(n + 1)), start=np.zeros_like(at))
+            totals[n] = _merged(totals[n], np.unique(code, return_counts=True))
+    if not len(totals[0][0]):
         raise ValueError("no unit sequences to estimate an n-gram from: the text corpus is empty")
-    rows = _rows(counts, num_units)
-    histories: dict[tuple[int, ...], int] = {(END,): 0}
-    for history in sorted(rows):
-        if history and (len(history) == order - 1 or history[0] == END):
-            histories.setdefault(history, len(histories))
-    for unit in range(1, num_units):  # a fall-back for histories that were never seen
-        histories.setdefault((unit,), len(histories))
-    return _acceptor(histories, rows, order, num_units)
+    return totals
 
 
-def _count(sequences: Iterable[Sequence[int]], order: int) -> dict[tuple[int, ...], Counter[int]]:
-    """Successors of every history of up to order - 1 units; a history reaches back to the sentence's start."""
-    counts: dict[tuple[int, ...], Counter[int]] = defaultdict(Counter)
-    for sequence in sequences:
-        padded = (END, *sequence, END)
-        for position in range(1, len(padded)):
-            for length in range(min(order, position + 1)):
-                counts[padded[position - length : position]][padded[position]] += 1
-    return counts
+def _padded(block: list[Sequence[int]], num_units: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sequences end to end, each between start and end; and each symbol's position within its own."""
+    lengths = np.array([len(sequence) + 2 for sequence in block])
+    symbols = np.fromiter(chain.from_iterable((END, *s, END) for s in block), dtype=np.int64, count=lengths.sum())
+    position = np.arange(len(symbols)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    inner = (position > 0) & (position < np.repeat(lengths, lengths) - 1)
+    wrong = inner & ((symbols < 1) | (symbols >= num_units))
+    if wrong.any():
+        raise ValueError(f"unit {symbols[wrong][0]} in a sequence, expected 1..{num_units - 1}; blank is not a unit")
+    return symbols, position
 
 
-def _rows(counts: Mapping[tuple[int, ...], Counter[int]], num_units: int) -> dict[tuple[int, ...], np.ndarray]:
-    """p(. | history) for every history, (num_units,) each, the end in column 0."""
-    rows: dict[tuple[int, ...], np.ndarray] = {}
-    for history in sorted(counts, key=len):
-        row = np.zeros(num_units)
-        seen = counts[history]
-        row[list(seen)] = list(seen.values())
-        # below the unigram lies the uniform distribution
-        lower = rows[history[1:]] if history else np.full(num_units, 1 / num_units)
-        rows[history] = (row + len(seen) * lower) / (row.sum() + len(seen))
+def _merged(left: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    codes, which = np.unique(np.concatenate([left[0], right[0]]), return_inverse=True)
+    counts = np.zeros(len(codes), dtype=np.int64)
+    np.add.at(counts, which, np.concatenate([left[1], right[1]]))
+    return codes, counts
+
+
+def _rows(counts: Tables, num_units: int) -> Tables:
+    """By length: codes (H,) of the histories seen, and p(. | history) (H, num_units), the end in column 0."""
+    tables: Tables = {}
+    for n in sorted(counts):
+        codes, numbers = counts[n]
+        histories, which = np.unique(codes // num_units, return_inverse=True)
+        seen = np.zeros((len(histories), num_units))
+        seen[which, codes % num_units] = numbers
+        if n:
+            shorter, lower = tables[n - 1]
+            lower = lower[np.searchsorted(shorter, histories % num_units ** (n - 1))]
+        else:
+            lower = np.full((1, num_units), 1 / num_units)  # below the unigram lies the uniform distribution
+        kinds = (seen > 0).sum(1, keepdims=True)
+        tables[n] = histories, (seen + kinds * lower) / (seen.sum(1, keepdims=True) + kinds)
+    return tables
+
+
+def _complete(tables: Tables, num_units: int) -> np.ndarray:
+    """Rows of the start and of every unit, (num_units, num_units); a unit never seen has the unigram's."""
+    rows = np.repeat(tables[0][1], num_units, axis=0)
+    histories, seen = tables[1]
+    rows[histories] = seen
     return rows
 
 
-def _acceptor(
-    histories: Mapping[tuple[int, ...], int], rows: Mapping[tuple[int, ...], np.ndarray], order: int, units: int
-) -> Fsa:
-    count = len(histories)
-    src = np.repeat(np.arange(count, dtype=np.int32), units - 1)
-    label = np.tile(np.arange(1, units, dtype=np.int32), count)
-    dst = np.empty((count, units - 1), dtype=np.int32)
-    table = np.empty((count, units))
-    for history, state in histories.items():
-        table[state] = np.log(rows[_longest(history, rows)])
-        for unit in range(1, units):
-            dst[state, unit - 1] = histories[_longest((*history, unit)[-(order - 1) :], histories)]
-    return Fsa(src, dst.reshape(-1), label, table[:, 1:].reshape(-1), table[:, END].copy())
+def _acceptor(states: Mapping[int, np.ndarray], rows: np.ndarray, num_units: int) -> Fsa:
+    """states: sorted codes of the histories by length, numbered in that order; rows (S, num_units) log-weights."""
+    lengths = sorted(states)
+    first = dict(zip(lengths, np.cumsum([0, *(len(states[n]) for n in lengths)])))
+    units = np.arange(1, num_units)
+    targets = []
+    for n in lengths:
+        code = states[n][:, None] * num_units + units
+        target = np.full(code.shape, -1)
+        for longest in range(min(n + 1, lengths[-1]), 0, -1):
+            suffix = code % num_units**longest
+            place = np.searchsorted(states[longest], suffix).clip(max=len(states[longest]) - 1)
+            fits = (target < 0) & (states[longest][place] == suffix)
+            target[fits] = first[longest] + place[fits]
+        targets.append(target)
+    count = len(rows)
+    src = np.repeat(np.arange(count, dtype=np.int32), len(units))
+    label = np.tile(units.astype(np.int32), count)
+    dst = np.concatenate(targets).astype(np.int32).reshape(-1)
+    return Fsa(src, dst, label, rows[:, 1:].reshape(-1), rows[:, END].copy())
 
 
-def _longest(history: tuple[int, ...], known: Mapping[tuple[int, ...], object]) -> tuple[int, ...]:
-    """The history without as many of its oldest units as make it known."""
-    while history not in known:
-        history = history[1:]
-    return history
+def _reachable(fsa: Fsa) -> Fsa:
+    """The states that a path from the start can reach, in their order."""
+    alive = np.zeros(fsa.num_states, dtype=bool)
+    fresh = np.array([0])
+    following = fsa.dst.reshape(fsa.num_states, -1)
+    while len(fresh):
+        alive[fresh] = True
+        fresh = np.unique(following[fresh])
+        fresh = fresh[~alive[fresh]]
+    number = (np.cumsum(alive) - 1).astype(np.int32)
+    keep = alive[fsa.src]
+    return Fsa(number[fsa.src[keep]], number[fsa.dst[keep]], fsa.label[keep], fsa.weight[keep], fsa.final[alive])
 
 
 def unit_perplexity(fsa: Fsa, sequences: Iterable[Sequence[int]]) -> float:
     """Perplexity per unit, ends counted, of sequences under a deterministic unit n-gram."""
-    step = {(int(s), int(u)): (int(d), float(w)) for s, d, u, w in zip(fsa.src, fsa.dst, fsa.label, fsa.weight)}
+    lm = UnitLm(fsa, int(fsa.label.max()) + 1)
     total, count = 0.0, 0
     for sequence in sequences:
-        state = 0
-        for unit in sequence:
-            state, weight = step[state, unit]
-            total += weight
-        total += float(fsa.final[state])
+        total += lm.score(sequence)
         count += len(sequence) + 1
     return math.exp(-total / max(1, count))
 
