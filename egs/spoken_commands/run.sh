@@ -4,7 +4,7 @@ set -euo pipefail
 corpus=spoken_commands
 experiments=teacher,sn,ss,single
 default_corpus_dir="$(dirname "${BASH_SOURCE[0]}")/../../../shared/corpora"
-rehearse_settings=(optim.updates=12 data.valid_utterances=4)
+rehearse_settings=(optim.updates=12 optim.epochs=0 data.valid_utterances=4 "data.train=[labelled,unlabelled]")
 source "$(dirname "${BASH_SOURCE[0]}")/../../local/stage.sh"
 
 begin "$@"
