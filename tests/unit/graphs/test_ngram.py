@@ -1,0 +1,193 @@
+"""n-grams: probabilities against the formula written directly, sums, ARPA files."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from pathlib import Path
+
+import kaldifst
+import kaldilm
+import numpy as np
+import pytest
+
+from distill.graphs import ngram
+from distill.graphs.ngram import ArpaLm, read_arpa, train_unit_ngram, train_word_ngram, unit_perplexity
+from distill.graphs.numerator import UnitLm
+
+UNITS = 6  # unit 5 is never seen
+SENTENCES = ["GO TO NINE", "GO TO NINE", "GO TO ANNA", "TWO AN NINE", "A GO", "ANNA", "GO TO NINE TOO TOO TOO"]
+
+
+def sequences(seed: int = 0, count: int = 60, longest: int = 7) -> list[tuple[int, ...]]:
+    rng = np.random.default_rng(seed)
+    return [tuple(rng.integers(1, 5, rng.integers(1, longest)).tolist()) for _ in range(count)]
+
+
+def witten_bell(data: list[tuple], order: int, symbols: int) -> dict:
+    """p(w | h) by the recursion as it stands in the books; `data` padded with starts is looked up as strings."""
+    seen: Counter = Counter()
+    for sequence in data:
+        padded = ("<", *sequence, ">")
+        for end in range(2, len(padded) + 1):
+            for begin in range(max(0, end - order), end):
+                seen[padded[begin:end]] += 1
+
+    def probability(history: tuple, word: object) -> float:
+        lower = probability(history[1:], word) if history else 1 / symbols
+        after = [count for gram, count in seen.items() if gram[:-1] == history]
+        if not after:
+            return lower
+        return (seen[(*history, word)] + len(after) * lower) / (sum(after) + len(after))
+
+    return probability
+
+
+@pytest.mark.parametrize("order", [2, 3, 4])
+def test_unit_ngram_equals_the_formula(order: int) -> None:
+    data = sequences()
+    fsa = train_unit_ngram(data, order, UNITS)
+    lm = UnitLm(fsa, UNITS)
+    direct = witten_bell(data, order, UNITS)
+    rng = np.random.default_rng(1)
+    for _ in range(20):  # most of these hold histories that were never seen, and the unseen unit
+        units = tuple(rng.integers(1, UNITS, 8).tolist())
+        padded = ("<", *units, ">")
+        expected = sum(math.log(direct(padded[max(0, i - order + 1) : i], padded[i])) for i in range(1, len(padded)))
+        assert lm.score(units) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("order", [2, 3, 4])
+def test_unit_ngram_is_stochastic_complete_and_may_end_anywhere(order: int) -> None:
+    fsa = train_unit_ngram(sequences(), order, UNITS)
+    fsa.validate(UNITS)
+    assert np.isfinite(fsa.final).all()
+    assert fsa.num_arcs == fsa.num_states * (UNITS - 1)
+    total = np.exp(fsa.final)
+    np.add.at(total, fsa.src, np.exp(fsa.weight))
+    np.testing.assert_allclose(total, 1, atol=1e-12)
+
+
+def test_bigram_has_one_state_per_unit_and_a_start() -> None:
+    fsa = train_unit_ngram(sequences(), 2, UNITS)
+    assert fsa.num_states == UNITS
+    np.testing.assert_array_equal(fsa.dst, fsa.label)
+
+
+def test_counting_in_blocks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train_unit_ngram(sequences(), 3, UNITS)
+    monkeypatch.setattr(ngram, "BLOCK", 7)
+    pieces = train_unit_ngram(iter(sequences()), 3, UNITS)
+    for name in ("src", "dst", "label", "weight", "final"):
+        np.testing.assert_array_equal(getattr(whole, name), getattr(pieces, name))
+
+
+def test_sequences_shorter_than_the_order() -> None:
+    data = [(1,), (2,)]
+    lm = UnitLm(train_unit_ngram(data, 4, UNITS), UNITS)
+    direct = witten_bell(data, 4, UNITS)
+    expected = math.log(direct(("<",), 1)) + math.log(direct(("<", 1), 3)) + math.log(direct(("<", 1, 3), ">"))
+    assert lm.score((1, 3)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("data", "order", "message"),
+    [([], 2, "text corpus is empty"), ([(1,)], 5, "order must be"), ([(1, 0)], 2, "unit 0"), ([(9,)], 2, "unit 9")],
+)
+def test_unit_ngram_refuses(data: list[tuple[int, ...]], order: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        train_unit_ngram(data, order, UNITS)
+
+
+def test_unit_perplexity() -> None:
+    data = sequences()
+    fsa = train_unit_ngram(data, 2, UNITS)
+    expected = -sum(UnitLm(fsa, UNITS).score(s) for s in data) / sum(len(s) + 1 for s in data)
+    assert unit_perplexity(fsa, data) == pytest.approx(math.exp(expected))
+    assert unit_perplexity(fsa, data) < unit_perplexity(fsa, [(5, 5, 5)])
+
+
+@pytest.mark.parametrize(("order", "least"), [(1, 1), (2, 2), (3, 1), (3, 2), (4, 2)])
+def test_word_probabilities_of_every_context_sum_to_one(order: int, least: int) -> None:
+    lm = train_word_ngram(SENTENCES, order, ["ZEBRA"], least=least)
+    vocabulary = sorted({*" ".join(SENTENCES).split(), "ZEBRA", "</s>"})
+    contexts = itertools.chain(
+        ((w,) for w in ("<s>", *vocabulary)), itertools.product(("<s>", "GO", "TO", "TOO", "ZEBRA"), repeat=3)
+    )
+    for context in contexts:
+        assert sum(10 ** lm.score(context, word) for word in vocabulary) == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_word_ngram_equals_the_formula(order: int) -> None:
+    lm = train_word_ngram(SENTENCES, order, least=1)
+    words = {*" ".join(SENTENCES).split(), "</s>"}
+    direct = witten_bell([tuple(s.split()) for s in SENTENCES], order, len(words))
+    for sentence in ("GO TO NINE", "ANNA TWO GO TO", "TOO TOO NINE AN A GO"):
+        padded = ("<", *sentence.split(), ">")
+        expected = sum(math.log10(direct(padded[max(0, i - order + 1) : i], padded[i])) for i in range(1, len(padded)))
+        got = lm.perplexity([sentence])
+        assert math.log10(got) * -(len(padded) - 1) == pytest.approx(expected)
+
+
+def test_words_outside_the_model_are_refused() -> None:
+    with pytest.raises(ValueError, match="'ZEBRA'"):
+        train_word_ngram(SENTENCES, 3).perplexity(["GO ZEBRA"])
+    with pytest.raises(ValueError, match="empty"):
+        train_word_ngram([], 3)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_arpa_files_are_read_back_and_by_others(order: int, tmp_path: Path) -> None:
+    lm = train_word_ngram(SENTENCES, order, ["ZEBRA"])
+    path = tmp_path / "lm.arpa"
+    lm.write(path)
+    again = read_arpa(path)
+    assert again.order == order
+    assert again.probability.keys() == lm.probability.keys()
+    assert again.perplexity(SENTENCES) == pytest.approx(lm.perplexity(SENTENCES), rel=1e-4)
+    assert all(gram in again.probability for gram in again.backoff)
+    assert best_cost(path, "TWO TO NINE", tmp_path) == pytest.approx(cost(lm, "TWO TO NINE"), rel=1e-4)
+
+
+def cost(lm: ArpaLm, sentence: str) -> float:
+    return math.log(lm.perplexity([sentence])) * (len(sentence.split()) + 1)
+
+
+def best_cost(arpa: Path, sentence: str, folder: Path) -> float:
+    """Cost of a sentence in the grammar that kaldilm makes, #0 read as epsilon."""
+    symbols = ["<eps>", "#0", "<s>", "</s>", "ZEBRA", *sorted({*" ".join(SENTENCES).split()})]
+    table = folder / "words.txt"
+    table.write_text("".join(f"{s} {i}\n" for i, s in enumerate(symbols)), encoding="utf-8")
+    text = kaldilm.arpa2fst(
+        input_arpa=str(arpa), output_fst="", disambig_symbol="#0", read_symbol_table=str(table), max_order=4
+    )
+    back_off = symbols.index("#0")
+    lines = [line.split() for line in text.splitlines()]
+    grammar = "\n".join(
+        " ".join(["0" if i == 2 and int(f) == back_off else f for i, f in enumerate(line)]) for line in lines
+    )
+    ids = [symbols.index(word) for word in sentence.split()]
+    line = kaldifst.make_linear_acceptor(ids)
+    fst = kaldifst.compile(grammar + "\n", acceptor=False)
+    kaldifst.arcsort(fst, sort_type="ilabel")
+    path = kaldifst.shortest_path(kaldifst.compose(line, fst))
+    _, _, outputs, weight = kaldifst.get_linear_symbol_sequence(path)
+    assert list(outputs) == ids
+    return weight.value
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("GO -1\n", "arpa:1: expected an entry"),
+        ("\\data\\\nngram 1=2\n\n\\1-grams:\n-1 GO\n\n\\end\\\n", "is it complete"),
+        ("\\data\\\nngram 1=1\n\n\\1-grams:\n-1 GO TO NINE\n", "arpa:5"),
+    ],
+)
+def test_broken_arpa(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "broken.arpa"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        read_arpa(path)
