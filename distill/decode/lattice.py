@@ -80,7 +80,9 @@ class GraphDecoder:
         for units, words, score in _sequences(lattice, count * SPARE_PATHS):
             names = tuple(self.words[word] for word in words)
             distinct.setdefault(units, Hypothesis(names, units, score, True))
-        return list(distinct.values())[:count]
+        # The lattice keeps arcs, not paths: arcs of good paths also join to paths beyond its beam.
+        least = max((h.score for h in distinct.values()), default=0.0) - lattice_beam
+        return [h for h in distinct.values() if h.score >= least][:count]
 
     def _decodable(self, log_probs: np.ndarray) -> kaldi_decoder.DecodableCtc:
         return kaldi_decoder.DecodableCtc(np.ascontiguousarray(log_probs * self.acoustic_scale, dtype=np.float32))

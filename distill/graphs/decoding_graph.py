@@ -64,36 +64,24 @@ def _unigrams(arpa: Path) -> set[str]:
 def lexicon_fst(lang: Lang) -> tuple[kaldifst.StdVectorFst, list[int]]:
     """L with disambiguation symbols and optional silence; also the ids of #0, #1, ….
 
-    Each word leads to a state where silence may follow; silence at the start is its own arc. #0
-    loops pass the grammar's back-off arcs through.
+    Two states stand between words: in the first, silence may still come, in the second it has. #0
+    passes the grammar's back-off arcs through, in the first only: a back-off on either side of a
+    silence would double each path.
     """
     entries, highest = _disambiguated(lang)
-    base = len(lang.tokens)  # #0; #1 is base + 1, …; the last one marks silence
-    silence_mark = base + highest + 1
+    base = len(lang.tokens)  # #0; #1 is base + 1, …
+    silence_mark = base + highest + 1  # tells "SIL word" from "word" in determinisation
     fst = kaldifst.StdVectorFst()
-    loop = fst.add_state()
-    fst.start = loop
-    fst.set_final(loop, 0.0)
-    start_silence = fst.add_state()
-    # Silence is marked too, so that "silence, word" and "word" stay distinct in determinisation.
-    _chain(fst, loop, start_silence, [lang.silence, silence_mark], 0)
-    after = fst.add_state()
-    fst.set_final(after, 0.0)
-    _chain(fst, after, loop_after := fst.add_state(), [lang.silence, silence_mark], 0)
-    fst.set_final(loop_after, 0.0)
-    sources = (loop, start_silence, after, loop_after)
+    between, silent = fst.add_state(), fst.add_state()
+    fst.start = between
+    for state in (between, silent):
+        fst.set_final(state, 0.0)
+    _chain(fst, between, silent, [lang.silence, silence_mark], 0)
+    fst.add_arc(between, kaldifst.StdArc(base, lang.words["#0"], 0.0, between))
     for word, units, mark in entries:
         inputs = [*units, *([base + mark] if mark else [])]
-        first = fst.add_state()
-        for source in sources:
-            fst.add_arc(source, kaldifst.StdArc(inputs[0], lang.words[word], 0.0, first))
-        if len(inputs) == 1:
-            fst.add_arc(first, kaldifst.StdArc(0, 0, 0.0, after))
-        else:
-            _chain(fst, first, after, inputs[1:], 0)
-    # Before silence only: a back-off either side of it would give each path several times.
-    for source in (loop, after):
-        fst.add_arc(source, kaldifst.StdArc(base, lang.words["#0"], 0.0, source))
+        for source in (between, silent):
+            _chain(fst, source, between, inputs, lang.words[word])
     return fst, list(range(base, silence_mark + 1))
 
 
