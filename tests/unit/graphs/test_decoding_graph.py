@@ -1,0 +1,78 @@
+"""Building the decoding graph: what it refuses, its lexicon, and that it is the same every time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import kaldifst
+import pytest
+
+from distill.graphs.decoding_graph import build_hlg, ctc_fst, lexicon_fst, size
+from distill.graphs.lexicon import Lang
+from distill.graphs.ngram import train_word_ngram
+
+SENTENCES = ["GO TO NINE", "TWO AN A NINE", "ANNA GO TOO", "A TWO"]
+
+
+def hlg(lang: Lang, folder: Path, words: list[str] | None = None) -> kaldifst.StdVectorFst:
+    train_word_ngram(SENTENCES, 3, words or lang.lexicon.words, least=1).write(folder / "lm.arpa")
+    return build_hlg(lang, folder / "lm.arpa", folder / "lang" / "words.txt")
+
+
+def outputs(fst: kaldifst.StdVectorFst, inputs: list[int]) -> set[tuple[int, ...]]:
+    """Output sequences of all paths with the given inputs."""
+    kaldifst.arcsort(fst, sort_type="ilabel")
+    paths = kaldifst.compose(kaldifst.make_linear_acceptor(inputs), fst)
+    if paths.start < 0:
+        return set()
+    best = kaldifst.convert_nbest_to_vector(kaldifst.shortest_path(paths, n=1000))
+    return {tuple(kaldifst.get_linear_symbol_sequence(path)[2]) for path in best}
+
+
+def test_words_without_pronunciation_are_named(lang: Lang, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"1 words .*'ZEBRA'.*stage 3"):
+        hlg(lang, tmp_path, ["ZEBRA"])
+
+
+def test_lexicon_tells_homophones_and_prefixes_apart(lang: Lang) -> None:
+    fst, marks = lexicon_fst(lang)
+    assert len(marks) == 5  # #0, one each for TO, TOO and TWO, and the silence's
+    ids, base = lang.tokens, marks[0]
+    t, uw = ids["T"], ids["UW"]
+    found = {outputs(fst.copy(), [t, uw, base + mark]).pop() for mark in (1, 2, 3)}
+    assert found == {(lang.words[word],) for word in ("TO", "TOO", "TWO")}
+    assert outputs(fst, [t, uw]) == set()
+    anna = [ids["AE"], ids["N"], ids["AH"]]
+    assert outputs(fst, anna) == {(lang.words["ANNA"],)}
+    assert outputs(fst, [*anna[:2], base + 1, anna[2]]) == {(lang.words["AN"], lang.words["A"])}
+
+
+def test_lexicon_takes_silence_anywhere_between_words_but_once(lang: Lang) -> None:
+    fst, marks = lexicon_fst(lang)
+    go, silence = [lang.tokens["G"], lang.tokens["OW"]], [lang.silence, marks[-1]]
+    word = lang.words["GO"]
+    assert outputs(fst, silence) == {()}
+    assert outputs(fst, [*silence, *go, *silence, *go, *go, *silence]) == {(word, word, word)}
+    assert outputs(fst, [*go, *silence, *silence, *go]) == set()
+
+
+def test_back_off_comes_before_silence_only(lang: Lang) -> None:
+    fst, marks = lexicon_fst(lang)
+    go, silence = [lang.tokens["G"], lang.tokens["OW"]], [lang.silence, marks[-1]]
+    assert outputs(fst, [*go, marks[0], *silence, *go])
+    assert not outputs(fst, [*go, *silence, marks[0], *go])
+
+
+def test_ctc_topology_collapses_labels() -> None:
+    fst = ctc_fst(4)
+    assert outputs(fst, [1, 2, 2, 1, 2, 3, 3, 1]) == {(1, 1, 2)}  # input is unit + 1, blank is 1
+    assert size(fst) == (4, 16)
+
+
+def test_same_inputs_same_graph(lang: Lang, tmp_path: Path) -> None:
+    graph = hlg(lang, tmp_path)
+    graph.write(str(tmp_path / "a.fst"))
+    hlg(lang, tmp_path).write(str(tmp_path / "b.fst"))
+    assert (tmp_path / "a.fst").read_bytes() == (tmp_path / "b.fst").read_bytes()
+    labels = {arc.ilabel for s in kaldifst.StateIterator(graph) for arc in kaldifst.ArcIterator(graph, s)}
+    assert max(labels) <= len(lang.units)  # no #k is left
