@@ -1,6 +1,7 @@
 """The decoding graph HLG: topology, lexicon and word n-gram composed with OpenFst (through kaldifst).
 
-Input label 0 is epsilon and label u + 1 is unit u, blank included; output labels are word ids.
+Input label 0 is epsilon and label c + 1 is column c (`Topology.output_columns`: the model's outputs, blank
+included where there is one); output labels are word ids.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from distill.graphs.lexicon import Lang
 
 
 def build_hlg(lang: Lang, arpa: Path, words_txt: Path) -> kaldifst.StdVectorFst:
-    """min(det(L o G)) without its disambiguation symbols, then H o LG for the CTC topology.
+    """min(det(L o G)) without its disambiguation symbols, then H (o C) o LG of the lang's topology.
 
     Raises ValueError for words of the ARPA file that the lexicon lacks.
     """
@@ -29,7 +30,7 @@ def build_hlg(lang: Lang, arpa: Path, words_txt: Path) -> kaldifst.StdVectorFst:
     kaldifst.minimize_encoded(graph)
     # Never determinise from here on: without #k homophones are no longer distinct.
     graph = _compose(_without(disambiguation, len(lang.tokens)), graph)
-    graph = _compose(ctc_fst(len(lang.tokens)), graph)
+    graph = _compose(lang.topology.output_fst(), graph)
     kaldifst.connect(graph)
     kaldifst.arcsort(graph, sort_type="ilabel")
     if graph.start < 0:
@@ -121,20 +122,6 @@ def _without(disambiguation: list[int], num_units: int) -> kaldifst.StdVectorFst
 def _identity_and_marks(num_units: int, disambiguation: list[int]) -> Iterator[tuple[int, int]]:
     yield from ((unit, unit) for unit in range(1, num_units))
     yield from ((0, mark) for mark in disambiguation)
-
-
-def ctc_fst(num_units: int) -> kaldifst.StdVectorFst:
-    """H: the standard CTC topology; state i has heard unit i last, state 0 blank."""
-    fst = kaldifst.StdVectorFst()
-    for _ in range(num_units):
-        fst.add_state()
-    fst.start = 0
-    for state in range(num_units):
-        fst.set_final(state, 0.0)
-        for unit in range(num_units):
-            output = 0 if unit in (0, state) else unit
-            fst.add_arc(state, kaldifst.StdArc(unit + 1, output, 0.0, unit))
-    return fst
 
 
 def _compose(left: kaldifst.StdVectorFst, right: kaldifst.StdVectorFst) -> kaldifst.StdVectorFst:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from distill.graphs.topology import Topology, load_topology
+
 BLANK, SILENCE = "<blk>", "SIL"
 
 
@@ -65,10 +67,14 @@ class Lang:
     words: Mapping[str, int]
     lexicon: Lexicon
     silence: int
+    topology: Topology
 
     @classmethod
     def load(cls, folder: Path) -> Lang:
-        """Read tokens.txt, words.txt, lexicon.txt; raises FileNotFoundError naming the stage that writes them."""
+        """Read tokens.txt, words.txt, lexicon.txt, topology.json (standard CTC without it).
+
+        Raises FileNotFoundError naming the stage that writes them.
+        """
         if not (folder / "tokens.txt").is_file():
             raise FileNotFoundError(f"no lang folder at {folder}; stage 2 writes it (run.sh --stage 2 --stop-stage 2)")
         tokens = read_symbols(folder / "tokens.txt")
@@ -76,11 +82,12 @@ class Lang:
         missing = [phone for phone in lexicon.phones if phone not in tokens]
         if missing:
             raise ValueError(f"{folder}/lexicon.txt uses {missing[:5]}, which tokens.txt lacks; run stage 2 again")
-        return cls(tokens, read_symbols(folder / "words.txt"), lexicon, tokens[SILENCE])
+        topology = load_topology(folder, len(tokens))
+        return cls(tokens, read_symbols(folder / "words.txt"), lexicon, tokens[SILENCE], topology)
 
     @property
     def units(self) -> list[str]:
-        """Unit symbols in the order of a model's outputs, blank first."""
+        """Unit symbols in the order of their ids, blank first."""
         return sorted(self.tokens, key=self.tokens.__getitem__)
 
     @cached_property

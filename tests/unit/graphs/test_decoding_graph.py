@@ -7,9 +7,10 @@ from pathlib import Path
 import kaldifst
 import pytest
 
-from distill.graphs.decoding_graph import build_hlg, ctc_fst, lexicon_fst, size
+from distill.graphs.decoding_graph import build_hlg, lexicon_fst, size
 from distill.graphs.lexicon import Lang
 from distill.graphs.ngram import train_word_ngram
+from distill.graphs.topology import monophones
 
 SENTENCES = ["GO TO NINE", "TWO AN A NINE", "ANNA GO TOO", "A TWO"]
 
@@ -64,7 +65,7 @@ def test_back_off_comes_before_silence_only(lang: Lang) -> None:
 
 
 def test_ctc_topology_collapses_labels() -> None:
-    fst = ctc_fst(4)
+    fst = monophones("ctc", 4).output_fst()
     assert outputs(fst, [1, 2, 2, 1, 2, 3, 3, 1]) == {(1, 1, 2)}  # input is unit + 1, blank is 1
     assert size(fst) == (4, 16)
 
