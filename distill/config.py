@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -238,6 +238,42 @@ class Decoding(Settings):
     lattice_beam: float = 6.0  # sequences this much worse than the best are left out
 
 
+class Graphs(Settings):
+    """How language models and graphs are made from text (stages 2 to 4): conf/graphs.yaml, --set graphs.KEY=VALUE."""
+
+    seed: int = 0  # draws pronunciations, silences and BPE's sample of sentences
+    order: int = 2  # of the unit n-gram
+    # interpolated: every unit can follow (Witten-Bell); chain: only what was seen, as Kaldi's chain-est-phone-lm
+    style: Literal["interpolated", "chain"] = "interpolated"
+    no_prune_order: int = 3  # chain: n-grams of this order keep all their histories
+    num_extra_states: int = 2000  # chain: longer histories kept beyond those
+    silence_edge: float = 0.8  # probability of silence before and after a sentence
+    silence_inside: float = 0.1  # and between words
+    bpe_pieces: int = 500
+    min_biphone_count: int = 100  # in the labelled transcripts; a rarer pair shares its outputs
+    min_monophone_count: int = 20
+    independent_silence: bool = False  # biphones: silence has one class, and counts as no context
+
+    @model_validator(mode="after")
+    def _check(self) -> Graphs:
+        if not 2 <= self.order <= 4:
+            raise ValueError(f"order must be 2, 3 or 4, got {self.order}")
+        if not self.no_prune_order >= 1:
+            raise ValueError(f"no_prune_order must be at least 1, got {self.no_prune_order}")
+        for name in ("silence_edge", "silence_inside"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a probability, got {getattr(self, name)}")
+        return self
+
+    @classmethod
+    def load(cls, path: Path, overrides: Sequence[str] = ()) -> Graphs:
+        """Defaults, then those of a YAML file if it is there, then "key=value" overrides."""
+        values = _read(path) if path.is_file() else {}
+        for override in overrides:
+            _override(values, override)
+        return _parsed(cls, values, str(path))
+
+
 class Experiment(Settings):
     """One training and how it is decoded; its YAML's stem is its name."""
 
@@ -279,26 +315,44 @@ class Experiment(Settings):
         return {i: g for i, g in enumerate(teacher_layers, 1) if g}
 
     @classmethod
-    def load(cls, path: Path | str, overrides: Sequence[str] = ()) -> Experiment:
-        """Read a YAML file, apply "a.b=value" overrides; raises ValueError naming file and key."""
+    def load(cls, path: Path | str, overrides: Sequence[str] = (), suffix: str = "") -> Experiment:
+        """Read a YAML file, apply "a.b=value" overrides; raises ValueError naming file and key.
+
+        `suffix` goes to its name and to those of the experiments it builds on: with other units they are others.
+        """
         path = Path(path)
         values = _read(path)
         for override in overrides:
             _override(values, override)
         values.setdefault("name", path.stem)
-        return cls.parse(values, str(path))
+        return cls.parse(values, str(path))._renamed(suffix)
+
+    def _renamed(self, suffix: str) -> Experiment:
+        changes: dict[str, Any] = {"name": self.name + suffix}
+        if self.init is not None:
+            changes["init"] = self.init + suffix
+        if self.teacher is not None:
+            changes["teacher"] = self.teacher.model_copy(update={"experiment": self.teacher.experiment + suffix})
+        return self.model_copy(update=changes)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str) -> Experiment:
         """Build from a nested mapping; raises ValueError with `where` and each wrong key."""
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            raise ValueError(f"{where}: {_explain(error)}") from None
+        return _parsed(cls, values, where)
 
     def resolved(self) -> dict[str, Any]:
         """All settings as plain values, for checkpoints and hashes."""
         return self.model_dump(mode="json")
+
+
+Node = TypeVar("Node", bound=Settings)
+
+
+def _parsed(kind: type[Node], values: Mapping[str, Any], where: str) -> Node:
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(f"{where}: {_explain(error)}") from None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -16,13 +16,17 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 log = logging.getLogger(__name__)
+
+# units of --units, and the topology each comes with
+TOPOLOGIES = {"phones": "ctc", "chars": "ctc", "bpe": "ctc", "biphones": "two_pdf"}
+GRAPHS = "graphs."
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,10 @@ class Recipe:
     device: str
     engine: str
     units: str
+    topology: str
     mini: bool
     rehearse: bool
-    overrides: tuple[str, ...]
+    settings: tuple[str, ...]
     names: tuple[str, ...] = ()
 
     @property
@@ -60,30 +65,55 @@ class Recipe:
         return self.data_dir / "text"
 
     @property
+    def variant(self) -> str:
+        """Units, and the topology where it is not the one they come with: `biphones`, `phones_two_pdf`."""
+        return self.units if self.topology == TOPOLOGIES[self.units] else f"{self.units}_{self.topology}"
+
+    @property
+    def suffix(self) -> str:
+        """What folders and experiments of this variant are marked with; nothing for plain phones."""
+        return "" if self.variant == "phones" else f"_{self.variant}"
+
+    @property
     def lang(self) -> Path:
-        return self.data_dir / f"lang_{self.units}"
+        return self.data_dir / f"lang_{self.variant}"
 
     @property
     def lm(self) -> Path:
-        return self.data_dir / "lm"
+        return self.data_dir / f"lm{self.suffix}"
 
     @property
     def graphs(self) -> Path:
-        return self.data_dir / "graphs"
+        return self.data_dir / f"graphs{self.suffix}"
 
     @property
     def num(self) -> Path:
         return self.data_dir / "num"
 
+    @property
+    def graph_overrides(self) -> tuple[str, ...]:
+        """The `--set graphs.KEY=VALUE` of this call, without "graphs."."""
+        return tuple(item.removeprefix(GRAPHS) for item in self.settings if item.startswith(GRAPHS))
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """The `--set KEY=VALUE` that concern experiments."""
+        return tuple(item for item in self.settings if not item.startswith(GRAPHS))
+
+    @property
+    def graphs_yaml(self) -> Path:
+        """Settings of language models and graphs; the file need not be there."""
+        return self.conf_dir / "graphs.yaml"
+
     def exp(self, name: str) -> Path:
-        """Folder of an experiment."""
+        """Folder of an experiment, by its full name (`Experiment.name`)."""
         return self.exp_dir / name
 
     def experiment_yaml(self, name: str) -> Path:
         """Settings of an experiment; raises FileNotFoundError with the known ones, the nearest first."""
         path = self.conf_dir / f"{name}.yaml"
         if not path.is_file():
-            known = sorted(p.stem for p in self.conf_dir.glob("*.yaml"))
+            known = sorted(p.stem for p in self.conf_dir.glob("*.yaml") if p != self.graphs_yaml)
             near = get_close_matches(name, known, n=len(known) or 1, cutoff=0.0)
             raise FileNotFoundError(f"no experiment '{name}' in {self.conf_dir}; there are: {', '.join(near)}")
         return path
@@ -100,7 +130,8 @@ def recipe_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--nj", type=int, default=os.cpu_count() or 1, help="processes and threads")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--engine", default="native", help="graph engine")
-    parser.add_argument("--units", default="phones")
+    parser.add_argument("--units", default="phones", help=", ".join(TOPOLOGIES))
+    parser.add_argument("--topology", default="", help="ctc, ctc_compact, two_pdf; empty: as the units have it")
     parser.add_argument("--mini", choices=("true", "false"), default="false")
     parser.add_argument("--rehearse", choices=("true", "false"), default="false")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
@@ -111,11 +142,21 @@ def recipe_from(args: argparse.Namespace) -> Recipe:
     """The recipe of parsed options; also sets up logging and the thread count for the script."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S")
     os.environ.setdefault("OMP_NUM_THREADS", str(args.nj))
+    units = _known("--units", args.units, TOPOLOGIES)
+    topology = _known("--topology", args.topology or TOPOLOGIES[units], ("ctc", "ctc_compact", "two_pdf"))
     return Recipe(
         args.corpus, args.conf_dir, args.data_dir, args.exp_dir, Path(args.corpus_dir) if args.corpus_dir else None,
-        args.nj, args.device, args.engine, args.units, args.mini == "true", args.rehearse == "true",
+        args.nj, args.device, args.engine, units, topology, args.mini == "true", args.rehearse == "true",
         tuple(args.set), tuple(name for name in args.experiment.split(",") if name),
     )  # fmt: skip
+
+
+def _known(option: str, value: str, known: Iterable[str]) -> str:
+    """The value, if it is known; else ValueError with the known ones, the nearest first."""
+    if value not in known:
+        near = get_close_matches(value, list(known), n=len(list(known)), cutoff=0.0)
+        raise ValueError(f"{option} {value} is not known; did you mean '{near[0]}'? There are: {', '.join(near)}")
+    return value
 
 
 def run_script(main: Callable[[], None]) -> None:

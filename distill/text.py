@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 # What is neither a letter, a digit, an apostrophe nor a blank; the underscore counts as a letter in \w.
 _OTHER = re.compile(r"[^\w' ]|_")
@@ -14,3 +17,19 @@ def normalise(text: str) -> str:
     text = text.replace("\u2019", "'").upper()
     text = _LONELY_APOSTROPHE.sub(" ", _OTHER.sub(" ", text))
     return " ".join(text.split())
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of a UTF-8 text file, gzipped or plain, without their ends; one at a time, so of any size.
+
+    Raises ValueError naming file, line and a way out for text in another encoding.
+    """
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield line.decode("utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{path}:{number}: not UTF-8 (byte 0x{line[error.start]:02x} at column {error.start + 1});"
+                    f" convert it, for instance with: iconv -f ISO-8859-1 -t UTF-8 {path.name}"
+                ) from None

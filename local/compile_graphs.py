@@ -3,40 +3,50 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
 from distill.stages import Recipe, Stage, recipe_from, recipe_parser, run_script, run_stage
 
+log = logging.getLogger("compile_graphs")
 ARPA = "words.3gram.arpa"
 
 
 def main() -> None:
     recipe = recipe_from(recipe_parser(__doc__).parse_args())
-    stage = Stage(4, recipe.graphs, {"topology": "ctc", "arpa": ARPA}, {recipe.lang: 2, recipe.lm: 3})
+    stage = Stage(4, recipe.graphs, {"arpa": ARPA}, {recipe.lang: 2, recipe.lm: 3})
     run_stage(stage, lambda folder: write(recipe, folder))
 
 
 def write(recipe: Recipe, folder: Path) -> None:
     """denominator.pt, HLG.fst (OpenFst), HLG.pt (k2), summary.json."""
     from distill.fsa.formats import load_fsa, save_dict, transducer_to_k2_dict
-    from distill.graphs import topology
     from distill.graphs.decoding_graph import build_hlg, size
     from distill.graphs.lexicon import Lang
 
     lang = Lang.load(recipe.lang)
     shutil.copy(recipe.lm / "units.pt", folder / "denominator.pt")
-    denominator = topology.ctc(load_fsa(folder / "denominator.pt"))
+    lm = load_fsa(folder / "denominator.pt")
+    lm.validate(lang.topology.num_units)
+    denominator = lang.topology.compose(lm)
     hlg = build_hlg(lang, recipe.lm / ARPA, recipe.lang / "words.txt")
     hlg.write(str(folder / "HLG.fst"))
     save_dict(folder / "HLG.pt", transducer_to_k2_dict(hlg))
     states, arcs = size(hlg)
+    perplexity = json.loads((recipe.lm / "summary.json").read_text(encoding="utf-8"))
     summary = {
-        "denominator_states": denominator.num_states,
-        "denominator_arcs": len(denominator.src),
-        "hlg_states": states,
-        "hlg_arcs": arcs,
+        "topology": {
+            "kind": lang.topology.kind,
+            "units": lang.topology.num_units,
+            "outputs": lang.topology.num_outputs,
+        },
+        "unit_lm": {"states": lm.num_states, "arcs": lm.num_arcs, "perplexity": perplexity["units"]["perplexity"]},
+        "denominator": {"states": denominator.num_states, "arcs": len(denominator.src)},
+        "hlg": {"states": states, "arcs": arcs, "perplexity": perplexity[ARPA.removesuffix(".arpa")]["perplexity"]},
     }
+    for name, facts in summary.items():
+        log.info("%s: %s", name, ", ".join(f"{key} {value}" for key, value in facts.items()))
     (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
 
 

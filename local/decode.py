@@ -20,7 +20,7 @@ def main() -> None:
     args = parser.parse_args()
     recipe = recipe_from(args)
     for name in recipe.names:
-        experiment = Experiment.load(recipe.experiment_yaml(name), recipe.overrides)
+        experiment = Experiment.load(recipe.experiment_yaml(name), recipe.overrides, recipe.suffix)
         modes = ("offline", "streaming") if experiment.model.streaming.chunk_frames else ("offline",)
         for test_set in args.sets.split(",") if args.sets else test_sets(recipe):
             for mode in modes:
@@ -94,8 +94,10 @@ def write(
     from distill.graphs.lexicon import Lang
 
     lang = Lang.load(recipe.lang)
-    if lang.units != computed["units"]:
-        raise ValueError(f"{experiment.name} was trained with other units than {recipe.lang}; run stages 2 to 9 again")
+    if lang.outputs != computed["units"]:
+        raise ValueError(
+            f"{experiment.name} was trained with other outputs than {recipe.lang}; run stages 2 to 9 again"
+        )
     if method == "1best":
         scored = over_words(recipe, experiment, lang, computed)
     else:
@@ -128,13 +130,13 @@ def over_units(recipe: Recipe, lang, computed: Mapping) -> list:
     from distill.decode.wer import score
     from distill.fsa import build_engine
     from distill.fsa.formats import load_fsa
-    from distill.graphs import topology
 
-    denominator = topology.ctc(load_fsa(recipe.graphs / "denominator.pt"))
+    denominator = lang.topology.compose(load_fsa(recipe.graphs / "denominator.pt"))
     engine, names, scored = build_engine(recipe.engine), list(computed["scores"]), []
     for start in range(0, len(names), 32):
         some = names[start : start + 32]
-        for name, units in zip(some, best_units(engine, denominator, [computed["scores"][n] for n in some])):
+        frames = [computed["scores"][name] for name in some]
+        for name, units in zip(some, best_units(engine, denominator, lang.topology, frames)):
             spoken = [unit for unit in units if unit != lang.silence]
             words = computed["references"][name]
             reference = closest_pronunciation(spoken, [lang.pronunciation_ids(word, name) for word in words])

@@ -13,11 +13,11 @@ def main() -> None:
     args = recipe_parser(__doc__).parse_args()
     recipe = recipe_from(args)
     for name in recipe.names:
-        experiment = Experiment.load(recipe.experiment_yaml(name), recipe.overrides)
+        experiment = Experiment.load(recipe.experiment_yaml(name), recipe.overrides, recipe.suffix)
         if experiment.stage != 6:
             continue
         settings = {"model": experiment.resolved()["model"], "seed": experiment.seed}
-        out = recipe.exp(experiment.init or f"{name}_init")
+        out = recipe.exp(experiment.init or f"{experiment.name}_init")
         run_stage(Stage(5, out, settings, {recipe.lang: 2}), partial(write, experiment, recipe.lang))
 
 
@@ -27,13 +27,13 @@ def write(experiment: Experiment, lang_dir: Path, folder: Path) -> None:
     from distill.models.build import build_model
     from distill.train import checkpoint
 
-    units = Lang.load(lang_dir).units
-    model = build_model(experiment.model, len(units), experiment.seed)
+    outputs = Lang.load(lang_dir).outputs
+    model = build_model(experiment.model, len(outputs), experiment.seed)
     content = {
         "model": model.state_dict(),
         "objective": {},
         "experiment": experiment.resolved(),
-        "units": units,
+        "units": outputs,
         "progress": {"updates": 0},
     }
     checkpoint.save(folder / "epoch-0.pt", content)

@@ -19,12 +19,12 @@ def main() -> None:
     args = parser.parse_args()
     recipe = recipe_from(args)
     for name in recipe.names:
-        experiment = Experiment.load(recipe.experiment_yaml(name), recipe.overrides)
+        experiment = Experiment.load(recipe.experiment_yaml(name), recipe.overrides, recipe.suffix)
         if experiment.stage != 6:
             continue
         settings = {"decoding": experiment.resolved()["decoding"], "parts": args.parts}
-        needed = {recipe.exp(name): 6, recipe.graphs: 4, recipe.cuts: 0}
-        stage = Stage(7, recipe.num / name, settings, needed)
+        needed = {recipe.exp(experiment.name): 6, recipe.graphs: 4, recipe.cuts: 0}
+        stage = Stage(7, recipe.num / experiment.name, settings, needed)
         run_stage(stage, partial(write, recipe, experiment, args.parts.split(",")))
 
 

@@ -1,29 +1,96 @@
-"""Stage 2: lang folder of units, words and pronunciations."""
+"""Stage 2: lang folder: units, words, how each word is said or written in units, and the topology."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
+from distill.config import Graphs
 from distill.stages import Recipe, Stage, recipe_from, recipe_parser, run_script, run_stage
+
+log = logging.getLogger("prepare_lang")
+
+USED = {
+    "phones": (),
+    "chars": (),
+    "bpe": ("seed", "bpe_pieces"),
+    "biphones": (
+        "seed", "silence_edge", "silence_inside", "min_biphone_count", "min_monophone_count", "independent_silence",
+    ),
+}  # fmt: skip
 
 
 def main() -> None:
     recipe = recipe_from(recipe_parser(__doc__).parse_args())
-    if recipe.units != "phones":
-        raise ValueError(f"--units {recipe.units} is not built yet; expected phones")
-    stage = Stage(2, recipe.lang, {"units": recipe.units}, {recipe.text / "lexicon.txt": 0})
-    run_stage(stage, lambda folder: write(recipe, folder))
+    graphs = Graphs.load(recipe.graphs_yaml, recipe.graph_overrides)
+    settings = {"units": recipe.units, "topology": recipe.topology}
+    settings |= {name: getattr(graphs, name) for name in USED[recipe.units]}
+    inputs = {recipe.text / "lexicon.txt": 0}
+    if recipe.units == "bpe":
+        inputs[recipe.text / "lm.txt"] = 0
+    if recipe.units == "biphones":
+        inputs[recipe.cuts] = 0
+    run_stage(Stage(2, recipe.lang, settings, inputs), lambda folder: write(recipe, graphs, folder))
 
 
-def write(recipe: Recipe, folder: Path) -> None:
-    """tokens.txt, words.txt, lexicon.txt, and L_disambig.pt as k2 reads it."""
+def write(recipe: Recipe, graphs: Graphs, folder: Path) -> None:
+    """tokens.txt, words.txt, lexicon.txt, topology.json (pdfs.txt, bpe.model), and L_disambig.pt as k2 reads it."""
     from distill.fsa.formats import save_dict, transducer_to_k2_dict
     from distill.graphs.decoding_graph import lexicon_fst
     from distill.graphs.lexicon import Lang, Lexicon, write_lang
+    from distill.graphs.topology import monophones, save_topology
 
-    write_lang(Lexicon.read(recipe.text / "lexicon.txt"), folder)
+    lexicon = Lexicon.read(recipe.text / "lexicon.txt")
+    if recipe.units in ("chars", "bpe"):
+        write_pieces(recipe, graphs, lexicon, folder)
+    else:
+        write_lang(lexicon, folder)
+    topology = monophones(recipe.topology, len(Lang.load(folder).tokens))
+    if recipe.units == "biphones":
+        topology = biphones(recipe, graphs, Lang.load(folder))
+    save_topology(topology, folder)
+    log.info("%s, %s: %d units, %d outputs", recipe.units, recipe.topology, topology.num_units, topology.num_outputs)
     fst, _ = lexicon_fst(Lang.load(folder))
     save_dict(folder / "L_disambig.pt", transducer_to_k2_dict(fst))
+
+
+def write_pieces(recipe: Recipe, graphs: Graphs, lexicon, folder: Path) -> None:
+    """The lang folder of characters or BPE; only a topology without blank needs a unit for pauses."""
+    from distill.graphs import pieces
+    from distill.graphs.lexicon import write_lang
+    from distill.text import read_lines
+
+    if recipe.units == "bpe":
+        model = pieces.train_bpe(read_lines(recipe.text / "lm.txt"), graphs.bpe_pieces, graphs.seed)
+        (folder / "bpe.model").write_bytes(model)
+        bpe = pieces.Bpe(model)
+        written, symbols = pieces.bpe_lexicon(lexicon, bpe), bpe.pieces
+    else:
+        written = pieces.char_lexicon(lexicon)
+        symbols = pieces.char_symbols(written)
+    silence = pieces.PAUSE if recipe.topology == "two_pdf" else None
+    write_lang(written, folder, [*symbols, *([silence] if silence else [])], silence)
+
+
+def biphones(recipe: Recipe, graphs: Graphs, lang):
+    """Left biphones tied by their counts in the labelled transcripts, as these decide what can be trained."""
+    from distill.graphs.context import count_pairs, tied_left_biphones
+    from distill.graphs.denominator import Pronouncer
+
+    spoken = Pronouncer(lang, graphs.seed, graphs.silence_edge, graphs.silence_inside)
+    counts = count_pairs(spoken(labelled_texts(recipe)), len(lang.tokens))
+    independent = [lang.silence] if graphs.independent_silence else []
+    return tied_left_biphones(
+        recipe.topology, counts, graphs.min_biphone_count, graphs.min_monophone_count, independent
+    )
+
+
+def labelled_texts(recipe: Recipe) -> Iterator[str]:
+    from distill.data.loader import load_cuts
+    from distill.data.numerators import text_of
+
+    return (text for cut in load_cuts(recipe.cuts, ["labelled"]) if (text := text_of(cut)))
 
 
 if __name__ == "__main__":

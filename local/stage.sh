@@ -4,7 +4,7 @@
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/local/environment.sh"
 known_options="--stage --stop-stage --data-dir --exp-dir --corpus-dir --experiment --nj --device --engine --units \
---mini --rehearse --set --help"
+--topology --mini --rehearse --set --help"
 
 fail() {
   echo "run.sh: $*" >&2
@@ -39,14 +39,16 @@ usage: egs/$corpus/run.sh [options]
   --nj N                      processes and threads (default: all cores)
   --device cpu|cuda           where models run
   --engine native             graph engine
-  --units phones              output units
-  --set KEY=VALUE             override a setting of the experiments; may be repeated
+  --units phones              output units: phones, chars, bpe, biphones (tied by counts)
+  --topology NAME             ctc, ctc_compact, two_pdf (default: ctc; of biphones two_pdf)
+  --set KEY=VALUE             override a setting of the experiments, or of the graphs
+                              (graphs.KEY=VALUE); may be repeated
 END
 }
 
 parse_options() {
   stage=0 stop_stage=13 data_dir="" exp_dir="" corpus_dir="" experiment="" nj=$(nproc) device=cpu engine=native
-  units=phones mini=false rehearse=false settings=()
+  units=phones topology="" mini=false rehearse=false settings=()
   while (($#)); do
     [[ " $known_options " == *" $1 "* ]] || fail "unknown option '$1'; did you mean '$(nearest_option "$1")'? (--help lists all)"
     [[ $1 == --help ]] && { usage; exit 0; }
@@ -83,7 +85,7 @@ begin() {
   : "${corpus_dir:=${default_corpus_dir:-}}" "${experiment:=$experiments}"
   common=(--corpus "$corpus" --conf-dir "$conf_dir" --data-dir "$data_dir" --exp-dir "$exp_dir"
     --corpus-dir "$corpus_dir" --experiment "$experiment" --nj "$nj" --device "$device" --engine "$engine"
-    --units "$units" --mini "$mini" --rehearse "$rehearse")
+    --units "$units" --topology "$topology" --mini "$mini" --rehearse "$rehearse")
   local setting
   for setting in "${settings[@]}"; do common+=(--set "$setting"); done
   export OMP_NUM_THREADS="$nj"

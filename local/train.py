@@ -18,10 +18,14 @@ def main() -> None:
     args = parser.parse_args()
     recipe = recipe_from(args)
     for name in recipe.names:
-        experiment = Experiment.load(recipe.experiment_yaml(name), recipe.overrides)
+        experiment = Experiment.load(recipe.experiment_yaml(name), recipe.overrides, recipe.suffix)
         if experiment.stage == args.stage:
             stage = Stage(
-                args.stage, recipe.exp(name), identity(experiment), inputs(recipe, experiment), resumable=True
+                args.stage,
+                recipe.exp(experiment.name),
+                identity(experiment),
+                inputs(recipe, experiment),
+                resumable=True,
             )
             run_stage(stage, partial(train, recipe, experiment))
 

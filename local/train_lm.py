@@ -3,49 +3,60 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
+from distill.config import Graphs
 from distill.stages import Recipe, Stage, recipe_from, recipe_parser, run_script, run_stage
 
+log = logging.getLogger("train_lm")
 WORD_ORDERS = (3, 4)
+SCORED = 2000  # sentences of the text that perplexities are measured on
+USED = {"seed", "order", "style", "silence_edge", "silence_inside"}
+USED_BY_CHAIN = {"no_prune_order", "num_extra_states"}
 
 
 def main() -> None:
-    parser = recipe_parser(__doc__)
-    parser.add_argument("--unit-order", type=int, default=2, help="order of the denominator's n-gram")
-    args = parser.parse_args()
-    recipe = recipe_from(args)
-    settings = {"unit_order": args.unit_order, "word_orders": WORD_ORDERS, "seed": 0}
+    recipe = recipe_from(recipe_parser(__doc__).parse_args())
+    graphs = Graphs.load(recipe.graphs_yaml, recipe.graph_overrides)
+    used = USED | USED_BY_CHAIN if graphs.style == "chain" else USED
+    settings = {"units": graphs.model_dump(include=used), "word_orders": WORD_ORDERS}
     stage = Stage(3, recipe.lm, settings, {recipe.lang: 2, recipe.text / "lm.txt": 0})
-    run_stage(stage, lambda folder: write(recipe, args.unit_order, folder))
+    run_stage(stage, lambda folder: write(recipe, graphs, folder))
 
 
-def write(recipe: Recipe, unit_order: int, folder: Path) -> None:
-    """units.pt, words.3gram.arpa, words.4gram.arpa, summary.json."""
+def write(recipe: Recipe, graphs: Graphs, folder: Path) -> None:
+    """units.pt, words.3gram.arpa, words.4gram.arpa, unknown_words.txt, summary.json."""
     from distill.fsa.formats import save_fsa
-    from distill.graphs.denominator import Pronouncer, build_denominator
+    from distill.graphs.denominator import build_denominator, pronouncer_of
     from distill.graphs.lexicon import Lang, write_text
     from distill.graphs.ngram import train_word_ngram, unit_perplexity
+    from distill.text import read_lines
 
-    lang = Lang.load(recipe.lang)
-    text = recipe.text / "lm.txt"
-    sentences = text.read_text(encoding="utf-8").splitlines()
-    fsa, used = build_denominator(sentences, lang, unit_order)
+    lang, text = Lang.load(recipe.lang), recipe.text / "lm.txt"
+    fsa, used = build_denominator(read_lines(text), lang, graphs)
     save_fsa(folder / "units.pt", fsa)
-    known = [s for s in sentences if all(w in lang.lexicon.pronunciations for w in s.split())]
-    summary = {
-        "sentences": used.used,
-        "left_out": used.left_out,
-        "unit_states": fsa.num_states,
-        "unit_arcs": fsa.num_arcs,
-        "unit_perplexity_on_text": unit_perplexity(fsa, Pronouncer(lang, seed=1)(known[:2000])),
-    }
     write_text(folder / "unknown_words.txt", [f"{word} {n}" for word, n in sorted(used.unknown.items())])
+    again = pronouncer_of(lang, graphs)(islice(read_lines(text), SCORED))  # the draws that were counted
+    units = {"states": fsa.num_states, "arcs": fsa.num_arcs, "perplexity": round(unit_perplexity(fsa, again), 3)}
+    summary: dict = {"sentences": used.used, "left_out": used.left_out, "units": units}
+    log.info("unit %d-gram, %s: %s", graphs.order, graphs.style, units)
     for order in WORD_ORDERS:
-        lm = train_word_ngram(known, order, lang.lexicon.words)
+        lm = train_word_ngram(known(text, lang), order, lang.lexicon.words)
         lm.write(folder / f"words.{order}gram.arpa")
-        summary[f"{order}gram_entries"] = len(lm.probability)
+        perplexity = round(lm.perplexity(islice(known(text, lang), SCORED)), 3)
+        summary[f"words.{order}gram"] = {"entries": len(lm.probability), "perplexity": perplexity}
     (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+
+
+def known(text: Path, lang) -> Iterator[str]:
+    """The sentences whose words are all in the lexicon, read line by line."""
+    from distill.text import read_lines
+
+    pronounced = lang.lexicon.pronunciations
+    return (line for line in read_lines(text) if all(word in pronounced for word in line.split()))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import logging
 import os
 import random
@@ -10,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from ..text import normalise
+from ..text import normalise, read_lines
 from .grammar import Grammar
 from .layout import read_table
 
@@ -44,7 +43,7 @@ def write_text(sentences: Iterable[str], path: Path) -> int:
 def write_lexicon(source: Path, path: Path) -> int:
     """Writes `WORD P1 P2 …` lines in upper case without stress, sorted, each once; returns how many."""
     lines = set()
-    for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_lines(source), 1):
         word, *phones = line.split() or [""]
         if word and not phones:
             raise ValueError(f"{source}:{number}: word {word!r} has no pronunciation")
@@ -59,10 +58,8 @@ def write_lexicon(source: Path, path: Path) -> int:
 
 
 def read_sentences(path: Path) -> Iterator[str]:
-    """The lines of a text file, gzipped or plain."""
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-        for line in file:
-            yield line.decode("utf-8")
+    """The lines of a text file, gzipped or plain; ValueError for another encoding than UTF-8."""
+    return read_lines(path)
 
 
 def spoken_commands_text(corpus_dir: Path, orders: Path, seed: int = 42, size: int = 4000) -> Iterator[str]:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from distill.fsa import Fsa, Hmm
-from distill.graphs import topology
 from distill.graphs.lexicon import Lang
 from distill.graphs.numerator import UnitLm, transcript_graph, with_lm
 
@@ -74,7 +73,7 @@ class Numerators:
     def of(self, cut_id: str, text: str | None) -> Hmm:
         """Raises ValueError for a word outside the lexicon, or a cut with neither text nor stored graph."""
         if cut_id not in self._made:
-            self._made[cut_id] = topology.ctc(with_lm(self._graph(cut_id, text), self.lm))
+            self._made[cut_id] = self.lang.topology.compose(with_lm(self._graph(cut_id, text), self.lm))
         return self._made[cut_id]
 
     def problem(self, cut_id: str, text: str | None) -> str | None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from distill.fsa import Engine, Hmm, posteriors
+from distill.graphs.topology import Topology
 
 BLANK = 0
 
@@ -26,12 +27,14 @@ def collapse(labels: Iterable[int]) -> list[int]:
     return units
 
 
-def best_units(engine: Engine, denominator: Hmm, log_probs: Sequence[np.ndarray]) -> list[list[int]]:
+def best_units(
+    engine: Engine, denominator: Hmm, topology: Topology, log_probs: Sequence[np.ndarray]
+) -> list[list[int]]:
     """Best path of the denominator's posteriors for each utterance: (T, V) arrays -> unit ids."""
     lengths = torch.tensor([len(x) for x in log_probs])
     padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(x) for x in log_probs], batch_first=True)
     best = posteriors(engine, padded, lengths, denominator).argmax(2)
-    return [collapse(row[:length].tolist()) for row, length in zip(best, lengths.tolist())]
+    return [topology.units(row[:length].tolist()) for row, length in zip(best, lengths.tolist())]
 
 
 def closest_pronunciation(hypothesis: Sequence[int], pronunciations: Sequence[Sequence[Sequence[int]]]) -> list[int]:

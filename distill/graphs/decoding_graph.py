@@ -63,7 +63,7 @@ def _unigrams(arpa: Path) -> set[str]:
 
 
 def lexicon_fst(lang: Lang) -> tuple[kaldifst.StdVectorFst, list[int]]:
-    """L with disambiguation symbols and optional silence; also the ids of #0, #1, ….
+    """L with disambiguation symbols and optional silence, if the lang has one; also the ids of #0, #1, ….
 
     Two states stand between words: in the first, silence may still come, in the second it has. #0
     passes the grammar's back-off arcs through, in the first only: a back-off on either side of a
@@ -73,15 +73,17 @@ def lexicon_fst(lang: Lang) -> tuple[kaldifst.StdVectorFst, list[int]]:
     base = len(lang.tokens)  # #0; #1 is base + 1, …
     silence_mark = base + highest + 1  # tells "SIL word" from "word" in determinisation
     fst = kaldifst.StdVectorFst()
-    between, silent = fst.add_state(), fst.add_state()
-    fst.start = between
-    for state in (between, silent):
+    between = fst.start = fst.add_state()
+    sources = [between]
+    if lang.silence is not None:
+        sources.append(fst.add_state())
+        _chain(fst, between, sources[1], [lang.silence, silence_mark], 0)
+    for state in sources:
         fst.set_final(state, 0.0)
-    _chain(fst, between, silent, [lang.silence, silence_mark], 0)
     fst.add_arc(between, kaldifst.StdArc(base, lang.words["#0"], 0.0, between))
     for word, units, mark in entries:
         inputs = [*units, *([base + mark] if mark else [])]
-        for source in (between, silent):
+        for source in sources:
             _chain(fst, source, between, inputs, lang.words[word])
     return fst, list(range(base, silence_mark + 1))
 

@@ -7,10 +7,15 @@ import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import TYPE_CHECKING
 
 from distill.fsa.graph import Fsa
+from distill.graphs.chain_lm import train_chain_ngram
 from distill.graphs.lexicon import Lang
 from distill.graphs.ngram import train_unit_ngram
+
+if TYPE_CHECKING:
+    from distill.config import Graphs
 
 log = logging.getLogger(__name__)
 
@@ -47,20 +52,28 @@ class Pronouncer:
             yield tuple(self._units(words, rng))
 
     def _units(self, words: list[str], rng: random.Random) -> Iterator[int]:
+        silence = self.lang.silence
+        edge, inside = (self.silence_edge, self.silence_inside) if silence is not None else (0.0, 0.0)
+        pause = () if silence is None else (silence,)
         for position, word in enumerate(words):
-            if rng.random() < (self.silence_inside if position else self.silence_edge):
-                yield self.lang.silence
+            if rng.random() < (inside if position else edge):
+                yield from pause
             yield from rng.choice(self.lang.pronunciation_ids(word, "the text corpus"))
-        if rng.random() < self.silence_edge:
-            yield self.lang.silence
+        if rng.random() < edge:
+            yield from pause
 
 
-def build_denominator(sentences: Iterable[str], lang: Lang, order: int, seed: int = 0) -> tuple[Fsa, Pronouncer]:
-    """Unit n-gram of a text corpus, and what was used and left out of it.
+def pronouncer_of(lang: Lang, settings: Graphs) -> Pronouncer:
+    """Sentences to units as the settings want them."""
+    return Pronouncer(lang, settings.seed, settings.silence_edge, settings.silence_inside)
+
+
+def build_denominator(sentences: Iterable[str], lang: Lang, settings: Graphs) -> tuple[Fsa, Pronouncer]:
+    """Unit n-gram of a text corpus of any size, read once, and what was used and left out of it.
 
     Raises ValueError for an empty corpus, or one of which nothing can be pronounced.
     """
-    pronouncer = Pronouncer(lang, seed)
+    pronouncer = pronouncer_of(lang, settings)
     sequences = pronouncer(sentences)
     first = next(sequences, None)
     if first is None:
@@ -68,7 +81,12 @@ def build_denominator(sentences: Iterable[str], lang: Lang, order: int, seed: in
         raise ValueError(
             f"nothing of the text corpus can be pronounced ({some}); check data/text/lm.txt against the lexicon"
         )
-    fsa = train_unit_ngram(chain([first], sequences), order, len(lang.tokens))
+    units, order = chain([first], sequences), settings.order
+    if settings.style == "chain":
+        kept = min(settings.no_prune_order, order)
+        fsa = train_chain_ngram(units, order, len(lang.tokens), kept, settings.num_extra_states)
+    else:
+        fsa = train_unit_ngram(units, order, len(lang.tokens))
     if pronouncer.left_out:
         worst = sorted(pronouncer.unknown, key=lambda word: (-pronouncer.unknown[word], word))[:5]
         log.warning(

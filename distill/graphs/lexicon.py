@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from distill.graphs.topology import Topology, load_topology
+from distill.text import read_lines
 
 BLANK, SILENCE = "<blk>", "SIL"
 
@@ -28,7 +29,7 @@ class Lexicon:
         if not path.is_file():
             raise FileNotFoundError(f"no lexicon at {path}; stage 0 writes it (run.sh --stage 0 --stop-stage 0)")
         found: dict[str, dict[tuple[str, ...], None]] = {}
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(read_lines(path), 1):
             fields = line.split()
             if not fields:
                 continue
@@ -61,12 +62,15 @@ class Lexicon:
 
 @dataclass(frozen=True)
 class Lang:
-    """A lang folder in memory: unit and word numbers, and the lexicon."""
+    """A lang folder in memory: unit and word numbers, the lexicon, and how units become a model's outputs.
+
+    silence: the unit that may stand between words, None where pauses are blank.
+    """
 
     tokens: Mapping[str, int]
     words: Mapping[str, int]
     lexicon: Lexicon
-    silence: int
+    silence: int | None
     topology: Topology
 
     @classmethod
@@ -83,12 +87,17 @@ class Lang:
         if missing:
             raise ValueError(f"{folder}/lexicon.txt uses {missing[:5]}, which tokens.txt lacks; run stage 2 again")
         topology = load_topology(folder, len(tokens))
-        return cls(tokens, read_symbols(folder / "words.txt"), lexicon, tokens[SILENCE], topology)
+        return cls(tokens, read_symbols(folder / "words.txt"), lexicon, _silence(folder, tokens), topology)
 
     @property
     def units(self) -> list[str]:
         """Unit symbols in the order of their ids, blank first."""
         return sorted(self.tokens, key=self.tokens.__getitem__)
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of a model's outputs in their order; as many as it must have."""
+        return self.topology.output_names(self.units)
 
     @cached_property
     def _ids(self) -> dict[str, tuple[tuple[int, ...], ...]]:
@@ -103,12 +112,34 @@ class Lang:
         return self._ids[word]
 
 
-def write_lang(lexicon: Lexicon, folder: Path) -> None:
-    """Write tokens.txt, words.txt and lexicon.txt as icefall's lang_phone has them."""
+def _silence(folder: Path, tokens: Mapping[str, int]) -> int | None:
+    path = folder / "optional_silence.txt"
+    if not path.is_file():  # a lang folder of icefall's: phones have SIL, pieces no silence
+        return None if (folder / "bpe.model").is_file() else tokens.get(SILENCE)
+    symbol = path.read_text(encoding="utf-8").strip()
+    if symbol and symbol not in tokens:
+        raise ValueError(f"{path} names '{symbol}', which tokens.txt lacks; run stage 2 again")
+    return tokens[symbol] if symbol else None
+
+
+def phone_symbols(lexicon: Lexicon) -> list[str]:
+    """Blank, silence, then all phones; raises ValueError for a lexicon that uses the reserved names."""
     clash = {BLANK, SILENCE} & set(lexicon.phones)
     if clash:
         raise ValueError(f"the lexicon uses {sorted(clash)} as phones, which are reserved; rename them")
-    write_symbols(folder / "tokens.txt", [BLANK, SILENCE, *lexicon.phones])
+    return [BLANK, SILENCE, *lexicon.phones]
+
+
+def write_lang(
+    lexicon: Lexicon, folder: Path, symbols: Sequence[str] | None = None, silence: str | None = SILENCE
+) -> None:
+    """Write tokens.txt, words.txt, lexicon.txt as icefall's lang folders have them, and optional_silence.txt.
+
+    symbols: units in the order of their ids, by default `phone_symbols`. silence: the unit that may stand
+    between words; None: there is none.
+    """
+    write_symbols(folder / "tokens.txt", symbols or phone_symbols(lexicon))
+    write_text(folder / "optional_silence.txt", [silence] if silence else [])
     write_symbols(folder / "words.txt", ["<eps>", *lexicon.words, "#0", "<s>", "</s>"])
     lines = [f"{word} {' '.join(p)}" for word in lexicon.words for p in lexicon.pronunciations[word]]
     write_text(folder / "lexicon.txt", lines)
@@ -116,7 +147,7 @@ def write_lang(lexicon: Lexicon, folder: Path) -> None:
 
 def read_symbols(path: Path) -> dict[str, int]:
     """Symbol table: lines "symbol number"."""
-    rows = (line.split() for line in path.read_text(encoding="utf-8").splitlines())
+    rows = (line.split() for line in read_lines(path))
     return {row[0]: int(row[1]) for row in rows if row}
 
 

@@ -33,9 +33,7 @@ def train_unit_ngram(sequences: Iterable[Sequence[int]], order: int, num_units: 
 
     Raises ValueError for an order other than 2 to 4, no sequences, or a unit outside 1 .. num_units - 1.
     """
-    if not 2 <= order <= 4:
-        raise ValueError(f"order must be 2, 3 or 4, got {order}")
-    tables = _rows(_count(sequences, order, num_units), num_units)
+    tables = _rows(count_ngrams(sequences, order, num_units), num_units)
     # Length 0 is no state: there is always a last unit, or the start.
     states = {n: codes for n, (codes, _) in tables.items() if n and len(codes)}
     states[1] = np.arange(num_units)
@@ -43,11 +41,13 @@ def train_unit_ngram(sequences: Iterable[Sequence[int]], order: int, num_units: 
     return _reachable(_acceptor(states, np.log(rows), num_units))
 
 
-def _count(sequences: Iterable[Sequence[int]], order: int, num_units: int) -> Tables:
+def count_ngrams(sequences: Iterable[Sequence[int]], order: int, num_units: int) -> Tables:
     """n-grams seen and how often, by length of the history: codes in base `num_units`, counts.
 
     A history reaches back to the sentence's start, which counts as its first symbol.
     """
+    if not 2 <= order <= 4:
+        raise ValueError(f"order must be 2, 3 or 4, got {order}")
     if num_units**order > np.iinfo(np.int64).max:
         raise ValueError(f"{num_units} units are too many for order {order}; choose a lower order")
     empty = np.zeros(0, dtype=np.int64)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -114,6 +115,31 @@ class Topology:
             return 0
         return self._unit_entered[output]
 
+    def hears_table(self) -> np.ndarray:
+        """`hears` as a table (C + 1, C) int32 over the columns of `output_columns`: row i + 1 for previous i."""
+        heard = np.asarray(self._unit_entered, dtype=np.int32)
+        table = np.tile(heard, (len(heard) + 1, 1))
+        if self.kind != "two_pdf":
+            np.fill_diagonal(table[1:], 0)
+        return table
+
+    def output_names(self, units: Sequence[str]) -> list[str]:
+        """A name for each output from the units' symbols: "K-AE_1" is AE after K, "*-AE" AE after all not named.
+
+        Of two_pdf "_1" is the first frame and "_2" the further ones. "^" is the beginning.
+        """
+        names = [""] * self.num_classes
+        for unit in range(1, self.num_units):
+            lefts, counts = self.classes[:, unit], Counter(self.classes[:, unit].tolist())
+            for left, c in enumerate(lefts.tolist()):
+                alone = counts[c] < self.num_units and (counts[c] == 1 or left == 0)
+                context = ("^" if left == 0 else units[left]) if alone else "*"
+                symbol = "*" if c in self._classes_of_many else units[unit]
+                names[c] = names[c] or (f"{context}-{symbol}" if self.has_context else symbol)
+        if self.kind == "two_pdf":
+            return [f"{name}_{part}" for name in names for part in (1, 2)]
+        return [units[BLANK], *names]
+
     def units(self, outputs: Sequence[int]) -> list[int]:
         """Frame outputs to the units heard."""
         heard, previous = [], -1
@@ -132,6 +158,10 @@ class Topology:
         for c, u in sorted(found):
             smallest.setdefault(c, u)
         return [(c, u) for c, u in sorted(found) if smallest[c] != u]
+
+    @cached_property
+    def _classes_of_many(self) -> set[int]:
+        return {c for c, _ in self._shared}
 
     @cached_property
     def output_columns(self) -> np.ndarray:

@@ -15,7 +15,6 @@ from distill.data.loader import SpeechDataset, TrainLoader, in_order, level, loa
 from distill.data.numerators import Numerators, load_graphs, usable
 from distill.fsa import Hmm, build_engine
 from distill.fsa.formats import load_fsa
-from distill.graphs import topology
 from distill.graphs.lexicon import Lang
 from distill.graphs.numerator import UnitLm
 from distill.losses.mmi import LfMmi
@@ -56,12 +55,7 @@ class Graphs:
         if not path.is_file():
             raise FileNotFoundError(f"no denominator at {path}; stage 4 writes it (run.sh --stage 4 --stop-stage 4)")
         fsa = load_fsa(path)
-        return cls(lang, UnitLm(fsa, len(lang.tokens)), topology.ctc(fsa))
-
-    @property
-    def units(self) -> list[str]:
-        """Unit symbols in the order of the model's outputs."""
-        return sorted(self.lang.tokens, key=self.lang.tokens.__getitem__)
+        return cls(lang, UnitLm(fsa, len(lang.tokens)), lang.topology.compose(fsa))
 
 
 def build_trainer(
@@ -78,7 +72,7 @@ def build_trainer(
         folders.data, experiment.data, experiment.augment, numerators, experiment.seed, with_clean,
         ranks.rank, ranks.world,
     )  # fmt: skip
-    model = initial_model(experiment, graphs.units, folders, folder, loader)
+    model = initial_model(experiment, graphs.lang.outputs, folders, folder, loader)
     if ranks.first:
         write_list(folder / "skipped.tsv", [f"{cut}\t{reason}" for cut, reason in skipped])
         if skipped:
@@ -94,7 +88,7 @@ def build_trainer(
     valid = Validation(experiment, folders, graphs, with_clean)
     return Trainer(
         experiment, model.to(device), objective, teacher, loader.epoch, valid, count_updates(experiment, loader),
-        graphs.units, folder, ranks, device,
+        graphs.lang.outputs, folder, ranks, device,
     )  # fmt: skip
 
 
@@ -125,10 +119,10 @@ def load_teacher(experiment: Experiment, exp: Path, device: torch.device) -> Tea
 
 
 def initial_model(
-    experiment: Experiment, units: Sequence[str], folders: Folders, folder: Path, loader: TrainLoader
+    experiment: Experiment, outputs: Sequence[str], folders: Folders, folder: Path, loader: TrainLoader
 ) -> Recogniser:
     """Random weights, then those of `init` where name and shape agree; copies are listed in init.tsv."""
-    model = build_model(experiment.model, len(units), experiment.seed)
+    model = build_model(experiment.model, len(outputs), experiment.seed)
     gain_known = False
     if experiment.init:
         paths = checkpoint.epoch_paths(folders.exp / experiment.init)
@@ -137,8 +131,8 @@ def initial_model(
                 f"{experiment.name} starts from {folders.exp / experiment.init}, which is not trained"
             )
         content = checkpoint.load(list(paths.values())[-1])
-        if content["units"] != list(units):
-            raise ValueError(f"{experiment.init} has other units than {folders.lang}; train it on this lang folder")
+        if content["units"] != list(outputs):
+            raise ValueError(f"{experiment.init} has other outputs than {folders.lang}; train it on this lang folder")
         report = copy_matching(content["model"], model)
         write_list(folder / "init.tsv", report.lines())
         log.info("from %s: %s (listed in %s)", experiment.init, report.summary(), folder / "init.tsv")

@@ -12,6 +12,7 @@ from distill.decode.greedy import best_units, closest_pronunciation, collapse
 from distill.fsa import NativeEngine
 from distill.graphs import topology
 from distill.graphs.ngram import train_unit_ngram
+from distill.graphs.topology import monophones
 from tests.unit.decode.conftest import spoken
 
 
@@ -47,10 +48,10 @@ def test_best_units_follow_the_audio_where_it_is_clear() -> None:
     text = [(1, 2, 2, 3), (2, 3, 1), (3, 3)]
     denominator = topology.ctc(train_unit_ngram(text, 2, 4))
     audio = [spoken([1, 2, 0, 2, 3], 4), spoken([0, 3, 1], 4)]
-    assert best_units(NativeEngine(), denominator, audio) == [[1, 2, 2, 3], [3, 1]]
+    assert best_units(NativeEngine(), denominator, monophones("ctc", 4), audio) == [[1, 2, 2, 3], [3, 1]]
 
 
 def test_best_units_follow_the_ngram_where_the_audio_says_nothing_of_order() -> None:
     denominator = topology.ctc(train_unit_ngram([(1, 2)] * 50, 2, 4))
     doubtful = np.log(np.array([[0.02, 0.9, 0.04, 0.04], [0.02, 0.02, 0.47, 0.49]], dtype=np.float32))
-    assert best_units(NativeEngine(), denominator, [doubtful]) == [[1, 2]]
+    assert best_units(NativeEngine(), denominator, monophones("ctc", 4), [doubtful]) == [[1, 2]]

@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from distill.config import Graphs
 from distill.graphs.denominator import Pronouncer, build_denominator
 from distill.graphs.lexicon import Lang
 
@@ -36,14 +37,14 @@ def test_sentences_with_unknown_words_are_counted_listed_and_logged(
 ) -> None:
     text = ["GO TO NINE", "", "GO ZEBRA ZEBRA", "XYLEM", "ANNA GO"]
     with caplog.at_level(logging.WARNING):
-        fsa, used = build_denominator(text, lang, 2)
+        fsa, used = build_denominator(text, lang, Graphs())
     assert (used.used, used.left_out, used.unknown) == (2, 2, {"ZEBRA": 2, "XYLEM": 1})
     assert "2 sentences" in caplog.text and "ZEBRA" in caplog.text
-    clean, _ = build_denominator([text[0], text[4]], lang, 2)
+    clean, _ = build_denominator([text[0], text[4]], lang, Graphs())
     np.testing.assert_array_equal(fsa.weight, clean.weight)
 
 
 @pytest.mark.parametrize("text", [[], [""], ["ZEBRA XYLEM"]])
 def test_nothing_to_pronounce(lang: Lang, text: list[str]) -> None:
     with pytest.raises(ValueError, match=r"nothing of the text corpus can be pronounced"):
-        build_denominator(text, lang, 2)
+        build_denominator(text, lang, Graphs())

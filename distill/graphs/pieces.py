@@ -1,0 +1,96 @@
+"""Units that are written rather than spoken: characters, and BPE pieces learnt from text by sentencepiece.
+
+Both mark where a word begins with "▁", so units read as text without a lexicon. A lang folder of pieces
+has icefall's order: blank, "<sos/eos>", "<unk>", then the pieces, and `bpe.model` beside them.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+
+import sentencepiece
+
+from distill.graphs.lexicon import BLANK, Lexicon
+
+log = logging.getLogger(__name__)
+
+SPECIAL = (BLANK, "<sos/eos>", "<unk>")
+BOUNDARY, PAUSE = "▁", "<sil>"
+MOST_SENTENCES = 2_000_000  # that the pieces are learnt from, drawn from all: bounds the memory
+LONGEST = 4000  # bytes of a sentence; sentencepiece leaves out longer ones
+
+
+def train_bpe(sentences: Iterable[str], pieces: int, seed: int = 0) -> bytes:
+    """A sentencepiece unigram model, as icefall trains it, of at most `pieces` units; fewer for little text.
+
+    The same sentences, pieces and seed give the same bytes. Raises ValueError for text without a word.
+    """
+    model = io.BytesIO()
+    sentencepiece.set_random_generator_seed(seed)
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=_not_empty(sentences), model_writer=model, vocab_size=pieces, model_type="unigram",
+            character_coverage=1.0, user_defined_symbols=list(SPECIAL[:2]), unk_id=2, bos_id=-1, eos_id=-1,
+            hard_vocab_limit=False, input_sentence_size=MOST_SENTENCES, shuffle_input_sentence=True,
+            max_sentence_length=LONGEST, num_threads=1, minloglevel=2,
+        )  # fmt: skip
+    except RuntimeError as error:
+        raise ValueError(
+            f"sentencepiece cannot learn {pieces} pieces from this text ({error}); set graphs.bpe_pieces"
+        ) from None
+    return model.getvalue()
+
+
+def _not_empty(sentences: Iterable[str]) -> Iterator[str]:
+    lines = (line.strip() for line in sentences)
+    found = (line for line in lines if line)
+    first = next(found, None)
+    if first is None:
+        raise ValueError("no sentences to learn pieces from: the text corpus is empty")
+    return chain([first], found)
+
+
+class Bpe:
+    """Words to pieces with a trained model."""
+
+    def __init__(self, model: bytes) -> None:
+        self._model = sentencepiece.SentencePieceProcessor(model_proto=model)
+
+    @classmethod
+    def load(cls, path: Path) -> Bpe:
+        """Read `bpe.model`; raises FileNotFoundError naming the stage that writes it."""
+        if not path.is_file():
+            raise FileNotFoundError(f"no BPE model at {path}; stage 2 writes it (run.sh --units bpe --stage 2)")
+        return cls(path.read_bytes())
+
+    @property
+    def pieces(self) -> list[str]:
+        """All units in the order of their ids, the special ones first."""
+        return [self._model.id_to_piece(i) for i in range(self._model.get_piece_size())]
+
+    def of(self, word: str) -> tuple[str, ...]:
+        """Pieces of a word, "<unk>" for what the model has never seen."""
+        return tuple(self._model.id_to_piece(i) for i in self._model.encode(word))
+
+
+def bpe_lexicon(lexicon: Lexicon, model: Bpe) -> Lexicon:
+    """The words of a lexicon, each written in pieces."""
+    written = {word: (model.of(word),) for word in lexicon.pronunciations}
+    unknown = [word for word, (pieces,) in written.items() if SPECIAL[2] in pieces]
+    if unknown:
+        log.warning("%d words hold characters that the text corpus lacks, such as %s", len(unknown), unknown[:5])
+    return Lexicon(written)
+
+
+def char_lexicon(lexicon: Lexicon) -> Lexicon:
+    """The words of a lexicon, each written in characters after a word boundary."""
+    return Lexicon({word: ((BOUNDARY, *word),) for word in lexicon.pronunciations})
+
+
+def char_symbols(lexicon: Lexicon) -> list[str]:
+    """Units of a lexicon of characters, the special ones first."""
+    return [*SPECIAL, *lexicon.phones]
