@@ -324,7 +324,7 @@ def _provenance(runs: Sequence[Run]) -> list[str]:
         ("corpus", "corpus"), ("hardware", "hardware"), ("commit", "commit"))]  # fmt: skip
     hours = sum(run.result["wall_s"] for run in runs) / 3600
     facts.append(f"- training time, all experiments together: {hours:.2f} h")
-    return [*facts, "", "```", *(str(run.result["command"]) for run in runs), "```"]
+    return [*facts, "", "```", *_distinct(runs, "command"), "```"]
 
 
 def _distinct(runs: Sequence[Run], key: str) -> list[str]:

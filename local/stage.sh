@@ -89,6 +89,8 @@ begin() {
   local setting
   for setting in "${settings[@]}"; do common+=(--set "$setting"); done
   export OMP_NUM_THREADS="$nj"
+  RECIPE_COMMAND="egs/$corpus/run.sh$( (($# == 0)) || printf ' %q' "$@")"
+  export RECIPE_COMMAND # what results name as the command that made them
   timings=() started=$SECONDS
   trap 'trap - INT; echo; echo "run.sh: interrupted; the same command continues where it stopped" >&2; exit 130' INT
   install_environment synth

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from functools import partial
@@ -66,7 +67,7 @@ def train(recipe: Recipe, experiment: Experiment, folder: Path) -> None:
         "commit": commit(),
         "config": experiment.resolved(),
         "hardware": hardware(device),
-        "command": shlex.join(sys.argv),
+        "command": os.environ.get("RECIPE_COMMAND") or shlex.join(sys.argv),
     }
     if ranks.first:
         temporary = folder / "result.json.tmp"
