@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from distill.fsa.engine import Engine, Score, posteriors
 from distill.fsa.graph import Fsa, Hmm
+from distill.fsa.lattice import DecodingGraph, Lattice, Search
 from distill.fsa.native import NativeEngine
 
-__all__ = ["Engine", "Fsa", "Hmm", "NativeEngine", "Score", "build_engine", "posteriors"]
+__all__ = [
+    "DecodingGraph", "Engine", "Fsa", "Hmm", "Lattice", "NativeEngine", "Score", "Search", "build_engine", "posteriors",
+]  # fmt: skip
 
 
 def build_engine(name: str) -> Engine:

@@ -2,6 +2,7 @@
 
 An engine sums the paths of graphs over frame-wise log-probabilities. `score` is all that LF-MMI
 needs; its gradient with respect to the log-probabilities is the posterior of each output at each frame.
+`lattice` searches a decoding graph for the paths near the best one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from distill.fsa.graph import Hmm
+from distill.fsa.lattice import DecodingGraph, Lattice, Search
 
 
 class Score(NamedTuple):
@@ -38,6 +40,14 @@ class Engine(Protocol):
         log_probs (B, T, V), lengths (B,) frames. `graph` is one graph shared by the batch (the
         denominator) or one graph per utterance (numerators). Raises ValueError on wrong shapes,
         NaN log-probabilities, lengths beyond T or labels outside V.
+        """
+        ...
+
+    def lattice(self, log_probs: Tensor, lengths: Tensor, graph: DecodingGraph, search: Search) -> list[Lattice]:
+        """The paths of a decoding graph near the best one, one lattice per utterance.
+
+        log_probs (B, T, V), scaled as they shall count against the graph; lengths (B,) frames. An utterance without a
+        complete path gets an empty lattice. Raises ValueError as `score` does.
         """
         ...
 

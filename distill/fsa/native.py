@@ -15,6 +15,8 @@ from torch import Tensor
 
 from distill.fsa.engine import Score, check_inputs
 from distill.fsa.graph import Hmm
+from distill.fsa.lattice import DecodingGraph, Lattice, Search
+from distill.fsa.search import lattices
 
 # A frame whose mass falls below this (relative to its likeliest output) may have lost a path to
 # float32's range that a later frame would need, so the utterance is done again in the log semiring.
@@ -38,6 +40,11 @@ class NativeEngine:
         if isinstance(graph, Hmm):
             return self._score_shared(log_probs, lengths, graph)
         return _score_packed(log_probs, lengths, graph)
+
+    def lattice(self, log_probs: Tensor, lengths: Tensor, graph: DecodingGraph, search: Search) -> list[Lattice]:
+        """The paths near the best one (`Engine.lattice`); the search runs on the CPU."""
+        check_inputs(log_probs, lengths, [], True)
+        return lattices(log_probs, lengths, graph, search)
 
     def _score_shared(self, log_probs: Tensor, lengths: Tensor, graph: Hmm) -> Score:
         compiled = self._compile(graph, log_probs.device, log_probs.dtype)

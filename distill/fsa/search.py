@@ -1,0 +1,159 @@
+"""Lattice search on the CPU: token passing in C++ (`kernels/search.cpp`), else kaldi-decoder's."""
+
+from __future__ import annotations
+
+import ctypes
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distill.fsa.build import load_kernel
+from distill.fsa.lattice import NO_FRAME, DecodingGraph, Lattice, Search
+
+
+def lattices(log_probs: Tensor, lengths: Tensor, graph: DecodingGraph, search: Search) -> list[Lattice]:
+    """A lattice per utterance, on as many threads as torch uses: log_probs (B, T, V), lengths (B,) (`Engine.lattice`).
+
+    Raises ValueError for labels outside V, or a graph in which arcs without a frame run in a circle.
+    """
+    top = int(graph.label.max(initial=-1))
+    if top >= log_probs.shape[2]:
+        raise ValueError(f"the decoding graph uses output {top}, but log_probs has only {log_probs.shape[2]} outputs")
+    frames = log_probs.detach().to("cpu", torch.float32).numpy()
+    pieces = [np.ascontiguousarray(each[:length]) for each, length in zip(frames, lengths.tolist())]
+    find = _find if _kernel() is not None else _find_with_library
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return list(pool.map(lambda piece: find(piece, graph, search) if len(piece) else Lattice.empty(), pieces))
+
+
+@cache
+def _kernel() -> ctypes.CDLL | None:
+    library = load_kernel("search")
+    if library is not None:
+        library.lattice_search.restype = ctypes.c_void_p
+        library.lattice_take.argtypes = [ctypes.c_void_p] * 6
+        library.lattice_take.restype = library.lattice_free.restype = None
+        library.lattice_free.argtypes = [ctypes.c_void_p]
+    return library
+
+
+def _find(log_probs: np.ndarray, graph: DecodingGraph, search: Search) -> Lattice:
+    library = _kernel()
+    assert library is not None
+    sizes = np.zeros(2, dtype=np.int64)
+    arrays = (graph.first, graph.dst, graph.label, graph.score, graph.final)
+    handle = library.lattice_search(
+        *(_pointer(array) for array in arrays), ctypes.c_int64(graph.num_states),
+        _pointer(log_probs), ctypes.c_int32(len(log_probs)), ctypes.c_int32(log_probs.shape[1]),
+        ctypes.c_double(search.beam), ctypes.c_double(search.lattice_beam), ctypes.c_int32(search.max_active),
+        _pointer(sizes),
+    )  # fmt: skip
+    try:
+        states, arcs = sizes.tolist()
+        if states < 0:
+            raise ValueError("the decoding graph has a circle of arcs without frames; remove its epsilons' circles")
+        src, dst, arc = np.empty((3, arcs), dtype=np.int32)
+        frame, final = np.empty(states, dtype=np.int32), np.empty(states, dtype=np.float32)
+        library.lattice_take(handle, *(_pointer(array) for array in (src, dst, arc, frame, final)))
+    finally:
+        library.lattice_free(handle)
+    order = np.argsort(src, kind="stable")
+    src, dst, arc = src[order], dst[order], arc[order]
+    label = graph.label[arc]
+    acoustic = np.zeros(arcs, dtype=np.float32)
+    spoken = label != NO_FRAME
+    acoustic[spoken] = log_probs[frame[src[spoken]], label[spoken]]
+    return Lattice(src, dst, label, graph.word[arc], acoustic, graph.score[arc], frame, final)
+
+
+def _pointer(array: np.ndarray) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def _find_with_library(log_probs: np.ndarray, graph: DecodingGraph, search: Search) -> Lattice:
+    """kaldi-decoder's LatticeSimpleDecoder: the same paths, many times slower, and no max_active."""
+    import kaldi_decoder
+
+    options = kaldi_decoder.LatticeSimpleDecoderConfig(beam=search.beam, lattice_beam=search.lattice_beam)
+    decoder = kaldi_decoder.LatticeSimpleDecoder(_openfst(graph), options)
+    if not decoder.decode(kaldi_decoder.DecodableCtc(log_probs)) or not np.isfinite(decoder.final_relative_cost()):
+        return Lattice.empty()
+    found, raw = decoder.get_raw_lattice()
+    return pruned(_from_text(raw.to_str()), search.lattice_beam) if found else Lattice.empty()
+
+
+@cache
+def _openfst(graph: DecodingGraph) -> Any:
+    import kaldifst
+
+    fst = kaldifst.StdVectorFst()
+    for final in graph.final.tolist():
+        fst.set_final(fst.add_state(), -final)
+    fst.start = 0
+    columns = (graph.label + 1, graph.word, -graph.score, graph.dst)
+    sources = np.repeat(np.arange(graph.num_states), np.diff(graph.first))
+    for source, arc in zip(sources.tolist(), zip(*(column.tolist() for column in columns))):
+        fst.add_arc(source, kaldifst.StdArc(*arc))
+    return fst
+
+
+def _from_text(text: str) -> Lattice:
+    """OpenFst's text of a raw lattice: its weights are "graph cost,acoustic cost", its states come in any order."""
+    rows = [line.split() for line in text.splitlines()]
+    start = int(rows[0][0])
+    arcs = [row for row in rows if len(row) >= 4]
+    src, dst, label, word = np.array([row[:4] for row in arcs], dtype=np.int32).reshape(-1, 4).T
+    costs = np.array([_costs(row, 4) for row in arcs], dtype=np.float32).reshape(-1, 2)
+    states = int(max(src.max(initial=start), dst.max(initial=start), max(int(row[0]) for row in rows))) + 1
+    final = np.full(states, -np.inf, dtype=np.float32)
+    for row in rows:
+        if len(row) <= 2:
+            final[int(row[0])] = -sum(_costs(row, 1))
+    depth, frame = np.full(states, -1), np.zeros(states, dtype=np.int32)
+    depth[start] = 0
+    while True:  # one arc deeper in each round; an arc leads from an earlier frame or an earlier place in it
+        deeper = depth.copy()
+        np.maximum.at(deeper, dst, np.where(depth[src] >= 0, depth[src] + 1, -1))
+        if (deeper == depth).all():
+            break
+        depth = deeper
+    for arc in np.argsort(depth[src], kind="stable"):
+        frame[dst[arc]] = frame[src[arc]] + (label[arc] > 0)
+    order = np.lexsort((depth, frame))
+    number = np.argsort(order).astype(np.int32)
+    return Lattice(number[src], number[dst], label - 1, word, -costs[:, 1], -costs[:, 0], frame[order], final[order])
+
+
+def _costs(row: list[str], place: int) -> tuple[float, float]:
+    """Graph and acoustic cost of a line of text; both 0 where none stands there."""
+    graph, acoustic = row[place].split(",") if len(row) > place else ("0", "0")
+    return float(graph), float(acoustic)
+
+
+def pruned(lattice: Lattice, beam: float) -> Lattice:
+    """Without arcs and ends whose best complete path is more than `beam` worse than the best one."""
+    if not lattice.num_states:
+        return lattice
+    order = np.argsort(lattice.src, kind="stable")
+    src, dst = lattice.src[order], lattice.dst[order]
+    score = (lattice.acoustic.astype(np.float64) + lattice.graph)[order]
+    ahead, back = np.full(lattice.num_states, -np.inf), lattice.final.astype(np.float64)
+    ahead[0] = 0.0
+    for a in range(len(src)):
+        ahead[dst[a]] = max(ahead[dst[a]], ahead[src[a]] + score[a])
+    for a in reversed(range(len(src))):
+        back[src[a]] = max(back[src[a]], score[a] + back[dst[a]])
+    least = back[0] - beam
+    keep = ahead[src] + score + back[dst] >= least
+    alive = ahead + back >= least
+    final = np.where(ahead + lattice.final >= least, lattice.final, -np.inf).astype(np.float32)
+    number = (np.cumsum(alive) - 1).astype(np.int32)
+    kept = order[keep]
+    return Lattice(
+        number[src[keep]], number[dst[keep]], lattice.label[kept], lattice.word[kept], lattice.acoustic[kept],
+        lattice.graph[kept], lattice.frame[alive], final[alive],
+    )  # fmt: skip
