@@ -1,0 +1,162 @@
+"""What the paths of a lattice say: each sequence of units (or words) once, with its best path's scores.
+
+Nearly all paths of a lattice differ in their frames only. Determinised over units, it becomes small
+enough to store, to train on and to list the best sequences of. In C++ (`kernels/sequences.cpp`) where there
+is a compiler, else in Python.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import heapq
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from distill.fsa import slow_sequences
+from distill.fsa.build import load_kernel
+from distill.fsa.lattice import Lattice
+
+MOST_STATES = 20_000  # of a determinised lattice; beyond them the beam is narrowed
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceGraph:
+    """Acyclic deterministic graph of symbol sequences; state 0 is the start, and every arc goes to a later state.
+
+    src, dst, symbol (A,) int32, arcs in order of their source. graph, acoustic (A,), final_graph,
+    final_acoustic (S,) float32: scores relative to the best sequence: both are 0 all along it, and their sum
+    over a path says how much worse that sequence is. final_graph is -inf where a sequence may not end.
+    earliest, latest (S,) int32: range of the frames in which the symbols that lead into a state begin.
+    best: graph and acoustic score of the best sequence. beam: sequences further below it are missing.
+    """
+
+    src: np.ndarray
+    dst: np.ndarray
+    symbol: np.ndarray
+    graph: np.ndarray
+    acoustic: np.ndarray
+    final_graph: np.ndarray
+    final_acoustic: np.ndarray
+    earliest: np.ndarray
+    latest: np.ndarray
+    best: tuple[float, float]
+    beam: float
+
+    @property
+    def num_states(self) -> int:
+        return len(self.final_graph)
+
+    @property
+    def num_arcs(self) -> int:
+        return len(self.src)
+
+    def ranked(self) -> Iterator[tuple[tuple[int, ...], float]]:
+        """Sequences and how much they score below the best (0 or less), best first."""
+        first = np.searchsorted(self.src, np.arange(self.num_states + 1))
+        score = (self.graph.astype(np.float64) + self.acoustic).tolist()
+        final = (self.final_graph.astype(np.float64) + self.final_acoustic).tolist()
+        symbol, dst = self.symbol.tolist(), self.dst.tolist()
+        # What is best to come scores 0 from every state, so the sum so far is the best a prefix can do.
+        queue: list[tuple[float, tuple[int, ...], int]] = [(0.0, (), 0)]
+        while queue:
+            cost, said, state = heapq.heappop(queue)
+            if state < 0:
+                yield said, -cost
+                continue
+            if final[state] > -math.inf:
+                heapq.heappush(queue, (cost - final[state], said, -1))
+            for arc in range(first[state], first[state + 1]):
+                heapq.heappush(queue, (cost - score[arc], (*said, symbol[arc]), dst[arc]))
+
+
+def ctc_hears(num_outputs: int) -> np.ndarray:
+    """Which unit is newly heard under the CTC topology: (V + 1, V) int32, row i + 1 for previous output i, row 0 first.
+
+    0 where none is: blank, or the output held.
+    """
+    table = np.tile(np.arange(num_outputs, dtype=np.int32), (num_outputs + 1, 1))
+    table[np.arange(1, num_outputs + 1), np.arange(num_outputs)] = 0
+    return table
+
+
+def determinised(
+    lattice: Lattice, hears: np.ndarray | None, beam: float, most_states: int = MOST_STATES
+) -> SequenceGraph:
+    """Every unit sequence (hears given, as `ctc_hears`) or word sequence (None) of a lattice on one path.
+
+    Kept is what lies within `beam` of the best; where that takes over most_states, within less (`SequenceGraph.beam`).
+    Raises ValueError for a lattice without paths.
+    """
+    if not lattice.num_states:
+        raise ValueError("the lattice has no complete path, so there is nothing to say")
+    if _kernel() is None:
+        return SequenceGraph(*slow_sequences.determinised(lattice, hears, beam, most_states))
+    return _determinised(lattice, hears, beam, most_states)
+
+
+def best_path(lattice: Lattice, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Arcs of the best path, and the posterior (T,) of its output at each frame: how sure the lattice is of it.
+
+    scale: of all scores when paths are summed.
+    """
+    if not lattice.num_states:
+        raise ValueError("the lattice has no complete path, so there is no best one")
+    library = _kernel()
+    if library is None:
+        return slow_sequences.best_path(lattice, scale)
+    path = np.empty(lattice.num_states, dtype=np.int32)
+    posterior = np.empty(lattice.num_frames, dtype=np.float32)
+    arrays = (lattice.src, lattice.dst, lattice.label, lattice.acoustic, lattice.graph)
+    length = library.lattice_best(
+        *map(_pointer, arrays), ctypes.c_int64(lattice.num_arcs), _pointer(lattice.final), _pointer(lattice.frame),
+        ctypes.c_int64(lattice.num_states), ctypes.c_double(scale), _pointer(path), _pointer(posterior),
+    )  # fmt: skip
+    return path[:length], np.minimum(posterior, 1.0)
+
+
+def words_of(lattice: Lattice, path: Sequence[int] | np.ndarray) -> list[int]:
+    """Word ids along a path."""
+    words = lattice.word[path]
+    return words[words > 0].tolist()
+
+
+@cache
+def _kernel() -> ctypes.CDLL | None:
+    library = load_kernel("sequences")
+    if library is not None:
+        library.sequences_make.restype = ctypes.c_void_p
+        library.lattice_best.restype = ctypes.c_int64
+        library.sequences_take.argtypes = [ctypes.c_void_p] * 10
+        library.sequences_take.restype = library.sequences_free.restype = None
+        library.sequences_free.argtypes = [ctypes.c_void_p]
+    return library
+
+
+def _determinised(lattice: Lattice, hears: np.ndarray | None, beam: float, most_states: int) -> SequenceGraph:
+    library = _kernel()
+    assert library is not None
+    sizes, facts = np.zeros(2, dtype=np.int64), np.zeros(3)
+    table = None if hears is None else np.ascontiguousarray(hears, dtype=np.int32)
+    arrays = (lattice.src, lattice.dst, lattice.label, lattice.word, lattice.acoustic, lattice.graph)
+    handle = library.sequences_make(
+        *map(_pointer, arrays), ctypes.c_int64(lattice.num_arcs), _pointer(lattice.final), _pointer(lattice.frame),
+        ctypes.c_int64(lattice.num_states), None if table is None else _pointer(table),
+        ctypes.c_int32(0 if table is None else table.shape[1]), ctypes.c_double(beam), ctypes.c_int64(most_states),
+        _pointer(sizes), _pointer(facts),
+    )  # fmt: skip
+    try:
+        states, arcs = sizes.tolist()
+        whole, real = np.empty((3, arcs), dtype=np.int32), np.empty((2, arcs), dtype=np.float32)
+        final, range_of = np.empty((2, states), dtype=np.float32), np.empty((2, states), dtype=np.int32)
+        library.sequences_take(handle, *map(_pointer, (*whole, *real, *final, *range_of)))
+    finally:
+        library.sequences_free(handle)
+    return SequenceGraph(*whole, *real, *final, *range_of, (float(facts[0]), float(facts[1])), float(facts[2]))
+
+
+def _pointer(array: np.ndarray) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
