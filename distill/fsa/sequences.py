@@ -10,9 +10,10 @@ from __future__ import annotations
 import ctypes
 import heapq
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from distill.fsa import slow_sequences
 from distill.fsa.build import load_kernel
 from distill.fsa.lattice import Lattice
 
+ARRAYS = (
+    "src", "dst", "symbol", "graph", "acoustic", "final_graph", "final_acoustic", "earliest", "latest"
+)  # fmt: skip
 MOST_STATES = 20_000  # of a determinised lattice; beyond them the beam is narrowed
 
 
@@ -73,20 +77,24 @@ class SequenceGraph:
                 heapq.heappush(queue, (cost - score[arc], (*said, symbol[arc]), dst[arc]))
 
 
-def ctc_hears(num_outputs: int) -> np.ndarray:
-    """Which unit is newly heard under the CTC topology: (V + 1, V) int32, row i + 1 for previous output i, row 0 first.
+class Hearing(NamedTuple):
+    """Which unit a frame's output newly says, 0 for none: (V,) int32, after another output and after itself."""
 
-    0 where none is: blank, or the output held.
-    """
-    table = np.tile(np.arange(num_outputs, dtype=np.int32), (num_outputs + 1, 1))
-    table[np.arange(1, num_outputs + 1), np.arange(num_outputs)] = 0
-    return table
+    fresh: np.ndarray
+    again: np.ndarray
+
+    @classmethod
+    def of(cls, hears: Callable[[int, int], int], num_outputs: int) -> Hearing:
+        """From a topology's hears(previous output, output)."""
+        fresh = [hears(-1, output) for output in range(num_outputs)]
+        again = [hears(output, output) for output in range(num_outputs)]
+        return cls(np.array(fresh, dtype=np.int32), np.array(again, dtype=np.int32))
 
 
 def determinised(
-    lattice: Lattice, hears: np.ndarray | None, beam: float, most_states: int = MOST_STATES
+    lattice: Lattice, hearing: Hearing | None, beam: float, most_states: int = MOST_STATES
 ) -> SequenceGraph:
-    """Every unit sequence (hears given, as `ctc_hears`) or word sequence (None) of a lattice on one path.
+    """Every unit sequence (hearing given) or word sequence (None) of a lattice on one path.
 
     Kept is what lies within `beam` of the best; where that takes over most_states, within less (`SequenceGraph.beam`).
     Raises ValueError for a lattice without paths.
@@ -94,8 +102,8 @@ def determinised(
     if not lattice.num_states:
         raise ValueError("the lattice has no complete path, so there is nothing to say")
     if _kernel() is None:
-        return SequenceGraph(*slow_sequences.determinised(lattice, hears, beam, most_states))
-    return _determinised(lattice, hears, beam, most_states)
+        return SequenceGraph(*slow_sequences.determinised(lattice, hearing, beam, most_states))
+    return _determinised(lattice, hearing, beam, most_states)
 
 
 def best_path(lattice: Lattice, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -136,26 +144,28 @@ def _kernel() -> ctypes.CDLL | None:
     return library
 
 
-def _determinised(lattice: Lattice, hears: np.ndarray | None, beam: float, most_states: int) -> SequenceGraph:
+def _determinised(lattice: Lattice, hearing: Hearing | None, beam: float, most_states: int) -> SequenceGraph:
     library = _kernel()
     assert library is not None
     sizes, facts = np.zeros(2, dtype=np.int64), np.zeros(3)
-    table = None if hears is None else np.ascontiguousarray(hears, dtype=np.int32)
-    arrays = (lattice.src, lattice.dst, lattice.label, lattice.word, lattice.acoustic, lattice.graph)
+    tables = (None, None) if hearing is None else map(_pointer, hearing)
+    given = (lattice.src, lattice.dst, lattice.label, lattice.word, lattice.acoustic, lattice.graph)
     handle = library.sequences_make(
-        *map(_pointer, arrays), ctypes.c_int64(lattice.num_arcs), _pointer(lattice.final), _pointer(lattice.frame),
-        ctypes.c_int64(lattice.num_states), None if table is None else _pointer(table),
-        ctypes.c_int32(0 if table is None else table.shape[1]), ctypes.c_double(beam), ctypes.c_int64(most_states),
+        *map(_pointer, given), ctypes.c_int64(lattice.num_arcs), _pointer(lattice.final), _pointer(lattice.frame),
+        ctypes.c_int64(lattice.num_states), *tables, ctypes.c_double(beam), ctypes.c_int64(most_states),
         _pointer(sizes), _pointer(facts),
     )  # fmt: skip
     try:
         states, arcs = sizes.tolist()
-        whole, real = np.empty((3, arcs), dtype=np.int32), np.empty((2, arcs), dtype=np.float32)
-        final, range_of = np.empty((2, states), dtype=np.float32), np.empty((2, states), dtype=np.int32)
-        library.sequences_take(handle, *map(_pointer, (*whole, *real, *final, *range_of)))
+        arrays = (
+            *np.empty((3, arcs), dtype=np.int32), *np.empty((2, arcs), dtype=np.float32),
+            *np.empty((2, states), dtype=np.float32), *np.empty((2, states), dtype=np.int32),
+        )  # fmt: skip
+        library.sequences_take(handle, *map(_pointer, arrays))
     finally:
         library.sequences_free(handle)
-    return SequenceGraph(*whole, *real, *final, *range_of, (float(facts[0]), float(facts[1])), float(facts[2]))
+    best = float(facts[0]), float(facts[1])
+    return SequenceGraph(**dict(zip(ARRAYS, arrays)), best=best, beam=float(facts[2]))
 
 
 def _pointer(array: np.ndarray) -> ctypes.c_void_p:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,8 +38,12 @@ def rounded(x: Pair) -> tuple[float, float]:
 class Expanded:
     """The lattice with the output heard last in each node: edges by node, nodes in topological order."""
 
-    def __init__(self, lattice: Lattice, hears: np.ndarray | None) -> None:
+    def __init__(self, lattice: Lattice, hearing: Any) -> None:
         self.lattice = lattice
+
+        def heard(before: int, label: int) -> int:
+            return int((hearing.again if label == before else hearing.fresh)[label])
+
         leaving: list[list[int]] = [[] for _ in range(lattice.num_states)]
         for arc, src in enumerate(lattice.src.tolist()):
             leaving[src].append(arc)
@@ -52,8 +56,8 @@ class Expanded:
                 self.order.append(node)
                 for arc in arcs:
                     label, end = int(lattice.label[arc]), int(lattice.dst[arc])
-                    silent = label < 0 or hears is None
-                    symbol = int(lattice.word[arc]) if hears is None else 0 if silent else int(hears[before + 1, label])
+                    silent = label < 0 or hearing is None
+                    symbol = int(lattice.word[arc]) if hearing is None else 0 if silent else heard(before, label)
                     to = nodes[end].setdefault(before if silent else label, len(self.state))
                     if to == len(self.state):
                         self.state.append(end)
@@ -169,9 +173,9 @@ class Determiniser:
         subset.edges.append(Edge(symbol, self._make(subset.ahead + sum(best), elements), best))
 
 
-def determinised(lattice: Lattice, hears: np.ndarray | None, beam: float, most_states: int) -> tuple:
+def determinised(lattice: Lattice, hearing: Any, beam: float, most_states: int) -> tuple:
     """Fields of a `SequenceGraph`."""
-    graph = Expanded(lattice, hears)
+    graph = Expanded(lattice, hearing)
     determiniser = Determiniser(graph, beam)
     reached = determiniser.run(most_states)
     subsets = determiniser.subsets

@@ -51,8 +51,8 @@ struct Expanded {
   std::vector<Edge> edges;
 };
 
-// hears (columns + 1, columns): unit newly heard when output j follows output i - 1; null: words are wanted.
-Expanded expand(const Arcs &arcs, int64_t states, const int32_t *hears, int32_t columns) {
+// fresh, again (V,): unit newly heard when an output follows another one, and itself; null: words are wanted.
+Expanded expand(const Arcs &arcs, int64_t states, const int32_t *fresh, const int32_t *again) {
   Expanded out;
   std::vector<std::vector<std::pair<int32_t, int32_t>>> nodes(states);  // of a state: (output before, node)
   const auto node = [&](int32_t state, int32_t before) {
@@ -73,10 +73,10 @@ Expanded expand(const Arcs &arcs, int64_t states, const int32_t *hears, int32_t 
       out.first.resize(out.state.size()), out.last.resize(out.state.size());
       out.first[number] = out.edges.size();
       for (int64_t a = begin; a < end; ++a) {
-        const bool silent = arcs.label[a] < 0 || !hears;
-        const int32_t heard = silent ? 0 : hears[static_cast<size_t>(before + 1) * columns + arcs.label[a]];
-        const int32_t to = node(arcs.dst[a], silent ? before : arcs.label[a]);
-        out.edges.push_back({to, hears ? heard : arcs.word[a], {arcs.graph[a], arcs.acoustic[a]}});
+        const int32_t label = arcs.label[a];
+        const bool silent = label < 0 || !fresh;
+        const int32_t symbol = !fresh ? arcs.word[a] : silent ? 0 : (label == before ? again : fresh)[label];
+        out.edges.push_back({node(arcs.dst[a], silent ? before : label), symbol, {arcs.graph[a], arcs.acoustic[a]}});
       }
       out.last.resize(out.state.size()), out.first.resize(out.state.size());
       out.last[number] = out.edges.size();
@@ -119,9 +119,9 @@ struct Result {
 
 class Determiniser {
  public:
-  Determiniser(const Arcs &arcs, const float *final, const int32_t *frame, int64_t states, const int32_t *hears,
-               int32_t columns, double beam, int64_t most)
-      : graph_(expand(arcs, states, hears, columns)), final_(final), frame_(frame), beam_(beam), most_(most),
+  Determiniser(const Arcs &arcs, const float *final, const int32_t *frame, int64_t states, const int32_t *fresh,
+               const int32_t *again, double beam, int64_t most)
+      : graph_(expand(arcs, states, fresh, again)), final_(final), frame_(frame), beam_(beam), most_(most),
         entries_(graph_.state.size()), known_(graph_.state.size(), 0), reached_(graph_.state.size(), kNever) {
     score();
   }
@@ -382,9 +382,9 @@ class Determiniser {
 // score of the best path, and the beam within which everything was kept.
 extern "C" void *sequences_make(const int32_t *src, const int32_t *dst, const int32_t *label, const int32_t *word,
                                 const float *acoustic, const float *graph, int64_t arcs, const float *final,
-                                const int32_t *frame, int64_t states, const int32_t *hears, int32_t columns,
+                                const int32_t *frame, int64_t states, const int32_t *fresh, const int32_t *again,
                                 double beam, int64_t most, int64_t *sizes, double *facts) {
-  Determiniser determiniser({src, dst, label, word, acoustic, graph, arcs}, final, frame, states, hears, columns, beam,
+  Determiniser determiniser({src, dst, label, word, acoustic, graph, arcs}, final, frame, states, fresh, again, beam,
                             most);
   auto *result = new Result(determiniser.run());
   sizes[0] = static_cast<int64_t>(result->earliest.size());
