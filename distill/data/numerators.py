@@ -11,7 +11,8 @@ import torch
 
 from distill.fsa import Fsa, Hmm
 from distill.graphs.lexicon import Lang
-from distill.graphs.numerator import UnitLm, transcript_graph, with_lm
+from distill.graphs.numerator import UnitLm, transcript_graph
+from distill.graphs.weighting import with_lm
 
 FORMAT = "numerators/1"
 

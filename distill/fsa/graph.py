@@ -23,6 +23,8 @@ class Fsa:
     src, dst, label (A,) int32: arcs; labels are unit ids >= 1 (0 is blank and belongs to the topology).
     weight (A,) float64: log-weights of the arcs.
     final (S,) float64: log-weights of ending in a state, -inf where that is not allowed.
+    window (S, 2) int32, optional: first and last frame in which a path may stand in a state: from the
+        frame in which it enters the state up to the one before it leaves.
     """
 
     src: np.ndarray
@@ -30,6 +32,7 @@ class Fsa:
     label: np.ndarray
     weight: np.ndarray
     final: np.ndarray
+    window: np.ndarray | None = None
 
     @classmethod
     def from_arcs(cls, arcs: list[tuple[int, int, int, float]], final: dict[int, float], num_states: int) -> Fsa:
@@ -75,6 +78,7 @@ class Hmm:
     initial (S,), final (S,) float64: log-weights of a path's first and last state.
     src, dst (A,) int64, weight (A,) float64: transitions, each taking one frame.
     accepts_empty: float, log-weight of the path without frames, -inf if there is none.
+    window (S, 2) int64, optional: first and last frame that may be spent in a state.
     """
 
     label: Tensor
@@ -84,6 +88,7 @@ class Hmm:
     dst: Tensor
     weight: Tensor
     accepts_empty: float = -float("inf")
+    window: Tensor | None = None
 
     @property
     def num_states(self) -> int:

@@ -1,17 +1,20 @@
-"""Numerator graphs: the unit sequences that count as correct, weighted by the denominator's LM.
+"""Numerator graphs: the unit sequences that count as correct, from a transcript or from what a teacher heard.
 
-Every unit sequence stands on exactly one path, and each path carries the weight that the
-denominator gives the same sequence. So numerator is a part of denominator, and the LF-MMI objective
-is at most zero (Povey et al. 2016; papers/001, Eq. 5).
+Every unit sequence stands on exactly one path. `distill.graphs.weighting` puts the denominator LM's weights
+on the paths: then the numerator is a part of the denominator, and the LF-MMI objective is at most zero
+(Povey et al. 2016; papers/001, Eq. 5).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import islice, takewhile
 
 import numpy as np
 
 from distill.fsa.graph import Fsa
+from distill.fsa.sequences import SequenceGraph
 
 
 class UnitLm:
@@ -119,47 +122,51 @@ def sequences_graph(sequences: Iterable[Sequence[int]]) -> Fsa:
     return graph.deterministic()
 
 
-def with_lm(graph: Fsa, lm: UnitLm) -> Fsa:
-    """Intersect an acyclic deterministic graph with the denominator's LM; only complete paths stay."""
-    leaving: list[list[int]] = [[] for _ in range(graph.num_states)]
-    for arc, src in enumerate(graph.src):
-        leaving[src].append(arc)
-    numbers, queue = {(0, 0): 0}, [(0, 0)]
-    arcs: list[tuple[int, int, int, float]] = []
-    final: dict[int, float] = {}
-    for state, history in queue:
-        here = numbers[state, history]
-        ending = graph.final[state] + lm.fsa.final[history]
-        if ending > -np.inf:
-            final[here] = ending
-        for arc in leaving[state]:
-            unit = int(graph.label[arc])
-            following = int(lm.next[history, unit])
-            if following < 0:
-                continue  # the LM gives this sequence no probability
-            key = (int(graph.dst[arc]), following)
-            if key not in numbers:
-                numbers[key] = len(numbers)
-                queue.append(key)
-            arcs.append((here, numbers[key], unit, graph.weight[arc] + lm.weight[history, unit]))
-    return _connected(Fsa.from_arcs(arcs, final, len(numbers)))
+def nbest_graph(sequences: SequenceGraph, count: int, beam: float) -> Fsa:
+    """The best `count` sequences within `beam` of the best, without weights of their own."""
+    near = takewhile(lambda item: item[1] >= -beam, sequences.ranked())
+    return sequences_graph(units for units, _ in islice(near, count))
 
 
-def _connected(graph: Fsa) -> Fsa:
-    """Drop states from which no end can be reached; state numbers of the rest keep their order."""
-    alive = np.isfinite(graph.final)
-    changed = True
-    while changed:
-        before = alive.copy()
-        np.logical_or.at(alive, graph.src, alive[graph.dst])
-        changed = bool((before != alive).any())
-    alive[0] = True
-    number = np.cumsum(alive) - 1
-    keep = alive[graph.src] & alive[graph.dst]
-    return Fsa(
-        number[graph.src[keep]].astype(np.int32),
-        number[graph.dst[keep]].astype(np.int32),
-        graph.label[keep],
-        graph.weight[keep],
-        graph.final[alive],
-    )
+def lattice_graph(
+    sequences: SequenceGraph,
+    beam: float,
+    graph_scale: float = 0.0,
+    acoustic_scale: float = 0.0,
+    tolerance: int | None = None,
+    frame_ratio: float = 1.0,
+) -> Fsa:
+    """What a lattice says within `beam` of the best, each sequence with its scores times their scales.
+
+    tolerance: frames (of the model that is trained) by which a unit may begin before the lattice has it, or
+    end after; None: anywhere. frame_ratio: frames of that model per frame of the lattice.
+    """
+    score = (sequences.graph.astype(np.float64) + sequences.acoustic).tolist()
+    src, dst = sequences.src.tolist(), sequences.dst.tolist()
+    ahead = [-np.inf] * sequences.num_states
+    ahead[0] = 0.0
+    for s, d, x in zip(src, dst, score):
+        ahead[d] = max(ahead[d], ahead[s] + x)
+    # The best way on from any state scores 0, so what is above the beam here also ends above it.
+    best = np.array(ahead)
+    keep = best[sequences.src] + score >= -beam
+    final = graph_scale * sequences.final_graph.astype(np.float64) if graph_scale else np.zeros(len(best))
+    final = final + acoustic_scale * sequences.final_acoustic
+    total = best + sequences.final_graph + sequences.final_acoustic
+    final = np.where(total >= -beam, final, -np.inf)
+    weight = graph_scale * sequences.graph[keep] + acoustic_scale * sequences.acoustic[keep].astype(np.float64)
+    graph = Fsa(sequences.src[keep], sequences.dst[keep], sequences.symbol[keep], weight, final)
+    if tolerance is None:
+        return graph
+    return replace(graph, window=_windows(graph, sequences, tolerance, frame_ratio))
+
+
+def _windows(graph: Fsa, sequences: SequenceGraph, tolerance: int, ratio: float) -> np.ndarray:
+    """Frames in which a path may stand in each state: from the first that enters it to the last that leaves it."""
+    latest = np.full(graph.num_states, -1, dtype=np.int64)
+    np.maximum.at(latest, graph.src, sequences.latest[graph.dst])
+    first = np.floor(sequences.earliest * ratio).astype(np.int64) - tolerance
+    last = np.ceil(latest * ratio).astype(np.int64) - 1 + tolerance
+    first[0] = 0
+    last[np.isfinite(graph.final)] = np.iinfo(np.int32).max
+    return np.stack([first, last], 1).astype(np.int32)

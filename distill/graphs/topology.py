@@ -20,7 +20,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -93,17 +93,20 @@ class Topology:
         """
         if graph.num_arcs and graph.label.max() >= self.num_units:
             raise ValueError(f"graph has label {graph.label.max()}, expected 1..{self.num_units - 1}")
-        entries, arcs, final = self._entries(graph)
-        return (_two_pdf if self.kind == "two_pdf" else _ctc)(self, entries, arcs, final)
+        arcs, state, last = _with_last_unit(graph) if self.has_context else _without_context(graph)
+        entries, final = self._entries(arcs, last), graph.final[state]
+        hmm = (_two_pdf if self.kind == "two_pdf" else _ctc)(self, entries, arcs, final)
+        if graph.window is None:
+            return hmm
+        held = np.tile(entries.state, 2) if self.kind == "two_pdf" else [*entries.state, *range(len(state))]
+        return replace(hmm, window=torch.from_numpy(graph.window[state[held]].astype(np.int64)))
 
-    def _entries(self, graph: Fsa) -> tuple[_Entries, _Arcs, np.ndarray]:
-        """Places where a unit begins, as (state after it, class); the graph's arcs and final weights by state."""
-        arcs, final, last = _with_last_unit(graph) if self.has_context else _without_context(graph)
+    def _entries(self, arcs: _Arcs, last: np.ndarray) -> _Entries:
+        """Places where a unit begins, as (state after it, class)."""
         classes = self.classes[last[arcs.src], arcs.label]
         width = self.num_classes + 1
         keys, entry = np.unique(arcs.dst * width + classes, return_inverse=True)
-        entries = _Entries(keys // width, keys % width, entry.reshape(-1))
-        return entries, arcs, final
+        return _Entries(keys // width, keys % width, entry.reshape(-1))
 
     def hears(self, previous: int, output: int) -> int:
         """Unit that is newly heard when a frame's output follows `previous` (-1 or blank at the start), or 0.
@@ -310,18 +313,18 @@ class _Entries(NamedTuple):
 
 def _without_context(graph: Fsa) -> tuple[_Arcs, np.ndarray, np.ndarray]:
     arcs = _Arcs(graph.src.astype(np.int64), graph.dst.astype(np.int64), graph.label.astype(np.int64), graph.weight)
-    return arcs, graph.final, np.zeros(graph.num_states, dtype=np.int64)
+    return arcs, np.arange(graph.num_states), np.zeros(graph.num_states, dtype=np.int64)
 
 
 def _with_last_unit(graph: Fsa) -> tuple[_Arcs, np.ndarray, np.ndarray]:
-    """Split states until each is reached by one unit only; also that unit, 0 for the start (C o graph)."""
+    """Split states until each is reached by one unit only; also the state of each and that unit, 0 for none (C o graph)."""
     width = int(graph.label.max(initial=0)) + 1
     reached = graph.dst.astype(np.int64) * width + graph.label
     keys = np.unique(np.concatenate([[0], reached]))  # key 0: the start state, before any unit
     state, last = keys // width, keys % width
     arc, src = _join(state, graph.src)
     dst = np.searchsorted(keys, reached)[arc]
-    return _Arcs(src, dst, graph.label[arc].astype(np.int64), graph.weight[arc]), graph.final[state], last
+    return _Arcs(src, dst, graph.label[arc].astype(np.int64), graph.weight[arc]), state, last
 
 
 def _ctc(topology: Topology, entries: _Entries, arcs: _Arcs, final: np.ndarray) -> Hmm:

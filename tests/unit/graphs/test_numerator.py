@@ -10,7 +10,8 @@ import torch
 
 from distill.fsa import Fsa, NativeEngine
 from distill.graphs import topology
-from distill.graphs.numerator import UnitLm, sequences_graph, transcript_graph, with_lm
+from distill.graphs.numerator import UnitLm, sequences_graph, transcript_graph
+from distill.graphs.weighting import with_lm
 
 UNITS = 4
 
