@@ -133,6 +133,18 @@ class Model(Settings):
         return self
 
 
+class Lattice(Settings):
+    """How stored lattices become numerators (Manohar et al. 2018; the formula: `distill.graphs.weighting`)."""
+
+    beam: float = 4.0  # sequences this much worse than the best are left out
+    lm_scale: float = 0.5  # share of the denominator LM that the decoding graph's scores stand in for
+    acoustic_scale: float = 0.0  # of the teacher's acoustic scores on the paths
+    tolerance: int = -1  # frames by which a unit may lie outside of where the lattice has it; -1: anywhere
+    confidence: bool = False  # frames weighted by the posterior of the best path's output
+    nbest: int = 10  # sequences of numerator: nbest
+    nbest_beam: float = 6.0
+
+
 class Data(Settings):
     """What is trained on; parts are names of cut sets in data/cuts."""
 
@@ -144,7 +156,8 @@ class Data(Settings):
     workers: int = 2  # loading processes; 0: in the training process
     keep_audio: bool = False  # keep decoded audio in memory (small corpora)
     short_first: bool = False  # first epoch in order of duration
-    numerator: Literal["transcript", "nbest"] = "transcript"  # of unlabelled cuts always nbest
+    numerator: Literal["transcript", "one_best", "nbest", "lattice"] = "lattice"  # of cuts without text
+    lattice: Lattice = Lattice()
 
 
 class Augment(Settings):
@@ -233,9 +246,7 @@ class Decoding(Settings):
     beam: float = 15.0
     max_active: int = 2000
     acoustic_scale: float = 1.0
-    nbest: int = 10  # unit sequences kept for numerators
-    nbest_beam: float = 11.0  # the lattice decoder has no max_active, and its time grows fast with the beam
-    lattice_beam: float = 6.0  # sequences this much worse than the best are left out
+    lattice_beam: float = 6.0  # what a teacher stores of its lattices: sequences this much worse than the best
 
 
 class Graphs(Settings):

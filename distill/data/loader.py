@@ -57,7 +57,7 @@ class SpeechDataset(Dataset):
         clean = [self._read(cut) for cut in cuts]
         heard = [self._distort(cut.id, wave) for cut, wave in zip(cuts, clean)]
         wave, samples = pad_waves([torch.from_numpy(x) for x in heard])
-        graphs = tuple(self.numerators.of(cut.id, text_of(cut)) for cut in cuts) if self.numerators else ()
+        graphs = self.numerators.batch([(cut.id, text_of(cut)) for cut in cuts]) if self.numerators else ()
         unchanged = pad_waves([torch.from_numpy(x) for x in clean])[0] if self.with_clean else None
         return Batch(tuple(cut.id for cut in cuts), wave, samples, graphs, unchanged)
 
@@ -152,7 +152,7 @@ def train_loader(
     cuts = load_cuts(folder / "cuts", settings.train)
     skipped: list[tuple[str, str]] = []
     if numerators is not None:
-        good, skipped = usable(cuts, numerators.problem)
+        good, skipped = usable(cuts, numerators)
         if not good:
             raise ValueError(f"none of {len(cuts)} cuts can be trained on; the first: {skipped[0][1]}")
         cuts = CutSet.from_cuts(good)

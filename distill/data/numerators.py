@@ -1,104 +1,124 @@
-"""Numerator graphs of cuts: from transcripts, or from the graphs that a teacher wrote (stage 7)."""
+"""Numerator graphs of cuts: from transcripts, or from the lattices that a teacher wrote (stage 7)."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-import torch
 
+from distill.config import Data as Settings
 from distill.fsa import Fsa, Hmm
+from distill.fsa.sequences import SequenceGraph
 from distill.graphs.lexicon import Lang
-from distill.graphs.numerator import UnitLm, transcript_graph
-from distill.graphs.weighting import with_lm
+from distill.graphs.numerator import UnitLm, lattice_graph, nbest_graph, transcript_graph
+from distill.graphs.weighting import with_lm_all
 
-FORMAT = "numerators/1"
-
-
-def save_graphs(path: Path, graphs: Mapping[str, Fsa]) -> None:
-    """Write unit graphs by cut id: all arrays end to end, with offsets (n-best trees and lattices alike)."""
-    values = list(graphs.values())
-    fields = ("src", "dst", "label", "weight", "final")
-
-    def joined(field: str) -> torch.Tensor:
-        arrays = [getattr(graph, field) for graph in values]
-        kind = np.float32 if field in ("weight", "final") else np.int32
-        return torch.from_numpy(np.concatenate([*arrays, np.zeros(0)]).astype(kind))
-
-    content = {
-        "format": FORMAT,
-        "ids": list(graphs),
-        "arcs": torch.tensor([graph.num_arcs for graph in values], dtype=torch.int64),
-        "states": torch.tensor([graph.num_states for graph in values], dtype=torch.int64),
-        **{field: joined(field) for field in fields},
-    }
-    temporary = path.with_name(path.name + ".tmp")
-    torch.save(content, temporary)
-    os.replace(temporary, path)
-
-
-def load_graphs(path: Path) -> dict[str, Fsa]:
-    """Read what `save_graphs` wrote; raises FileNotFoundError or ValueError naming the file."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no numerators at {path}; stage 7 writes them (run.sh --stage 7 --stop-stage 7)")
-    try:
-        content = torch.load(path, weights_only=True)
-    except Exception as error:  # torch raises many kinds for a cut or foreign file
-        raise ValueError(f"{path}: not readable ({error}); remove it and run stage 7 again") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{path}: expected a file of format '{FORMAT}'; remove it and run stage 7 again")
-    arcs = np.concatenate([[0], content["arcs"].cumsum(0).numpy()])
-    states = np.concatenate([[0], content["states"].cumsum(0).numpy()])
-    by_arc = {name: content[name].numpy() for name in ("src", "dst", "label")}
-    weight, final = content["weight"].double().numpy(), content["final"].double().numpy()
-    graphs = {}
-    for k, cut_id in enumerate(content["ids"]):
-        a, s = slice(arcs[k], arcs[k + 1]), slice(states[k], states[k + 1])
-        graphs[cut_id] = Fsa(by_arc["src"][a], by_arc["dst"][a], by_arc["label"][a], weight[a], final[s])
-    return graphs
+KEPT_ARCS = 20_000_000  # of the numerators kept in memory; beyond them the oldest are made again
+TOGETHER = 256  # cuts whose graphs are weighted at once
 
 
 class Numerators:
-    """The numerator of each cut as the engine runs it, made once and kept.
+    """The numerator of each cut as the engine runs it, many made at a time and kept.
 
-    A cut with text gets its transcript's graph (all pronunciations, optional silence), one without
-    gets the teacher's. Both carry the denominator LM's weights.
+    A cut with text gets its transcript's graph (all pronunciations, optional silence), one without what
+    `settings.numerator` says: the teacher's best sequence, its best ones, or its lattice. All carry the
+    denominator LM's weights (`distill.graphs.weighting`). stored: the teacher's lattices by cut id. frame_ratio:
+    frames of the trained model per frame of the lattices.
     """
 
-    def __init__(self, lang: Lang, lm: UnitLm, stored: Mapping[str, Fsa]) -> None:
+    def __init__(
+        self,
+        lang: Lang,
+        lm: UnitLm,
+        stored: Mapping[str, SequenceGraph],
+        settings: Settings | None = None,
+        frame_ratio: float = 1.0,
+    ) -> None:
         self.lang, self.lm, self.stored = lang, lm, stored
-        self._made: dict[str, Hmm] = {}
+        self.settings, self.frame_ratio = settings or Settings(), frame_ratio
+        self._made: OrderedDict[str, Hmm | str] = OrderedDict()  # a graph, or why there is none
+        self._arcs = 0
 
     def of(self, cut_id: str, text: str | None) -> Hmm:
-        """Raises ValueError for a word outside the lexicon, or a cut with neither text nor stored graph."""
-        if cut_id not in self._made:
-            self._made[cut_id] = self.lang.topology.compose(with_lm(self._graph(cut_id, text), self.lm))
-        return self._made[cut_id]
+        """`batch` of one cut."""
+        return self.batch([(cut_id, text)])[0]
 
-    def problem(self, cut_id: str, text: str | None) -> str | None:
-        """Why a cut cannot be trained on, or None; for counting and listing what is left out."""
-        try:
-            self.of(cut_id, text)
-        except ValueError as error:
-            return str(error)
-        return None
+    def batch(self, cuts: Sequence[tuple[str, str | None]]) -> list[Hmm]:
+        """Graphs of (cut id, text or None).
 
-    def _graph(self, cut_id: str, text: str | None) -> Fsa:
-        if text:
-            words = text.split()
-            return transcript_graph([self.lang.pronunciation_ids(word, cut_id) for word in words], self.lang.silence)
+        Raises ValueError for a word outside the lexicon, a cut with neither text nor lattice, or one of whose
+        sequences the denominator's LM allows none.
+        """
+        graphs = []
+        for graph in self._get(cuts):
+            if isinstance(graph, str):
+                raise ValueError(graph)
+            graphs.append(graph)
+        return graphs
+
+    def problems(self, cuts: Sequence[tuple[str, str | None]]) -> list[str | None]:
+        """Why a cut cannot be trained on, None where it can; for counting and listing what is left out."""
+        return [graph if isinstance(graph, str) else None for graph in self._get(cuts)]
+
+    def _get(self, cuts: Sequence[tuple[str, str | None]]) -> list[Hmm | str]:
+        found = []
+        for start in range(0, len(cuts), TOGETHER):
+            some = cuts[start : start + TOGETHER]
+            fresh = self._make([cut for cut in some if cut[0] not in self._made])
+            found += [fresh[cut_id] if cut_id in fresh else self._made[cut_id] for cut_id, _ in some]
+            self._keep(fresh)
+        return found
+
+    def _keep(self, fresh: Mapping[str, Hmm | str]) -> None:
+        self._made.update(fresh)
+        self._arcs += sum(len(graph.src) for graph in fresh.values() if isinstance(graph, Hmm))
+        while self._arcs > KEPT_ARCS:
+            _, oldest = self._made.popitem(last=False)
+            self._arcs -= len(oldest.src) if isinstance(oldest, Hmm) else 0
+
+    def _make(self, cuts: Sequence[tuple[str, str | None]]) -> dict[str, Hmm | str]:
+        made: dict[str, Hmm | str] = {}
+        graphs: dict[bool, dict[str, Fsa]] = {True: {}, False: {}}  # by whether the lattice's own scores count
+        for cut_id, text in cuts:
+            try:
+                own = not text and self.settings.numerator == "lattice"
+                graphs[own][cut_id] = self._transcript(text, cut_id) if text else self._heard(cut_id)
+            except ValueError as error:
+                made[cut_id] = str(error)
+        for own, some in graphs.items():
+            scale = self.settings.lattice.lm_scale if own else 0.0
+            for cut_id, graph in zip(some, with_lm_all(list(some.values()), self.lm, scale)):
+                made[cut_id] = self.lang.topology.compose(graph) if np.isfinite(graph.final).any() else NOT_ALLOWED.format(cut_id)
+        return made
+
+    def _transcript(self, text: str, cut_id: str) -> Fsa:
+        return transcript_graph([self.lang.pronunciation_ids(w, cut_id) for w in text.split()], self.lang.silence)
+
+    def _heard(self, cut_id: str) -> Fsa:
+        kind, options = self.settings.numerator, self.settings.lattice
+        if kind == "transcript":
+            raise ValueError(f"cut {cut_id} has no text, and data.numerator is transcript")
         if cut_id not in self.stored:
-            raise ValueError(f"cut {cut_id} has no text, and the teacher wrote no numerator for it")
-        return self.stored[cut_id]
+            raise ValueError(f"cut {cut_id} has no text, and the teacher wrote no lattice for it")
+        sequences = self.stored[cut_id]
+        if kind == "one_best":
+            return nbest_graph(sequences, 1, 0.0)
+        if kind == "nbest":
+            return nbest_graph(sequences, options.nbest, options.nbest_beam)
+        tolerance = options.tolerance if options.tolerance >= 0 else None
+        scales = options.lm_scale, options.acoustic_scale
+        return lattice_graph(sequences, options.beam, *scales, tolerance, self.frame_ratio)
 
 
-def usable(cuts: Iterable, problem: Callable[[str, str | None], str | None]) -> tuple[list, list[tuple[str, str]]]:
+NOT_ALLOWED = "cut {}: the denominator's LM allows none of its unit sequences"
+
+
+def usable(cuts: Iterable, numerators: Numerators) -> tuple[list, list[tuple[str, str]]]:
     """Split cuts into those that can be trained on and (id, reason) of the others."""
+    every = list(cuts)
     good, skipped = [], []
-    for cut in cuts:
-        reason = problem(cut.id, text_of(cut))
+    for cut, reason in zip(every, numerators.problems([(cut.id, text_of(cut)) for cut in every])):
         if reason is None:
             good.append(cut)
         else:

@@ -317,7 +317,7 @@ def _without_context(graph: Fsa) -> tuple[_Arcs, np.ndarray, np.ndarray]:
 
 
 def _with_last_unit(graph: Fsa) -> tuple[_Arcs, np.ndarray, np.ndarray]:
-    """Split states until each is reached by one unit only; also the state of each and that unit, 0 for none (C o graph)."""
+    """Split states until each is reached by one unit only; also each one's state and unit, 0 for none (C o graph)."""
     width = int(graph.label.max(initial=0)) + 1
     reached = graph.dst.astype(np.int64) * width + graph.label
     keys = np.unique(np.concatenate([[0], reached]))  # key 0: the start state, before any unit

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 
-from distill.batch import Batch
+from distill.batch import SAMPLE_RATE, Batch
 from distill.config import Experiment
 from distill.data.loader import SpeechDataset, TrainLoader, in_order, level, load_cuts, train_loader
-from distill.data.numerators import Numerators, load_graphs, usable
+from distill.data.lattices import Lattices
+from distill.data.numerators import Numerators, usable
 from distill.fsa import Hmm, build_engine
 from distill.fsa.formats import load_fsa
 from distill.graphs.lexicon import Lang
@@ -65,7 +66,7 @@ def build_trainer(
     torch.manual_seed(experiment.seed + ranks.rank)
     graphs = Graphs.load(folders)
     needs_graphs = experiment.objective.uses_mmi
-    numerators = Numerators(graphs.lang, graphs.lm, stored_graphs(experiment, folders)) if needs_graphs else None
+    numerators = stored_numerators(experiment, folders, graphs) if needs_graphs else None
     teacher = load_teacher(experiment, folders.exp, device)
     with_clean = teacher is not None and teacher.settings.hears == "clean"
     loader, skipped = train_loader(
@@ -92,16 +93,25 @@ def build_trainer(
     )  # fmt: skip
 
 
-def stored_graphs(experiment: Experiment, folders: Folders) -> dict:
-    """The teacher's numerators of all training parts that stage 7 has written."""
+def stored_numerators(experiment: Experiment, folders: Folders, graphs: Graphs) -> Numerators:
+    """Numerators of the training parts: of transcripts, and of the lattices that stage 7 has written.
+
+    Raises ValueError where lattices hold less than the experiment asks for.
+    """
+    data = experiment.data
     if experiment.teacher is None:
-        return {}
-    stored: dict = {}
-    for part in experiment.data.train:
-        path = folders.data / "num" / experiment.teacher.experiment / f"{part}.pt"
-        if path.exists():
-            stored |= load_graphs(path)
-    return stored
+        return Numerators(graphs.lang, graphs.lm, {}, data)
+    heard = folders.data / "num" / experiment.teacher.experiment
+    stored = Lattices([heard / part for part in data.train if (heard / part).is_dir()])
+    wanted = {"lattice": data.lattice.beam, "nbest": data.lattice.nbest_beam}.get(data.numerator, 0.0)
+    if stored.beam is not None and stored.beam < wanted:
+        raise ValueError(
+            f"{experiment.name} asks for sequences within {wanted} of the best, but the lattices of"
+            f" {experiment.teacher.experiment} hold those within {stored.beam}; lower data.lattice.beam or raise"
+            " decoding.lattice_beam of the teacher and run stage 7 again"
+        )
+    shift = experiment.model.front_end.hop / SAMPLE_RATE
+    return Numerators(graphs.lang, graphs.lm, stored, data, (stored.frame_shift or shift) / shift)
 
 
 def load_teacher(experiment: Experiment, exp: Path, device: torch.device) -> TeacherTargets | None:
@@ -168,7 +178,7 @@ class Validation:
     def __init__(self, experiment: Experiment, folders: Folders, graphs: Graphs, with_clean: bool) -> None:
         cuts = load_cuts(folders.data / "cuts", [experiment.data.valid])
         numerators = Numerators(graphs.lang, graphs.lm, {})
-        good, skipped = usable(cuts, numerators.problem)
+        good, skipped = usable(cuts, numerators)
         if not good:
             raise ValueError(f"no cut of '{experiment.data.valid}' can be scored; the first: {skipped[0][1]}")
         if skipped:
