@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 
 import numpy as np
+import torch
 
 from distill.config import Data as Settings
-from distill.fsa import Fsa, Hmm
-from distill.fsa.sequences import SequenceGraph
+from distill.data.lattices import Lattices
+from distill.fsa import Fsa, Hmm, Numerator
 from distill.graphs.lexicon import Lang
 from distill.graphs.numerator import UnitLm, lattice_graph, nbest_graph, transcript_graph
 from distill.graphs.weighting import with_lm_all
@@ -23,19 +25,19 @@ class Numerators:
 
     A cut with text gets its transcript's graph (all pronunciations, optional silence), one without what
     `settings.numerator` says: the teacher's best sequence, its best ones, or its lattice. All carry the
-    denominator LM's weights (`distill.graphs.weighting`). stored: the teacher's lattices by cut id. frame_ratio:
-    frames of the trained model per frame of the lattices.
+    denominator LM's weights (`distill.graphs.weighting`). stored: the teacher's lattices. frame_ratio: frames
+    of the trained model per frame of the lattices.
     """
 
     def __init__(
         self,
         lang: Lang,
         lm: UnitLm,
-        stored: Mapping[str, SequenceGraph],
+        stored: Lattices | None = None,
         settings: Settings | None = None,
         frame_ratio: float = 1.0,
     ) -> None:
-        self.lang, self.lm, self.stored = lang, lm, stored
+        self.lang, self.lm, self.stored = lang, lm, stored or Lattices(())
         self.settings, self.frame_ratio = settings or Settings(), frame_ratio
         self._made: OrderedDict[str, Hmm | str] = OrderedDict()  # a graph, or why there is none
         self._arcs = 0
@@ -79,18 +81,28 @@ class Numerators:
 
     def _make(self, cuts: Sequence[tuple[str, str | None]]) -> dict[str, Hmm | str]:
         made: dict[str, Hmm | str] = {}
-        graphs: dict[bool, dict[str, Fsa]] = {True: {}, False: {}}  # by whether the lattice's own scores count
+        graphs: dict[bool, dict[str, Fsa]] = {True: {}, False: {}}  # by whether the teacher heard them
         for cut_id, text in cuts:
             try:
-                own = not text and self.settings.numerator == "lattice"
-                graphs[own][cut_id] = self._transcript(text, cut_id) if text else self._heard(cut_id)
+                graphs[not text][cut_id] = self._transcript(text, cut_id) if text else self._heard(cut_id)
             except ValueError as error:
                 made[cut_id] = str(error)
-        for own, some in graphs.items():
-            scale = self.settings.lattice.lm_scale if own else 0.0
+        for heard, some in graphs.items():
+            own_scores = heard and self.settings.numerator == "lattice"
+            scale = self.settings.lattice.lm_scale if own_scores else 0.0
             for cut_id, graph in zip(some, with_lm_all(list(some.values()), self.lm, scale)):
-                made[cut_id] = self.lang.topology.compose(graph) if np.isfinite(graph.final).any() else NOT_ALLOWED.format(cut_id)
+                allowed = np.isfinite(graph.final).any()
+                made[cut_id] = self._composed(cut_id, graph, heard) if allowed else NOT_ALLOWED.format(cut_id)
         return made
+
+    def _composed(self, cut_id: str, graph: Fsa, heard: bool) -> Hmm:
+        hmm = self.lang.topology.compose(graph)
+        confidence = self.stored.confidence(cut_id) if heard and self.settings.lattice.confidence else None
+        if confidence is None:
+            return hmm
+        frame = np.arange(round(len(confidence) * self.frame_ratio)) / self.frame_ratio
+        values = {field.name: getattr(hmm, field.name) for field in fields(hmm)}
+        return Numerator(**values | {"confidence": torch.from_numpy(confidence[frame.astype(np.int64)])})
 
     def _transcript(self, text: str, cut_id: str) -> Fsa:
         return transcript_graph([self.lang.pronunciation_ids(w, cut_id) for w in text.split()], self.lang.silence)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from distill.fsa.engine import Engine, Score, posteriors
-from distill.fsa.graph import Fsa, Hmm
+from distill.fsa.graph import Fsa, Hmm, Numerator
 from distill.fsa.lattice import DecodingGraph, Lattice, Search
 from distill.fsa.native import NativeEngine
 
 __all__ = [
-    "DecodingGraph", "Engine", "Fsa", "Hmm", "Lattice", "NativeEngine", "Score", "Search", "build_engine", "posteriors",
+    "DecodingGraph", "Engine", "Fsa", "Hmm", "Lattice", "NativeEngine", "Numerator", "Score", "Search", "build_engine",
+    "posteriors",
 ]  # fmt: skip
 
 

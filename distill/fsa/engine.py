@@ -46,8 +46,9 @@ class Engine(Protocol):
     def lattice(self, log_probs: Tensor, lengths: Tensor, graph: DecodingGraph, search: Search) -> list[Lattice]:
         """The paths of a decoding graph near the best one, one lattice per utterance.
 
-        log_probs (B, T, V), scaled as they shall count against the graph; lengths (B,) frames. An utterance without a
-        complete path gets an empty lattice. Raises ValueError as `score` does.
+        log_probs (B, T, V), scaled as they shall count against the graph; lengths (B,) frames. An utterance without
+        any path gets an empty lattice, one whose paths all stop short of a final state one that is not
+        `complete`. Raises ValueError as `score` does.
         """
         ...
 

@@ -78,7 +78,6 @@ class Hmm:
     initial (S,), final (S,) float64: log-weights of a path's first and last state.
     src, dst (A,) int64, weight (A,) float64: transitions, each taking one frame.
     accepts_empty: float, log-weight of the path without frames, -inf if there is none.
-    window (S, 2) int64, optional: first and last frame that may be spent in a state.
     """
 
     label: Tensor
@@ -88,7 +87,6 @@ class Hmm:
     dst: Tensor
     weight: Tensor
     accepts_empty: float = -float("inf")
-    window: Tensor | None = None
 
     @property
     def num_states(self) -> int:
@@ -111,7 +109,19 @@ class Hmm:
     def to(self, device: torch.device | str) -> Hmm:
         """The same graph with its tensors on another device."""
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Hmm(**(values | {k: v.to(device) for k, v in values.items() if isinstance(v, Tensor)}))
+        return type(self)(**(values | {k: v.to(device) for k, v in values.items() if isinstance(v, Tensor)}))
+
+
+@dataclass(frozen=True)
+class Numerator(Hmm):
+    """The graph of one utterance, with what is known of its frames (`distill.fsa.frames` applies both).
+
+    window (S, 2) int64, optional: first and last frame that may be spent in a state.
+    confidence (T,) float32, optional: how much each frame counts in training.
+    """
+
+    window: Tensor | None = None
+    confidence: Tensor | None = None
 
 
 NO_PATH = 1 << 30

@@ -86,7 +86,8 @@ class Lattice:
     word (A,) int32: word id, 0 for none. acoustic, graph (A,) float32: log-probability of the output, and the
     graph's score. frame (S,) int32: frames before the state. final (S,) float32: the graph's score of
     ending there, -inf where a path may not end.
-    Without any complete path there are no states.
+    complete: False where the beam left no path that ends in a final state of the graph: then the best
+    partial paths are here, and ending scores 0. Without any path there are no states.
     """
 
     src: np.ndarray
@@ -97,6 +98,7 @@ class Lattice:
     graph: np.ndarray
     frame: np.ndarray
     final: np.ndarray
+    complete: bool = True
 
     @property
     def num_states(self) -> int:
@@ -114,4 +116,4 @@ class Lattice:
     def empty(cls) -> Lattice:
         """A lattice without paths."""
         whole, real = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32)
-        return cls(whole, whole, whole, whole, real, real, whole, real)
+        return cls(whole, whole, whole, whole, real, real, whole, real, complete=False)

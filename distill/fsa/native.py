@@ -37,9 +37,9 @@ class NativeEngine:
         graphs: Sequence[Hmm] = [graph] if isinstance(graph, Hmm) else graph
         check_inputs(log_probs, lengths, graphs, shared)
         lengths = lengths.to(log_probs.device)
-        if isinstance(graph, Hmm) and graph.window is None:
+        if isinstance(graph, Hmm):
             return self._score_shared(log_probs, lengths, graph)
-        return _score_packed(log_probs, lengths, [graph] * len(lengths) if isinstance(graph, Hmm) else graph)
+        return _score_packed(log_probs, lengths, graph)
 
     def lattice(self, log_probs: Tensor, lengths: Tensor, graph: DecodingGraph, search: Search) -> list[Lattice]:
         """The paths near the best one (`Engine.lattice`); the search runs on the CPU."""
@@ -183,8 +183,7 @@ def _by_label(occupancy: Tensor, label: Tensor, outputs: int) -> Tensor:
 class _Packed(NamedTuple):
     """Graphs of a batch side by side, S states in all, once forward in time and once backward: 2 S rows.
 
-    utterance, label (S,). window (S, 2): frames that may be spent in a state, or None.
-    start (2 S,): initial weights, then final ones. Rows run in order of their
+    utterance, label (S,). start (2 S,): initial weights, then final ones. Rows run in order of their
     degree: order (2 S,) holds the row at each position, position (2 S,) the place of each row. tiers: for
     consecutive positions, where their paths come from, as positions and weights (D, rows) both.
     """
@@ -195,7 +194,6 @@ class _Packed(NamedTuple):
     order: Tensor
     position: Tensor
     tiers: list[tuple[Tensor, Tensor]]
-    window: Tensor | None
 
     @property
     def final(self) -> Tensor:
@@ -233,17 +231,7 @@ def _pack(graphs: Sequence[Hmm], device: torch.device, dtype: torch.dtype) -> _P
         order.to(device),
         position.to(device),
         [(ends.to(device), weights.to(device, dtype)) for ends, weights in tiers],
-        _windows(graphs, device),
     )
-
-
-def _windows(graphs: Sequence[Hmm], device: torch.device) -> Tensor | None:
-    """Windows of the states of all graphs (S, 2), None where no graph has any."""
-    if all(graph.window is None for graph in graphs):
-        return None
-    always = torch.tensor([0, torch.iinfo(torch.int64).max])
-    windows = [always.repeat(graph.num_states, 1) if graph.window is None else graph.window for graph in graphs]
-    return torch.cat(windows).to(device)
 
 
 def _tiers(at: Tensor, other: Tensor, weight: Tensor, degree: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -280,9 +268,6 @@ class _PackedForwardBackward(torch.autograd.Function):
         column = graph.utterance * outputs + graph.label
         # (T, S): what each state scores at each frame
         scores = log_probs.detach().transpose(0, 1).flatten(1).index_select(1, column)
-        if graph.window is not None:
-            frame = torch.arange(frames, device=scores.device)[:, None]
-            scores.masked_fill_((frame < graph.window[:, 0]) | (frame > graph.window[:, 1]), -torch.inf)
         reverse = _reversed_frames(lengths, frames).index_select(1, graph.utterance)
         alpha, beta = _log_both_directions(scores, reverse, graph)
         last = (lengths[graph.utterance] - 1).clamp_min(0)

@@ -44,7 +44,7 @@ def _kernel() -> ctypes.CDLL | None:
 def _find(log_probs: np.ndarray, graph: DecodingGraph, search: Search) -> Lattice:
     library = _kernel()
     assert library is not None
-    sizes = np.zeros(2, dtype=np.int64)
+    sizes = np.zeros(3, dtype=np.int64)
     arrays = (graph.first, graph.dst, graph.label, graph.score, graph.final)
     handle = library.lattice_search(
         *(_pointer(array) for array in arrays), ctypes.c_int64(graph.num_states),
@@ -53,7 +53,7 @@ def _find(log_probs: np.ndarray, graph: DecodingGraph, search: Search) -> Lattic
         _pointer(sizes),
     )  # fmt: skip
     try:
-        states, arcs = sizes.tolist()
+        states, arcs, complete = sizes.tolist()
         if states < 0:
             raise ValueError("the decoding graph has a circle of arcs without frames; remove its epsilons' circles")
         src, dst, arc = np.empty((3, arcs), dtype=np.int32)
@@ -67,7 +67,7 @@ def _find(log_probs: np.ndarray, graph: DecodingGraph, search: Search) -> Lattic
     acoustic = np.zeros(arcs, dtype=np.float32)
     spoken = label != NO_FRAME
     acoustic[spoken] = log_probs[frame[src[spoken]], label[spoken]]
-    return Lattice(src, dst, label, graph.word[arc], acoustic, graph.score[arc], frame, final)
+    return Lattice(src, dst, label, graph.word[arc], acoustic, graph.score[arc], frame, final, bool(complete))
 
 
 def _pointer(array: np.ndarray) -> ctypes.c_void_p:

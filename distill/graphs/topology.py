@@ -20,7 +20,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from distill.fsa.graph import Fsa, Hmm
+from distill.fsa.graph import Fsa, Hmm, Numerator
 
 if TYPE_CHECKING:
     import kaldifst
@@ -89,7 +89,7 @@ class Topology:
     def compose(self, graph: Fsa) -> Hmm:
         """H o C o graph: the frame labellings of a unit graph, each path with its weight.
 
-        Raises ValueError for labels outside the units.
+        A graph with windows becomes a `Numerator` with windows. Raises ValueError for labels outside the units.
         """
         if graph.num_arcs and graph.label.max() >= self.num_units:
             raise ValueError(f"graph has label {graph.label.max()}, expected 1..{self.num_units - 1}")
@@ -99,7 +99,8 @@ class Topology:
         if graph.window is None:
             return hmm
         held = np.tile(entries.state, 2) if self.kind == "two_pdf" else [*entries.state, *range(len(state))]
-        return replace(hmm, window=torch.from_numpy(graph.window[state[held]].astype(np.int64)))
+        window = torch.from_numpy(graph.window[state[held]].astype(np.int64))
+        return Numerator(**{field.name: getattr(hmm, field.name) for field in fields(hmm)}, window=window)
 
     def _entries(self, arcs: _Arcs, last: np.ndarray) -> _Entries:
         """Places where a unit begins, as (state after it, class)."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.fsa import Engine, Hmm
+from distill.fsa.frames import weighted, within_windows
 from distill.losses.term import Term
 
 
@@ -33,8 +34,8 @@ class LfMmi(nn.Module):
 
     def forward(self, logits: Tensor, lengths: Tensor, numerators: Sequence[Hmm]) -> MmiResult:
         """logits (B, T, V) not normalised, lengths (B,), one numerator graph per utterance."""
-        log_probs = logits.float().log_softmax(-1)
-        num = self.engine.score(log_probs, lengths, numerators)
+        log_probs = weighted(logits.float().log_softmax(-1), numerators)
+        num = self.engine.score(within_windows(log_probs, numerators), lengths, numerators)
         den = self.engine.score(log_probs, lengths, self.denominator)
         used = num.valid & den.valid
         loss = self.den_scale * den.total - num.total

@@ -100,7 +100,7 @@ def stored_numerators(experiment: Experiment, folders: Folders, graphs: Graphs) 
     """
     data = experiment.data
     if experiment.teacher is None:
-        return Numerators(graphs.lang, graphs.lm, {}, data)
+        return Numerators(graphs.lang, graphs.lm, None, data)
     heard = folders.data / "num" / experiment.teacher.experiment
     stored = Lattices([heard / part for part in data.train if (heard / part).is_dir()])
     wanted = {"lattice": data.lattice.beam, "nbest": data.lattice.nbest_beam}.get(data.numerator, 0.0)
@@ -177,7 +177,7 @@ class Validation:
 
     def __init__(self, experiment: Experiment, folders: Folders, graphs: Graphs, with_clean: bool) -> None:
         cuts = load_cuts(folders.data / "cuts", [experiment.data.valid])
-        numerators = Numerators(graphs.lang, graphs.lm, {})
+        numerators = Numerators(graphs.lang, graphs.lm)
         good, skipped = usable(cuts, numerators)
         if not good:
             raise ValueError(f"no cut of '{experiment.data.valid}' can be scored; the first: {skipped[0][1]}")

@@ -51,7 +51,7 @@ class Search {
       if (t && t % kPruneInterval == 0) prune(t, lattice_beam_ * kPruneScale);
       if (!advance(t)) return false;
     }
-    if (!finish(frames_[last])) return false;
+    finish(frames_[last]);
     prune(last, 0.0);
     compact(last);
     return true;
@@ -59,13 +59,18 @@ class Search {
 
   const std::vector<Frame> &frames() const { return frames_; }
 
+  // Whether a path ends where the graph allows it; else every path to the last frame counts as ended.
+  bool complete() const { return complete_; }
+
   // Score of ending in a token of the last frame, -inf where that is not near the best path.
   double final(const Token &each) const {
-    const double score = graph_.final[each.state];
+    const double score = ending(each);
     return each.cost - score - best_ending_ <= lattice_beam_ ? score : -kInfinity;
   }
 
  private:
+  double ending(const Token &each) const { return complete_ ? graph_.final[each.state] : 0.0; }
+
   double acoustic(int t, int32_t label) const { return -log_probs_[static_cast<size_t>(t) * columns_ + label]; }
 
   // Index of the token of a state, made or improved; second: whether it is new or better.
@@ -156,13 +161,13 @@ class Search {
     return !next.tokens.empty();
   }
 
-  // What ending costs becomes the last frame's extra costs; false where no path may end.
-  bool finish(Frame &frame) {
-    for (const Token &each : frame.tokens)
-      best_ending_ = std::min(best_ending_, each.cost - graph_.final[each.state]);
-    ending_ = best_ending_ < kInfinity;
-    for (Token &each : frame.tokens) each.extra = each.cost - graph_.final[each.state] - best_ending_;
-    return ending_;
+  // What ending costs becomes the last frame's extra costs.
+  void finish(Frame &frame) {
+    complete_ = std::any_of(frame.tokens.begin(), frame.tokens.end(),
+                            [this](const Token &each) { return graph_.final[each.state] > -kInfinity; });
+    for (const Token &each : frame.tokens) best_ending_ = std::min(best_ending_, each.cost - ending(each));
+    for (Token &each : frame.tokens) each.extra = each.cost - ending(each) - best_ending_;
+    ended_ = true;
   }
 
   double through(const Frame &here, const Frame &next, const Link &link, double cost) const {
@@ -183,7 +188,7 @@ class Search {
     Frame &here = frames_[t];
     std::vector<double> extra(here.tokens.size(), kInfinity);
     if (t == last)
-      for (size_t i = 0; i < extra.size(); ++i) extra[i] = ending_ ? here.tokens[i].extra : 0.0;
+      for (size_t i = 0; i < extra.size(); ++i) extra[i] = ended_ ? here.tokens[i].extra : 0.0;
     if (t < last) {
       const auto worse = [&](const Link &link) {
         const double cost = acoustic(t, graph_.label[link.arc]) - graph_.score[link.arc];
@@ -223,7 +228,7 @@ class Search {
   // Remove tokens that no path goes through, of frames before `last` (and of `last` itself at the end).
   void compact(int last) {
     std::vector<int32_t> next, here;
-    for (int t = ending_ ? last : last - 1; t >= 0; --t) {
+    for (int t = ended_ ? last : last - 1; t >= 0; --t) {
       Frame &frame = frames_[t];
       here.assign(frame.tokens.size(), -1);
       int32_t count = 0;
@@ -233,7 +238,7 @@ class Search {
       frame.tokens.resize(count);
       renumber(frame.silent, here, here);
       renumber(frame.spoken, here, next);
-      if (same && t < last - kPruneInterval - 1 && !ending_) break;
+      if (same && t < last - kPruneInterval - 1 && !ended_) break;
       next.swap(here);
     }
   }
@@ -255,7 +260,7 @@ class Search {
   std::vector<int32_t> token_of_;
   std::vector<Frame> frames_;
   std::vector<double> costs_;
-  bool ending_ = false;
+  bool ended_ = false, complete_ = false;
   double best_ending_ = kInfinity;
 };
 
@@ -307,18 +312,19 @@ bool collect(const std::vector<Frame> &frames, Final &&final, Found &found) {
 }  // namespace
 
 // Returns what `lattice_take` copies and `lattice_free` frees. sizes: states and arcs of the lattice, both
-// 0 without a complete path, -1 where arcs without a frame run in a circle.
+// 0 without any path, -1 where arcs without a frame run in a circle; and whether its paths may end where they do.
 extern "C" void *lattice_search(const int64_t *first, const int32_t *dst, const int32_t *label, const float *score,
                                 const float *final, int64_t states, const float *log_probs, int32_t frames,
                                 int32_t columns, double beam, double lattice_beam, int32_t max_active,
                                 int64_t *sizes) {
   auto *found = new Found;
   Search search({first, dst, label, score, final, states}, log_probs, frames, columns, beam, lattice_beam, max_active);
-  sizes[0] = sizes[1] = 0;
+  sizes[0] = sizes[1] = sizes[2] = 0;
   if (search.run()) {
     const bool sound = collect(search.frames(), [&](const Token &each) { return search.final(each); }, *found);
     sizes[0] = sound ? static_cast<int64_t>(found->frame.size()) : -1;
     sizes[1] = static_cast<int64_t>(found->arc.size());
+    sizes[2] = search.complete();
   }
   return found;
 }

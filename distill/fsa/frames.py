@@ -1,0 +1,75 @@
+"""What numerators know of single frames: which outputs may stand there, and how much the frame counts.
+
+Both act on log-probabilities before any engine sees them, so all engines agree on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from distill.fsa.graph import Hmm, Numerator
+
+
+def within_windows(log_probs: Tensor, graphs: Sequence[Hmm]) -> Tensor:
+    """Log-probabilities that are -inf where a graph's windows leave an output no place: (B, T, V).
+
+    An output may stand in a frame if any of the states that have it may (Kaldi's time enforcer: Povey et
+    al. 2016, section 2.2). Utterances whose graphs have no windows stay as they are.
+    """
+    if all(window_of(graph) is None for graph in graphs):
+        return log_probs
+    allowed = torch.ones(log_probs.shape, dtype=torch.bool)
+    for row, graph in enumerate(graphs):
+        window = window_of(graph)
+        if window is not None:
+            allowed[row] = _allowed(graph.label, window, *log_probs.shape[1:])
+    return log_probs.masked_fill(~allowed.to(log_probs.device), -torch.inf)
+
+
+def _allowed(label: Tensor, window: Tensor, frames: int, outputs: int) -> Tensor:
+    """(T, V) bool: each window is a step up where it begins and one down behind its end."""
+    steps = torch.zeros((frames + 1, outputs), dtype=torch.int64)
+    used = window[:, 0] <= window[:, 1]
+    label, begin, end = label[used], window[used, 0].clamp(0, frames), (window[used, 1] + 1).clamp(0, frames)
+    one = torch.ones_like(label)
+    steps.index_put_((begin, label), one, accumulate=True)
+    steps.index_put_((end, label), -one, accumulate=True)
+    return steps.cumsum(0)[:frames] > 0
+
+
+def weighted(log_probs: Tensor, graphs: Sequence[Hmm]) -> Tensor:
+    """The same values (B, T, V), with the gradient of each frame times its confidence (Kaldi's deriv_weights)."""
+    if all(confidence_of(graph) is None for graph in graphs):
+        return log_probs
+    weight = torch.ones(log_probs.shape[:2])
+    for row, graph in enumerate(graphs):
+        confidence = confidence_of(graph)
+        if confidence is not None:
+            count = min(len(confidence), weight.shape[1])
+            weight[row, :count] = confidence[:count]
+    weight = weight.to(log_probs)[..., None]
+    # the values must stay the same even where they are -inf, so nothing is added to them
+    return _ScaledGradient.apply(log_probs, weight)
+
+
+class _ScaledGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, None]:
+        (weight,) = ctx.saved_tensors
+        return gradients[0] * weight, None
+
+
+def window_of(graph: Hmm) -> Tensor | None:
+    return graph.window if isinstance(graph, Numerator) else None
+
+
+def confidence_of(graph: Hmm) -> Tensor | None:
+    return graph.confidence if isinstance(graph, Numerator) else None
