@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
 from distill.config import Experiment
@@ -111,13 +110,14 @@ def over_words(recipe: Recipe, experiment: Experiment, lang, computed: Mapping) 
     """Words of the best path over HLG."""
     from distill.decode import lattice
     from distill.decode.wer import score
+    from distill.fsa import Search, build_engine
 
     decoding = experiment.decoding
-    make = partial(
-        lattice.GraphDecoder, recipe.graphs / "HLG.fst", sorted(lang.words, key=lang.words.__getitem__),
-        decoding.beam, decoding.max_active, decoding.acoustic_scale,
-    )  # fmt: skip
-    found: dict = dict(lattice.decode_all(make, lattice.best_path, computed["scores"].items(), recipe.nj))
+    search = Search(decoding.beam, max_active=decoding.max_active)
+    decoder = lattice.GraphDecoder(
+        build_engine(recipe.engine), recipe.graphs / "HLG.fst", lang, search, decoding.acoustic_scale
+    )
+    found = dict(lattice.best_paths(decoder, computed["scores"].items()))
     partial_paths = sum(not hypothesis.complete for hypothesis in found.values())
     if partial_paths:
         log.warning("%d utterances ended outside a final state: their best partial path counts", partial_paths)

@@ -1,16 +1,19 @@
-"""Stage 7: the teacher's n-best unit sequences over HLG on the unlabelled part, as numerator graphs."""
+"""Stage 7: the teacher's lattices over HLG on the unlabelled part; students make their numerators of them."""
 
 from __future__ import annotations
 
 import json
 import logging
+import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from distill.config import Experiment
 from distill.stages import Recipe, Stage, recipe_from, recipe_parser, run_script, run_stage
 
 log = logging.getLogger("make_numerators")
+SHARD = 500  # cuts
 
 
 def main() -> None:
@@ -24,59 +27,140 @@ def main() -> None:
             continue
         settings = {"decoding": experiment.resolved()["decoding"], "parts": args.parts}
         needed = {recipe.exp(experiment.name): 6, recipe.graphs: 4, recipe.cuts: 0}
-        stage = Stage(7, recipe.num / experiment.name, settings, needed)
+        stage = Stage(7, recipe.num / experiment.name, settings, needed, resumable=True)
         run_stage(stage, partial(write, recipe, experiment, args.parts.split(",")))
 
 
 def write(recipe: Recipe, experiment: Experiment, parts: list[str], folder: Path) -> None:
-    """<part>.pt with a prefix tree per utterance; skipped.tsv; summary.json with the pseudo-labels' error rate."""
+    """A folder of shards for each part; skipped.tsv; summary.json with sizes and the pseudo-labels' error rates."""
     import torch
-    from tqdm import tqdm
-
-    from distill.data.loader import SpeechDataset, in_order, load_cuts
-    from distill.data.numerators import save_graphs
-    from distill.decode import lattice, log_probs
-    from distill.graphs.lexicon import Lang
-    from distill.graphs.numerator import sequences_graph
-    from distill.train.checkpoint import load_recogniser
 
     torch.set_num_threads(max(1, recipe.nj))
-    decoding = experiment.decoding
-    model, *_ = load_recogniser(recipe.exp(experiment.name), avg=decoding.avg)
-    lang = Lang.load(recipe.lang)
-    make = partial(
-        lattice.GraphDecoder, recipe.graphs / "HLG.fst", sorted(lang.words, key=lang.words.__getitem__),
-        decoding.nbest_beam, decoding.max_active, decoding.acoustic_scale,
-    )  # fmt: skip
-    work = partial(lattice.nbest, count=decoding.nbest, lattice_beam=decoding.lattice_beam)
+    listener = Listener(recipe, experiment)
     summary, skipped = {}, []
     for part in parts:
-        cuts = load_cuts(recipe.cuts.parent / "cuts", [part])
-        batches = in_order(cuts, SpeechDataset(None, None, 0, False, False), experiment.data.max_duration * 4)
-        found = dict(
-            tqdm(
-                lattice.decode_all(make, work, log_probs.offline(model.to(recipe.device), batches), recipe.nj),
-                desc=f"n-best of {part}", total=len(cuts), disable=None,
-            )
-        )  # fmt: skip
-        good = {name: hypotheses for name, hypotheses in found.items() if hypotheses and hypotheses[0].units}
-        skipped += [f"{name}\tno complete path within beam {decoding.nbest_beam}" for name in found if name not in good]
-        save_graphs(folder / f"{part}.pt", {n: sequences_graph([h.units for h in hs]) for n, hs in good.items()})
-        summary[part] = {"utterances": len(found), "without_path": len(found) - len(good), **quality(cuts, good)}
-        log.info("%s: %s", part, summary[part])
+        summary[part], silent = write_part(listener, recipe, folder / part, part)
+        skipped += silent
+        log.info("%s: %s", part, ", ".join(f"{key} {value}" for key, value in summary[part].items()))
     (folder / "skipped.tsv").write_text("".join(line + "\n" for line in skipped), encoding="utf-8")
     (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
 
 
-def quality(cuts, found: dict) -> dict:
-    """Sequences per utterance, and the error rate of the best one where the corpus knows the true words."""
-    from distill.decode.wer import ErrorRate, score
+def write_part(listener: Listener, recipe: Recipe, folder: Path, part: str) -> tuple[dict[str, Any], list[str]]:
+    """The shards that are not there yet; returns the part's facts and its (cut id, reason) lines without a lattice."""
+    from tqdm import tqdm
 
-    count = sum(len(hypotheses) for hypotheses in found.values())
-    facts: dict = {"sequences_per_utterance": round(count / max(1, len(found)), 2)}
-    truth = {cut.id: (cut.supervisions[0].custom or {}).get("reference") for cut in cuts if cut.supervisions}
-    scored = [score(n, text.split(), hs[0].words) for n, hs in found.items() if (text := truth.get(n))]
-    return facts | ({"wer": ErrorRate.of(scored).wer} if scored else {})
+    from distill.data import lattices
+    from distill.data.loader import load_cuts
+
+    folder.mkdir(exist_ok=True)
+    cuts = sorted(load_cuts(recipe.cuts, [part]), key=lambda cut: (-cut.duration, cut.id))
+    starts = range(0, len(cuts), SHARD)
+    started = time.monotonic()
+    for number, start in enumerate(tqdm(starts, desc=f"lattices of {part}", disable=None)):
+        path = lattices.shard_path(folder, number)
+        if not path.is_file():
+            lattices.write_shard(path, listener.hear(cuts[start : start + SHARD]), listener.shift, listener.beam)
+    lattices.finish(folder, len(starts))
+    seconds = sum(cut.duration for cut in cuts)
+    stored = lattices.Lattices([folder])
+    size = sum(lattices.shard_path(folder, number).stat().st_size for number in range(len(starts)))
+    facts = {
+        "utterances": len(cuts), "without_lattice": len(stored.silent), "audio_hours": round(seconds / 3600, 3),
+        "seconds": round(time.monotonic() - started, 1), "bytes_per_second": round(size / seconds, 1),
+        **shape(stored), **quality(stored),
+    }  # fmt: skip
+    return facts, [f"{name}\tno complete path that says something" for name in sorted(stored.silent)]
+
+
+class Listener:
+    """The teacher with its decoding graph."""
+
+    def __init__(self, recipe: Recipe, experiment: Experiment) -> None:
+        from distill.batch import SAMPLE_RATE
+        from distill.decode.lattice import GraphDecoder
+        from distill.fsa import Search, build_engine
+        from distill.graphs.lexicon import Lang
+        from distill.train.checkpoint import load_recogniser
+
+        decoding = experiment.decoding
+        self.model, trained, units, _ = load_recogniser(recipe.exp(experiment.name), avg=decoding.avg)
+        self.model.to(recipe.device)
+        lang = Lang.load(recipe.lang)
+        if lang.outputs != units:
+            raise ValueError(
+                f"{experiment.name} was trained with other outputs than {recipe.lang}; run stages 2 to 6 again"
+            )
+        self.device, self.beam, self.batch_seconds = recipe.device, decoding.lattice_beam, 4 * trained.data.max_duration
+        self.shift = trained.model.front_end.hop / SAMPLE_RATE
+        search = Search(decoding.beam, decoding.lattice_beam, decoding.max_active)
+        engine, hlg = build_engine(recipe.engine), recipe.graphs / "HLG.fst"
+        self.decoder = GraphDecoder(engine, hlg, lang, search, decoding.acoustic_scale)
+
+    def hear(self, cuts: list) -> list:
+        """What the teacher hears in each cut (`distill.data.lattices.Heard`), in order of their ids."""
+        from lhotse import CutSet
+
+        from distill.data.loader import SpeechDataset, in_order
+        from distill.decode import log_probs
+        from distill.decode.lattice import decode_all
+
+        reading = SpeechDataset(None, None, 0, False, False)
+        batches = (b.to(self.device) for b in in_order(CutSet.from_cuts(cuts), reading, self.batch_seconds))
+        truth = {cut.id: (cut.supervisions[0].custom or {}).get("reference") for cut in cuts if cut.supervisions}
+        work = partial(self._heard, truth)
+        return [each for _, each in sorted(decode_all(self.decoder, work, log_probs.offline(self.model, batches)))]
+
+    def _heard(self, truth: dict[str, str | None], name: str, lattice) -> Any:
+        import numpy as np
+
+        from distill.data.lattices import Heard
+        from distill.fsa.sequences import best_path, words_of
+
+        path, confidence = best_path(lattice) if lattice.complete else (np.zeros(0, dtype=np.int64), np.zeros(0))
+        sequences = self.decoder.unit_lattice(lattice, self.beam) if lattice.complete else None
+        if sequences is None or next(sequences.ranked())[0] == ():
+            return Heard(name, None, np.zeros(0))
+        words = words_of(lattice, path)
+        return Heard(name, sequences, confidence, words, self._counts(lattice, words, truth.get(name)))
+
+    def _counts(self, lattice, words: list[int], reference: str | None) -> list[int]:
+        """Arcs, frames; errors of the best path and fewest of any, and true words, where the corpus knows them."""
+        from distill.decode.lattice import oracle_errors
+        from distill.decode.wer import score
+
+        if not reference:
+            return [lattice.num_arcs, lattice.num_frames, 0, 0, 0]
+        said = reference.split()
+        errors = score("", said, [self.decoder.words[word] for word in words]).errors
+        known = self.decoder.lang.words
+        oracle = oracle_errors(self.decoder.word_lattice(lattice, self.beam), [known.get(word, -1) for word in said])
+        return [lattice.num_arcs, lattice.num_frames, errors, oracle, len(said)]
+
+
+def shape(stored) -> dict[str, float]:
+    """Arcs of the searched lattices per frame (depth), and of the stored ones per unit of the best sequence."""
+    import numpy as np
+
+    arcs, frames = np.sum([stored.counts(name)[:2] for name in stored] or [[0, 0]], axis=0)
+    graphs = [stored[name] for name in stored]
+    unit_arcs = sum(graph.num_arcs for graph in graphs)
+    units = sum(len(next(graph.ranked())[0]) for graph in graphs)
+    return {
+        "depth": round(float(arcs) / max(1, frames), 2),
+        "unit_arcs_per_unit": round(unit_arcs / max(1, units), 2),
+        "narrowed": sum(graph.beam < (stored.beam or 0.0) for graph in graphs),
+    }
+
+
+def quality(stored) -> dict[str, float]:
+    """Word error rate of the best paths and of the best of all paths, where the corpus knows the true words."""
+    import numpy as np
+
+    errors, oracle, words = np.sum([stored.counts(name)[2:] for name in stored] or [[0, 0, 0]], axis=0)
+    if not words:
+        return {}
+    return {"wer": round(100 * float(errors) / words, 3), "oracle_wer": round(100 * float(oracle) / words, 3)}
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ class Heard:
 
 
 def write_shard(path: Path, heard: Sequence[Heard], frame_shift: float, beam: float) -> None:
-    """Write cuts under a temporary name, then rename; frame_shift: seconds from frame to frame; beam: of all of them."""
+    """Write cuts under a temporary name, then rename; frame_shift: seconds per frame; beam: asked for in all."""
     graphs = [each.sequences for each in heard if each.sequences is not None]
     arrays = {
         "format": np.array(FORMAT),
@@ -218,6 +218,10 @@ class Lattices(Mapping[str, SequenceGraph]):
         """Posterior (T,) of the best path's output in each frame, None for a cut without a lattice."""
         shard = self._shard_of.get(cut_id)
         return None if shard is None else shard.confidence(cut_id)
+
+    def counts(self, cut_id: str) -> list[int]:
+        """What the writer of a lattice counted."""
+        return self._shard_of[cut_id].counts(cut_id)
 
     @property
     def frame_shift(self) -> float | None:

@@ -1,197 +1,148 @@
-"""Graph decoding of whole utterances: the best words over HLG, and n-best unit sequences for numerators."""
+"""Decoding over HLG: lattices of words and units from `Engine.lattice`, and what their paths say."""
 
 from __future__ import annotations
 
-import logging
-import multiprocessing
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
-import kaldi_decoder
-import kaldifst
 import numpy as np
+import torch
 
-from distill.decode.greedy import BLANK, collapse
+from distill.fsa import DecodingGraph, Engine, Lattice, Search
+from distill.fsa.sequences import Hearing, SequenceGraph, best_path, determinised
+from distill.graphs.lexicon import Lang
 
-log = logging.getLogger(__name__)
+BEST_ONLY = 0.1  # lattice_beam where nothing but the best path is wanted
+TOGETHER = 32  # utterances that are searched at once
 
-SPARE_PATHS = 4  # paths looked at per sequence wanted: homophones and the places of words give doubles
-MOST_STATES = 1_000_000  # of a determinised lattice
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """words and unit ids (silence included) of a path, its score (log, acoustic and graph together).
+    """words and unit ids (silence included) of a path, its acoustic score and the graph's, as logs.
 
     complete: whether the path ends in a final state; a beam too narrow leaves it short of one.
     """
 
     words: tuple[str, ...]
     units: tuple[int, ...]
-    score: float
+    acoustic: float
+    graph: float
     complete: bool
+
+    @property
+    def score(self) -> float:
+        return self.acoustic + self.graph
+
+
+NOTHING = Hypothesis((), (), 0.0, 0.0, False)
 
 
 class GraphDecoder:
-    """Viterbi beam search over HLG with kaldi-decoder.
+    """Searches HLG with an engine; scores of the lattices are log-probabilities times acoustic_scale.
 
-    beam: costs beyond the best that are kept. max_active: states kept per frame. acoustic_scale
-    multiplies the log-probabilities.
+    Raises FileNotFoundError naming the stage that writes the graph, ValueError for another kind of file.
     """
 
     def __init__(
-        self, hlg: Path, words: Iterable[str], beam: float = 15.0, max_active: int = 2000, acoustic_scale: float = 1.0
+        self, engine: Engine, hlg: Path, lang: Lang, search: Search | None = None, acoustic_scale: float = 1.0
     ) -> None:
-        if not hlg.is_file():
-            raise FileNotFoundError(f"no decoding graph at {hlg}; stage 4 writes it (run.sh --stage 4 --stop-stage 4)")
-        self.graph = kaldifst.StdVectorFst.read(str(hlg))
-        self.words = list(words)
-        self.beam, self.max_active, self.acoustic_scale = beam, max_active, acoustic_scale
-        options = kaldi_decoder.FasterDecoderOptions(beam=beam, max_active=max_active)
-        self._decoder = kaldi_decoder.FasterDecoder(self.graph, options)
+        self.engine, self.graph, self.lang = engine, DecodingGraph.read(hlg), lang
+        self.search, self.acoustic_scale = search or Search(), acoustic_scale
+        self.columns = lang.topology.output_columns
+        self.hearing = Hearing.of(lang.topology.hears, len(self.columns))
+        self.words = sorted(lang.words, key=lang.words.__getitem__)
 
-    def best_path(self, log_probs: np.ndarray) -> Hypothesis:
-        """log_probs (T, V) -> the best path; words are empty where there are no frames."""
-        if not len(log_probs):
-            return Hypothesis((), (), 0.0, False)
-        self._decoder.decode(self._decodable(log_probs))
-        complete = self._decoder.reached_final()
-        found, path = self._decoder.get_best_path(use_final_probs=complete)
-        if not found:
-            return Hypothesis((), (), 0.0, False)
-        return self._hypothesis(path, complete)
+    def searching(self, search: Search) -> GraphDecoder:
+        """The same decoder with another search."""
+        other = copy(self)
+        other.search = search
+        return other
 
-    def nbest(self, log_probs: np.ndarray, count: int, lattice_beam: float) -> list[Hypothesis]:
-        """Up to `count` distinct unit sequences within `lattice_beam` of the best, best first.
-
-        log_probs (T, V). Empty where no path ends in a final state.
-        """
-        if not len(log_probs):
+    def lattices(self, log_probs: Sequence[np.ndarray]) -> list[Lattice]:
+        """The lattice of each utterance: (T, V) each. Raises ValueError for another V than the lang folder has."""
+        outputs = self.lang.topology.num_outputs
+        for each in log_probs:
+            if each.shape[1] != outputs:
+                raise ValueError(f"log_probs have {each.shape[1]} outputs (V), but the lang folder has {outputs}")
+        if not log_probs:
             return []
-        options = kaldi_decoder.LatticeSimpleDecoderConfig(beam=self.beam, lattice_beam=lattice_beam)
-        decoder = kaldi_decoder.LatticeSimpleDecoder(self.graph, options)
-        if not decoder.decode(self._decodable(log_probs)) or not np.isfinite(decoder.final_relative_cost()):
+        lengths = torch.tensor([len(each) for each in log_probs])
+        frames = [torch.from_numpy(self.acoustic_scale * each[:, self.columns]) for each in log_probs]
+        padded = torch.nn.utils.rnn.pad_sequence(frames, batch_first=True)
+        return self.engine.lattice(padded, lengths, self.graph, self.search)
+
+    def unit_lattice(self, lattice: Lattice, beam: float) -> SequenceGraph:
+        """Every unit sequence within `beam` of the best, once (`determinised`)."""
+        return determinised(lattice, self.hearing, beam)
+
+    def word_lattice(self, lattice: Lattice, beam: float) -> SequenceGraph:
+        """Every word sequence within `beam` of the best, once (`determinised`)."""
+        return determinised(lattice, None, beam)
+
+    def best(self, lattice: Lattice) -> Hypothesis:
+        """The best path; words are empty where there is none."""
+        if not lattice.num_states:
+            return NOTHING
+        path, _ = best_path(lattice)
+        words = tuple(self.words[word] for word in lattice.word[path].tolist() if word)
+        end = lattice.dst[path[-1]] if len(path) else 0
+        graph = float(lattice.graph[path].sum(dtype=np.float64) + lattice.final[end])
+        acoustic = float(lattice.acoustic[path].sum(dtype=np.float64))
+        return Hypothesis(words, self._units(lattice.label[path].tolist()), acoustic, graph, lattice.complete)
+
+    def _units(self, labels: Iterable[int]) -> tuple[int, ...]:
+        return tuple(self.lang.topology.units([label for label in labels if label >= 0]))
+
+    def nbest(self, lattice: Lattice, count: int, beam: float) -> list[tuple[tuple[str, ...], float]]:
+        """Up to `count` word sequences within `beam` of the best, best first, each with its score."""
+        if not lattice.num_states:
             return []
-        found, lattice = decoder.get_raw_lattice()
-        if not found:
-            return []
-        distinct: dict[tuple[int, ...], Hypothesis] = {}
-        for units, words, score in _sequences(lattice, count * SPARE_PATHS):
-            names = tuple(self.words[word] for word in words)
-            distinct.setdefault(units, Hypothesis(names, units, score, True))
-        # The lattice keeps arcs, not paths: arcs of good paths also join to paths beyond its beam.
-        least = max((h.score for h in distinct.values()), default=0.0) - lattice_beam
-        return [h for h in distinct.values() if h.score >= least][:count]
-
-    def _decodable(self, log_probs: np.ndarray) -> kaldi_decoder.DecodableCtc:
-        return kaldi_decoder.DecodableCtc(np.ascontiguousarray(log_probs * self.acoustic_scale, dtype=np.float32))
-
-    def _hypothesis(self, path: kaldifst.Lattice, complete: bool) -> Hypothesis:
-        _, labels, outputs, cost = kaldifst.get_linear_symbol_sequence(path)
-        units = tuple(collapse([label - 1 for label in labels]))
-        words = tuple(self.words[output] for output in outputs)
-        return Hypothesis(words, units, -(cost.value1 + cost.value2), complete)
-
-
-Symbols = tuple[int, int]  # a unit and a word that stand on one arc, 0 for none
-
-
-def _sequences(lattice: kaldifst.Lattice, count: int) -> list[tuple[tuple[int, ...], tuple[int, ...], float]]:
-    """(units, words, score) of the best paths of a raw lattice, best first, alignments collapsed.
-
-    Nearly all of a lattice's paths differ in their frames only (300 held 3 word sequences), so the
-    lattice is determinised over what its paths say before the best are taken.
-    """
-    graph, symbols = _collapsed(lattice)
-    if kaldifst.determinize_star(graph, max_states=MOST_STATES):
-        raise ValueError(f"a lattice has over {MOST_STATES} states when determinised; choose a smaller lattice beam")
-    found = []
-    for path in kaldifst.convert_nbest_to_vector(kaldifst.shortest_path(graph, n=count)):
-        _, labels, _, cost = kaldifst.get_linear_symbol_sequence(path)
-        units, words = zip(*(symbols[label] for label in labels)) if labels else ((), ())
-        found.append((tuple(u for u in units if u), tuple(w for w in words if w), -cost.value))
-    return sorted(found, key=lambda item: -item[2])
-
-
-def _collapsed(lattice: kaldifst.Lattice) -> tuple[kaldifst.StdVectorFst, dict[int, Symbols]]:
-    """Acceptor of what the paths of a lattice say (CTC repeats and blanks gone), and the meaning of its labels."""
-    arcs, final, start = _parse(lattice.to_str())
-    labels: dict[Symbols, int] = {(0, 0): 0}
-    states = {(start, BLANK): 0}
-    queue = [(start, BLANK)]
-    lines = []
-    for source, heard in queue:
-        here = states[source, heard]
-        if source in final:
-            lines.append(f"{here} {final[source]}")
-        for target, column, word, cost in arcs.get(source, ()):
-            unit = heard if column == 0 else column - 1  # column 0: an arc that takes no frame
-            new = unit if unit != heard else BLANK
-            label = labels.setdefault((new, word), len(labels))
-            if (target, unit) not in states:
-                states[target, unit] = len(states)
-                queue.append((target, unit))
-            lines.append(f"{here} {states[target, unit]} {label} {cost}")
-    graph = kaldifst.compile("\n".join(lines) + "\n", acceptor=True)
-    return graph, {label: symbols for symbols, label in labels.items()}
-
-
-def _parse(text: str) -> tuple[dict[int, list[tuple[int, int, int, float]]], dict[int, float], int]:
-    """OpenFst's text of a lattice: arcs (target, input, output, cost) by source, final costs, start state."""
-    arcs: dict[int, list[tuple[int, int, int, float]]] = {}
-    final: dict[int, float] = {}
-    start = -1
-    for line in text.splitlines():
-        state, *fields = line.split()
-        start = int(state) if start < 0 else start
-        cost = sum(map(float, fields[-1].split(","))) if len(fields) in (1, 4) else 0.0
-        if len(fields) < 3:
-            final[int(state)] = cost
-        else:
-            arcs.setdefault(int(state), []).append((int(fields[0]), int(fields[1]), int(fields[2]), cost))
-    return arcs, final, start
-
-
-_worker: GraphDecoder | None = None  # each decoding process's own
+        graph = self.word_lattice(lattice, beam)
+        within = ((said, score) for said, score in graph.ranked() if score >= -beam)
+        return [(tuple(self.words[word] for word in said), sum(graph.best) + x) for said, x in islice(within, count)]
 
 
 def decode_all(
-    make: Callable[[], GraphDecoder],
-    work: Callable[[GraphDecoder, np.ndarray], object],
+    decoder: GraphDecoder,
+    work: Callable[[str, Lattice], Result],
     utterances: Iterable[tuple[str, np.ndarray]],
-    jobs: int,
-) -> Iterator[tuple[str, object]]:
-    """work(decoder, log_probs) for (id, (T, V)) pairs on `jobs` processes; results in the order given.
-
-    `make` and `work` must be importable (module-level functions or functools.partial of such).
-    """
-    if jobs <= 1:
-        decoder = make()
-        for name, log_probs in utterances:
-            yield name, work(decoder, log_probs)
-        return
-    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    with context.Pool(jobs, _start, (make,)) as pool:
-        yield from pool.imap(_run, ((name, log_probs, work) for name, log_probs in utterances), chunksize=8)
+) -> Iterator[tuple[str, Result]]:
+    """(id, work(id, lattice)) of (id, (T, V)) pairs in the order given, on as many threads as torch uses."""
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for some in _pieces(utterances, TOGETHER):
+            names, log_probs = zip(*some)
+            yield from zip(names, pool.map(work, names, decoder.lattices(log_probs)))
 
 
-def _start(make: Callable[[], GraphDecoder]) -> None:
-    global _worker
-    _worker = make()
+def _pieces(items: Iterable[tuple[str, np.ndarray]], size: int) -> Iterator[list[tuple[str, np.ndarray]]]:
+    iterator = iter(items)
+    while piece := list(islice(iterator, size)):
+        yield piece
 
 
-def _run(item: tuple[str, np.ndarray, Callable]) -> tuple[str, object]:
-    name, log_probs, work = item
-    assert _worker is not None
-    return name, work(_worker, log_probs)
+def best_paths(decoder: GraphDecoder, utterances: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, Hypothesis]]:
+    """(id, best path) of (id, (T, V)) pairs; the lattices keep little else."""
+    narrow = replace(decoder.search, lattice_beam=min(BEST_ONLY, decoder.search.lattice_beam))
+    decoder = decoder.searching(narrow)
+    return decode_all(decoder, lambda _, lattice: decoder.best(lattice), utterances)
 
 
-def best_path(decoder: GraphDecoder, log_probs: np.ndarray) -> Hypothesis:
-    """`GraphDecoder.best_path` as work for `decode_all`."""
-    return decoder.best_path(log_probs)
-
-
-def nbest(decoder: GraphDecoder, log_probs: np.ndarray, count: int, lattice_beam: float) -> list[Hypothesis]:
-    """`GraphDecoder.nbest` as work for `decode_all`."""
-    return decoder.nbest(log_probs, count, lattice_beam)
+def oracle_errors(words: SequenceGraph, reference: Sequence[int]) -> int:
+    """Fewest word errors of any sequence in a word lattice against a reference of word ids."""
+    positions = np.arange(len(reference) + 1)
+    target = np.asarray(reference, dtype=np.int64)
+    errors = np.full((words.num_states, len(positions)), len(reference) + words.num_states)
+    errors[0] = positions
+    for src, dst, word in zip(words.src.tolist(), words.dst.tolist(), words.symbol.tolist()):
+        new = errors[src] + 1
+        np.minimum(new[1:], errors[src, :-1] + (target != word), out=new[1:])
+        new = np.minimum.accumulate(new - positions) + positions  # words of the reference left out
+        np.minimum(errors[dst], new, out=errors[dst])
+    return int(errors[np.isfinite(words.final_graph), -1].min())

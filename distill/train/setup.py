@@ -11,8 +11,8 @@ import torch
 
 from distill.batch import SAMPLE_RATE, Batch
 from distill.config import Experiment
-from distill.data.loader import SpeechDataset, TrainLoader, in_order, level, load_cuts, train_loader
 from distill.data.lattices import Lattices
+from distill.data.loader import SpeechDataset, TrainLoader, in_order, level, load_cuts, train_loader
 from distill.data.numerators import Numerators, usable
 from distill.fsa import Hmm, build_engine
 from distill.fsa.formats import load_fsa
