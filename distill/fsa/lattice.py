@@ -33,7 +33,7 @@ class Search:
 
 @dataclass(frozen=True, eq=False)
 class DecodingGraph:
-    """HLG as arrays, arcs in order of their source; state 0 is the start.
+    """HLG as arrays, arcs in order of their source, those without a frame first; state 0 is the start.
 
     first (S + 1,) int64: state s has the arcs first[s] .. first[s + 1] - 1.
     dst, label, word (A,) int32: label is the output column, -1 for an arc without a frame; word 0 says nothing.
@@ -65,7 +65,7 @@ class DecodingGraph:
         number = np.arange(len(final))
         number[[0, start]] = start, 0
         src, dst = number[src], number[arcs["target"]]
-        order = np.argsort(src, kind="stable")
+        order = np.lexsort((arcs["input"] > 0, src))
         first = np.zeros(len(final) + 1, dtype=np.int64)
         np.cumsum(np.bincount(src, minlength=len(final)), out=first[1:])
         return cls(

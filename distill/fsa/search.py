@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -80,10 +81,10 @@ def _find_with_library(log_probs: np.ndarray, graph: DecodingGraph, search: Sear
 
     options = kaldi_decoder.LatticeSimpleDecoderConfig(beam=search.beam, lattice_beam=search.lattice_beam)
     decoder = kaldi_decoder.LatticeSimpleDecoder(_openfst(graph), options)
-    if not decoder.decode(kaldi_decoder.DecodableCtc(log_probs)) or not np.isfinite(decoder.final_relative_cost()):
-        return Lattice.empty()
-    found, raw = decoder.get_raw_lattice()
-    return pruned(_from_text(raw.to_str()), search.lattice_beam) if found else Lattice.empty()
+    complete = decoder.decode(kaldi_decoder.DecodableCtc(log_probs))
+    _, raw = decoder.get_raw_lattice()
+    text = raw.to_str()
+    return replace(pruned(_from_text(text), search.lattice_beam), complete=complete) if text else Lattice.empty()
 
 
 @cache
