@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,24 +39,37 @@ class Small:
     def words(self) -> list[str]:
         return sorted(self.lang.words, key=self.lang.words.__getitem__)
 
-    def unit_sequences(self, longest: int) -> dict[tuple[int, ...], tuple[float, set[tuple[str, ...]]]]:
-        """All unit sequences of up to `longest` units: best log-probability of words, and the words that have it."""
-        best: dict[tuple[int, ...], tuple[float, set[tuple[str, ...]]]] = {}
+    def spellings(self, longest: int) -> Iterator[tuple[tuple[int, ...], tuple[str, ...], float]]:
+        """Every way to say words in up to `longest` units: units, words, log-probability of the words."""
         stack: list[tuple[tuple[int, ...], tuple[str, ...], float]] = [((), (), 0.0)]
         while stack:
             units, words, score = stack.pop()
             history = ("<s>", *words)
             end = score + math.log(10) * self.lm.score(history, "</s>")
-            self._offer(best, units, words, end)
+            yield units, words, end
             silent = (*units, self.lang.silence)
             if len(silent) <= longest:
-                self._offer(best, silent, words, end)
+                yield silent, words, end
             for word in self.lang.lexicon.words:
                 following = score + math.log(10) * self.lm.score(history, word)
                 for before, variant in itertools.product((units, silent), self.lang.pronunciation_ids(word, "test")):
                     if len(before) + len(variant) <= longest:
                         stack.append(((*before, *variant), (*words, word), following))
+
+    def unit_sequences(self, longest: int) -> dict[tuple[int, ...], tuple[float, set[tuple[str, ...]]]]:
+        """All unit sequences of up to `longest` units: best log-probability of words, and the words that have it."""
+        best: dict[tuple[int, ...], tuple[float, set[tuple[str, ...]]]] = {}
+        for units, words, score in self.spellings(longest):
+            self._offer(best, units, words, score)
         return best
+
+    def ranked_words(self, log_probs: np.ndarray) -> list[tuple[tuple[str, ...], float]]:
+        """Every word sequence that T frames can say with its best score, best first."""
+        acoustic, best = self._acoustic(log_probs), dict[tuple[str, ...], float]()
+        for units, words, score in self.spellings(len(log_probs)):
+            if units in acoustic:
+                best[words] = max(best.get(words, -math.inf), score + acoustic[units])
+        return sorted(best.items(), key=lambda item: -item[1])
 
     @staticmethod
     def _offer(best: dict, units: tuple[int, ...], words: tuple[str, ...], score: float) -> None:
@@ -66,15 +79,21 @@ class Small:
         elif score > old - 1e-6:
             who.add(words)
 
-    def ranked(self, log_probs: np.ndarray) -> list[tuple[float, tuple[int, ...], set[tuple[str, ...]]]]:
-        """Every unit sequence that T frames can say with its best score, best first: (V ** T labellings)."""
+    @staticmethod
+    def _acoustic(log_probs: np.ndarray) -> dict[tuple[int, ...], float]:
+        """The best score of each unit sequence over its labellings of the frames."""
         frames, columns = log_probs.shape
         acoustic: dict[tuple[int, ...], float] = {}
         for labels in itertools.product(range(columns), repeat=frames):
             units = tuple(collapse(labels))
             score = float(log_probs[range(frames), labels].sum())
             acoustic[units] = max(score, acoustic.get(units, -math.inf))
-        known = self.unit_sequences(frames)
+        return acoustic
+
+    def ranked(self, log_probs: np.ndarray) -> list[tuple[float, tuple[int, ...], set[tuple[str, ...]]]]:
+        """Every unit sequence that T frames can say with its best score, best first: (V ** T labellings)."""
+        acoustic = self._acoustic(log_probs)
+        known = self.unit_sequences(len(log_probs))
         found = [
             (score + known[units][0], units, known[units][1]) for units, score in acoustic.items() if units in known
         ]

@@ -159,7 +159,7 @@ def test_windows_hold_every_path_of_the_lattice(ratio: float) -> None:
     assert (first, last) == (
         int(2 * ratio),
         int(np.ceil(9 * ratio)) - 1,
-    )  # until the second may have begun at the latest
+    )
     assert np.flatnonzero(allowed[:, 2])[0] == int(8 * ratio) and allowed[-1, 2]
     wider = within_windows(log_probs, [monophones("ctc", 3).compose(lattice_graph(sequences, 1.0, 0, 0, 1, ratio))])[0]
     assert np.flatnonzero(wider[:, 1] == 0)[0] == max(0, int(2 * ratio) - 1)

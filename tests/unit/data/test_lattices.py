@@ -1,0 +1,208 @@
+"""Stored lattices: what comes back, shards that are cut short, and the numerators made of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from distill.config import Data
+from distill.data.lattices import Heard, Lattices, Shard, finish, shard_path, write_shard
+from distill.data.numerators import Numerators
+from distill.fsa import Numerator
+from distill.fsa.sequences import SequenceGraph
+from distill.graphs.lexicon import Lang, Lexicon, write_lang
+from distill.graphs.ngram import train_unit_ngram
+from distill.graphs.numerator import UnitLm
+from distill.losses.mmi import LfMmi
+from tests.unit.graphs.test_weighting import ENGINE, HEARD, OUTPUTS, language
+
+SHIFT, BEAM = 0.02, 6.0
+
+
+def all_heard() -> list[Heard]:
+    rng = np.random.default_rng(0)
+    found = [
+        Heard(f"cut-{number}", graph, rng.random(5).astype(np.float32), words=[number, 2], counts=[number, 7])
+        for number, graph in enumerate(HEARD)
+    ]
+    return [*found[:3], Heard("nothing", None, np.zeros(0), counts=[0, 0]), *found[3:]]
+
+
+@pytest.fixture
+def part(tmp_path: Path) -> Path:
+    folder = tmp_path / "num" / "teacher" / "unlabelled"
+    folder.mkdir(parents=True)
+    every = all_heard()
+    for number, some in enumerate((every[:5], every[5:])):
+        write_shard(shard_path(folder, number), some, SHIFT, BEAM)
+    finish(folder, 2)
+    return folder
+
+
+def scores(graph: SequenceGraph) -> dict[tuple[int, ...], float]:
+    return dict(graph.ranked())
+
+
+def test_what_was_written_comes_back(part: Path) -> None:
+    stored = Lattices([part])
+    assert set(stored) == {each.cut_id for each in all_heard() if each.sequences is not None}
+    assert stored.silent == {"nothing"}
+    assert (stored.frame_shift, stored.beam) == (SHIFT, BEAM)
+    for each in all_heard():
+        if each.sequences is None:
+            assert stored.confidence(each.cut_id) is None
+            continue
+        found = stored[each.cut_id]
+        for name in ("src", "dst", "symbol", "earliest", "latest"):
+            assert np.array_equal(getattr(found, name), getattr(each.sequences, name))
+        for name in ("graph", "acoustic", "final_graph", "final_acoustic"):
+            np.testing.assert_allclose(getattr(found, name), getattr(each.sequences, name), atol=0.02, rtol=2e-3)
+        assert found.best == pytest.approx(each.sequences.best, rel=1e-6)
+        assert next(found.ranked())[1] == 0.0  # the best sequence's scores are exact
+        assert scores(found).keys() == scores(each.sequences).keys()
+        assert scores(found) == pytest.approx(scores(each.sequences), abs=0.02)
+        np.testing.assert_allclose(stored.confidence(each.cut_id), each.confidence, atol=1 / 255)
+        assert stored.counts(each.cut_id) == list(each.counts)
+        shard = next(shard for shard in stored.shards if each.cut_id in shard)
+        assert shard.words(each.cut_id) == list(each.words)
+
+
+def test_same_lattices_same_bytes(part: Path, tmp_path: Path) -> None:
+    write_shard(tmp_path / "again.npz", all_heard()[:5], SHIFT, BEAM)
+    assert (tmp_path / "again.npz").read_bytes() == shard_path(part, 0).read_bytes()
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.99])
+def test_a_shard_cut_short_is_an_error(part: Path, share: float) -> None:
+    path = shard_path(part, 1)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ValueError, match=r"00001\.npz: cut short.*stage 7"):
+        Lattices([part])
+
+
+def test_a_damaged_shard_is_an_error(part: Path) -> None:
+    path = shard_path(part, 0)
+    content = bytearray(path.read_bytes())
+    for place in range(len(content) // 3, 2 * len(content) // 3):
+        content[place] ^= 0xFF
+    path.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match=r"00000\.npz: cut short or not a shard"):
+        Lattices([part])
+
+
+def test_arrays_that_do_not_fit_are_an_error(part: Path) -> None:
+    path = shard_path(part, 0)
+    with np.load(path) as file:
+        content = {name: file[name] for name in file.files}
+    content["symbol"] = content["symbol"][:-1]
+    np.savez_compressed(path, **content)
+    with pytest.raises(ValueError, match=r"'symbol' has \d+ entries, expected \d+"):
+        Shard(path)
+
+
+def test_what_is_missing_is_named(part: Path, tmp_path: Path) -> None:
+    shard_path(part, 1).unlink()
+    with pytest.raises(FileNotFoundError, match=r"00001\.npz is missing.*stage 7"):
+        Lattices([part])
+    with pytest.raises(FileNotFoundError, match="stage 7 writes them"):
+        Lattices([tmp_path / "none"])
+    (part / "shards.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"shards\.json: not readable"):
+        Lattices([part])
+
+
+@pytest.fixture(scope="module")
+def lang(tmp_path_factory: pytest.TempPathFactory) -> Lang:
+    folder = tmp_path_factory.mktemp("lang")
+    (folder / "lexicon.txt").write_text("A A\nB B\nAB A B\n", encoding="utf-8")
+    write_lang(Lexicon.read(folder / "lexicon.txt"), folder)
+    return Lang.load(folder)
+
+
+def numerators(lang: Lang, part: Path | None, **settings) -> Numerators:
+    lm = train_unit_ngram([(1, 2, 3), (2, 2, 1), (3, 1), (1, 1, 3, 2)], 2, OUTPUTS)
+    return Numerators(lang, UnitLm(lm, OUTPUTS), Lattices([part]) if part else None, Data(**settings))
+
+
+@pytest.mark.parametrize("confidence", [False, True])
+@pytest.mark.parametrize("kind", ["transcript", "one_best", "nbest", "lattice"])
+def test_objective_of_every_kind_is_at_most_zero(lang: Lang, part: Path, kind: str, confidence: bool) -> None:
+    made = numerators(lang, part, numerator=kind, lattice={"confidence": confidence, "tolerance": 3})
+    texts = dict.fromkeys(Lattices([part]), "AB A" if kind == "transcript" else None)
+    graphs = made.batch(list(texts.items()))
+    mmi = LfMmi(ENGINE, lang.topology.compose(made.lm.fsa))
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        logits = (3 * torch.randn(1, 9, OUTPUTS, generator=generator)).requires_grad_()
+        for graph in graphs:
+            result = mmi(logits, torch.tensor([9]), [graph])
+            assert result.term.total >= -1e-4
+            result.term.total.backward()
+        assert logits.grad is not None and logits.grad.isfinite().all()
+
+
+def test_kinds_hold_what_they_say(lang: Lang, part: Path) -> None:
+    stored = Lattices([part])
+    cut_id = max(stored, key=lambda each: len(scores(stored[each])))
+
+    def sequences(**settings) -> set[tuple[int, ...]]:
+        return set(language(numerators(lang, part, **settings)._heard(cut_id)))
+
+    ranked = [units for units, _ in stored[cut_id].ranked()]
+    assert sequences(numerator="one_best") == {ranked[0]}
+    assert sequences(numerator="nbest", lattice={"nbest": 3}) == set(ranked[:3])
+    assert sequences(lattice={"beam": 100.0}) == set(ranked)
+    near = {units for units, score in stored[cut_id].ranked() if score >= -1.5}
+    assert near <= sequences(lattice={"beam": 1.5}) < set(ranked)
+
+
+def test_text_comes_before_lattices_and_problems_are_told(lang: Lang, part: Path) -> None:
+    made = numerators(lang, part)
+    written = made.of("cut-1", "AB")
+    assert len(written.src) != len(numerators(lang, part).of("cut-1", None).src)
+    cuts = [("cut-0", None), ("nothing", None), ("new", None), ("spoken", "A ZEBRA"), ("cut-2", None)]
+    problems = made.problems(cuts)
+    assert problems[0] is None and problems[4] is None
+    assert "no lattice" in str(problems[1]) and "no lattice" in str(problems[2]) and "ZEBRA" in str(problems[3])
+    with pytest.raises(ValueError, match="nothing"):
+        made.of("nothing", None)
+    with pytest.raises(ValueError, match=r"data\.numerator is transcript"):
+        numerators(lang, part, numerator="transcript").of("cut-0", None)
+
+
+def test_sequences_that_the_lm_forbids_are_a_problem(lang: Lang, part: Path) -> None:
+    from distill.fsa import Fsa
+
+    nothing = UnitLm(Fsa.from_arcs([(0, 1, 3, 0.0), (1, 2, 3, 0.0)], {2: 0.0}, 3), OUTPUTS)
+    made = Numerators(lang, nothing, Lattices([part]), Data(numerator="one_best"))
+    reasons = made.problems([(cut_id, None) for cut_id in Lattices([part])])
+    assert sum("denominator's LM allows none" in str(reason) for reason in reasons) > 8
+
+
+@pytest.mark.parametrize("ratio", [1.0, 0.5, 2.0])
+def test_confidence_follows_the_frames_of_the_model(lang: Lang, part: Path, ratio: float) -> None:
+    lm = numerators(lang, None).lm
+    settings = Data(lattice={"confidence": True})
+    graph = Numerators(lang, lm, Lattices([part]), settings, ratio).of("cut-0", None)
+    stored = Lattices([part]).confidence("cut-0")
+    assert isinstance(graph, Numerator) and stored is not None
+    frames = [min(len(stored) - 1, int(t / ratio)) for t in range(round(5 * ratio))]
+    assert graph.confidence.tolist() == stored[frames].tolist()
+    assert not isinstance(numerators(lang, part).of("cut-0", None), Numerator)  # neither windows nor confidence
+
+
+def test_numerators_are_kept_within_bounds(lang: Lang, part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = numerators(lang, part)
+    ids = list(Lattices([part]))
+    first = [made.of(cut_id, None) for cut_id in ids]
+    assert all(made.of(cut_id, None) is graph for cut_id, graph in zip(ids, first))
+    monkeypatch.setattr("distill.data.numerators.KEPT_ARCS", 40)
+    small = numerators(lang, part)
+    again = small.batch([(cut_id, None) for cut_id in ids])
+    assert [len(graph.src) for graph in again] == [len(graph.src) for graph in first]
+    assert len(small._made) < len(ids)
