@@ -21,6 +21,7 @@ from distill.graphs.ngram import END, Tables, count_ngrams
 
 PHASES = 4  # after each quarter of the pruning all losses are computed anew, as Kaldi does
 CLOSE = 1e-3  # relative: a queued loss that has not changed by more is taken as it is
+ROUNDING = 1e-9  # a loss below is none: so equal losses are equal, in whatever order their terms were added
 History = tuple[int, int]  # length, and code in base `num_units`
 
 
@@ -158,7 +159,8 @@ class _Histories:
         for unit, count in state.counts.items():
             other = below.counts.get(unit, 0)
             merged += _xlogx(count + other) - _xlogx(other)
-        return max(0.0, apart - merged)
+        loss = float(np.float32(apart - merged))
+        return loss if loss > ROUNDING else 0.0
 
     def _give_up(self, history: History, queue: list[tuple[float, History]]) -> None:
         state, shorter = self.states[history], self.shorter(history)
