@@ -30,7 +30,7 @@ def write(recipe: Recipe, folder: Path) -> None:
     lm = load_fsa(folder / "denominator.pt")
     lm.validate(lang.topology.num_units)
     denominator = lang.topology.compose(lm)
-    hlg = build_hlg(lang, recipe.lm / ARPA, recipe.lang / "words.txt")
+    hlg = build_hlg(lang, recipe.lm / ARPA)
     hlg.write(str(folder / "HLG.fst"))
     save_dict(folder / "HLG.pt", transducer_to_k2_dict(hlg))
     states, arcs = size(hlg)

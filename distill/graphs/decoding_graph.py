@@ -11,17 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import kaldifst
-import kaldilm
 
+from distill.graphs.grammar import grammar_fst
 from distill.graphs.lexicon import Lang
 
 
-def build_hlg(lang: Lang, arpa: Path, words_txt: Path) -> kaldifst.StdVectorFst:
+def build_hlg(lang: Lang, arpa: Path) -> kaldifst.StdVectorFst:
     """min(det(L o G)) without its disambiguation symbols, then H (o C) o LG of the lang's topology.
 
-    Raises ValueError for words of the ARPA file that the lexicon lacks.
+    Raises ValueError for a broken ARPA file, and for words of it that the lexicon lacks.
     """
-    grammar = _grammar(arpa, words_txt, lang)
+    grammar = grammar_fst(arpa, lang.words)
     lexicon, disambiguation = lexicon_fst(lang)
     kaldifst.arcsort(lexicon, sort_type="olabel")
     kaldifst.arcsort(grammar, sort_type="ilabel")
@@ -36,30 +36,6 @@ def build_hlg(lang: Lang, arpa: Path, words_txt: Path) -> kaldifst.StdVectorFst:
     if graph.start < 0:
         raise ValueError(f"the decoding graph of {arpa} is empty: no word of it can be pronounced")
     return graph
-
-
-def _grammar(arpa: Path, words_txt: Path, lang: Lang) -> kaldifst.StdVectorFst:
-    unknown = sorted(_unigrams(arpa) - set(lang.words))
-    if unknown:
-        raise ValueError(
-            f"{arpa} has {len(unknown)} words that {words_txt} lacks, such as {unknown[:5]};"
-            " train the n-gram on the lexicon's words (stage 3)"
-        )
-    text = kaldilm.arpa2fst(input_arpa=str(arpa), output_fst="", disambig_symbol="#0", read_symbol_table=str(words_txt))
-    return kaldifst.compile(s=text, acceptor=False)
-
-
-def _unigrams(arpa: Path) -> set[str]:
-    words, inside = set(), False
-    with arpa.open(encoding="utf-8") as file:
-        for line in file:
-            if line.startswith("\\"):
-                if inside:
-                    break
-                inside = line.startswith("\\1-grams:")
-            elif inside and line.strip():
-                words.add(line.split()[1])
-    return words
 
 
 def lexicon_fst(lang: Lang) -> tuple[kaldifst.StdVectorFst, list[int]]:

@@ -7,16 +7,14 @@ after h and h' the history without its oldest word (Witten and Bell 1991; Chen a
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain, islice
-from pathlib import Path
 
 import numpy as np
 
 from distill.fsa.graph import Fsa
+from distill.graphs.arpa import ArpaLm
 from distill.graphs.numerator import UnitLm
 
 END = 0  # the sentence's start in a history, its end as a successor; blank never occurs in a sequence
@@ -155,56 +153,6 @@ def unit_perplexity(fsa: Fsa, sequences: Iterable[Sequence[int]]) -> float:
     return math.exp(-total / max(1, count))
 
 
-@dataclass(frozen=True)
-class ArpaLm:
-    """Back-off n-gram over words: `probability` and `backoff` in log10, keyed by n-gram (tuples)."""
-
-    order: int
-    probability: Mapping[tuple[str, ...], float]
-    backoff: Mapping[tuple[str, ...], float]
-
-    def score(self, history: tuple[str, ...], word: str) -> float:
-        """log10 p(word | history); raises ValueError for a word without a unigram."""
-        ngram = (*history[-(self.order - 1) :], word) if self.order > 1 else (word,)
-        penalty = 0.0
-        while ngram not in self.probability:
-            if len(ngram) == 1:
-                raise ValueError(f"word '{word}' is not in the language model")
-            penalty += self.backoff.get(ngram[:-1], 0.0)
-            ngram = ngram[1:]
-        return penalty + self.probability[ngram]
-
-    def perplexity(self, sentences: Iterable[str]) -> float:
-        """Perplexity per word, sentence ends counted."""
-        total, count = 0.0, 0
-        for sentence in sentences:
-            history: tuple[str, ...] = ("<s>",)
-            for word in (*sentence.split(), "</s>"):
-                total += self.score(history, word)
-                history = (*history, word)[-self.order :]
-                count += 1
-        return 10 ** (-total / max(1, count))
-
-    def write(self, path: Path) -> None:
-        """Write the ARPA file."""
-        temporary = path.with_name(path.name + ".tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            by_order: dict[int, list[tuple[str, ...]]] = defaultdict(list)
-            for ngram in self.probability:
-                by_order[len(ngram)].append(ngram)
-            file.write("\\data\\\n")
-            file.writelines(f"ngram {n}={len(by_order[n])}\n" for n in range(1, self.order + 1))
-            for n in range(1, self.order + 1):
-                file.write(f"\n\\{n}-grams:\n")
-                file.writelines(self._line(ngram) for ngram in sorted(by_order[n]))
-            file.write("\n\\end\\\n")
-        os.replace(temporary, path)
-
-    def _line(self, ngram: tuple[str, ...]) -> str:
-        backoff = f"\t{self.backoff[ngram]:.6f}" if ngram in self.backoff else ""
-        return f"{self.probability[ngram]:.6f}\t{' '.join(ngram)}{backoff}\n"
-
-
 def train_word_ngram(sentences: Iterable[str], order: int, words: Iterable[str] = (), least: int = 2) -> ArpaLm:
     """Word n-gram, interpolated, in back-off form; `words` get a unigram even if the text lacks them.
 
@@ -253,30 +201,3 @@ def _lower(
         penalty += backoff.get(history, 0.0)
         history = history[1:]
     return penalty + math.log10(exact[(*history, word)])
-
-
-def read_arpa(path: Path) -> ArpaLm:
-    """Read an ARPA file; raises ValueError naming file and line for anything else."""
-    probability: dict[tuple[str, ...], float] = {}
-    backoff: dict[tuple[str, ...], float] = {}
-    promised: dict[int, int] = {}
-    order = 0
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        text = line.strip()
-        if text.startswith("ngram "):
-            n, _, count = text[6:].partition("=")
-            promised[int(n)] = int(count)
-        elif text.endswith("-grams:"):
-            order = int(text[1:].partition("-")[0])
-        elif text and not text.startswith("\\"):
-            fields = text.split()
-            if not promised or len(fields) not in (order + 1, order + 2):
-                raise ValueError(f"{path}:{number}: expected an entry of a {order}-gram section, got {text!r}")
-            ngram = tuple(fields[1 : order + 1])
-            probability[ngram] = float(fields[0])
-            if len(fields) == order + 2:
-                backoff[ngram] = float(fields[-1])
-    found = Counter(len(ngram) for ngram in probability)
-    if not promised or dict(found) != {n: c for n, c in promised.items() if c}:
-        raise ValueError(f"{path}: the header promises {promised}, the file holds {dict(found)}; is it complete?")
-    return ArpaLm(max(promised), probability, backoff)

@@ -111,7 +111,7 @@ def make_small(folder: Path, lexicon: str, sentences: Sequence[str], order: int)
     lang = Lang.load(folder)
     lm = train_word_ngram(sentences, order, lang.lexicon.words, least=1)
     lm.write(folder / "lm.arpa")
-    build_hlg(lang, folder / "lm.arpa", folder / "words.txt").write(str(folder / "HLG.fst"))
+    build_hlg(lang, folder / "lm.arpa").write(str(folder / "HLG.fst"))
     return Small(folder / "HLG.fst", lang, lm)
 
 

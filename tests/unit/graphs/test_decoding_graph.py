@@ -17,7 +17,7 @@ SENTENCES = ["GO TO NINE", "TWO AN A NINE", "ANNA GO TOO", "A TWO"]
 
 def hlg(lang: Lang, folder: Path, words: list[str] | None = None) -> kaldifst.StdVectorFst:
     train_word_ngram(SENTENCES, 3, words or lang.lexicon.words, least=1).write(folder / "lm.arpa")
-    return build_hlg(lang, folder / "lm.arpa", folder / "lang" / "words.txt")
+    return build_hlg(lang, folder / "lm.arpa")
 
 
 def outputs(fst: kaldifst.StdVectorFst, inputs: list[int]) -> set[tuple[int, ...]]:
@@ -31,7 +31,7 @@ def outputs(fst: kaldifst.StdVectorFst, inputs: list[int]) -> set[tuple[int, ...
 
 
 def test_words_without_pronunciation_are_named(lang: Lang, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"1 words .*'ZEBRA'.*stage 3"):
+    with pytest.raises(ValueError, match=r"1 words that the lexicon lacks.*'ZEBRA'.*stage 3"):
         hlg(lang, tmp_path, ["ZEBRA"])
 
 

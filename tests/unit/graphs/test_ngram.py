@@ -1,19 +1,16 @@
-"""n-grams: probabilities against the formula written directly, sums, ARPA files."""
+"""n-grams: probabilities against the formula written directly, and their sums."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections import Counter
-from pathlib import Path
 
-import kaldifst
-import kaldilm
 import numpy as np
 import pytest
 
 from distill.graphs import ngram
-from distill.graphs.ngram import ArpaLm, read_arpa, train_unit_ngram, train_word_ngram, unit_perplexity
+from distill.graphs.ngram import train_unit_ngram, train_word_ngram, unit_perplexity
 from distill.graphs.numerator import UnitLm
 
 UNITS = 6  # unit 5 is never seen
@@ -136,58 +133,3 @@ def test_words_outside_the_model_are_refused() -> None:
         train_word_ngram(SENTENCES, 3).perplexity(["GO ZEBRA"])
     with pytest.raises(ValueError, match="empty"):
         train_word_ngram([], 3)
-
-
-@pytest.mark.parametrize("order", [1, 2, 3, 4])
-def test_arpa_files_are_read_back_and_by_others(order: int, tmp_path: Path) -> None:
-    lm = train_word_ngram(SENTENCES, order, ["ZEBRA"])
-    path = tmp_path / "lm.arpa"
-    lm.write(path)
-    again = read_arpa(path)
-    assert again.order == order
-    assert again.probability.keys() == lm.probability.keys()
-    assert again.perplexity(SENTENCES) == pytest.approx(lm.perplexity(SENTENCES), rel=1e-4)
-    assert all(gram in again.probability for gram in again.backoff)
-    assert best_cost(path, "TWO TO NINE", tmp_path) == pytest.approx(cost(lm, "TWO TO NINE"), rel=1e-4)
-
-
-def cost(lm: ArpaLm, sentence: str) -> float:
-    return math.log(lm.perplexity([sentence])) * (len(sentence.split()) + 1)
-
-
-def best_cost(arpa: Path, sentence: str, folder: Path) -> float:
-    """Cost of a sentence in the grammar that kaldilm makes, #0 read as epsilon."""
-    symbols = ["<eps>", "#0", "<s>", "</s>", "ZEBRA", *sorted({*" ".join(SENTENCES).split()})]
-    table = folder / "words.txt"
-    table.write_text("".join(f"{s} {i}\n" for i, s in enumerate(symbols)), encoding="utf-8")
-    text = kaldilm.arpa2fst(
-        input_arpa=str(arpa), output_fst="", disambig_symbol="#0", read_symbol_table=str(table), max_order=4
-    )
-    back_off = symbols.index("#0")
-    lines = [line.split() for line in text.splitlines()]
-    grammar = "\n".join(
-        " ".join(["0" if i == 2 and int(f) == back_off else f for i, f in enumerate(line)]) for line in lines
-    )
-    ids = [symbols.index(word) for word in sentence.split()]
-    line = kaldifst.make_linear_acceptor(ids)
-    fst = kaldifst.compile(grammar + "\n", acceptor=False)
-    kaldifst.arcsort(fst, sort_type="ilabel")
-    path = kaldifst.shortest_path(kaldifst.compose(line, fst))
-    _, _, outputs, weight = kaldifst.get_linear_symbol_sequence(path)
-    assert list(outputs) == ids
-    return weight.value
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("GO -1\n", "arpa:1: expected an entry"),
-        ("\\data\\\nngram 1=2\n\n\\1-grams:\n-1 GO\n\n\\end\\\n", "is it complete"),
-        ("\\data\\\nngram 1=1\n\n\\1-grams:\n-1 GO TO NINE\n", "arpa:5"),
-    ],
-)
-def test_broken_arpa(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "broken.arpa"
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match=message):
-        read_arpa(path)

@@ -1,0 +1,167 @@
+"""ARPA files of back-off word n-grams: read line by line and checked, held in memory, written.
+
+The format is that of Doug Paul, as SRILM, KenLM and icefall read it: a header that counts the n-grams of
+each order, then sections of "log10-probability w1 … wn [log10-backoff]".
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from distill.text import read_lines
+
+Ngram = tuple[str, ...]
+START, END = "<s>", "</s>"
+
+
+class Entry(NamedTuple):
+    """One n-gram: where it stands (file:line), its log10-probability, its log10-backoff (None without one).
+
+    highest: whether its order is the model's, so that it is the history of nothing.
+    """
+
+    where: str
+    ngram: Ngram
+    probability: float
+    backoff: float | None
+    highest: bool
+
+
+def read_entries(path: Path) -> Iterator[Entry]:
+    """The n-grams of an ARPA file in its order, plain or gzipped, one at a time.
+
+    Raises ValueError naming file and line for a header that is missing or does not match what follows,
+    for sections out of order, lines that are no n-gram, and numbers that are no log-probability.
+    """
+    promised: dict[int, int] = {}
+    order, found, ended = 0, 0, False
+    for number, line in enumerate(read_lines(path), 1):
+        text, where = line.strip(), f"{path}:{number}"
+        if text.startswith("ngram ") and not order:
+            promised.update([_promise(text, where, len(promised) + 1)])
+        elif text.startswith("\\") and text not in ("\\data\\",):
+            _check_count(where, promised, order, found)
+            order, found = order + 1, 0
+            ended = text == "\\end\\"
+            if ended:
+                break
+            if text != f"\\{order}-grams:" or order not in promised:
+                raise ValueError(f"{where}: expected the section \\{order}-grams: of the header's, got {text!r}")
+        elif text and order:
+            found += 1
+            yield _entry(text.split(), order, where, order == len(promised))
+        elif text and text != "\\data\\":
+            raise ValueError(f"{where}: expected an ARPA header (\\data\\, ngram 1=…), got {text[:60]!r}")
+    if not ended or order <= max(promised, default=0):
+        raise ValueError(f"{path}: no \\end\\ after the {max(promised, default=0)}-grams; is the file cut short?")
+
+
+def _promise(text: str, where: str, expected: int) -> tuple[int, int]:
+    order, _, count = text.removeprefix("ngram ").partition("=")
+    if order.strip() != str(expected) or not count.strip().isdigit():
+        raise ValueError(f"{where}: expected 'ngram {expected}=COUNT', got {text!r}")
+    return expected, int(count)
+
+
+def _check_count(where: str, promised: Mapping[int, int], order: int, found: int) -> None:
+    if not promised:
+        raise ValueError(f"{where}: no 'ngram 1=COUNT' in the header; is this an ARPA file?")
+    if order and found != promised[order]:
+        raise ValueError(f"{where}: the header promises {promised[order]} {order}-grams, the file holds {found}")
+
+
+def _entry(fields: list[str], order: int, where: str, highest: bool) -> Entry:
+    words = tuple(fields[1 : order + 1])
+    try:
+        numbers = [float(fields[0]), *map(float, fields[order + 1 :])]
+    except ValueError:
+        numbers = []
+    if len(words) < order or len(numbers) not in (1, 2):
+        raise ValueError(f"{where}: expected 'probability w1 … w{order} [backoff]', got {' '.join(fields)[:80]!r}")
+    if not numbers[0] <= 1e-6 or any(math.isnan(n) or n == math.inf for n in numbers):
+        raise ValueError(f"{where}: {fields[0]} is no log10-probability, or {fields[-1]} no backoff weight")
+    if START in words[1:] or END in words[:-1]:
+        raise ValueError(f"{where}: {START} may only begin and {END} only end an n-gram, got '{' '.join(words)}'")
+    return Entry(where, words, numbers[0], numbers[1] if len(numbers) == 2 else None, highest)
+
+
+def hole(entry: Entry) -> ValueError:
+    """The error for an n-gram whose history has no entry of its own."""
+    history = " ".join(entry.ngram[:-1])
+    return ValueError(
+        f"{entry.where}: the file holds '{' '.join(entry.ngram)}' but not its history '{history}': it has holes,"
+        " as a careless pruning leaves them; make the n-gram again, or prune it with a tool that keeps histories"
+    )
+
+
+@dataclass(frozen=True)
+class ArpaLm:
+    """Back-off n-gram over words: `probability` and `backoff` in log10, keyed by n-gram (tuples)."""
+
+    order: int
+    probability: Mapping[Ngram, float]
+    backoff: Mapping[Ngram, float]
+
+    def score(self, history: Ngram, word: str) -> float:
+        """log10 p(word | history); raises ValueError for a word without a unigram."""
+        ngram = (*history[-(self.order - 1) :], word) if self.order > 1 else (word,)
+        penalty = 0.0
+        while ngram not in self.probability:
+            if len(ngram) == 1:
+                raise ValueError(f"word '{word}' is not in the language model")
+            penalty += self.backoff.get(ngram[:-1], 0.0)
+            ngram = ngram[1:]
+        return penalty + self.probability[ngram]
+
+    def perplexity(self, sentences: Iterable[str]) -> float:
+        """Perplexity per word, sentence ends counted."""
+        total, count = 0.0, 0
+        for sentence in sentences:
+            history: Ngram = (START,)
+            for word in (*sentence.split(), END):
+                total += self.score(history, word)
+                history = (*history, word)[-self.order :]
+                count += 1
+        return 10 ** (-total / max(1, count))
+
+    def write(self, path: Path) -> None:
+        """Write the ARPA file."""
+        temporary = path.with_name(path.name + ".tmp")
+        with temporary.open("w", encoding="utf-8") as file:
+            by_order: dict[int, list[Ngram]] = defaultdict(list)
+            for ngram in self.probability:
+                by_order[len(ngram)].append(ngram)
+            file.write("\\data\\\n")
+            file.writelines(f"ngram {n}={len(by_order[n])}\n" for n in range(1, self.order + 1))
+            for n in range(1, self.order + 1):
+                file.write(f"\n\\{n}-grams:\n")
+                file.writelines(self._line(ngram) for ngram in sorted(by_order[n]))
+            file.write("\n\\end\\\n")
+        os.replace(temporary, path)
+
+    def _line(self, ngram: Ngram) -> str:
+        backoff = f"\t{self.backoff[ngram]:.6f}" if ngram in self.backoff else ""
+        return f"{self.probability[ngram]:.6f}\t{' '.join(ngram)}{backoff}\n"
+
+
+def read_arpa(path: Path) -> ArpaLm:
+    """Read an ARPA file whole; raises ValueError as `read_entries` does, and for holes and doubles."""
+    probability: dict[Ngram, float] = {}
+    backoff: dict[Ngram, float] = {}
+    order = 0
+    for entry in read_entries(path):
+        order = len(entry.ngram)
+        if order > 1 and entry.ngram[:-1] not in probability:
+            raise hole(entry)
+        if entry.ngram in probability:
+            raise ValueError(f"{entry.where}: '{' '.join(entry.ngram)}' stands twice in the file")
+        probability[entry.ngram] = entry.probability
+        if entry.backoff is not None:
+            backoff[entry.ngram] = entry.backoff
+    return ArpaLm(order, probability, backoff)

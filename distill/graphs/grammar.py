@@ -1,0 +1,105 @@
+"""G: a back-off word n-gram as a graph for decoding, straight from its ARPA file.
+
+States are histories that some n-gram continues. An n-gram is an arc to the longest history it ends with; a
+state's back-off is an arc of label #0 (output epsilon) to the history without its oldest word. Sentence ends
+are final weights. As `arpa2fst --disambig-symbol=#0` of Kaldi and kaldilm make it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from array import array
+from collections.abc import Mapping
+from pathlib import Path
+
+import kaldifst
+
+from distill.graphs.arpa import END, START, Entry, hole, read_entries
+
+log = logging.getLogger(__name__)
+
+UNKNOWN = {"<unk>", "<UNK>"}  # words of this name stand for nothing that can be said
+EMPTY = 0  # the node of the history without words
+
+
+def grammar_fst(arpa: Path, words: Mapping[str, int]) -> kaldifst.StdVectorFst:
+    """Costs are negated natural logarithms. words: ids, "#0" among them.
+
+    Raises ValueError for a broken file (`arpa.read_entries`), holes, and words without an id. n-grams with
+    <unk> are left out, counted in the log.
+    """
+    grammar, missing, left_out = _Grammar(words["#0"]), [], 0
+    for entry in read_entries(arpa):
+        ids = [EMPTY if word in (START, END) else words.get(word, -1) for word in entry.ngram]
+        if min(ids) >= 0:
+            grammar.add(entry, tuple(ids))
+        elif UNKNOWN.isdisjoint(entry.ngram):
+            missing += [entry.ngram[0]] if len(ids) == 1 else []
+        else:
+            left_out += 1
+    if missing:
+        raise ValueError(
+            f"{arpa} has {len(missing)} words that the lexicon lacks, such as {sorted(missing)[:5]};"
+            " train the n-gram on the lexicon's words (stage 3), or add their pronunciations to the lexicon"
+        )
+    if left_out:
+        log.info("%s: %d n-grams with %s are left out", arpa, left_out, " or ".join(sorted(UNKNOWN)))
+    return grammar.fst()
+
+
+class _Grammar:
+    """Nodes are n-grams that may be histories, numbered as they come; arcs lead to the longest node that fits."""
+
+    def __init__(self, back_off: int) -> None:
+        self.back_off = back_off
+        self.nodes: dict[tuple[int, ...], int] = {(): EMPTY}
+        self.parent, self.penalty = array("q", [EMPTY]), array("d", [0.0])  # of each node: its suffix, its back-off
+        self.ends, self.costs = array("q"), array("d")  # of each arc: source, label, target; cost
+        self.final: dict[int, float] = {}
+
+    def add(self, entry: Entry, ids: tuple[int, ...]) -> None:
+        """An n-gram; ids are 0 for the sentence's start and end."""
+        source = self.nodes.get(ids[:-1])
+        if source is None:
+            raise hole(entry)
+        cost = -math.log(10) * entry.probability
+        if entry.ngram[-1] == END:
+            self.final[source] = cost
+            return
+        target = suffix = self._longest(ids[1:])
+        if ids in self.nodes:
+            raise ValueError(f"{entry.where}: '{' '.join(entry.ngram)}' stands twice in the file")
+        if not entry.highest:
+            target = self.nodes[ids] = len(self.parent)
+            self.parent.append(suffix)
+            self.penalty.append(-math.log(10) * (entry.backoff or 0.0))
+        if entry.ngram != (START,):
+            self.ends.extend((source, ids[-1], target))
+            self.costs.append(cost)
+
+    def _longest(self, history: tuple[int, ...]) -> int:
+        while history not in self.nodes:
+            history = history[1:]
+        return self.nodes[history]
+
+    def fst(self) -> kaldifst.StdVectorFst:
+        """The graph, states in the order of their nodes; histories that nothing continues are passed through."""
+        start = self.nodes.get((EMPTY,), EMPTY)
+        continued = {EMPTY, start, *self.ends[::3], *self.final}
+        goal, extra = array("q"), array("d")
+        for node, (parent, penalty) in enumerate(zip(self.parent, self.penalty)):
+            goal.append(node if node in continued else goal[parent])
+            extra.append(0.0 if node in continued else penalty + extra[parent])
+        state = {node: number for number, node in enumerate(sorted(continued))}
+        fst = kaldifst.StdVectorFst()
+        for node in state:
+            fst.set_final(fst.add_state(), self.final.get(node, math.inf))
+            if node != EMPTY:
+                cost, target = self.penalty[node] + extra[self.parent[node]], goal[self.parent[node]]
+                fst.add_arc(state[node], kaldifst.StdArc(self.back_off, 0, cost, state[target]))
+        for source, label, target, cost in zip(self.ends[::3], self.ends[1::3], self.ends[2::3], self.costs):
+            arc = kaldifst.StdArc(label, label, cost + extra[target], state[goal[target]])
+            fst.add_arc(state[source], arc)
+        fst.start = state[start]
+        return fst

@@ -1,0 +1,208 @@
+"""ARPA files and the grammar made of them: read back, against kaldilm and by enumeration, and what is refused."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import logging
+import math
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import kaldifst
+import kaldilm
+import pytest
+
+from distill.graphs.arpa import ArpaLm, read_arpa
+from distill.graphs.grammar import grammar_fst
+from distill.graphs.ngram import train_word_ngram
+
+SENTENCES = ["GO TO NINE", "GO TO NINE", "GO TO ANNA", "TWO AN NINE", "A GO", "ANNA", "GO TO NINE TOO TOO TOO"]
+SYMBOLS = ["<eps>", *sorted({*" ".join(SENTENCES).split(), "ZEBRA"}), "#0", "<s>", "</s>"]
+WORDS = {symbol: number for number, symbol in enumerate(SYMBOLS)}
+
+
+def trained(order: int, folder: Path) -> tuple[ArpaLm, Path]:
+    lm, path = train_word_ngram(SENTENCES, order, ["ZEBRA"]), folder / "lm.arpa"
+    lm.write(path)
+    return lm, path
+
+
+def some_sentences(seed: int = 0, count: int = 12) -> list[list[str]]:
+    """Half of them from the text, half of any words."""
+    rng = random.Random(seed)
+    free = [rng.choices(SYMBOLS[1:-3], k=rng.randint(1, 5)) for _ in range(count)]
+    return [*free, *(sentence.split() for sentence in SENTENCES)]
+
+
+def path_costs(grammar: kaldifst.StdVectorFst, sentence: Sequence[str]) -> list[float]:
+    """Costs of all paths that say a sentence, #0 taking no word, dearest last."""
+    ids, found, stack = [WORDS[word] for word in sentence], [], [(grammar.start, 0, 0.0)]
+    while stack:
+        state, place, cost = stack.pop()
+        if place == len(ids) and math.isfinite(grammar.final(state).value):
+            found.append(cost + grammar.final(state).value)
+        for arc in kaldifst.ArcIterator(grammar, state):
+            if arc.ilabel == WORDS["#0"]:
+                assert arc.olabel == 0
+                stack.append((arc.nextstate, place, cost + arc.weight.value))
+            elif place < len(ids) and arc.ilabel == ids[place]:
+                stack.append((arc.nextstate, place + 1, cost + arc.weight.value))
+    return sorted(found)
+
+
+def kaldilm_grammar(arpa: Path, folder: Path) -> kaldifst.StdVectorFst:
+    table = folder / "words.txt"
+    table.write_text("".join(f"{symbol} {number}\n" for symbol, number in WORDS.items()), encoding="utf-8")
+    text = kaldilm.arpa2fst(
+        input_arpa=str(arpa), output_fst="", disambig_symbol="#0", read_symbol_table=str(table), max_order=4
+    )
+    return kaldifst.compile(text, acceptor=False)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_grammar_has_the_paths_and_costs_of_kaldilms(order: int, tmp_path: Path) -> None:
+    _, path = trained(order, tmp_path)
+    ours, theirs = grammar_fst(path, WORDS), kaldilm_grammar(path, tmp_path)
+    for sentence in some_sentences():
+        assert path_costs(ours, sentence) == pytest.approx(path_costs(theirs, sentence), rel=1e-5)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_grammar_says_what_the_model_says(order: int, tmp_path: Path) -> None:
+    """The path that backs off only where it must carries the model's probability, so the best is no worse."""
+    lm, path = trained(order, tmp_path)
+    grammar = grammar_fst(path, WORDS)
+    for sentence in some_sentences(1):
+        cost = math.log(lm.perplexity([" ".join(sentence)])) * (len(sentence) + 1)
+        costs = path_costs(grammar, sentence)
+        assert min(abs(cost - other) for other in costs) < 1e-4
+        assert costs[0] <= cost + 1e-4
+
+
+BACK_OFF = """
+\\data\\
+ngram 1=4
+ngram 2=2
+ngram 3=1
+
+\\1-grams:
+-99 <s> -0.5
+-1 GO -0.25
+-0.7 TO -0.125
+-0.6 </s>
+
+\\2-grams:
+-0.3 <s> GO -2
+-0.4 GO TO -3
+
+\\3-grams:
+-0.1 <s> GO TO
+
+\\end\\
+"""
+
+
+def test_histories_that_nothing_continues_are_passed_through(tmp_path: Path) -> None:
+    path = tmp_path / "lm.arpa"
+    path.write_text(BACK_OFF, encoding="utf-8")
+    grammar, ten = grammar_fst(path, WORDS), math.log(10)
+    assert grammar.num_states == 4  # (), <s>, GO, <s> GO: no n-gram begins with TO or GO TO
+    # "GO TO" from the trigram, which leads to the history GO TO, that backs off twice to the end
+    expected = ten * (0.3 + 0.1 + 3 + 0.125 + 0.6)
+    assert any(cost == pytest.approx(expected, rel=1e-6) for cost in path_costs(grammar, ["GO", "TO"]))
+    assert read_arpa(path).score(("<s>", "GO", "TO"), "</s>") == pytest.approx(-3 - 0.125 - 0.6)
+
+
+def test_ngrams_of_unknown_words_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    text = BACK_OFF.replace("ngram 1=4", "ngram 1=5").replace("-1 GO", "-2 <unk> -1\n-1 GO")
+    path = tmp_path / "lm.arpa"
+    path.write_text(text, encoding="utf-8")
+    with caplog.at_level(logging.INFO):
+        assert grammar_fst(path, WORDS).num_states == 4
+    assert "1 n-grams with <UNK> or <unk> are left out" in caplog.text
+
+
+def test_words_without_an_id_are_named(tmp_path: Path) -> None:
+    _, path = trained(3, tmp_path)
+    words = {word: number for word, number in WORDS.items() if word not in ("ZEBRA", "NINE")}
+    with pytest.raises(ValueError, match=r"2 words that the lexicon lacks, such as \['NINE', 'ZEBRA'\]"):
+        grammar_fst(path, words)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_files_are_read_back_plain_and_gzipped(order: int, tmp_path: Path) -> None:
+    lm, path = trained(order, tmp_path)
+    packed = tmp_path / "lm.arpa.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    for again in (read_arpa(path), read_arpa(packed)):
+        assert again.order == order
+        assert again.probability.keys() == lm.probability.keys()
+        assert again.perplexity(SENTENCES) == pytest.approx(lm.perplexity(SENTENCES), rel=1e-4)
+        assert all(gram in again.probability for gram in again.backoff)
+
+
+BROKEN = {
+    "no header": ("\\data\\", "", None),
+    "no counts": ("ngram 1=4\nngram 2=2\nngram 3=1\n", "", r"arpa:\d: no 'ngram 1=COUNT'"),
+    "not a count": ("ngram 2=2", "ngram 2=many", r"arpa:4: expected 'ngram 2=COUNT', got 'ngram 2=many'"),
+    "an order left out": ("ngram 2=2\n", "", r"arpa:4: expected 'ngram 2=COUNT', got 'ngram 3=1'"),
+    "too few": ("ngram 2=2", "ngram 2=3", r"arpa:17: the header promises 3 2-grams, the file holds 2"),
+    "too many": ("ngram 1=4", "ngram 1=3", r"arpa:13: the header promises 3 1-grams, the file holds 4"),
+    "a section too few": ("ngram 3=1\n", "", r"arpa:16: expected the section \\3-grams: of the header's"),
+    "sections swapped": ("\\2-grams", "\\4-grams", r"arpa:13: expected the section \\2-grams:"),
+    "cut short": ("-0.4 GO TO -3\n\n\\3-grams:\n-0.1 <s> GO TO\n\n\\end\\\n", "", r"lm.arpa: no \\end\\"),
+    "cut within a line": ("-0.1 <s> GO TO\n\n\\end\\\n", "-0.1 <s> G", r"arpa:18: expected 'probability w1 … w3"),
+    "end too early": ("\\3-grams:\n-0.1 <s> GO TO\n", "", r"the header promises|expected the section|no .end"),
+    "too many fields": ("-1 GO -0.25", "-1 GO -0.25 7", r"arpa:9: expected 'probability w1 … w1 \[backoff\]'"),
+    "no number": ("-1 GO -0.25", "one GO -0.25", r"arpa:9: expected 'probability"),
+    "a probability above one": ("-1 GO -0.25", "1 GO -0.25", r"arpa:9: 1 is no log10-probability"),
+    "not a number": ("-1 GO -0.25", "nan GO -0.25", r"arpa:9: nan is no log10-probability"),
+    "a start inside": ("-0.4 GO TO -3", "-0.4 GO <s> -3", r"arpa:15: <s> may only begin"),
+    "a hole": ("-0.1 <s> GO TO", "-0.1 <s> TO GO", r"arpa:18: the file holds '<s> TO GO' but not its history '<s> TO'"),
+    "a double": ("-0.4 GO TO -3", "-0.4 <s> GO -3", r"arpa:15: '<s> GO' stands twice"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_files(name: str, tmp_path: Path) -> None:
+    old, new, message = BROKEN[name]
+    path = tmp_path / "lm.arpa"
+    assert old in BACK_OFF
+    path.write_text(BACK_OFF.replace(old, new), encoding="utf-8")
+    for read in (read_arpa, lambda arpa: grammar_fst(arpa, WORDS)):
+        if message is None:  # \data\ itself says nothing
+            read(path)
+            continue
+        with pytest.raises(ValueError, match=message):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"no \\end\\"),
+        (b"GO -1\n", r"arpa:1: expected an ARPA header"),
+        (b"\\data\\\n-1 \xe9\n", r"arpa:2: not UTF-8"),
+    ],
+)
+def test_other_files(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "lm.arpa"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_arpa(path)
+
+
+def test_sums_of_a_grammars_paths(tmp_path: Path) -> None:
+    """With interpolated weights no path is better than the one that backs off only where it must."""
+    lm, path = trained(3, tmp_path)
+    grammar = grammar_fst(path, WORDS)
+    for sentence in itertools.product(("GO", "TO", "NINE"), repeat=3):
+        best = path_costs(grammar, sentence)[0]
+        assert best == pytest.approx(-math.log(10) * sum(scores(lm, sentence)), abs=1e-4)
+
+
+def scores(lm: ArpaLm, sentence: Sequence[str]) -> list[float]:
+    padded = ("<s>", *sentence, "</s>")
+    return [lm.score(padded[:i], padded[i]) for i in range(1, len(padded))]
