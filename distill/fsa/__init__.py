@@ -6,15 +6,22 @@ from distill.fsa.engine import Engine, Score, posteriors
 from distill.fsa.graph import Fsa, Hmm, Numerator
 from distill.fsa.lattice import DecodingGraph, Lattice, Search
 from distill.fsa.native import NativeEngine
+from distill.fsa.reference import TorchEngine
 
 __all__ = [
-    "DecodingGraph", "Engine", "Fsa", "Hmm", "Lattice", "NativeEngine", "Numerator", "Score", "Search", "build_engine",
-    "posteriors",
+    "DecodingGraph", "Engine", "Fsa", "Hmm", "Lattice", "NativeEngine", "Numerator", "Score", "Search", "TorchEngine",
+    "build_engine", "posteriors",
 ]  # fmt: skip
 
 
-def build_engine(name: str) -> Engine:
-    """Return the engine of that name; raises ValueError for one that is not built."""
-    if name != "native":
-        raise ValueError(f"engine '{name}' is not built yet; expected 'native'")
-    return NativeEngine()
+def build_engine(name: str, leaky: float = 0.0) -> Engine:
+    """Return the engine of that name: "native" (fastest on each device) or "torch" (the reference).
+
+    leaky: coefficient of the leaky HMM in graphs shared by the batch (`distill.fsa.leaky`), 0 for none.
+    Raises ValueError for a name that is not built.
+    """
+    if name == "native":
+        return NativeEngine(leaky)
+    if name == "torch":
+        return TorchEngine(leaky)
+    raise ValueError(f"engine '{name}' is not built; expected 'native' or 'torch'")

@@ -53,8 +53,13 @@ class Engine(Protocol):
         ...
 
 
-def check_inputs(log_probs: Tensor, lengths: Tensor, graphs: Sequence[Hmm], shared: bool) -> None:
-    """Raise ValueError for input that no engine can score."""
+NOT_FINITE = "log_probs contain NaN or +inf: the model diverged or its input was not finite"
+
+
+def check_inputs(
+    log_probs: Tensor, lengths: Tensor, graphs: Sequence[Hmm], shared: bool, values: bool = True
+) -> None:
+    """Raise ValueError for input that no engine can score; values: look at each log-probability too."""
     if log_probs.ndim != 3:
         raise ValueError(f"log_probs must be (B, T, V), got {tuple(log_probs.shape)}")
     batch, frames, outputs = log_probs.shape
@@ -64,8 +69,10 @@ def check_inputs(log_probs: Tensor, lengths: Tensor, graphs: Sequence[Hmm], shar
         raise ValueError(f"lengths go up to {int(lengths.max())}, but log_probs has {frames} frames")
     if not shared and len(graphs) != batch:
         raise ValueError(f"got {len(graphs)} graphs for a batch of {batch}: one per utterance is needed")
-    if torch.isnan(log_probs).any():
-        raise ValueError("log_probs contain NaN: the model diverged or its input was not finite")
+    if batch and int(lengths.min()) < 0:
+        raise ValueError(f"lengths go down to {int(lengths.min())}: an utterance has no fewer than 0 frames")
+    if values and not (log_probs < torch.inf).all():
+        raise ValueError(NOT_FINITE)
     top = max((int(graph.label.max()) for graph in graphs if graph.num_states), default=0)
     if top >= outputs:
         raise ValueError(f"a graph uses output {top}, but log_probs has only {outputs} outputs (V)")

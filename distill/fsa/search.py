@@ -13,7 +13,17 @@ import torch
 from torch import Tensor
 
 from distill.fsa.build import load_kernel
+from distill.fsa.engine import check_inputs
 from distill.fsa.lattice import NO_FRAME, DecodingGraph, Lattice, Search
+
+
+class SearchesLattices:
+    """The part of an engine that searches: the same on every device, by way of the CPU."""
+
+    def lattice(self, log_probs: Tensor, lengths: Tensor, graph: DecodingGraph, search: Search) -> list[Lattice]:
+        """The paths of a decoding graph near the best one (`Engine.lattice`)."""
+        check_inputs(log_probs, lengths, [], True)
+        return lattices(log_probs, lengths, graph, search)
 
 
 def lattices(log_probs: Tensor, lengths: Tensor, graph: DecodingGraph, search: Search) -> list[Lattice]:

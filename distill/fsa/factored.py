@@ -1,0 +1,195 @@
+"""A graph's transition matrix as a product of two sparser ones, laid out for a kernel that gathers.
+
+The states that an n-gram's state becomes under a topology (its units, its blank) leave through the same
+arcs. So their masses are summed first into one *hub* and the arcs leave from there: under CTC that halves
+the arcs, and nothing is subtracted, so nothing cancels. Hubs are found in the graph itself, whatever made it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from distill.fsa.graph import Hmm
+
+WIDTH = 8  # arcs in a piece, the smallest block of a chunk
+MOST_THIN = 4  # arcs of a row that may lie outside the chunks
+SAME = 1e-12  # weights this close (relative) count as equal
+
+
+class Matrix(NamedTuple):
+    """Sparse matrix of shape (rows, columns): entries `weight` (A,) at (row, column), (A,) both."""
+
+    rows: int
+    columns: int
+    row: np.ndarray
+    column: np.ndarray
+    weight: np.ndarray
+
+    @property
+    def t(self) -> Matrix:
+        """The transposed matrix."""
+        return Matrix(self.columns, self.rows, self.column, self.row, self.weight)
+
+
+class Factored(NamedTuple):
+    """The step x -> own * x + outward @ (inward @ x) of one frame, in probabilities.
+
+    own (S,): weights of self-loops; inward (E, S) sums states into hubs; outward (S, E) are the arcs left over.
+    """
+
+    own: np.ndarray
+    inward: Matrix
+    outward: Matrix
+
+
+def factor(graph: Hmm, order: np.ndarray) -> Factored:
+    """Factor the transitions of `graph`, whose state order[i] becomes state i."""
+    states = graph.num_states
+    place = np.argsort(order)
+    src, dst, weight = _merged(place[graph.src.numpy()], place[graph.dst.numpy()], graph.weight.numpy(), states)
+    hubs, into, covered = _hubs(src, dst, weight, states)
+    own = np.zeros(states)
+    left = ~covered
+    loop = left & (src == dst)
+    own[src[loop]] = weight[loop]
+    left &= ~loop
+    direct, number = np.unique(src[left], return_inverse=True)
+    count = len(hubs)
+    inward = [(np.full(len(h), i), h, w) for i, (h, w) in enumerate(hubs)]
+    inward.append((count + np.arange(len(direct)), direct, np.ones(len(direct))))
+    outward = [(v, np.full(len(v), i), c) for i, (v, c) in enumerate(into)]
+    outward.append((dst[left], count + number.reshape(-1), weight[left]))
+    entries = count + len(direct)
+    return Factored(own, Matrix(entries, states, *_joined(inward)), Matrix(states, entries, *_joined(outward)))
+
+
+def _merged(src: np.ndarray, dst: np.ndarray, weight: np.ndarray, states: int) -> tuple[np.ndarray, ...]:
+    """Probabilities of arcs, parallel ones summed and those of weight 0 left out; sorted by source."""
+    key, at = np.unique(src.astype(np.int64) * max(states, 1) + dst, return_inverse=True)
+    summed = np.bincount(at.reshape(-1), np.exp(weight), minlength=len(key))
+    key, summed = key[summed > 0], summed[summed > 0]
+    return key // max(states, 1), key % max(states, 1), summed
+
+
+def _joined(parts: list[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
+    return [np.concatenate(columns) for columns in zip(*parts)]
+
+
+def _hubs(
+    src: np.ndarray, dst: np.ndarray, weight: np.ndarray, states: int
+) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
+    """Disjoint sets of states that feed several targets in one proportion, found by trying what feeds each state.
+
+    Returns per hub: its states and their weights, its targets and theirs; and which arcs (A,) they replace.
+    """
+    out_start = np.searchsorted(src, np.arange(states + 1))
+    by_target = np.argsort(dst, kind="stable")
+    in_start = np.searchsorted(dst[by_target], np.arange(states + 1))
+    taken, covered = np.zeros(states, dtype=bool), np.zeros(len(src), dtype=bool)
+    members, targets = [], []
+    for state in np.argsort(np.diff(in_start), kind="stable"):
+        feeding = by_target[in_start[state] : in_start[state + 1]]
+        sources, share = src[feeding], weight[feeding]
+        if len(sources) < 2 or taken[sources].any():
+            continue
+        arcs = np.concatenate([np.arange(out_start[s], out_start[s + 1]) for s in sources])
+        ratio = weight[arcs] / np.repeat(share, np.diff(out_start)[sources])
+        fed, scale, full = _proportional(dst[arcs], ratio, len(sources))
+        if (len(sources) - 1) * len(fed) <= len(sources):  # arcs saved, against arcs into the hub
+            continue
+        taken[sources] = True
+        covered[arcs[full]] = True
+        members.append((sources, share))
+        targets.append((fed, scale))
+    return members, targets, covered
+
+
+def _proportional(dst: np.ndarray, ratio: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Targets reached by all `count` sources in one ratio: targets, ratios, and which arcs (A,) these are."""
+    order = np.lexsort((ratio, dst))
+    first = np.flatnonzero(np.diff(dst[order], prepend=-1))
+    size = np.diff(first, append=len(dst))
+    low, high = ratio[order][first], ratio[order][first + size - 1]
+    chosen = (size == count) & (high - low <= SAME * high)
+    full = np.empty(len(dst), dtype=bool)
+    full[order] = np.repeat(chosen, size)
+    return dst[order][first[chosen]], low[chosen], full
+
+
+class Gathers(NamedTuple):
+    """A matrix times a vector as gathers: a thin part, and the rest in chunks of equal size.
+
+    thin_index, thin_weight (K, P): row p of the result starts as the sum over K of weight * x[index].
+    index, weight (C, N): N arcs a chunk, in pieces of `WIDTH`; 2**level aligned pieces are one block, summed into
+    one number. level, target (C, N / WIDTH): a block's level, and at its first piece where its sum goes, else -1:
+    row, or P + row, as the arcs of a row are two blocks at most.
+    """
+
+    thin_index: np.ndarray
+    thin_weight: np.ndarray
+    index: np.ndarray
+    weight: np.ndarray
+    level: np.ndarray
+    target: np.ndarray
+
+    @property
+    def cost(self) -> int:
+        """How many numbers are gathered, wasted ones among them."""
+        return self.thin_index.size + self.index.size
+
+
+def lay_out(matrix: Matrix, padded_rows: int, chunk: int) -> Gathers:
+    """The cheapest split of a matrix into a thin part and chunks of `chunk` arcs; both sizes powers of two.
+
+    Raises ValueError for a row that does not fit into a chunk.
+    """
+    order = np.lexsort((matrix.column, matrix.row))
+    matrix = matrix._replace(row=matrix.row[order], column=matrix.column[order], weight=matrix.weight[order])
+    degree = np.bincount(matrix.row, minlength=matrix.rows)
+    if degree.max(initial=0) > chunk:
+        raise ValueError(f"a state has {degree.max()} arcs, and a chunk takes {chunk}; use larger chunks")
+    most = min(MOST_THIN, int(degree.max(initial=0)))
+    return min((_lay_out(matrix, degree, thin, padded_rows, chunk) for thin in range(most + 1)), key=lambda g: g.cost)
+
+
+def _lay_out(matrix: Matrix, degree: np.ndarray, thin: int, padded_rows: int, chunk: int) -> Gathers:
+    column = np.arange(len(matrix.row)) - (np.cumsum(degree) - degree)[matrix.row]
+    thin_index, thin_weight = np.zeros((thin, padded_rows), dtype=np.int64), np.zeros((thin, padded_rows))
+    early = column < thin
+    thin_index[column[early], matrix.row[early]] = matrix.column[early]
+    thin_weight[column[early], matrix.row[early]] = matrix.weight[early]
+
+    blocks = _blocks(-(-np.maximum(degree - thin, 0) // WIDTH))
+    sizes = blocks.reshape(-1)
+    by_size = np.argsort(-sizes, kind="stable")  # so each block starts at a multiple of its size
+    start = np.empty_like(sizes)
+    start[by_size] = np.cumsum(sizes[by_size]) - sizes[by_size]
+    chunks = -(-int(sizes.sum()) * WIDTH // chunk)
+    row, late = matrix.row[~early], column[~early] - thin
+    second = late >= blocks[0, row] * WIDTH
+    place = np.where(second, start[matrix.rows + row] + -blocks[0, row], start[row]) * WIDTH + late
+    index, weight = np.zeros((chunks, chunk), dtype=np.int64), np.zeros((chunks, chunk))
+    index.flat[place], weight.flat[place] = matrix.column[~early], matrix.weight[~early]
+
+    level = np.zeros((chunks, chunk // WIDTH), dtype=np.int64)
+    target = np.full_like(level, -1)
+    used = np.flatnonzero(sizes)
+    level.flat[: sizes.sum()] = np.repeat(np.log2(sizes[by_size[: len(used)]]).astype(np.int64), sizes[by_size[: len(used)]])
+    target.flat[start[used]] = used + (used >= matrix.rows) * (padded_rows - matrix.rows)
+    return Gathers(thin_index, thin_weight, index, weight, level, target)
+
+
+def _blocks(pieces: np.ndarray) -> np.ndarray:
+    """Sizes (2, rows) of one or two blocks, powers of two, that hold so many pieces with least waste."""
+    whole = _power_above(pieces)
+    half = whole // 2
+    rest = _power_above(pieces - half)
+    split = (half > 0) & (half + rest < whole)
+    return np.stack([np.where(split, half, whole), np.where(split, rest, 0)])
+
+
+def _power_above(counts: np.ndarray) -> np.ndarray:
+    """Smallest power of two not below each count, 0 for 0."""
+    return np.where(counts > 0, 1 << np.ceil(np.log2(np.maximum(counts, 1))).astype(np.int64), 0)
