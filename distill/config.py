@@ -193,6 +193,9 @@ class Objective(Settings):
     beta: float = 0.8
     mmi_scale: float = 5.0  # about the frames of a phone: LF-MMI is counted per frame, MSE per value
     den_scale: float = 1.0
+    leaky: float = 0.0  # coefficient of the leaky HMM in the denominator (Kaldi's recipes: 0.1), 0: off
+    out_of_range: float = 0.0  # scale of the penalty on logits beyond +-30 (Kaldi's recipes: 0.01), 0: off
+    precision: Literal["input", "float32", "float64"] = "input"  # of the sums over paths
     teacher_layers: tuple[int, ...] = ()  # g(i) of student block i = 1..; 0: none; empty: 2i
     hidden_norm: Literal["none", "layer"] = "none"  # targets as they are, or normalised over channels
 

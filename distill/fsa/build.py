@@ -1,7 +1,7 @@
 """C++ kernels: compiled at first use, kept in a cache, called through ctypes.
 
-A kernel is one file in `kernels/` with a plain C interface. The cache is `DISTILL_CACHE`, else
-`distill-asr` in XDG_CACHE_HOME or ~/.cache; what stands there is named by a hash of the source, the
+A kernel is one .cpp file in `kernels/` with a plain C interface; the headers there are everybody's. The cache is `DISTILL_CACHE`, else
+`distill-asr` in XDG_CACHE_HOME or ~/.cache; what stands there is named by a hash of source and headers, the
 compiler, its options and the processor, so nothing stale is ever loaded.
 """
 
@@ -60,7 +60,7 @@ def cache_folder() -> Path:
 def _compiled(source: Path, compiler: str, options: tuple[str, ...]) -> Path:
     """The shared library, compiled if it is not in the cache; two processes may compile the same one at once."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    key = "\n".join([version, *options, _processor(), source.read_text(encoding="utf-8")])
+    key = "\n".join([version, *options, _processor(), *map(_text, [source, *sorted(SOURCES.glob("*.h"))])])
     path = cache_folder() / f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     if path.is_file():
         return path
@@ -70,6 +70,10 @@ def _compiled(source: Path, compiler: str, options: tuple[str, ...]) -> Path:
         subprocess.run([compiler, *options, str(source), "-o", str(out)], capture_output=True, text=True, check=True)
         os.replace(out, path)
     return path
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
 def _processor() -> str:

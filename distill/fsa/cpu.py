@@ -17,28 +17,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill.fsa.compiler import load_kernels
-from distill.fsa.engine import NOT_FINITE, Score, check_inputs
+from distill.fsa.build import load_kernel
+from distill.fsa.engine import NOT_FINITE, Precision, Score, check_inputs, check_options, in_precision
 from distill.fsa.factored import factor
 from distill.fsa.graph import Hmm
 from distill.fsa.leaky import leak_weights
 from distill.fsa.reference import SMALLEST_FRAME_MASS
 from distill.fsa.search import SearchesLattices
 
+KERNEL = "lfmmi"
 SOUND, WEAK, NOT_A_NUMBER = range(3)  # what the kernels say of an utterance
 
 
 class CpuEngine(SearchesLattices):
-    """Forward-backward in C++; see `distill.fsa.engine.Engine`. Float32 or float64, as the log-probabilities are.
+    """Forward-backward in C++; see `distill.fsa.engine.Engine`.
 
-    leaky: coefficient of the leaky HMM (0: off), for shared graphs. threads: 0 for as many as torch uses.
-    Raises RuntimeError where the kernels cannot be built.
+    leaky: coefficient of the leaky HMM in shared graphs, 0 for none. precision: "float32", "float64", or "input"
+    for that of the log-probabilities. threads: 0 for as many as torch uses. Raises RuntimeError where the kernels
+    cannot be built.
     """
 
-    def __init__(self, leaky: float = 0.0, threads: int = 0) -> None:
-        if load_kernels() is None:
+    def __init__(self, leaky: float = 0.0, precision: Precision = "input", threads: int = 0) -> None:
+        check_options(leaky, precision)
+        if load_kernel(KERNEL) is None:
             raise RuntimeError("the C++ kernels cannot be built here; use the engine 'torch'")
-        self.leaky, self.threads = leaky, threads
+        self.leaky, self.precision, self.threads = leaky, precision, threads
         self._compiled: dict[int, tuple[Hmm, _Graph]] = {}
 
     def score(self, log_probs: Tensor, lengths: Tensor, graph: Hmm | Sequence[Hmm]) -> Score:
@@ -49,7 +52,7 @@ class CpuEngine(SearchesLattices):
         threads = self.threads or torch.get_num_threads()
         compiled = self._compile(graph) if isinstance(graph, Hmm) else None
         call = _Call(compiled, graphs, self.leaky, threads)
-        total, status = _ForwardBackward.apply(log_probs, lengths, call)
+        total, status = _ForwardBackward.apply(in_precision(log_probs, self.precision), lengths, call)
         if (status == NOT_A_NUMBER).any():
             raise ValueError(NOT_FINITE)
         return Score(total, status == SOUND, call.recomputed)
@@ -216,7 +219,7 @@ def _check(code: int) -> None:
 
 @functools.lru_cache(maxsize=1)
 def _library() -> ctypes.CDLL:
-    library = load_kernels()
+    library = load_kernel(KERNEL)
     assert library is not None, "engines are only made where the kernels are"
     library.lfmmi_graph.restype = ctypes.c_void_p
     return library

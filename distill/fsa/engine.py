@@ -8,13 +8,17 @@ needs; its gradient with respect to the log-probabilities is the posterior of ea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
 
 from distill.fsa.graph import Hmm
 from distill.fsa.lattice import DecodingGraph, Lattice, Search
+
+
+Precision = Literal["input", "float32", "float64"]
+
 
 
 class Score(NamedTuple):
@@ -39,7 +43,8 @@ class Engine(Protocol):
 
         log_probs (B, T, V), lengths (B,) frames. `graph` is one graph shared by the batch (the
         denominator) or one graph per utterance (numerators). Raises ValueError on wrong shapes,
-        NaN log-probabilities, lengths beyond T or labels outside V.
+        NaN or +inf log-probabilities, lengths beyond T, labels outside V or a shared graph without final states;
+        an utterance whose own graph has no path is masked.
         """
         ...
 
@@ -56,9 +61,22 @@ class Engine(Protocol):
 NOT_FINITE = "log_probs contain NaN or +inf: the model diverged or its input was not finite"
 
 
-def check_inputs(
-    log_probs: Tensor, lengths: Tensor, graphs: Sequence[Hmm], shared: bool, values: bool = True
-) -> None:
+def check_options(leaky: float, precision: str) -> None:
+    """Raise ValueError for options that no engine has."""
+    if not 0 <= leaky < 1:
+        raise ValueError(f"leaky-HMM coefficient must be at least 0 (off) and below 1, got {leaky}")
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision '{precision}' is not known; expected one of {', '.join(get_args(Precision))}")
+
+
+def in_precision(log_probs: Tensor, precision: Precision) -> Tensor:
+    """Log-probabilities in the type that sums are made in; "input" makes float32 of halves."""
+    if precision == "input":
+        return log_probs if log_probs.dtype == torch.float64 else log_probs.float()
+    return log_probs.double() if precision == "float64" else log_probs.float()
+
+
+def check_inputs(log_probs: Tensor, lengths: Tensor, graphs: Sequence[Hmm], shared: bool, values: bool = True) -> None:
     """Raise ValueError for input that no engine can score; values: look at each log-probability too."""
     if log_probs.ndim != 3:
         raise ValueError(f"log_probs must be (B, T, V), got {tuple(log_probs.shape)}")
@@ -73,9 +91,15 @@ def check_inputs(
         raise ValueError(f"lengths go down to {int(lengths.min())}: an utterance has no fewer than 0 frames")
     if values and not (log_probs < torch.inf).all():
         raise ValueError(NOT_FINITE)
+    if shared and not all(map(_can_begin_and_end, graphs)):
+        raise ValueError("the graph has no final or no initial state: no path can end, so every score would be -inf")
     top = max((int(graph.label.max()) for graph in graphs if graph.num_states), default=0)
     if top >= outputs:
         raise ValueError(f"a graph uses output {top}, but log_probs has only {outputs} outputs (V)")
+
+
+def _can_begin_and_end(graph: Hmm) -> bool:
+    return bool((graph.final > -torch.inf).any()) and bool((graph.initial > -torch.inf).any())
 
 
 def posteriors(engine: Engine, log_probs: Tensor, lengths: Tensor, graph: Hmm) -> Tensor:

@@ -53,7 +53,7 @@ class Fsa:
         return len(self.src)
 
     def validate(self, num_labels: int) -> None:
-        """Raise ValueError unless this is a usable graph over labels 1 .. num_labels - 1."""
+        """Raise ValueError unless this is a connected graph over labels 1 .. num_labels - 1 that can end."""
         if not np.isfinite(self.final).any():
             raise ValueError("graph without a final state: no path can end, so its score is -inf")
         if not self.num_arcs:
@@ -68,6 +68,28 @@ class Fsa:
             raise ValueError(f"graph has an arc at state {top}, expected 0..{self.num_states - 1}")
         if np.isnan(self.weight).any() or np.isnan(self.final).any():
             raise ValueError("graph has NaN weights")
+        useless = np.flatnonzero(~self.on_a_path())
+        if len(useless):
+            raise ValueError(
+                f"graph is not connected: {len(useless)} of {self.num_states} states (the first: {useless[0]}) lie on no"
+                " path from state 0 to a final state; leave them out (OpenFst: fstconnect, k2: k2.connect)"
+            )
+
+    def on_a_path(self) -> np.ndarray:
+        """Which states (S,) bool lie on a path from the start to a final state."""
+        start = np.zeros(self.num_states, dtype=bool)
+        start[:1] = True
+        return _spread(start, self.src, self.dst) & _spread(np.isfinite(self.final), self.dst, self.src)
+
+
+def _spread(reached: np.ndarray, src: np.ndarray, dst: np.ndarray) -> np.ndarray:
+    """States (S,) bool that arcs lead to from `reached`, itself included."""
+    while True:
+        further = reached.copy()
+        further[dst[reached[src]]] = True
+        if (further == reached).all():
+            return reached
+        reached = further
 
 
 @dataclass(frozen=True)

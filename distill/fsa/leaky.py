@@ -1,10 +1,13 @@
-"""The leaky HMM of lattice-free MMI: from every state a small probability of going on anywhere.
+"""The leaky HMM of lattice-free MMI: after every frame a little mass goes on from anywhere.
 
-Povey et al., Purely sequence-trained neural networks for ASR based on lattice-free MMI, 2016, §2.4 and Kaldi's
-chain code: alpha'(t, s) = alpha(t, s) + coefficient * sum_r alpha(t, r) * q(s), where q is how often states are visited.
+Povey et al., Purely sequence-trained neural networks for ASR based on lattice-free MMI, 2016, section 2.4, and
+Kaldi's chain-denominator.cc: alpha'(t, s) = alpha(t, s) + coefficient * sum_r alpha(t, r) * q(s), where q is how
+often states are visited. Paths of a transition W and final weights f become those of (I + c 1 q^T) W and f + c q.f.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +18,17 @@ from distill.fsa.graph import Hmm
 STEPS = 100  # of the walk that q averages, as in Kaldi
 
 
+class Leak(NamedTuple):
+    """What a leak adds to a step of alpha (row 0) and of beta (row 1): y += (x . inner) * outer.
+
+    inner, outer (2, S) float64, the coefficient in `outer`; final (S,): final weights with the leak in them.
+    """
+
+    inner: Tensor
+    outer: Tensor
+    final: Tensor
+
+
 def leak_weights(graph: Hmm) -> Tensor:
     """q (S,) float64, summing to one: visits of a walk of 100 steps from the start, as Kaldi's initial probabilities.
 
@@ -22,13 +36,24 @@ def leak_weights(graph: Hmm) -> Tensor:
     """
     src, dst = graph.src.cpu().numpy(), graph.dst.cpu().numpy()
     weight, final = graph.weight.cpu().exp().numpy(), graph.final.cpu().exp().numpy()
-    states = graph.num_states
+    states, tiny = graph.num_states, np.finfo(float).tiny
     out = np.bincount(src, weight, minlength=states) + final
-    share = weight / out[src]
+    share = weight / np.maximum(out, tiny)[src]
     here = graph.initial.cpu().exp().numpy()
     visits = np.zeros(states)
     for _ in range(STEPS):
-        here = here / max(here.sum(), np.finfo(float).tiny)
+        here = here / max(here.sum(), tiny)
         visits += here / STEPS
         here = np.bincount(dst, here[src] * share, minlength=states)
-    return torch.from_numpy(visits / max(visits.sum(), np.finfo(float).tiny))
+    return torch.from_numpy(visits / max(visits.sum(), tiny))
+
+
+def leak_of(graph: Hmm, coefficient: float) -> Leak:
+    """The rank-one terms of a leak in `graph`, as probabilities."""
+    q = leak_weights(graph)
+    through = torch.zeros_like(q).index_add_(0, graph.dst.cpu(), q[graph.src.cpu()] * graph.weight.cpu().exp())
+    one = torch.ones_like(q)
+    final = graph.final.cpu().exp()
+    return Leak(
+        torch.stack([one, through]), coefficient * torch.stack([through, one]), final + coefficient * (q @ final)
+    )

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from distill.fsa.compiler import load_kernels
-from distill.fsa.cpu import CpuEngine
-from distill.fsa.engine import Engine, Score
+from distill.fsa.build import load_kernel
+from distill.fsa.cpu import KERNEL, CpuEngine
+from distill.fsa.engine import Engine, Precision, Score, check_options
 from distill.fsa.graph import Hmm
 from distill.fsa.reference import TorchEngine
 from distill.fsa.search import SearchesLattices
@@ -17,11 +17,13 @@ from distill.fsa.search import SearchesLattices
 class NativeEngine(SearchesLattices):
     """C++ kernels on processors (plain torch where there is no compiler), plain torch elsewhere.
 
-    leaky: coefficient of the leaky HMM (`distill.fsa.leaky`), 0 for none.
+    leaky: coefficient of the leaky HMM in shared graphs (`distill.fsa.leaky`), 0 for none.
+    precision: "float32", "float64", or "input" for that of the log-probabilities.
     """
 
-    def __init__(self, leaky: float = 0.0) -> None:
-        self.leaky = leaky
+    def __init__(self, leaky: float = 0.0, precision: Precision = "input") -> None:
+        check_options(leaky, precision)
+        self.leaky, self.precision = leaky, precision
         self._engines: dict[str, Engine] = {}
 
     def score(self, log_probs: Tensor, lengths: Tensor, graph: Hmm | Sequence[Hmm]) -> Score:
@@ -32,6 +34,6 @@ class NativeEngine(SearchesLattices):
         return self._engines[kind].score(log_probs, lengths, graph)
 
     def _build(self, kind: str) -> Engine:
-        if kind == "cpu" and load_kernels() is not None:
-            return CpuEngine(self.leaky)
-        return TorchEngine(self.leaky)
+        if kind == "cpu" and load_kernel(KERNEL) is not None:
+            return CpuEngine(self.leaky, self.precision)
+        return TorchEngine(self.leaky, self.precision)

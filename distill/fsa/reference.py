@@ -1,4 +1,4 @@
-"""The native engine in plain torch: exact on any device, and the reference for faster kernels.
+"""The torch engine: exact on any device, and the reference for faster kernels.
 
 A graph shared by the batch (the denominator) runs in the probability domain: one matrix product a
 frame, each frame rescaled. Graphs of single utterances (numerators) run in the log semiring, all
@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from distill.fsa.engine import Score, check_inputs
+from distill.fsa.engine import Precision, Score, check_inputs, check_options, in_precision
 from distill.fsa.graph import Hmm
+from distill.fsa.leaky import Leak, leak_of
 from distill.fsa.search import SearchesLattices
 
 # A frame whose mass falls below this (relative to its likeliest output) may have lost a path to
@@ -25,10 +26,15 @@ DENSE_STATES = 512  # up to here a dense matrix product beats a sparse one
 
 
 class TorchEngine(SearchesLattices):
-    """Forward-backward in torch; see `distill.fsa.engine.Engine`."""
+    """Forward-backward in torch; see `distill.fsa.engine.Engine`.
 
-    def __init__(self, leaky: float = 0.0) -> None:
-        self.leaky = leaky
+    leaky: coefficient of the leaky HMM in shared graphs (`distill.fsa.leaky`), 0 for none.
+    precision: "float32", "float64", or "input" for that of the log-probabilities.
+    """
+
+    def __init__(self, leaky: float = 0.0, precision: Precision = "input") -> None:
+        check_options(leaky, precision)
+        self.leaky, self.precision = leaky, precision
         self._compiled: dict[int, tuple[Hmm, dict[tuple[torch.device, torch.dtype], _Shared]]] = {}
 
     def score(self, log_probs: Tensor, lengths: Tensor, graph: Hmm | Sequence[Hmm]) -> Score:
@@ -36,6 +42,7 @@ class TorchEngine(SearchesLattices):
         shared = isinstance(graph, Hmm)
         graphs: Sequence[Hmm] = [graph] if isinstance(graph, Hmm) else graph
         check_inputs(log_probs, lengths, graphs, shared)
+        log_probs = in_precision(log_probs, self.precision)
         lengths = lengths.to(log_probs.device)
         if isinstance(graph, Hmm):
             return self._score_shared(log_probs, lengths, graph)
@@ -48,7 +55,8 @@ class TorchEngine(SearchesLattices):
         valid = sound
         if len(weak):
             # float64, as the totals of such utterances are large and float32 would round their posteriors
-            again = _score_packed(log_probs[weak].double(), lengths[weak], [graph] * len(weak))
+            leak = leak_of(graph, self.leaky) if self.leaky else None
+            again = _score_packed(log_probs[weak].double(), lengths[weak], [graph] * len(weak), leak)
             total = total.index_put((weak,), again.total.to(total.dtype))
             valid = sound.index_put((weak,), again.valid)
         return Score(total, valid, recomputed=len(weak))
@@ -56,7 +64,7 @@ class TorchEngine(SearchesLattices):
     def _compile(self, graph: Hmm, device: torch.device, dtype: torch.dtype) -> _Shared:
         _, forms = self._compiled.setdefault(id(graph), (graph, {}))  # keeps the graph, so ids stay unique
         if (device, dtype) not in forms:
-            forms[device, dtype] = _Shared(graph, device, dtype)
+            forms[device, dtype] = _Shared(graph, leak_of(graph, self.leaky) if self.leaky else None, device, dtype)
         return forms[device, dtype]
 
 
@@ -66,7 +74,7 @@ class _Shared:
     Index 0 of the pairs runs forward in time (alpha), index 1 backward (beta).
     """
 
-    def __init__(self, graph: Hmm, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, graph: Hmm, leak: Leak | None, device: torch.device, dtype: torch.dtype) -> None:
         self.dense = graph.num_states <= DENSE_STATES
         ahead = _transitions(graph, graph.src, graph.dst, self.dense)
         back = _transitions(graph, graph.dst, graph.src, self.dense)
@@ -75,13 +83,20 @@ class _Shared:
         self.matrices = [matrix.to(device, dtype) for matrix in pair]
         self.stacked = torch.stack(self.matrices) if self.dense else None
         self.label = graph.label.to(device)
-        self.ends = torch.stack([graph.initial, graph.final]).exp().to(device, dtype)
+        final = graph.final.exp() if leak is None else leak.final
+        self.ends = torch.stack([graph.initial.exp(), final.to(graph.initial)]).to(device, dtype)
+        self.leak = None if leak is None else [x[:, None].to(device, dtype) for x in leak[:2]]
 
     def step(self, x: Tensor) -> Tensor:
         """One frame onwards in both directions: (2, B, S) -> (2, B, S)."""
         if self.stacked is not None:
-            return torch.bmm(x, self.stacked)
-        return torch.stack([(matrix @ each.t()).t() for matrix, each in zip(self.matrices, x)])
+            onward = torch.bmm(x, self.stacked)
+        else:
+            onward = torch.stack([(matrix @ each.t()).t() for matrix, each in zip(self.matrices, x)])
+        if self.leak is not None:
+            inner, outer = self.leak
+            onward += (x * inner).sum(2, keepdim=True) * outer
+        return onward
 
 
 def _transitions(graph: Hmm, rows: Tensor, columns: Tensor, dense: bool) -> Tensor:
@@ -181,6 +196,7 @@ class _Packed(NamedTuple):
     utterance, label (S,). start (2 S,): initial weights, then final ones. Rows run in order of their
     degree: order (2 S,) holds the row at each position, position (2 S,) the place of each row. tiers: for
     consecutive positions, where their paths come from, as positions and weights (D, rows) both.
+    leak: inner and outer terms (2 S,) of a leak, by position; None without one.
     """
 
     utterance: Tensor
@@ -189,14 +205,27 @@ class _Packed(NamedTuple):
     order: Tensor
     position: Tensor
     tiers: list[tuple[Tensor, Tensor]]
+    leak: tuple[Tensor, Tensor] | None = None
 
     @property
     def final(self) -> Tensor:
         return self.start[len(self.utterance) :]
 
+    def leaking(self, leak: Leak, utterances: int) -> _Packed:
+        """The same with a leak in each of its utterances, all of which have the same graph."""
 
-def _score_packed(log_probs: Tensor, lengths: Tensor, graphs: Sequence[Hmm]) -> Score:
+        def by_position(x: Tensor) -> Tensor:
+            return x.log().repeat(1, utterances).reshape(-1)[self.order.cpu()].to(self.start)
+
+        start = self.start.clone()
+        start[len(self.utterance) :] = leak.final.log().repeat(utterances).to(start)
+        return self._replace(start=start, leak=(by_position(leak.inner), by_position(leak.outer)))
+
+
+def _score_packed(log_probs: Tensor, lengths: Tensor, graphs: Sequence[Hmm], leak: Leak | None = None) -> Score:
     packed = _pack(graphs, log_probs.device, log_probs.dtype)
+    if leak is not None:
+        packed = packed.leaking(leak, len(graphs))
     total, valid = _PackedForwardBackward.apply(log_probs, lengths, packed)
     return Score(total, valid)
 
@@ -290,18 +319,25 @@ def _log_both_directions(scores: Tensor, reverse: Tensor, graph: _Packed) -> tup
     frames, states = scores.shape
     both = torch.cat([scores, scores.gather(0, reverse)], 1).index_select(1, graph.order)
     ahead = torch.empty_like(both)
-    start = graph.start[graph.order]
+    ahead[:1] = graph.start[graph.order]
     for t in range(frames):
         low = 0
         for ends, weights in graph.tiers if t else ():
             high = low + ends.shape[1]
             ahead[t, low:high] = _logsumexp_over(both[t - 1], ends, weights)
             low = high
-        if t == 0:
-            ahead[0] = start
+        if t and graph.leak is not None:
+            ahead[t] = torch.logaddexp(ahead[t], _leaked(both[t - 1], graph, graph.leak))
         both[t] += ahead[t]
     first, second = graph.position[:states], graph.position[states:]
     return both.index_select(1, first), ahead.index_select(1, second)
+
+
+def _leaked(x: Tensor, graph: _Packed, leak: tuple[Tensor, Tensor]) -> Tensor:
+    """What comes through a leak: log sum of exp(x + inner) over each utterance and direction, + outer; (2 S,)."""
+    inner, outer = leak
+    group = torch.cat([2 * graph.utterance, 2 * graph.utterance + 1])[graph.order]
+    return _logsumexp_by_utterance(x + inner, group, int(group.max()) + 1)[group] + outer
 
 
 def _logsumexp_over(x: Tensor, ends: Tensor, weights: Tensor) -> Tensor:

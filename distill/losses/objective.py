@@ -58,7 +58,10 @@ class Objective(nn.Module):
         dropped, recomputed = torch.zeros((), dtype=torch.int64, device=logits.device), 0
         if self.mmi is not None:
             result = self.mmi(logits, lengths, numerators)
-            terms["mmi"] = result.term.weighted(alpha * beta * self.settings.mmi_scale)
+            scale = alpha * beta * self.settings.mmi_scale
+            terms["mmi"] = result.term.weighted(scale)
+            if result.penalty is not None:
+                terms["out_of_range"] = result.penalty.weighted(scale)
             dropped, recomputed = result.dropped, result.recomputed
         if targets is not None:
             targets, frames = fit_frames(targets, lengths, logits.shape[1])

@@ -14,11 +14,11 @@ from distill.config import Experiment
 from distill.data.lattices import Lattices
 from distill.data.loader import SpeechDataset, TrainLoader, in_order, level, load_cuts, train_loader
 from distill.data.numerators import Numerators, usable
-from distill.fsa import Hmm, build_engine
+from distill.fsa import Hmm
 from distill.fsa.formats import load_fsa
 from distill.graphs.lexicon import Lang
 from distill.graphs.numerator import UnitLm
-from distill.losses.mmi import LfMmi
+from distill.losses.mmi import build_mmi
 from distill.losses.objective import build_objective
 from distill.models.build import build_model, copy_matching
 from distill.models.recogniser import Recogniser
@@ -78,7 +78,7 @@ def build_trainer(
         write_list(folder / "skipped.tsv", [f"{cut}\t{reason}" for cut, reason in skipped])
         if skipped:
             log.warning("%d cuts left out of training, listed in %s", len(skipped), folder / "skipped.tsv")
-    mmi = LfMmi(build_engine(engine), graphs.denominator.to(device), experiment.objective.den_scale)
+    mmi = build_mmi(experiment.objective, engine, graphs.denominator.to(device))
     encoder = experiment.model.encoder
     objective = build_objective(
         experiment.objective, experiment.layer_map, mmi, (encoder.dim, encoder.layers),
