@@ -1,8 +1,8 @@
 """C++ kernels: compiled at first use, kept in a cache, called through ctypes.
 
-A kernel is one .cpp file in `kernels/` with a plain C interface; the headers there are everybody's. The cache is `DISTILL_CACHE`, else
-`distill-asr` in XDG_CACHE_HOME or ~/.cache; what stands there is named by a hash of source and headers, the
-compiler, its options and the processor, so nothing stale is ever loaded.
+A kernel is one .cpp file in `kernels/` with a plain C interface; the headers there are everybody's. The cache
+is `DISTILL_CACHE`, else `distill-asr` in XDG_CACHE_HOME or ~/.cache; what stands there is named by a hash of
+source and headers, the compiler, its options and the processor, so nothing stale is ever loaded.
 """
 
 from __future__ import annotations

@@ -191,9 +191,7 @@ class _Graph:
         return int(counts[0]), int(counts[1])
 
 
-def _create(
-    graph: Hmm, sums: int, leak: np.ndarray | None, *matrices: tuple[np.ndarray, ...]
-) -> ctypes.c_void_p:
+def _create(graph: Hmm, sums: int, leak: np.ndarray | None, *matrices: tuple[np.ndarray, ...]) -> ctypes.c_void_p:
     arrays = _arrays(graph)
     ends = [x.exp() for x in (arrays.initial, arrays.final)]
     entries = []

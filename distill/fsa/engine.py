@@ -16,9 +16,7 @@ from torch import Tensor
 from distill.fsa.graph import Hmm
 from distill.fsa.lattice import DecodingGraph, Lattice, Search
 
-
 Precision = Literal["input", "float32", "float64"]
-
 
 
 class Score(NamedTuple):

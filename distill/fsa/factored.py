@@ -1,4 +1,4 @@
-"""A graph's transition matrix as a product of two sparser ones, laid out for a kernel that gathers.
+"""A graph's transition matrix as a product of two sparser ones.
 
 The states that an n-gram's state becomes under a topology (its units, its blank) leave through the same
 arcs. So their masses are summed first into one *hub* and the arcs leave from there: under CTC that halves
@@ -7,14 +7,13 @@ the arcs, and nothing is subtracted, so nothing cancels. Hubs are found in the g
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from distill.fsa.graph import Hmm
 
-WIDTH = 8  # arcs in a piece, the smallest block of a chunk
-MOST_THIN = 4  # arcs of a row that may lie outside the chunks
 SAME = 1e-12  # weights this close (relative) count as equal
 
 
@@ -73,7 +72,7 @@ def _merged(src: np.ndarray, dst: np.ndarray, weight: np.ndarray, states: int) -
     return key // max(states, 1), key % max(states, 1), summed
 
 
-def _joined(parts: list[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
+def _joined(parts: Sequence[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
     return [np.concatenate(columns) for columns in zip(*parts)]
 
 
@@ -116,80 +115,3 @@ def _proportional(dst: np.ndarray, ratio: np.ndarray, count: int) -> tuple[np.nd
     full = np.empty(len(dst), dtype=bool)
     full[order] = np.repeat(chosen, size)
     return dst[order][first[chosen]], low[chosen], full
-
-
-class Gathers(NamedTuple):
-    """A matrix times a vector as gathers: a thin part, and the rest in chunks of equal size.
-
-    thin_index, thin_weight (K, P): row p of the result starts as the sum over K of weight * x[index].
-    index, weight (C, N): N arcs a chunk, in pieces of `WIDTH`; 2**level aligned pieces are one block, summed into
-    one number. level, target (C, N / WIDTH): a block's level, and at its first piece where its sum goes, else -1:
-    row, or P + row, as the arcs of a row are two blocks at most.
-    """
-
-    thin_index: np.ndarray
-    thin_weight: np.ndarray
-    index: np.ndarray
-    weight: np.ndarray
-    level: np.ndarray
-    target: np.ndarray
-
-    @property
-    def cost(self) -> int:
-        """How many numbers are gathered, wasted ones among them."""
-        return self.thin_index.size + self.index.size
-
-
-def lay_out(matrix: Matrix, padded_rows: int, chunk: int) -> Gathers:
-    """The cheapest split of a matrix into a thin part and chunks of `chunk` arcs; both sizes powers of two.
-
-    Raises ValueError for a row that does not fit into a chunk.
-    """
-    order = np.lexsort((matrix.column, matrix.row))
-    matrix = matrix._replace(row=matrix.row[order], column=matrix.column[order], weight=matrix.weight[order])
-    degree = np.bincount(matrix.row, minlength=matrix.rows)
-    if degree.max(initial=0) > chunk:
-        raise ValueError(f"a state has {degree.max()} arcs, and a chunk takes {chunk}; use larger chunks")
-    most = min(MOST_THIN, int(degree.max(initial=0)))
-    return min((_lay_out(matrix, degree, thin, padded_rows, chunk) for thin in range(most + 1)), key=lambda g: g.cost)
-
-
-def _lay_out(matrix: Matrix, degree: np.ndarray, thin: int, padded_rows: int, chunk: int) -> Gathers:
-    column = np.arange(len(matrix.row)) - (np.cumsum(degree) - degree)[matrix.row]
-    thin_index, thin_weight = np.zeros((thin, padded_rows), dtype=np.int64), np.zeros((thin, padded_rows))
-    early = column < thin
-    thin_index[column[early], matrix.row[early]] = matrix.column[early]
-    thin_weight[column[early], matrix.row[early]] = matrix.weight[early]
-
-    blocks = _blocks(-(-np.maximum(degree - thin, 0) // WIDTH))
-    sizes = blocks.reshape(-1)
-    by_size = np.argsort(-sizes, kind="stable")  # so each block starts at a multiple of its size
-    start = np.empty_like(sizes)
-    start[by_size] = np.cumsum(sizes[by_size]) - sizes[by_size]
-    chunks = -(-int(sizes.sum()) * WIDTH // chunk)
-    row, late = matrix.row[~early], column[~early] - thin
-    second = late >= blocks[0, row] * WIDTH
-    place = np.where(second, start[matrix.rows + row] + -blocks[0, row], start[row]) * WIDTH + late
-    index, weight = np.zeros((chunks, chunk), dtype=np.int64), np.zeros((chunks, chunk))
-    index.flat[place], weight.flat[place] = matrix.column[~early], matrix.weight[~early]
-
-    level = np.zeros((chunks, chunk // WIDTH), dtype=np.int64)
-    target = np.full_like(level, -1)
-    used = np.flatnonzero(sizes)
-    level.flat[: sizes.sum()] = np.repeat(np.log2(sizes[by_size[: len(used)]]).astype(np.int64), sizes[by_size[: len(used)]])
-    target.flat[start[used]] = used + (used >= matrix.rows) * (padded_rows - matrix.rows)
-    return Gathers(thin_index, thin_weight, index, weight, level, target)
-
-
-def _blocks(pieces: np.ndarray) -> np.ndarray:
-    """Sizes (2, rows) of one or two blocks, powers of two, that hold so many pieces with least waste."""
-    whole = _power_above(pieces)
-    half = whole // 2
-    rest = _power_above(pieces - half)
-    split = (half > 0) & (half + rest < whole)
-    return np.stack([np.where(split, half, whole), np.where(split, rest, 0)])
-
-
-def _power_above(counts: np.ndarray) -> np.ndarray:
-    """Smallest power of two not below each count, 0 for 0."""
-    return np.where(counts > 0, 1 << np.ceil(np.log2(np.maximum(counts, 1))).astype(np.int64), 0)

@@ -71,8 +71,8 @@ class Fsa:
         useless = np.flatnonzero(~self.on_a_path())
         if len(useless):
             raise ValueError(
-                f"graph is not connected: {len(useless)} of {self.num_states} states (the first: {useless[0]}) lie on no"
-                " path from state 0 to a final state; leave them out (OpenFst: fstconnect, k2: k2.connect)"
+                f"graph is not connected: {len(useless)} of {self.num_states} states (the first: {useless[0]})"
+                " lie on no path from state 0 to a final state; leave them out (OpenFst: fstconnect, k2: k2.connect)"
             )
 
     def on_a_path(self) -> np.ndarray:

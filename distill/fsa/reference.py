@@ -54,9 +54,8 @@ class TorchEngine(SearchesLattices):
         weak = (~sound & (lengths > 0)).nonzero().squeeze(1)
         valid = sound
         if len(weak):
-            # float64, as the totals of such utterances are large and float32 would round their posteriors
             leak = leak_of(graph, self.leaky) if self.leaky else None
-            again = _score_packed(log_probs[weak].double(), lengths[weak], [graph] * len(weak), leak)
+            again = _score_packed(log_probs[weak], lengths[weak], [graph] * len(weak), leak)
             total = total.index_put((weak,), again.total.to(total.dtype))
             valid = sound.index_put((weak,), again.valid)
         return Score(total, valid, recomputed=len(weak))
@@ -223,11 +222,12 @@ class _Packed(NamedTuple):
 
 
 def _score_packed(log_probs: Tensor, lengths: Tensor, graphs: Sequence[Hmm], leak: Leak | None = None) -> Score:
-    packed = _pack(graphs, log_probs.device, log_probs.dtype)
+    # float64 whatever the input: float32 would round totals of some thousands, and with them the posteriors
+    packed = _pack(graphs, log_probs.device, torch.float64)
     if leak is not None:
         packed = packed.leaking(leak, len(graphs))
-    total, valid = _PackedForwardBackward.apply(log_probs, lengths, packed)
-    return Score(total, valid)
+    total, valid = _PackedForwardBackward.apply(log_probs.double(), lengths, packed)
+    return Score(total.to(log_probs.dtype), valid)
 
 
 def _pack(graphs: Sequence[Hmm], device: torch.device, dtype: torch.dtype) -> _Packed:

@@ -14,7 +14,6 @@ from distill.fsa import Engine, Hmm, build_engine
 from distill.fsa.frames import weighted, within_windows
 from distill.losses.term import Term
 
-
 OUTPUT_RANGE = 30.0  # logits beyond this are penalised, as in Kaldi's chain training
 
 
