@@ -174,7 +174,7 @@ def test_other_topologies_say_units_that_spell_the_words(small: Small, tmp_path:
     made = {"biphones": tied_biphones(units), "shared": shared(units)}
     topology = made[kind] if kind in made else monophones(kind, units)
     lang, folder = replace(small.lang, topology=topology), small.hlg.parent
-    build_hlg(lang, folder / "lm.arpa", folder / "words.txt").write(str(tmp_path / "HLG.fst"))
+    build_hlg(lang, folder / "lm.arpa").write(str(tmp_path / "HLG.fst"))
     work = GraphDecoder(NativeEngine(), tmp_path / "HLG.fst", lang, Search(60.0, 60.0, 0))
     known = small.unit_sequences(FRAMES)
     for seed in range(4):
