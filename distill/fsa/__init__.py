@@ -14,7 +14,21 @@ __all__ = [
 
 
 def build_engine(name: str) -> Engine:
-    """Return the engine of that name; raises ValueError for one that is not built."""
+    """Return the engine of that name; raises ValueError for one that is not built, or whose library is missing."""
+    if name == "k2":
+        return _k2_engine()
     if name != "native":
-        raise ValueError(f"engine '{name}' is not built yet; expected 'native'")
+        raise ValueError(f"engine '{name}' is not built yet; expected 'native' or 'k2'")
     return NativeEngine()
+
+
+def _k2_engine() -> Engine:
+    try:
+        from distill.fsa.k2 import K2Engine
+    except ImportError as error:
+        raise ValueError(
+            f"engine 'k2' cannot be used here ({error}). Wheels for each torch stand at"
+            " https://k2-fsa.github.io/k2/installation (PyPI's k2 1.23.4 is for Python 3.10 with torch 1.13.1:"
+            " ./tools/test.sh --k2 makes such an environment, .venv-k2). --engine native needs nothing and is faster"
+        ) from None
+    return K2Engine()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from distill.fsa.graph import Fsa
+from distill.fsa.graph import Fsa, Hmm
 
 if TYPE_CHECKING:
     import kaldifst
@@ -24,14 +24,35 @@ def k2_dict(fsa: Fsa) -> dict[str, Any]:
 
     k2 ends every path in one final state, the last, through an arc of label -1; its arcs are sorted by source.
     """
-    end = fsa.num_states
-    finals = np.flatnonzero(np.isfinite(fsa.final))
-    src = np.concatenate([fsa.src, finals])
-    dst = np.concatenate([fsa.dst, np.full(len(finals), end)])
-    label = np.concatenate([fsa.label, np.full(len(finals), -1)])
-    score = np.concatenate([fsa.weight, fsa.final[finals]]).astype(np.float32)
-    order = np.lexsort((label, src))
-    columns = [src, dst, label, score.view(np.int32)]
+    ending = np.flatnonzero(np.isfinite(fsa.final))
+    src, dst = np.concatenate([fsa.src, ending]), np.concatenate([fsa.dst, np.full(len(ending), fsa.num_states)])
+    label = np.concatenate([fsa.label, np.full(len(ending), -1)])
+    return _k2_arcs(src, dst, label, np.concatenate([fsa.weight, fsa.final[ending]]))
+
+
+def hmm_to_k2_dict(graph: Hmm) -> dict[str, Any]:
+    """The dict that `k2.Fsa.from_dict` reads, of a graph over frames: a start, then the graph's states, then the end.
+
+    Labels are output columns, as `k2.intersect_dense` takes them (its label 0 is a symbol, not epsilon).
+    """
+    states = graph.num_states
+    initial, final, label = (x.cpu().numpy() for x in (graph.initial, graph.final, graph.label))
+    src, dst, weight = (x.cpu().numpy() for x in (graph.src, graph.dst, graph.weight))
+    begin, ending = np.flatnonzero(np.isfinite(initial)), np.flatnonzero(np.isfinite(final))
+    empty = [graph.accepts_empty] if np.isfinite(graph.accepts_empty) else []
+    zero, end = np.zeros(len(empty), dtype=np.int64), np.full(len(empty), states + 1)
+    return _k2_arcs(
+        np.concatenate([np.zeros(len(begin), dtype=np.int64), src + 1, ending + 1, zero]),
+        np.concatenate([begin + 1, dst + 1, np.full(len(ending), states + 1), end]),
+        np.concatenate([label[begin], label[dst], np.full(len(ending) + len(empty), -1)]),
+        np.concatenate([initial[begin], weight, final[ending], empty]),
+    )
+
+
+def _k2_arcs(src: np.ndarray, dst: np.ndarray, label: np.ndarray, score: np.ndarray) -> dict[str, Any]:
+    """Arcs in k2's order: by source, then label, the final arcs' -1 last (k2 compares labels as unsigned)."""
+    order = np.lexsort((label.astype(np.uint32), src))
+    columns = [src, dst, label, score.astype(np.float32).view(np.int32)]
     arcs = np.stack([column[order].astype(np.int32) for column in columns], 1)
     return {"arcs": torch.from_numpy(arcs)}
 
