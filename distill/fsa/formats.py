@@ -27,7 +27,7 @@ def k2_dict(fsa: Fsa) -> dict[str, Any]:
     ending = np.flatnonzero(np.isfinite(fsa.final))
     src, dst = np.concatenate([fsa.src, ending]), np.concatenate([fsa.dst, np.full(len(ending), fsa.num_states)])
     label = np.concatenate([fsa.label, np.full(len(ending), -1)])
-    return _k2_arcs(src, dst, label, np.concatenate([fsa.weight, fsa.final[ending]]))
+    return k2_arcs(src, dst, label, np.concatenate([fsa.weight, fsa.final[ending]]))
 
 
 def hmm_to_k2_dict(graph: Hmm) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def hmm_to_k2_dict(graph: Hmm) -> dict[str, Any]:
     begin, ending = np.flatnonzero(np.isfinite(initial)), np.flatnonzero(np.isfinite(final))
     empty = [graph.accepts_empty] if np.isfinite(graph.accepts_empty) else []
     zero, end = np.zeros(len(empty), dtype=np.int64), np.full(len(empty), states + 1)
-    return _k2_arcs(
+    return k2_arcs(
         np.concatenate([np.zeros(len(begin), dtype=np.int64), src + 1, ending + 1, zero]),
         np.concatenate([begin + 1, dst + 1, np.full(len(ending), states + 1), end]),
         np.concatenate([label[begin], label[dst], np.full(len(ending) + len(empty), -1)]),
@@ -49,12 +49,17 @@ def hmm_to_k2_dict(graph: Hmm) -> dict[str, Any]:
     )
 
 
-def _k2_arcs(src: np.ndarray, dst: np.ndarray, label: np.ndarray, score: np.ndarray) -> dict[str, Any]:
-    """Arcs in k2's order: by source, then label, the final arcs' -1 last (k2 compares labels as unsigned)."""
+def k2_arcs(
+    src: np.ndarray, dst: np.ndarray, label: np.ndarray, score: np.ndarray, output: np.ndarray | None = None
+) -> dict[str, Any]:
+    """k2's dict of arcs (A,) in k2's order: by source, then label, the final arcs' -1 last (it compares as unsigned).
+
+    output (A,): labels of a transducer's other side, written as aux_labels.
+    """
     order = np.lexsort((label.astype(np.uint32), src))
     columns = [src, dst, label, score.astype(np.float32).view(np.int32)]
-    arcs = np.stack([column[order].astype(np.int32) for column in columns], 1)
-    return {"arcs": torch.from_numpy(arcs)}
+    content = {"arcs": torch.from_numpy(np.stack([column[order].astype(np.int32) for column in columns], 1))}
+    return content if output is None else content | {"aux_labels": torch.from_numpy(output[order].astype(np.int32))}
 
 
 def from_k2_dict(content: dict[str, Any], where: str = "k2 dict") -> Fsa:
@@ -149,11 +154,7 @@ def transducer_to_k2_dict(fst: kaldifst.StdVectorFst) -> dict[str, Any]:
     score = -np.concatenate([arcs["cost"], final[ending]])
     number = np.arange(len(final) + 1)
     number[[0, start]] = start, 0
-    source, target = number[source], number[target]
-    order = np.argsort(source, kind="stable")
-    columns = (source, target, label, score.astype(np.float32).view(np.int32))
-    table = np.stack([column[order].astype(np.int32) for column in columns], 1)
-    return {"arcs": torch.from_numpy(table), "aux_labels": torch.from_numpy(output[order].astype(np.int32))}
+    return k2_arcs(number[source], number[target], label, score, output)
 
 
 def read_openfst(path: Path) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:

@@ -7,16 +7,21 @@ calls used here. k2 stores scores in float32; sums over paths are made in float6
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import k2
+import numpy as np
 import torch
 from torch import Tensor
 
 from distill.fsa.engine import Score, check_inputs
+from distill.fsa.epsilons import decoding_graph_to_k2_dict
 from distill.fsa.formats import hmm_to_k2_dict
 from distill.fsa.graph import Hmm
+from distill.fsa.lattice import NO_FRAME, DecodingGraph, Lattice, Search
 
 EXACT = 1e30  # an output beam that prunes nothing
 LARGEST_INT = 2**31 - 1
@@ -37,6 +42,7 @@ class K2Engine:
             raise ValueError(f"output_beam and arcs_at_once must be positive, got {output_beam} and {arcs_at_once}")
         self.output_beam, self.arcs_at_once = output_beam, arcs_at_once
         self._shared: dict[int, tuple[Hmm, k2.Fsa | None]] = {}
+        self._decoding: dict[int, tuple[DecodingGraph, k2.Fsa]] = {}
 
     def score(self, log_probs: Tensor, lengths: Tensor, graph: Hmm | Sequence[Hmm]) -> Score:
         """Sum all paths of `graph`: log_probs (B, T, V), lengths (B,) -> Score (`Engine.score`).
@@ -53,6 +59,34 @@ class K2Engine:
             fsas = [to_k2(each) for each in graph]
         total, valid = _TotalScore.apply(log_probs, lengths.cpu(), fsas, self.output_beam, self.arcs_at_once)
         return Score(total, valid)
+
+    def lattice(self, log_probs: Tensor, lengths: Tensor, graph: DecodingGraph, search: Search) -> list[Lattice]:
+        """Lattices over `graph` by k2's pruned intersection: log_probs (B, T, V), lengths (B,) (`Engine.lattice`).
+
+        k2 counts `max_active` loosely and prunes its output loosely, too, so that it is pruned again; there are no
+        arcs without a frame, as k2 has none. Raises ValueError also as `distill.fsa.epsilons.frames_only` does.
+        """
+        check_inputs(log_probs, lengths, [], shared=True)
+        if graph.label.max(initial=NO_FRAME) >= log_probs.shape[2]:
+            top = graph.label.max()
+            raise ValueError(f"the decoding graph uses output {top}, but log_probs has only {log_probs.shape[2]}")
+        if id(graph) not in self._decoding:
+            self._decoding[id(graph)] = graph, _decodable(graph)
+        fsa = self._decoding[id(graph)][1].to(log_probs.device)
+        found = [Lattice.empty()] * len(lengths)
+        some = lengths.cpu().nonzero().squeeze(1)
+        if not len(some):
+            return found
+        dense = k2.DenseFsaVec(log_probs.detach()[some].float(), segments(lengths.cpu()[some]))
+        lattices = k2.intersect_dense_pruned(
+            fsa, dense, search.beam, search.lattice_beam, 0, search.max_active, frame_idx_name="frame"
+        ).to("cpu")
+        for utterance, lattice in zip(some.tolist(), _from_k2(lattices, search.lattice_beam)):
+            if lattice.num_states:
+                scores = log_probs[utterance].detach().float().cpu().numpy()
+                acoustic = scores[lattice.frame[lattice.src], lattice.label]
+                found[utterance] = replace(lattice, acoustic=acoustic)
+        return found
 
 
 def to_k2(graph: Hmm) -> k2.Fsa | None:
@@ -135,3 +169,56 @@ def _pieces(lengths: Tensor, fsas: Sequence[k2.Fsa | None], at_once: int) -> Ite
         arcs += more
     if piece:
         yield piece
+
+
+def _decodable(graph: DecodingGraph) -> k2.Fsa:
+    fsa = k2.Fsa.from_dict(decoding_graph_to_k2_dict(graph))
+    fsa.lm_scores = fsa.scores.clone()  # k2 carries attributes over to the lattice, so scores stay apart
+    return k2.create_fsa_vec([fsa])
+
+
+def _from_k2(lattices: k2.Fsa, beam: float) -> Iterator[Lattice]:
+    """Each lattice of a vector, with arcs and ends on complete paths at most `beam` worse than the best one.
+
+    k2's final arcs become final weights, its last state goes. Acoustic scores are left at 0.
+    """
+    arcs = lattices.arcs.values().numpy()
+    forward = lattices.get_forward_scores(use_double_scores=True, log_semiring=False).numpy()
+    backward = lattices.get_backward_scores(use_double_scores=True, log_semiring=False).numpy()
+    score, graph = (x.detach().numpy() for x in (lattices.scores, lattices.lm_scores))
+    first_state = lattices.arcs.shape().row_splits(1).tolist()
+    first_arc = lattices.arcs.shape().row_splits(2).numpy()[first_state].tolist()
+    for states, columns in zip(_slices(first_state), _slices(first_arc)):
+        ahead, back = forward[states], backward[states]
+        src, dst, label = arcs[columns, :3].T
+        keep = ahead[src] + score[columns] + back[dst] >= back[:1] - beam
+        rows = np.flatnonzero(keep) + columns.start
+        yield _lattice(
+            src[keep],
+            dst[keep],
+            label[keep],
+            lattices.aux_labels.numpy()[rows],
+            graph[rows],
+            lattices.frame.numpy()[rows],
+        )
+
+
+def _slices(first: list[int]) -> Iterator[slice]:
+    return (slice(low, high) for low, high in itertools.pairwise(first))
+
+
+def _lattice(
+    src: np.ndarray, dst: np.ndarray, label: np.ndarray, word: np.ndarray, graph: np.ndarray, frames: np.ndarray
+) -> Lattice:
+    """From the arcs that are kept, k2's final ones among them; states without arcs go."""
+    if not len(src):
+        return Lattice.empty()
+    alive = np.unique(src)  # each state but k2's last has an arc that leaves it
+    number = np.full(int(max(src.max(), dst.max())) + 1, -1, dtype=np.int32)
+    number[alive] = np.arange(len(alive))
+    frame, final = np.zeros(len(alive), dtype=np.int32), np.full(len(alive), -np.inf, dtype=np.float32)
+    frame[number[src]] = frames
+    last = label == -1
+    final[number[src[last]]] = graph[last]
+    src, dst, label, word, graph = (x[~last] for x in (number[src], number[dst], label, word, graph))
+    return Lattice(src, dst, label, word, np.zeros_like(graph), graph, frame, final)

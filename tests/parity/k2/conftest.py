@@ -1,0 +1,40 @@
+"""Tests against the real k2; they run where it is installed: ./tools/test.sh --k2."""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from distill.data.grammar import Grammar
+from distill.fsa import Fsa
+from distill.graphs.denominator import build_denominator
+from distill.graphs.lexicon import Lang, Lexicon, write_lang
+
+collect_ignore_glob = ["test_*.py"] if importlib.util.find_spec("k2") is None else []
+MINI = Path(__file__).resolve().parents[3] / "egs" / "librispeech" / "mini"
+
+
+@dataclass(frozen=True)
+class Mini:
+    """Lexicon and text of the embedded corpus, and the unit n-grams of its text."""
+
+    lang: Lang
+    folder: Path
+    sentences: list[str]
+    bigram: Fsa
+    trigram: Fsa
+
+
+@pytest.fixture(scope="session")
+def mini(tmp_path_factory: pytest.TempPathFactory) -> Mini:
+    folder = tmp_path_factory.mktemp("lang_phones")
+    write_lang(Lexicon.read(MINI / "lexicon.txt"), folder)
+    lang = Lang.load(folder)
+    grammar, rng = Grammar.read(MINI / "grammar.txt"), random.Random(0)
+    sentences = [grammar.sentence(rng) for _ in range(2000)]
+    bigram, trigram = (build_denominator(sentences, lang, order)[0] for order in (2, 3))
+    return Mini(lang, folder, sentences, bigram, trigram)
