@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from distill.config import Graphs
 from distill.data.grammar import Grammar
 from distill.fsa import Fsa
 from distill.graphs.denominator import build_denominator
 from distill.graphs.lexicon import Lang, Lexicon, write_lang
 
 collect_ignore_glob = ["test_*.py"] if importlib.util.find_spec("k2") is None else []
+# what Kaldi's chain recipes prune: histories of two units are kept where they help most
+PRUNED = Graphs(order=3, style="chain", no_prune_order=2, num_extra_states=300)
 MINI = Path(__file__).resolve().parents[3] / "egs" / "librispeech" / "mini"
 
 
@@ -36,5 +39,5 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Mini:
     lang = Lang.load(folder)
     grammar, rng = Grammar.read(MINI / "grammar.txt"), random.Random(0)
     sentences = [grammar.sentence(rng) for _ in range(2000)]
-    bigram, trigram = (build_denominator(sentences, lang, order)[0] for order in (2, 3))
+    bigram, trigram = (build_denominator(sentences, lang, settings)[0] for settings in (Graphs(), PRUNED))
     return Mini(lang, folder, sentences, bigram, trigram)
