@@ -1,12 +1,13 @@
-"""Decoding graphs in which every arc takes a frame, as k2 needs them: its intersection knows no epsilon."""
+"""Decoding graphs as k2 has them: every arc takes a frame, as its intersection knows no epsilon."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
-from distill.fsa.formats import k2_arcs
+from distill.fsa.formats import K2Arcs, k2_arcs
 from distill.fsa.lattice import NO_FRAME, DecodingGraph
 
 LONGEST_CHAIN = 1000  # arcs without a frame in a row; more can only be a circle
@@ -64,6 +65,48 @@ def decoding_graph_to_k2_dict(graph: DecodingGraph, columns: np.ndarray | None =
     )
 
 
+def decoding_graph_from_k2_dict(content: dict[str, Any], where: str = "k2 dict") -> DecodingGraph:
+    """HLG as k2 and icefall write it (HLG.pt); the reverse of `decoding_graph_to_k2_dict`.
+
+    aux_labels may be ragged, as icefall has them (k2 is needed to read such a file): words beyond an arc's first
+    stand on arcs without a frame. Raises ValueError naming `where` for the dict of anything but a transducer.
+    """
+    src, dst, label, score = K2Arcs.of(content, where)
+    row, word = _words(content.get("aux_labels"), label, where)
+    last = label == -1
+    states = int(max(src.max(initial=0), dst[~last].max(initial=0))) + 1
+    place = np.arange(len(row)) - np.searchsorted(row, row)  # of a word on its arc
+    more = np.bincount(row, minlength=len(src)) - 1  # words beyond the first
+    fresh = states + np.cumsum(more) - more  # first of the states between them
+    begins, ends = place == 0, place == more[row]
+    source = np.where(begins, src[row], fresh[row] + place - 1)
+    target = np.where(ends, dst[row], fresh[row] + place)
+    labels = np.where(begins, label[row], NO_FRAME)
+    scores = np.where(begins, score[row], 0.0)
+    ending = last[row] & ends
+    final = np.full(states + int(more.sum()), -np.inf)
+    np.logaddexp.at(final, source[ending], scores[ending])
+    arcs = Arcs(source, target, labels, np.maximum(word, 0), scores).take(~ending)
+    return _decoding_graph(arcs, final)
+
+
+def _words(aux: Any, label: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Arc and word id of each word, at least one for every arc (0 or -1: none), in order of the arcs."""
+    count = len(label)
+    if isinstance(aux, torch.Tensor) and aux.shape == (count,):
+        return np.arange(count), aux.numpy()
+    if not hasattr(aux, "values") or not hasattr(aux, "shape"):
+        raise ValueError(f"{where}: expected aux_labels, one for each of {count} arcs, as a decoding graph has them")
+    word = aux.values.numpy()
+    said = word > 0
+    row = np.repeat(np.arange(count), np.diff(aux.shape.row_splits(1).numpy()))[said]
+    # a final arc takes no frame and ends the path, so its words stand before it
+    none = np.union1d(np.setdiff1d(np.arange(count), row), np.flatnonzero(label == -1))
+    row, word = np.concatenate([row, none]), np.concatenate([word[said], np.zeros(len(none), dtype=word.dtype)])
+    order = np.argsort(row, kind="stable")
+    return row[order], word[order]
+
+
 def frames_only(graph: DecodingGraph) -> DecodingGraph:
     """The same paths without arcs that take no frame: such arcs are joined to the arc with a frame before them.
 
@@ -110,12 +153,14 @@ def _connected(arcs: Arcs, final: np.ndarray) -> DecodingGraph:
     alive[0] = True
     arcs = arcs.take(alive[arcs.src] & alive[arcs.dst])
     number = np.cumsum(alive) - 1
-    src = number[arcs.src]
-    order = np.argsort(src, kind="stable")
+    return _decoding_graph(arcs._replace(src=number[arcs.src], dst=number[arcs.dst]), final[alive])
+
+
+def _decoding_graph(arcs: Arcs, final: np.ndarray) -> DecodingGraph:
+    arcs = arcs.take(np.argsort(arcs.src, kind="stable"))
     return DecodingGraph(
-        first_arcs(src[order], int(alive.sum())), number[arcs.dst][order].astype(np.int32),
-        arcs.label[order].astype(np.int32), arcs.word[order].astype(np.int32),
-        arcs.score[order].astype(np.float32), final[alive].astype(np.float32),
+        first_arcs(arcs.src, len(final)), arcs.dst.astype(np.int32), arcs.label.astype(np.int32),
+        arcs.word.astype(np.int32), arcs.score.astype(np.float32), final.astype(np.float32),
     )  # fmt: skip
 
 

@@ -42,7 +42,7 @@ class K2Engine:
             raise ValueError(f"output_beam and arcs_at_once must be positive, got {output_beam} and {arcs_at_once}")
         self.output_beam, self.arcs_at_once = output_beam, arcs_at_once
         self._shared: dict[int, tuple[Hmm, k2.Fsa | None]] = {}
-        self._decoding: dict[int, tuple[DecodingGraph, k2.Fsa]] = {}
+        self._decoding: dict[tuple[int, bool], tuple[DecodingGraph, k2.Fsa]] = {}
 
     def score(self, log_probs: Tensor, lengths: Tensor, graph: Hmm | Sequence[Hmm]) -> Score:
         """Sum all paths of `graph`: log_probs (B, T, V), lengths (B,) -> Score (`Engine.score`).
@@ -70,23 +70,24 @@ class K2Engine:
         if graph.label.max(initial=NO_FRAME) >= log_probs.shape[2]:
             top = graph.label.max()
             raise ValueError(f"the decoding graph uses output {top}, but log_probs has only {log_probs.shape[2]}")
-        if id(graph) not in self._decoding:
-            self._decoding[id(graph)] = graph, _decodable(graph)
-        fsa = self._decoding[id(graph)][1].to(log_probs.device)
         found = [Lattice.empty()] * len(lengths)
-        some = lengths.cpu().nonzero().squeeze(1)
-        if not len(some):
-            return found
-        dense = k2.DenseFsaVec(log_probs.detach()[some].float(), segments(lengths.cpu()[some]))
-        lattices = k2.intersect_dense_pruned(
-            fsa, dense, search.beam, search.lattice_beam, 0, search.max_active, frame_idx_name="frame"
-        ).to("cpu")
-        for utterance, lattice in zip(some.tolist(), _from_k2(lattices, search.lattice_beam)):
-            if lattice.num_states:
-                scores = log_probs[utterance].detach().float().cpu().numpy()
-                acoustic = scores[lattice.frame[lattice.src], lattice.label]
-                found[utterance] = replace(lattice, acoustic=acoustic)
+        lengths = lengths.cpu()
+        for complete in (True, False):  # those without a complete path again, with every state as an end
+            rows = [row for row, lattice in enumerate(found) if not lattice.num_states and lengths[row]]
+            if rows:
+                fsa = self._decodable(graph, complete).to(log_probs.device)
+                for row, lattice in zip(rows, _search(log_probs.detach()[rows], lengths[rows], fsa, search)):
+                    found[row] = replace(lattice, complete=complete) if lattice.num_states else lattice
         return found
+
+    def _decodable(self, graph: DecodingGraph, complete: bool) -> k2.Fsa:
+        key = id(graph), complete
+        if key not in self._decoding:
+            ends = graph if complete else replace(graph, final=np.zeros_like(graph.final))
+            fsa = k2.Fsa.from_dict(decoding_graph_to_k2_dict(ends))
+            fsa.lm_scores = fsa.scores.clone()  # k2 carries attributes over to the lattice, so scores stay apart
+            self._decoding[key] = graph, k2.create_fsa_vec([fsa])
+        return self._decoding[key][1]
 
 
 def to_k2(graph: Hmm) -> k2.Fsa | None:
@@ -171,10 +172,13 @@ def _pieces(lengths: Tensor, fsas: Sequence[k2.Fsa | None], at_once: int) -> Ite
         yield piece
 
 
-def _decodable(graph: DecodingGraph) -> k2.Fsa:
-    fsa = k2.Fsa.from_dict(decoding_graph_to_k2_dict(graph))
-    fsa.lm_scores = fsa.scores.clone()  # k2 carries attributes over to the lattice, so scores stay apart
-    return k2.create_fsa_vec([fsa])
+def _search(log_probs: Tensor, lengths: Tensor, fsa: k2.Fsa, search: Search) -> Iterator[Lattice]:
+    """A lattice per utterance, empty where the graph has no end in reach; lengths (B,) > 0."""
+    dense = k2.DenseFsaVec(log_probs.float(), segments(lengths))
+    beams = (search.beam, search.lattice_beam, 0, search.max_active)
+    lattices = k2.intersect_dense_pruned(fsa, dense, *beams, frame_idx_name="frame").to("cpu")
+    for scores, lattice in zip(log_probs.float().cpu().numpy(), _from_k2(lattices, search.lattice_beam)):
+        yield replace(lattice, acoustic=scores[lattice.frame[lattice.src], lattice.label])
 
 
 def _from_k2(lattices: k2.Fsa, beam: float) -> Iterator[Lattice]:

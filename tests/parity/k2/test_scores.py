@@ -10,7 +10,8 @@ from reference import acceptor, ctc_graph, log_probs, rounded, score
 
 from distill.fsa import Engine, Fsa, Hmm, build_engine
 from distill.graphs import topology
-from distill.graphs.numerator import UnitLm, sequences_graph, transcript_graph, with_lm
+from distill.graphs.numerator import UnitLm, sequences_graph, transcript_graph
+from distill.graphs.weighting import with_lm
 
 UNITS = 5  # blank and four units
 ENGINES = ("native", "torch", "k2")
