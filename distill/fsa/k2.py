@@ -195,7 +195,8 @@ def _from_k2(lattices: k2.Fsa, beam: float) -> Iterator[Lattice]:
     for states, columns in zip(_slices(first_state), _slices(first_arc)):
         ahead, back = forward[states], backward[states]
         src, dst, label = arcs[columns, :3].T
-        keep = ahead[src] + score[columns] + back[dst] >= back[:1] - beam
+        ended = back[:1] > -np.inf  # where no path ends, k2 may leave the beginnings of some
+        keep = ended & (ahead[src] + score[columns] + back[dst] >= back[:1] - beam)
         rows = np.flatnonzero(keep) + columns.start
         yield _lattice(
             src[keep],

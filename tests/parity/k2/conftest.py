@@ -11,7 +11,7 @@ import pytest
 
 from distill.config import Graphs
 from distill.data.grammar import Grammar
-from distill.fsa import Fsa
+from distill.fsa import DecodingGraph, Fsa
 from distill.graphs.denominator import build_denominator
 from distill.graphs.lexicon import Lang, Lexicon, write_lang
 
@@ -30,6 +30,18 @@ class Mini:
     sentences: list[str]
     bigram: Fsa
     trigram: Fsa
+
+
+@pytest.fixture(scope="session")
+def hlg(mini: Mini) -> DecodingGraph:
+    """Word bigram, lexicon and topology of the embedded corpus, composed by OpenFst; it has arcs without frames."""
+    from distill.graphs.decoding_graph import build_hlg
+    from distill.graphs.ngram import train_word_ngram
+
+    arpa, path = mini.folder / "words.arpa", mini.folder / "HLG.fst"
+    train_word_ngram(mini.sentences[:100], 2, mini.lang.lexicon.words).write(arpa)
+    build_hlg(mini.lang, arpa, mini.folder / "words.txt").write(str(path))
+    return DecodingGraph.read(path)
 
 
 @pytest.fixture(scope="session")
