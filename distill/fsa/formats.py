@@ -54,11 +54,11 @@ def hmm_to_k2_dict(graph: Hmm) -> dict[str, Any]:
 def k2_arcs(
     src: np.ndarray, dst: np.ndarray, label: np.ndarray, score: np.ndarray, output: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """k2's dict of arcs (A,) in k2's order: by source, then label, the final arcs' -1 last (it compares as unsigned).
+    """k2's dict of arcs (A,) in k2's order: by source, label (-1 last: it compares as unsigned), target.
 
     output (A,): labels of a transducer's other side, written as aux_labels.
     """
-    order = np.lexsort((label.astype(np.uint32), src))
+    order = np.lexsort((dst, label.astype(np.uint32), src))
     columns = [src, dst, label, score.astype(np.float32).view(np.int32)]
     content = {"arcs": torch.from_numpy(np.stack([column[order].astype(np.int32) for column in columns], 1))}
     return content if output is None else content | {"aux_labels": torch.from_numpy(output[order].astype(np.int32))}

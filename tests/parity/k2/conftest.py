@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from distill.config import Graphs
 from distill.data.grammar import Grammar
@@ -30,6 +33,19 @@ class Mini:
     sentences: list[str]
     bigram: Fsa
     trigram: Fsa
+
+
+def spoken(mini: Mini, sentences: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noisy log-probabilities (B, T, V) of sentences, two to four frames a unit, and lengths (B,) in no order."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for sentence in sentences:
+        units = [u for word in sentence.split() for u in mini.lang.pronunciation_ids(word, "test")[0]]
+        frames = np.repeat(units, rng.integers(2, 5, len(units)))
+        logits = 1.5 * rng.normal(size=(len(frames), mini.lang.topology.num_outputs))
+        logits[np.arange(len(frames)), frames] += 5.0
+        rows.append(torch.from_numpy(logits).log_softmax(-1).float())
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from distill.fsa import Fsa
+from distill.graphs.topology import Topology
 
 GRID = 2.0**-10
 EXACT = 1e30  # an output beam that prunes nothing
@@ -45,13 +46,34 @@ def acceptor(fsa: Fsa) -> k2.Fsa:
     return k2.Fsa.from_str("\n".join([*lines, str(end)]))
 
 
-def ctc_graph(fsa: Fsa, num_units: int, modified: bool = False) -> k2.Fsa:
-    """H o fsa as icefall composes it: k2's CTC topology with an acceptor that has epsilon self-loops."""
-    topology = k2.arc_sort(k2.ctc_topo(num_units - 1, modified=modified).invert_())
-    looped = k2.add_epsilon_self_loops(k2.arc_sort(acceptor(fsa)))
-    composed = k2.intersect(topology, k2.arc_sort(looped), treat_epsilons_specially=False).invert_()
+def frames_graph(fsa: Fsa, topology: Topology) -> k2.Fsa:
+    """H o C o fsa as icefall composes it: the topology with an acceptor that has epsilon self-loops."""
+    if topology.has_context or topology.kind == "two_pdf":
+        inverted = two_pdf(topology)
+    else:
+        inverted = k2.ctc_topo(topology.num_units - 1, modified=topology.kind == "ctc_compact").invert_()
+    looped = k2.arc_sort(k2.add_epsilon_self_loops(k2.arc_sort(acceptor(fsa))))
+    composed = k2.intersect(k2.arc_sort(inverted), looped, treat_epsilons_specially=False).invert_()
     del composed.aux_labels
     return k2.arc_sort(k2.connect(composed))
+
+
+def two_pdf(topology: Topology) -> k2.Fsa:
+    """Units in, outputs out: one state for each unit and class, entered by the class' first output (Hadian et al.)."""
+    rows = topology.classes if topology.has_context else np.tile(topology.classes, (topology.num_units, 1))
+    assert topology.kind == "two_pdf"
+    pairs = sorted({(unit, int(c)) for unit in range(1, len(rows)) for c in rows[:, unit]})
+    state = {pair: number for number, pair in enumerate([(0, -1), *pairs])}
+    end, arcs = len(state), []
+    for (last, c), here in state.items():
+        if last:
+            arcs.append((here, here, 0, 2 * c + 1))
+        for unit in range(1, len(rows)):
+            entered = int(rows[last, unit])
+            arcs.append((here, state[unit, entered], unit, 2 * entered))
+        arcs.append((here, end, -1, -1))
+    lines = [f"{source} {target} {unit} {output} 0.0" for source, target, unit, output in sorted(arcs)]
+    return k2.Fsa.from_str("\n".join([*lines, str(end)]), num_aux_labels=1)
 
 
 def score(graphs: Sequence[k2.Fsa], log_probs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

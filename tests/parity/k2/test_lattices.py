@@ -8,7 +8,7 @@ from itertools import islice, takewhile
 import numpy as np
 import pytest
 import torch
-from conftest import Mini
+from conftest import Mini, spoken
 
 from distill.fsa import DecodingGraph, Engine, Lattice, Search, build_engine
 from distill.fsa.sequences import Hearing, determinised
@@ -22,17 +22,8 @@ def k2_engine() -> Engine:
 
 
 @pytest.fixture(scope="module")
-def spoken(mini: Mini) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noisy log-probabilities (B, T, V) of sentences, two to four frames a unit, and lengths (B,) in no order."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for sentence in mini.sentences[100:104]:
-        units = [u for word in sentence.split() for u in mini.lang.pronunciation_ids(word, "test")[0]]
-        frames = np.repeat(units, rng.integers(2, 5, len(units)))
-        logits = 1.5 * rng.normal(size=(len(frames), mini.lang.topology.num_outputs))
-        logits[np.arange(len(frames)), frames] += 5.0
-        rows.append(torch.from_numpy(logits).log_softmax(-1).float())
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])
+def utterances(mini: Mini) -> tuple[torch.Tensor, torch.Tensor]:
+    return spoken(mini, mini.sentences[100:104])
 
 
 def said(lattice: Lattice, hearing: Hearing | None) -> tuple[float, dict[tuple[int, ...], float]]:
@@ -54,9 +45,13 @@ def assert_same(ours: Lattice, theirs: Lattice, hearing: Hearing | None) -> None
 
 @pytest.mark.parametrize("acoustic_scale", [1.0, 0.5])
 def test_same_words_and_units_with_the_same_scores(
-    k2_engine: Engine, mini: Mini, hlg: DecodingGraph, spoken: tuple[torch.Tensor, torch.Tensor], acoustic_scale: float
+    k2_engine: Engine,
+    mini: Mini,
+    hlg: DecodingGraph,
+    utterances: tuple[torch.Tensor, torch.Tensor],
+    acoustic_scale: float,
 ) -> None:
-    log_probs, lengths = acoustic_scale * spoken[0], spoken[1]
+    log_probs, lengths = acoustic_scale * utterances[0], utterances[1]
     ours = build_engine("native").lattice(log_probs, lengths, hlg, SEARCH)
     theirs = k2_engine.lattice(log_probs, lengths, hlg, SEARCH)
     hearing = Hearing.of(mini.lang.topology.hears, mini.lang.topology.num_outputs)
@@ -70,8 +65,10 @@ def test_same_words_and_units_with_the_same_scores(
     assert sequences > 2 * len(lengths)
 
 
-def test_scores_stay_apart(k2_engine: Engine, hlg: DecodingGraph, spoken: tuple[torch.Tensor, torch.Tensor]) -> None:
-    log_probs, lengths = spoken
+def test_scores_stay_apart(
+    k2_engine: Engine, hlg: DecodingGraph, utterances: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    log_probs, lengths = utterances
     for row, lattice in enumerate(k2_engine.lattice(log_probs, lengths, hlg, SEARCH)):
         frames = lattice.frame[lattice.src]
         np.testing.assert_array_equal(lattice.acoustic, log_probs[row].numpy()[frames, lattice.label])
@@ -79,9 +76,9 @@ def test_scores_stay_apart(k2_engine: Engine, hlg: DecodingGraph, spoken: tuple[
 
 
 def test_utterances_without_a_complete_path(
-    k2_engine: Engine, hlg: DecodingGraph, spoken: tuple[torch.Tensor, torch.Tensor]
+    k2_engine: Engine, hlg: DecodingGraph, utterances: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
-    log_probs, _ = spoken
+    log_probs, _ = utterances
     ends = np.full_like(hlg.final, -np.inf)
     ends[-1] = 0.0  # far from everything that is said here
     cut, lengths = replace(hlg, final=ends), torch.tensor([20, 0, 9, 0])
