@@ -27,8 +27,7 @@ def _k2_engine() -> Engine:
         from distill.fsa.k2 import K2Engine
     except ImportError as error:
         raise ValueError(
-            f"engine 'k2' cannot be used here ({error}). Wheels for each torch stand at"
-            " https://k2-fsa.github.io/k2/installation (PyPI's k2 1.23.4 is for Python 3.10 with torch 1.13.1:"
-            " ./tools/test.sh --k2 makes such an environment, .venv-k2). --engine native needs nothing and is faster"
+            f"engine 'k2' needs k2, which cannot be imported here ({error}); wheels for each torch stand at"
+            " https://k2-fsa.github.io/k2/installation. Engine 'native' gives the same values, faster"
         ) from None
     return K2Engine()
