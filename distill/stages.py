@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import importlib.util
 import json
 import logging
 import os
@@ -24,9 +25,14 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
+ENGINES = ("native", "torch", "k2")
 # units of --units, and the topology each comes with
 TOPOLOGIES = {"phones": "ctc", "chars": "ctc", "bpe": "ctc", "biphones": "two_pdf"}
 GRAPHS = "graphs."
+NO_K2 = (
+    "--engine k2 needs k2, which this Python does not have; wheels for each torch stand at"
+    " https://k2-fsa.github.io/k2/installation. --engine native gives the same values, faster"
+)
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,7 @@ def recipe_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--experiment", default="", help="comma-separated names of YAML files")
     parser.add_argument("--nj", type=int, default=os.cpu_count() or 1, help="processes and threads")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
-    parser.add_argument("--engine", default="native", help="graph engine")
+    parser.add_argument("--engine", default="native", help=", ".join(ENGINES))
     parser.add_argument("--units", default="phones", help=", ".join(TOPOLOGIES))
     parser.add_argument("--topology", default="", help="ctc, ctc_compact, two_pdf; empty: as the units have it")
     parser.add_argument("--mini", choices=("true", "false"), default="false")
@@ -143,6 +149,8 @@ def recipe_from(args: argparse.Namespace) -> Recipe:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S")
     os.environ.setdefault("OMP_NUM_THREADS", str(args.nj))
     units = _known("--units", args.units, TOPOLOGIES)
+    if _known("--engine", args.engine, ENGINES) == "k2" and importlib.util.find_spec("k2") is None:
+        raise ValueError(NO_K2)
     topology = _known("--topology", args.topology or TOPOLOGIES[units], ("ctc", "ctc_compact", "two_pdf"))
     return Recipe(
         args.corpus, args.conf_dir, args.data_dir, args.exp_dir, Path(args.corpus_dir) if args.corpus_dir else None,

@@ -21,7 +21,7 @@ def main() -> None:
 
 def write(recipe: Recipe, folder: Path) -> None:
     """denominator.pt, HLG.fst (OpenFst), HLG.pt (k2), summary.json."""
-    from distill.fsa.formats import load_fsa, save_dict, transducer_to_k2_dict
+    from distill.fsa.formats import load_fsa
     from distill.graphs.decoding_graph import build_hlg, size
     from distill.graphs.lexicon import Lang
 
@@ -32,7 +32,7 @@ def write(recipe: Recipe, folder: Path) -> None:
     denominator = lang.topology.compose(lm)
     hlg = build_hlg(lang, recipe.lm / ARPA)
     hlg.write(str(folder / "HLG.fst"))
-    save_dict(folder / "HLG.pt", transducer_to_k2_dict(hlg))
+    write_for_k2(folder, lang)
     states, arcs = size(hlg)
     perplexity = json.loads((recipe.lm / "summary.json").read_text(encoding="utf-8"))
     summary = {
@@ -48,6 +48,20 @@ def write(recipe: Recipe, folder: Path) -> None:
     for name, facts in summary.items():
         log.info("%s: %s", name, ", ".join(f"{key} {value}" for key, value in facts.items()))
     (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+
+
+def write_for_k2(folder: Path, lang) -> None:
+    """HLG.pt, which k2 and icefall decode with: labels are the model's outputs, and every arc takes a frame."""
+    from distill.fsa.epsilons import decoding_graph_to_k2_dict
+    from distill.fsa.formats import save_dict
+    from distill.fsa.lattice import DecodingGraph
+
+    try:
+        content = decoding_graph_to_k2_dict(DecodingGraph.read(folder / "HLG.fst"), lang.topology.output_columns)
+    except ValueError as error:  # nothing else here needs it
+        log.warning("HLG.pt is not written: %s", error)
+    else:
+        save_dict(folder / "HLG.pt", content)
 
 
 if __name__ == "__main__":

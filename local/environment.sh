@@ -1,4 +1,4 @@
-# Sourced: makes .venv and installs what is missing, quietly; a second call costs nothing.
+# Sourced: makes .venv (and .venv-k2) and installs what is missing, quietly; a second call costs nothing.
 
 root=${root:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)}
 
@@ -21,4 +21,33 @@ install_environment() {
     --constraint "$root/constraints.txt" --editable "$root[${wanted// /,}]" ||
     { echo "installation failed; see the lines above, mend it and call again" >&2; exit 1; }
   echo "$stamp $wanted" >"$marker"
+}
+
+# python_for_k2: a Python 3.10, the newest for which PyPI has a k2: $PYTHON_K2, python3.10, or one that pyenv has.
+python_for_k2() {
+  local candidate
+  for candidate in "${PYTHON_K2:-}" python3.10 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.10.*/bin/python; do
+    [[ -n $candidate ]] || continue
+    "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 10))' 2>/dev/null && { echo "$candidate"; return 0; }
+    [[ $candidate != "${PYTHON_K2:-}" ]] || { echo "PYTHON_K2=$PYTHON_K2 is not a Python 3.10" >&2; return 1; }
+  done
+  echo "k2 1.23.4 needs Python 3.10, and there is none here: install one (apt-get install python3.10-venv," \
+    "pyenv install 3.10, conda create -n py310 python=3.10) and, if it is not found, set PYTHON_K2 to it" >&2
+  return 1
+}
+
+# install_k2_environment: .venv-k2 as constraints-k2.txt has it. This project is not installed there (its torch is
+# another): PYTHONPATH shows the way.
+install_k2_environment() {
+  local venv="$root/.venv-k2" stamp python
+  stamp=$(sha256sum "$root/constraints-k2.txt" | cut -c1-16)
+  [[ -f $venv/.installed && $(cat "$venv/.installed") == "$stamp" ]] && return 0
+  [[ $(uname -sm) == "Linux x86_64" ]] || { echo "k2 1.23.4 has wheels for Linux on x86_64 only" >&2; exit 1; }
+  python=$(python_for_k2) || exit 1
+  echo "== installing k2 into .venv-k2 (once; 2 GB to fetch, 3.5 GB on disk, some minutes)"
+  rm -rf "$venv"
+  "$python" -m venv "$venv"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$root/constraints-k2.txt" ||
+    { echo "installation failed; see the lines above, mend it and call again" >&2; exit 1; }
+  echo "$stamp" >"$venv/.installed"
 }

@@ -38,7 +38,7 @@ usage: egs/$corpus/run.sh [options]
   --corpus-dir DIR            where the corpus lies
   --nj N                      processes and threads (default: all cores)
   --device cpu|cuda           where models run
-  --engine native             graph engine
+  --engine native             graph engine: native, torch (the slow reference), k2 (where it is installed)
   --units phones              output units: phones, chars, bpe, biphones (tied by counts)
   --topology NAME             ctc, ctc_compact, two_pdf (default: ctc; of biphones two_pdf)
   --set KEY=VALUE             override a setting of the experiments, or of the graphs

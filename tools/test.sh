@@ -1,7 +1,15 @@
 #!/usr/bin/env bash
 # All checks and tests. Arguments go to pytest; without any, all tests run: ./tools/test.sh tests/unit -k stages
+# With --k2 first: the tests against the real k2, in an environment of their own (.venv-k2, made when missing).
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
+if [[ ${1:-} == --k2 ]]; then
+  shift
+  source local/environment.sh
+  install_k2_environment
+  (($#)) || set -- tests/parity/k2
+  PYTHONPATH="$root" exec .venv-k2/bin/python -m pytest --durations=10 "$@"
+fi
 ./tools/check.sh
 exec .venv/bin/python -m pytest --durations=10 "${@:-tests}"

@@ -148,3 +148,14 @@ def test_an_unknown_experiment_names_the_nearest_first(tmp_path: Path) -> None:
         (tmp_path / f"{name}.yaml").touch()
     with pytest.raises(FileNotFoundError, match=r"no experiment 'techer' .*there are: teacher, "):
         a_recipe(tmp_path).experiment_yaml("techer")
+
+
+def test_an_unknown_engine_names_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--engine nativ is not known; did you mean 'native'"):
+        a_recipe(tmp_path, "--engine", "nativ")
+
+
+def test_k2_where_it_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="--engine k2 needs k2, which this Python does not have"):
+        a_recipe(tmp_path, "--engine", "k2")

@@ -11,8 +11,13 @@ import torch
 
 from distill.fsa.formats import (
     from_k2_dict,
+    from_k2_vector_dict,
     from_openfst_text,
+    hmm_from_k2_dict,
+    hmm_to_k2_dict,
     k2_dict,
+    k2_dict_to_openfst_text,
+    k2_vector_dict,
     load_fsa,
     read_openfst,
     save_fsa,
@@ -20,6 +25,8 @@ from distill.fsa.formats import (
     transducer_to_k2_dict,
 )
 from distill.fsa.graph import Fsa
+from distill.fsa.native import NativeEngine
+from distill.graphs import topology
 
 
 def graph(seed: int = 0, states: int = 5, labels: int = 4) -> Fsa:
@@ -66,6 +73,49 @@ def test_two_final_arcs_of_a_state_add_up() -> None:
     half = np.float32(np.log(0.5)).view(np.int32)
     arcs = torch.tensor([[0, 1, 1, 0], [1, 2, -1, int(half)], [1, 2, -1, int(half)]], dtype=torch.int32)
     assert from_k2_dict({"arcs": arcs}).final == pytest.approx([-np.inf, 0.0], abs=1e-6)
+
+
+def test_vector_of_graphs_has_k2s_layout() -> None:
+    """As k2 1.23.4 writes the FsaVec of these two graphs."""
+    one = torch.tensor([[0, 1, 5, 0], [0, 1, 6, 0], [1, 2, -1, 0]], dtype=torch.int32)
+    two = torch.tensor([[0, 1, -1, 0]], dtype=torch.int32)
+    content = k2_vector_dict([{"arcs": one}, {"arcs": two}])
+    assert content["arcs"].dtype == torch.int32
+    head, arcs = content["arcs"][:8].tolist(), content["arcs"][8:].tolist()
+    assert (head, arcs) == ([2, 0, 0, 3, 5, 0, 3, 4], [0, 1, 5, 0, 0, 1, 6, 0, 1, 2, -1, 0, 0, 1, -1, 0])
+
+
+def test_vector_of_graphs_there_and_back() -> None:
+    graphs = [graph(0), Fsa.from_arcs([], {}, 1), graph(1, states=3)]
+    back = from_k2_vector_dict(k2_vector_dict([k2_dict(each) for each in graphs]))
+    assert len(back) == 3
+    for one, other in zip(graphs, back):
+        assert_same(one, other)
+
+
+def test_vector_cut_short() -> None:
+    content = k2_vector_dict([k2_dict(graph())])
+    with pytest.raises(ValueError, match=r"num\.pt: it promises"):
+        from_k2_vector_dict({"arcs": content["arcs"][:-4]}, "num.pt")
+    with pytest.raises(ValueError, match=r"num\.pt: expected a dict"):
+        from_k2_vector_dict({"arcs": torch.tensor([1000, 0, 0, 0])}, "num.pt")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_graph_over_frames_there_and_back(seed: int) -> None:
+    """All labellings of two frames keep their weight."""
+    hmm = topology.ctc(graph(seed))
+    back = hmm_from_k2_dict(hmm_to_k2_dict(hmm))
+    probs, lengths = torch.randn(1, 2, 4, generator=torch.Generator().manual_seed(seed)).double(), torch.tensor([2])
+    scores = [NativeEngine().score(probs, lengths, each).total.item() for each in (hmm, back)]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-6)
+    assert back.accepts_empty == pytest.approx(hmm.accepts_empty, rel=1e-6)
+
+
+def test_k2_dict_as_openfst_text() -> None:
+    text = k2_dict_to_openfst_text(transducer_to_k2_dict(transducer()))
+    assert text == "0 1 5 9 0.5\n1 2 0 8 1.5\n1 1 4 0 2.5\n2 0.25\n"
+    assert k2_dict_to_openfst_text(k2_dict(Fsa.from_arcs([(0, 1, 3, -0.5)], {1: -2.0}, 2))) == "0 1 3 0.5\n1 2.0\n"
 
 
 def test_unreadable_graphs(tmp_path: Path) -> None:
