@@ -8,12 +8,16 @@ export and serving take an experiment folder and never an architecture flag.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+FBANK_SHIFT, FBANK_WIDTH = 160, 400
+"""Samples between two Fbank frames, and samples that each of them sees: 10 and 25 ms."""
 
 
 class Settings(BaseModel):
@@ -37,8 +41,10 @@ def _nearest(key: str, known: Sequence[str] | Mapping[str, Any]) -> str:
 
 
 class FrontEnd(Settings):
-    """Waveform to frames: a stack of convolutions (channels, kernel, stride), then norm and projection."""
+    """Audio to frames: a stack of convolutions (channels, kernel, stride) over the waveform or over Fbank frames."""
 
+    input: Literal["waveform", "fbank"] = "waveform"  # fbank: Kaldi's log-mel energies, a frame each 10 ms
+    mels: int = 80  # of Fbank frames
     layers: tuple[tuple[int, int, int], ...] = ((512, 10, 5), *((512, 3, 2),) * 4, *((512, 2, 2),) * 2)
     bias: bool = False  # BASE-like stacks have none, Large-like stacks do
     norm: Literal["group", "frame"] = "group"  # statistics over time (does not stream) or over channels
@@ -46,24 +52,69 @@ class FrontEnd(Settings):
     norm_eps: float = 1e-5  # of "frame" norms; larger where audio has digital silence (a norm of zeros explodes)
     first: Literal["random", "gabor"] = "random"  # gabor: log-compressed Gabor pairs at mel centres, trained on
     causal: bool = False  # pad on the left, so that frame t ends with sample (t + 1) * hop
-    waveform: Literal["utterance", "gain"] = "utterance"  # normalised per utterance, or times a stored gain
+    # normalised per utterance, times a stored gain, or as it is (Fbank frames have a stored mean and scale instead)
+    waveform: Literal["utterance", "gain", "none"] = "utterance"
+
+    @property
+    def unit(self) -> tuple[int, int]:
+        """Shift and width, in samples, of what the first convolution counts in."""
+        return (FBANK_SHIFT, FBANK_WIDTH) if self.input == "fbank" else (1, 1)
+
+    @property
+    def stride(self) -> int:
+        """Inputs of the first convolution per frame."""
+        return math.prod(stride for _, _, stride in self.layers)
+
+    @property
+    def reach(self) -> int:
+        """Inputs of the first convolution that one frame sees."""
+        inputs, stride = 1, 1
+        for _, kernel, step in self.layers:
+            inputs += (kernel - 1) * stride
+            stride *= step
+        return inputs
 
     @property
     def hop(self) -> int:
         """Samples per frame."""
-        hop = 1
-        for _, _, stride in self.layers:
-            hop *= stride
-        return hop
+        return self.stride * self.unit[0]
 
     @property
     def receptive(self) -> int:
         """Samples that one frame sees."""
-        samples, hop = 1, 1
-        for _, kernel, stride in self.layers:
-            samples += (kernel - 1) * hop
-            hop *= stride
-        return samples
+        shift, width = self.unit
+        return (self.reach - 1) * shift + width
+
+    @property
+    def context(self) -> int:
+        """Samples before its own hop that a frame sees."""
+        if self.input == "fbank":
+            return (FBANK_WIDTH - FBANK_SHIFT) // 2  # frames are centred on their shift, as Kaldi's are
+        return self.receptive - self.hop if self.causal else 0
+
+    @property
+    def ahead(self) -> int:
+        """Samples after its own hop that a frame waits for."""
+        return max(0, self.receptive - self.hop - self.context)
+
+    @model_validator(mode="after")
+    def _check(self) -> FrontEnd:
+        if self.input == "waveform":
+            return self
+        default = FrontEnd.model_fields["layers"].default
+        wrong = {
+            f"layers of a waveform stack ({len(default)}); one convolution, such as [[512, 3, 2]], is meant": (
+                self.layers == default
+            ),
+            "first: gabor": self.first != "random",
+            "causal: true (a frame of Fbank is centred, as runtimes have it)": self.causal,
+            f"waveform: {self.waveform} (write none: a mean and scale are stored)": self.waveform != "none",
+            "norm: group": self.norm == "group",
+        }
+        found = [name for name, is_wrong in wrong.items() if is_wrong]
+        if found:
+            raise ValueError(f"a front-end with input: fbank cannot have {'; '.join(found)}")
+        return self
 
 
 class Encoder(Settings):
@@ -74,6 +125,9 @@ class Encoder(Settings):
     layers: int = 12
     heads: int = 12
     norm_first: bool = False  # pre-LN (Large) or post-LN (BASE)
+    always_project: bool = False  # a projection even where features have the width already, as other libraries keep it
+    relative_buckets: int = 0  # WavLM's gated relative position bias: 320; 0: none
+    relative_distance: int = 800  # frames beyond which all distances share a bucket
     position_kernel: int = 128
     position_groups: int = 16
     position_causal: bool = False
@@ -92,10 +146,27 @@ class Encoder(Settings):
 
 
 class Streaming(Settings):
-    """Chunked attention: frame i of chunk c = i // chunk sees [c * chunk - history, (c + 1) * chunk)."""
+    """Chunked attention: frame i of chunk c = i // chunk sees [c * chunk - history, (c + 1) * chunk).
 
-    chunk_frames: int = 0  # 0: full context
-    history_frames: int = 0
+    With `train_chunks` each training batch draws one of them (and one of `train_histories`), so that one
+    model serves many latencies; elsewhere it runs at chunk_frames and history_frames.
+    """
+
+    chunk_frames: int = Field(0, ge=0)  # 0: full context
+    history_frames: int = Field(0, ge=0)
+    sink_frames: int = Field(0, ge=0)  # first frames of the utterance that stay visible for ever (attention sinks)
+    train_chunks: tuple[int, ...] = ()  # 0 stands for full context
+    train_histories: tuple[int, ...] = ()  # empty: always history_frames
+
+    @model_validator(mode="after")
+    def _check(self) -> Streaming:
+        if min((*self.train_chunks, *self.train_histories), default=0) < 0:
+            raise ValueError("streaming.train_chunks and train_histories count frames: none can be negative")
+        if not self.chunk_frames and (self.train_chunks or self.sink_frames):
+            raise ValueError("streaming.train_chunks and sink_frames need streaming.chunk_frames, the size it runs at")
+        if self.train_histories and not self.train_chunks:
+            raise ValueError("streaming.train_histories are drawn with train_chunks, which are empty")
+        return self
 
 
 class Mask(Settings):
@@ -122,7 +193,6 @@ class Model(Settings):
             return self
         front, encoder = self.front_end, self.encoder
         blockers = {
-            "front_end.causal: false": not front.causal,
             "front_end.norm: group": front.norm == "group",
             "front_end.waveform: utterance": front.waveform == "utterance",
             "encoder.position_causal: false": not encoder.position_causal,
@@ -296,7 +366,10 @@ class Experiment(Settings):
     description: str = ""
     seed: int = 0
     model: Model = Model()
+    pretrained: str | None = None  # stage 5 of a teacher: hf:FOLDER_OR_NAME, fairseq:FILE, torchaudio:FILE; else random
     init: str | None = None  # experiment whose parameters of the same name and shape are taken over
+    init_blocks: tuple[int, ...] = ()  # block of `init`, from 1, that each block starts from; empty: the same one
+    init_slice: tuple[str, ...] = ()  # beginnings of names of larger tensors whose leading part is taken over
     teacher: Teacher | None = None
     data: Data = Data()
     augment: Augment = Augment()
@@ -314,6 +387,8 @@ class Experiment(Settings):
                 " 'teacher' is not set; without one use alpha: 1, beta: 1"
             )
         layers = self.model.encoder.layers
+        if len(self.init_blocks) not in (0, layers):
+            raise ValueError(f"init_blocks has {len(self.init_blocks)} entries, expected one for each of {layers} blocks")
         if len(objective.teacher_layers) not in (0, layers):
             raise ValueError(
                 f"objective.teacher_layers has {len(objective.teacher_layers)} entries, expected one for each"

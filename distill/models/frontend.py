@@ -1,4 +1,4 @@
-"""Waveform to frames: the convolution stack of wav2vec 2.0 and its streamable variants."""
+"""Audio to frames: the convolution stack of wav2vec 2.0, its streamable variants, and Fbank."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from distill.batch import SAMPLE_RATE, valid_mask
 from distill.config import FrontEnd as FrontEndSettings
+from distill.features import fbank, fbank_frames, fbank_lengths
 
 
 class TimeNorm(nn.GroupNorm):
@@ -99,58 +100,121 @@ def gabor_pairs(channels: int, kernel: int, low: float = 80.0, high: float = 760
 
 
 class FrontEnd(nn.Module):
-    """The convolution stack; its frames are `hop` samples apart and see `receptive` samples.
+    """Convolutions over what `inputs` makes of the audio; frames are `hop` samples apart.
 
-    A causal stack pads the waveform (never a layer's output) on the left, so that frame t ends with
-    sample (t + 1) * hop and the only state it needs when streaming is the waveform's last
-    `receptive - hop` samples.
+    Frame t sees samples t * hop - context to (t + 1) * hop + ahead and nothing else, so that all a stream
+    has to remember of its audio are the last `context` samples, and those that still lack their `ahead`.
     """
 
-    gain: Tensor
-
-    def __init__(self, settings: FrontEndSettings) -> None:
+    def __init__(self, settings: FrontEndSettings, channels: int) -> None:
         super().__init__()
         self.settings = settings
         self.hop, self.receptive = settings.hop, settings.receptive
-        self.context = self.receptive - self.hop if settings.causal else 0
-        self.register_buffer("gain", torch.ones(()))
+        self.context, self.ahead = settings.context, settings.ahead
         self.layers = nn.ModuleList()
-        inputs = 1
         for index, shape in enumerate(settings.layers):
             if index == 0 and settings.first == "gabor":
                 self.layers.append(GaborLayer(shape, settings.norm_eps))
             else:
                 normed = index == 0 or settings.norm_layers == "all"
-                self.layers.append(ConvLayer(inputs, shape, settings, normed))
-            inputs = shape[0]
-        self.channels = inputs
+                self.layers.append(ConvLayer(channels, shape, settings, normed))
+            channels = shape[0]
+        self.channels = channels
 
     def lengths(self, samples: Tensor) -> Tensor:
         """Frames of waveforms: samples (B,) -> (B,)."""
-        return ((samples + self.context - self.receptive) // self.hop + 1).clamp_min(0)
+        raise NotImplementedError
 
     def forward(self, wave: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
         """wave (B, N), samples (B,) -> features (B, T, C), lengths (B,)."""
+        raise NotImplementedError
+
+    def window(self, wave: Tensor, samples: Tensor, start: int, frames: int) -> Tensor:
+        """Some frames of a stream: wave (B, context + frames * hop + ahead) around them -> (B, frames, C).
+
+        samples (B,): what has been received; start: index of the first frame.
+        """
+        raise NotImplementedError
+
+    def convolve(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """x (B, C, T_in), lengths (B,) of it where norms over time need them -> features (B, T, C)."""
+        for layer, (_, kernel, stride) in zip(self.layers, self.settings.layers):
+            if lengths is not None:
+                lengths = ((lengths - kernel) // stride + 1).clamp_min(0)
+            x = layer(x, lengths)
+        return x.transpose(1, 2)
+
+
+class WaveFrontEnd(FrontEnd):
+    """The convolution stack of wav2vec 2.0 on the waveform.
+
+    A causal stack pads the waveform (never a layer's output) on the left, so that frame t ends with
+    sample (t + 1) * hop.
+    """
+
+    gain: Tensor
+
+    def __init__(self, settings: FrontEndSettings) -> None:
+        super().__init__(settings, 1)
+        self.register_buffer("gain", torch.ones(()))
+
+    def lengths(self, samples: Tensor) -> Tensor:
+        return ((samples + self.context - self.receptive) // self.hop + 1).clamp_min(0)
+
+    def forward(self, wave: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
         wave = self._normalise(wave, samples)
         short = max(0, self.receptive - self.context - wave.shape[1])
         wave = F.pad(wave, (self.context, short))
-        return self.convolve(wave, samples), self.lengths(samples)
+        return self.convolve(wave[:, None], samples + self.context), self.lengths(samples)
 
-    def convolve(self, wave: Tensor, samples: Tensor | None = None) -> Tensor:
-        """Normalised waveform with its left context (B, context + N) -> features (B, T, C)."""
-        x = wave[:, None]
-        length = None if samples is None else samples + self.context
-        for layer, (_, kernel, stride) in zip(self.layers, self.settings.layers):
-            if length is not None:
-                length = ((length - kernel) // stride + 1).clamp_min(0)
-            x = layer(x, length)
-        return x.transpose(1, 2)
+    def window(self, wave: Tensor, samples: Tensor, start: int, frames: int) -> Tensor:
+        return self.convolve((wave * self.gain)[:, None])
 
     def _normalise(self, wave: Tensor, samples: Tensor) -> Tensor:
-        if self.settings.waveform == "gain":
+        if self.settings.waveform != "utterance":
             return wave * self.gain
         inside = valid_mask(samples, wave.shape[1])
         count = samples[:, None].clamp_min(1)
         mean = (wave * inside).sum(1, keepdim=True) / count
         centred = (wave - mean) * inside
         return centred * (centred.square().sum(1, keepdim=True) / count + 1e-7).rsqrt()
+
+
+class FbankFrontEnd(FrontEnd):
+    """Kaldi's Fbank and (usually) one convolution; the frames' mean and scale are stored.
+
+    The convolution pads nothing: frame t begins with Fbank frame t * stride, as in the windows that
+    runtimes cut, and looks `reach - stride` Fbank frames ahead.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, settings: FrontEndSettings) -> None:
+        super().__init__(settings, settings.mels)
+        self.register_buffer("mean", torch.zeros(settings.mels))
+        self.register_buffer("scale", torch.ones(settings.mels))
+
+    def lengths(self, samples: Tensor) -> Tensor:
+        return ((fbank_lengths(samples) - self.settings.reach) // self.settings.stride + 1).clamp_min(0)
+
+    def forward(self, wave: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
+        frames = fbank(wave, samples, self.settings.mels)
+        return self.from_fbank(frames), self.lengths(samples)
+
+    def from_fbank(self, frames: Tensor) -> Tensor:
+        """Fbank frames (B, J, mels) as a runtime computes them -> features (B, T, C)."""
+        short = max(0, self.settings.reach - frames.shape[1])
+        x = F.pad(((frames - self.mean) * self.scale).transpose(1, 2), (0, short))
+        return self.convolve(x)
+
+    def window(self, wave: Tensor, samples: Tensor, start: int, frames: int) -> Tensor:
+        count = (frames - 1) * self.settings.stride + self.settings.reach
+        begins = start * self.hop - self.context
+        first = start * self.settings.stride
+        return self.from_fbank(fbank_frames(wave, samples, first, count, begins, self.settings.mels))
+
+
+def build_front_end(settings: FrontEndSettings) -> FrontEnd:
+    """The front-end for the settings' input."""
+    return FbankFrontEnd(settings) if settings.input == "fbank" else WaveFrontEnd(settings)

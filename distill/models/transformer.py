@@ -21,25 +21,61 @@ class KeyValue(NamedTuple):
     values: Tensor
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention with biased projections."""
+class RelativePositions(nn.Module):
+    """A learnt bias per head and bucket of distance, logarithmic beyond a quarter of the buckets (WavLM, arXiv 2110.13900)."""
 
-    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+    def __init__(self, heads: int, buckets: int, furthest: int) -> None:
+        super().__init__()
+        self.buckets, self.furthest = buckets, furthest
+        self.bias = nn.Embedding(buckets, heads)
+
+    def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Frame numbers of queries (T,) and keys (T_k,) -> bias (heads, T, T_k)."""
+        distance = keys[None, :] - queries[:, None]
+        half = self.buckets // 2
+        exact = half // 2
+        size = distance.abs()
+        log_size = torch.log(size.clamp_min(1).float() / exact) / math.log(self.furthest / exact)
+        far = (exact + log_size * (half - exact)).long().clamp_max(half - 1)
+        bucket = torch.where(size < exact, size, far) + half * (distance > 0)
+        return self.bias(bucket).permute(2, 0, 1)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with biased projections; with `gated`, each query weighs the relative bias."""
+
+    def __init__(self, dim: int, heads: int, dropout: float, gated: bool = False) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
         self.query, self.key, self.value, self.out = (nn.Linear(dim, dim) for _ in range(4))
+        self.gate = nn.Linear(dim // heads, 8) if gated else None
+        self.gate_scale = nn.Parameter(torch.ones(1, heads, 1, 1)) if gated else None
 
-    def forward(self, x: Tensor, mask: Tensor | None, past: KeyValue | None = None) -> tuple[Tensor, KeyValue]:
-        """x (B, T, C), mask True where a key is seen, broadcastable to (B, heads, T, T_past + T)."""
+    def forward(
+        self, x: Tensor, mask: Tensor | None, past: KeyValue | None = None, relative: Tensor | None = None
+    ) -> tuple[Tensor, KeyValue]:
+        """x (B, T, C), mask True where a key is seen, broadcastable to (B, heads, T, T_past + T).
+
+        relative (heads, T, T_past + T): bias of a gated attention.
+        """
         query, keys, values = (self._split(layer(x)) for layer in (self.query, self.key, self.value))
         if past is not None:
             keys, values = torch.cat([past.keys, keys], 2), torch.cat([past.values, values], 2)
+        if relative is not None:
+            bias = self._gate(self._split(x)) * relative
+            mask = bias if mask is None else bias.masked_fill(~mask, float("-inf"))
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, dropout_p=dropout)
         return self.out(mixed.transpose(1, 2).flatten(2)), KeyValue(keys, values)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+    def _gate(self, x: Tensor) -> Tensor:
+        """WavLM's gate: x (B, heads, T, C / heads) -> (B, heads, T, 1)."""
+        assert self.gate is not None and self.gate_scale is not None
+        update, reset = self.gate(x).unflatten(3, (2, 4)).sum(4).sigmoid().chunk(2, 3)
+        return update * (reset * self.gate_scale - 1) + 2
 
 
 class Block(nn.Module):
@@ -48,7 +84,8 @@ class Block(nn.Module):
     def __init__(self, settings: EncoderSettings) -> None:
         super().__init__()
         self.norm_first = settings.norm_first
-        self.attention = Attention(settings.dim, settings.heads, settings.attention_dropout)
+        gated = settings.relative_buckets > 0
+        self.attention = Attention(settings.dim, settings.heads, settings.attention_dropout, gated)
         self.attention_norm = nn.LayerNorm(settings.dim)
         self.ffn_up = nn.Linear(settings.dim, settings.ffn_dim)
         self.ffn_down = nn.Linear(settings.ffn_dim, settings.dim)
@@ -56,13 +93,15 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(settings.dropout)
         self.activation_dropout = nn.Dropout(settings.activation_dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None, past: KeyValue | None = None) -> tuple[Tensor, KeyValue]:
+    def forward(
+        self, x: Tensor, mask: Tensor | None, past: KeyValue | None = None, relative: Tensor | None = None
+    ) -> tuple[Tensor, KeyValue]:
         """x (B, T, C) -> (B, T, C) and the keys and values seen."""
         if self.norm_first:
-            attended, seen = self.attention(self.attention_norm(x), mask, past)
+            attended, seen = self.attention(self.attention_norm(x), mask, past, relative)
             x = x + self.dropout(attended)
             return x + self.dropout(self._ffn(self.ffn_norm(x))), seen
-        attended, seen = self.attention(x, mask, past)
+        attended, seen = self.attention(x, mask, past, relative)
         x = self.attention_norm(x + self.dropout(attended))
         return self.ffn_norm(x + self.dropout(self._ffn(x))), seen
 
@@ -103,12 +142,16 @@ class Encoder(nn.Module):
         super().__init__()
         self.settings, self.streaming, self.mask = settings, streaming, mask
         self.feature_norm = nn.LayerNorm(features)
-        self.projection = nn.Linear(features, settings.dim) if features != settings.dim else nn.Identity()
+        projects = settings.always_project or features != settings.dim
+        self.projection = nn.Linear(features, settings.dim) if projects else nn.Identity()
         self.positions = Positions(
             settings.dim, settings.position_kernel, settings.position_groups, settings.position_causal
         )
         # stands in for masked frames; counted, as in wav2vec 2.0, even where nothing is masked
         self.mask_embedding = nn.Parameter(torch.empty(settings.dim).uniform_(), mask.time_probability > 0)
+        self.relative: RelativePositions | None = None
+        if settings.relative_buckets:
+            self.relative = RelativePositions(settings.heads, settings.relative_buckets, settings.relative_distance)
         self.norm = nn.LayerNorm(settings.dim)  # after the positions (post-LN) or after the last block (pre-LN)
         self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.layers))
         self.dropout = nn.Dropout(settings.dropout)
@@ -116,19 +159,23 @@ class Encoder(nn.Module):
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
         """Whole utterances: features (B, T, C), lengths (B,) -> hidden states (B, T, dim), one per block.
 
-        The last hidden state of a pre-LN encoder is taken after the final norm: what the head reads.
+        A hidden state is what a block adds up to (post-LN: after its second norm); the last one of a
+        pre-LN encoder is taken after the final norm: what the head reads. The same for every imported model.
         """
         inside = valid_mask(lengths, features.shape[1])
         x = self.project(self.feature_norm(features), inside)
         if self.training:
             x = mask_spans(x, lengths, self.mask, self.mask_embedding)
         x = self.embed(x)
-        mask = attention_mask(inside, self.streaming)
+        streaming = drawn(self.streaming) if self.training else self.streaming
+        mask = attention_mask(inside, streaming)
+        frame = torch.arange(features.shape[1], device=features.device)
+        relative = self.relative_bias(frame, frame)
         hidden = []
         for block in self.blocks:
             dropped = self.training and self.settings.layer_drop > 0
             if not (dropped and float(torch.rand(())) < self.settings.layer_drop):
-                x, _ = block(x, mask)
+                x, _ = block(x, mask, None, relative)
             hidden.append(x)
         return (*hidden[:-1], self.finish(hidden[-1]))
 
@@ -141,24 +188,40 @@ class Encoder(nn.Module):
         x = x + self.positions(x, history)
         return self.dropout(x if self.settings.norm_first else self.norm(x))
 
+    def relative_bias(self, queries: Tensor, keys: Tensor) -> Tensor | None:
+        """Bias (heads, T, T_k) of frame numbers (T,), (T_k,); None for models without."""
+        return None if self.relative is None else self.relative(queries, keys)
+
     def finish(self, x: Tensor) -> Tensor:
         """The final norm of a pre-LN encoder."""
         return self.norm(x) if self.settings.norm_first else x
 
 
+def drawn(streaming: Streaming) -> Streaming:
+    """What a training batch runs at: one of `train_chunks` and `train_histories`, if there are any."""
+    if not streaming.train_chunks:
+        return streaming
+
+    def one_of(values: tuple[int, ...]) -> int:
+        return values[int(torch.randint(len(values), ()))]
+
+    history = one_of(streaming.train_histories or (streaming.history_frames,))
+    return streaming.model_copy(update={"chunk_frames": one_of(streaming.train_chunks), "history_frames": history})
+
+
 def attention_mask(inside: Tensor, streaming: Streaming) -> Tensor:
     """Which keys each frame sees: inside (B, T) bool -> (B, 1, T, T), or (B, 1, 1, T) with full context.
 
-    Frame i of chunk c = i // chunk sees columns [c * chunk - history, (c + 1) * chunk) of its utterance.
+    Frame i of chunk c = i // chunk sees columns [c * chunk - history, (c + 1) * chunk) of its utterance,
+    and the sinks before its chunk.
     """
     keys = inside[:, None, None, :]
     if not streaming.chunk_frames:
         return keys | ~inside.any(1)[:, None, None, None]  # an utterance without frames sees anything
     frame = torch.arange(inside.shape[1], device=inside.device)
-    chunk_start = frame // streaming.chunk_frames * streaming.chunk_frames
-    seen = (frame >= chunk_start[:, None] - streaming.history_frames) & (
-        frame < chunk_start[:, None] + streaming.chunk_frames
-    )
+    chunk_start = (frame // streaming.chunk_frames * streaming.chunk_frames)[:, None]
+    remembered = (frame >= chunk_start - streaming.history_frames) | (frame < streaming.sink_frames)
+    seen = remembered & (frame < chunk_start + streaming.chunk_frames)
     itself = frame == frame[:, None]  # padded frames see themselves, so that no row is empty
     return (seen & keys) | itself
 

@@ -15,7 +15,7 @@ LIBRARY = sorted((ROOT / "distill").rglob("*.py"))
 SCRIPTS = sorted([*(ROOT / "local").glob("*.py"), *(ROOT / "tools").glob("*.py")])
 BASE = {"config", "batch", "text", "features"}
 MAY_IMPORT = {
-    "config": set(), "batch": set(), "text": set(), "features": {"batch"}, "stages": set(), "report": set(),
+    "config": set(), "batch": set(), "text": set(), "features": {"batch", "config"}, "stages": set(), "report": set(),
     "fsa": BASE,
     "graphs": BASE | {"fsa"},
     "data": BASE | {"fsa", "graphs"},
