@@ -388,7 +388,9 @@ class Experiment(Settings):
             )
         layers = self.model.encoder.layers
         if len(self.init_blocks) not in (0, layers):
-            raise ValueError(f"init_blocks has {len(self.init_blocks)} entries, expected one for each of {layers} blocks")
+            raise ValueError(
+                f"init_blocks has {len(self.init_blocks)} entries, expected one for each of {layers} blocks"
+            )
         if len(objective.teacher_layers) not in (0, layers):
             raise ValueError(
                 f"objective.teacher_layers has {len(objective.teacher_layers)} entries, expected one for each"

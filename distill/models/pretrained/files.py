@@ -1,0 +1,151 @@
+"""Reading checkpoints of others without running anything that is in them."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickletools
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+INERT = ("fairseq", "omegaconf", "argparse", "typing", "numpy", "collections", "enum", "pathlib")
+"""Packages whose classes may be named in a checkpoint: each becomes a `Stub`, none is imported."""
+
+
+class Stub:
+    """Stands in for a class of another library: keeps what it is given, does nothing with it."""
+
+    args: tuple[Any, ...]
+    state: Any = None
+
+    def __new__(cls, *args: Any) -> Stub:
+        stub = super().__new__(cls)
+        stub.args = args
+        return stub
+
+    def __init__(self, *args: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+def _plain_dict(*_: Any) -> dict:
+    """In place of a defaultdict, whose factory is not wanted."""
+    return {}
+
+
+def plain(value: Any) -> Any:
+    """Settings out of stubs (omegaconf nodes, argparse namespaces) as nested dictionaries and lists."""
+    if isinstance(value, Stub):
+        state = value.state
+        if not isinstance(state, dict):
+            return plain(value.args[0]) if len(value.args) == 1 else None
+        for key in ("_content", "_val"):
+            if key in state:
+                return plain(state[key])
+        return plain(state)
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def read_pickle(path: Path, stubs: bool = False) -> Any:
+    """A file of torch.save, by torch's own restricted reader; with `stubs`, other libraries' classes as `Stub`.
+
+    Raises FileNotFoundError, and ValueError for a file that is broken or names anything that could be executed.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        allowed = [(_stand_in(name), name) for name in _globals(path)] if stubs else []
+        with torch.serialization.safe_globals(allowed):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for cut, foreign or unsafe files
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path}: cannot be read as a checkpoint, and is not read any further ({reason})") from None
+
+
+def _globals(path: Path) -> list[str]:
+    """Names of inert packages' classes that a file's pickles mention."""
+    named = {name for pickle in _pickles(path) for name in pickle}
+    return sorted(name for name in named if name.split(".")[0] in INERT)
+
+
+def _stand_in(name: str) -> Any:
+    return _plain_dict if name == "collections.defaultdict" else Stub
+
+
+def _pickles(path: Path) -> Iterator[set[str]]:
+    """The classes and functions named in each pickle of a file of torch.save, new (zip) or old (one after another)."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.endswith("data.pkl"):
+                    yield _named(io.BytesIO(archive.read(name)))
+        return
+    with path.open("rb") as file:
+        for _ in range(4):  # magic number, protocol, system, content; then the numbers themselves
+            yield _named(file)
+
+
+def _named(file: Any) -> set[str]:
+    return {
+        str(argument).replace(" ", ".")
+        for code, argument, _ in pickletools.genops(file)
+        if code.name in ("GLOBAL", "INST")
+    }
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a .safetensors file or of a file of torch.save, possibly inside 'model' or 'state_dict'."""
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    content = read_pickle(path)
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"{path}: expected named tensors (a state dict), got {type(content).__name__}")
+    return dict(content)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError:
+        raise ValueError(f"reading {path} needs safetensors: pip install safetensors") from None
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: cannot be read ({error})") from None
+
+
+def read_folder(folder: Path) -> dict[str, Tensor]:
+    """Tensors of a Hugging Face folder: one file or several with an index, safetensors before bin."""
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return read_tensors(folder / name)
+        index = read_json(folder / f"{name}.index.json")
+        if index is not None:
+            parts = sorted(set(index["weight_map"].values()))
+            return {key: tensor for part in parts for key, tensor in read_tensors(folder / part).items()}
+    raise FileNotFoundError(f"{folder} has neither model.safetensors nor pytorch_model.bin (nor an index of parts)")
+
+
+def read_json(path: Path) -> Any:
+    """Content of a JSON file; None where there is none; ValueError naming a broken one."""
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON: {error}") from None

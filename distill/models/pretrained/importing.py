@@ -1,0 +1,154 @@
+"""A checkpoint of another library into a recogniser: strictly, and with a list of what came from where."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from distill.config import Model
+from distill.models.build import build_model
+from distill.models.pretrained.names import listed
+from distill.models.pretrained.shapes import same_units
+from distill.models.pretrained.sources import Checkpoint
+from distill.models.recogniser import Recogniser
+
+log = logging.getLogger(__name__)
+
+HEAD = ("head.output.weight", "head.output.bias")
+OWN = ("encoder.mask_embedding",)
+"""What not every checkpoint has: it is drawn anew, and said so."""
+ABOUT_SHAPE = ("front_end", "encoder")
+NOT_SHAPE = ("dropout", "attention_dropout", "activation_dropout", "layer_drop", "first", "mels", "norm_eps")
+
+
+@dataclass(frozen=True)
+class Imported:
+    """The recogniser, and lines that say of every tensor where it is from, and of every one left behind."""
+
+    model: Recogniser
+    lines: tuple[str, ...]
+    keeps_head: bool
+
+
+def build_imported(
+    checkpoint: Checkpoint, settings: Model | None, outputs: Sequence[str] | None, seed: int = 0
+) -> Imported:
+    """A recogniser with a checkpoint's weights.
+
+    settings: of the model that is wanted (None: as the checkpoint is). outputs: names of its outputs (None: the
+    checkpoint's units). Its prediction layer is kept where all outputs are among the checkpoint's units, else
+    a new one is drawn. Raises ValueError naming settings that differ, and tensors that are missing, unknown or
+    of another shape.
+    """
+    wanted = fitted(checkpoint, settings)
+    if outputs is None:
+        outputs = checkpoint.units if has_head(checkpoint) else None
+        if outputs is None:
+            raise ValueError(f"{checkpoint.source} has no prediction layer with known units: give a lang folder")
+    model = build_model(wanted, len(outputs), seed)
+    rows, reason = head_rows(checkpoint, outputs)
+    values = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in HEAD}
+    if rows is not None:
+        values |= {name: checkpoint.tensors[name][rows] for name in HEAD}
+    _check(checkpoint, model, values)
+    own = model.state_dict()
+    with torch.no_grad():
+        for name, tensor in values.items():
+            own[name].copy_(tensor)
+    log.info("%s: prediction layer %s", checkpoint.source, "kept" if rows is not None else f"new: {reason}")
+    return Imported(model, tuple(_lines(checkpoint, own, values, reason)), rows is not None)
+
+
+def has_head(checkpoint: Checkpoint) -> bool:
+    """Whether the checkpoint is of a fine-tuned model, with a prediction layer."""
+    return all(name in checkpoint.tensors for name in HEAD)
+
+
+def head_rows(checkpoint: Checkpoint, outputs: Sequence[str]) -> tuple[list[int] | None, str]:
+    """Rows of the checkpoint's prediction layer that are our outputs; None and the reason for a new layer."""
+    if not has_head(checkpoint):
+        return None, "it has none"
+    if checkpoint.units is None:
+        return None, "its units are not known (no vocab.json, dict.*.txt or labels.txt beside it)"
+    if len(checkpoint.units) != len(checkpoint.tensors[HEAD[0]]):
+        return None, f"{len(checkpoint.units)} units are listed, but it has {len(checkpoint.tensors[HEAD[0]])} rows"
+    rows = same_units(checkpoint.units)
+    missing = [unit for unit in outputs if unit not in rows]
+    if missing:
+        return None, f"our outputs {listed(missing, 5)} are not among its units"
+    return [rows[unit] for unit in outputs], ""
+
+
+def fitted(checkpoint: Checkpoint, settings: Model | None) -> Model:
+    """The settings to build: those wanted, if the checkpoint is so; what it does not say is taken from them."""
+    if settings is None:
+        if checkpoint.shape.assumed:
+            log.info("%s does not say, so it is assumed: %s", checkpoint.source, checkpoint.shape.assumed)
+        return checkpoint.shape.settings
+    different = differences(checkpoint, settings)
+    if different:
+        told = "; ".join(
+            f"model.{key} is {ours!r}, but the checkpoint has {theirs!r}" for key, ours, theirs in different
+        )
+        raise ValueError(f"{checkpoint.source} does not fit the experiment's settings: {told}")
+    return settings
+
+
+def differences(checkpoint: Checkpoint, settings: Model) -> list[tuple[str, Any, Any]]:
+    """(key, wanted, the checkpoint's) of each setting that decides shape or function, where the checkpoint says it."""
+    theirs, ours, found = checkpoint.shape.settings.model_dump(), settings.model_dump(), []
+    assumed = dict(checkpoint.shape.assumed)
+    for part in ABOUT_SHAPE:
+        for key, value in theirs[part].items():
+            name = f"{part}.{key}"
+            if key in NOT_SHAPE or name in assumed or value == ours[part][key]:
+                continue
+            if (
+                name == "front_end.layers"
+                and "front_end.strides" in assumed
+                and _without_strides(value, ours[part][key])
+            ):
+                continue
+            found.append((name, ours[part][key], value))
+    return found
+
+
+def _without_strides(one: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> bool:
+    return [tuple(layer)[:2] for layer in one] == [tuple(layer)[:2] for layer in other]
+
+
+def _check(checkpoint: Checkpoint, model: Recogniser, values: Mapping[str, torch.Tensor]) -> None:
+    """ValueError naming tensors that are missing, too many, or of another shape."""
+    own, origin = model.state_dict(), checkpoint.origin
+    optional = {*OWN, *HEAD, "front_end.gain"}
+    missing = [name for name in own if name not in values and name not in optional]
+    extra = [f"{origin[name]} ({name})" for name in values if name not in own]
+    shapes = [
+        f"{origin[name]} has {tuple(values[name].shape)}, expected {tuple(own[name].shape)}"
+        for name in values
+        if name in own and values[name].shape != own[name].shape
+    ]
+    problems = [
+        f"{len(names)} tensors {what}: {listed(names)}"
+        for what, names in (("are missing", missing), ("have no place", extra), ("have another shape", shapes))
+        if names
+    ]
+    if problems:
+        raise ValueError(f"{checkpoint.source}: {'; '.join(problems)}")
+
+
+def _lines(
+    checkpoint: Checkpoint, own: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor], reason: str
+) -> list[str]:
+    lines = [f"copied\t{name}\t{checkpoint.origin[name]}" for name in own if name in values]
+    new = [name for name in own if name not in values and name != "front_end.gain"]
+    lines += [f"initialised anew{f' ({reason})' if name in HEAD else ''}\t{name}\t" for name in new]
+    unused = [checkpoint.origin[name] for name in checkpoint.tensors if name not in values]
+    lines += [f"not taken over\t\t{name}" for name in unused]
+    lines += [f"left behind (pre-training only, {count} numbers)\t\t{name}" for name, count in checkpoint.left.items()]
+    lines += [f"assumed\t{key}\t{value}" for key, value in checkpoint.shape.assumed.items()]
+    return lines

@@ -1,0 +1,188 @@
+"""Imported models against transformers and torchaudio: small random twins, layer by layer, in padded batches."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torchaudio
+from torch import Tensor
+
+from distill.models.pretrained import build_imported, read_checkpoint
+from distill.models.recogniser import Recogniser
+
+transformers = pytest.importorskip("transformers")
+
+SAMPLES = (4000, 2531)
+UNITS = ("<blk>", "A", "B", "C", "D", "E", "F")
+VOCABULARY = {"<pad>": 0, "<s>": 1, "A": 2, "C": 3, "B": 4, "D": 5, "F": 6, "E": 7, "|": 8}
+SMALL = {
+    "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 40,
+    "conv_dim": (16, 16, 24), "conv_kernel": (10, 3, 2), "conv_stride": (5, 2, 2), "num_feat_extract_layers": 3,
+    "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4, "vocab_size": len(VOCABULARY),
+    "codevector_dim": 16, "proj_codevector_dim": 16, "num_codevectors_per_group": 8,
+}  # fmt: skip
+BASE = {"feat_extract_norm": "group", "do_stable_layer_norm": False, "conv_bias": False}
+LARGE = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
+CLASSES = (
+    "Wav2Vec2Model", "Wav2Vec2ForCTC", "Wav2Vec2ForPreTraining", "HubertModel", "HubertForCTC", "WavLMModel",
+    "WavLMForCTC",
+)  # fmt: skip
+
+
+def waves() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return [0.3 * torch.randn(n, generator=generator) + 0.1 for n in SAMPLES]
+
+
+def shaken(model: torch.nn.Module) -> torch.nn.Module:
+    """All parameters random, norms and biases too, so that no two of them can be exchanged unseen."""
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def twin(name: str, kind: dict, folder: Path, binary: bool = False) -> torch.nn.Module:
+    """A random model of transformers, saved as its users save it."""
+    family = name.replace("ForCTC", "").replace("ForPreTraining", "").replace("Model", "")
+    config = getattr(transformers, f"{family}Config")(**SMALL, **kind, attn_implementation="eager", layerdrop=0.0)
+    model = shaken(getattr(transformers, name)(config))
+    model.save_pretrained(folder)
+    if binary:
+        (folder / "model.safetensors").unlink()
+        torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    (folder / "preprocessor_config.json").write_text(json.dumps({"do_normalize": True}))
+    (folder / "vocab.json").write_text(json.dumps(VOCABULARY))
+    return model
+
+
+def ours(model: Recogniser) -> dict:
+    """Our features, encoder input, blocks and logits of the padded batch; the last block before the final norm too."""
+    wave, samples = torch.nn.utils.rnn.pad_sequence(waves(), batch_first=True), torch.tensor(SAMPLES)
+    seen: dict = {}
+    model.encoder.blocks[-1].register_forward_hook(lambda _, __, out: seen.update(last=out[0]))
+    model.encoder.blocks[0].register_forward_pre_hook(lambda _, args: seen.update(first=args[0]))
+    with torch.no_grad():
+        features, lengths = model.front_end(wave, samples)
+        output = model(wave, samples)
+    assert output.lengths.tolist() == lengths.tolist()
+    return {**seen, "features": features, "hidden": output.hidden, "logits": output.logits, "lengths": lengths}
+
+
+def theirs(model: torch.nn.Module, batched: bool) -> list[dict]:
+    """transformers' values per utterance: computed in a padded batch with a mask, or one by one."""
+    extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
+    trunk = getattr(model, model.base_model_prefix, model)
+    results = []
+    for group in [waves()] if batched else [[wave] for wave in waves()]:
+        inputs = extractor([w.numpy() for w in group], sampling_rate=16000, padding=True, return_tensors="pt")
+        mask = inputs.attention_mask if len(group) > 1 else None
+        with torch.no_grad():
+            out = trunk(inputs.input_values, mask, output_hidden_states=True)
+            logits = model.lm_head(out.last_hidden_state) if hasattr(model, "lm_head") else None
+            features = trunk.feature_extractor(inputs.input_values).transpose(1, 2)
+        for b, wave in enumerate(group):
+            count = int(trunk._get_feat_extract_output_lengths(torch.tensor(len(wave))))
+            tensors = {
+                "hidden": out.hidden_states,
+                "last": out.last_hidden_state,
+                "features": features,
+                "logits": logits,
+            }
+            results.append({"count": count, **{k: cut(v, b, count) for k, v in tensors.items()}})
+    return results
+
+
+def cut(value, b: int, count: int):
+    if isinstance(value, tuple):
+        return [cut(item, b, count) for item in value]
+    return None if value is None else value[b, :count]
+
+
+def close(mine: Tensor, their: Tensor) -> None:
+    torch.testing.assert_close(mine, their, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [BASE, LARGE], ids=["base", "large"])
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_layer_equals_transformers(name: str, kind: dict, tmp_path: Path) -> None:
+    reference = twin(name, kind, tmp_path, binary="Hubert" in name)
+    checkpoint = read_checkpoint(f"hf:{tmp_path}")
+    imported = build_imported(checkpoint, None, UNITS)
+    mine = ours(imported.model.eval())
+    assert imported.keeps_head == name.endswith("CTC")
+    assert bool(checkpoint.left) == name.endswith("PreTraining")
+    # with group norm transformers counts the padding in: what it computes alone is right
+    for b, expected in enumerate(theirs(reference, batched=kind is LARGE)):
+        count = expected["count"]
+        assert int(mine["lengths"][b]) == count
+        if kind is BASE or b == 0:
+            close(mine["features"][b, :count], expected["features"])
+        first, *blocks = expected["hidden"]
+        close(mine["first"][b, :count], first)
+        for block, hidden in zip(mine["hidden"][:-1], blocks[:-1]):
+            close(block[b, :count], hidden)
+        close(mine["last"][b, :count], blocks[-1])
+        close(mine["hidden"][-1][b, :count], expected["last"])
+        if expected["logits"] is not None:
+            rows = [VOCABULARY.get(unit, 0) for unit in UNITS]
+            close(mine["logits"][b, :count], expected["logits"][:, rows])
+
+
+def torchaudio_twin(kind: str, large: bool) -> torch.nn.Module:
+    convolutions = [(16, 10, 5), (16, 3, 2), (24, 3, 2)]
+    front = ("layer_norm" if large else "group_norm", convolutions, large)
+    shape = (128, 0.0, 16, 4, 3, 2)
+    rest = (0.0, 40, 0.0, 0.0, large, 0.0)
+    build = torchaudio.models.wavlm_model if kind == "wavlm" else torchaudio.models.wav2vec2_model
+    buckets = (32, 80) if kind == "wavlm" else ()
+    if kind == "hubert_pretrain":
+        model = torchaudio.models.HuBERTPretrainModel(
+            build(*front, *shape, *rest, None),
+            torchaudio.models.wav2vec2.components.MaskGenerator(
+                128, 0.5, "static", 0.0, 10, False, 1, 0.0, "static", 0.0, 10, False, 1
+            ),
+            torchaudio.models.wav2vec2.components.LogitGenerator(128, 9, 16, True, True),
+            None,
+        )  # fmt: skip
+        return shaken(model)
+    return shaken(build(*front, *shape, *buckets, *rest, len(VOCABULARY)))
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["base", "large"])
+@pytest.mark.parametrize("kind", ["wav2vec2", "wavlm", "hubert_pretrain"])
+def test_every_layer_equals_torchaudio(kind: str, large: bool, tmp_path: Path) -> None:
+    reference = torchaudio_twin(kind, large)
+    torch.save(reference.state_dict(), tmp_path / "model.pt")
+    (tmp_path / "labels.txt").write_text("\n".join(["-", "<s>", "A", "C", "B", "D", "F", "E", "|"]))
+    checkpoint = read_checkpoint(f"torchaudio:{tmp_path / 'model.pt'}")
+    assert (
+        checkpoint.shape.assumed["encoder.heads"] == 2
+        if kind != "wavlm"
+        else "encoder.heads" not in checkpoint.shape.assumed
+    )
+    settings = checkpoint.shape.settings
+    if kind == "wavlm":  # the file does not say at which distance the last bucket begins
+        encoder = settings.encoder.model_copy(update={"relative_distance": 80})
+        settings = settings.model_copy(update={"encoder": encoder})
+    imported = build_imported(checkpoint, settings, UNITS)
+    mine = ours(imported.model.eval())
+    trunk = getattr(reference, "wav2vec2", reference)
+    for b, wave in enumerate(waves()):
+        if large:
+            wave = torch.nn.functional.layer_norm(wave, wave.shape, eps=1e-7)
+        with torch.no_grad():
+            blocks, _ = trunk.extract_features(wave[None])
+            final, _ = trunk(wave[None])
+        count = blocks[0].shape[1]
+        assert int(mine["lengths"][b]) == count
+        for block, hidden in zip([*mine["hidden"][:-1], mine["last"]], blocks):
+            close(block[b, :count], hidden[0])
+        if kind == "hubert_pretrain":
+            close(mine["hidden"][-1][b, :count], final[0])
+        else:
+            close(mine["logits"][b, :count], final[0][:, [VOCABULARY.get(unit, 0) for unit in UNITS]])
