@@ -152,9 +152,9 @@ class Streaming(Settings):
     model serves many latencies; elsewhere it runs at chunk_frames and history_frames.
     """
 
-    chunk_frames: int = Field(0, ge=0)  # 0: full context
-    history_frames: int = Field(0, ge=0)
-    sink_frames: int = Field(0, ge=0)  # first frames of the utterance that stay visible for ever (attention sinks)
+    chunk_frames: int = Field(default=0, ge=0)  # 0: full context
+    history_frames: int = Field(default=0, ge=0)
+    sink_frames: int = Field(default=0, ge=0)  # attention sinks: first frames, visible for ever
     train_chunks: tuple[int, ...] = ()  # 0 stands for full context
     train_histories: tuple[int, ...] = ()  # empty: always history_frames
 

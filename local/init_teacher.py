@@ -1,4 +1,4 @@
-"""Stage 5: the weights the teacher starts from; random ones where no pre-trained model is imported."""
+"""Stage 5: the weights the teacher starts from: those that its `pretrained` names, or random ones."""
 
 from __future__ import annotations
 
@@ -16,27 +16,31 @@ def main() -> None:
         experiment = Experiment.load(recipe.experiment_yaml(name), recipe.overrides, recipe.suffix)
         if experiment.stage != 6:
             continue
-        settings = {"model": experiment.resolved()["model"], "seed": experiment.seed}
+        settings = {"model": experiment.resolved()["model"], "seed": experiment.seed, **source(experiment)}
         out = recipe.exp(experiment.init or f"{experiment.name}_init")
         run_stage(Stage(5, out, settings, {recipe.lang: 2}), partial(write, experiment, recipe.lang))
 
 
+def source(experiment: Experiment) -> dict:
+    """What is imported, and size and time of its files, so that others of the same name are noticed."""
+    if experiment.pretrained is None:
+        return {}
+    place = Path(experiment.pretrained.partition(":")[2])
+    files = sorted(path for path in place.glob("*") if path.is_file()) if place.is_dir() else [place]
+    seen = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files if path.is_file()}
+    return {"pretrained": experiment.pretrained, "files": seen}
+
+
 def write(experiment: Experiment, lang_dir: Path, folder: Path) -> None:
-    """Random weights as epoch 0 of an experiment that has not been trained."""
+    """Epoch 0 of an experiment that has not been trained."""
     from distill.graphs.lexicon import Lang
-    from distill.models.build import build_model
-    from distill.train import checkpoint
+    from distill.train.initial import write_pretrained, write_random
 
     outputs = Lang.load(lang_dir).outputs
-    model = build_model(experiment.model, len(outputs), experiment.seed)
-    content = {
-        "model": model.state_dict(),
-        "objective": {},
-        "experiment": experiment.resolved(),
-        "units": outputs,
-        "progress": {"updates": 0},
-    }
-    checkpoint.save(folder / "epoch-0.pt", content)
+    if experiment.pretrained is None:
+        write_random(experiment, outputs, folder)
+    else:
+        write_pretrained(experiment, outputs, folder)
 
 
 if __name__ == "__main__":

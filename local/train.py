@@ -33,7 +33,7 @@ def main() -> None:
 
 def identity(experiment: Experiment) -> dict:
     """What a training depends on: all settings but how it is decoded and described."""
-    return {k: v for k, v in experiment.resolved().items() if k not in ("decoding", "description")}
+    return {k: v for k, v in experiment.resolved().items() if k not in ("decoding", "description", "pretrained")}
 
 
 def inputs(recipe: Recipe, experiment: Experiment) -> dict[Path, int]:

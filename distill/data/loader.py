@@ -19,6 +19,7 @@ from distill.config import Data as DataSettings
 from distill.data.distort import Distortion, utterance_rng
 from distill.data.noise import NoiseClips
 from distill.data.numerators import Numerators, text_of, usable
+from distill.features import fbank
 
 log = logging.getLogger(__name__)
 
@@ -180,3 +181,17 @@ def level(cuts: CutSet, count: int = 200) -> float:
     if not squares:
         raise ValueError("the training audio is silent: no waveform gain can be chosen")
     return (squares / samples) ** 0.5
+
+
+def fbank_statistics(cuts: CutSet, mels: int, count: int = 200) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and inverse deviation of each mel energy over the first `count` cuts: (mels,) each."""
+    sums, squares, frames = torch.zeros(mels, dtype=torch.float64), torch.zeros(mels, dtype=torch.float64), 0
+    for cut in list(cuts)[:count]:
+        wave = torch.from_numpy(cut.load_audio()).float()
+        energies = fbank(wave, torch.tensor([wave.shape[1]]), mels)[0].double()
+        sums, squares, frames = sums + energies.sum(0), squares + energies.square().sum(0), frames + len(energies)
+    if not frames:
+        raise ValueError("the training audio is empty: no mean of its Fbank frames can be taken")
+    mean = sums / frames
+    deviation = (squares / frames - mean.square()).clamp_min(1e-4).sqrt()
+    return mean.float(), (1 / deviation).float()

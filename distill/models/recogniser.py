@@ -68,7 +68,7 @@ class Recogniser(nn.Module):
 
         Raises ValueError where the model cannot stream at all.
         """
-        frames = {"chunk_frames": chunk_frames, "history_frames": history_frames}
+        frames: dict = {"chunk_frames": chunk_frames, "history_frames": history_frames}
         if not chunk_frames:  # full context: neither sinks nor other chunks mean anything
             frames |= {"sink_frames": 0, "train_chunks": (), "train_histories": ()}
         values = self.settings.model_dump()

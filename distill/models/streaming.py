@@ -115,7 +115,7 @@ def _attend(model: Recogniser, x: Tensor, inside: Tensor, state: StreamState) ->
 
 
 def remembered(x: Tensor, streaming: Streaming, axis: int) -> Tensor:
-    """What the next chunk sees along an axis of frames: the utterance's first `sink_frames`, the last `history_frames`."""
+    """What the next chunk sees along an axis of frames: the first `sink_frames` and the last `history_frames`."""
     sinks = min(streaming.sink_frames, x.shape[axis])
     recent = last(x, min(streaming.history_frames, x.shape[axis] - sinks), axis)
     return torch.cat([x.narrow(axis, 0, sinks), recent], axis) if sinks else recent

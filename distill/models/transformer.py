@@ -22,7 +22,7 @@ class KeyValue(NamedTuple):
 
 
 class RelativePositions(nn.Module):
-    """A learnt bias per head and bucket of distance, logarithmic beyond a quarter of the buckets (WavLM, arXiv 2110.13900)."""
+    """A learnt bias per head and bucket of distance, logarithmic for long ones (WavLM, arXiv 2110.13900)."""
 
     def __init__(self, heads: int, buckets: int, furthest: int) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ import torch
 from distill.batch import SAMPLE_RATE, Batch
 from distill.config import Experiment
 from distill.data.lattices import Lattices
-from distill.data.loader import SpeechDataset, TrainLoader, in_order, level, load_cuts, train_loader
+from distill.data.loader import SpeechDataset, TrainLoader, fbank_statistics, in_order, level, load_cuts, train_loader
 from distill.data.numerators import Numerators, usable
 from distill.fsa import Hmm
 from distill.fsa.formats import load_fsa
@@ -21,6 +21,7 @@ from distill.graphs.numerator import UnitLm
 from distill.losses.mmi import build_mmi
 from distill.losses.objective import build_objective
 from distill.models.build import build_model, copy_matching
+from distill.models.frontend import FbankFrontEnd, FrontEnd, WaveFrontEnd
 from distill.models.recogniser import Recogniser
 from distill.train import checkpoint
 from distill.train.distributed import Ranks
@@ -133,7 +134,7 @@ def initial_model(
 ) -> Recogniser:
     """Random weights, then those of `init` where name and shape agree; copies are listed in init.tsv."""
     model = build_model(experiment.model, len(outputs), experiment.seed)
-    gain_known = False
+    calibrated = False
     if experiment.init:
         paths = checkpoint.epoch_paths(folders.exp / experiment.init)
         if not paths:
@@ -143,15 +144,25 @@ def initial_model(
         content = checkpoint.load(list(paths.values())[-1])
         if content["units"] != list(outputs):
             raise ValueError(f"{experiment.init} has other outputs than {folders.lang}; train it on this lang folder")
-        report = copy_matching(content["model"], model)
+        report = copy_matching(content["model"], model, experiment.init_blocks, experiment.init_slice)
         write_list(folder / "init.tsv", report.lines())
         log.info("from %s: %s (listed in %s)", experiment.init, report.summary(), folder / "init.tsv")
-        gain_known = (
-            content["experiment"]["model"]["front_end"]["waveform"] == "gain" and content["progress"]["updates"] > 0
-        )
-    if experiment.model.front_end.waveform == "gain" and not gain_known:
-        model.front_end.gain.fill_(1 / level(loader.cuts))
+        before, now = content["experiment"]["model"]["front_end"], experiment.model.front_end
+        same = (before.get("input", "waveform"), before["waveform"]) == (now.input, now.waveform)
+        calibrated = same and content["progress"]["updates"] > 0
+    if not calibrated:
+        calibrate(model.front_end, loader)
     return model
+
+
+def calibrate(front_end: FrontEnd, loader: TrainLoader) -> None:
+    """Choose what the front-end stores of the training audio: the waveform's gain, or the Fbank's mean and scale."""
+    if isinstance(front_end, FbankFrontEnd):
+        mean, scale = fbank_statistics(loader.cuts, front_end.settings.mels)
+        front_end.mean.copy_(mean)
+        front_end.scale.copy_(scale)
+    elif isinstance(front_end, WaveFrontEnd) and front_end.settings.waveform == "gain":
+        front_end.gain.fill_(1 / level(loader.cuts))
 
 
 def continue_projections(objective: torch.nn.Module, init: Path) -> None:

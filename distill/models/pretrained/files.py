@@ -65,7 +65,7 @@ def read_pickle(path: Path, stubs: bool = False) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
-        allowed = [(_stand_in(name), name) for name in _globals(path)] if stubs else []
+        allowed: list[Any] = [(_stand_in(name), name) for name in _globals(path)] if stubs else []
         with torch.serialization.safe_globals(allowed):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for cut, foreign or unsafe files

@@ -12,7 +12,6 @@ import torch
 from distill.config import Model
 from distill.models.build import build_model
 from distill.models.pretrained.names import listed
-from distill.models.pretrained.shapes import same_units
 from distill.models.pretrained.sources import Checkpoint
 from distill.models.recogniser import Recogniser
 
@@ -76,7 +75,7 @@ def head_rows(checkpoint: Checkpoint, outputs: Sequence[str]) -> tuple[list[int]
         return None, "its units are not known (no vocab.json, dict.*.txt or labels.txt beside it)"
     if len(checkpoint.units) != len(checkpoint.tensors[HEAD[0]]):
         return None, f"{len(checkpoint.units)} units are listed, but it has {len(checkpoint.tensors[HEAD[0]])} rows"
-    rows = same_units(checkpoint.units)
+    rows = {unit: row for row, unit in enumerate(checkpoint.units)}
     missing = [unit for unit in outputs if unit not in rows]
     if missing:
         return None, f"our outputs {listed(missing, 5)} are not among its units"
@@ -104,16 +103,12 @@ def differences(checkpoint: Checkpoint, settings: Model) -> list[tuple[str, Any,
     assumed = dict(checkpoint.shape.assumed)
     for part in ABOUT_SHAPE:
         for key, value in theirs[part].items():
-            name = f"{part}.{key}"
-            if key in NOT_SHAPE or name in assumed or value == ours[part][key]:
+            name, wanted = f"{part}.{key}", ours[part][key]
+            strides_unknown = name == "front_end.layers" and "front_end.strides" in assumed
+            if key in NOT_SHAPE or name in assumed or value == wanted:
                 continue
-            if (
-                name == "front_end.layers"
-                and "front_end.strides" in assumed
-                and _without_strides(value, ours[part][key])
-            ):
-                continue
-            found.append((name, ours[part][key], value))
+            if not (strides_unknown and _without_strides(value, wanted)):
+                found.append((name, wanted, value))
     return found
 
 

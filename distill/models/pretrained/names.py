@@ -18,7 +18,7 @@ _BLOCK = "encoder.blocks.{n}."
 
 @dataclass(frozen=True)
 class Table:
-    """prefixes: of a whole model inside another one. names: theirs -> ours. left: what only their pre-training needs."""
+    """prefixes: of a model inside another one. names: theirs -> ours. left: what only their pre-training needs."""
 
     prefixes: tuple[str, ...]
     names: Mapping[str, str]
@@ -163,7 +163,8 @@ def rename(
             unknown.append(name)
     if not ours:
         raise ValueError(
-            f"{where}: none of its tensors ({listed(unknown)}) is of wav2vec 2.0, HuBERT or WavLM: another family of model?"
+            f"{where}: none of its tensors ({listed(unknown)}) is of wav2vec 2.0, HuBERT or WavLM:"
+            " another family of model?"
         )
     if unknown:
         raise ValueError(

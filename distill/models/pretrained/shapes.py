@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,7 @@ class Said:
     norm_first: bool | None = None
     normalises: bool | None = None  # the waveform, per utterance
     furthest: int | None = None  # distance of WavLM's last bucket
-    units: tuple[str, ...] | None = None  # of its prediction layer, blank as "<blk>"
+    units: tuple[str, ...] | None = None  # of its prediction layer, blank and word boundary by our names
 
 
 @dataclass(frozen=True)
@@ -176,8 +176,3 @@ def read_list(text: str) -> list[tuple[int, ...]]:
         raise ValueError(f"cannot read '{text}' as a list of layers")
 
     return value(ast.parse(text, mode="eval").body)
-
-
-def same_units(theirs: Sequence[str]) -> dict[str, int]:
-    """{our unit: row} of a prediction layer's units, whatever their library calls blank and word boundary."""
-    return {{"|": "▁"}.get(unit, unit): row for row, unit in enumerate(theirs)}

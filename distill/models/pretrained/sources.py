@@ -17,7 +17,7 @@ from distill.models.pretrained.shapes import Said, Shape, said_by_fairseq, said_
 log = logging.getLogger(__name__)
 
 FAMILIES = ("wav2vec2", "hubert", "wavlm")
-BLANK = "<blk>"
+BLANK, BOUNDARY = "<blk>", "▁"
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ def read_checkpoint(source: str) -> Checkpoint:
     tensors, table, said = readers[kind](place)
     renamed, origin, left = names.rename(tensors, table, source)
     shape = shape_of(renamed, said, source)
-    return Checkpoint(source, renamed, origin, {name: tensors[name].numel() for name in left}, shape, said.units)
+    units = None if said.units is None else tuple(BOUNDARY if unit == "|" else unit for unit in said.units)
+    return Checkpoint(source, renamed, origin, {name: tensors[name].numel() for name in left}, shape, units)
 
 
 def _hugging_face(place: str) -> tuple[dict[str, Tensor], names.Table, Said]:
