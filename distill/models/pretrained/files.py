@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickletools
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,7 +70,8 @@ def read_pickle(path: Path, stubs: bool = False) -> Any:
         with torch.serialization.safe_globals(allowed):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for cut, foreign or unsafe files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"it names {named[1]}" if named else f"{type(error).__name__}: {str(error)[:80].splitlines()[:1]}"
         raise ValueError(f"{path}: cannot be read as a checkpoint, and is not read any further ({reason})") from None
 
 

@@ -153,7 +153,7 @@ def _flat_fairseq(settings: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(settings.get(key), Mapping):
             flat |= settings[key]
     flat |= {key: value for key, value in settings.items() if not isinstance(value, Mapping) and key not in flat}
-    inner = flat.pop("w2v_args", None)
+    inner = flat.pop("w2v_args", settings.get("w2v_args"))
     if isinstance(inner, Mapping):
         flat |= {key: value for key, value in _flat_fairseq(inner).items() if value is not None}
     return flat

@@ -1,0 +1,245 @@
+"""Reading others' checkpoints: nothing runs, nothing is ignored, and errors name what is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+
+from distill.config import Encoder, FrontEnd, Model
+from distill.models.build import build_model
+from distill.models.pretrained import build_imported, read_checkpoint
+from distill.models.pretrained.files import Stub, plain, read_pickle
+from distill.models.pretrained.names import FAIRSEQ, HUGGING_FACE, TORCHAUDIO, Table
+from distill.models.pretrained.shapes import read_list
+
+LAYERS = ((8, 10, 5), (8, 3, 2))
+SMALL = Model(
+    front_end=FrontEnd(layers=LAYERS, waveform="none"),
+    encoder=Encoder(dim=128, ffn_dim=24, layers=2, heads=2, position_kernel=8, position_groups=4),
+)
+OUTPUTS = ("<blk>", "A", "B")
+
+
+def state_of(table: Table, head: bool = True, model: Model = SMALL) -> dict[str, torch.Tensor]:
+    """Random tensors by another library's names."""
+    own = build_model(model, len(OUTPUTS), seed=4).state_dict()
+    theirs = {}
+    for name, tensor in own.items():
+        found = [their for their in expanded(table, 2) if table.ours(their) == name]
+        if found and (head or not name.startswith("head")):
+            theirs[found[-1]] = tensor.clone()
+    return theirs
+
+
+def expanded(table: Table, layers: int) -> list[str]:
+    """Every name that a table knows in a model of so many layers."""
+    numbered = [name.replace("{n}", str(n)) for name in table.names for n in range(layers)]
+    return [name.replace("*", rest) for name in dict.fromkeys(numbered) for rest in ("weight", "bias")]
+
+
+def hugging_face(folder: Path, state: dict[str, torch.Tensor] | None = None, **config) -> str:
+    folder.mkdir(exist_ok=True)
+    known = {"model_type": "wav2vec2", "num_attention_heads": 2, "conv_stride": [5, 2], **config}
+    (folder / "config.json").write_text(json.dumps(known))
+    (folder / "preprocessor_config.json").write_text(json.dumps({"do_normalize": False}))
+    torch.save(state_of(HUGGING_FACE) if state is None else state, folder / "pytorch_model.bin")
+    return f"hf:{folder}"
+
+
+def omegaconf(values: dict):
+    """A configuration as omegaconf pickles it, without omegaconf: nodes with `_content` and `_val`."""
+    package, nodes = types.ModuleType("omegaconf.dictconfig"), types.ModuleType("omegaconf.nodes")
+    for module, name in ((package, "DictConfig"), (nodes, "AnyNode")):
+        setattr(module, name, type(name, (), {"__module__": module.__name__, "__qualname__": name}))
+    modules = {"omegaconf": types.ModuleType("omegaconf"), package.__name__: package, nodes.__name__: nodes}
+
+    def node(value):
+        made = nodes.AnyNode() if not isinstance(value, dict) else package.DictConfig()
+        key, content = (
+            ("_val", value) if not isinstance(value, dict) else ("_content", {k: node(v) for k, v in value.items()})
+        )
+        made.__dict__.update({key: content, "_parent": None})
+        return made
+
+    return node(values), modules
+
+
+FLAT = {
+    "encoder_attention_heads": 2, "conv_feature_layers": "[(8, 10, 5)] + [(8, 3, 2)] * 1", "layer_norm_first": False,
+    "normalize": False,
+}  # fmt: skip
+
+
+def fairseq(path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> str:
+    """A file as fairseq writes it: with a namespace (old) or a configuration (new), pre-trained or fine-tuned."""
+    state = state_of(FAIRSEQ, head="tuned" in kind)
+    if "tuned" in kind:
+        state = {f"w2v_encoder.{'' if k.startswith('proj.') else 'w2v_model.'}{k}": v for k, v in state.items()}
+    else:
+        state |= {"quantizer.vars": torch.ones(3), "final_proj.weight": torch.ones(2, 2)}
+    if kind == "old":
+        torch.save({"args": argparse.Namespace(**FLAT), "model": state}, path, _use_new_zipfile_serialization=False)
+    elif kind == "old tuned":
+        inner = argparse.Namespace(**FLAT)
+        torch.save({"args": argparse.Namespace(arch="wav2vec_ctc", w2v_args=inner), "model": state}, path)
+    else:
+        model = {"w2v_args": {"model": FLAT, "task": {"normalize": False}}} if "tuned" in kind else FLAT
+        config, modules = omegaconf({"model": model, "task": {"normalize": False}})
+        for name, module in modules.items():
+            monkeypatch.setitem(sys.modules, name, module)
+        torch.save({"cfg": config, "args": None, "model": state}, path)
+        for name in modules:
+            monkeypatch.delitem(sys.modules, name)
+    return f"fairseq:{path}"
+
+
+@pytest.mark.parametrize("kind", ["old", "old tuned", "new", "new tuned"])
+def test_fairseq_files_are_read_without_fairseq(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dict.ltr.txt").write_text("B 94\nA 51\n")
+    source = fairseq(tmp_path / "model.pt", monkeypatch, kind)
+    checkpoint = read_checkpoint(source)
+    assert not checkpoint.shape.assumed and checkpoint.shape.settings == SMALL
+    assert checkpoint.units == ("<blk>", "<pad>", "</s>", "<unk>", "B", "A")
+    assert set(checkpoint.left) == (set() if "tuned" in kind else {"quantizer.vars", "final_proj.weight"})
+    own = build_model(SMALL, len(OUTPUTS), seed=4).state_dict()
+    for name, value in build_imported(checkpoint, SMALL, OUTPUTS).model.state_dict().items():
+        if not name.startswith("head"):
+            assert torch.equal(value, own[name]), name
+
+
+class Payload:
+    """What a hostile file would hold: a call at reading."""
+
+    def __init__(self, function, *args) -> None:
+        self.call = (function, args)
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("old_format", [False, True])
+@pytest.mark.parametrize("place", ["hf", "fairseq", "torchaudio"])
+def test_a_pickle_that_would_execute_code_is_refused(place: str, old_format: bool, tmp_path: Path) -> None:
+    witness = tmp_path / "ran"
+    hostile = {"model": state_of(FAIRSEQ), "cfg": Payload(Path.touch, witness), "extra": Payload(exec, "1")}
+    source = hugging_face(tmp_path) if place == "hf" else f"{place}:{tmp_path / 'model.pt'}"
+    path = tmp_path / ("pytorch_model.bin" if place == "hf" else "model.pt")
+    torch.save(hostile, path, _use_new_zipfile_serialization=not old_format)
+    with pytest.raises(ValueError, match=r"not read any further \(it names"):
+        read_checkpoint(source)
+    assert not witness.exists()
+
+
+def test_classes_of_other_libraries_become_inert_stubs(tmp_path: Path) -> None:
+    path = tmp_path / "stub.pt"
+    torch.save({"args": argparse.Namespace(heads=2, nested=argparse.Namespace(a=[1]))}, path)
+    with pytest.raises(ValueError, match="argparse"):
+        read_pickle(path)
+    content = read_pickle(path, stubs=True)
+    assert type(content["args"]) is Stub
+    assert plain(content["args"]) == {"heads": 2, "nested": {"a": [1]}}
+    path.write_bytes(pickle.dumps(Payload(print, "x")))
+    with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
+        read_pickle(path, stubs=True)
+
+
+def test_missing_extra_and_misshapen_tensors_are_named(tmp_path: Path) -> None:
+    whole = state_of(HUGGING_FACE)
+    fewer = {name: t for name, t in whole.items() if name != "encoder.layers.1.attention.k_proj.bias"}
+    with pytest.raises(ValueError, match=r"1 tensors are missing: encoder\.blocks\.1\.attention\.key\.bias"):
+        build_imported(read_checkpoint(hugging_face(tmp_path, fewer)), SMALL, OUTPUTS)
+    more = whole | {"adapter.layers.0.weight": torch.ones(1)}
+    with pytest.raises(ValueError, match=r"no wav2vec 2\.0, HuBERT or WavLM model has: adapter\.layers\.0\.weight"):
+        read_checkpoint(hugging_face(tmp_path, more))
+    gated = whole | {"encoder.layers.0.attention.gru_rel_pos_linear.bias": torch.ones(8)}
+    with pytest.raises(ValueError, match=r"1 tensors have no place: .*gru_rel_pos_linear\.bias"):
+        build_imported(read_checkpoint(hugging_face(tmp_path, gated)), SMALL, OUTPUTS)
+    wrong = whole | {"encoder.layers.1.layer_norm.bias": torch.ones(7)}
+    with pytest.raises(ValueError, match=r"layers\.1\.layer_norm\.bias has \(7,\), expected \(128,\)"):
+        build_imported(read_checkpoint(hugging_face(tmp_path, wrong)), SMALL, OUTPUTS)
+    skipped = {name.replace("layers.1.", "layers.3."): tensor for name, tensor in whole.items()}
+    with pytest.raises(ValueError, match=r"layers \[0, 3\] of the transformer"):
+        read_checkpoint(hugging_face(tmp_path, {k: t for k, t in skipped.items() if "conv_layers" not in k} | {
+            k: t for k, t in whole.items() if "conv_layers" in k}))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "whisper"}, "family 'whisper'; there are: wav2vec2, hubert, wavlm"),
+        ({"hidden_act": "relu"}, "'hidden_act': 'relu'.*only.*gelu"),
+        ({"add_adapter": True}, "add_adapter"),
+        ({"conv_stride": [5, 2, 2]}, "2 convolutions, but strides"),
+    ],
+)
+def test_other_families_and_variants_are_refused(tmp_path: Path, config: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_checkpoint(hugging_face(tmp_path, **config))
+
+
+def test_foreign_tensors_and_sources_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="another family"):
+        read_checkpoint(hugging_face(tmp_path, {"decoder.weight": torch.ones(1)}))
+    with pytest.raises(ValueError, match="not one of hf:"):
+        read_checkpoint("onnx:model")
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        read_checkpoint(f"fairseq:{tmp_path / 'none.pt'}")
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+        read_checkpoint(f"hf:{tmp_path}")
+
+
+def test_settings_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    encoder = SMALL.encoder.model_copy(update={"heads": 4, "norm_first": True, "dropout": 0.3})
+    wanted = SMALL.model_copy(update={"encoder": encoder})
+    with pytest.raises(
+        ValueError, match=r"encoder\.heads is 4, but the checkpoint has 2; model\.encoder\.norm_first"
+    ) as error:
+        build_imported(read_checkpoint(hugging_face(tmp_path)), wanted, OUTPUTS)
+    assert "dropout" not in str(error.value), "training settings are free"
+
+
+def test_what_a_file_does_not_say_is_assumed_and_may_be_overruled(tmp_path: Path) -> None:
+    torch.save(state_of(TORCHAUDIO), tmp_path / "model.pt")
+    checkpoint = read_checkpoint(f"torchaudio:{tmp_path / 'model.pt'}")
+    assert checkpoint.shape.assumed == {
+        "front_end.strides": (5, 2), "front_end.waveform": "none", "encoder.heads": 2, "encoder.norm_first": False,
+    }  # fmt: skip
+    front = SMALL.front_end.model_copy(update={"layers": ((8, 10, 4), (8, 3, 3))})
+    encoder = SMALL.encoder.model_copy(update={"heads": 8})
+    wanted = SMALL.model_copy(update={"front_end": front, "encoder": encoder})
+    imported = build_imported(checkpoint, wanted, OUTPUTS)
+    assert imported.model.settings == wanted
+    assert "assumed\tencoder.heads\t2" in imported.lines
+
+
+def test_a_prediction_layer_is_kept_only_with_our_units(tmp_path: Path) -> None:
+    source = hugging_face(tmp_path)
+    weight = state_of(HUGGING_FACE)["lm_head.weight"]
+    checkpoint = read_checkpoint(source)
+    imported = build_imported(checkpoint, SMALL, OUTPUTS)
+    assert not imported.keeps_head and any("its units are not known" in line for line in imported.lines)
+    with pytest.raises(ValueError, match="give a lang folder"):
+        build_imported(checkpoint, SMALL, None)
+    (tmp_path / "vocab.json").write_text(json.dumps({"B": 2, "|": 1, "<pad>": 0}))
+    checkpoint = read_checkpoint(source)
+    assert build_imported(checkpoint, SMALL, None).model.outputs == 3
+    kept = build_imported(checkpoint, SMALL, ["<blk>", "B", "▁"])
+    assert kept.keeps_head and torch.equal(kept.model.head.output.weight, weight[[0, 2, 1]])
+    other = build_imported(checkpoint, SMALL, ["<blk>", "AH"])
+    assert not other.keeps_head and other.model.outputs == 2
+    assert any(line.startswith("initialised anew (our outputs AH are not") for line in other.lines)
+    assert "not taken over\t\tlm_head.weight" in other.lines
+
+
+def test_lists_of_layers_are_read_without_evaluation() -> None:
+    assert read_list("[(512, 10, 5)] + [(512,3,2)] * 2") == [(512, 10, 5), (512, 3, 2), (512, 3, 2)]
+    with pytest.raises(ValueError, match="cannot read"):
+        read_list("__import__('os').getcwd()")
