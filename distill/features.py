@@ -36,7 +36,7 @@ def fbank_frames(wave: Tensor, samples: Tensor, first: int, count: int, begins: 
     begins: index in the utterance of the part's first sample. samples (B,): lengths of the utterances as
     known so far; a frame that lies inside does not depend on them.
     """
-    if wave.shape[1] == 0:
+    if wave.shape[1] == 0 or count == 0:
         return wave.new_zeros(len(wave), count, mels)
     start = FBANK_SHIFT * torch.arange(first, first + count, device=wave.device) - (FBANK_WIDTH - FBANK_SHIFT) // 2
     index = start[:, None] + torch.arange(FBANK_WIDTH, device=wave.device)

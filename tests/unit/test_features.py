@@ -1,0 +1,39 @@
+"""Fbank against kaldi-native-fbank, what runtimes compute; parts of a stream against the whole."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from distill.data.features import NativeFbank, NativeFbankConfig
+from distill.features import fbank, fbank_frames, fbank_lengths, mel_filters
+
+
+@pytest.mark.parametrize("samples", [400, 559, 560, 8000, 16037])
+def test_fbank_is_kaldis(samples: int) -> None:
+    wave = 0.1 * torch.randn(samples, generator=torch.Generator().manual_seed(samples)) + 0.01
+    expected = torch.from_numpy(NativeFbank(NativeFbankConfig()).extract(wave.numpy(), 16000))
+    mine = fbank(wave[None], torch.tensor([samples]))[0]
+    assert len(expected) == int(fbank_lengths(torch.tensor(samples))) == len(mine)
+    torch.testing.assert_close(mine, expected, rtol=1e-4, atol=2e-3)
+
+
+def test_padding_and_silence_change_nothing() -> None:
+    wave = torch.randn(5000, generator=torch.Generator().manual_seed(1))
+    alone = fbank(wave[None], torch.tensor([5000]))[0]
+    padded = torch.nn.functional.pad(wave, (0, 3000), value=9.0)
+    together = fbank(padded[None], torch.tensor([5000]))[0, : len(alone)]
+    torch.testing.assert_close(together, alone)
+    assert fbank(torch.zeros(1, 1600), torch.tensor([1600])).isfinite().all()
+
+
+def test_a_part_of_the_audio_gives_its_frames() -> None:
+    wave = torch.randn(1, 6400, generator=torch.Generator().manual_seed(2))
+    whole = fbank(wave, torch.tensor([6400]))
+    part = fbank_frames(wave[:, 1480:3200], torch.tensor([3200]), 10, 9, begins=1480)
+    torch.testing.assert_close(part, whole[:, 10:19])
+
+
+def test_too_many_filters_are_refused() -> None:
+    with pytest.raises(ValueError, match="some would be empty"):
+        mel_filters(300)
