@@ -60,18 +60,23 @@ class CopyReport:
 
 
 def copy_matching(
-    source: Mapping[str, Tensor], target: torch.nn.Module, blocks: Sequence[int] = (), slices: Sequence[str] = ()
+    source: Mapping[str, Tensor],
+    target: torch.nn.Module,
+    blocks: Sequence[int] = (),
+    slices: Sequence[str] = (),
+    leave: Sequence[str] = (),
 ) -> CopyReport:
     """Copy what has the same name and shape from a state dict; the report names everything else.
 
     blocks: the source's block, from 1, that each block starts from (default: the one of the same number).
     slices: beginnings of names whose leading part is taken where the source is larger in some dimension.
+    leave: beginnings of names that mean something else in the source, and are not taken.
     Raises ValueError if nothing fits at all, or for a block that the source does not have.
     """
     own, origin = target.state_dict(), _origins(target, source, blocks)
-    kinds = {
-        name: _kind(value, source.get(origin[name]), name.startswith(tuple(slices))) for name, value in own.items()
-    }
+    there = {name: tensor for name, tensor in source.items() if not name.startswith(tuple(leave))}
+    sliced = {name for name in own if name.startswith(tuple(slices))}
+    kinds = {name: _kind(value, there.get(origin[name]), name in sliced) for name, value in own.items()}
     if not any(kind in ("copied", "sliced") for kind in kinds.values()):
         raise ValueError("no parameter of the source has the name and shape of one here: another family of model?")
     with torch.no_grad():
@@ -80,7 +85,7 @@ def copy_matching(
                 own[name].copy_(source[origin[name]][tuple(slice(size) for size in own[name].shape)])
     titles = {name: name if origin[name] == name else f"{name} <- {origin[name]}" for name in own}
     groups = {kind: tuple(titles[n] for n in own if kinds[n] == kind) for kind in KINDS}
-    used = set(origin.values())
+    used = {origin[name] for name in own if kinds[name] != "absent"}
     return CopyReport(**groups, unused=tuple(name for name in source if name not in used))
 
 

@@ -144,12 +144,13 @@ def initial_model(
         content = checkpoint.load(list(paths.values())[-1])
         if content["units"] != list(outputs):
             raise ValueError(f"{experiment.init} has other outputs than {folders.lang}; train it on this lang folder")
-        report = copy_matching(content["model"], model, experiment.init_blocks, experiment.init_slice)
+        before, now = content["experiment"]["model"]["front_end"], experiment.model.front_end
+        other_input = before.get("input", "waveform") != now.input  # its layers are then others of the same names
+        leave = ("front_end.",) if other_input else ()
+        report = copy_matching(content["model"], model, experiment.init_blocks, experiment.init_slice, leave)
         write_list(folder / "init.tsv", report.lines())
         log.info("from %s: %s (listed in %s)", experiment.init, report.summary(), folder / "init.tsv")
-        before, now = content["experiment"]["model"]["front_end"], experiment.model.front_end
-        same = (before.get("input", "waveform"), before["waveform"]) == (now.input, now.waveform)
-        calibrated = same and content["progress"]["updates"] > 0
+        calibrated = not other_input and before["waveform"] == now.waveform and content["progress"]["updates"] > 0
     if not calibrated:
         calibrate(model.front_end, loader)
     return model

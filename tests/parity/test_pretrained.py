@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,60 @@ def test_every_layer_equals_transformers(name: str, kind: dict, tmp_path: Path) 
         if expected["logits"] is not None:
             rows = [VOCABULARY.get(unit, 0) for unit in UNITS]
             close(mine["logits"][b, :count], expected["logits"][:, rows])
+
+
+FAIRSEQ_NAMES = (  # written by hand from a published checkpoint's list, not from our tables
+    ("feature_projection.layer_norm.", "layer_norm."),
+    ("feature_projection.projection.", "post_extract_proj."),
+    ("masked_spec_embed", "mask_emb"),
+    ("encoder.pos_conv_embed.conv.parametrizations.weight.original0", "encoder.pos_conv.0.weight_g"),
+    ("encoder.pos_conv_embed.conv.parametrizations.weight.original1", "encoder.pos_conv.0.weight_v"),
+    ("encoder.pos_conv_embed.conv.bias", "encoder.pos_conv.0.bias"),
+    ("attention.gru_rel_pos_linear", "self_attn.grep_linear"),
+    ("attention.gru_rel_pos_const", "self_attn.grep_a"),
+    ("attention.rel_attn_embed", "self_attn.relative_attention_bias"),
+    ("feed_forward.intermediate_dense", "fc1"),
+    ("feed_forward.output_dense", "fc2"),
+    (".attention.", ".self_attn."),
+)
+
+
+def fairseq_name(name: str, large: bool) -> str:
+    """A name of transformers as fairseq (for WavLM: its authors' code in fairseq's manner) has it."""
+    bare = name.split(".", 1)[1] if name.split(".")[0] in ("wav2vec2", "hubert", "wavlm") else name
+    for theirs, fairseq in FAIRSEQ_NAMES:
+        bare = bare.replace(theirs, fairseq)
+    if "conv_layers" in bare:
+        norm = "2.1" if large else "2"
+        return bare.replace(".layer_norm.", f".{norm}.").replace(".conv.", ".0.")
+    if bare.startswith("encoder.layers."):
+        return re.sub(r"(layers\.\d+)\.layer_norm\.", r"\1.self_attn_layer_norm.", bare)
+    return bare.replace("lm_head.", "proj.")
+
+
+@pytest.mark.parametrize("kind", [BASE, LARGE], ids=["base", "large"])
+@pytest.mark.parametrize("name", ["Wav2Vec2Model", "HubertForCTC", "WavLMModel"])
+def test_fairseq_files_give_the_same_model_as_hugging_face(name: str, kind: dict, tmp_path: Path) -> None:
+    state = twin(name, kind, tmp_path).state_dict()
+    tuned = name.endswith("CTC")
+    renamed = {}
+    for key, tensor in state.items():
+        new = fairseq_name(key, kind is LARGE)
+        prefix = ("w2v_encoder." if new.startswith("proj.") else "w2v_encoder.w2v_model.") if tuned else ""
+        renamed[prefix + new] = tensor.half() if tuned else tensor
+    settings = {
+        "conv_feature_layers": "[(16, 10, 5), (16, 3, 2)] + [(24, 2, 2)]", "encoder_attention_heads": 4,
+        "layer_norm_first": kind is LARGE, "normalize": True, "activation_fn": "gelu", "max_distance": 800,
+    }  # fmt: skip
+    content = {"cfg": {"model": {"w2v_args": {"model": settings}} if tuned else settings}, "model": renamed}
+    torch.save(content, tmp_path / "model.pt")
+    (tmp_path / "dict.ltr.txt").write_text("".join(f"{unit} 1\n" for unit in "ACBDFE|"))
+    expected, found = read_checkpoint(f"hf:{tmp_path}"), read_checkpoint(f"fairseq:{tmp_path / 'model.pt'}")
+    assert found.shape == expected.shape and not found.shape.assumed
+    assert set(found.tensors) == set(expected.tensors)
+    for key, tensor in expected.tensors.items():
+        assert torch.equal(found.tensors[key], tensor.half().float() if tuned else tensor), key
+    assert found.units is not None and found.units[0] == "<blk>" and found.units[4:] == (*"ACBDFE", "▁")
 
 
 def torchaudio_twin(kind: str, large: bool) -> torch.nn.Module:

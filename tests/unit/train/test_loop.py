@@ -159,9 +159,43 @@ def test_copying_is_by_name_and_shape_and_reported() -> None:
     assert "front_end.layers.0.conv.weight" in report.copied
     assert "encoder.blocks.0.ffn_up.weight" in report.other_shape
     assert report.absent == ("encoder.projection.weight", "encoder.projection.bias") and not report.unused
+    assert not report.sliced
     torch.testing.assert_close(small.front_end.layers[0].conv.weight, big.front_end.layers[0].conv.weight)
     with pytest.raises(ValueError, match="another family"):
         copy_matching({"x": torch.zeros(1)}, small)
+
+
+def test_blocks_are_copied_by_number_and_named_tensors_sliced() -> None:
+    experiment = Experiment.parse(SETTINGS, "test")
+    big = build_model(experiment.model, 3, seed=1).state_dict()
+    front = experiment.model.front_end.model_copy(update={"layers": ((4, 40, 20), (8, 8, 4))})
+    encoder = experiment.model.encoder.model_copy(update={"layers": 1})
+    small = build_model(experiment.model.model_copy(update={"front_end": front, "encoder": encoder}), 3, seed=2)
+    drawn = {name: value.clone() for name, value in small.state_dict().items()}
+    report = copy_matching(big, small, blocks=(2,), slices=("front_end.layers.1.conv",))
+    assert report.sliced == ("front_end.layers.1.conv.weight",)
+    assert "front_end.layers.0.conv.weight" in report.other_shape
+    assert "encoder.blocks.0.ffn_up.weight <- encoder.blocks.1.ffn_up.weight" in report.copied
+    assert "encoder.blocks.0.ffn_up.weight" in report.unused
+    lines = report.lines()
+    assert all(any(line.split("\t")[1].split(" <- ")[0] == name for line in lines) for name in drawn)
+    now = small.state_dict()
+    assert torch.equal(now["front_end.layers.1.conv.weight"], big["front_end.layers.1.conv.weight"][:, :4])
+    assert torch.equal(now["encoder.blocks.0.ffn_up.weight"], big["encoder.blocks.1.ffn_up.weight"])
+    assert torch.equal(now["front_end.layers.0.conv.weight"], drawn["front_end.layers.0.conv.weight"])
+    with pytest.raises(ValueError, match=r"blocks \[3\], but the source has blocks 1\.\.2"):
+        copy_matching(big, small, blocks=(3,))
+
+
+def test_what_means_something_else_in_the_source_is_left() -> None:
+    experiment = Experiment.parse(SETTINGS, "test")
+    source, target = build_model(experiment.model, 3, seed=1), build_model(experiment.model, 3, seed=2)
+    before = target.front_end.layers[0].norm.weight.clone()
+    with torch.no_grad():
+        source.front_end.layers[0].norm.weight.fill_(7)
+    report = copy_matching(source.state_dict(), target, leave=("front_end.",))
+    assert torch.equal(target.front_end.layers[0].norm.weight, before)
+    assert "front_end.layers.0.norm.weight" in report.absent and "front_end.layers.0.norm.weight" in report.unused
 
 
 def test_kept_targets_equal_fresh_ones(tmp_path: Path) -> None:

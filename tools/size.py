@@ -1,0 +1,97 @@
+"""Size and predicted speed of an experiment's model, before anything is trained.
+
+    size.py egs/librispeech/conf/s5_stream.yaml [--outputs 43] [--json FILE] [--set model.encoder.layers=8]
+
+Parameters, multiply-adds for a second of audio, look-ahead of every part in ms, and the real-time factor to be
+expected on one thread of this machine (streaming: a chunk with its whole history; else an utterance of 15 s).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from distill.config import Experiment
+from distill.losses.objective import build_objective
+from distill.models.latency import latency
+from distill.models.size import macs, parameters, predict_rtf, quantizer_parameters
+from distill.stages import run_script
+from distill.train.monitor import hardware
+
+LARGE, BASE = 768, 256
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("yaml", type=Path, nargs="+", help="experiments")
+    parser.add_argument("--outputs", type=int, default=43, help="units of the lang folder, blank included")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
+    parser.add_argument("--json", type=Path, help="write everything to this file")
+    args = parser.parse_args()
+    rows = [measure(path, args.outputs, args.set) for path in args.yaml]
+    for row in rows:
+        show(row)
+    if args.json:
+        temporary = args.json.with_name(args.json.name + ".tmp")
+        temporary.write_text(
+            json.dumps({"hardware": hardware(torch.device("cpu")), "rows": rows}, indent=1) + "\n", encoding="utf-8"
+        )
+        temporary.replace(args.json)
+
+
+def measure(path: Path, outputs: int, overrides: list[str]) -> dict:
+    """Everything that is known of one experiment's model."""
+    experiment = Experiment.load(path, overrides)
+    model = experiment.model
+    counts = {**parameters(model, outputs), "training_only": training_only(experiment, path.parent)}
+    if experiment.stage == 6:
+        code_dim = LARGE if model.encoder.norm_first else BASE
+        quantizer = quantizer_parameters(model.front_end.layers[-1][0], model.encoder.dim, code_dim)
+        counts["trunk_with_wav2vec2_quantizer"] = counts["trunk"] + quantizer
+    per_second = macs(model, outputs)
+    return {
+        "experiment": experiment.name,
+        "outputs": outputs,
+        "params": counts,
+        "macs_per_second": {**per_second, "total": sum(per_second.values())},
+        "latency_ms": asdict(latency(model)),
+        "rtf_predicted": predict_rtf(model, outputs),
+    }
+
+
+def training_only(experiment: Experiment, conf_dir: Path) -> int:
+    """Parameters of the W_i that hidden-layer distillation needs and inference does not."""
+    if experiment.teacher is None:
+        return 0
+    teacher = Experiment.load(conf_dir / f"{experiment.teacher.experiment}.yaml").model
+    encoder = experiment.model.encoder
+    objective = build_objective(
+        experiment.objective, experiment.layer_map, None, (encoder.dim, encoder.layers),
+        (teacher.encoder.dim, teacher.encoder.layers), experiment.model.shared_head_dim,
+    )  # fmt: skip
+    return sum(parameter.numel() for parameter in objective.parameters())
+
+
+def show(row: dict) -> None:
+    print(f"\n{row['experiment']} ({row['outputs']} outputs)")
+    for name, count in row["params"].items():
+        print(f"  {name:32}{count:>16,}  parameters")
+    for name, count in row["macs_per_second"].items():
+        print(f"  {name:32}{count / 1e6:>16,.1f}  million multiply-adds for a second of audio")
+    for part in row["latency_ms"]["parts"]:
+        print(f"  {part['name']:32}{told(part):>16}  ms look-ahead, mean and maximum")
+    print(f"  {'all parts':32}{told(row['latency_ms']):>16}  ms look-ahead, mean and maximum")
+    for name, factor in row["rtf_predicted"].items():
+        print(f"  {name:32}{factor:>16.4f}  real-time factor predicted, one thread")
+
+
+def told(delay: dict) -> str:
+    return "whole utterance" if delay["max"] is None else f"{delay['mean']:.1f}, {delay['max']:.1f}"
+
+
+if __name__ == "__main__":
+    run_script(main)
