@@ -36,11 +36,6 @@ class Stub:
         self.state = state
 
 
-def _plain_dict(*_: Any) -> dict:
-    """In place of a defaultdict, whose factory is not wanted."""
-    return {}
-
-
 def plain(value: Any) -> Any:
     """Settings out of stubs (omegaconf nodes, argparse namespaces) as nested dictionaries and lists."""
     if isinstance(value, Stub):
@@ -66,7 +61,7 @@ def read_pickle(path: Path, stubs: bool = False) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
-        allowed: list[Any] = [(_stand_in(name), name) for name in _globals(path)] if stubs else []
+        allowed = [_stand_in(name) for name in _globals(path)] if stubs else []
         with torch.serialization.safe_globals(allowed):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for cut, foreign or unsafe files
@@ -82,7 +77,14 @@ def _globals(path: Path) -> list[str]:
 
 
 def _stand_in(name: str) -> Any:
-    return _plain_dict if name == "collections.defaultdict" else Stub
+    """A `Stub` under a name of theirs; a plain dictionary where a defaultdict would bring its factory."""
+    if name == "collections.defaultdict":
+        kind: Any = lambda *_: {}  # noqa: E731
+    else:
+        kind = type("Stub", (Stub,), {})
+    kind.__module__, _, kind.__qualname__ = name.rpartition(".")
+    kind.__name__ = kind.__qualname__
+    return kind
 
 
 def _pickles(path: Path) -> Iterator[set[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import json
 import pickle
 import sys
@@ -139,12 +140,14 @@ def test_a_pickle_that_would_execute_code_is_refused(place: str, old_format: boo
 
 def test_classes_of_other_libraries_become_inert_stubs(tmp_path: Path) -> None:
     path = tmp_path / "stub.pt"
-    torch.save({"args": argparse.Namespace(heads=2, nested=argparse.Namespace(a=[1]))}, path)
+    meters = collections.defaultdict(list, loss=[1.5])
+    torch.save({"args": argparse.Namespace(heads=2, nested=argparse.Namespace(a=[1])), "meters": meters}, path)
     with pytest.raises(ValueError, match="argparse"):
         read_pickle(path)
     content = read_pickle(path, stubs=True)
-    assert type(content["args"]) is Stub
+    assert isinstance(content["args"], Stub)
     assert plain(content["args"]) == {"heads": 2, "nested": {"a": [1]}}
+    assert content["meters"] == {"loss": [1.5]} and type(content["meters"]) is dict
     path.write_bytes(pickle.dumps(Payload(print, "x")))
     with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
         read_pickle(path, stubs=True)
