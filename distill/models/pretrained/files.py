@@ -16,6 +16,8 @@ from torch import Tensor
 
 INERT = ("fairseq", "omegaconf", "argparse", "typing", "numpy", "collections", "enum", "pathlib")
 """Packages whose classes may be named in a checkpoint: each becomes a `Stub`, none is imported."""
+TYPES = {f"builtins.{name}" for name in ("bool", "dict", "float", "int", "list", "str", "tuple")}
+"""Named as the types of settings, or as what a defaultdict begins with."""
 
 
 class Stub:
@@ -73,7 +75,7 @@ def read_pickle(path: Path, stubs: bool = False) -> Any:
 def _globals(path: Path) -> list[str]:
     """Names of inert packages' classes that a file's pickles mention."""
     named = {name for pickle in _pickles(path) for name in pickle}
-    return sorted(name for name in named if name.split(".")[0] in INERT)
+    return sorted(name for name in named if name in TYPES or name.split(".")[0] in INERT)
 
 
 def _stand_in(name: str) -> Any:
@@ -102,7 +104,7 @@ def _pickles(path: Path) -> Iterator[set[str]]:
 
 def _named(file: Any) -> set[str]:
     return {
-        str(argument).replace(" ", ".")
+        str(argument).replace(" ", ".").replace("__builtin__.", "builtins.")
         for code, argument, _ in pickletools.genops(file)
         if code.name in ("GLOBAL", "INST")
     }
