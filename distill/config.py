@@ -320,6 +320,7 @@ class Decoding(Settings):
     max_active: int = 2000
     acoustic_scale: float = 1.0
     lattice_beam: float = 6.0  # what a teacher stores of its lattices: sequences this much worse than the best
+    chunks: tuple[int, ...] = ()  # further chunk sizes, in frames, that a streaming model is decoded with
 
 
 class Graphs(Settings):
@@ -386,6 +387,8 @@ class Experiment(Settings):
                 f"objective alpha {objective.alpha}, beta {objective.beta} learns from a teacher, but"
                 " 'teacher' is not set; without one use alpha: 1, beta: 1"
             )
+        if self.decoding.chunks and not (self.model.streaming.chunk_frames and min(self.decoding.chunks) > 0):
+            raise ValueError(f"decoding.chunks {self.decoding.chunks} are for a model with streaming.chunk_frames")
         layers = self.model.encoder.layers
         if len(self.init_blocks) not in (0, layers):
             raise ValueError(

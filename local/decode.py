@@ -20,10 +20,16 @@ def main() -> None:
     recipe = recipe_from(args)
     for name in recipe.names:
         experiment = Experiment.load(recipe.experiment_yaml(name), recipe.overrides, recipe.suffix)
-        modes = ("offline", "streaming") if experiment.model.streaming.chunk_frames else ("offline",)
         for test_set in args.sets.split(",") if args.sets else test_sets(recipe):
-            for mode in modes:
+            for mode in modes(experiment):
                 decode(recipe, experiment, test_set, mode)
+
+
+def modes(experiment: Experiment) -> list[str]:
+    """offline; streaming at the model's chunk; streaming-N at chunks of N frames that `decoding.chunks` asks for."""
+    if not experiment.model.streaming.chunk_frames:
+        return ["offline"]
+    return ["offline", "streaming", *(f"streaming-{chunk}" for chunk in experiment.decoding.chunks)]
 
 
 def test_sets(recipe: Recipe) -> list[str]:
@@ -69,12 +75,15 @@ def run_model(recipe: Recipe, experiment: Experiment, test_set: str, mode: str) 
     batches = in_order(cuts, SpeechDataset(None, None, 0, False, False), 4 * experiment.data.max_duration)
     batches = (batch.to(recipe.device) for batch in batches)
     model = model.to(recipe.device)
-    if mode == "streaming":
-        step = trained.model.streaming.chunk_frames * trained.model.front_end.hop
+    streaming, _, other_chunk = mode.partition("-")
+    if other_chunk:
+        model = model.run_at(int(other_chunk), trained.model.streaming.history_frames)
+    if streaming == "streaming":
+        step = model.settings.streaming.chunk_frames * model.settings.front_end.hop
         pairs = log_probs.streaming(model, batches, step)
     else:
         pairs = log_probs.offline(model, batches)
-    delay = latency(trained.model)
+    delay = latency(model.settings)
     facts = {
         "experiment": experiment.name, "corpus": recipe.corpus, "mode": mode, "lm": None,
         "chunk_ms": delay.chunk, "lookahead_mean_ms": delay.mean, "lookahead_max_ms": delay.max,
