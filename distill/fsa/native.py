@@ -15,7 +15,7 @@ from distill.fsa.search import SearchesLattices
 
 
 class NativeEngine(SearchesLattices):
-    """C++ kernels on processors (plain torch where there is no compiler), plain torch elsewhere.
+    """C++ kernels on processors, Triton kernels on GPUs; plain torch where there is no compiler, no Triton, elsewhere.
 
     leaky: coefficient of the leaky HMM in shared graphs (`distill.fsa.leaky`), 0 for none.
     precision: "float32", "float64", or "input" for that of the log-probabilities.
@@ -36,4 +36,9 @@ class NativeEngine(SearchesLattices):
     def _build(self, kind: str) -> Engine:
         if kind == "cpu" and load_kernel(KERNEL) is not None:
             return CpuEngine(self.leaky, self.precision)
+        if kind == "cuda":
+            from distill.fsa import triton  # not before there is a GPU
+
+            if triton.available():
+                return triton.TritonEngine(self.leaky, self.precision)
         return TorchEngine(self.leaky, self.precision)
