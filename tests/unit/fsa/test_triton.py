@@ -20,20 +20,13 @@ from distill.fsa import triton as triton_engine
 from distill.fsa.leaky import leak_weights
 from distill.fsa.triton import TritonEngine
 from distill.graphs import topology
+from tests.unit.fsa.random_graphs import UNITS, random_fsa
 
 pytest.importorskip("triton", reason="Triton is not on this platform")
 pytestmark = pytest.mark.filterwarnings("ignore:::triton.runtime.interpreter")  # log of 0, as on a GPU
 ROOT = Path(__file__).resolve().parents[3]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-UNITS = 4  # blank and three units
 CLOSE = {torch.float64: (1e-10, 1e-10), torch.float32: (1e-5, 1e-5)}  # values, gradients
-
-
-def random_fsa(states: int, seed: int, density: float = 0.5) -> Fsa:
-    rng = np.random.default_rng(seed)
-    grid = [(src, dst, unit) for src in range(states) for dst in range(states) for unit in range(1, UNITS)]
-    arcs = [(src, dst, unit, float(rng.normal())) for src, dst, unit in grid if rng.random() < density]
-    return Fsa.from_arcs(arcs, {0: -1.0, states - 1: 0.5}, states)
 
 
 def chain(units: Sequence[int]) -> Fsa:
@@ -42,7 +35,7 @@ def chain(units: Sequence[int]) -> Fsa:
     return Fsa.from_arcs([(i, i + 1, u, -0.5) for i, u in enumerate(units)], {count - 1: 0.0, count: 0.0}, count + 1)
 
 
-def random_log_probs(lengths: Sequence[int], scale: float = 2.0, outputs: int = UNITS, seed: int = 0) -> torch.Tensor:
+def log_probs_of(lengths: Sequence[int], scale: float = 2.0, outputs: int = UNITS, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(len(lengths), max(lengths), outputs, generator=generator, dtype=torch.float64)
     return (scale * noise).log_softmax(-1)
@@ -73,7 +66,7 @@ def assert_same(
 def test_shared_graph(dtype: torch.dtype, seed: int) -> None:
     lengths = [5, 1, 3]
     graph = topology.ctc(random_fsa(4 + seed, seed))
-    assert assert_same(random_log_probs(lengths, seed=seed), lengths, graph, dtype).valid.all()
+    assert assert_same(log_probs_of(lengths, seed=seed), lengths, graph, dtype).valid.all()
 
 
 def test_shared_graph_of_two_pdf_biphones() -> None:
@@ -81,7 +74,7 @@ def test_shared_graph_of_two_pdf_biphones() -> None:
         Fsa.from_arcs([(0, 0, 1, -0.7), (0, 1, 2, -1.2), (1, 0, 1, -0.1), (1, 1, 2, -2.0)], {0: 0.0, 1: -0.3}, 2)
     )
     lengths = [4, 2]
-    assert assert_same(random_log_probs(lengths, outputs=12), lengths, graph).valid.all()
+    assert assert_same(log_probs_of(lengths, outputs=12), lengths, graph).valid.all()
 
 
 def test_shared_graph_in_several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +83,7 @@ def test_shared_graph_in_several_chunks(monkeypatch: pytest.MonkeyPatch) -> None
     graph = topology.ctc(random_fsa(6, 3, density=0.9))
     tables = triton_tables.SharedTables(graph, 0.0, torch.device("cpu"), torch.float64)
     assert min(tables.ahead_sizes[2], tables.ahead_sizes[6]) >= 2 and max(tables.ahead_sizes[3], tables.ahead_sizes[7])
-    assert_same(random_log_probs([3]), [3], graph)
+    assert_same(log_probs_of([3]), [3], graph)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -102,7 +95,7 @@ def test_graph_of_each_utterance(dtype: torch.dtype, monkeypatch: pytest.MonkeyP
     graphs = [topology.ctc(random_fsa(5, 7)), topology.ctc(chain([2])), topology.ctc(chain([1, 1])), nothing]
     assert graphs[0].num_states > 8 and int(torch.bincount(graphs[0].dst).max()) > 4
     lengths = [4, 3, 2, 1]
-    score = assert_same(random_log_probs(lengths, scale=4.0), lengths, graphs, dtype)
+    score = assert_same(log_probs_of(lengths, scale=4.0), lengths, graphs, dtype)
     assert score.valid.tolist() == [True, True, False, False]
 
 
@@ -110,7 +103,7 @@ def test_graph_of_each_utterance(dtype: torch.dtype, monkeypatch: pytest.MonkeyP
 def test_utterances_without_path_or_frames_are_masked(shared: bool) -> None:
     graph = topology.ctc(chain([1, 1]))
     lengths = [2, 3, 0]
-    score = assert_same(random_log_probs(lengths), lengths, graph if shared else [graph] * 3)
+    score = assert_same(log_probs_of(lengths), lengths, graph if shared else [graph] * 3)
     assert score.valid.tolist() == [False, True, False]
 
 
@@ -138,7 +131,7 @@ def leaking(graph: Hmm, coefficient: float) -> Hmm:
 
 def test_leaky_hmm() -> None:
     graph, lengths = topology.ctc(random_fsa(4, 5, density=0.3)), [4, 1]
-    log_probs = random_log_probs(lengths)
+    log_probs = log_probs_of(lengths)
     score, gradient = scored(TritonEngine(leaky=0.1), log_probs.to(DEVICE), lengths, graph)
     expected, expected_gradient = scored(TorchEngine(), log_probs, lengths, leaking(graph, 0.1))
     torch.testing.assert_close(score.total.cpu(), expected.total)
@@ -153,7 +146,7 @@ def test_batches_without_frames_or_gradient() -> None:
     score = TritonEngine().score(empty, torch.tensor([0, 0]), graph)
     score.total.sum().backward()
     assert score.valid.tolist() == [False, False] and score.total.tolist() == [0, 0]
-    log_probs, lengths = random_log_probs([2]).to(DEVICE), torch.tensor([2])
+    log_probs, lengths = log_probs_of([2]).to(DEVICE), torch.tensor([2])
     for form in (graph, [graph]):
         score = TritonEngine().score(log_probs, lengths, form)
         expected = TorchEngine().score(log_probs.cpu(), lengths, form)
@@ -174,7 +167,7 @@ def test_what_does_not_fit_runs_in_torch(reason: str, monkeypatch: pytest.Monkey
     else:
         monkeypatch.setattr(kernels, "shared_kernel", Crowded())
     engine, graph, lengths = TritonEngine(), topology.ctc(chain([1])), [3]
-    log_probs = random_log_probs(lengths).to(DEVICE)
+    log_probs = log_probs_of(lengths).to(DEVICE)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             score, gradient = scored(engine, log_probs, lengths, graph)
@@ -184,7 +177,7 @@ def test_what_does_not_fit_runs_in_torch(reason: str, monkeypatch: pytest.Monkey
 
 
 def test_wrong_input_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    graph, log_probs, lengths = topology.ctc(chain([1])), random_log_probs([2]), torch.tensor([2])
+    graph, log_probs, lengths = topology.ctc(chain([1])), log_probs_of([2]), torch.tensor([2])
     with pytest.raises(ValueError, match="NaN"):
         TritonEngine().score(log_probs * torch.nan, lengths, graph)
     monkeypatch.setattr(triton_engine._kernels(), "INTERPRETED", False)
@@ -256,7 +249,7 @@ def test_kernels_at_full_size_on_a_gpu() -> None:
     """A trigram's size in float32 against float64 in torch, and the same bits again; numerators beside it."""
     graph = topology.ctc(random_fsa(60, 0, density=0.2))
     lengths = [300, 299, 200, 1, 17, 300, 64, 250]
-    log_probs = random_log_probs(lengths, scale=3.0)
+    log_probs = log_probs_of(lengths, scale=3.0)
     numerators = [
         topology.ctc(chain(np.random.default_rng(n).integers(1, UNITS, max(1, n // 3)).tolist())) for n in lengths
     ]
