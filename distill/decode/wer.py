@@ -76,7 +76,8 @@ class ErrorRate:
 
 def bootstrap(scored: Sequence[Scored], samples: int = 1000, seed: int = 0) -> tuple[float, float]:
     """2.5 and 97.5 percentile of the error rate when utterances are drawn with replacement (Bisani and Ney 2004)."""
-    sums = resampled(counts(scored), samples, seed)
+    # By name, so that figures can be had again from the files, whatever order the search ended in.
+    sums = resampled(counts(sorted(scored, key=lambda s: s.name)), samples, seed)
     return interval(100 * sums[:, 0] / np.maximum(1, sums[:, 1]))
 
 
