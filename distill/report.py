@@ -91,8 +91,13 @@ def read_runs(folder: Path) -> list[Run]:
 
 
 def _read_run(folder: Path) -> Run:
-    decodings = tuple(_read(path) for path in sorted(folder.glob("decode_*/wer.json")))
+    decodings = tuple(_read(path) for path in decoded(folder))
     return Run(folder.name, _read(folder / "result.json"), decodings)
+
+
+def decoded(folder: Path) -> list[Path]:
+    """The wer.json of an experiment's complete decodings; a killed stage leaves others in folders *.tmp."""
+    return sorted(path for path in folder.glob("decode_*/wer.json") if path.parent.suffix != ".tmp")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -359,7 +364,7 @@ def collect(exp_dir: Path, target: Path, root: Path, further: Sequence[str] = ()
     """
     paths = [path for path in (exp_dir / name for name in further) if path.is_file()]
     for run in read_runs(exp_dir):
-        paths += [exp_dir / run.name / "result.json", *sorted(exp_dir.glob(f"{run.name}/decode_*/wer.json"))]
+        paths += [exp_dir / run.name / "result.json", *decoded(exp_dir / run.name)]
     copies = []
     for path in paths:
         content = portable(_read(path), root)
