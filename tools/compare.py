@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from distill.decode.bootstrap import FEWEST
 from distill.decode.compare import NORMAL_FROM, Difference, MatchedPairs, matched_pairs, paired_bootstrap, read_speakers
 from distill.decode.wer import read_results
 from distill.report import write_text
@@ -39,9 +40,10 @@ def described(ours: Path, theirs: Path, found: Difference, tested: MatchedPairs 
     width = max(len(str(ours)), len(str(theirs)))
     lines = [f"{letter}  {path!s:{width}}  {rate:7.3f} %" for letter, path, rate in (
         ("A", ours, found.ours), ("B", theirs, found.theirs))]  # fmt: skip
+    rough = f", rough: below {FEWEST}" if found.by == "speaker" and found.units < FEWEST else ""
     lines += [
         f"A - B  {found.difference:+.3f} %, 95 % interval [{found.low:+.3f}, {found.high:+.3f}]"
-        f" ({found.samples} draws of {found.units} {found.by}s)",
+        f" ({found.samples} draws of {found.units} {found.by}s{rough})",
         f"A is better in {100 * found.better:.1f} % of the draws, B in {100 * found.worse:.1f} %",
     ]
     return [*lines, tested_line(tested)]

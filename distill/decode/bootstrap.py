@@ -6,6 +6,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
+FEWEST = 10  # speakers, below which drawing them gives intervals far too narrow to be shown
 BLOCK = 2_000_000  # indices drawn at once; bounds the memory, changes no figure
 
 

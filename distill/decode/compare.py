@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from distill.decode.bootstrap import grouped, interval, resampled
+from distill.decode.bootstrap import FEWEST, grouped, interval, resampled
 from distill.decode.wer import Scored, alignment, counts, read_results, write_lines
 
 SPEAKERS = "utt2spk"  # in a decode folder, as Kaldi has it
@@ -59,7 +59,8 @@ def paired_bootstrap(
 ) -> Difference:
     """Draw the same utterances (with `speakers`: the same speakers) for both systems, again and again.
 
-    speakers: utterance -> speaker. Raises ValueError if the utterances differ, lack a speaker, or have no words.
+    speakers: utterance -> speaker. Raises ValueError if the utterances differ, lack a speaker, have one speaker only,
+    or no words.
     """
     pairs = matched(ours, theirs)
     table = np.hstack([counts([a for a, _ in pairs]), counts([b for _, b in pairs])])
@@ -67,6 +68,8 @@ def paired_bootstrap(
         raise ValueError("no reference words: the test set is empty or has no transcripts")
     if speakers is not None:
         table = grouped(table, _speakers_of([a for a, _ in pairs], speakers))
+        if len(table) == 1:
+            raise ValueError("there is one speaker only, so drawing speakers says nothing; draw by utterance instead")
     whole, drawn = _rates(table.sum(0)[None])[0], _rates(resampled(table, samples, seed))
     differences = drawn[:, 0] - drawn[:, 1]
     low, high = interval(differences)
@@ -155,16 +158,18 @@ def _rounded_p(p: float) -> float:
 
 
 def compare_folders(ours: Path, theirs: Path, samples: int = 2000, seed: int = 0) -> dict[str, Any]:
-    """Everything known of the difference between two decode folders, by utterance and, where known, by speaker.
+    """Everything known of the difference between two decode folders, by utterance and by speaker.
 
-    Raises FileNotFoundError or ValueError for folders without results or on different utterances.
+    The latter is None where speakers are not known or fewer than FEWEST. Raises FileNotFoundError or ValueError for
+    folders without results or on different utterances.
     """
     first, second = read_results(ours), read_results(theirs)
     speakers = next((read_speakers(folder) for folder in (ours, theirs) if (folder / SPEAKERS).exists()), None)
+    enough = speakers is not None and len(set(speakers.values())) >= FEWEST
     tested = matched_pairs(first, second)
     return {
         "utterance": asdict(paired_bootstrap(first, second, None, samples, seed)),
-        "speaker": asdict(paired_bootstrap(first, second, speakers, samples, seed)) if speakers else None,
+        "speaker": asdict(paired_bootstrap(first, second, speakers, samples, seed)) if enough else None,
         "matched_pairs": asdict(tested) if tested else None,
     }
 

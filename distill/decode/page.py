@@ -19,7 +19,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from distill.decode.bootstrap import grouped, interval, resampled
+from distill.decode.bootstrap import FEWEST, grouped, interval, resampled
 from distill.decode.wer import ErrorRate, Scored, alignment, bootstrap, counts, write_lines
 
 PAGE = "errors.html"
@@ -127,7 +127,7 @@ def summary(scored: Sequence[Scored], speakers: Mapping[str, str], unit: str) ->
     rate = ErrorRate.of(scored)
     wrong = sum(s.errors > 0 for s in scored)
     intervals = [f"{_range(rate.ci95)} drawing utterances"]
-    if speakers:
+    if len(set(speakers.values())) >= FEWEST:
         intervals.append(f"{_range(by_speaker(scored, speakers))} drawing speakers")
     made_of = (
         f"{rate.ref_words} {unit}s: {rate.sub} substituted, {rate.dele} deleted, {rate.ins} inserted; "

@@ -96,6 +96,11 @@ def test_utterances_without_speaker_are_an_error() -> None:
         compare.paired_bootstrap(A, B, {"u0": "x", "u1": "x"})
 
 
+def test_one_speaker_cannot_be_drawn() -> None:
+    with pytest.raises(ValueError, match="one speaker only"):
+        compare.paired_bootstrap(A, B, dict.fromkeys(SPEAKERS, "x"))
+
+
 def test_a_set_without_words_is_an_error() -> None:
     empty = [score("u", [], ["A"])]
     with pytest.raises(ValueError, match="no reference words"):
@@ -205,7 +210,11 @@ def test_speakers_are_read_as_they_were_written(folders: tuple[Path, Path], tmp_
         compare.read_speakers(tmp_path)
 
 
-def test_folders_are_compared_by_utterance_and_speaker(folders: tuple[Path, Path]) -> None:
+def test_folders_are_compared_by_utterance_and_speaker(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert compare.compare_folders(*folders)["speaker"] is None  # three are too few
+    monkeypatch.setattr(compare, "FEWEST", 3)
     found = compare.compare_folders(*folders)
     assert found["utterance"]["units"] == 5
     assert found["speaker"]["units"] == 3
@@ -222,5 +231,5 @@ def test_the_command_prints_and_writes_the_same_figures(
     tool.main()
     found, printed = json.loads((tmp_path / "found.json").read_text()), capsys.readouterr().out
     assert f"A - B  -12.000 %, 95 % interval [{found['low']:+.3f}, {found['high']:+.3f}]" in printed
-    assert "3 speakers" in printed
+    assert "3 speakers, rough: below 10)" in printed
     assert (found["by"], found["matched_pairs"]["segments"]) == ("speaker", 4)

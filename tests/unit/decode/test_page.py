@@ -169,6 +169,17 @@ def test_figures_are_those_of_the_results() -> None:
     ]  # fmt: skip
 
 
+def test_speakers_are_drawn_where_there_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = random_results(3)
+    speakers = {s.name: s.name.split("-")[0] for s in results}
+    assert "drawing speakers" not in built(results, speakers)[0]
+    monkeypatch.setattr(page, "FEWEST", 3)
+    low, high = page.by_speaker(results, speakers)
+    rates = [share(results, speakers, speaker) for speaker in set(speakers.values())]
+    assert 100 * min(rates) <= low < high <= 100 * max(rates)
+    assert f"{low:.2f}–{high:.2f} drawing speakers" in built(results, speakers)[1].with_class("summary").text
+
+
 def share(results: list[Scored], speakers: dict[str, str], speaker: str) -> float:
     own = [s for s in results if speakers[s.name] == speaker]
     return sum(s.errors for s in own) / sum(len(s.reference) for s in own)
