@@ -65,6 +65,11 @@ class Run:
     def modes(self) -> list[str]:
         return sorted({str(d["mode"]) for d in self.decodings})
 
+    @property
+    def main_mode(self) -> str:
+        """The mode whose rates stand for the model: streaming, where it was decoded so."""
+        return "streaming" if "streaming" in self.modes else "offline"
+
     def decoding(self, test_set: str, mode: str, method: str) -> Mapping[str, Any] | None:
         """The wer.json of one decoding, None where it was not done."""
         wanted = (test_set, mode, method)
@@ -86,8 +91,13 @@ def read_runs(folder: Path) -> list[Run]:
 
 
 def _read_run(folder: Path) -> Run:
-    decodings = tuple(_read(path) for path in sorted(folder.glob("decode_*/wer.json")))
+    decodings = tuple(_read(path) for path in decoded(folder))
     return Run(folder.name, _read(folder / "result.json"), decodings)
+
+
+def decoded(folder: Path) -> list[Path]:
+    """The wer.json of an experiment's complete decodings; a killed stage leaves others in folders *.tmp."""
+    return sorted(path for path in folder.glob("decode_*/wer.json") if path.parent.suffix != ".tmp")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -276,8 +286,7 @@ def step_table(runs: Sequence[Run]) -> Table:
 def _main_rates(run: Run | None, sets: Sequence[str]) -> list[str]:
     if run is None:
         return ["-"] * len(sets)
-    mode = "streaming" if "streaming" in run.modes else "offline"
-    return [rate_cell(run.decoding(test_set, mode, GRAPH)) for test_set in sets]
+    return [rate_cell(run.decoding(test_set, run.main_mode, GRAPH)) for test_set in sets]
 
 
 # Whole reports
@@ -294,16 +303,19 @@ def terminal_report(runs: Sequence[Run], width: int = 100) -> str:
     return "\n".join(lines)
 
 
-def markdown_report(runs: Sequence[Run], level: int = 2) -> str:
-    """Everything known of the runs, as sections below a heading of `level - 1`."""
+Section = tuple[str, list[str]]
+
+
+def markdown_report(runs: Sequence[Run], level: int = 2, further: Sequence[Section] = ()) -> str:
+    """Everything known of the runs, as sections below a heading of `level - 1`; further: other modules' sections."""
     heading = "#" * level
     lines: list[str] = []
-    for title, body in _sections(runs):
+    for title, body in _sections(runs, further):
         lines += [f"{heading} {title}", "", *body, ""]
     return "\n".join(lines)
 
 
-def _sections(runs: Sequence[Run]) -> Iterator[tuple[str, list[str]]]:
+def _sections(runs: Sequence[Run], further: Sequence[Section]) -> Iterator[Section]:
     for method, title in TITLES.items():
         yield title, error_table(runs, method).markdown()
     latency = latency_table(runs)
@@ -315,6 +327,7 @@ def _sections(runs: Sequence[Run]) -> Iterator[tuple[str, list[str]]]:
     objectives = objective_table(runs)
     if objectives is not None:
         yield f"Objectives of the first step, as table 3 of {PAPER}", [*objectives.markdown(), "", ours]
+    yield from further
     yield "Training", training_table(runs).markdown()
     yield "How it was made", _provenance(runs)
 
@@ -342,18 +355,21 @@ def write_text(path: Path, text: str) -> None:
 # Committed results
 
 
-def collect(exp_dir: Path, target: Path, root: Path) -> list[Path]:
-    """Copy result.json and wer.json of an exp-dir into `target`, without paths of this machine; returns the copies.
+def collect(exp_dir: Path, target: Path, root: Path, further: Sequence[str] = ()) -> list[Path]:
+    """Copy result.json, wer.json and `further` files of an exp-dir into `target`, without paths of this machine.
+
+    Returns the copies; further: names of JSON files in exp-dir itself, copied where they are there.
 
     Raises FileNotFoundError if there is nothing to copy.
     """
-    copies = []
+    paths = [path for path in (exp_dir / name for name in further) if path.is_file()]
     for run in read_runs(exp_dir):
-        folder = exp_dir / run.name
-        for path in [folder / "result.json", *sorted(folder.glob("decode_*/wer.json"))]:
-            content = portable(_read(path), root)
-            copies.append(target / path.relative_to(exp_dir))
-            write_text(copies[-1], json.dumps(content, indent=1, sort_keys=True) + "\n")
+        paths += [exp_dir / run.name / "result.json", *decoded(exp_dir / run.name)]
+    copies = []
+    for path in paths:
+        content = portable(_read(path), root)
+        copies.append(target / path.relative_to(exp_dir))
+        write_text(copies[-1], json.dumps(content, indent=1, sort_keys=True) + "\n")
     return copies
 
 

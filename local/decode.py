@@ -58,7 +58,7 @@ def decode(recipe: Recipe, experiment: Experiment, test_set: str, mode: str) -> 
 
 
 def run_model(recipe: Recipe, experiment: Experiment, test_set: str, mode: str) -> dict:
-    """Log-probabilities (T, V) and reference words by cut id, and the model's facts."""
+    """Log-probabilities (T, V), reference words and cuts by cut id, and the model's facts."""
     import torch
     from tqdm import tqdm
 
@@ -91,13 +91,14 @@ def run_model(recipe: Recipe, experiment: Experiment, test_set: str, mode: str) 
     }  # fmt: skip
     scores = dict(tqdm(pairs, desc=f"{experiment.name} {test_set} {mode}", total=len(cuts), disable=None))
     references = {cut.id: (text_of(cut) or "").split() for cut in cuts}
-    return {"scores": scores, "references": references, "facts": facts, "units": units}
+    by_id = {cut.id: cut for cut in cuts}
+    return {"scores": scores, "references": references, "facts": facts, "units": units, "cuts": by_id}
 
 
 def write(
     recipe: Recipe, experiment: Experiment, test_set: str, mode: str, method: str, computed: Mapping, folder: Path
 ) -> None:
-    """recogs-, errs-, wer-summary- and wer.json of one method."""
+    """recogs-, errs-, wer-summary-, wer.json, utt2spk and errors.html of one method."""
     from distill.decode.wer import write_results
     from distill.graphs.lexicon import Lang
 
@@ -112,7 +113,21 @@ def write(
         scored = over_units(recipe, lang, computed)
     facts = {**computed["facts"], "method": method, "lm": "3gram" if method == "1best" else None}
     write_results(folder, test_set, f"{mode}-{method}", scored, facts)
+    write_errors(folder, scored, {**facts, "set": test_set}, computed["cuts"])
     log.info("%s %s %s %s: %s", experiment.name, test_set, mode, method, headline(folder))
+
+
+def write_errors(folder: Path, scored: list, facts: Mapping, cuts: Mapping) -> None:
+    """Who spoke, and the page of errors."""
+    from distill.data import clips
+    from distill.decode.compare import write_speakers
+    from distill.decode.page import Audio, write_page
+
+    speakers = clips.speakers(cuts.values())
+    if speakers:
+        write_speakers(folder, speakers)
+    links = {name: address for name, cut in cuts.items() if (address := clips.link(cut, folder)) is not None}
+    write_page(folder, scored, facts, speakers, Audio(lambda name: clips.flac(cuts[name]), links))
 
 
 def over_words(recipe: Recipe, experiment: Experiment, lang, computed: Mapping) -> list:

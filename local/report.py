@@ -1,18 +1,40 @@
-"""Stage 13: the tables of an exp-dir, printed and as RESULTS.md."""
+"""Stage 13: the tables of an exp-dir and the differences between its decodings, printed and as RESULTS.md."""
 
 from __future__ import annotations
 
-from distill import report
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from distill import differences, report
 from distill.stages import recipe_from, recipe_parser, run_script
+
+log = logging.getLogger("report")
 
 
 def main() -> None:
     recipe = recipe_from(recipe_parser(__doc__).parse_args())
     runs = report.read_runs(recipe.exp_dir)
+    differences.write(recipe.exp_dir, list(compared(recipe.exp_dir, runs)))
+    rows = differences.read(recipe.exp_dir, runs)
     path = recipe.exp_dir / "RESULTS.md"
-    report.write_text(path, f"# Results: {recipe.corpus}\n\n{report.markdown_report(runs)}")
+    text = report.markdown_report(runs, further=differences.sections(rows))
+    report.write_text(path, f"# Results: {recipe.corpus}\n\n{text}")
     print(report.terminal_report(runs))
+    print(differences.terminal(rows))
     print(f"all of it: {path}")
+
+
+def compared(exp_dir: Path, runs: Sequence[report.Run]) -> Iterator[dict[str, Any]]:
+    """A row for each pair of decodings whose utterances are there and the same."""
+    from distill.decode.compare import compare_folders
+
+    for pair in differences.pairs(runs):
+        try:
+            yield differences.row(pair, compare_folders(*pair.folders(exp_dir)))
+        except (FileNotFoundError, ValueError) as error:
+            log.warning("%s and %s, %s: not compared: %s", pair.ours, pair.theirs, pair.test_set, error)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from distill import report
+from distill import differences, report
 
 ROOT = Path(__file__).resolve().parents[1]
 INTRODUCTION = """# Results
@@ -25,7 +25,8 @@ def main() -> None:
     if args.collect:
         if not (args.corpus and args.label):
             parser.error("--collect needs --corpus and --label")
-        copies = report.collect(args.collect.resolve(), ROOT / "egs" / args.corpus / "results" / args.label, ROOT)
+        target = ROOT / "egs" / args.corpus / "results" / args.label
+        copies = report.collect(args.collect.resolve(), target, ROOT, [differences.DIFFERENCES])
         print(f"{len(copies)} files below egs/{args.corpus}/results/{args.label}")
     report.write_text(ROOT / "RESULTS.md", whole(ROOT))
     print(f"wrote {ROOT / 'RESULTS.md'}")
@@ -37,7 +38,9 @@ def whole(root: Path) -> str:
     parts = [INTRODUCTION] if folders else [INTRODUCTION, "No results are committed yet.\n"]
     for folder in folders:
         title = f"## {folder.parents[1].name}, {folder.name}"
-        parts.append(f"{title}\n\n{report.markdown_report(report.read_runs(folder), level=3)}")
+        runs = report.read_runs(folder)
+        further = differences.sections(differences.read(folder, runs))
+        parts.append(f"{title}\n\n{report.markdown_report(runs, 3, further)}")
     return "\n".join(parts)
 
 

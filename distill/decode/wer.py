@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -12,7 +13,10 @@ from typing import Any
 import kaldialign
 import numpy as np
 
-GAP = "*"
+from distill.decode.bootstrap import interval, resampled
+
+GAP = "*"  # in errs files, as icefall has it
+NOTHING = "\0"  # no word of a transcript, unlike GAP
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,12 @@ def score(name: str, reference: Sequence[str], hypothesis: Sequence[str]) -> Sco
     """Count errors by the alignment with the fewest."""
     counts = kaldialign.edit_distance(list(reference), list(hypothesis))
     return Scored(name, tuple(reference), tuple(hypothesis), counts["sub"], counts["ins"], counts["del"])
+
+
+def alignment(scored: Scored) -> list[tuple[str | None, str | None]]:
+    """Pairs (reference, hypothesis) of the alignment with the fewest errors; None stands where the other has a word."""
+    pairs = kaldialign.align(list(scored.reference), list(scored.hypothesis), NOTHING)
+    return [(None if a == NOTHING else a, None if b == NOTHING else b) for a, b in pairs]
 
 
 @dataclass(frozen=True)
@@ -66,37 +76,42 @@ class ErrorRate:
 
 def bootstrap(scored: Sequence[Scored], samples: int = 1000, seed: int = 0) -> tuple[float, float]:
     """2.5 and 97.5 percentile of the error rate when utterances are drawn with replacement (Bisani and Ney 2004)."""
-    errors, words = _per_utterance(scored)
-    drawn = _draws(len(errors), samples, seed)
-    rates = 100 * errors[drawn].sum(1) / np.maximum(1, words[drawn].sum(1))
-    low, high = np.percentile(rates, [2.5, 97.5])
-    return round(float(low), 3), round(float(high), 3)
+    # By name, so that figures can be had again from the files, whatever order the search ended in.
+    sums = resampled(counts(sorted(scored, key=lambda s: s.name)), samples, seed)
+    return interval(100 * sums[:, 0] / np.maximum(1, sums[:, 1]))
 
 
-def paired_bootstrap(
-    ours: Sequence[Scored], theirs: Sequence[Scored], samples: int = 1000, seed: int = 0
-) -> tuple[float, float, float]:
-    """Difference of error rates, ours - theirs, on the same utterances: (difference, low, high).
+def counts(scored: Sequence[Scored]) -> np.ndarray:
+    """Errors and reference words of every utterance: (N, 2)."""
+    return np.array([(s.errors, len(s.reference)) for s in scored], dtype=np.int64).reshape(-1, 2)
 
-    Raises ValueError if the utterances differ.
+
+def read_results(folder: Path) -> list[Scored]:
+    """The utterances of a decode folder, scored again from its recogs file.
+
+    Raises FileNotFoundError if there is no such file, ValueError if there are several or one that is damaged.
     """
-    by_name = {s.name: s for s in theirs}
-    if set(by_name) != {s.name for s in ours}:
-        raise ValueError("the two systems were not scored on the same utterances; decode both on one set")
-    mine, words = _per_utterance(ours)
-    yours, _ = _per_utterance([by_name[s.name] for s in ours])
-    drawn = _draws(len(mine), samples, seed)
-    differences = 100 * (mine - yours)[drawn].sum(1) / np.maximum(1, words[drawn].sum(1))
-    low, high = np.percentile(differences, [2.5, 97.5])
-    return float(100 * (mine - yours).sum() / words.sum()), float(low), float(high)
+    found = sorted(folder.glob("recogs-*.txt"))
+    if not found:
+        raise FileNotFoundError(f"no recogs-*.txt in {folder}: expected a folder decode_* that stage 10 writes")
+    if len(found) > 1:
+        raise ValueError(f"{len(found)} recogs-*.txt in {folder}, expected one: {', '.join(p.name for p in found)}")
+    return _read_recogs(found[0])
 
 
-def _per_utterance(scored: Sequence[Scored]) -> tuple[np.ndarray, np.ndarray]:
-    return np.array([s.errors for s in scored]), np.array([len(s.reference) for s in scored])
-
-
-def _draws(count: int, samples: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, count, (samples, count))
+def _read_recogs(path: Path) -> list[Scored]:
+    words: dict[str, dict[str, list[str]]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], 1):
+        name, _, rest = line.partition(":\t")
+        kind, _, symbols = rest.partition("=")
+        try:
+            words.setdefault(name, {})[kind] = list(ast.literal_eval(symbols))
+        except (ValueError, SyntaxError, TypeError):
+            raise ValueError(f"{path}, line {number}: expected ID:\\tref=[...] or hyp=[...], got {line!r}") from None
+    halves = [name for name, both in words.items() if set(both) != {"ref", "hyp"}]
+    if halves:
+        raise ValueError(f"{path}: {len(halves)} utterances without ref and hyp, as {halves[0]}; run stage 10 again")
+    return [score(name, both["ref"], both["hyp"]) for name, both in words.items()]
 
 
 def write_results(folder: Path, test_set: str, suffix: str, scored: Sequence[Scored], facts: dict[str, Any]) -> None:
@@ -105,11 +120,11 @@ def write_results(folder: Path, test_set: str, suffix: str, scored: Sequence[Sco
     ordered = sorted(scored, key=lambda s: s.name)
     name = f"{test_set}-{suffix}"
     recogs = (f"{s.name}:\tref={list(s.reference)}\n{s.name}:\thyp={list(s.hypothesis)}" for s in ordered)
-    _write(folder / f"recogs-{name}.txt", recogs)
-    _write(folder / f"errs-{name}.txt", _error_lines(rate, ordered))
-    _write(folder / f"wer-summary-{name}.txt", ["settings\tWER", f"{suffix}\t{rate.wer:.2f}"])
+    write_lines(folder / f"recogs-{name}.txt", recogs)
+    write_lines(folder / f"errs-{name}.txt", _error_lines(rate, ordered))
+    write_lines(folder / f"wer-summary-{name}.txt", ["settings\tWER", f"{suffix}\t{rate.wer:.2f}"])
     content = {**facts, "set": test_set, **rate.fields()}
-    _write(folder / "wer.json", [json.dumps(content, indent=1, sort_keys=True)])
+    write_lines(folder / "wer.json", [json.dumps(content, indent=1, sort_keys=True)])
 
 
 def _error_lines(rate: ErrorRate, scored: Sequence[Scored]) -> Iterable[str]:
@@ -119,11 +134,12 @@ def _error_lines(rate: ErrorRate, scored: Sequence[Scored]) -> Iterable[str]:
     )
     yield "PER-UTTERANCE DETAILS: (reference->hypothesis) where they differ"
     for s in scored:
-        pairs = kaldialign.align(list(s.reference), list(s.hypothesis), GAP)
-        yield f"{s.name}:\t" + " ".join(a if a == b else f"({a}->{b})" for a, b in pairs)
+        pairs = alignment(s)
+        yield f"{s.name}:\t" + " ".join(str(a) if a == b else f"({a or GAP}->{b or GAP})" for a, b in pairs)
 
 
-def _write(path: Path, lines: Iterable[str]) -> None:
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write a whole file of lines or nothing."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     os.replace(temporary, path)

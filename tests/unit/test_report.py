@@ -73,6 +73,11 @@ def test_what_was_not_decoded_is_a_dash(exp: Path) -> None:
     assert next(r for r in table.rows if r[0] == "sn")[-2:] == ("2.50 [2.0-3.0]", "-")
 
 
+def test_half_a_decoding_is_none(exp: Path) -> None:
+    decoding(exp / "sn/decode_test-dev_offline_1best.tmp", "test-dev", "offline", "1best", 9.0)
+    assert report.test_sets(report.read_runs(exp)) == ["test-clean", "test-other"]
+
+
 def test_the_terminal_table_fits(exp: Path) -> None:
     assert max(map(len, report.terminal_report(report.read_runs(exp), 100).splitlines())) <= 100
 
