@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.batch import SAMPLE_RATE
-from distill.config import Encoder, FrontEnd, Model, Streaming
+from distill.config import Encoder, Experiment, FrontEnd, Model, Streaming
 from distill.models.latency import latency
 from distill.models.recogniser import Recogniser
 from distill.models.transformer import attention_mask, drawn
@@ -199,3 +200,30 @@ def test_impossible_chunks_are_refused(values: dict, message: str) -> None:
 def test_impossible_fbank_front_ends_are_refused(values: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FrontEnd(**{**FBANK, "layers": ((8, 3, 2),), **values})
+
+
+CONF = Path(__file__).parents[3] / "egs" / "librispeech" / "conf"
+
+
+@pytest.mark.parametrize(
+    ("name", "chunk", "mean", "most"),
+    [
+        ("s5_stream", 960, 470, 940),  # papers/001 counts half a chunk, 480 ms
+        ("s5_fbank_stream", 960, 470 + 17.5, 940 + 17.5),
+        ("s5_fbank40_stream", 960, 460 + 37.5, 920 + 37.5),
+        ("s5", None, None, None),
+        ("teacher", None, None, None),
+    ],
+)
+def test_look_ahead_of_the_recipes_models(
+    name: str, chunk: float | None, mean: float | None, most: float | None
+) -> None:
+    delay = latency(Experiment.load(CONF / f"{name}.yaml").model)
+    assert (delay.chunk, delay.mean, delay.max) == (chunk, mean, most)
+
+
+def test_every_part_that_waits_for_the_end_is_named() -> None:
+    waiting = {part.name for part in latency(Model()).parts if part.max is None}
+    assert waiting == {"waveform normalisation", "norms of the convolutions", "attention"}
+    parts = {part.name: part.max for part in latency(Experiment.load(CONF / "s5_fbank40_stream.yaml").model).parts}
+    assert (parts["Fbank window"], parts["convolutions"]) == (7.5, 30)
