@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=21)
     parser.add_argument("--k2-python", type=Path, help="Python of an environment with k2; without it k2 is left out")
     parser.add_argument("--k2-timeout", type=float, default=900, help="seconds for one of k2's rows")
+    parser.add_argument("--k2-memory", type=float, default=8.0, help="GB that k2 may take at once")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there, too")
     args = parser.parse_args()
     rows = []
@@ -133,7 +134,7 @@ def k2_arcs(graph: Hmm) -> Tensor:
 
     CTC's first blank state goes on exactly as the beginning does, so it is the beginning.
     """
-    first = int(torch.nonzero(graph.initial == 0)[0])
+    first = int(torch.nonzero((graph.label == 0) & (graph.initial == 0))[0])
     new = torch.arange(graph.num_states)
     new[0], new[first] = first, 0
     ending = torch.nonzero(graph.final > -torch.inf).squeeze(1)
@@ -175,7 +176,7 @@ def engine_row(case: Case, name: str, threads: int, repeats: int) -> Row:
 
 def k2_row(args: argparse.Namespace, dump: Path, name: str, beam: str) -> Row:
     """A row as `bench_k2.py` prints it: seconds, peak_mb and totals, or an error."""
-    command = [args.k2_python, HERE / "bench_k2.py", dump, "--output-beam", beam]
+    command = [args.k2_python, HERE / "bench_k2.py", dump, "--output-beam", beam, "--memory-gb", args.k2_memory]
     row: Row = {"engine": name, "seconds": None, "peak_mb": None}
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     try:
