@@ -1,0 +1,117 @@
+"""Which implementation the native engine takes, and the C++ kernel in every width it can have."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distill.fsa import Fsa, Hmm, NativeEngine, TorchEngine, build, build_engine
+from distill.fsa.cpu import CpuEngine
+from distill.graphs import topology
+from tests.unit.fsa.conftest import NEEDS_COMPILER
+from tests.unit.fsa.random_graphs import random_fsa, random_log_probs, score_and_gradient
+
+HMM = topology.ctc(random_fsa(3, 5))
+LOG_PROBS, LENGTHS = random_log_probs(2, 6), torch.tensor([6, 4])
+
+
+@pytest.fixture
+def fresh_kernels() -> Iterator[None]:
+    build.load_kernel.cache_clear()
+    yield
+    build.load_kernel.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh_kernels")
+@pytest.mark.parametrize("broken", [False, True])
+def test_without_a_compiler_torch_does_it_after_one_warning(
+    broken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    compiler = tmp_path / "cxx"
+    compiler.write_text('#!/bin/sh\n[ "$1" = --version ] || { echo no such header >&2; exit 1; }\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler) if broken else "")
+    monkeypatch.setenv("DISTILL_CACHE", str(tmp_path))
+    expected = TorchEngine().score(LOG_PROBS, LENGTHS, HMM).total
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert torch.equal(NativeEngine().score(LOG_PROBS, LENGTHS, HMM).total, expected)
+    assert len(caplog.records) == 1
+    assert ("no such header" if broken else "no C++ compiler") in caplog.text
+    with pytest.raises(RuntimeError, match="use the engine 'torch'"):
+        CpuEngine()
+
+
+@NEEDS_COMPILER
+def test_with_a_compiler_the_kernel_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = TorchEngine().score(LOG_PROBS, LENGTHS, HMM).total
+    monkeypatch.setattr(TorchEngine, "score", None)
+    torch.testing.assert_close(NativeEngine().score(LOG_PROBS, LENGTHS, HMM).total, expected)
+
+
+def test_engines_are_built_by_name() -> None:
+    assert isinstance(build_engine("native", leaky=0.1), NativeEngine)
+    engine = build_engine("torch", 0.1, "float64")
+    assert isinstance(engine, TorchEngine) and (engine.leaky, engine.precision) == (0.1, "float64")
+    with pytest.raises(ValueError, match="'nativ' is not built"):
+        build_engine("nativ")
+
+
+@NEEDS_COMPILER
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("batch", [1, 2, 3, 5, 9, 17])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_groups_of_every_width_and_any_threads(dtype: torch.dtype, batch: int, threads: int) -> None:
+    """Utterances share registers, threads share utterances; each must come out as alone."""
+    graph = topology.ctc(random_fsa(12, 4, 0.2, units=9))
+    log_probs = random_log_probs(batch, 11, 3.0, units=9)
+    lengths = torch.randint(0, 12, (batch,), generator=torch.Generator().manual_seed(batch))
+    lengths[0] = 11
+    for shared in (True, False):
+        graphs = graph if shared else [graph] * batch
+        expected = score_and_gradient(TorchEngine(), log_probs, lengths, graphs)
+        found = score_and_gradient(CpuEngine(threads=threads), log_probs.to(dtype), lengths, graphs)
+        bound = 1e-5 if dtype == torch.float32 else 1e-11
+        assert torch.equal(found[1], expected[1])
+        torch.testing.assert_close(found[0].double(), expected[0], rtol=bound, atol=bound)
+        torch.testing.assert_close(found[2].double(), expected[2], rtol=0, atol=bound)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Hmm, torch.Tensor, torch.Tensor]:
+    """A graph with any arcs, dead ends and parallel ones among them; outputs flat to peaky; lengths from 0."""
+    states, units = draw(st.integers(1, 7)), draw(st.integers(2, 6))
+    state, weight = st.integers(0, states - 1), st.floats(-20, 3)
+    arcs = draw(st.lists(st.tuples(state, state, st.integers(1, units - 1), weight), max_size=30))
+    final = draw(st.dictionaries(state, weight, min_size=1))
+    kind = draw(st.sampled_from(topology.KINDS))
+    graph = topology.monophones(kind, units).compose(Fsa.from_arcs(arcs, final, states))
+    batch, frames = draw(st.integers(1, 10)), draw(st.integers(1, 9))
+    outputs = topology.monophones(kind, units).num_outputs
+    scale, seed = draw(st.sampled_from([0.1, 1.0, 10.0, 200.0])), draw(st.integers(0, 99))
+    lengths = draw(st.lists(st.integers(0, frames), min_size=batch, max_size=batch))
+    return graph, random_log_probs(batch, frames, scale, seed, outputs), torch.tensor(lengths)
+
+
+@NEEDS_COMPILER
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(cases())
+def test_kernel_and_reference_agree_on_any_graph(case: tuple[Hmm, torch.Tensor, torch.Tensor]) -> None:
+    """1e-6 relative and 1e-5 absolute is what every implementation is held to."""
+    graph, log_probs, lengths = case
+    graphs = [graph] * len(lengths)
+    exact = score_and_gradient(TorchEngine(), log_probs, lengths, graphs)
+    runs = [(CpuEngine(), graphs)]
+    if torch.isfinite(graph.final).any() and torch.isfinite(graph.initial).any():
+        runs += [(CpuEngine(), graph), (TorchEngine(), graph)]
+    for engine, how in runs:
+        total, valid, gradient = score_and_gradient(engine, log_probs, lengths, how)
+        assert torch.equal(valid, exact[1])
+        torch.testing.assert_close(total, exact[0], rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(gradient, exact[2], rtol=0, atol=1e-5)
