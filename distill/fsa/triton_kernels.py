@@ -31,24 +31,26 @@ def _times(
     CHUNK: tl.constexpr, OUT: tl.constexpr,
 ):  # fmt: skip
     """A matrix laid out as `Gathers` times x: (OUT,), 0 from ROWS on. scratch (2 OUT,): 0 where no block goes."""
-    thin_index, thin_weight, index, weight, level_of, target = table
-    row = tl.arange(0, OUT)
-    used = row < ROWS
+    thin_source, thin_weight, source_of, weight, level_of, target = table
     y = tl.zeros([OUT], x.dtype)
-    for k in tl.static_range(THIN):
-        column = tl.load(thin_index + k * OUT + row, mask=used, other=0).to(tl.int32)
-        y += tl.load(thin_weight + k * OUT + row, mask=used, other=0.0) * tl.gather(x, column, 0)
+    if THIN > 0:
+        at = tl.arange(0, OUT * THIN)
+        column = tl.load(thin_source + at, mask=at < ROWS * THIN, other=0).to(tl.int32)
+        each = tl.load(thin_weight + at, mask=at < ROWS * THIN, other=0.0) * tl.gather(x, column, 0)
+        y += tl.sum(tl.reshape(each, [OUT, THIN]), 1)
     if CHUNKS > 0:
         arc, piece = tl.arange(0, CHUNK), tl.arange(0, CHUNK // 8)
         for c in range(CHUNKS):
-            source = tl.load(index + c * CHUNK + arc).to(tl.int32)
+            source = tl.load(source_of + c * CHUNK + arc).to(tl.int32)
             share = tl.load(weight + c * CHUNK + arc)
             level = tl.load(level_of + c * (CHUNK // 8) + piece).to(tl.int32)
             goal = tl.load(target + c * (CHUNK // 8) + piece).to(tl.int32)
             sums = tl.sum(tl.reshape(share * tl.gather(x, source, 0), [CHUNK // 8, 8]), 1)
             tl.store(scratch + goal, _by_block(sums, level, LEVELS, CHUNK // 8), mask=goal >= 0)
         tl.debug_barrier()  # all sums are written
-        y += tl.load(scratch + row, mask=used, other=0.0) + tl.load(scratch + OUT + row, mask=used, other=0.0)
+        row = tl.arange(0, OUT)
+        y += tl.load(scratch + row, mask=row < ROWS, other=0.0)
+        y += tl.load(scratch + OUT + row, mask=row < ROWS, other=0.0)
         tl.debug_barrier()  # and read, before the next frame writes them
     return y
 

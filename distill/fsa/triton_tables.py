@@ -17,7 +17,7 @@ from distill.fsa.graph import Hmm
 from distill.fsa.leaky import leak_of
 
 WIDTH = 8  # arcs in a piece, the smallest block of a chunk
-MOST_THIN = 4  # arcs of a row that may lie outside the chunks
+MOST_THIN = 4  # arcs of a row that may lie outside the chunks: a power of two
 BANKS = 32  # of a GPU's shared memory, and threads of a warp
 MOST_STATES = 16384  # rows of a vector that a program holds; its places also fit 16 bits
 CHUNK = 8192  # arcs gathered at once; a program's 1,024 threads take 8 each
@@ -28,7 +28,7 @@ BLOCK = 512  # states of a numerator that its program takes at once
 class Gathers(NamedTuple):
     """A matrix times a vector as gathers: a thin part, and the rest in chunks of equal size.
 
-    thin_source, thin_weight (K, P): row p of the result starts as the sum over K of weight * x[source].
+    thin_source, thin_weight (P, K): row p of the result starts as the sum over K of weight * x[source].
     source, weight (C, N): N arcs a chunk, in pieces of `WIDTH`; 2**level aligned pieces are one block, summed into
     one number. level, target (C, N / WIDTH): a block's level, and at its first piece where its sum goes, else -1:
     row, or P + row, as the arcs of a row are two blocks at most.
@@ -62,8 +62,8 @@ def lay_out(matrix: Matrix, padded_rows: int, chunk: int) -> Gathers:
     degree = np.bincount(matrix.row, minlength=matrix.rows)
     if degree.max(initial=0) > chunk:
         raise ValueError(f"a state has {degree.max()} arcs, and a chunk takes {chunk}; use larger chunks")
-    most = min(MOST_THIN, int(degree.max(initial=0)))
-    laid = [_lay_out(matrix, degree, thin, padded_rows, chunk) for thin in range(most + 1)]
+    thin = [n for n in (1, 2, 4) if n <= MOST_THIN and n * padded_rows <= 2 * chunk]
+    laid = [_lay_out(matrix, degree, n, padded_rows, chunk) for n in (0, *thin)]
     best = min(laid, key=lambda gathers: gathers.cost)
     _spread(best.source.reshape(-1, WIDTH), best.weight.reshape(-1, WIDTH))
     return best
@@ -71,10 +71,10 @@ def lay_out(matrix: Matrix, padded_rows: int, chunk: int) -> Gathers:
 
 def _lay_out(matrix: Matrix, degree: np.ndarray, thin: int, padded_rows: int, chunk: int) -> Gathers:
     column = np.arange(len(matrix.row)) - (np.cumsum(degree) - degree)[matrix.row]
-    thin_index, thin_weight = np.zeros((thin, padded_rows), dtype=np.int64), np.zeros((thin, padded_rows))
+    thin_source, thin_weight = np.zeros((padded_rows, thin), dtype=np.int64), np.zeros((padded_rows, thin))
     early = column < thin
-    thin_index[column[early], matrix.row[early]] = matrix.column[early]
-    thin_weight[column[early], matrix.row[early]] = matrix.weight[early]
+    thin_source[matrix.row[early], column[early]] = matrix.column[early]
+    thin_weight[matrix.row[early], column[early]] = matrix.weight[early]
 
     blocks = _blocks(-(-np.maximum(degree - thin, 0) // WIDTH))
     sizes = blocks.reshape(-1)
@@ -94,7 +94,7 @@ def _lay_out(matrix: Matrix, degree: np.ndarray, thin: int, padded_rows: int, ch
     largest_first = sizes[by_size[: len(used)]]
     level.flat[: sizes.sum()] = np.repeat(np.log2(largest_first).astype(np.int64), largest_first)
     target.flat[start[used]] = used + (used >= matrix.rows) * (padded_rows - matrix.rows)
-    return Gathers(thin_index, thin_weight, index, weight, level, target)
+    return Gathers(thin_source, thin_weight, index, weight, level, target)
 
 
 def _spread(index: np.ndarray, weight: np.ndarray) -> None:
@@ -203,11 +203,12 @@ class SharedTables:
         return torch.from_numpy(padded).to(*self._kind)
 
     def _maps(self, inner: Matrix, outer: Matrix) -> tuple[tuple[tuple[Tensor, ...], ...], tuple[int, ...]]:
-        """Tables of hubs from states and of states from hubs, and per table: rows, thin, chunks, levels."""
+        """Tables of hubs from states and of states from hubs, and per table: rows (of 16), thin, chunks, levels."""
         tables, sizes = [], []
         for matrix, padded in ((inner, self.hubs), (outer, self.size)):
             laid = lay_out(matrix, padded, self.chunk)
-            sizes += [matrix.rows, len(laid.thin_source), len(laid.source), int(laid.level.max(initial=0))]
+            rows = -(-matrix.rows // 16) * 16  # so that a thread's loads beyond them are masked together, and stay wide
+            sizes += [rows, laid.thin_source.shape[1], len(laid.source), int(laid.level.max(initial=0))]
             tables.append(laid.on_device(*self._kind))
         return tuple(tables), tuple(sizes)
 

@@ -26,7 +26,7 @@ pytest.importorskip("triton", reason="Triton is not on this platform")
 pytestmark = pytest.mark.filterwarnings("ignore:::triton.runtime.interpreter")  # log of 0, as on a GPU
 ROOT = Path(__file__).resolve().parents[3]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-CLOSE = {torch.float64: (1e-10, 1e-10), torch.float32: (1e-5, 1e-5)}  # values, gradients
+CLOSE = {torch.float64: (1e-10, 1e-10), torch.float32: (1e-5, 1e-5)}  # values; posteriors, before their weights
 
 
 def chain(units: Sequence[int]) -> Fsa:
@@ -57,7 +57,7 @@ def assert_same(
     values, gradients = CLOSE[dtype]
     assert score.total.dtype == dtype and score.valid.tolist() == expected.valid.tolist()
     torch.testing.assert_close(score.total.double().cpu(), expected.total, rtol=values, atol=values)
-    torch.testing.assert_close(gradient.double().cpu(), expected_gradient, rtol=0, atol=gradients)
+    torch.testing.assert_close(gradient.double().cpu(), expected_gradient, rtol=0, atol=gradients * len(lengths))
     return score
 
 
@@ -220,11 +220,11 @@ class Compile:
 driver.set_active(Elsewhere())
 names = ("shared_kernel", "packed_kernel", "posterior_kernel")
 engine._kernels = lambda: SimpleNamespace(**{name: Compile(name) for name in names})
-triton_tables.MOST_THIN = 0
-states = torch.arange(6)
-src, dst = (grid.flatten() for grid in torch.meshgrid(states, states, indexing="ij"))
-graph = Hmm(states % 4, -states.double(), -states.double(), src, dst, -(src * dst).double())
+far = torch.arange(40)  # each state goes on to the next, and to the first, which thus has many arcs
+src, dst = torch.cat([far, far]), torch.cat([(far + 1) % 40, 0 * far])
+graph = Hmm(far % 4, -far.double(), -far.double(), src, dst, -torch.arange(80).double())
 tables = triton_tables.SharedTables(graph, 0.1, torch.device("cpu"), torch.float32)
+assert all(sizes[i] for sizes, i in ((tables.ahead_sizes, 5), (tables.ahead_sizes, 6), (tables.back_sizes, 1)))
 log_probs, lengths = torch.zeros(2, 3, 4), torch.tensor([3, 2], dtype=torch.int32)
 engine._run_shared(log_probs, lengths, tables, True)
 engine._run_packed(log_probs.double(), lengths, [graph] * 2, True)
@@ -244,19 +244,21 @@ def test_kernels_compile_for_a_gpu_that_is_not_here(tmp_path: Path) -> None:
         assert int(barriers) >= {"shared_kernel": 8, "packed_kernel": 2}.get(name, 0)
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(DEVICE == "cpu", reason="no GPU")
-def test_kernels_at_full_size_on_a_gpu() -> None:
-    """A trigram's size in float32 against float64 in torch, and the same bits again; numerators beside it."""
-    graph = topology.ctc(random_fsa(60, 0, density=0.2))
+def test_kernels_at_full_size_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trigram and transcripts, float32 against torch in float64; the same bits again; the same inside a batch."""
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import bench_graphs
+
     lengths = [300, 299, 200, 1, 17, 300, 64, 250]
-    log_probs = log_probs_of(lengths, scale=3.0)
-    numerators = [
-        topology.ctc(chain(np.random.default_rng(n).integers(1, UNITS, max(1, n // 3)).tolist())) for n in lengths
-    ]
-    for form in (graph, numerators):
-        first = assert_same(log_probs, lengths, form, torch.float32)
-        assert first.valid.sum() >= 6
-        once, gradient = scored(TritonEngine(), log_probs.to(DEVICE), lengths, form)
+    log_probs = log_probs_of(lengths, scale=3.0, outputs=bench_graphs.OUTPUTS)
+    for form in (bench_graphs.denominator("trigram"), bench_graphs.numerators(len(lengths), units=12)):
+        assert assert_same(log_probs, lengths, form, torch.float32).valid.sum() >= 6
+        values = log_probs.to(DEVICE, torch.float32)
+        once, gradient = scored(TritonEngine(), values, lengths, form)
         for _ in range(5):
-            again, gradient_again = scored(TritonEngine(), log_probs.to(DEVICE), lengths, form)
+            again, gradient_again = scored(TritonEngine(), values, lengths, form)
             assert torch.equal(once.total, again.total) and torch.equal(gradient, gradient_again)
+        alone = TritonEngine().score(values[:1], torch.tensor(lengths[:1]), form if isinstance(form, Hmm) else form[:1])
+        torch.testing.assert_close(alone.total, once.total[:1], rtol=1e-6, atol=1e-6)

@@ -31,7 +31,7 @@ def dense(matrix: Matrix) -> np.ndarray:
 
 def times(laid: Gathers, x: np.ndarray, padded: int) -> np.ndarray:
     """What `triton_kernels._times` computes, in numpy."""
-    y = (laid.thin_weight * x[laid.thin_source]).sum(0) if len(laid.thin_source) else np.zeros(padded)
+    y = (laid.thin_weight * x[laid.thin_source]).sum(1)
     sums = (laid.weight * x[laid.source]).reshape(-1, WIDTH).sum(1)
     scratch = np.zeros(2 * padded)
     for piece, (level, target) in enumerate(zip(laid.level.flat, laid.target.flat)):
