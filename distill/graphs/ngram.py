@@ -1,20 +1,18 @@
-"""n-gram models by interpolated Witten-Bell: over units as acceptors, over words as ARPA files.
+"""n-gram models over units by interpolated Witten-Bell, as acceptors without back-off.
 
-p(w | h) = (c(h w) + t(h) p(w | h')) / (c(h) + t(h)), with t(h) the number of different words seen
-after h and h' the history without its oldest word (Witten and Bell 1991; Chen and Goodman 1999).
+p(w | h) = (c(h w) + t(h) p(w | h')) / (c(h) + t(h)), with t(h) the number of different units seen
+after h and h' the history without its oldest unit (Witten and Bell 1991; Chen and Goodman 1999).
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
 import numpy as np
 
 from distill.fsa.graph import Fsa
-from distill.graphs.arpa import ArpaLm
 from distill.graphs.numerator import UnitLm
 
 END = 0  # the sentence's start in a history, its end as a successor; blank never occurs in a sequence
@@ -61,7 +59,7 @@ def count_ngrams(sequences: Iterable[Sequence[int]], order: int, num_units: int)
         raise ValueError(f"order must be 2, 3 or 4, got {order}")
     if num_units**order > np.iinfo(np.int64).max:
         raise ValueError(f"{num_units} units are too many for order {order}; choose a lower order")
-    totals = [_Counts() for _ in range(order)]
+    totals = [Counts() for _ in range(order)]
     for block in _blocks(sequences):
         symbols, position = _padded(block, num_units)
         for n in range(order):
@@ -87,7 +85,7 @@ def _blocks(sequences: Iterable[Sequence[int]]) -> Iterator[list[Sequence[int]]]
         yield block
 
 
-class _Counts:
+class Counts:
     """How often each code was added. Blocks wait until they are as large as what is counted: each sort pays off."""
 
     def __init__(self) -> None:
@@ -190,53 +188,3 @@ def unit_perplexity(fsa: Fsa, sequences: Iterable[Sequence[int]]) -> float:
         total += lm.score(sequence)
         count += len(sequence) + 1
     return math.exp(-total / max(1, count))
-
-
-def train_word_ngram(sentences: Iterable[str], order: int, words: Iterable[str] = (), least: int = 2) -> ArpaLm:
-    """Word n-gram, interpolated, in back-off form; `words` get a unigram even if the text lacks them.
-
-    n-grams of three and more words count only if seen `least` times (as lmplz --prune 0 0 1 does).
-    """
-    counts: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
-    for sentence in sentences:
-        padded = ("<s>", *sentence.split(), "</s>")
-        for position in range(1, len(padded)):
-            for length in range(min(order, position + 1)):
-                counts[padded[position - length : position]][padded[position]] += 1
-    if not counts:
-        raise ValueError("no sentences to estimate an n-gram from: the text corpus is empty")
-    vocabulary = {*counts[()], *words, "</s>"}
-    probability: dict[tuple[str, ...], float] = {}
-    backoff: dict[tuple[str, ...], float] = {}
-    exact: dict[tuple[str, ...], float] = {}
-    for history in sorted(counts, key=len):
-        seen = counts[history]
-        kept = {w: c for w, c in seen.items() if c >= least} if len(history) >= 2 else dict(seen)
-        if not kept:
-            continue
-        scale = 1 / (sum(seen.values()) + len(seen))
-        # What is not kept gets this share of the lower order: in an interpolated model, the back-off weight.
-        share = 1 - sum(kept.values()) * scale
-        backoff[history] = math.log10(share)
-        for word in sorted(kept) if history else sorted(vocabulary):
-            lower = 10 ** _lower(history[1:], word, exact, backoff) if history else 1 / len(vocabulary)
-            exact[(*history, word)] = kept.get(word, 0) * scale + share * lower
-    for ngram, value in exact.items():
-        probability[ngram] = math.log10(value)
-    probability[("<s>",)] = -99.0
-    del backoff[()]
-    return ArpaLm(order, probability, backoff)
-
-
-def _lower(
-    history: tuple[str, ...],
-    word: str,
-    exact: Mapping[tuple[str, ...], float],
-    backoff: Mapping[tuple[str, ...], float],
-) -> float:
-    """log10 p(word | history) of a lower order that is complete already."""
-    penalty = 0.0
-    while (*history, word) not in exact:
-        penalty += backoff.get(history, 0.0)
-        history = history[1:]
-    return penalty + math.log10(exact[(*history, word)])

@@ -15,9 +15,10 @@ from distill.fsa import Fsa, NativeEngine, Search
 from distill.graphs.context import count_pairs, left_biphones, tied_left_biphones
 from distill.graphs.decoding_graph import build_hlg
 from distill.graphs.lexicon import Lang, Lexicon, write_lang
-from distill.graphs.ngram import train_unit_ngram, train_word_ngram
+from distill.graphs.ngram import train_unit_ngram
 from distill.graphs.pieces import PAUSE, char_lexicon, char_symbols
 from distill.graphs.topology import KINDS, Topology, monophones, save_topology
+from distill.graphs.word_ngram import train_word_ngram
 from tests.unit.decode.conftest import Small, random_log_probs
 from tests.unit.graphs.test_topology import CONTEXTS, labellings, make, path_weights, random_graph, sequences
 
