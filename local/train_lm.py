@@ -32,7 +32,8 @@ def write(recipe: Recipe, graphs: Graphs, folder: Path) -> None:
     from distill.fsa.formats import save_fsa
     from distill.graphs.denominator import build_denominator, pronouncer_of
     from distill.graphs.lexicon import Lang, write_text
-    from distill.graphs.ngram import train_word_ngram, unit_perplexity
+    from distill.graphs.ngram import unit_perplexity
+    from distill.graphs.word_ngram import train_word_ngram
     from distill.text import read_lines
 
     lang, text = Lang.load(recipe.lang), recipe.text / "lm.txt"
@@ -47,7 +48,7 @@ def write(recipe: Recipe, graphs: Graphs, folder: Path) -> None:
         lm = train_word_ngram(known(text, lang), order, lang.lexicon.words)
         lm.write(folder / f"words.{order}gram.arpa")
         perplexity = round(lm.perplexity(islice(known(text, lang), SCORED)), 3)
-        summary[f"words.{order}gram"] = {"entries": len(lm.probability), "perplexity": perplexity}
+        summary[f"words.{order}gram"] = {"entries": lm.size, "perplexity": perplexity}
     (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
 
 

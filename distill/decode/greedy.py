@@ -15,6 +15,7 @@ from distill.fsa import Engine, Hmm, posteriors
 from distill.graphs.topology import Topology
 
 BLANK = 0
+TIE = 1e-9  # of a path's log-weight decides between equal sums of posteriors
 
 
 def collapse(labels: Iterable[int]) -> list[int]:
@@ -31,10 +32,64 @@ def best_units(
     engine: Engine, denominator: Hmm, topology: Topology, log_probs: Sequence[np.ndarray]
 ) -> list[list[int]]:
     """Best path of the denominator's posteriors for each utterance: (T, V) arrays -> unit ids."""
+    return [topology.units(labels.tolist()) for labels in best_labels(engine, denominator, log_probs)]
+
+
+def best_labels(engine: Engine, denominator: Hmm, log_probs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The labelling with the largest sum of posteriors that is a path of the graph: (T, V) arrays -> (T,) each.
+
+    Under a complete n-gram and the CTC topology that is the argmax of every frame. Where outputs depend on each
+    other (two_pdf, biphones, n-grams of what was seen) the argmaxes need not fit together. Empty without a path.
+    """
     lengths = torch.tensor([len(x) for x in log_probs])
     padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(x) for x in log_probs], batch_first=True)
-    best = posteriors(engine, padded, lengths, denominator).argmax(2)
-    return [topology.units(row[:length].tolist()) for row, length in zip(best, lengths.tolist())]
+    posterior = posteriors(engine, padded, lengths, denominator).double().cpu().numpy()
+    paths = _Paths(denominator)
+    return [paths.best(each[:length]) for each, length in zip(posterior, lengths.tolist())]
+
+
+class _Paths:
+    """Labellings of a graph's paths; arcs in the order of the state they lead to."""
+
+    def __init__(self, graph: Hmm) -> None:
+        order = np.argsort(graph.dst.numpy(), kind="stable")
+        self.src, self.dst, weight = (x.numpy()[order] for x in (graph.src, graph.dst, graph.weight))
+        self.label, self.begins, self.ends = (x.numpy() for x in (graph.label, graph.initial, graph.final))
+        self.tie = TIE * weight
+        self.reached, self.first = np.unique(self.dst, return_index=True)
+
+    def best(self, gain: np.ndarray) -> np.ndarray:
+        """gain (T, V) of each output in each frame -> (T,) outputs; of equal sums the likelier path."""
+        labels = gain.argmax(1)
+        return labels if self._accepts(labels) else self._viterbi(gain)
+
+    def _accepts(self, labels: np.ndarray) -> bool:
+        alive = self.begins > -np.inf
+        for t, label in enumerate(labels):
+            if t:
+                onward = self.dst[alive[self.src]]
+                alive = np.zeros_like(alive)
+                alive[onward] = True
+            alive &= self.label == label
+        return bool((alive & (self.ends > -np.inf)).any())
+
+    def _viterbi(self, gain: np.ndarray) -> np.ndarray:
+        score = np.full((len(gain), len(self.label)), -np.inf)
+        for t, frame in enumerate(gain):
+            if t:
+                score[t, self.reached] = np.maximum.reduceat(score[t - 1][self.src] + self.tie, self.first)
+            else:
+                score[t] = TIE * self.begins
+            score[t] += frame[self.label]
+        ending = score[-1] + TIE * self.ends if len(gain) else np.array([-np.inf])
+        state = int(ending.argmax())
+        labels = np.zeros(len(gain) if ending[state] > -np.inf else 0, dtype=np.int64)
+        for t in range(len(labels) - 1, -1, -1):
+            labels[t] = self.label[state]
+            low, high = np.searchsorted(self.dst, [state, state + 1])
+            if t:
+                state = int(self.src[low + np.argmax(score[t - 1][self.src[low:high]] + self.tie[low:high])])
+        return labels
 
 
 def closest_pronunciation(hypothesis: Sequence[int], pronunciations: Sequence[Sequence[Sequence[int]]]) -> list[int]:

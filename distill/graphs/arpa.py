@@ -1,4 +1,4 @@
-"""ARPA files of back-off word n-grams: read line by line and checked, held in memory, written.
+"""ARPA files of back-off word n-grams: read line by line and checked, or held in memory.
 
 The format is that of Doug Paul, as SRILM, KenLM and icefall read it: a header that counts the n-grams of
 each order, then sections of "log10-probability w1 … wn [log10-backoff]".
@@ -7,8 +7,6 @@ each order, then sections of "log10-probability w1 … wn [log10-backoff]".
 from __future__ import annotations
 
 import math
-import os
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,8 +98,25 @@ def hole(entry: Entry) -> ValueError:
     )
 
 
+class WordLm:
+    """What can be asked of any word n-gram."""
+
+    def score(self, history: Ngram, word: str) -> float:
+        """log10 p(word | history)."""
+        raise NotImplementedError
+
+    def perplexity(self, sentences: Iterable[str]) -> float:
+        """Perplexity per word, sentence ends counted."""
+        total, count = 0.0, 0
+        for sentence in sentences:
+            padded = (START, *sentence.split(), END)
+            total += sum(self.score(padded[:place], padded[place]) for place in range(1, len(padded)))
+            count += len(padded) - 1
+        return 10 ** (-total / max(1, count))
+
+
 @dataclass(frozen=True)
-class ArpaLm:
+class ArpaLm(WordLm):
     """Back-off n-gram over words: `probability` and `backoff` in log10, keyed by n-gram (tuples)."""
 
     order: int
@@ -118,36 +133,6 @@ class ArpaLm:
             penalty += self.backoff.get(ngram[:-1], 0.0)
             ngram = ngram[1:]
         return penalty + self.probability[ngram]
-
-    def perplexity(self, sentences: Iterable[str]) -> float:
-        """Perplexity per word, sentence ends counted."""
-        total, count = 0.0, 0
-        for sentence in sentences:
-            history: Ngram = (START,)
-            for word in (*sentence.split(), END):
-                total += self.score(history, word)
-                history = (*history, word)[-self.order :]
-                count += 1
-        return 10 ** (-total / max(1, count))
-
-    def write(self, path: Path) -> None:
-        """Write the ARPA file."""
-        temporary = path.with_name(path.name + ".tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            by_order: dict[int, list[Ngram]] = defaultdict(list)
-            for ngram in self.probability:
-                by_order[len(ngram)].append(ngram)
-            file.write("\\data\\\n")
-            file.writelines(f"ngram {n}={len(by_order[n])}\n" for n in range(1, self.order + 1))
-            for n in range(1, self.order + 1):
-                file.write(f"\n\\{n}-grams:\n")
-                file.writelines(self._line(ngram) for ngram in sorted(by_order[n]))
-            file.write("\n\\end\\\n")
-        os.replace(temporary, path)
-
-    def _line(self, ngram: Ngram) -> str:
-        backoff = f"\t{self.backoff[ngram]:.6f}" if ngram in self.backoff else ""
-        return f"{self.probability[ngram]:.6f}\t{' '.join(ngram)}{backoff}\n"
 
 
 def read_arpa(path: Path) -> ArpaLm:

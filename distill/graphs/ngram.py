@@ -1,24 +1,23 @@
-"""n-gram models by interpolated Witten-Bell: over units as acceptors, over words as ARPA files.
+"""n-gram models over units by interpolated Witten-Bell, as acceptors without back-off.
 
-p(w | h) = (c(h w) + t(h) p(w | h')) / (c(h) + t(h)), with t(h) the number of different words seen
-after h and h' the history without its oldest word (Witten and Bell 1991; Chen and Goodman 1999).
+p(w | h) = (c(h w) + t(h) p(w | h')) / (c(h) + t(h)), with t(h) the number of different units seen
+after h and h' the history without its oldest unit (Witten and Bell 1991; Chen and Goodman 1999).
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain, islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 
 from distill.fsa.graph import Fsa
-from distill.graphs.arpa import ArpaLm
 from distill.graphs.numerator import UnitLm
 
 END = 0  # the sentence's start in a history, its end as a successor; blank never occurs in a sequence
-BLOCK = 100_000  # sequences counted at once: bounds the memory
+BLOCK = 1_000_000  # symbols counted at once: with the number of distinct n-grams it bounds the memory
+MOST_ARCS = 50_000_000  # of a model in which every unit can follow: some gigabytes, and too slow to train with
 Tables = dict[int, tuple[np.ndarray, np.ndarray]]  # two arrays for each length of history
 
 
@@ -31,12 +30,24 @@ def train_unit_ngram(sequences: Iterable[Sequence[int]], order: int, num_units: 
 
     Raises ValueError for an order other than 2 to 4, no sequences, or a unit outside 1 .. num_units - 1.
     """
-    tables = _rows(count_ngrams(sequences, order, num_units), num_units)
+    counts = count_ngrams(sequences, order, num_units)
+    _check_size(counts, num_units)
+    tables = _rows(counts, num_units)
     # Length 0 is no state: there is always a last unit, or the start.
     states = {n: codes for n, (codes, _) in tables.items() if n and len(codes)}
     states[1] = np.arange(num_units)
     rows = np.concatenate([_complete(tables, num_units), *(tables[n][1] for n in range(2, order))])
     return _reachable(_acceptor(states, np.log(rows), num_units))
+
+
+def _check_size(counts: Tables, num_units: int) -> None:
+    states = sum(len(np.unique(codes // num_units)) for n, (codes, _) in counts.items() if n > 1) + num_units
+    if states * num_units > MOST_ARCS:
+        raise ValueError(
+            f"an interpolated {len(counts)}-gram of {num_units} units over this text has {states} states and"
+            f" {states * num_units} arcs, more than {MOST_ARCS}; choose a lower graphs.order, fewer units"
+            " (graphs.bpe_pieces), or graphs.style=chain, which has arcs for what was seen only"
+        )
 
 
 def count_ngrams(sequences: Iterable[Sequence[int]], order: int, num_units: int) -> Tables:
@@ -48,18 +59,51 @@ def count_ngrams(sequences: Iterable[Sequence[int]], order: int, num_units: int)
         raise ValueError(f"order must be 2, 3 or 4, got {order}")
     if num_units**order > np.iinfo(np.int64).max:
         raise ValueError(f"{num_units} units are too many for order {order}; choose a lower order")
-    empty = np.zeros(0, dtype=np.int64)
-    totals = dict.fromkeys(range(order), (empty, empty))
-    waiting = iter(sequences)
-    while block := list(islice(waiting, BLOCK)):
+    totals = [Counts() for _ in range(order)]
+    for block in _blocks(sequences):
         symbols, position = _padded(block, num_units)
         for n in range(order):
             at = np.flatnonzero(position >= max(n, 1))
-            code = sum((symbols[at - back] * num_units**back for back in range(n + 1)), start=np.zeros_like(at))
-            totals[n] = _merged(totals[n], np.unique(code, return_counts=True))
-    if not len(totals[0][0]):
+            totals[n].add(sum((symbols[at - back] * num_units**back for back in range(n + 1)), start=np.zeros_like(at)))
+    tables = {n: counts.table() for n, counts in enumerate(totals)}
+    if not len(tables[0][0]):
         raise ValueError("no unit sequences to estimate an n-gram from: the text corpus is empty")
-    return totals
+    return tables
+
+
+def _blocks(sequences: Iterable[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
+    """Lists of sequences of about BLOCK symbols in all."""
+    block: list[Sequence[int]] = []
+    size = 0
+    for sequence in sequences:
+        block.append(sequence)
+        size += len(sequence) + 2
+        if size >= BLOCK:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
+
+
+class Counts:
+    """How often each code was added. Blocks wait until they are as large as what is counted: each sort pays off."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def add(self, codes: np.ndarray) -> None:
+        self.waiting.append(np.unique(codes, return_counts=True))
+        if sum(len(codes) for codes, _ in self.waiting[1:]) >= len(self.waiting[0][0]):
+            self.waiting = [self.table()]
+
+    def table(self) -> tuple[np.ndarray, np.ndarray]:
+        """Codes, sorted, and their counts."""
+        empty = np.zeros(0, dtype=np.int64)
+        codes, numbers = (np.concatenate(arrays) for arrays in zip((empty, empty), *self.waiting))
+        codes, which = np.unique(codes, return_inverse=True)
+        counts = np.zeros(len(codes), dtype=np.int64)
+        np.add.at(counts, which, numbers)
+        return codes, counts
 
 
 def _padded(block: list[Sequence[int]], num_units: int) -> tuple[np.ndarray, np.ndarray]:
@@ -72,13 +116,6 @@ def _padded(block: list[Sequence[int]], num_units: int) -> tuple[np.ndarray, np.
     if wrong.any():
         raise ValueError(f"unit {symbols[wrong][0]} in a sequence, expected 1..{num_units - 1}; blank is not a unit")
     return symbols, position
-
-
-def _merged(left: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    codes, which = np.unique(np.concatenate([left[0], right[0]]), return_inverse=True)
-    counts = np.zeros(len(codes), dtype=np.int64)
-    np.add.at(counts, which, np.concatenate([left[1], right[1]]))
-    return codes, counts
 
 
 def _rows(counts: Tables, num_units: int) -> Tables:
@@ -151,53 +188,3 @@ def unit_perplexity(fsa: Fsa, sequences: Iterable[Sequence[int]]) -> float:
         total += lm.score(sequence)
         count += len(sequence) + 1
     return math.exp(-total / max(1, count))
-
-
-def train_word_ngram(sentences: Iterable[str], order: int, words: Iterable[str] = (), least: int = 2) -> ArpaLm:
-    """Word n-gram, interpolated, in back-off form; `words` get a unigram even if the text lacks them.
-
-    n-grams of three and more words count only if seen `least` times (as lmplz --prune 0 0 1 does).
-    """
-    counts: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
-    for sentence in sentences:
-        padded = ("<s>", *sentence.split(), "</s>")
-        for position in range(1, len(padded)):
-            for length in range(min(order, position + 1)):
-                counts[padded[position - length : position]][padded[position]] += 1
-    if not counts:
-        raise ValueError("no sentences to estimate an n-gram from: the text corpus is empty")
-    vocabulary = {*counts[()], *words, "</s>"}
-    probability: dict[tuple[str, ...], float] = {}
-    backoff: dict[tuple[str, ...], float] = {}
-    exact: dict[tuple[str, ...], float] = {}
-    for history in sorted(counts, key=len):
-        seen = counts[history]
-        kept = {w: c for w, c in seen.items() if c >= least} if len(history) >= 2 else dict(seen)
-        if not kept:
-            continue
-        scale = 1 / (sum(seen.values()) + len(seen))
-        # What is not kept gets this share of the lower order: in an interpolated model, the back-off weight.
-        share = 1 - sum(kept.values()) * scale
-        backoff[history] = math.log10(share)
-        for word in sorted(kept) if history else sorted(vocabulary):
-            lower = 10 ** _lower(history[1:], word, exact, backoff) if history else 1 / len(vocabulary)
-            exact[(*history, word)] = kept.get(word, 0) * scale + share * lower
-    for ngram, value in exact.items():
-        probability[ngram] = math.log10(value)
-    probability[("<s>",)] = -99.0
-    del backoff[()]
-    return ArpaLm(order, probability, backoff)
-
-
-def _lower(
-    history: tuple[str, ...],
-    word: str,
-    exact: Mapping[tuple[str, ...], float],
-    backoff: Mapping[tuple[str, ...], float],
-) -> float:
-    """log10 p(word | history) of a lower order that is complete already."""
-    penalty = 0.0
-    while (*history, word) not in exact:
-        penalty += backoff.get(history, 0.0)
-        history = history[1:]
-    return penalty + math.log10(exact[(*history, word)])

@@ -194,3 +194,50 @@ def test_a_word_outside_the_lexicon_is_a_listed_skip(rehearsal: Rehearsal, tmp_p
     listed = (tmp_path / "exp/teacher/skipped.tsv").read_text()
     assert re.search(rf"^{cuts[0]['id']}\t.*XYZZY", listed, flags=re.MULTILINE)
     assert re.search(r"41 cuts left out of training", done.output)
+
+
+# Other units
+
+
+def stages_of(rehearsal: Rehearsal, tmp_path: Path, first: int, last: int, *options: str) -> Call:
+    """Stages on the rehearsal's cuts and text, in a data-dir of their own."""
+    for name in ("cuts", "text"):
+        if not (tmp_path / name).exists():
+            shutil.copytree(rehearsal.data / name, tmp_path / name)
+    numbers = ("--stage", str(first), "--stop-stage", str(last))
+    return call(tmp_path, tmp_path / "exp", "--rehearse", "true", *numbers, *options)
+
+
+@pytest.mark.parametrize(
+    ("options", "folder", "outputs"),
+    [
+        (("--units", "chars"), "chars", None),
+        (("--units", "bpe", "--set", "graphs.bpe_pieces=60"), "bpe", 60),
+        (("--topology", "two_pdf", "--set", "graphs.style=chain", "--set", "graphs.order=4"), "phones_two_pdf", None),
+    ],
+)
+def test_graphs_of_other_units(
+    rehearsal: Rehearsal, tmp_path: Path, options: tuple[str, ...], folder: str, outputs: int | None
+) -> None:
+    done = stages_of(rehearsal, tmp_path, 2, 4, *options)
+    assert done.status == 0, done.output[-3000:]
+    assert not re.search(r"arpa|Reading|kaldilm", re.sub(r".*\d\d:\d\d:\d\d I .*", "", done.output))  # no noise
+    summary = json.loads((tmp_path / f"graphs_{folder}/summary.json").read_text())
+    for graph in ("unit_lm", "denominator", "hlg"):
+        assert summary[graph]["states"] > 1 and summary[graph]["arcs"] > 1
+    assert summary["unit_lm"]["perplexity"] > 1 and summary["hlg"]["perplexity"] > 1
+    assert outputs is None or summary["topology"]["outputs"] <= outputs
+
+
+def test_tied_biphones_are_trained_and_decoded(rehearsal: Rehearsal, tmp_path: Path) -> None:
+    tying = ("--set", "graphs.min_biphone_count=5", "--set", "graphs.min_monophone_count=4")
+    options = ("--units", "biphones", "--experiment", "teacher", "--set", "optim.updates=3", *tying)
+    done = stages_of(rehearsal, tmp_path, 2, 10, *options)
+    assert done.status == 0, done.output[-3000:]
+    topology = json.loads((tmp_path / "lang_biphones/topology.json").read_text())
+    assert (topology["kind"], topology["context"]) == ("two_pdf", "left")
+    monophones = 2 * (topology["units"] - 1)
+    assert monophones < topology["outputs"] < monophones * topology["units"] / 2
+    for method in ("1best", "greedy"):
+        assert (tmp_path / f"exp/teacher_biphones/decode_test-clean_offline_{method}/wer.json").is_file()
+    assert any((tmp_path / "num/teacher_biphones").glob("*.json"))

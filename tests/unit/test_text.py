@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import gzip
+from pathlib import Path
+
 import pytest
 
-from distill.text import normalise
+from distill.text import normalise, read_lines
 
 
 @pytest.mark.parametrize(
@@ -18,3 +21,23 @@ from distill.text import normalise
 def test_normalise(text: str, expected: str) -> None:
     assert normalise(text) == expected
     assert normalise(expected) == expected
+
+
+@pytest.mark.parametrize("name", ["lm.txt", "lm.txt.gz"])
+def test_lines_come_one_at_a_time(name: str, tmp_path: Path) -> None:
+    content = "ÉTÉ\r\n\nA\u2028B \nlast".encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    lines = read_lines(tmp_path / name)
+    assert next(lines) == "ÉTÉ"
+    assert list(lines) == ["", "A\u2028B ", "last"]
+
+
+@pytest.mark.parametrize("name", ["lm.txt", "lm.txt.gz"])
+@pytest.mark.parametrize(("bad", "byte"), [("É".encode("latin-1"), "0xc9"), ("A B".encode("utf-16"), "0xff")])
+def test_another_encoding_is_named_with_file_line_and_way_out(name: str, bad: bytes, byte: str, tmp_path: Path) -> None:
+    content = b"GO TO\nNINE " + bad + b"\nTO\n"
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    lines = read_lines(tmp_path / name)
+    assert next(lines) == "GO TO"
+    with pytest.raises(ValueError, match=rf"{name}:2: not UTF-8 \(byte {byte} at column 6\); .*iconv -f .* {name}"):
+        next(lines)

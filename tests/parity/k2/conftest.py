@@ -52,7 +52,7 @@ def spoken(mini: Mini, sentences: Sequence[str]) -> tuple[torch.Tensor, torch.Te
 def hlg(mini: Mini) -> DecodingGraph:
     """Word bigram, lexicon and topology of the embedded corpus, composed by OpenFst; it has arcs without frames."""
     from distill.graphs.decoding_graph import build_hlg
-    from distill.graphs.ngram import train_word_ngram
+    from distill.graphs.word_ngram import train_word_ngram
 
     arpa, path = mini.folder / "words.arpa", mini.folder / "HLG.fst"
     train_word_ngram(mini.sentences[:100], 2, mini.lang.lexicon.words).write(arpa)

@@ -14,7 +14,7 @@ import pytest
 from distill.decode.greedy import collapse
 from distill.graphs.decoding_graph import build_hlg
 from distill.graphs.lexicon import Lang, Lexicon, write_lang
-from distill.graphs.ngram import ArpaLm, train_word_ngram
+from distill.graphs.word_ngram import WordNgram, train_word_ngram
 
 LEXICON = """
 BE B
@@ -33,7 +33,7 @@ class Small:
 
     hlg: Path
     lang: Lang
-    lm: ArpaLm
+    lm: WordNgram
 
     @property
     def words(self) -> list[str]:

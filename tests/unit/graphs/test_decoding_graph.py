@@ -9,8 +9,8 @@ import pytest
 
 from distill.graphs.decoding_graph import build_hlg, lexicon_fst, size
 from distill.graphs.lexicon import Lang
-from distill.graphs.ngram import train_word_ngram
 from distill.graphs.topology import monophones
+from distill.graphs.word_ngram import train_word_ngram
 
 SENTENCES = ["GO TO NINE", "TWO AN A NINE", "ANNA GO TOO", "A TWO"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import Counter
 
@@ -10,11 +9,10 @@ import numpy as np
 import pytest
 
 from distill.graphs import ngram
-from distill.graphs.ngram import train_unit_ngram, train_word_ngram, unit_perplexity
+from distill.graphs.ngram import train_unit_ngram, unit_perplexity
 from distill.graphs.numerator import UnitLm
 
 UNITS = 6  # unit 5 is never seen
-SENTENCES = ["GO TO NINE", "GO TO NINE", "GO TO ANNA", "TWO AN NINE", "A GO", "ANNA", "GO TO NINE TOO TOO TOO"]
 
 
 def sequences(seed: int = 0, count: int = 60, longest: int = 7) -> list[tuple[int, ...]]:
@@ -103,33 +101,3 @@ def test_unit_perplexity() -> None:
     expected = -sum(UnitLm(fsa, UNITS).score(s) for s in data) / sum(len(s) + 1 for s in data)
     assert unit_perplexity(fsa, data) == pytest.approx(math.exp(expected))
     assert unit_perplexity(fsa, data) < unit_perplexity(fsa, [(5, 5, 5)])
-
-
-@pytest.mark.parametrize(("order", "least"), [(1, 1), (2, 2), (3, 1), (3, 2), (4, 2)])
-def test_word_probabilities_of_every_context_sum_to_one(order: int, least: int) -> None:
-    lm = train_word_ngram(SENTENCES, order, ["ZEBRA"], least=least)
-    vocabulary = sorted({*" ".join(SENTENCES).split(), "ZEBRA", "</s>"})
-    contexts = itertools.chain(
-        ((w,) for w in ("<s>", *vocabulary)), itertools.product(("<s>", "GO", "TO", "TOO", "ZEBRA"), repeat=3)
-    )
-    for context in contexts:
-        assert sum(10 ** lm.score(context, word) for word in vocabulary) == pytest.approx(1, abs=1e-9)
-
-
-@pytest.mark.parametrize("order", [1, 2, 3, 4])
-def test_word_ngram_equals_the_formula(order: int) -> None:
-    lm = train_word_ngram(SENTENCES, order, least=1)
-    words = {*" ".join(SENTENCES).split(), "</s>"}
-    direct = witten_bell([tuple(s.split()) for s in SENTENCES], order, len(words))
-    for sentence in ("GO TO NINE", "ANNA TWO GO TO", "TOO TOO NINE AN A GO"):
-        padded = ("<", *sentence.split(), ">")
-        expected = sum(math.log10(direct(padded[max(0, i - order + 1) : i], padded[i])) for i in range(1, len(padded)))
-        got = lm.perplexity([sentence])
-        assert math.log10(got) * -(len(padded) - 1) == pytest.approx(expected)
-
-
-def test_words_outside_the_model_are_refused() -> None:
-    with pytest.raises(ValueError, match="'ZEBRA'"):
-        train_word_ngram(SENTENCES, 3).perplexity(["GO ZEBRA"])
-    with pytest.raises(ValueError, match="empty"):
-        train_word_ngram([], 3)
