@@ -48,7 +48,7 @@ def chunked(args: argparse.Namespace) -> dict[str, Any]:
     """The row of the largest chunk that fits: the whole batch, else half, a quarter, …"""
     import torch
 
-    chunk = len(torch.load(args.case)["lengths"])
+    chunk = len(torch.load(args.case, weights_only=True)["lengths"])
     failed: list[int] = []
     while chunk:
         command = [sys.executable, __file__, *sys.argv[1:], "--chunk", str(chunk)]
@@ -69,7 +69,7 @@ def measured(args: argparse.Namespace, chunk: int) -> dict[str, Any]:
     import torch
     from bench_measure import measure
 
-    case = torch.load(args.case)
+    case = torch.load(args.case, weights_only=True)
     torch.set_num_threads(args.threads)
     limit_memory(args.memory_gb)
     order = torch.argsort(case["lengths"], descending=True, stable=True)
