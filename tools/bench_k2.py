@@ -48,7 +48,7 @@ def chunked(args: argparse.Namespace) -> dict[str, Any]:
     """The row of the largest chunk that fits: the whole batch, else half, a quarter, …"""
     import torch
 
-    chunk = len(torch.load(args.case)["lengths"])
+    chunk = len(torch.load(args.case, weights_only=True)["lengths"])
     failed: list[int] = []
     while chunk:
         command = [sys.executable, __file__, *sys.argv[1:], "--chunk", str(chunk)]
@@ -58,7 +58,7 @@ def chunked(args: argparse.Namespace) -> dict[str, Any]:
         said = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
         killed = done.returncode in (-signal.SIGKILL, -signal.SIGABRT, -signal.SIGSEGV)
         if not (killed or any(word in done.stderr for word in NO_MEMORY)):
-            sys.exit(said[-1])
+            sys.exit(next((line for line in said if "Check failed" in line), said[-1]))
         failed.append(chunk)
         chunk //= 2
     return {"seconds": None, "peak_mb": None, "error": "out of memory with one utterance at a time"}
@@ -69,7 +69,7 @@ def measured(args: argparse.Namespace, chunk: int) -> dict[str, Any]:
     import torch
     from bench_measure import measure
 
-    case = torch.load(args.case)
+    case = torch.load(args.case, weights_only=True)
     torch.set_num_threads(args.threads)
     limit_memory(args.memory_gb)
     order = torch.argsort(case["lengths"], descending=True, stable=True)

@@ -38,14 +38,14 @@ def build_hlg(lang: Lang, arpa: Path) -> kaldifst.StdVectorFst:
     return graph
 
 
-def lexicon_fst(lang: Lang) -> tuple[kaldifst.StdVectorFst, list[int]]:
+def lexicon_fst(lang: Lang, marked: bool = True) -> tuple[kaldifst.StdVectorFst, list[int]]:
     """L with disambiguation symbols and optional silence, if the lang has one; also the ids of #0, #1, ….
 
-    Two states stand between words: in the first, silence may still come, in the second it has. #0
+    marked False: without these symbols, for transcripts. Two states stand between words: in the first, silence may still come, in the second it has. #0
     passes the grammar's back-off arcs through, in the first only: a back-off on either side of a
     silence would double each path.
     """
-    entries, highest = _disambiguated(lang)
+    entries, highest = disambiguated(lang)
     base = len(lang.tokens)  # #0; #1 is base + 1, …
     silence_mark = base + highest + 1  # tells "SIL word" from "word" in determinisation
     fst = kaldifst.StdVectorFst()
@@ -53,18 +53,19 @@ def lexicon_fst(lang: Lang) -> tuple[kaldifst.StdVectorFst, list[int]]:
     sources = [between]
     if lang.silence is not None:
         sources.append(fst.add_state())
-        _chain(fst, between, sources[1], [lang.silence, silence_mark], 0)
+        _chain(fst, between, sources[1], [lang.silence, *([silence_mark] if marked else [])], 0)
     for state in sources:
         fst.set_final(state, 0.0)
-    fst.add_arc(between, kaldifst.StdArc(base, lang.words["#0"], 0.0, between))
+    if marked:
+        fst.add_arc(between, kaldifst.StdArc(base, lang.words["#0"], 0.0, between))
     for word, units, mark in entries:
-        inputs = [*units, *([base + mark] if mark else [])]
+        inputs = [*units, *([base + mark] if mark and marked else [])]
         for source in sources:
             _chain(fst, source, between, inputs, lang.words[word])
     return fst, list(range(base, silence_mark + 1))
 
 
-def _disambiguated(lang: Lang) -> tuple[list[tuple[str, tuple[int, ...], int]], int]:
+def disambiguated(lang: Lang) -> tuple[list[tuple[str, tuple[int, ...], int]], int]:
     """(word, units, k) with k > 0 where #k must tell a pronunciation from its twin or its longer kin."""
     entries = [(word, units) for word in lang.lexicon.words for units in lang.pronunciation_ids(word, "the lexicon")]
     shared = Counter(units for _, units in entries)

@@ -79,3 +79,12 @@ def load_recogniser(
     model = build_model(experiment.model, len(units))
     model.load_state_dict(average([content["model"] for content in contents]))
     return model.eval(), experiment, units, last
+
+
+def export_weights(folder: Path, path: Path, epoch: int | None = None, avg: int = 1) -> int:
+    """Write {"model": state dict}, averaged as `load_recogniser` does: icefall's pretrained.pt. Returns the epoch."""
+    model, _, _, last = load_recogniser(folder, epoch, avg)
+    temporary = path.with_name(path.name + ".tmp")
+    torch.save({"model": model.state_dict()}, temporary)
+    os.replace(temporary, path)
+    return last
