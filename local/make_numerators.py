@@ -13,7 +13,7 @@ from distill.config import Experiment
 from distill.stages import Recipe, Stage, recipe_from, recipe_parser, run_script, run_stage
 
 log = logging.getLogger("make_numerators")
-SHARD = 500  # cuts
+SHARD = 250  # cuts
 
 
 def main() -> None:
