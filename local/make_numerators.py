@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ from distill.config import Experiment
 from distill.stages import Recipe, Stage, recipe_from, recipe_parser, run_script, run_stage
 
 log = logging.getLogger("make_numerators")
-SHARD = 500  # cuts
 
 
 def main() -> None:
@@ -53,21 +53,15 @@ def write_part(listener: Listener, recipe: Recipe, folder: Path, part: str) -> t
     from distill.data import lattices
     from distill.data.loader import load_cuts
 
-    folder.mkdir(exist_ok=True)
     cuts = sorted(load_cuts(recipe.cuts, [part]), key=lambda cut: (-cut.duration, cut.id))
-    starts = range(0, len(cuts), SHARD)
     started = time.monotonic()
-    for number, start in enumerate(tqdm(starts, desc=f"lattices of {part}", disable=None)):
-        path = lattices.shard_path(folder, number)
-        if not path.is_file():
-            lattices.write_shard(path, listener.hear(cuts[start : start + SHARD]), listener.shift, listener.beam)
-    lattices.finish(folder, len(starts))
-    seconds = sum(cut.duration for cut in cuts)
+    with tqdm(desc=f"lattices of {part}", total=len(cuts), disable=None) as bar:
+        lattices.write_part(folder, cuts, partial(listener.hear, bar.update), listener.shift, listener.beam)
+    took, seconds = time.monotonic() - started, sum(cut.duration for cut in cuts)
     stored = lattices.Lattices([folder])
-    size = sum(lattices.shard_path(folder, number).stat().st_size for number in range(len(starts)))
     facts = {
         "utterances": len(cuts), "without_lattice": len(stored.silent), "audio_hours": round(seconds / 3600, 3),
-        "seconds": round(time.monotonic() - started, 1), "bytes_per_second": round(size / seconds, 1),
+        "seconds": round(took, 1), "bytes_per_second": round(stored.bytes / seconds, 1),
         **shape(stored), **quality(stored),
     }  # fmt: skip
     return facts, [f"{name}\tno complete path that says something" for name in sorted(stored.silent)]
@@ -97,8 +91,8 @@ class Listener:
         engine, hlg = build_engine(recipe.engine), recipe.graphs / "HLG.fst"
         self.decoder = GraphDecoder(engine, hlg, lang, search, decoding.acoustic_scale)
 
-    def hear(self, cuts: list) -> list:
-        """What the teacher hears in each cut (`distill.data.lattices.Heard`), in order of their ids."""
+    def hear(self, tell: Callable[[int], object], cuts: list) -> list:
+        """What the teacher hears in each cut (`distill.data.lattices.Heard`), in order of their ids; tells of each."""
         from lhotse import CutSet
 
         from distill.data.loader import SpeechDataset, in_order
@@ -109,7 +103,11 @@ class Listener:
         batches = (b.to(self.device) for b in in_order(CutSet.from_cuts(cuts), reading, self.batch_seconds))
         truth = {cut.id: (cut.supervisions[0].custom or {}).get("reference") for cut in cuts if cut.supervisions}
         work = partial(self._heard, truth)
-        return [each for _, each in sorted(decode_all(self.decoder, work, log_probs.offline(self.model, batches)))]
+        found = {}
+        for name, heard in decode_all(self.decoder, work, log_probs.offline(self.model, batches)):
+            found[name] = heard
+            tell(1)
+        return [found[name] for name in sorted(found)]
 
     def _heard(self, truth: dict[str, str | None], name: str, lattice) -> Any:
         import numpy as np

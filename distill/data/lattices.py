@@ -11,9 +11,10 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from distill.fsa.sequences import SequenceGraph
 
 FORMAT = "lattices/1"
 INDEX = "shards.json"
+SHARD = 250  # cuts
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +102,7 @@ class Shard(Mapping[str, SequenceGraph]):
 
     def __init__(self, path: Path) -> None:
         content = _read(path)
+        self.bytes = path.stat().st_size
         self.frame_shift, self.beam = float(content["frame_shift"]), float(content["asked_beam"])
         self.content, self.ids = content, content["ids"].tolist()
         self._row = {name: row for row, name in enumerate(self.ids)}
@@ -187,7 +190,23 @@ def shard_path(folder: Path, number: int) -> Path:
     return folder / f"{number:05d}.npz"
 
 
-def finish(folder: Path, shards: int) -> None:
+def write_part(
+    folder: Path, cuts: Sequence[Any], hear: Callable[[Sequence[Any]], Sequence[Heard]], frame_shift: float, beam: float
+) -> None:
+    """Write a part in shards of `SHARD` cuts, those that are not there yet: a killed run goes on where it was.
+
+    hear: from some cuts to what was heard in them. The rest as in `write_shard`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    starts = range(0, len(cuts), SHARD)
+    for number, start in enumerate(starts):
+        path = shard_path(folder, number)
+        if not path.is_file():
+            write_shard(path, hear(cuts[start : start + SHARD]), frame_shift, beam)
+    _finish(folder, len(starts))
+
+
+def _finish(folder: Path, shards: int) -> None:
     """Write the index of a part whose shards are all there."""
     temporary = folder / (INDEX + ".tmp")
     temporary.write_text(json.dumps({"format": FORMAT, "shards": shards}) + "\n", encoding="utf-8")
@@ -204,6 +223,11 @@ class Lattices(Mapping[str, SequenceGraph]):
         self.shards = [shard for folder in folders for shard in _shards(folder)]
         self._shard_of = {name: shard for shard in self.shards for name in shard}
         self.silent = {name for shard in self.shards for name in shard.ids} - set(self._shard_of)
+
+    @property
+    def bytes(self) -> int:
+        """Size of all shards on disk."""
+        return sum(shard.bytes for shard in self.shards)
 
     def __len__(self) -> int:
         return len(self._shard_of)

@@ -33,7 +33,7 @@ def load_kernel(name: str, options: tuple[str, ...] = ()) -> ctypes.CDLL | None:
     source = SOURCES / f"{name}.cpp"
     compiler = find_compiler()
     if compiler is None:
-        log.warning("no C++ compiler (c++, g++ or clang++, or CXX): %s runs in a slower form", name)
+        _warn_once("no C++ compiler (c++, g++ or clang++, or CXX): graphs are scored and searched in slower forms")
         return None
     try:
         return ctypes.CDLL(str(_compiled(source, compiler, (*OPTIONS, *options))))
@@ -41,6 +41,11 @@ def load_kernel(name: str, options: tuple[str, ...] = ()) -> ctypes.CDLL | None:
         detail = error.stderr[-2000:] if isinstance(error, subprocess.CalledProcessError) else error
         log.warning("%s could not be compiled, so it runs in a slower form: %s", source.name, detail)
         return None
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    log.warning(message)
 
 
 def find_compiler() -> str | None:

@@ -24,7 +24,9 @@ from distill.fsa.lattice import Lattice
 ARRAYS = (
     "src", "dst", "symbol", "graph", "acoustic", "final_graph", "final_acoustic", "earliest", "latest"
 )  # fmt: skip
-MOST_STATES = 20_000  # of a determinised lattice; beyond them the beam is narrowed
+# Beyond these the beam is narrowed: states of a determinised lattice, and arcs of the one it is made of
+MOST_STATES = 20_000
+MOST_ARCS = 100_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,18 +94,23 @@ class Hearing(NamedTuple):
 
 
 def determinised(
-    lattice: Lattice, hearing: Hearing | None, beam: float, most_states: int = MOST_STATES
+    lattice: Lattice,
+    hearing: Hearing | None,
+    beam: float,
+    most_states: int = MOST_STATES,
+    most_arcs: int = MOST_ARCS,
 ) -> SequenceGraph:
     """Every unit sequence (hearing given) or word sequence (None) of a lattice on one path.
 
-    Kept is what lies within `beam` of the best; where that takes over most_states, within less (`SequenceGraph.beam`).
+    Kept is what lies within `beam` of the best; where that takes over most_states, or over most_arcs of the
+    lattice (an untrained model's is dense), within less (`SequenceGraph.beam`).
     Raises ValueError for a lattice without paths.
     """
     if not lattice.num_states:
         raise ValueError("the lattice has no complete path, so there is nothing to say")
     if _kernel() is None:
-        return SequenceGraph(*slow_sequences.determinised(lattice, hearing, beam, most_states))
-    return _determinised(lattice, hearing, beam, most_states)
+        return SequenceGraph(*slow_sequences.determinised(lattice, hearing, beam, most_states, most_arcs))
+    return _determinised(lattice, hearing, beam, most_states, most_arcs)
 
 
 def best_path(lattice: Lattice, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -144,7 +151,9 @@ def _kernel() -> ctypes.CDLL | None:
     return library
 
 
-def _determinised(lattice: Lattice, hearing: Hearing | None, beam: float, most_states: int) -> SequenceGraph:
+def _determinised(
+    lattice: Lattice, hearing: Hearing | None, beam: float, most_states: int, most_arcs: int
+) -> SequenceGraph:
     library = _kernel()
     assert library is not None
     sizes, facts = np.zeros(2, dtype=np.int64), np.zeros(3)
@@ -153,7 +162,7 @@ def _determinised(lattice: Lattice, hearing: Hearing | None, beam: float, most_s
     handle = library.sequences_make(
         *map(_pointer, given), ctypes.c_int64(lattice.num_arcs), _pointer(lattice.final), _pointer(lattice.frame),
         ctypes.c_int64(lattice.num_states), *tables, ctypes.c_double(beam), ctypes.c_int64(most_states),
-        _pointer(sizes), _pointer(facts),
+        ctypes.c_int64(most_arcs), _pointer(sizes), _pointer(facts),
     )  # fmt: skip
     try:
         states, arcs = sizes.tolist()

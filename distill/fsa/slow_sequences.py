@@ -75,6 +75,16 @@ class Expanded:
             onward = (sum(scores) + self.behind[to] for _, to, scores in self.edges[node])
             self.behind[node] = max([self.final(node), *onward])
 
+    def narrowed(self, beam: float, most_arcs: int) -> float:
+        """A beam within which at most so many edges lie."""
+        best = self.behind[0]
+        worse = [
+            best - (self.ahead[node] + sum(scores) + self.behind[to])
+            for node in self.order for _, to, scores in self.edges[node]
+        ]  # fmt: skip
+        near = sorted(each for each in worse if each <= beam)
+        return beam if len(near) <= most_arcs else max(0.0, near[most_arcs] - 2 * SLACK)
+
     def final(self, node: int) -> float:
         return float(self.lattice.final[self.state[node]])
 
@@ -173,10 +183,10 @@ class Determiniser:
         subset.edges.append(Edge(symbol, self._make(subset.ahead + sum(best), elements), best))
 
 
-def determinised(lattice: Lattice, hearing: Any, beam: float, most_states: int) -> tuple:
-    """Fields of a `SequenceGraph`."""
+def determinised(lattice: Lattice, hearing: Any, beam: float, most_states: int, most_arcs: int) -> tuple:
+    """Fields of a `SequenceGraph` (`distill.fsa.sequences.determinised`)."""
     graph = Expanded(lattice, hearing)
-    determiniser = Determiniser(graph, beam)
+    determiniser = Determiniser(graph, graph.narrowed(beam, most_arcs))
     reached = determiniser.run(most_states)
     subsets = determiniser.subsets
     order = _postorder(subsets)

@@ -120,10 +120,11 @@ struct Result {
 class Determiniser {
  public:
   Determiniser(const Arcs &arcs, const float *final, const int32_t *frame, int64_t states, const int32_t *fresh,
-               const int32_t *again, double beam, int64_t most)
+               const int32_t *again, double beam, int64_t most, int64_t most_edges)
       : graph_(expand(arcs, states, fresh, again)), final_(final), frame_(frame), beam_(beam), most_(most),
         entries_(graph_.state.size()), known_(graph_.state.size(), 0), reached_(graph_.state.size(), kNever) {
     score();
+    narrow(most_edges);
   }
 
   Result run() {
@@ -162,6 +163,20 @@ class Determiniser {
         behind_[*n] = std::max(behind_[*n], graph_.edges[e].scores.total() + behind_[graph_.edges[e].to]);
     }
     best_ = behind_[0];
+  }
+
+  // A beam within which at most so many edges lie: where every path is as good as the others, time would run away.
+  void narrow(int64_t most_edges) {
+    std::vector<double> worse;
+    for (const int32_t n : graph_.order)
+      for (size_t e = graph_.first[n]; e < graph_.last[n]; ++e) {
+        const Edge &edge = graph_.edges[e];
+        const double below = best_ - (ahead_[n] + edge.scores.total() + behind_[edge.to]);
+        if (below <= beam_) worse.push_back(below);
+      }
+    if (static_cast<int64_t>(worse.size()) <= most_edges) return;
+    std::nth_element(worse.begin(), worse.begin() + most_edges, worse.end());
+    beam_ = std::max(0.0, worse[most_edges] - 2 * kSlack);
   }
 
   // Everything that can follow a node up to the next symbol; edges that say nothing are gone over here.
@@ -363,7 +378,7 @@ class Determiniser {
   const Expanded graph_;
   const float *final_;
   const int32_t *frame_;
-  const double beam_;
+  double beam_;
   const int64_t most_;
   std::vector<Entry> entries_;
   std::vector<char> known_;
@@ -383,9 +398,9 @@ class Determiniser {
 extern "C" void *sequences_make(const int32_t *src, const int32_t *dst, const int32_t *label, const int32_t *word,
                                 const float *acoustic, const float *graph, int64_t arcs, const float *final,
                                 const int32_t *frame, int64_t states, const int32_t *fresh, const int32_t *again,
-                                double beam, int64_t most, int64_t *sizes, double *facts) {
+                                double beam, int64_t most, int64_t most_edges, int64_t *sizes, double *facts) {
   Determiniser determiniser({src, dst, label, word, acoustic, graph, arcs}, final, frame, states, fresh, again, beam,
-                            most);
+                            most, most_edges);
   auto *result = new Result(determiniser.run());
   sizes[0] = static_cast<int64_t>(result->earliest.size());
   sizes[1] = static_cast<int64_t>(result->src.size());

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from distill.config import Data
-from distill.data.lattices import Heard, Lattices, Shard, finish, shard_path, write_shard
+from distill.data.lattices import Heard, Lattices, Shard, shard_path, write_part, write_shard
 from distill.data.numerators import Numerators
 from distill.fsa import Numerator
 from distill.fsa.sequences import SequenceGraph
@@ -32,13 +32,10 @@ def all_heard() -> list[Heard]:
 
 
 @pytest.fixture
-def part(tmp_path: Path) -> Path:
+def part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "num" / "teacher" / "unlabelled"
-    folder.mkdir(parents=True)
-    every = all_heard()
-    for number, some in enumerate((every[:5], every[5:])):
-        write_shard(shard_path(folder, number), some, SHIFT, BEAM)
-    finish(folder, 2)
+    monkeypatch.setattr("distill.data.lattices.SHARD", 7)
+    write_part(folder, all_heard(), list, SHIFT, BEAM)
     return folder
 
 
@@ -71,9 +68,30 @@ def test_what_was_written_comes_back(part: Path) -> None:
 
 
 def test_same_lattices_same_bytes(part: Path, tmp_path: Path) -> None:
-    write_shard(tmp_path / "again.npz", all_heard()[:5], SHIFT, BEAM)
+    write_shard(tmp_path / "again.npz", all_heard()[:7], SHIFT, BEAM)
     assert (tmp_path / "again.npz").read_bytes() == shard_path(part, 0).read_bytes()
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_killed_writer_goes_on_where_it_was(part: Path, tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def hear(cuts: list[Heard]) -> list[Heard]:
+        calls.append(len(cuts))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return list(cuts)
+
+    folder = tmp_path / "killed"
+    with pytest.raises(KeyboardInterrupt):
+        write_part(folder, all_heard(), hear, SHIFT, BEAM)
+    with pytest.raises(FileNotFoundError, match="stage 7"):  # what is half written is not there
+        Lattices([folder])
+    (folder / "00001.npz.tmp").write_bytes(b"half")
+    write_part(folder, all_heard(), hear, SHIFT, BEAM)
+    assert calls == [7, 6, 6]  # the first shard is not made again
+    assert [shard_path(folder, n).read_bytes() for n in (0, 1)] == [shard_path(part, n).read_bytes() for n in (0, 1)]
+    assert Lattices([folder]).bytes == sum(shard_path(folder, n).stat().st_size for n in (0, 1))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.99])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill.fsa import DecodingGraph, NativeEngine, Search, build, search
+from distill.fsa import DecodingGraph, NativeEngine, Search, build, search, sequences
 from distill.fsa.sequences import best_path
 from tests.unit.fsa.lattices import (
     OUTPUTS,
@@ -70,18 +70,21 @@ def test_the_slower_form_finds_the_same(seed: int) -> None:
 
 
 def test_without_a_compiler_there_is_one_warning(monkeypatch, caplog) -> None:
+    kept = (build.load_kernel, build._warn_once, search._kernel, sequences._kernel)
     monkeypatch.setenv("CXX", "")
-    build.load_kernel.cache_clear()
-    search._kernel.cache_clear()
-    graph, log_probs = random_graph(3), random_log_probs(3, 5)
+    for each in kept:
+        each.cache_clear()
+    graph, log_probs = random_graph(2), random_log_probs(2, 5)
     with caplog.at_level(logging.WARNING):
         slow = [lattice_of(graph, log_probs, Search(1e3, 4.0, 0)) for _ in range(2)]
+        said = sequences.determinised(slow[0], None, 4.0)
     monkeypatch.undo()
-    build.load_kernel.cache_clear()
-    search._kernel.cache_clear()
+    for each in kept:
+        each.cache_clear()
     assert len(caplog.records) == 1 and "no C++ compiler" in caplog.text
     fast = lattice_of(graph, log_probs, Search(1e3, 4.0, 0))
     assert same_paths(list(lattice_paths(slow[0])), list(lattice_paths(fast)))
+    assert next(said.ranked()) == next(sequences.determinised(fast, None, 4.0).ranked())
 
 
 def peaked(seed: int, frames: int, outputs: int) -> np.ndarray:

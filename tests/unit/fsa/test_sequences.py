@@ -88,23 +88,25 @@ def test_beam_and_order(seed: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ctc", "two_pdf", "words"])
-@pytest.mark.parametrize("beam", [1.0, 100.0])
-def test_the_slower_form_makes_the_same(kind: str, beam: float) -> None:
+@pytest.mark.parametrize(("beam", "most_arcs"), [(1.0, 10**6), (100.0, 10**6), (100.0, 8)])
+def test_the_slower_form_makes_the_same(kind: str, beam: float, most_arcs: int) -> None:
     for seed in SEEDS[:15]:
         lattice = made(seed)
         table = hearing(KINDS[kind]) if kind in KINDS else None
-        fast = determinised(lattice, table, beam)
-        slow = SequenceGraph(*slow_sequences.determinised(lattice, table, beam, 10_000))
+        fast = determinised(lattice, table, beam, most_arcs=most_arcs)
+        slow = SequenceGraph(*slow_sequences.determinised(lattice, table, beam, 10_000, most_arcs))
         for name in ARRAYS:
             np.testing.assert_allclose(getattr(fast, name), getattr(slow, name), atol=1e-4)
-        assert fast.best == pytest.approx(slow.best, abs=1e-5) and fast.beam == slow.beam
+        assert fast.best == pytest.approx(slow.best, abs=1e-5) and fast.beam == pytest.approx(slow.beam, abs=1e-5)
 
 
-def test_a_limit_of_states_narrows_the_beam() -> None:
+@pytest.mark.parametrize("limit", ["most_states", "most_arcs"])
+def test_a_limit_narrows_the_beam(limit: str) -> None:
     seed = max(SEEDS, key=lambda each: determinised(made(each), hearing(KINDS["ctc"]), 1e3).num_states)
     lattice, table = made(seed), hearing(KINDS["ctc"])
     whole = determinised(lattice, table, 1e3)
-    narrow = determinised(lattice, table, 1e3, most_states=whole.num_states // 2)
+    sizes = {"most_states": whole.num_states // 2, "most_arcs": lattice.num_arcs // 2}
+    narrow = determinised(lattice, table, 1e3, **{limit: sizes[limit]})
     assert narrow.beam < whole.beam == 1e3
     kept = {said: score for said, score in whole.ranked() if score > -narrow.beam + RESOLUTION}
     assert kept.keys() <= {said for said, _ in narrow.ranked()} and len(kept) > 1
@@ -147,6 +149,15 @@ def test_best_path_and_its_posterior(seed: int, scale: float) -> None:
     slow_arcs, slow_posterior = slow_sequences.best_path(lattice, scale)
     assert slow_arcs.tolist() == arcs.tolist()
     np.testing.assert_allclose(slow_posterior, posterior, rtol=1e-5)
+
+
+def test_without_a_compiler_the_slower_form_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    lattice, table = made(SEEDS[1]), hearing(KINDS["ctc"])
+    graph, (arcs, posterior) = determinised(lattice, table, 5.0), best_path(lattice)
+    monkeypatch.setattr("distill.fsa.sequences._kernel", lambda: None)
+    again, (slow_arcs, slow_posterior) = determinised(lattice, table, 5.0), best_path(lattice)
+    assert [said for said, _ in again.ranked()] == [said for said, _ in graph.ranked()]
+    assert slow_arcs.tolist() == arcs.tolist() and slow_posterior == pytest.approx(posterior, rel=1e-5)
 
 
 def test_nothing_to_say_is_an_error() -> None:
