@@ -1,0 +1,73 @@
+"""Checkpoints that describe themselves: weights, resolved settings, units; read without executing anything."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distill.config import Experiment
+from distill.models.build import build_model
+from distill.models.recogniser import Recogniser
+
+FORMAT = "distill-asr/1"
+
+
+def load(path: Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
+    """Read a checkpoint without executing anything in it; raises FileNotFoundError or ValueError."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}; has this experiment been trained? (run.sh --stage 6..9)")
+    try:
+        content = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # torch raises many kinds for cut, foreign or unsafe files
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path}: unreadable checkpoint ({reason}); remove it and train again") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path}: not a checkpoint of this project (expected format '{FORMAT}')")
+    return content
+
+
+def epoch_paths(folder: Path) -> dict[int, Path]:
+    """Epoch checkpoints of an experiment by number."""
+    found = {}
+    for path in folder.glob("epoch-*.pt"):
+        match = re.fullmatch(r"epoch-(\d+)\.pt", path.name)
+        if match:
+            found[int(match[1])] = path
+    return dict(sorted(found.items()))
+
+
+def average(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Mean of state dicts, in float64; integer tensors come from the last."""
+    mean = dict(states[-1])
+    for name, value in mean.items():
+        if value.is_floating_point():
+            mean[name] = (torch.stack([state[name].double() for state in states]).mean(0)).to(value.dtype)
+    return mean
+
+
+def load_recogniser(
+    folder: Path, epoch: int | None = None, avg: int = 1
+) -> tuple[Recogniser, Experiment, list[str], int]:
+    """The trained model of an experiment folder, averaged over `avg` epochs up to `epoch` (the last).
+
+    Returns model in evaluation mode, its experiment, its units and the epoch. Raises
+    FileNotFoundError or ValueError naming what is there.
+    """
+    paths = epoch_paths(folder)
+    if not paths:
+        raise FileNotFoundError(f"no epoch-N.pt in {folder}; train it first (run.sh --stage 6..9)")
+    last = max(paths) if epoch is None else epoch
+    wanted = [n for n in paths if n <= last][-avg:]
+    if last not in paths or len(wanted) < avg:
+        raise ValueError(f"{folder} has epochs {list(paths)}; cannot average {avg} up to epoch {last}")
+    contents = [load(paths[n]) for n in wanted]
+    experiment = Experiment.parse(contents[-1]["experiment"], str(paths[last]))
+    units = contents[-1]["units"]
+    model = build_model(experiment.model, len(units))
+    model.load_state_dict(average([content["model"] for content in contents]))
+    return model.eval(), experiment, units, last
