@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.models.frontend import ConvLayer, FbankFrontEnd, FrontEnd, GaborLayer, WaveFrontEnd
-from distill.models.recogniser import Recogniser
+from distill.models.recogniser import Head, Recogniser
 from distill.models.transformer import Attention, Block, Positions
 
 HIDDEN = -1e30  # score of a key that is not seen: nothing is left of it after softmax
@@ -101,15 +101,15 @@ class Frames(nn.Module):
 
 
 class FoldedPositions(nn.Module):
-    """`transformer.Positions` with the norm of its weights folded in."""
+    """`transformer.Positions` with the norm of its weights folded in; two-dimensional, which runtimes run faster."""
 
     def __init__(self, positions: Positions) -> None:
         super().__init__()
         self.kernel, self.causal = positions.kernel, positions.causal
         conv = positions.conv
-        self.conv = nn.Conv1d(conv.in_channels, conv.out_channels, self.kernel, groups=conv.groups)
+        self.conv = nn.Conv2d(conv.in_channels, conv.out_channels, (1, self.kernel), groups=conv.groups)
         with torch.no_grad():
-            self.conv.weight.copy_(conv.weight)
+            self.conv.weight.copy_(conv.weight[:, :, None])
             self.conv.bias.copy_(conv.bias)
 
     def forward(self, x: Tensor, history: Tensor | None) -> Tensor:
@@ -119,18 +119,24 @@ class FoldedPositions(nn.Module):
             x = F.pad(x, (0, 0, left, self.kernel - 1 - left))
         else:
             x = torch.cat([history, x], 1)
-        return F.gelu(self.conv(x.transpose(1, 2)).transpose(1, 2))
+        return F.gelu(self.conv(x.transpose(1, 2)[:, :, None])[:, :, 0].transpose(1, 2))
 
 
-class Heads(nn.Module):
-    """Hidden states (N, T, dim) to the log-probabilities that a runtime decodes: (N, T, V)."""
+class FoldedHead(nn.Module):
+    """Hidden states (N, T, dim) to log-probabilities (N, T, V); a shared head's two products are one here."""
 
     def __init__(self, model: Recogniser, output: str) -> None:
         super().__init__()
-        self.head = model.head if output == "main" else model.ctc
+        head = model.head if output == "main" else model.ctc
+        last, through = (head.output, head.through) if isinstance(head, Head) else (head, None)
+        self.product = nn.Linear(last.in_features if through is None else through.in_features, last.out_features)
+        with torch.no_grad():
+            weight = last.weight if through is None else last.weight.double() @ through.weight.double()
+            self.product.weight.copy_(weight)
+            self.product.bias.copy_(last.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(x).log_softmax(-1)
+        return self.product(x).log_softmax(-1)
 
 
 class Past(NamedTuple):
@@ -188,7 +194,7 @@ class RuntimeGraph(nn.Module):
         self.settings, self.hop = model.settings, model.front_end.hop
         self.frames, self.positions = Frames(model), FoldedPositions(model.encoder.positions)
         self.norm, self.blocks = model.encoder.norm, model.encoder.blocks
-        self.heads = Heads(model, output)
+        self.head = FoldedHead(model, output)
 
     def embedded(self, x: Tensor, history: Tensor | None) -> Tensor:
         """`Encoder.embed`."""
@@ -197,7 +203,7 @@ class RuntimeGraph(nn.Module):
 
     def log_probs(self, x: Tensor) -> Tensor:
         """Final norm and head: (N, T, dim) -> (N, T, V)."""
-        return self.heads(self.norm(x) if self.settings.encoder.norm_first else x)
+        return self.head(self.norm(x) if self.settings.encoder.norm_first else x)
 
 
 def check_output(model: Recogniser, output: str) -> None:

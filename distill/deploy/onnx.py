@@ -218,7 +218,7 @@ def replacing(path: Path):
         temporary.unlink(missing_ok=True)
 
 
-def quantise(source: Path, target: Path, keep: Sequence[str] = ("layers.0/", "/heads/")) -> None:
+def quantise(source: Path, target: Path, keep: Sequence[str] = ("layers.0/", "/head/")) -> None:
     """Weights of matrix products to int8 per output channel, activations at run time (dynamic quantisation).
 
     keep: parts of node names that stay fp32: the first convolution, whose input has the range of the
