@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.models.frontend import ConvLayer, FbankFrontEnd, FrontEnd, GaborLayer, WaveFrontEnd
-from distill.models.recogniser import Head, Recogniser
+from distill.models.recogniser import Recogniser
 from distill.models.transformer import Attention, Block, Positions
 
 HIDDEN = -1e30  # score of a key that is not seen: nothing is left of it after softmax
@@ -87,13 +87,13 @@ class Frames(nn.Module):
     def __init__(self, model: Recogniser) -> None:
         super().__init__()
         front = model.front_end
-        self.layers = nn.ModuleList(Layer(layer) for layer in front.layers)
+        self.layers = nn.ModuleList(Layer(layer) for layer in front.layers)  # type: ignore[arg-type]
         self.feature_norm, self.projection = model.encoder.feature_norm, model.encoder.projection
         self.mean = nn.Parameter(front.mean.clone()) if isinstance(front, FbankFrontEnd) else None
         self.scale = nn.Parameter(front.scale.clone()) if isinstance(front, FbankFrontEnd) else None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.mean is not None:
+        if self.mean is not None and self.scale is not None:
             x = (x - self.mean) * self.scale
         for layer in self.layers:
             x = layer(x)
@@ -110,7 +110,8 @@ class FoldedPositions(nn.Module):
         self.conv = nn.Conv2d(conv.in_channels, conv.out_channels, (1, self.kernel), groups=conv.groups)
         with torch.no_grad():
             self.conv.weight.copy_(conv.weight[:, :, None])
-            self.conv.bias.copy_(conv.bias)
+            if self.conv.bias is not None and conv.bias is not None:
+                self.conv.bias.copy_(conv.bias)
 
     def forward(self, x: Tensor, history: Tensor | None) -> Tensor:
         """x (N, T, C), history (N, kernel - 1, C) of a stream -> (N, T, C)."""
@@ -127,8 +128,8 @@ class FoldedHead(nn.Module):
 
     def __init__(self, model: Recogniser, output: str) -> None:
         super().__init__()
-        head = model.head if output == "main" else model.ctc
-        last, through = (head.output, head.through) if isinstance(head, Head) else (head, None)
+        last, through = model.ctc if output == "ctc" else model.head.output, model.head.through
+        assert last is not None  # `Recogniser.read` refuses
         self.product = nn.Linear(last.in_features if through is None else through.in_features, last.out_features)
         with torch.no_grad():
             weight = last.weight if through is None else last.weight.double() @ through.weight.double()
@@ -168,8 +169,9 @@ def attend(attention: Attention, x: Tensor, bias: Tensor, past: Past | None) -> 
     return attention.out(mixed.transpose(1, 2).reshape(x.shape[0], -1, heads * width)), Past(keys, values)
 
 
-def run_block(block: Block, x: Tensor, bias: Tensor, past: Past | None) -> tuple[Tensor, Past]:
+def run_block(block: nn.Module, x: Tensor, bias: Tensor, past: Past | None) -> tuple[Tensor, Past]:
     """`transformer.Block` without dropout, on `attend`."""
+    assert isinstance(block, Block)
     if block.norm_first:
         attended, new = attend(block.attention, block.attention_norm(x), bias, past)
         x = x + attended
@@ -188,8 +190,8 @@ class RuntimeGraph(nn.Module):
 
     def __init__(self, model: Recogniser, output: str = "main") -> None:
         super().__init__()
-        check_output(model, output)
-        if getattr(model.encoder, "relative", None) is not None:
+        model.read(output)
+        if model.encoder.relative is not None:
             raise ValueError("relative positions (WavLM) are not exported; distil into a student without them first")
         self.settings, self.hop = model.settings, model.front_end.hop
         self.frames, self.positions = Frames(model), FoldedPositions(model.encoder.positions)
@@ -206,14 +208,6 @@ class RuntimeGraph(nn.Module):
         return self.head(self.norm(x) if self.settings.encoder.norm_first else x)
 
 
-def check_output(model: Recogniser, output: str) -> None:
-    """Raises ValueError where a model has no such output."""
-    if output not in ("main", "ctc"):
-        raise ValueError(f"output '{output}' is not known; expected main or ctc")
-    if output == "ctc" and getattr(model, "ctc", None) is None:
-        raise ValueError("this model has no second, CTC output; train one with model.ctc_output: true")
-
-
 class StreamGraph(RuntimeGraph):
     """One chunk of a stream; all of its state are inputs and outputs of fixed sizes.
 
@@ -226,7 +220,7 @@ class StreamGraph(RuntimeGraph):
         streaming = model.settings.streaming
         if not streaming.chunk_frames:
             raise ValueError("this model has full context and cannot stream: streaming.chunk_frames is 0")
-        if getattr(streaming, "sink_frames", 0):
+        if streaming.sink_frames:
             raise ValueError("attention sinks are not exported yet; run this model with streaming.sink_frames: 0")
         self.chunk, self.history = streaming.chunk_frames, streaming.history_frames
         self.ring = -(-self.history // self.chunk) * self.chunk
@@ -269,10 +263,8 @@ class StreamGraph(RuntimeGraph):
         """Empty rings."""
         encoder = self.settings.encoder
         width = encoder.dim // encoder.heads
-        return [
-            Past(torch.zeros(batch, encoder.heads, width, self.ring), torch.zeros(batch, encoder.heads, self.ring, width))
-            for _ in range(encoder.layers)
-        ]  # fmt: skip
+        keys, values = (batch, encoder.heads, width, self.ring), (batch, encoder.heads, self.ring, width)
+        return [Past(torch.zeros(keys), torch.zeros(values)) for _ in range(encoder.layers)]
 
     def initial_positions(self, batch: int = 1) -> Tensor:
         """Frames before the first one: zeros."""
@@ -332,4 +324,3 @@ class WholeGraph(RuntimeGraph):
         if inside is not None:
             seen = (seen & inside[:, None, None]) | (frame == frame[:, None])
         return hide(seen)
-

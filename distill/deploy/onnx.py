@@ -6,10 +6,8 @@ and omnilingual whole utterances); no runtime needs anything of this project.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +18,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from distill.deploy.graph import Past, RuntimeGraph, StreamGraph, WholeGraph
+from distill.deploy.graph import Past, StreamGraph, WholeGraph
 from distill.models.recogniser import Recogniser
 
 log = logging.getLogger(__name__)
@@ -208,6 +206,17 @@ def write(
 
 
 @contextmanager
+def quiet():
+    """Without the quantiser's lines on every node it leaves alone."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
 def replacing(path: Path):
     """A temporary path that takes the place of `path` when the block ends without an error."""
     temporary = path.with_name(path.name + ".tmp")
@@ -229,7 +238,7 @@ def quantise(source: Path, target: Path, keep: Sequence[str] = ("layers.0/", "/h
 
     content = onnx.load(str(source))
     kept = [node.name for node in content.graph.node if any(part in node.name for part in keep)]
-    with replacing(target) as temporary:
+    with replacing(target) as temporary, quiet():
         quantize_dynamic(
             str(source), str(temporary), op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, reduce_range=True,
             weight_type=QuantType.QInt8, nodes_to_exclude=kept, extra_options={"MatMulConstBOnly": True},

@@ -9,14 +9,22 @@ import numpy as np
 from distill.deploy.session import SAMPLE_RATE, Facts
 
 
-def open_onnx(folder: Path, mode: str, int8: bool, threads: int) -> StreamRunner | WholeRunner:
+def open_onnx(folder: Path, mode: str, output: str, int8: bool, threads: int) -> StreamRunner | WholeRunner:
     """The runner for an export folder; raises FileNotFoundError or ValueError."""
+    folder = folder if (folder / "export.json").is_file() else folder / "export"
     facts = Facts.read(folder / "export.json")
     streams = bool(facts.chunk) if not mode else mode == "streaming"
     if streams and not facts.chunk:
         raise ValueError(f"{facts.name} has full context and cannot stream; choose the mode offline")
-    name = ("stream" if streams else "whole") + (".int8.onnx" if int8 else ".onnx")
+    if output not in facts.predicts:
+        raise ValueError(f"{facts.name} has no output '{output}'; it has {', '.join(facts.predicts)}")
+    name = file_name("stream" if streams else "whole", output, int8)
     return (StreamRunner if streams else WholeRunner)(folder / name, facts, threads)
+
+
+def file_name(kind: str, output: str, int8: bool) -> str:
+    """stream.onnx, whole.ctc.int8.onnx, …: kind is stream, whole or sherpa."""
+    return f"{kind}{'.ctc' if output == 'ctc' else ''}{'.int8' if int8 else ''}.onnx"
 
 
 def load_graph(path: Path, threads: int = 1):
@@ -24,7 +32,7 @@ def load_graph(path: Path, threads: int = 1):
     try:
         import onnxruntime
     except ImportError:
-        raise ValueError("ONNX Runtime is not installed; install the extra 'deploy' (pip install -e .[deploy])") from None
+        raise ValueError("ONNX Runtime is missing; install the extra 'deploy' (pip install -e .[deploy])") from None
     if not path.is_file():
         raise FileNotFoundError(f"no {path}; stage 12 writes it (run.sh --stage 12 --stop-stage 12)")
     options = onnxruntime.SessionOptions()

@@ -25,7 +25,7 @@ class Facts:
     hop: samples per frame; context, ahead: samples before and after its hop that a frame sees. stride, reach:
     inputs (samples or Fbank frames) per frame, and seen by one. waveform: utterance, gain or none.
     chunk, history: frames, 0 without streaming. kernel: of the positions. outputs: names, blank first.
-    ctc: whether frame-wise best outputs make sense (a CTC output), or a graph is needed.
+    predicts: outputs that the model has: main (LF-MMI's, which wants a graph), ctc (whose best outputs can be read).
     """
 
     name: str
@@ -45,7 +45,7 @@ class Facts:
     dim: int
     kernel: int
     outputs: tuple[str, ...]
-    ctc: bool
+    predicts: tuple[str, ...]
 
     @classmethod
     def read(cls, path: Path) -> Facts:
@@ -54,7 +54,7 @@ class Facts:
             raise FileNotFoundError(f"no {path}; stage 12 writes it (run.sh --stage 12 --stop-stage 12)")
         values = json.loads(path.read_text(encoding="utf-8"))["model"]
         try:
-            return cls(**{**values, "outputs": tuple(values["outputs"])})
+            return cls(**{**values, **{key: tuple(values[key]) for key in ("outputs", "predicts") if key in values}})
         except TypeError as error:
             raise ValueError(f"{path} was written by another version ({error}); run stage 12 again") from None
 
@@ -153,20 +153,23 @@ def checked(samples: Any) -> np.ndarray:
     return wave
 
 
-def open_session(folder: Path, runtime: str = "onnx", mode: str = "", threads: int = 1) -> Session:
-    """A session for an experiment's folder.
+def open_session(
+    folder: Path, runtime: str = "onnx", mode: str = "", output: str = "main", threads: int = 1
+) -> Session:
+    """A session for an experiment's folder, or for an export folder alone.
 
     runtime: torch (the last checkpoint), onnx or int8 (what stage 12 exported). mode: streaming or offline;
-    empty: streaming where the model can. Raises FileNotFoundError or ValueError naming what is missing.
+    empty: streaming where the model can. output: main or ctc. Raises FileNotFoundError or ValueError naming
+    what is missing.
     """
     if mode not in ("", "streaming", "offline"):
         raise ValueError(f"mode '{mode}' is not known; expected streaming or offline")
     if runtime == "torch":
         from distill.deploy.torch_runner import open_torch
 
-        return Session(open_torch(folder, mode, threads))
+        return Session(open_torch(folder, mode, output, threads))
     if runtime not in ("onnx", "int8"):
         raise ValueError(f"runtime '{runtime}' is not known; expected torch, onnx or int8")
     from distill.deploy.onnx_runner import open_onnx
 
-    return Session(open_onnx(folder / "export", mode, runtime == "int8", threads))
+    return Session(open_onnx(folder, mode, output, runtime == "int8", threads))

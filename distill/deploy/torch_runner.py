@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ class TorchRunner:
     @torch.no_grad()
     def step(self, wave: np.ndarray, final: bool) -> np.ndarray:
         new = torch.from_numpy(wave)[None]
-        if self._streams:
+        if self._state is not None:
             logits, _, self._state = self.model.step(new, self._state, final=final)
             return logits[0].log_softmax(-1).numpy()
         self._pieces.append(new)
@@ -35,23 +36,26 @@ class TorchRunner:
         audio = torch.cat(self._pieces, 1)
         if not self.facts.frames(audio.shape[1]):
             return np.zeros((0, self.model.outputs), np.float32)
-        return self.model(audio, torch.tensor([audio.shape[1]])).logits[0].log_softmax(-1).numpy()
+        output = self.model(audio, torch.tensor([audio.shape[1]]))
+        logits = output.logits if self.model.main_output else output.ctc
+        return logits[0].log_softmax(-1).numpy()
 
 
-def facts_of(model: Recogniser, outputs: list[str], name: str, output: str = "main") -> Facts:
+def facts_of(model: Recogniser, outputs: Sequence[str], name: str) -> Facts:
     """What a session must know of a model."""
     front, encoder, streaming = model.settings.front_end, model.settings.encoder, model.settings.streaming
     gain = float(getattr(model.front_end, "gain", torch.ones(())))
     return Facts(
         name, front.input, front.mels, front.hop, front.context, front.ahead, front.stride, front.reach,
         front.waveform, gain, streaming.chunk_frames, streaming.history_frames, encoder.layers, encoder.heads,
-        encoder.dim, encoder.position_kernel, tuple(outputs), output == "ctc",
+        encoder.dim, encoder.position_kernel, tuple(outputs),
+        ("main",) if model.ctc is None else ("main", "ctc"),
     )  # fmt: skip
 
 
-def open_torch(folder: Path, mode: str, threads: int) -> TorchRunner:
+def open_torch(folder: Path, mode: str, output: str, threads: int) -> TorchRunner:
     """The runner for an experiment's last checkpoint; raises FileNotFoundError or ValueError."""
     torch.set_num_threads(threads)
     model, experiment, outputs, _ = load_recogniser(folder)
     streams = bool(model.settings.streaming.chunk_frames) if not mode else mode == "streaming"
-    return TorchRunner(model, facts_of(model, outputs, experiment.name), streams)
+    return TorchRunner(model.read(output), facts_of(model, outputs, experiment.name), streams)

@@ -55,7 +55,7 @@ class Step(nn.Module):
         """wave (B, N), samples (B,) -> the terms of the loss."""
         output = self.model(wave, samples)
         through = self.model.head.through
-        return self.objective(output.logits, output.hidden, output.lengths, numerators, targets, through)
+        return self.objective(output.logits, output.hidden, output.lengths, numerators, targets, through, output.ctc)
 
 
 class Trainer:

