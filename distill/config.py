@@ -186,6 +186,7 @@ class Model(Settings):
     streaming: Streaming = Streaming()
     mask: Mask = Mask()
     shared_head_dim: int | None = None  # width of the teacher whose prediction layer is shared; None: own head
+    ctc_output: bool = False  # a second output beside it, trained with CTC, for runtimes without a graph
 
     @model_validator(mode="after")
     def _check_streaming(self) -> Model:
@@ -262,6 +263,7 @@ class Objective(Settings):
     alpha: float = 0.8
     beta: float = 0.8
     mmi_scale: float = 5.0  # about the frames of a phone: LF-MMI is counted per frame, MSE per value
+    ctc_scale: float = 0.0  # of the second output's CTC (model.ctc_output) beside LF-MMI, relative to it
     den_scale: float = 1.0
     leaky: float = 0.0  # coefficient of the leaky HMM in the denominator (Kaldi's recipes: 0.1), 0: off
     out_of_range: float = 0.0  # scale of the penalty on logits beyond +-30 (Kaldi's recipes: 0.01), 0: off
@@ -280,6 +282,10 @@ class Objective(Settings):
     @property
     def uses_mmi(self) -> bool:
         return self.alpha > 0 and self.beta > 0
+
+    @property
+    def uses_ctc(self) -> bool:
+        return self.ctc_scale > 0
 
 
 class Optim(Settings):
@@ -389,6 +395,11 @@ class Experiment(Settings):
             )
         if self.decoding.chunks and not (self.model.streaming.chunk_frames and min(self.decoding.chunks) > 0):
             raise ValueError(f"decoding.chunks {self.decoding.chunks} are for a model with streaming.chunk_frames")
+        if objective.uses_ctc != self.model.ctc_output:
+            raise ValueError(
+                f"objective.ctc_scale {objective.ctc_scale} and model.ctc_output {str(self.model.ctc_output).lower()}"
+                " do not go together: a second output needs a scale above 0 to learn, and a scale needs the output"
+            )
         layers = self.model.encoder.layers
         if len(self.init_blocks) not in (0, layers):
             raise ValueError(

@@ -65,8 +65,8 @@ def run_model(recipe: Recipe, experiment: Experiment, test_set: str, mode: str) 
     from distill.data.loader import SpeechDataset, in_order, load_cuts
     from distill.data.numerators import text_of
     from distill.decode import log_probs
+    from distill.models.checkpoint import load_recogniser
     from distill.models.latency import latency
-    from distill.train.checkpoint import load_recogniser
     from distill.train.monitor import commit
 
     torch.set_num_threads(max(1, recipe.nj))

@@ -75,7 +75,7 @@ class Listener:
         from distill.decode.lattice import GraphDecoder
         from distill.fsa import Search, build_engine
         from distill.graphs.lexicon import Lang
-        from distill.train.checkpoint import load_recogniser
+        from distill.models.checkpoint import load_recogniser
 
         decoding = experiment.decoding
         self.model, trained, units, _ = load_recogniser(recipe.exp(experiment.name), avg=decoding.avg)

@@ -93,7 +93,7 @@ begin() {
   export RECIPE_COMMAND # what results name as the command that made them
   timings=() started=$SECONDS
   trap 'trap - INT; echo; echo "run.sh: interrupted; the same command continues where it stopped" >&2; exit 130' INT
-  install_environment synth
+  install_environment synth,deploy
 }
 
 # run N "title" script [arguments]: a stage, if it lies between --stage and --stop-stage.

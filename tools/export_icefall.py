@@ -43,7 +43,7 @@ def main() -> None:
         count = write_numerators(numerators(lang, unit_lm, args.num_dir), args.out / "num")
         print(f"{count} numerators in {args.out / 'num'}")
     if args.exp_dir:
-        from distill.train.checkpoint import export_weights
+        from distill.models.checkpoint import export_weights
 
         (args.out / "exp").mkdir(parents=True, exist_ok=True)
         epoch = export_weights(args.exp_dir, args.out / "exp" / "pretrained.pt", args.epoch, args.avg)

@@ -41,9 +41,9 @@ def build_hlg(lang: Lang, arpa: Path) -> kaldifst.StdVectorFst:
 def lexicon_fst(lang: Lang, marked: bool = True) -> tuple[kaldifst.StdVectorFst, list[int]]:
     """L with disambiguation symbols and optional silence, if the lang has one; also the ids of #0, #1, ….
 
-    marked False: without these symbols, for transcripts. Two states stand between words: in the first, silence may still come, in the second it has. #0
-    passes the grammar's back-off arcs through, in the first only: a back-off on either side of a
-    silence would double each path.
+    marked False: without these symbols, for transcripts. Two states stand between words: in the first,
+    silence may still come, in the second it has. #0 passes the grammar's back-off arcs through, in the
+    first only: a back-off on either side of a silence would double each path.
     """
     entries, highest = disambiguated(lang)
     base = len(lang.tokens)  # #0; #1 is base + 1, …

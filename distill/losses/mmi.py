@@ -61,6 +61,24 @@ class LfMmi(nn.Module):
         return self.out_of_range * torch.where(inside, excess, excess.new_zeros(())).sum()
 
 
+class Ctc(nn.Module):
+    """-num: connectionist temporal classification over numerators (Graves et al. 2006), for a second output.
+
+    Of a single transcript it is CTC plus what the numerator's path weighs; of a lattice all its paths count.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__()
+        self.engine = engine
+
+    def forward(self, logits: Tensor, lengths: Tensor, numerators: Sequence[Hmm]) -> Term:
+        """logits (B, T, V) not normalised, lengths (B,); utterances without a path are left out."""
+        log_probs = weighted(logits.float().log_softmax(-1), numerators)
+        num = self.engine.score(within_windows(log_probs, numerators), lengths, numerators)
+        total = torch.where(num.valid, -num.total, num.total.new_zeros(())).sum()
+        return Term(total, torch.where(num.valid, lengths.to(num.valid.device), 0).sum())
+
+
 def build_mmi(settings: Objective, engine: str, denominator: Hmm) -> LfMmi:
     """LF-MMI as an experiment's objective asks for it; raises ValueError for what the engine cannot do."""
     sums = build_engine(engine, settings.leaky, settings.precision)

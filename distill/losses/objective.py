@@ -16,16 +16,17 @@ from distill.batch import valid_mask
 from distill.config import Objective as ObjectiveSettings
 from distill.fsa import Hmm
 from distill.losses.hidden import HiddenMse
-from distill.losses.mmi import LfMmi
+from distill.losses.mmi import Ctc, LfMmi
 from distill.losses.term import Term, masked_mse
 
 
 class Targets(NamedTuple):
-    """What the teacher says: logits (B, T, V), hidden {block from 1: (B, T, d_T)}, lengths (B,)."""
+    """What the teacher says: logits (B, T, V), hidden {block from 1: (B, T, d_T)}, lengths (B,), ctc: as logits."""
 
     logits: Tensor
     hidden: Mapping[int, Tensor]
     lengths: Tensor
+    ctc: Tensor | None = None
 
 
 class Losses(NamedTuple):
@@ -39,9 +40,11 @@ class Losses(NamedTuple):
 class Objective(nn.Module):
     """Combines LF-MMI, hidden MSE and logit MSE; holds the W_i, which only training needs."""
 
-    def __init__(self, settings: ObjectiveSettings, mmi: LfMmi | None, hidden: HiddenMse | None) -> None:
+    def __init__(
+        self, settings: ObjectiveSettings, mmi: LfMmi | None, hidden: HiddenMse | None, ctc: Ctc | None = None
+    ) -> None:
         super().__init__()
-        self.settings, self.mmi, self.hidden = settings, mmi, hidden
+        self.settings, self.mmi, self.hidden, self.ctc = settings, mmi, hidden, ctc
 
     def forward(
         self,
@@ -51,8 +54,12 @@ class Objective(nn.Module):
         numerators: Sequence[Hmm],
         targets: Targets | None,
         through: nn.Module | None,
+        second: Tensor | None = None,
     ) -> Losses:
-        """logits (B, T, V), hidden (B, T, C) per block, lengths (B,); through: a shared head's projection."""
+        """logits (B, T, V), hidden (B, T, C) per block, lengths (B,); through: a shared head's projection.
+
+        second (B, T, V): logits of the second output, trained with CTC and, where the teacher has one, its logits.
+        """
         alpha, beta = self.settings.alpha, self.settings.beta
         terms: dict[str, Term] = {}
         dropped, recomputed = torch.zeros((), dtype=torch.int64, device=logits.device), 0
@@ -63,11 +70,16 @@ class Objective(nn.Module):
             if result.penalty is not None:
                 terms["out_of_range"] = result.penalty.weighted(scale)
             dropped, recomputed = result.dropped, result.recomputed
+        if self.ctc is not None and second is not None:
+            scale = alpha * beta * self.settings.mmi_scale * self.settings.ctc_scale
+            terms["ctc"] = self.ctc(second, lengths, numerators).weighted(scale)
         if targets is not None:
             targets, frames = fit_frames(targets, lengths, logits.shape[1])
             if self.settings.uses_outputs:
                 inside = valid_mask(frames, logits.shape[1])
                 terms["outputs"] = masked_mse(logits, targets.logits, inside).weighted(alpha * (1 - beta))
+                if second is not None and targets.ctc is not None:
+                    terms["ctc_outputs"] = masked_mse(second, targets.ctc, inside).weighted(alpha * (1 - beta))
             if self.hidden is not None:
                 for name, term in self.hidden(hidden, targets.hidden, frames, through).items():
                     terms[name] = term.weighted(1 - alpha)
@@ -94,7 +106,8 @@ def fit_frames(targets: Targets, lengths: Tensor, size: int) -> tuple[Targets, T
         return nn.functional.pad(x, (0, 0, 0, max(0, size - x.shape[1])))[:, :size]
 
     hidden = {block: fit(x) for block, x in targets.hidden.items()}
-    return Targets(fit(targets.logits), hidden, theirs), torch.minimum(theirs, lengths)
+    second = None if targets.ctc is None else fit(targets.ctc)
+    return Targets(fit(targets.logits), hidden, theirs, second), torch.minimum(theirs, lengths)
 
 
 def build_objective(
@@ -118,4 +131,5 @@ def build_objective(
         # A shared head reads what its W makes of the last block, so that W must learn the teacher's last.
         shared = shared_head_dim == teacher_dim and layer_map.get(blocks) == teacher_blocks
         hidden = HiddenMse(layer_map, dim, teacher_dim, blocks, shared, settings.hidden_norm)
-    return Objective(settings, mmi if settings.uses_mmi else None, hidden)
+    ctc = Ctc(mmi.engine) if settings.uses_ctc and mmi is not None else None
+    return Objective(settings, mmi if settings.uses_mmi else None, hidden, ctc)

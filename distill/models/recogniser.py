@@ -14,11 +14,12 @@ from distill.models.transformer import Encoder
 
 
 class Output(NamedTuple):
-    """logits (B, T, V), lengths (B,), hidden: one (B, T, C) per block, counted from 0."""
+    """logits (B, T, V), lengths (B,), hidden: one (B, T, C) per block, counted from 0; ctc: as logits, or None."""
 
     logits: Tensor
     lengths: Tensor
     hidden: tuple[Tensor, ...]
+    ctc: Tensor | None = None
 
 
 class Head(nn.Module):
@@ -37,7 +38,11 @@ class Head(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden (B, T, C) -> logits (B, T, V)."""
-        return self.output(hidden if self.through is None else self.through(hidden))
+        return self.output(self.mapped(hidden))
+
+    def mapped(self, hidden: Tensor) -> Tensor:
+        """What prediction layers read: hidden (B, T, C) at the width of a shared head."""
+        return hidden if self.through is None else self.through(hidden)
 
 
 class Recogniser(nn.Module):
@@ -49,6 +54,8 @@ class Recogniser(nn.Module):
         self.front_end = build_front_end(settings.front_end)
         self.encoder = Encoder(settings.encoder, self.front_end.channels, settings.streaming, settings.mask)
         self.head = Head(settings.encoder.dim, outputs, settings.shared_head_dim)
+        self.ctc = nn.Linear(self.head.output.in_features, outputs) if settings.ctc_output else None
+        self.main_output = True
 
     @property
     def outputs(self) -> int:
@@ -61,7 +68,26 @@ class Recogniser(nn.Module):
             raise ValueError(f"wave must be (B, N) and samples (B,), got {tuple(wave.shape)}, {tuple(samples.shape)}")
         features, lengths = self.front_end(wave, samples)
         hidden = self.encoder(features, lengths)
-        return Output(self.head(hidden[-1]), lengths, hidden)
+        second = None if self.ctc is None else self.ctc(self.head.mapped(hidden[-1]))
+        return Output(self.head(hidden[-1]), lengths, hidden, second)
+
+    def predict(self, hidden: Tensor) -> Tensor:
+        """What `step` gives of the last hidden state (B, T, C): logits (B, T, V) of the output chosen by `read`."""
+        if self.ctc is not None and not self.main_output:
+            return self.ctc(self.head.mapped(hidden))
+        return self.head(hidden)
+
+    def read(self, output: str) -> Recogniser:
+        """Let `step` give the output "main" (LF-MMI) or "ctc" from here on; returns itself.
+
+        Raises ValueError where the model has no such output.
+        """
+        if output not in ("main", "ctc"):
+            raise ValueError(f"output '{output}' is not known; expected main or ctc")
+        if output == "ctc" and self.ctc is None:
+            raise ValueError("this model has no second, CTC output; train one with model.ctc_output: true")
+        self.main_output = output == "main"
+        return self
 
     def run_at(self, chunk_frames: int, history_frames: int) -> Recogniser:
         """Use other chunks from here on, as a model trained with `train_chunks` can; returns itself.
@@ -94,6 +120,7 @@ class Recogniser(nn.Module):
 
 
 def count_parameters(model: Recogniser) -> dict[str, int]:
-    """Parameters of the trunk (front-end and encoder) and of the head (the shared head's W included)."""
+    """Parameters of the trunk (front-end and encoder) and of the head (a shared W and a second output included)."""
     trunk = sum(p.numel() for part in (model.front_end, model.encoder) for p in part.parameters())
-    return {"trunk": trunk, "head": sum(p.numel() for p in model.head.parameters())}
+    heads = [model.head] if model.ctc is None else [model.head, model.ctc]
+    return {"trunk": trunk, "head": sum(p.numel() for part in heads for p in part.parameters())}

@@ -95,7 +95,7 @@ def _chunk(model: Recogniser, state: StreamState, frames: int) -> Tensor:
     state.audio = state.audio[:, frames * front.hop :]
     state.history = last(history, state.history.shape[1], 1)
     state.start += frames
-    return model.head(encoder.finish(x))
+    return model.predict(encoder.finish(x))
 
 
 def _attend(model: Recogniser, x: Tensor, inside: Tensor, state: StreamState) -> Tensor:

@@ -9,10 +9,10 @@ from pathlib import Path
 import yaml
 
 from distill.config import Experiment, Model
+from distill.models import checkpoint
 from distill.models.build import build_model
 from distill.models.pretrained import build_imported, read_checkpoint
 from distill.models.recogniser import Recogniser, count_parameters
-from distill.train import checkpoint
 
 log = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from distill.batch import Batch
 from distill.config import Experiment
 from distill.fsa import Hmm
 from distill.losses.objective import Losses, Objective, Targets
+from distill.models import checkpoint
 from distill.models.recogniser import Recogniser, count_parameters
-from distill.train import checkpoint
 from distill.train.distributed import Ranks
 from distill.train.monitor import Monitor
 from distill.train.schedule import learning_rate
@@ -55,7 +55,7 @@ class Step(nn.Module):
         """wave (B, N), samples (B,) -> the terms of the loss."""
         output = self.model(wave, samples)
         through = self.model.head.through
-        return self.objective(output.logits, output.hidden, output.lengths, numerators, targets, through)
+        return self.objective(output.logits, output.hidden, output.lengths, numerators, targets, through, output.ctc)
 
 
 class Trainer:

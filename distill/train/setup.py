@@ -20,10 +20,10 @@ from distill.graphs.lexicon import Lang
 from distill.graphs.numerator import UnitLm
 from distill.losses.mmi import build_mmi
 from distill.losses.objective import build_objective
+from distill.models import checkpoint
 from distill.models.build import build_model, copy_matching
 from distill.models.frontend import FbankFrontEnd, FrontEnd, WaveFrontEnd
 from distill.models.recogniser import Recogniser
-from distill.train import checkpoint
 from distill.train.distributed import Ranks
 from distill.train.loop import Trainer
 from distill.train.teacher import TeacherTargets
@@ -66,7 +66,9 @@ def build_trainer(
     """Everything a training needs; `folder` receives its checkpoints and lists of copied tensors and skipped cuts."""
     torch.manual_seed(experiment.seed + ranks.rank)
     graphs = Graphs.load(folders)
-    needs_graphs = experiment.objective.uses_mmi
+    needs_graphs = experiment.objective.uses_mmi or experiment.objective.uses_ctc
+    if experiment.objective.uses_ctc and graphs.lang.topology.kind == "two_pdf":
+        raise ValueError(f"{experiment.name}: model.ctc_output needs a blank; use --topology ctc or ctc_compact")
     numerators = stored_numerators(experiment, folders, graphs) if needs_graphs else None
     teacher = load_teacher(experiment, folders.exp, device)
     with_clean = teacher is not None and teacher.settings.hears == "clean"

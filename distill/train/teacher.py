@@ -40,11 +40,12 @@ class TeacherTargets:
         kept = [self._kept[cut_id] for cut_id in batch.ids]
         device = batch.wave.device
         lengths = torch.tensor([len(tensors[0]) for tensors in kept], device=device)
-        logits, *hidden = (
+        logits, *rest = (
             torch.nn.utils.rnn.pad_sequence([t.to(device) for t in column], batch_first=True).float()
             for column in zip(*kept)
         )
-        return Targets(logits, dict(zip(self.blocks, hidden)), lengths)
+        second = rest.pop() if self.model.ctc is not None else None
+        return Targets(logits, dict(zip(self.blocks, rest)), lengths, second)
 
     def _run(self, batch: Batch) -> Targets:
         wave = batch.clean if self.settings.hears == "clean" else batch.wave
@@ -52,10 +53,11 @@ class TeacherTargets:
             raise ValueError("the teacher hears clean audio, but the batch carries none")
         output = self.model(wave, batch.samples)
         hidden = {block: output.hidden[block - 1] for block in self.blocks}
-        return Targets(output.logits, hidden, output.lengths)
+        return Targets(output.logits, hidden, output.lengths, output.ctc)
 
     def _keep(self, batch: Batch) -> None:
         targets = self._run(batch)
         columns = [targets.logits, *(targets.hidden[block] for block in self.blocks)]
+        columns += [] if targets.ctc is None else [targets.ctc]
         for b, (cut_id, length) in enumerate(zip(batch.ids, targets.lengths.tolist())):
             self._kept[cut_id] = tuple(x[b, :length].half().cpu() for x in columns)

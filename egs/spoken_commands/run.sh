@@ -20,6 +20,6 @@ run 8 "T -> SN" train.py --stage 8
 run 9 "SN -> SS" train.py --stage 9
 run 10 "decoding" decode.py
 absent 11 "Transformer LM and rescoring"
-absent 12 "export, real-time factor and latency"
+run 12 "export, real-time factor and latency" export.py
 run 13 "report" report.py
 finish

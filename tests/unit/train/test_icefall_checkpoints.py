@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from distill.config import Experiment
+from distill.models import checkpoint
 from distill.models.build import build_model
-from distill.train import checkpoint
 
 SETTINGS = {
     "name": "toy",

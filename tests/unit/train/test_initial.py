@@ -14,8 +14,8 @@ import yaml
 from distill.config import Experiment, FrontEnd
 from distill.data.loader import fbank_statistics
 from distill.features import fbank
+from distill.models import checkpoint
 from distill.models.frontend import build_front_end
-from distill.train import checkpoint
 from distill.train.initial import import_folder, write_pretrained, write_random
 from distill.train.setup import calibrate
 from local import import_teacher, init_teacher

@@ -14,8 +14,8 @@ from distill.fsa import Fsa, NativeEngine
 from distill.graphs import topology
 from distill.losses.mmi import LfMmi
 from distill.losses.objective import build_objective
+from distill.models import checkpoint
 from distill.models.build import build_model, copy_matching
-from distill.train import checkpoint
 from distill.train.distributed import Ranks
 from distill.train.loop import Trainer
 from distill.train.teacher import TeacherTargets

@@ -1,4 +1,4 @@
-"""Checkpoints that describe themselves: weights, resolved settings, units; written whole or not at all."""
+"""Checkpoints that describe themselves: weights, settings, units; written whole, read without executing anything."""
 
 from __future__ import annotations
 

@@ -1,0 +1,171 @@
+"""Stage 12: every experiment as ONNX, fp32 and int8, with what runtimes need beside it; speed and memory."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distill.config import Experiment
+from distill.stages import Recipe, Stage, recipe_from, recipe_parser, run_script, run_stage
+
+if TYPE_CHECKING:
+    from distill.deploy.session import Facts
+    from distill.models.recogniser import Recogniser
+
+log = logging.getLogger("export")
+AUDIO_SECONDS = 20.0
+TOLERANCE = 1e-3  # of log-probabilities, ONNX fp32 against torch
+
+
+def main() -> None:
+    recipe = recipe_from(recipe_parser(__doc__).parse_args())
+    for name in recipe.names:
+        experiment = Experiment.load(recipe.experiment_yaml(name), recipe.overrides, recipe.suffix)
+        folder = recipe.exp(experiment.name)
+        needed = {folder: experiment.stage, recipe.lang: 2, recipe.graphs: 4, recipe.cuts: 0}
+        settings = {"avg": experiment.decoding.avg, "audio_seconds": AUDIO_SECONDS}
+        run_stage(Stage(12, folder / "export", settings, needed), partial(work, recipe, experiment))
+
+
+def work(recipe: Recipe, experiment: Experiment, out: Path) -> None:
+    """Graphs, tokens, timing: all of an export folder."""
+    import numpy as np
+
+    from distill.deploy.torch_runner import facts_of
+    from distill.models.checkpoint import load_recogniser
+
+    model, trained, outputs, _ = load_recogniser(recipe.exp(experiment.name), avg=experiment.decoding.avg)
+    facts = facts_of(model, outputs, experiment.name)
+    audio = some_audio(recipe)
+    write_json(out / "export.json", {"model": facts.plain(), "experiment": trained.resolved()})
+    copy_symbols(recipe, outputs, out)
+    for output in facts.predicts:
+        write_graphs(model, facts, output, out)
+        check(model, facts, output, out, audio)
+    temporary = out / "audio.npy"
+    np.save(temporary, audio)
+    write_json(out / "timing.json", timing(recipe, experiment, model, facts, out, temporary))
+    temporary.unlink()
+
+
+def some_audio(recipe: Recipe):
+    """Some seconds of a test set, utterance after utterance: float32 samples."""
+    import numpy as np
+
+    from distill.data.loader import load_cuts
+
+    first = sorted(recipe.cuts.glob("test-*.jsonl.gz"))
+    if not first:
+        raise FileNotFoundError(f"no test-* cut set in {recipe.cuts}; stage 0 makes them (run.sh --stage 0)")
+    waves, samples = [], 0
+    for cut in load_cuts(recipe.cuts, [first[0].name.removesuffix(".jsonl.gz")]):
+        waves.append(cut.load_audio()[0])
+        samples += len(waves[-1])
+        if samples >= AUDIO_SECONDS * 16000:
+            break
+    return np.concatenate(waves)[: int(AUDIO_SECONDS * 16000)].astype(np.float32)
+
+
+def copy_symbols(recipe: Recipe, outputs: list[str], out: Path) -> None:
+    """tokens.txt of the model's outputs; words.txt and HLG.fst, linked where the file system can."""
+    from distill.graphs.lexicon import write_symbols
+
+    write_symbols(out / "tokens.txt", outputs)
+    for source in (recipe.lang / "words.txt", recipe.graphs / "HLG.fst"):
+        target = out / source.name
+        try:
+            os.link(source, target)
+        except OSError:  # another file system
+            target.write_bytes(source.read_bytes())
+
+
+def write_graphs(model: Recogniser, facts: Facts, output: str, out: Path) -> None:
+    """All graphs of one output, fp32 and int8."""
+    from distill.deploy import onnx
+    from distill.deploy.onnx_runner import file_name
+
+    writers = {"whole": onnx.export_whole}
+    if facts.chunk:
+        writers["stream"] = onnx.export_stream
+    if facts.chunk and facts.input == "fbank":
+        writers["sherpa"] = onnx.export_zipformer
+    for kind, write in writers.items():
+        path = out / file_name(kind, output, False)
+        write(model, path, output)
+        onnx.quantise(path, out / file_name(kind, output, True))
+
+
+def check(model: Recogniser, facts: Facts, output: str, out: Path, audio) -> None:
+    """Raise ValueError if a graph does not give what torch gives."""
+    import numpy as np
+
+    from distill.deploy.onnx_runner import StreamRunner, WholeRunner, file_name
+    from distill.deploy.session import Session
+    from distill.deploy.torch_runner import TorchRunner
+
+    heard = audio[: 5 * 16000]
+    expected = Session(TorchRunner(model.read(output), facts, False)).whole(heard)
+    for kind, runner in (("whole", WholeRunner), ("stream", StreamRunner)):
+        path = out / file_name(kind, output, False)
+        if not path.exists():
+            continue
+        difference = float(np.abs(Session(runner(path, facts)).whole(heard) - expected).max())
+        if not difference < TOLERANCE:
+            raise ValueError(f"{path.name} differs from torch by {difference:.2g}, expected at most {TOLERANCE}")
+        log.info("%s %s: within %.1g of torch", facts.name, path.name, difference)
+
+
+def timing(recipe: Recipe, experiment: Experiment, model: Recogniser, facts: Facts, out: Path, audio: Path) -> dict:
+    """timing.json: speed and memory of every way to run the model, its size, cost and look-ahead."""
+    import torch
+
+    from distill.deploy.timing import gemm_peak
+    from distill.models.latency import latency
+    from distill.models.recogniser import count_parameters
+    from distill.models.size import macs
+    from distill.train.monitor import commit, hardware
+
+    settings = model.settings
+    delay = latency(settings)
+    return {
+        "experiment": experiment.name, "corpus": recipe.corpus, "threads": 1,
+        "params": count_parameters(model), "macs_per_second": sum(macs(settings, model.outputs).values()),
+        "chunk_ms": delay.chunk, "lookahead_mean_ms": delay.mean, "lookahead_max_ms": delay.max,
+        "lookahead_parts": [asdict(part) for part in delay.parts], "gemm_gflops": gemm_peak(),
+        "rows": list(timing_rows(recipe.exp(experiment.name), facts, out, audio)),
+        "hardware": hardware(torch.device("cpu")), "commit": commit(),
+        "command": os.environ.get("RECIPE_COMMAND") or shlex.join(sys.argv),
+    }  # fmt: skip
+
+
+def timing_rows(folder: Path, facts: Facts, out: Path, audio: Path) -> Iterator[dict]:
+    """One row per runtime and mode."""
+    from distill.deploy.onnx_runner import file_name
+    from distill.deploy.timing import Work, measure
+
+    for mode in ("streaming", "offline") if facts.chunk else ("offline",):
+        for runtime in ("torch", "onnx", "int8"):
+            found = measure(Work(folder if runtime == "torch" else out, runtime, mode, audio))
+            graph = out / file_name("stream" if mode == "streaming" else "whole", "main", runtime == "int8")
+            size = None if runtime == "torch" else graph.stat().st_size / 2**20
+            log.info("%s %s %s: RTF %.4f, %.0f MB", facts.name, mode, runtime, found.rtf, found.peak_mb)
+            yield {"mode": mode, "runtime": runtime, "file_mb": size, **asdict(found)}
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write under a temporary name, then rename."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+if __name__ == "__main__":
+    run_script(main)
