@@ -142,7 +142,6 @@ def first_words(text: Path, millions: float) -> Iterator[str]:
 def grammars(text: Path, lang_dir: Path, folder: Path, millions: float) -> list[dict[str, Any]]:
     """Rows of ARPA to grammar, ours and kaldilm's, medians of three."""
     import kaldifst
-    import kaldilm
 
     from distill.graphs.grammar import grammar_fst
     from distill.graphs.lexicon import Lang
@@ -154,6 +153,8 @@ def grammars(text: Path, lang_dir: Path, folder: Path, millions: float) -> list[
     rows: list[dict[str, Any]] = []
 
     def theirs() -> kaldifst.StdVectorFst:
+        import kaldilm  # comes with the extra `dev`
+
         text = kaldilm.arpa2fst(input_arpa=str(arpa), output_fst="", disambig_symbol="#0", read_symbol_table=table)
         return kaldifst.compile(text, acceptor=False)
 
