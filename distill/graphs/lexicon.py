@@ -146,9 +146,20 @@ def write_lang(
 
 
 def read_symbols(path: Path) -> dict[str, int]:
-    """Symbol table: lines "symbol number"."""
-    rows = (line.split() for line in read_lines(path))
-    return {row[0]: int(row[1]) for row in rows if row}
+    """Symbol table: lines "symbol number"; raises ValueError naming file and line for others, or for doubles."""
+    found: dict[str, int] = {}
+    numbers: set[int] = set()
+    for line_number, line in enumerate(read_lines(path), 1):
+        fields = line.split()
+        if not fields:
+            continue
+        if len(fields) != 2 or not fields[1].isdigit():
+            raise ValueError(f"{path}:{line_number}: expected 'symbol number', got {line[:60]!r}")
+        if fields[0] in found or int(fields[1]) in numbers:
+            raise ValueError(f"{path}:{line_number}: symbol '{fields[0]}' or its number {fields[1]} stands there twice")
+        found[fields[0]] = int(fields[1])
+        numbers.add(int(fields[1]))
+    return found
 
 
 def write_symbols(path: Path, symbols: Iterable[str]) -> None:

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 SPECIAL = (BLANK, "<sos/eos>", "<unk>")
 BOUNDARY, PAUSE = "▁", "<sil>"
 MOST_SENTENCES = 2_000_000  # that the pieces are learnt from, drawn from all: bounds the memory
-LONGEST = 4000  # bytes of a sentence; sentencepiece leaves out longer ones
+LONGEST = 4000  # bytes of a sentence that sentencepiece learns from
 
 
 def train_bpe(sentences: Iterable[str], pieces: int, seed: int = 0) -> bytes:
@@ -46,12 +46,26 @@ def train_bpe(sentences: Iterable[str], pieces: int, seed: int = 0) -> bytes:
 
 
 def _not_empty(sentences: Iterable[str]) -> Iterator[str]:
-    lines = (line.strip() for line in sentences)
-    found = (line for line in lines if line)
+    found = (piece for line in sentences for piece in _short(line.split()))
     first = next(found, None)
     if first is None:
         raise ValueError("no sentences to learn pieces from: the text corpus is empty")
     return chain([first], found)
+
+
+def _short(words: list[str]) -> Iterator[str]:
+    """A line as it is, or in parts that sentencepiece takes: it would leave out longer ones, saying nothing."""
+    part: list[str] = []
+    size = 0
+    for word in words:
+        bytes_of_word = len(word.encode()) + 1
+        if size + bytes_of_word > LONGEST and part:
+            yield " ".join(part)
+            part, size = [], 0
+        part.append(word)
+        size += bytes_of_word
+    if part:
+        yield " ".join(part)
 
 
 class Bpe:

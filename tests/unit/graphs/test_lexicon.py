@@ -57,3 +57,17 @@ def test_lexicon_that_outgrew_its_tokens(lang: Lang, tmp_path: Path) -> None:
         file.write("ZOO Z UW\n")
     with pytest.raises(ValueError, match=r"\['Z'\].*stage 2"):
         Lang.load(tmp_path / "lang")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("SIL one", "expected 'symbol number', got 'SIL one'"), ("SIL", "expected"), ("A B 3", "expected"),
+     ("AH 9", "'AH' or its number 9"), ("QQ 0", "'QQ' or its number 0")],
+)  # fmt: skip
+def test_wrong_symbol_tables(lang: Lang, tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "lang" / "tokens.txt"
+    count = len(path.read_text(encoding="utf-8").splitlines())
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"\n{line}\n")
+    with pytest.raises(ValueError, match=rf"tokens\.txt:{count + 2}: .*{message}"):
+        Lang.load(tmp_path / "lang")
