@@ -56,7 +56,7 @@ def hlg(mini: Mini) -> DecodingGraph:
 
     arpa, path = mini.folder / "words.arpa", mini.folder / "HLG.fst"
     train_word_ngram(mini.sentences[:100], 2, mini.lang.lexicon.words).write(arpa)
-    build_hlg(mini.lang, arpa, mini.folder / "words.txt").write(str(path))
+    build_hlg(mini.lang, arpa).write(str(path))
     return DecodingGraph.read(path)
 
 
