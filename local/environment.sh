@@ -25,8 +25,8 @@ install_environment() {
 
 # python_for_k2: a Python 3.10, the newest for which PyPI has a k2: $PYTHON_K2, python3.10, or one that pyenv has.
 python_for_k2() {
-  local candidate
-  for candidate in "${PYTHON_K2:-}" python3.10 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.10.*/bin/python; do
+  local candidate pyenv=${PYENV_ROOT:-$(pyenv root 2>/dev/null || echo "$HOME/.pyenv")}
+  for candidate in "${PYTHON_K2:-}" python3.10 "$pyenv"/versions/3.10.*/bin/python; do
     [[ -n $candidate ]] || continue
     "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 10))' 2>/dev/null && { echo "$candidate"; return 0; }
     [[ $candidate != "${PYTHON_K2:-}" ]] || { echo "PYTHON_K2=$PYTHON_K2 is not a Python 3.10" >&2; return 1; }

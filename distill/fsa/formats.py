@@ -67,10 +67,10 @@ def k2_arcs(
 def k2_vector_dict(graphs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Many acceptors as the dict of one `FsaVec` (the numerators of a batch); each (A, 4) arcs as `k2_dict` has them.
 
-    k2's layout, one line of int32: how many, 0, where the states and where the arcs of each begin, all arcs. A
-    graph without a path has no states.
+    k2's layout, one line of int32: how many, 0, where the states and where the arcs of each begin, all arcs. Of a
+    graph in which no path can end nothing stays.
     """
-    tables = [graph["arcs"] for graph in graphs]
+    tables = [graph["arcs"] if (graph["arcs"][:, 2] == -1).any() else graph["arcs"][:0] for graph in graphs]
     states = [int(arcs[:, 1].max()) + 1 if len(arcs) else 0 for arcs in tables]
     begin = [np.cumsum([0, *sizes]) for sizes in (states, [len(arcs) for arcs in tables])]
     head = torch.from_numpy(np.concatenate([[len(tables), 0], *begin]).astype(np.int32))

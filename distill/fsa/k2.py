@@ -98,7 +98,7 @@ def to_k2(graph: Hmm) -> k2.Fsa | None:
             " use --engine native"
         )
     content = hmm_to_k2_dict(graph)
-    return k2.Fsa.from_dict(content) if len(content["arcs"]) else None
+    return k2.Fsa.from_dict(content) if (content["arcs"][:, 2] == -1).any() else None
 
 
 class _TotalScore(torch.autograd.Function):

@@ -15,8 +15,10 @@ import torch
 from distill.config import Graphs
 from distill.data.grammar import Grammar
 from distill.fsa import DecodingGraph, Fsa
+from distill.graphs.decoding_graph import build_hlg
 from distill.graphs.denominator import build_denominator
 from distill.graphs.lexicon import Lang, Lexicon, write_lang
+from distill.graphs.word_ngram import train_word_ngram
 
 collect_ignore_glob = ["test_*.py"] if importlib.util.find_spec("k2") is None else []
 # what Kaldi's chain recipes prune: histories of two units are kept where they help most
@@ -33,6 +35,11 @@ class Mini:
     sentences: list[str]
     bigram: Fsa
     trigram: Fsa
+
+    @property
+    def arpa(self) -> Path:
+        """Word bigram with back-off."""
+        return self.folder / "words.arpa"
 
 
 def spoken(mini: Mini, sentences: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -51,12 +58,8 @@ def spoken(mini: Mini, sentences: Sequence[str]) -> tuple[torch.Tensor, torch.Te
 @pytest.fixture(scope="session")
 def hlg(mini: Mini) -> DecodingGraph:
     """Word bigram, lexicon and topology of the embedded corpus, composed by OpenFst; it has arcs without frames."""
-    from distill.graphs.decoding_graph import build_hlg
-    from distill.graphs.word_ngram import train_word_ngram
-
-    arpa, path = mini.folder / "words.arpa", mini.folder / "HLG.fst"
-    train_word_ngram(mini.sentences[:100], 2, mini.lang.lexicon.words).write(arpa)
-    build_hlg(mini.lang, arpa, mini.folder / "words.txt").write(str(path))
+    path = mini.folder / "HLG.fst"
+    build_hlg(mini.lang, mini.arpa).write(str(path))
     return DecodingGraph.read(path)
 
 
@@ -68,4 +71,6 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Mini:
     grammar, rng = Grammar.read(MINI / "grammar.txt"), random.Random(0)
     sentences = [grammar.sentence(rng) for _ in range(2000)]
     bigram, trigram = (build_denominator(sentences, lang, settings)[0] for settings in (Graphs(), PRUNED))
-    return Mini(lang, folder, sentences, bigram, trigram)
+    mini = Mini(lang, folder, sentences, bigram, trigram)
+    train_word_ngram(sentences[:100], 2, lang.lexicon.words).write(mini.arpa)
+    return mini

@@ -75,7 +75,7 @@ def test_frames_graphs_are_those_that_k2_composes(mini: Mini) -> None:
 
 
 def test_numerators_as_one_vector(mini: Mini, tmp_path: Path) -> None:
-    graphs = [mini.bigram, Fsa.from_arcs([], {}, 1), Fsa.from_arcs([(0, 1, 3, -0.5)], {1: -1.0}, 2)]
+    graphs = [mini.bigram, Fsa.from_arcs([(0, 1, 3, 0.0)], {}, 2), Fsa.from_arcs([(0, 1, 3, -0.5)], {1: -1.0}, 2)]
     save_dict(tmp_path / "num.pt", k2_vector_dict([k2_dict(graph) for graph in graphs]))
     theirs = k2.Fsa.from_dict(torch.load(tmp_path / "num.pt"))
     assert theirs.shape[0] == 3

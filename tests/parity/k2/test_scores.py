@@ -194,4 +194,4 @@ def test_loss_and_its_gradient(engine: Engine, mini: Mini, heard: list[Fsa]) -> 
     assert (int(found.dropped), int(found.term.count)) == (2, 230)
     assert float(found.term.total) == pytest.approx(float((den - num).sum()), rel=1e-6)
     assert logits.grad is not None and leaf.grad is not None
-    assert (leaf.grad - logits.grad).abs().max() <= 1e-3  # the loss asks for float32
+    assert (leaf.grad - logits.grad).abs().max() <= 3e-5  # the loss asks for float32

@@ -86,10 +86,11 @@ def test_vector_of_graphs_has_k2s_layout() -> None:
 
 
 def test_vector_of_graphs_there_and_back() -> None:
-    graphs = [graph(0), Fsa.from_arcs([], {}, 1), graph(1, states=3)]
-    back = from_k2_vector_dict(k2_vector_dict([k2_dict(each) for each in graphs]))
-    assert len(back) == 3
-    for one, other in zip(graphs, back):
+    graphs = [graph(0), graph(1, states=3)]
+    endless = Fsa.from_arcs([(0, 1, 3, 0.0)], {}, 2)
+    back = from_k2_vector_dict(k2_vector_dict([k2_dict(each) for each in (graphs[0], endless, graphs[1])]))
+    assert len(back) == 3 and not back[1].num_arcs and not np.isfinite(back[1].final).any()
+    for one, other in zip(graphs, (back[0], back[2])):
         assert_same(one, other)
 
 
