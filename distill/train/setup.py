@@ -106,11 +106,12 @@ def stored_numerators(experiment: Experiment, folders: Folders, graphs: Graphs) 
         return Numerators(graphs.lang, graphs.lm, None, data)
     heard = folders.data / "num" / experiment.teacher.experiment
     stored = Lattices([heard / part for part in data.train if (heard / part).is_dir()])
-    wanted = {"lattice": data.lattice.beam, "nbest": data.lattice.nbest_beam}.get(data.numerator, 0.0)
+    key = {"lattice": "beam", "nbest": "nbest_beam"}.get(data.numerator)
+    wanted = getattr(data.lattice, key) if key else 0.0
     if stored.beam is not None and stored.beam < wanted:
         raise ValueError(
             f"{experiment.name} asks for sequences within {wanted} of the best, but the lattices of"
-            f" {experiment.teacher.experiment} hold those within {stored.beam}; lower data.lattice.beam or raise"
+            f" {experiment.teacher.experiment} hold those within {stored.beam}; lower data.lattice.{key} or raise"
             " decoding.lattice_beam of the teacher and run stage 7 again"
         )
     shift = experiment.model.front_end.hop / SAMPLE_RATE

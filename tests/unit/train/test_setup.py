@@ -1,0 +1,67 @@
+"""Which numerators an experiment gets from what stage 7 stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distill.config import Experiment
+from distill.data.lattices import Heard, write_part
+from distill.fsa.sequences import SequenceGraph
+from distill.graphs.lexicon import Lang, Lexicon, write_lang
+from distill.graphs.ngram import train_unit_ngram
+from distill.graphs.numerator import UnitLm
+from distill.train.setup import Folders, Graphs, stored_numerators
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Folders:
+    """A lattice of one arc, with a beam of 3 and frames of 40 ms, where students look for it."""
+    zero = np.zeros(1, dtype=np.float32)
+    ends = np.array([-np.inf, 0], dtype=np.float32)
+    frames = np.zeros(2, dtype=np.int32)
+    graph = SequenceGraph(
+        frames[:1],
+        frames[:1] + 1,
+        frames[:1] + 1,
+        zero,
+        zero,
+        ends,
+        np.zeros_like(ends),
+        frames,
+        frames,
+        (0.0, 0.0),
+        3.0,
+    )
+    cuts = [Heard("cut", graph, np.ones(4))]
+    write_part(tmp_path / "num/teacher/unlabelled", cuts, list, frame_shift=0.04, beam=3.0)
+    (tmp_path / "lexicon.txt").write_text("A A\nB B\n", encoding="utf-8")
+    write_lang(Lexicon.read(tmp_path / "lexicon.txt"), tmp_path)
+    return Folders(tmp_path, tmp_path, tmp_path, tmp_path)
+
+
+def numerators(folders: Folders, **data):
+    settings = {"data": {"train": ["labelled", "unlabelled"], **data}, "teacher": {"experiment": "teacher"}}
+    experiment = Experiment.parse({"name": "sn", "stage": 8, "optim": {"updates": 1}, **settings}, "test")
+    lang = Lang.load(folders.lang)
+    lm = train_unit_ngram([(1, 2), (2, 3, 1)], 2, len(lang.tokens))
+    return stored_numerators(experiment, folders, Graphs(lang, UnitLm(lm, len(lang.tokens)), lang.topology.compose(lm)))
+
+
+def test_parts_without_lattices_are_passed_over_and_frames_are_counted(folders: Folders) -> None:
+    found = numerators(folders, lattice={"beam": 2.0})
+    assert set(found.stored) == {"cut"}
+    assert found.frame_ratio == 2.0  # the model has frames of 20 ms
+
+
+@pytest.mark.parametrize(("kind", "key"), [("lattice", "beam"), ("nbest", "nbest_beam")])
+def test_lattices_that_hold_too_little_are_refused(folders: Folders, kind: str, key: str) -> None:
+    with pytest.raises(ValueError, match=rf"within 3\.5 .* within 3\.0; lower data\.lattice\.{key} or raise"):
+        numerators(folders, numerator=kind, lattice={key: 3.5})
+    assert numerators(folders, numerator=kind, lattice={key: 3.0}).stored.beam == 3.0
+
+
+def test_one_best_needs_no_beam(folders: Folders) -> None:
+    assert numerators(folders, numerator="one_best").problems([("cut", None)]) == [None]
