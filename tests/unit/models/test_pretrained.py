@@ -199,6 +199,33 @@ def test_foreign_tensors_and_sources_are_refused(tmp_path: Path) -> None:
         read_checkpoint(f"hf:{tmp_path}")
 
 
+def test_parts_with_an_index_are_one_model(tmp_path: Path) -> None:
+    source, whole = hugging_face(tmp_path), state_of(HUGGING_FACE)
+    (tmp_path / "pytorch_model.bin").unlink()
+    with pytest.raises(FileNotFoundError, match=r"neither model\.safetensors nor pytorch_model\.bin"):
+        read_checkpoint(source)
+    parts = {name: f"part-{i % 2}.bin" for i, name in enumerate(whole)}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": parts}))
+    for part in set(parts.values()):
+        torch.save({name: whole[name] for name in whole if parts[name] == part}, tmp_path / part)
+    tensors = read_checkpoint(source).tensors
+    assert len(tensors) == len(whole) and torch.equal(tensors["head.output.bias"], whole["lm_head.bias"])
+
+
+def test_broken_files_are_named(tmp_path: Path) -> None:
+    source = hugging_face(tmp_path)
+    content = (tmp_path / "pytorch_model.bin").read_bytes()
+    (tmp_path / "pytorch_model.bin").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin: cannot be read as a checkpoint"):
+        read_checkpoint(source)
+    torch.save([1, 2], tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="expected named tensors"):
+        read_checkpoint(source)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json: not valid JSON"):
+        read_checkpoint(source)
+
+
 def test_settings_that_do_not_fit_are_named(tmp_path: Path) -> None:
     encoder = SMALL.encoder.model_copy(update={"heads": 4, "norm_first": True, "dropout": 0.3})
     wanted = SMALL.model_copy(update={"encoder": encoder})
