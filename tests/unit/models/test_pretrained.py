@@ -263,6 +263,11 @@ def test_a_prediction_layer_is_kept_only_with_our_units(tmp_path: Path) -> None:
     assert build_imported(checkpoint, SMALL, None).model.outputs == 3
     kept = build_imported(checkpoint, SMALL, ["<blk>", "B", "▁"])
     assert kept.keeps_head and torch.equal(kept.model.head.output.weight, weight[[0, 2, 1]])
+    two = build_imported(checkpoint, SMALL.model_copy(update={"ctc_output": True}), ["<blk>", "B"])
+    assert torch.equal(two.model.head.output.weight, weight[[0, 2]]) and torch.equal(
+        two.model.ctc.weight, weight[[0, 2]]
+    )
+    assert "copied\tctc.weight\tlm_head.weight" in two.lines
     other = build_imported(checkpoint, SMALL, ["<blk>", "AH"])
     assert not other.keeps_head and other.model.outputs == 2
     assert any(line.startswith("initialised anew (our outputs AH are not") for line in other.lines)
