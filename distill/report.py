@@ -190,14 +190,14 @@ def _training_row(run: Run) -> tuple[str, ...]:
 
 
 def latency_table(runs: Sequence[Run]) -> Table:
-    """Chunk and look-ahead (ms) of the models that stream."""
+    """Chunk and look-ahead (ms) of the models that stream; a row for each latency that one is decoded at."""
     keys = ("chunk_ms", "lookahead_mean_ms", "lookahead_max_ms")
     rows = []
     for run in runs:
-        streaming = next((d for d in run.decodings if d["mode"] == "streaming"), None)
-        if streaming is not None:
-            rows.append((run.name, *(_number(streaming[key], 0) for key in keys)))
-    return Table(("model", "chunk/ms", "look-ahead mean/ms", "max/ms"), tuple(rows))
+        delays = {d["mode"]: [d[key] for key in keys] for d in run.decodings if str(d["mode"]).startswith("streaming")}
+        for mode, delay in sorted(delays.items(), key=lambda item: item[1][0]):
+            rows.append((run.name, mode, *(_number(value, 0) for value in delay)))
+    return Table(("model", "mode", "chunk/ms", "look-ahead mean/ms", "max/ms"), tuple(rows))
 
 
 def _number(value: Any, digits: int) -> str:

@@ -77,6 +77,10 @@ def copy_matching(
     there = {name: tensor for name, tensor in source.items() if not name.startswith(tuple(leave))}
     sliced = {name for name in own if name.startswith(tuple(slices))}
     kinds = {name: _kind(value, there.get(origin[name]), name in sliced) for name, value in own.items()}
+    for name in own:  # a weight-normed kernel's scale means nothing without its direction
+        direction = name.removesuffix("original0") + "original1"
+        if name.endswith(".original0") and kinds[name] == "copied" and kinds[direction] not in ("copied", "sliced"):
+            kinds[name] = kinds[direction]
     if not any(kind in ("copied", "sliced") for kind in kinds.values()):
         raise ValueError("no parameter of the source has the name and shape of one here: another family of model?")
     with torch.no_grad():

@@ -59,7 +59,7 @@ def quantizer_parameters(features: int, dim: int, code_dim: int, groups: int = 2
 
 
 def macs(model: Model, outputs: int) -> dict[str, float]:
-    """Multiply-adds for one second of audio, by part; norms and activations are not counted."""
+    """Multiply-adds for one second of audio, by part, of one output; norms and activations are not counted."""
     encoder, frames = model.encoder, frames_of(model)
     dim, rate, features = encoder.dim, frames.per_second, model.front_end.layers[-1][0]
     projects = encoder.always_project or features != dim

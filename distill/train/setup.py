@@ -149,7 +149,7 @@ def initial_model(
             raise ValueError(f"{experiment.init} has other outputs than {folders.lang}; train it on this lang folder")
         before, now = content["experiment"]["model"]["front_end"], experiment.model.front_end
         other_input = before.get("input", "waveform") != now.input  # its layers are then others of the same names
-        leave = ("front_end.",) if other_input else ()
+        leave = ("front_end.", "encoder.feature_norm.", "encoder.projection.") if other_input else ()
         report = copy_matching(content["model"], model, experiment.init_blocks, experiment.init_slice, leave)
         write_list(folder / "init.tsv", report.lines())
         log.info("from %s: %s (listed in %s)", experiment.init, report.summary(), folder / "init.tsv")

@@ -157,3 +157,13 @@ def test_a_broken_file_is_named(exp: Path) -> None:
     (exp / "sn/result.json").write_text("{")
     with pytest.raises(ValueError, match=r"sn/result\.json is not JSON"):
         report.read_runs(exp)
+
+
+def test_each_latency_of_a_model_has_its_row(exp: Path) -> None:
+    other = {"chunk_ms": 80.0, "lookahead_mean_ms": 30.0, "lookahead_max_ms": 60.0}
+    decoding(exp / "ss" / "decode_test-clean_streaming-4_1best", "test-clean", "streaming-4", "1best", 4.0, **other)
+    table = report.latency_table(report.read_runs(exp))
+    assert ("single", "streaming", "320", "150", "300") in table.rows
+    assert table.rows[-2:] == (("ss", "streaming-4", "80", "30", "60"), ("ss", "streaming", "320", "150", "300"))
+    errors = report.error_table(report.read_runs(exp), report.GRAPH)
+    assert ("ss", "streaming-4") in [row[:2] for row in errors.rows]

@@ -18,6 +18,8 @@ from distill.models.recogniser import Recogniser
 log = logging.getLogger(__name__)
 
 HEAD = ("head.output.weight", "head.output.bias")
+SECOND = {"ctc.weight": HEAD[0], "ctc.bias": HEAD[1]}
+"""The second, CTC output of a model that has one: what was trained with CTC elsewhere fits there as well."""
 OWN = ("encoder.mask_embedding",)
 """What not every checkpoint has: it is drawn anew, and said so."""
 ABOUT_SHAPE = ("front_end", "encoder")
@@ -52,7 +54,8 @@ def build_imported(
     rows, reason = head_rows(checkpoint, outputs)
     values = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in HEAD}
     if rows is not None:
-        values |= {name: checkpoint.tensors[name][rows] for name in HEAD}
+        second = SECOND if model.ctc is not None else {}
+        values |= {name: checkpoint.tensors[second.get(name, name)][rows] for name in (*HEAD, *second)}
     _check(checkpoint, model, values)
     own = model.state_dict()
     with torch.no_grad():
@@ -119,7 +122,7 @@ def _without_strides(one: Sequence[Sequence[int]], other: Sequence[Sequence[int]
 def _check(checkpoint: Checkpoint, model: Recogniser, values: Mapping[str, torch.Tensor]) -> None:
     """ValueError naming tensors that are missing, too many, or of another shape."""
     own, origin = model.state_dict(), checkpoint.origin
-    optional = {*OWN, *HEAD, "front_end.gain"}
+    optional = {*OWN, *HEAD, *SECOND, "front_end.gain"}
     missing = [name for name in own if name not in values and name not in optional]
     extra = [f"{origin[name]} ({name})" for name in values if name not in own]
     shapes = [
@@ -139,9 +142,9 @@ def _check(checkpoint: Checkpoint, model: Recogniser, values: Mapping[str, torch
 def _lines(
     checkpoint: Checkpoint, own: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor], reason: str
 ) -> list[str]:
-    lines = [f"copied\t{name}\t{checkpoint.origin[name]}" for name in own if name in values]
+    lines = [f"copied\t{name}\t{checkpoint.origin[SECOND.get(name, name)]}" for name in own if name in values]
     new = [name for name in own if name not in values and name != "front_end.gain"]
-    lines += [f"initialised anew{f' ({reason})' if name in HEAD else ''}\t{name}\t" for name in new]
+    lines += [f"initialised anew{f' ({reason})' if name in (*HEAD, *SECOND) else ''}\t{name}\t" for name in new]
     unused = [checkpoint.origin[name] for name in checkpoint.tensors if name not in values]
     lines += [f"not taken over\t\t{name}" for name in unused]
     lines += [f"left behind (pre-training only, {count} numbers)\t\t{name}" for name, count in checkpoint.left.items()]

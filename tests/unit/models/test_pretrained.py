@@ -199,6 +199,33 @@ def test_foreign_tensors_and_sources_are_refused(tmp_path: Path) -> None:
         read_checkpoint(f"hf:{tmp_path}")
 
 
+def test_parts_with_an_index_are_one_model(tmp_path: Path) -> None:
+    source, whole = hugging_face(tmp_path), state_of(HUGGING_FACE)
+    (tmp_path / "pytorch_model.bin").unlink()
+    with pytest.raises(FileNotFoundError, match=r"neither model\.safetensors nor pytorch_model\.bin"):
+        read_checkpoint(source)
+    parts = {name: f"part-{i % 2}.bin" for i, name in enumerate(whole)}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": parts}))
+    for part in set(parts.values()):
+        torch.save({name: whole[name] for name in whole if parts[name] == part}, tmp_path / part)
+    tensors = read_checkpoint(source).tensors
+    assert len(tensors) == len(whole) and torch.equal(tensors["head.output.bias"], whole["lm_head.bias"])
+
+
+def test_broken_files_are_named(tmp_path: Path) -> None:
+    source = hugging_face(tmp_path)
+    content = (tmp_path / "pytorch_model.bin").read_bytes()
+    (tmp_path / "pytorch_model.bin").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin: cannot be read as a checkpoint"):
+        read_checkpoint(source)
+    torch.save([1, 2], tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="expected named tensors"):
+        read_checkpoint(source)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json: not valid JSON"):
+        read_checkpoint(source)
+
+
 def test_settings_that_do_not_fit_are_named(tmp_path: Path) -> None:
     encoder = SMALL.encoder.model_copy(update={"heads": 4, "norm_first": True, "dropout": 0.3})
     wanted = SMALL.model_copy(update={"encoder": encoder})
@@ -236,6 +263,11 @@ def test_a_prediction_layer_is_kept_only_with_our_units(tmp_path: Path) -> None:
     assert build_imported(checkpoint, SMALL, None).model.outputs == 3
     kept = build_imported(checkpoint, SMALL, ["<blk>", "B", "▁"])
     assert kept.keeps_head and torch.equal(kept.model.head.output.weight, weight[[0, 2, 1]])
+    two = build_imported(checkpoint, SMALL.model_copy(update={"ctc_output": True}), ["<blk>", "B"])
+    assert torch.equal(two.model.head.output.weight, weight[[0, 2]]) and torch.equal(
+        two.model.ctc.weight, weight[[0, 2]]
+    )
+    assert "copied\tctc.weight\tlm_head.weight" in two.lines
     other = build_imported(checkpoint, SMALL, ["<blk>", "AH"])
     assert not other.keeps_head and other.model.outputs == 2
     assert any(line.startswith("initialised anew (our outputs AH are not") for line in other.lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from distill.config import Encoder, Experiment, FrontEnd, Model, Streaming
 from distill.models.recogniser import Recogniser
 from distill.models.size import frames_of, macs, parameters, predict_rtf, quantizer_parameters
+from tools import size
 
 CONF = Path(__file__).parents[3] / "egs" / "librispeech" / "conf"
 BASE_LIKE = ["model.front_end.bias=false", "model.front_end.norm_layers=first", "model.encoder.norm_first=false"]
@@ -46,6 +48,10 @@ def test_teachers_have_the_published_counts() -> None:
     base = Experiment.load(CONF / "teacher_hubert.yaml").model
     assert parameters(base, 43)["trunk"] == 94_371_712
     assert parameters(base, 43)["trunk"] + quantizer_parameters(512, 768, code_dim=256) == 95_044_608
+    wavlm = Experiment.load(CONF / "teacher_wavlm.yaml").model
+    assert parameters(wavlm, 43)["trunk"] == 94_381_936
+    wavlm_large = ["model.front_end.bias=false", "model.encoder.relative_buckets=320"]
+    assert parameters(Experiment.load(CONF / "teacher.yaml", wavlm_large).model, 43)["trunk"] == 315_453_120
 
 
 WAVE = FrontEnd(layers=((12, 10, 5), (16, 8, 8), (24, 8, 8)), norm="frame", waveform="none", causal=True)
@@ -79,6 +85,18 @@ def test_streaming_counts_the_whole_history() -> None:
     rate = 16000 / 320
     assert macs(model, 11)["attention"] == rate * 3 * 2 * 24 * 60
     assert frames_of(model).seconds == pytest.approx(0.2)
+
+
+def test_the_tool_tells_all_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = tmp_path / "size.json"
+    monkeypatch.setattr("sys.argv", ["size.py", str(CONF / "mini" / "ss_fbank40.yaml"), "--json", str(written)])
+    size.main()
+    (row,) = json.loads(written.read_text())["rows"]
+    model = Experiment.load(CONF / "mini" / "ss_fbank40.yaml").model
+    assert row["params"] == {**parameters(model, 43), "training_only": 2 * 112 * 192}, "the last W is the shared head's"
+    assert row["macs_per_second"]["total"] == pytest.approx(sum(macs(model, 43).values()))
+    assert (row["latency_ms"]["mean"], row["latency_ms"]["max"]) == (140 + 37.5, 280 + 37.5)
+    assert row["rtf_predicted"]["total"] > 0
 
 
 def test_prediction_has_all_parts_and_leaves_the_threads_alone() -> None:

@@ -16,6 +16,7 @@ from distill.losses.mmi import LfMmi
 from distill.losses.objective import build_objective
 from distill.models import checkpoint
 from distill.models.build import build_model, copy_matching
+from distill.models.recogniser import Recogniser
 from distill.train.distributed import Ranks
 from distill.train.loop import Trainer
 from distill.train.teacher import TeacherTargets
@@ -185,6 +186,28 @@ def test_blocks_are_copied_by_number_and_named_tensors_sliced() -> None:
     assert torch.equal(now["front_end.layers.0.conv.weight"], drawn["front_end.layers.0.conv.weight"])
     with pytest.raises(ValueError, match=r"blocks \[3\], but the source has blocks 1\.\.2"):
         copy_matching(big, small, blocks=(3,))
+
+
+def test_s5_takes_from_t1_what_the_paper_shares() -> None:
+    """papers/001 §5.2: the convolutions without the first two, and the prediction layer."""
+    conf = Path(__file__).parents[3] / "egs" / "librispeech" / "conf"
+    teacher, student = Experiment.load(conf / "teacher.yaml"), Experiment.load(conf / "s5.yaml")
+    with torch.device("meta"):
+        large, small = Recogniser(teacher.model, 43), Recogniser(student.model, 43)
+    report = copy_matching(large.state_dict(), small, student.init_blocks, student.init_slice)
+    convolutions = {f"front_end.layers.{n}.{part}" for n in (3, 4, 5, 6) for part in ("conv.weight", "conv.bias")}
+    norms = {f"front_end.layers.{n}.norm.{part}" for n in (2, 3, 4, 5, 6) for part in ("weight", "bias")}
+    others = {"front_end.gain", "front_end.layers.2.conv.bias", "head.output.weight", "head.output.bias"}
+    features = {"encoder.feature_norm.weight", "encoder.feature_norm.bias"}
+    assert set(report.copied) == convolutions | norms | others | features
+    assert report.sliced == ("front_end.layers.2.conv.weight",)
+    new = {name for name in report.other_shape if name.startswith("front_end")}
+    assert new == {
+        f"front_end.layers.{n}.{p}.{q}" for n in (0, 1) for p in ("conv", "norm") for q in ("weight", "bias")
+    }
+    assert "encoder.positions.conv.parametrizations.weight.original0" in report.other_shape, "no scale without kernel"
+    assert set(report.absent) == {"head.through.weight"}
+    assert len([name for name in report.unused if ".blocks." in name]) == 14 * 16, "blocks 11 to 24"
 
 
 def test_what_means_something_else_in_the_source_is_left() -> None:

@@ -108,6 +108,13 @@ def close(mine: Tensor, their: Tensor) -> None:
     torch.testing.assert_close(mine, their, rtol=0, atol=1e-5)
 
 
+def test_a_broken_safetensors_file_is_named(tmp_path: Path) -> None:
+    twin("HubertModel", BASE, tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"nothing of the kind")
+    with pytest.raises(ValueError, match=r"model\.safetensors: cannot be read"):
+        read_checkpoint(f"hf:{tmp_path}")
+
+
 @pytest.mark.parametrize("kind", [BASE, LARGE], ids=["base", "large"])
 @pytest.mark.parametrize("name", CLASSES)
 def test_every_layer_equals_transformers(name: str, kind: dict, tmp_path: Path) -> None:
