@@ -12,7 +12,11 @@ in the environment before that, the kernels run on the CPU, slowly: that is how 
 from __future__ import annotations
 
 import logging
+import os
+import shutil
+import sysconfig
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -34,12 +38,25 @@ SMALLEST_MEETING = 1e-25  # of alpha times beta summed over states, each scaled 
 
 
 def available() -> bool:
-    """Whether Triton is there and new enough for the kernels; whether there is a GPU is another question."""
+    """Whether the kernels can run here, once there is a GPU; what they lack is logged."""
+    lacking = _lacking()
+    if lacking:
+        log.warning("LF-MMI on a GPU runs in torch, frame by frame: %s", lacking)
+    return not lacking
+
+
+def _lacking() -> str:
     try:
         import triton
     except ImportError:
-        return False
-    return tuple(int(part) for part in triton.__version__.split(".")[:2]) >= OLDEST
+        return "Triton is not installed"
+    if tuple(int(part) for part in triton.__version__.split(".")[:2]) < OLDEST:
+        return f"Triton {triton.__version__} is older than {'.'.join(map(str, OLDEST))}"
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "Triton compiles what launches its kernels, and there is no C compiler (gcc, clang or CC)"
+    if not Path(sysconfig.get_config_var("INCLUDEPY"), "Python.h").is_file():
+        return "Triton compiles what launches its kernels, and there are no headers of Python (python3-dev)"
+    return ""
 
 
 def _kernels() -> ModuleType:
@@ -111,6 +128,8 @@ class TritonEngine(SearchesLattices):
     def _compile(self, graph: Hmm, device: torch.device, dtype: torch.dtype) -> SharedTables | None:
         _, forms = self._tables.setdefault(id(graph), (graph, {}))  # keeps the graph, so ids stay unique
         if (device, dtype) not in forms:
+            if not fits(graph):
+                log.warning("a graph of %d states is too large for Triton and runs in torch", graph.num_states)
             forms[device, dtype] = SharedTables(graph, self.leaky, device, dtype) if fits(graph) else None
         return forms[device, dtype]
 
