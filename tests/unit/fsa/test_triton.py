@@ -113,11 +113,12 @@ def test_utterances_without_path_or_frames_are_masked(shared: bool) -> None:
 def test_log_probs_far_below_zero(shared: bool) -> None:
     """Float32 loses a path at 1e-4000 of the likeliest output; such utterances run again in the log semiring."""
     graph = topology.ctc(chain([1]))
-    log_probs = torch.full((2, 3, UNITS), -1e4)
+    log_probs = torch.full((3, 3, UNITS), -1e4)
     log_probs[0, :, 2] = 0.0  # an output that the graph does not have
     log_probs[1, :, 1] = 0.0
-    score = assert_same(log_probs, [3, 3], graph if shared else [graph] * 2, torch.float32)
-    assert score.valid.all() and score.recomputed == int(shared)
+    log_probs[2, 0, 2] = 0.0
+    score = assert_same(log_probs, [3, 3, 2], graph if shared else [graph] * 3, torch.float32)
+    assert score.valid.all() and score.recomputed == 2 * shared
 
 
 def leaking(graph: Hmm, coefficient: float) -> Hmm:
@@ -241,7 +242,8 @@ tables = triton_tables.SharedTables(graph, 0.1, torch.device("cpu"), torch.float
 assert all(sizes[i] for sizes, i in ((tables.ahead_sizes, 5), (tables.ahead_sizes, 6), (tables.back_sizes, 1)))
 log_probs, lengths = torch.zeros(2, 3, 4), torch.tensor([3, 2], dtype=torch.int32)
 engine._run_shared(log_probs, lengths, tables, True)
-engine._run_packed(log_probs.double(), lengths, [graph] * 2, True)
+packed = triton_tables.pack([graph], torch.device("cpu"), torch.float64)
+engine._run_packed(log_probs.double(), lengths, packed, torch.zeros(2, dtype=torch.int64), True)
 """
 
 
