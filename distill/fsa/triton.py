@@ -12,7 +12,11 @@ in the environment before that, the kernels run on the CPU, slowly: that is how 
 from __future__ import annotations
 
 import logging
+import os
+import shutil
+import sysconfig
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -24,7 +28,7 @@ from distill.fsa.engine import Precision, Score, check_inputs, check_options, in
 from distill.fsa.graph import Hmm
 from distill.fsa.reference import SMALLEST_FRAME_MASS, TorchEngine
 from distill.fsa.search import SearchesLattices
-from distill.fsa.triton_tables import Runs, SharedTables, fits, pack
+from distill.fsa.triton_tables import PackedTables, Runs, SharedTables, fits, pack
 
 log = logging.getLogger(__name__)
 
@@ -34,12 +38,25 @@ SMALLEST_MEETING = 1e-25  # of alpha times beta summed over states, each scaled 
 
 
 def available() -> bool:
-    """Whether Triton is there and new enough for the kernels; whether there is a GPU is another question."""
+    """Whether the kernels can run here, once there is a GPU; what they lack is logged."""
+    lacking = _lacking()
+    if lacking:
+        log.warning("LF-MMI on a GPU runs in torch, frame by frame: %s", lacking)
+    return not lacking
+
+
+def _lacking() -> str:
     try:
         import triton
     except ImportError:
-        return False
-    return tuple(int(part) for part in triton.__version__.split(".")[:2]) >= OLDEST
+        return "Triton is not installed"
+    if tuple(int(part) for part in triton.__version__.split(".")[:2]) < OLDEST:
+        return f"Triton {triton.__version__} is older than {'.'.join(map(str, OLDEST))}"
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "Triton compiles what launches its kernels, and there is no C compiler (gcc, clang or CC)"
+    if not Path(sysconfig.get_config_var("INCLUDEPY"), "Python.h").is_file():
+        return "Triton compiles what launches its kernels, and there are no headers of Python (python3-dev)"
+    return ""
 
 
 def _kernels() -> ModuleType:
@@ -69,19 +86,21 @@ class TritonEngine(SearchesLattices):
         """
         shared = isinstance(graph, Hmm)
         graphs: Sequence[Hmm] = [graph] if isinstance(graph, Hmm) else graph
+        values = in_precision(log_probs.detach(), self.precision).contiguous()
+        # before the first look at a number, which waits for the GPU: so it is busy while the CPU packs
+        packed = None if shared or not graphs else pack(graphs, values.device, values.dtype)
         check_inputs(log_probs, lengths, graphs, shared)
         if not (log_probs.is_cuda or _kernels().INTERPRETED):
             raise ValueError(f"the Triton engine needs log_probs on a GPU, got {log_probs.device}; use another engine")
         if not log_probs.numel():
             return Score(log_probs.sum((1, 2)), torch.zeros(len(lengths), dtype=torch.bool, device=log_probs.device))
-        values = in_precision(log_probs.detach(), self.precision).contiguous()
         lengths = lengths.to(log_probs.device, torch.int32)
         gradient = log_probs.requires_grad and torch.is_grad_enabled()
         with torch.cuda.device_of(log_probs):  # kernels are launched on the current device, whatever their tensors say
-            if isinstance(graph, Hmm):
-                passes, recomputed = self._run_shared(values, lengths, graph, gradient)
+            if packed is not None:
+                passes, recomputed = _run_packed(values, lengths, packed, torch.arange(len(graphs)), gradient), 0
             else:
-                passes, recomputed = _run_packed(values, lengths, graph, gradient), 0
+                passes, recomputed = self._run_shared(values, lengths, graphs[0], gradient)
         total = passes.total.to(values.dtype)
         if passes.posterior is not None:
             total = _WithGradient.apply(log_probs, total, passes.posterior)
@@ -106,11 +125,14 @@ class TritonEngine(SearchesLattices):
         """What underflowed, in the log semiring and float64; the packed kernel knows of no leak."""
         if self.leaky:
             return _run_torch(self._torch, log_probs, lengths, graph, gradient)
-        return _run_packed(log_probs, lengths, [graph] * len(lengths), gradient)
+        packed = pack([graph], log_probs.device, log_probs.dtype)
+        return _run_packed(log_probs, lengths, packed, torch.zeros(len(lengths), dtype=torch.int64), gradient)
 
     def _compile(self, graph: Hmm, device: torch.device, dtype: torch.dtype) -> SharedTables | None:
         _, forms = self._tables.setdefault(id(graph), (graph, {}))  # keeps the graph, so ids stay unique
         if (device, dtype) not in forms:
+            if not fits(graph):
+                log.warning("a graph of %d states is too large for Triton and runs in torch", graph.num_states)
             forms[device, dtype] = SharedTables(graph, self.leaky, device, dtype) if fits(graph) else None
         return forms[device, dtype]
 
@@ -184,47 +206,48 @@ def _run_shared(log_probs: Tensor, lengths: Tensor, graph: SharedTables, gradien
     return _Passes(total.masked_fill_(~sound, 0), sound, posterior)
 
 
-def _run_packed(log_probs: Tensor, lengths: Tensor, graphs: Sequence[Hmm], gradient: bool) -> _Passes:
-    """Every utterance over its own graph in the log semiring."""
+def _run_packed(log_probs: Tensor, lengths: Tensor, graphs: PackedTables, which: Tensor, gradient: bool) -> _Passes:
+    """Every utterance over the graph that `which` (B,) names, in the log semiring."""
     batch, frames, outputs = log_probs.shape
-    graph = pack(graphs, log_probs.device, log_probs.dtype)
     directions = 2 if gradient else 1
-    states = graph.state_from.diff().long()
-    offset = _best_heard(log_probs, lengths, graph.label, states)
+    which = which.to(log_probs.device)
+    states = graphs.state_from.diff().long()[which]
+    row_from, cell_from = (torch.nn.functional.pad(n.cumsum(0), (1, 0)) for n in (states, states * lengths))
+    rows, cells = torch.stack([row_from[-1], cell_from[-1]]).tolist()
+    offset = _best_heard(log_probs, lengths, graphs, which)
     scores = log_probs - offset[..., None]
-    cell_from = torch.nn.functional.pad((states * lengths).cumsum(0), (1, 0))
-    cells = int(cell_from[-1])
     out = log_probs.new_empty(directions, cells)
-    full = log_probs.new_empty(directions * 2 * len(graph.label))
+    full = log_probs.new_empty(directions * 2 * rows)
     scale = log_probs.new_zeros((directions, batch, frames), dtype=torch.float64)
     total = log_probs.new_empty(batch, dtype=torch.float64)
     _kernels().packed_kernel[(batch, directions)](
-        scores, lengths, graph.state_from, cell_from, graph.block_from, graph.label, graph.ends, graph.arc_from,
-        graph.most, graph.other, graph.weight, out, full, scale, total,
-        frames, outputs, cells, graph.other.shape[1], BLOCK=triton_tables.BLOCK, num_warps=8,
+        scores, lengths, which, row_from, cell_from, graphs.state_from, graphs.block_from, graphs.label, graphs.ends,
+        graphs.arc_from, graphs.most, graphs.other, graphs.weight, out, full, scale, total,
+        frames, outputs, len(graphs.state_from) - 1, graphs.other.shape[1], BLOCK=triton_tables.BLOCK, num_warps=8,
     )  # fmt: skip
     valid = (total > -torch.inf) & (lengths > 0)
     posterior = None
     if gradient:
         norm = (total[:, None] - scale.sum(0)).to(log_probs.dtype)
-        posterior = _posterior(out, cell_from, states, lengths, graph.runs, norm, log_probs.shape)
+        runs = graphs.runs._replace(of_utterance=graphs.runs.of_utterance[which])
+        posterior = _posterior(out, cell_from, states, lengths, runs, norm, log_probs.shape)
         _normalise(posterior, valid)
     total += offset.double().sum(1)
     return _Passes(total.masked_fill_(~valid, 0), valid, posterior)
 
 
-def _best_heard(log_probs: Tensor, lengths: Tensor, label: Tensor, states: Tensor) -> Tensor:
+def _best_heard(log_probs: Tensor, lengths: Tensor, graphs: PackedTables, which: Tensor) -> Tensor:
     """Each frame's largest log-probability of an output that the utterance's graph has (B, T); 0 in padding.
 
     Less this, what float32 rounds is small, even if the graph has none of a frame's likely outputs.
-    label (all states,); states (B,): how many are each utterance's.
     """
-    batch, frames, outputs = log_probs.shape
-    utterances = torch.arange(batch, device=label.device)
-    heard = torch.zeros(batch, outputs, dtype=torch.bool, device=label.device)
-    heard[torch.repeat_interleave(utterances, states, output_size=len(label)), label.long()] = True
-    best = log_probs.masked_fill(~heard[:, None], -torch.inf).amax(2)
-    inside = torch.arange(frames, device=label.device) < lengths[:, None]
+    _, frames, outputs = log_probs.shape
+    states = graphs.state_from.diff().long()
+    number = torch.repeat_interleave(torch.arange(len(states), device=states.device), states)
+    heard = torch.zeros(len(states), outputs, dtype=torch.bool, device=states.device)
+    heard[number, graphs.label.long()] = True
+    best = log_probs.masked_fill(~heard[which][:, None], -torch.inf).amax(2)
+    inside = torch.arange(frames, device=states.device) < lengths[:, None]
     return best.where(inside & (best > -torch.inf), best.new_zeros(()))
 
 

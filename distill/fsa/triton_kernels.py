@@ -12,7 +12,7 @@ What the interpreter, which runs a program as one thread, cannot show, and why i
 - A barrier in a branch is reached by all threads or none: branches hang on program ids, constants or scalars.
 - Offsets that grow with B x T x S are 64-bit; those within one utterance (T x V, T x S) stay below 2**31.
 - There are no atomics and no autotuning: the same input gives the same bits.
-- Sizes that change from batch to batch (T, cells, arcs) are not specialised, or each would be compiled anew.
+- Sizes that change from batch to batch (T, graphs, arcs) are not specialised, or each would be compiled anew.
 """
 
 from __future__ import annotations
@@ -210,32 +210,35 @@ def _log_end(values, final_of, states, shift, BLOCK: tl.constexpr):
     return top + tl.log(total)
 
 
-@triton.jit(do_not_specialize=["T", "cells", "arcs"])
+@triton.jit(do_not_specialize=["T", "graphs", "arcs"])
 def packed_kernel(
-    p, lengths, state_from, cell_from, block_from, label, start, arc_from, most, other, weight, out, full, scale, total,
-    T, V, cells, arcs, BLOCK: tl.constexpr,
+    p, lengths, graph_of, row_from, cell_from, state_from, block_from, label, start, arc_from, most, other, weight,
+    out, full, scale, total, T, V, graphs, arcs, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Programs (B, 2) as in `shared_kernel`: one graph per utterance, its tensors side by side with the others'.
+    """Programs (B, 2) as in `shared_kernel`, each over the utterance's graph out of several that lie side by side.
 
-    state_from, cell_from, block_from (B + 1,): where an utterance's states, its T x states cells and its blocks
-    of states begin; start (2, S), arc_from (2, S + 1), most (2, blocks), other, weight (2, A), out (2, cells).
+    graph_of (B,). row_from, cell_from (B + 1,): where an utterance's states and its T x states cells begin in what
+    is written: full (2, 2, rows), out (2, cells). state_from, block_from (graphs + 1,): where a graph's states and its
+    blocks of states begin in what is read: label (S,), start (2, S), arc_from (2, S + 1), most (2, blocks); other,
+    weight (2, arcs).
     """
     utterance, direction = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     batch = tl.num_programs(0)
     length = tl.load(lengths + utterance)
-    first = tl.load(state_from + utterance)
-    states = tl.load(state_from + utterance + 1) - first
-    all_states = tl.load(state_from + batch)
+    graph = tl.load(graph_of + utterance)
+    first = tl.load(state_from + graph)
+    states = tl.load(state_from + graph + 1) - first
+    all_states = tl.load(state_from + graphs)
     p += utterance * T * V
     label += first
     final = start + all_states + first
     start += direction * all_states + first
     arc_from += direction * (all_states + 1) + first
-    most += direction * tl.load(block_from + batch) + tl.load(block_from + utterance)
+    most += direction * tl.load(block_from + graphs) + tl.load(block_from + graph)
     other += direction * arcs
     weight += direction * arcs
-    out += direction * cells + tl.load(cell_from + utterance)
-    full += (direction * all_states + first) * 2
+    out += direction * tl.load(cell_from + batch) + tl.load(cell_from + utterance)
+    full += (direction * tl.load(row_from + batch) + tl.load(row_from + utterance)) * 2
     scale += (direction * batch + utterance) * T
     total += utterance
     if direction == 0:

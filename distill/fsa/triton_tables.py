@@ -223,9 +223,9 @@ def _padded(size: int) -> int:
 
 
 class PackedTables(NamedTuple):
-    """Graphs of a batch one after another, S states and A arcs in all, states sorted by output within a graph.
+    """G graphs one after another, S states and A arcs in all, states sorted by output within a graph.
 
-    state_from, block_from (B + 1,): where a graph's states begin, and its blocks of `BLOCK` states. label (S,).
+    state_from, block_from (G + 1,): where a graph's states begin, and its blocks of `BLOCK` states. label (S,).
     ends (2, S): initial weights, then final ones. arc_from (2, S + 1), other, weight (2, A): arcs by target with
     their sources, then by source with their targets (places in the graph). most (2, blocks): most arcs of a state.
     """
@@ -242,7 +242,7 @@ class PackedTables(NamedTuple):
 
 
 def pack(graphs: Sequence[Hmm], device: torch.device, dtype: torch.dtype) -> PackedTables:
-    """Put the graphs of a batch side by side."""
+    """Put graphs side by side, at least one."""
     sizes = np.array([graph.num_states for graph in graphs], dtype=np.int64)
     state_from = np.concatenate([[0], np.cumsum(sizes)])
     block_from = np.concatenate([[0], np.cumsum(-(-sizes // BLOCK))])
@@ -277,10 +277,10 @@ def _joined(graphs: Sequence[Hmm], name: str) -> np.ndarray:
 
 
 def in_one_copy(arrays: Sequence[np.ndarray], dtype: torch.dtype, device: torch.device) -> list[Tensor]:
-    """Move arrays to a device in a single transfer; each begins at a multiple of 16 numbers."""
+    """Move arrays to a device in a single transfer that nothing waits for; each begins at a multiple of 16 numbers."""
     sizes = [-(-array.size // 16) * 16 for array in arrays]
-    joined = torch.zeros(sum(sizes), dtype=dtype)
+    joined = torch.zeros(sum(sizes), dtype=dtype, pin_memory=device.type == "cuda")
     for array, part in zip(arrays, joined.split(sizes)):
         part[: array.size] = torch.from_numpy(np.ascontiguousarray(array)).reshape(-1)
-    parts = joined.to(device).split(sizes)
+    parts = joined.to(device, non_blocking=True).split(sizes)
     return [part[: array.size].view(array.shape) for array, part in zip(arrays, parts)]

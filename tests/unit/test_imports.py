@@ -29,6 +29,7 @@ MAY_IMPORT = {
 ONLY_IN = {
     "lhotse": ("data/",), "k2": ("fsa/k2.py",), "onnx": ("deploy/",), "onnxruntime": ("deploy/",),
     "argparse": ("stages.py",), "transformers": ("models/pretrained",), "s3prl": ("models/pretrained",),
+    "triton": ("fsa/triton",),
 }  # fmt: skip
 LONGEST_FUNCTION = 60
 

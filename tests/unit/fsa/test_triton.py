@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -111,11 +113,12 @@ def test_utterances_without_path_or_frames_are_masked(shared: bool) -> None:
 def test_log_probs_far_below_zero(shared: bool) -> None:
     """Float32 loses a path at 1e-4000 of the likeliest output; such utterances run again in the log semiring."""
     graph = topology.ctc(chain([1]))
-    log_probs = torch.full((2, 3, UNITS), -1e4)
+    log_probs = torch.full((3, 3, UNITS), -1e4)
     log_probs[0, :, 2] = 0.0  # an output that the graph does not have
     log_probs[1, :, 1] = 0.0
-    score = assert_same(log_probs, [3, 3], graph if shared else [graph] * 2, torch.float32)
-    assert score.valid.all() and score.recomputed == int(shared)
+    log_probs[2, 0, 2] = 0.0
+    score = assert_same(log_probs, [3, 3, 2], graph if shared else [graph] * 3, torch.float32)
+    assert score.valid.all() and score.recomputed == 2 * shared
 
 
 def leaking(graph: Hmm, coefficient: float) -> Hmm:
@@ -160,20 +163,23 @@ def test_what_does_not_fit_runs_in_torch(reason: str, monkeypatch: pytest.Monkey
 
     class Crowded:
         def __getitem__(self, grid: tuple[int, ...]) -> Any:
-            raise kernels.OutOfResources(300_000, 232_448, "shared memory")
+            raise error
 
+    engine, graph, lengths = TritonEngine(), topology.ctc(chain([1])), [3]
     if reason == "too many states":
         monkeypatch.setattr(triton_tables, "MOST_STATES", 2)
+        said = f"a graph of {graph.num_states} states is too large for Triton and runs in torch"
     else:
+        error = kernels.OutOfResources(300_000, 232_448, "shared memory")
         monkeypatch.setattr(kernels, "shared_kernel", Crowded())
-    engine, graph, lengths = TritonEngine(), topology.ctc(chain([1])), [3]
+        said = f"a graph of {graph.num_states} states runs in torch: {error}"
     log_probs = log_probs_of(lengths).to(DEVICE)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             score, gradient = scored(engine, log_probs, lengths, graph)
     expected, expected_gradient = scored(TorchEngine(), log_probs, lengths, graph)
     torch.testing.assert_close((score.total, gradient), (expected.total, expected_gradient))
-    assert len(caplog.records) == (reason == "too much shared memory")  # said once
+    assert [record.getMessage() for record in caplog.records] == [said]  # once
 
 
 def test_wrong_input_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,12 +191,21 @@ def test_wrong_input_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         TritonEngine().score(log_probs, lengths, graph)
 
 
-def test_gpus_get_triton_where_it_is_new_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    for version, expected in (("3.4.0", True), ("3.10.1+git", True), ("3.1.0", False), (None, False)):
-        module = SimpleNamespace(__version__=version) if version else None  # None: cannot be imported
-        monkeypatch.setitem(sys.modules, "triton", module)
-        assert triton_engine.available() is expected
-        assert isinstance(NativeEngine()._build("cuda"), TritonEngine if expected else TorchEngine)
+@pytest.mark.parametrize("lacking", ["", "Triton is not installed", "older than 3.4", "no C compiler", "no headers"])
+def test_gpus_get_triton_where_it_can_run(
+    lacking: str, monkeypatch: pytest.MonkeyPatch, caplog: Any, tmp_path: Path
+) -> None:
+    module = SimpleNamespace(__version__="3.1.0" if lacking.startswith("older") else "3.10.1+git")
+    monkeypatch.setitem(sys.modules, "triton", None if lacking.startswith("Triton") else module)  # None: no such module
+    monkeypatch.setattr(shutil, "which", lambda name: None if lacking == "no C compiler" else f"/usr/bin/{name}")
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(sysconfig, "get_config_var", lambda name: str(tmp_path))
+    if lacking != "no headers":
+        (tmp_path / "Python.h").touch()
+    with caplog.at_level(logging.WARNING):
+        engine = NativeEngine()._build("cuda")
+    assert isinstance(engine, TorchEngine if lacking else TritonEngine)
+    assert lacking in caplog.text and bool(caplog.records) == bool(lacking)
 
 
 COMPILE = """
@@ -227,7 +242,8 @@ tables = triton_tables.SharedTables(graph, 0.1, torch.device("cpu"), torch.float
 assert all(sizes[i] for sizes, i in ((tables.ahead_sizes, 5), (tables.ahead_sizes, 6), (tables.back_sizes, 1)))
 log_probs, lengths = torch.zeros(2, 3, 4), torch.tensor([3, 2], dtype=torch.int32)
 engine._run_shared(log_probs, lengths, tables, True)
-engine._run_packed(log_probs.double(), lengths, [graph] * 2, True)
+packed = triton_tables.pack([graph], torch.device("cpu"), torch.float64)
+engine._run_packed(log_probs.double(), lengths, packed, torch.zeros(2, dtype=torch.int64), True)
 """
 
 
