@@ -181,29 +181,9 @@ void* lfmmi_graph(
     const int64_t* count, const int64_t* row1, const int64_t* column1, const double* weight1, const int64_t* row2,
     const int64_t* column2, const double* weight2
 ) {
-    auto graph = std::make_unique<Graph>();
-    graph->states = int(states), graph->sums = int(sums);
-    graph->label.assign(label, label + states);
-    graph->ends[0].assign(initial, initial + states);
-    graph->ends[1].assign(final, final + states);
-    if (leak) graph->leak.assign(leak, leak + states);
     Entries first = Entries::sorted(int(sums), count[0], row1, column1, weight1);
     Entries second = Entries::sorted(int(states), count[1], row2, column2, weight2);
-    graph->direction[0] = std::make_unique<Direction>(first, second);
-    // backwards, sums receive what they gave, and states receive from states and from the sums they were part of
-    std::vector<int64_t> row[2], column[2];
-    std::vector<double> weight[2];
-    auto add = [&](int which, int64_t r, int64_t c, double w) {
-        row[which].push_back(r), column[which].push_back(c), weight[which].push_back(w);
-    };
-    for (int64_t i = 0; i < count[1]; i++)
-        column2[i] < states ? add(1, column2[i], row2[i], weight2[i]) : add(0, column2[i] - states, row2[i], weight2[i]);
-    for (int64_t i = 0; i < count[0]; i++) add(1, column1[i], states + row1[i], weight1[i]);
-    auto entries = [&](int rows, int i) {
-        return Entries::sorted(rows, int64_t(row[i].size()), row[i].data(), column[i].data(), weight[i].data());
-    };
-    graph->direction[1] = std::make_unique<Direction>(entries(int(sums), 0), entries(int(states), 1));
-    return graph.release();
+    return std::make_unique<Graph>(label, initial, final, leak, first, second).release();
 }
 
 void lfmmi_graph_free(void* graph) { delete static_cast<Graph*>(graph); }

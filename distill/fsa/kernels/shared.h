@@ -30,11 +30,60 @@ struct Direction {
     }
 };
 
+// States and sums are numbered as a forward step visits them, so that memory is read in order.
 struct Graph {
-    int states, sums, top_label = -1;
+    int states, sums;
     std::vector<int> label;
     std::vector<double> ends[2], leak;  // start and final weights; where the leak leads to, empty without one
     std::unique_ptr<Direction> direction[2];
+
+    Graph(const int64_t* labels, const double* initial, const double* final, const double* leaks, const Entries& first,
+          const Entries& second)
+        : states(second.rows()), sums(first.rows()) {
+        direction[0] = std::make_unique<Direction>(first, second);
+        std::vector<int> old = direction[0]->second.visited(), state = inverse(old);
+        std::vector<int> sum = inverse(direction[0]->first.visited()), column = state;
+        for (int s : sum) column.push_back(states + s);
+        direction[0]->first.renumber(sum, column);
+        direction[0]->second.renumber(state, column);
+        for (int s : old) {
+            label.push_back(int(labels[s]));
+            ends[0].push_back(initial[s]), ends[1].push_back(final[s]);
+            if (leaks) leak.push_back(leaks[s]);
+        }
+        transpose(first, second, state, sum);
+    }
+
+   private:
+    static std::vector<int> inverse(const std::vector<int>& order) {
+        std::vector<int> place(order.size());
+        for (size_t i = 0; i < order.size(); i++) place[order[i]] = int(i);
+        return place;
+    }
+
+    // Backwards, sums receive what they gave, and states receive from states and from the sums they were part of.
+    void transpose(
+        const Entries& first, const Entries& second, const std::vector<int>& state, const std::vector<int>& sum
+    ) {
+        std::vector<int64_t> row[2], column[2];
+        std::vector<double> weight[2];
+        auto add = [&](int which, int r, int c, double w) {
+            row[which].push_back(r), column[which].push_back(c), weight[which].push_back(w);
+        };
+        for (int r = 0; r < states; r++)
+            for (int i = second.begin[r]; i < second.begin[r + 1]; i++) {
+                int c = second.column[i];
+                if (c < states) add(1, state[c], state[r], second.weight[i]);
+                else add(0, sum[c - states], state[r], second.weight[i]);
+            }
+        for (int r = 0; r < sums; r++)
+            for (int i = first.begin[r]; i < first.begin[r + 1]; i++)
+                add(1, state[first.column[i]], states + sum[r], first.weight[i]);
+        auto entries = [&](int rows, int i) {
+            return Entries::sorted(rows, int64_t(row[i].size()), row[i].data(), column[i].data(), weight[i].data());
+        };
+        direction[1] = std::make_unique<Direction>(entries(sums, 0), entries(states, 1));
+    }
 };
 
 // Memory that is kept between calls: fresh pages cost as much as the computation.

@@ -4,6 +4,7 @@
 // and used eight times, its missing entries being zeros. What fits no tile stays a list of entries per row.
 #pragma once
 #include <algorithm>
+#include <iterator>
 #include <numeric>
 #include <tuple>
 #include <vector>
@@ -67,6 +68,22 @@ struct Tiles {
             if (!done[leader] && degree(leader) >= FEWEST_COLUMNS)
                 add_tile(matrix, companions(matrix, across, leader, done, shared), done, dense);
         collect_rest(matrix, leaders, done, dense);
+    }
+
+    // Rows in the order in which a product visits them.
+    std::vector<int> visited() const {
+        std::vector<int> rows;
+        std::copy_if(tile_rows.begin(), tile_rows.end(), std::back_inserter(rows), [](int r) { return r >= 0; });
+        rows.insert(rows.end(), alone.row.begin(), alone.row.end());
+        return rows;
+    }
+
+    // Gives rows and columns new numbers.
+    void renumber(const std::vector<int>& new_row, const std::vector<int>& new_column) {
+        for (std::vector<int>* rows : {&tile_rows, &added.row, &alone.row})
+            for (int& r : *rows) r = r < 0 ? r : new_row[r];
+        for (std::vector<int>* columns : {&column, &added.column, &alone.column})
+            for (int& c : *columns) c = new_column[c];
     }
 
    private:
