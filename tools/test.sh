@@ -12,4 +12,5 @@ if [[ ${1:-} == --k2 ]]; then
   PYTHONPATH="$root" exec .venv-k2/bin/python -m pytest --durations=10 "$@"
 fi
 ./tools/check.sh
-exec .venv/bin/python -m pytest --durations=10 "${@:-tests}"
+# a file's tests stay in one process: the rehearsal in one, all else in the other
+exec .venv/bin/python -m pytest --numprocesses "${TEST_PROCESSES:-2}" --dist loadfile --durations=10 "${@:-tests}"

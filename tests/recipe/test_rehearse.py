@@ -35,7 +35,7 @@ class Call:
 
 
 def command(data: Path, exp: Path, *options: str) -> list[str]:
-    return [str(RUN), "--nj", "2", "--data-dir", str(data), "--exp-dir", str(exp), *options]
+    return [str(RUN), "--nj", "1", "--data-dir", str(data), "--exp-dir", str(exp), *options]
 
 
 def call(data: Path, exp: Path, *options: str) -> Call:
