@@ -53,17 +53,19 @@ def main() -> None:
 def numerators(lang: Lang, unit_lm: Fsa, folder: Path) -> Iterator[tuple[str, Hmm]]:
     """(cut id, graph) of the lattices of a part; cuts without a numerator are named."""
     from distill.data.lattices import Lattices
-    from distill.data.numerators import Numerators
+    from distill.data.numerators import TOGETHER, Numerators
     from distill.graphs.numerator import UnitLm
 
     stored = Lattices([folder])
     made = Numerators(lang, UnitLm(unit_lm, lang.topology.num_units), stored)
-    for cut in sorted(stored):
-        (problem,) = made.problems([(cut, None)])
-        if problem is None:
-            yield cut, made.of(cut, None)
-        else:
-            logging.warning("%s is left out: %s", cut, problem)
+    cuts: list[tuple[str, str | None]] = [(cut, None) for cut in sorted(stored)]
+    for start in range(0, len(cuts), TOGETHER):
+        some = cuts[start : start + TOGETHER]
+        for (cut, _), problem in zip(some, made.problems(some)):
+            if problem is None:
+                yield cut, made.of(cut, None)
+            else:
+                logging.warning("%s is left out: %s", cut, problem)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@ if [[ ${1:-} == --k2 ]]; then
   shift
   source local/environment.sh
   install_k2_environment
-  (($#)) || set -- tests/parity/k2
-  PYTHONPATH="$root" exec .venv-k2/bin/python -m pytest --durations=10 "$@"
+  PYTHONPATH="$root" exec .venv-k2/bin/python -m pytest -o testpaths=tests/parity/k2 --durations=10 "$@"
 fi
 ./tools/check.sh
 # a file's tests stay in one process: the rehearsal in one, all else in the other
