@@ -359,7 +359,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def collect(exp_dir: Path, target: Path, root: Path, further: Sequence[str] = ()) -> list[Path]:
-    """Copy result.json, wer.json, timing.json and `further` files of an exp-dir into `target`, without paths of this machine.
+    """Copy result.json, wer.json, timing.json and `further` files of an exp-dir into `target`, no machine path in them.
 
     Returns the copies; further: names of JSON files in exp-dir itself, copied where they are there.
 
