@@ -41,12 +41,13 @@ class Point:
 
 
 def points(runs: Iterable[Run], test_set: str, method: str) -> list[Point]:
-    """Every timed way to run a model whose error rate is known; int8 only where it was decoded as such."""
+    """Every timed way to run a model whose error rate is known; of int8 what was decoded with --runtime int8."""
     found = []
     for run in runs:
         for row in (run.timing or {}).get("rows", ()):
-            decoding = run.decoding(test_set, row["mode"], method)
-            if decoding is None or row["runtime"] == "int8":
+            mode = f"{row['mode']}-int8" if row["runtime"] == "int8" else row["mode"]
+            decoding = run.decoding(test_set, mode, method)
+            if decoding is None:
                 continue
             delay = decoding["lookahead_mean_ms"] if row["mode"] == "streaming" else None
             found.append(Point(run.name, row["mode"], row["runtime"], decoding["wer"], run.size, row["rtf"], delay))

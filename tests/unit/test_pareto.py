@@ -49,9 +49,12 @@ def test_points_come_from_timing_and_decodings() -> None:
     rows = [{"mode": "streaming", "runtime": r, "rtf": x} for r, x in (("torch", 0.2), ("onnx", 0.1), ("int8", 0.05))]
     decoding = {"set": "test", "mode": "streaming", "method": "1best", "wer": 7.0, "lookahead_mean_ms": 470.0}
     params = {"params": {"trunk": 3, "head": 1}, "config": {"stage": 9}}
+    quantised = {**decoding, "mode": "streaming-int8", "wer": 7.1}
     run = report.Run("ss", params, (decoding,), {"rows": rows})
     assert points([run], "test", "1best") == [
         Point("ss", "streaming", "torch", 7.0, 4, 0.2, 470.0),
         Point("ss", "streaming", "onnx", 7.0, 4, 0.1, 470.0),
     ]
+    both = report.Run("ss", params, (decoding, quantised), {"rows": rows})
+    assert points([both], "test", "1best")[2] == Point("ss", "streaming", "int8", 7.1, 4, 0.05, 470.0)
     assert points([run], "other", "1best") == [] and points([report.Run("ss", params, ())], "test", "1best") == []
