@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+TIMING = "export/timing.json"
 GRAPH, UNITS = "1best", "greedy"
 TITLES = {
     GRAPH: "Word error rate (%), n-gram graph, with 95 % interval",
@@ -42,11 +43,12 @@ PAPER_LIBRISPEECH = {  # table 5, 4-gram: step -> (test-clean, test-other)
 
 @dataclass(frozen=True)
 class Run:
-    """One experiment: its name, its result.json and the wer.json of its decodings."""
+    """One experiment: its name, its result.json, the wer.json of its decodings, and its timing.json if there is one."""
 
     name: str
     result: Mapping[str, Any]
     decodings: tuple[Mapping[str, Any], ...]
+    timing: Mapping[str, Any] | None = None
 
     @property
     def stage(self) -> int:
@@ -92,7 +94,8 @@ def read_runs(folder: Path) -> list[Run]:
 
 def _read_run(folder: Path) -> Run:
     decodings = tuple(_read(path) for path in decoded(folder))
-    return Run(folder.name, _read(folder / "result.json"), decodings)
+    timing = folder / TIMING
+    return Run(folder.name, _read(folder / "result.json"), decodings, _read(timing) if timing.is_file() else None)
 
 
 def decoded(folder: Path) -> list[Path]:
@@ -356,7 +359,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def collect(exp_dir: Path, target: Path, root: Path, further: Sequence[str] = ()) -> list[Path]:
-    """Copy result.json, wer.json and `further` files of an exp-dir into `target`, without paths of this machine.
+    """Copy result.json, wer.json, timing.json and `further` files of an exp-dir into `target`, no machine path in them.
 
     Returns the copies; further: names of JSON files in exp-dir itself, copied where they are there.
 
@@ -365,6 +368,7 @@ def collect(exp_dir: Path, target: Path, root: Path, further: Sequence[str] = ()
     paths = [path for path in (exp_dir / name for name in further) if path.is_file()]
     for run in read_runs(exp_dir):
         paths += [exp_dir / run.name / "result.json", *decoded(exp_dir / run.name)]
+        paths += [] if run.timing is None else [exp_dir / run.name / TIMING]
     copies = []
     for path in paths:
         content = portable(_read(path), root)

@@ -1,9 +1,12 @@
-"""Stage 10: decode every experiment on every test set: over HLG (1best), and without words (greedy)."""
+"""Stage 10: decode every experiment on every test set: over HLG (1best), and without words (greedy).
+
+With --runtime onnx or int8 it is what stage 12 exported that runs, over HLG only: modes such as streaming-int8.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from distill.config import Experiment
@@ -16,13 +19,14 @@ METHODS = ("1best", "greedy")
 def main() -> None:
     parser = recipe_parser(__doc__)
     parser.add_argument("--sets", default="", help="cut sets, comma-separated; empty: all test-*")
+    parser.add_argument("--runtime", default="torch", choices=("torch", "onnx", "int8"), help="what runs the model")
     args = parser.parse_args()
     recipe = recipe_from(args)
     for name in recipe.names:
         experiment = Experiment.load(recipe.experiment_yaml(name), recipe.overrides, recipe.suffix)
         for test_set in args.sets.split(",") if args.sets else test_sets(recipe):
-            for mode in modes(experiment):
-                decode(recipe, experiment, test_set, mode)
+            for mode in modes(experiment) if args.runtime == "torch" else exported_modes(experiment):
+                decode(recipe, experiment, test_set, mode, args.runtime)
 
 
 def modes(experiment: Experiment) -> list[str]:
@@ -30,6 +34,11 @@ def modes(experiment: Experiment) -> list[str]:
     if not experiment.model.streaming.chunk_frames:
         return ["offline"]
     return ["offline", "streaming", *(f"streaming-{chunk}" for chunk in experiment.decoding.chunks)]
+
+
+def exported_modes(experiment: Experiment) -> list[str]:
+    """How stage 12's graphs run: in chunks where the model streams."""
+    return ["streaming" if experiment.model.streaming.chunk_frames else "offline"]
 
 
 def test_sets(recipe: Recipe) -> list[str]:
@@ -40,24 +49,27 @@ def test_sets(recipe: Recipe) -> list[str]:
     return found
 
 
-def decode(recipe: Recipe, experiment: Experiment, test_set: str, mode: str) -> None:
+def decode(recipe: Recipe, experiment: Experiment, test_set: str, mode: str, runtime: str = "torch") -> None:
     """One folder per method; the model runs once for all methods that are not up to date."""
     folder = recipe.exp(experiment.name)
     settings = {"decoding": experiment.resolved()["decoding"]}
     needed = {folder: experiment.stage, recipe.graphs: 4, recipe.cuts / f"{test_set}.jsonl.gz": 0}
     computed: dict = {}
-    for method in METHODS:
-        stage = Stage(10, folder / f"decode_{test_set}_{mode}_{method}", {**settings, "method": method}, needed)
+    if runtime != "torch":
+        needed[folder / "export"] = 12
+    label = mode if runtime == "torch" else f"{mode}-{runtime}"
+    for method in METHODS if runtime == "torch" else METHODS[:1]:
+        stage = Stage(10, folder / f"decode_{test_set}_{label}_{method}", {**settings, "method": method}, needed)
 
         def work(out: Path, method: str = method) -> None:
             if not computed:
-                computed.update(run_model(recipe, experiment, test_set, mode))
-            write(recipe, experiment, test_set, mode, method, computed, out)
+                computed.update(run_model(recipe, experiment, test_set, mode, runtime))
+            write(recipe, experiment, test_set, label, method, computed, out)
 
         run_stage(stage, work)
 
 
-def run_model(recipe: Recipe, experiment: Experiment, test_set: str, mode: str) -> dict:
+def run_model(recipe: Recipe, experiment: Experiment, test_set: str, mode: str, runtime: str) -> dict:
     """Log-probabilities (T, V), reference words and cuts by cut id, and the model's facts."""
     import torch
     from tqdm import tqdm
@@ -78,14 +90,17 @@ def run_model(recipe: Recipe, experiment: Experiment, test_set: str, mode: str) 
     streaming, _, other_chunk = mode.partition("-")
     if other_chunk:
         model = model.run_at(int(other_chunk), trained.model.streaming.history_frames)
-    if streaming == "streaming":
+    if runtime != "torch":
+        pairs = over_sessions(recipe.exp(experiment.name), cuts, mode, runtime)
+    elif streaming == "streaming":
         step = model.settings.streaming.chunk_frames * model.settings.front_end.hop
         pairs = log_probs.streaming(model, batches, step)
     else:
         pairs = log_probs.offline(model, batches)
     delay = latency(model.settings)
     facts = {
-        "experiment": experiment.name, "corpus": recipe.corpus, "mode": mode, "lm": None,
+        "experiment": experiment.name, "corpus": recipe.corpus, "lm": None,
+        "mode": mode if runtime == "torch" else f"{mode}-{runtime}",
         "chunk_ms": delay.chunk, "lookahead_mean_ms": delay.mean, "lookahead_max_ms": delay.max,
         "epoch": epoch, "avg": experiment.decoding.avg, "seed": trained.seed, "commit": commit(),
     }  # fmt: skip
@@ -93,6 +108,15 @@ def run_model(recipe: Recipe, experiment: Experiment, test_set: str, mode: str) 
     references = {cut.id: (text_of(cut) or "").split() for cut in cuts}
     by_id = {cut.id: cut for cut in cuts}
     return {"scores": scores, "references": references, "facts": facts, "units": units, "cuts": by_id}
+
+
+def over_sessions(folder: Path, cuts: Iterable, mode: str, runtime: str) -> Iterator[tuple]:
+    """Pairs of cut id and log-probabilities (T, V) from what stage 12 exported."""
+    from distill.deploy.session import open_session
+
+    session = open_session(folder, runtime, mode)
+    for cut in cuts:
+        yield cut.id, session.whole(cut.load_audio()[0])
 
 
 def write(

@@ -40,16 +40,22 @@ def work(recipe: Recipe, experiment: Experiment, out: Path) -> None:
     import numpy as np
 
     from distill.deploy.torch_runner import facts_of
+    from distill.graphs.lexicon import Lang
     from distill.models.checkpoint import load_recogniser
+    from distill.models.pretrained.writing import obstacles, write_folder
 
     model, trained, outputs, _ = load_recogniser(recipe.exp(experiment.name), avg=experiment.decoding.avg)
     facts = facts_of(model, outputs, experiment.name)
     audio = some_audio(recipe)
-    write_json(out / "export.json", {"model": facts.plain(), "experiment": trained.resolved()})
+    columns = Lang.load(recipe.lang).topology.output_columns
+    about = {"model": facts.plain(), "columns": [int(x) for x in columns], "experiment": trained.resolved()}
+    write_json(out / "export.json", about)
     copy_symbols(recipe, outputs, out)
     for output in facts.predicts:
         write_graphs(model, facts, output, out)
         check(model, facts, output, out, audio)
+    if not obstacles(model.settings):
+        write_folder(model, outputs, out / "transformers")
     temporary = out / "audio.npy"
     np.save(temporary, audio)
     write_json(out / "timing.json", timing(recipe, experiment, model, facts, out, temporary))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from distill import differences, report
+from distill import differences, report, speed
 from distill.stages import recipe_from, recipe_parser, run_script
 
 log = logging.getLogger("report")
@@ -19,10 +19,12 @@ def main() -> None:
     differences.write(recipe.exp_dir, list(compared(recipe.exp_dir, runs)))
     rows = differences.read(recipe.exp_dir, runs)
     path = recipe.exp_dir / "RESULTS.md"
-    text = report.markdown_report(runs, further=differences.sections(rows))
+    further = [*differences.sections(rows), *speed.sections(runs, recipe.exp_dir / speed.PLOT)]
+    text = report.markdown_report(runs, further=further)
     report.write_text(path, f"# Results: {recipe.corpus}\n\n{text}")
     print(report.terminal_report(runs))
     print(differences.terminal(rows))
+    print(speed.terminal(runs))
     print(f"all of it: {path}")
 
 

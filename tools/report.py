@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from distill import differences, report
+from distill import differences, report, speed
 
 ROOT = Path(__file__).resolve().parents[1]
 INTRODUCTION = """# Results
@@ -39,7 +39,11 @@ def whole(root: Path) -> str:
     for folder in folders:
         title = f"## {folder.parents[1].name}, {folder.name}"
         runs = report.read_runs(folder)
-        further = differences.sections(differences.read(folder, runs))
+        plot = folder / speed.PLOT
+        further = [
+            *differences.sections(differences.read(folder, runs)),
+            *speed.sections(runs, plot, plot.relative_to(root).as_posix()),
+        ]
         parts.append(f"{title}\n\n{report.markdown_report(runs, 3, further)}")
     return "\n".join(parts)
 

@@ -16,7 +16,7 @@ SCRIPTS = sorted([*(ROOT / "local").glob("*.py"), *(ROOT / "tools").glob("*.py")
 BASE = {"config", "batch", "text", "features"}
 MAY_IMPORT = {
     "config": set(), "batch": set(), "text": set(), "features": {"batch", "config"}, "stages": set(), "report": set(),
-    "differences": {"report"},
+    "differences": {"report"}, "pareto": {"report"}, "speed": {"report", "pareto"},
     "fsa": BASE,
     "graphs": BASE | {"fsa"},
     "data": BASE | {"fsa", "graphs"},
@@ -70,7 +70,9 @@ def test_each_foreign_library_has_one_place(path: Path) -> None:
     assert misplaced == []
 
 
-@pytest.mark.parametrize("name", ["stages.py", "report.py", "differences.py", "data/layout.py"])
+@pytest.mark.parametrize(
+    "name", ["stages.py", "report.py", "differences.py", "speed.py", "pareto.py", "data/layout.py"]
+)
 def test_what_every_call_imports_is_quick(name: str) -> None:
     heavy = {"torch", "numpy", "lhotse", "pydantic"}
     assert heavy.isdisjoint(module.split(".")[0] for module in imported(ROOT / "distill" / name))

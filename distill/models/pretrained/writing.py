@@ -1,0 +1,125 @@
+"""An offline model as a plain Wav2Vec2ForCTC or HubertForCTC folder, which `AutoModelForCTC` loads without our code.
+
+transformers itself is not needed to write one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from distill.config import Model
+from distill.models.pretrained.names import HUGGING_FACE
+from distill.models.recogniser import Recogniser
+
+KINDS = {"wav2vec2": "Wav2Vec2ForCTC", "hubert": "HubertForCTC"}
+EPS = 1e-5
+
+
+def write_folder(model: Recogniser, outputs: Sequence[str], folder: Path, kind: str = "wav2vec2") -> None:
+    """config.json, model.safetensors, vocab.json, preprocessor_config.json and tokenizer_config.json.
+
+    A stored gain is multiplied into the first convolution, and a shared head into the last layer, so that
+    outputs stay the same. Raises ValueError naming every part that transformers' classes do not have.
+    """
+    from safetensors.torch import save_file
+
+    if kind not in KINDS:
+        raise ValueError(f"kind '{kind}' is not known; expected {' or '.join(KINDS)}")
+    wrong = obstacles(model.settings)
+    if wrong:
+        raise ValueError(f"transformers' {KINDS[kind]} has no counterpart for: {', '.join(wrong)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = {symbol: number for number, symbol in enumerate(outputs)}
+    normalise = model.settings.front_end.waveform == "utterance"
+    files = {
+        "config.json": config(model.settings, outputs, kind),
+        "vocab.json": vocabulary,
+        "preprocessor_config.json": {
+            "feature_extractor_type": "Wav2Vec2FeatureExtractor", "do_normalize": normalise, "feature_size": 1,
+            "padding_side": "right", "padding_value": 0.0, "return_attention_mask": True, "sampling_rate": 16000,
+        },
+        "tokenizer_config.json": {
+            "tokenizer_class": "Wav2Vec2CTCTokenizer", "pad_token": outputs[0], "unk_token": outputs[0],
+            "word_delimiter_token": None, "bos_token": None, "eos_token": None,
+        },
+    }  # fmt: skip
+    for name, content in files.items():
+        temporary = folder / f"{name}.tmp"
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.replace(folder / name)
+    prefix = kind + "."
+    tensors = {name if name.startswith("lm_head") else prefix + name: x for name, x in their_tensors(model).items()}
+    temporary = folder / "model.safetensors.tmp"
+    save_file({name: x.contiguous() for name, x in tensors.items()}, str(temporary), metadata={"format": "pt"})
+    temporary.replace(folder / "model.safetensors")
+
+
+def obstacles(model: Model) -> list[str]:
+    """Settings that transformers' wav2vec 2.0 and HuBERT do not have."""
+    front, encoder = model.front_end, model.encoder
+    wrong = {
+        "front_end.input: fbank": front.input != "waveform",
+        "front_end.first: gabor": front.first != "random",
+        "front_end.causal: true": front.causal,
+        "norm: frame on the first layer alone": (front.norm, front.norm_layers) == ("frame", "first"),
+        "norm: group on all layers": (front.norm, front.norm_layers) == ("group", "all"),
+        f"front_end.norm_eps: {front.norm_eps}": front.norm == "frame" and front.norm_eps != EPS,
+        "encoder.position_causal: true": encoder.position_causal,
+        "streaming.chunk_frames": model.streaming.chunk_frames > 0,
+        "relative positions": encoder.relative_buckets > 0,
+    }
+    return [name for name, found in wrong.items() if found]
+
+
+def config(model: Model, outputs: Sequence[str], kind: str) -> dict:
+    """config.json."""
+    front, encoder = model.front_end, model.encoder
+    channels, kernels, strides = (list(column) for column in zip(*front.layers))
+    shared = {
+        "architectures": [KINDS[kind]], "model_type": kind, "vocab_size": len(outputs), "pad_token_id": 0,
+        "conv_dim": channels, "conv_kernel": kernels, "conv_stride": strides, "conv_bias": front.bias,
+        "num_feat_extract_layers": len(front.layers),
+        "feat_extract_norm": "group" if front.norm == "group" else "layer",
+        "hidden_size": encoder.dim, "intermediate_size": encoder.ffn_dim, "num_hidden_layers": encoder.layers,
+        "num_attention_heads": encoder.heads, "do_stable_layer_norm": encoder.norm_first, "layer_norm_eps": EPS,
+        "num_conv_pos_embeddings": encoder.position_kernel, "num_conv_pos_embedding_groups": encoder.position_groups,
+        "hidden_act": "gelu", "feat_extract_activation": "gelu", "apply_spec_augment": False,
+        "hidden_dropout": encoder.dropout, "attention_dropout": encoder.attention_dropout,
+        "activation_dropout": encoder.activation_dropout, "layerdrop": encoder.layer_drop, "final_dropout": 0.0,
+        "feat_proj_dropout": 0.0, "torch_dtype": "float32",
+    }  # fmt: skip
+    return shared if kind == "wav2vec2" else {**shared, "feat_proj_layer_norm": True}
+
+
+def their_tensors(model: Recogniser) -> dict[str, Tensor]:
+    """All tensors under transformers' names, without the prefix of the model inside the one with a head."""
+    own = {name: x.detach().clone() for name, x in model.state_dict().items()}
+    gain = own.pop("front_end.gain")
+    if model.settings.front_end.waveform == "gain":
+        own["front_end.layers.0.conv.weight"] *= gain
+    through = own.pop("head.through.weight", None)
+    if through is not None:
+        own["head.output.weight"] = (own["head.output.weight"].double() @ through.double()).float()
+    if "encoder.projection.weight" not in own:  # transformers always projects
+        own["encoder.projection.weight"] = torch.eye(model.settings.encoder.dim)
+        own["encoder.projection.bias"] = torch.zeros(model.settings.encoder.dim)
+    return {_theirs(name): x for name, x in own.items() if not name.startswith("ctc.")}
+
+
+def _theirs(ours: str) -> str:
+    """Their name of one of our tensors; raises ValueError where there is none."""
+    for theirs, pattern in HUGGING_FACE.names.items():
+        if theirs.endswith(("weight_g", "weight_v")):
+            continue
+        text = re.escape(pattern).replace(r"\{n\}", r"(?P<n>\d+)").replace(r"\*", r"(?P<rest>weight|bias)")
+        match = re.fullmatch(text, ours)
+        if match:
+            found = match.groupdict()
+            return theirs.replace("{n}", found.get("n") or "").replace("*", found.get("rest") or "")
+    raise ValueError(f"no name in transformers for {ours}")

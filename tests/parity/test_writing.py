@@ -1,0 +1,64 @@
+"""Folders for transformers: AutoModelForCTC loads them and gives our log-probabilities."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+
+from distill.config import Encoder, FrontEnd, Model  # noqa: E402
+from distill.models.pretrained.writing import write_folder  # noqa: E402
+from distill.models.recogniser import Recogniser  # noqa: E402
+
+OUTPUTS = ["<blk>", *"ABCDEFG"]
+LAYERS = ((16, 10, 5), (16, 3, 2), (24, 3, 2))
+
+
+def model_of(norm: str, norm_first: bool, dim: int, waveform: str, shared: int | None) -> Recogniser:
+    torch.manual_seed(0)
+    front = FrontEnd(
+        layers=LAYERS, norm=norm, norm_layers="first" if norm == "group" else "all", bias=norm == "frame",
+        waveform=waveform,
+    )  # fmt: skip
+    encoder = Encoder(
+        dim=dim, ffn_dim=32, layers=2, heads=2, norm_first=norm_first, position_kernel=6, position_groups=2
+    )
+    model = Recogniser(Model(front_end=front, encoder=encoder, shared_head_dim=shared), len(OUTPUTS)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        model.front_end.gain.fill_(2.5)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2", "hubert"])
+@pytest.mark.parametrize(
+    ("norm", "norm_first", "dim", "waveform", "shared"),
+    [("group", False, 16, "utterance", None), ("frame", True, 16, "gain", 20), ("frame", True, 24, "utterance", None)],
+)
+def test_automodel_gives_our_log_probabilities(tmp_path, kind, norm, norm_first, dim, waveform, shared) -> None:
+    model = model_of(norm, norm_first, dim, waveform, shared)
+    write_folder(model, OUTPUTS, tmp_path, kind)
+    theirs, loading = transformers.AutoModelForCTC.from_pretrained(tmp_path, output_loading_info=True)
+    assert not loading["missing_keys"] and not loading["unexpected_keys"] and not loading["mismatched_keys"]
+    wave = torch.randn(1, 4000)
+    heard = wave
+    if waveform == "utterance":
+        heard = (wave - wave.mean()) / (wave.var(unbiased=False) + 1e-7).sqrt()
+    with torch.no_grad():
+        ours = model(wave, torch.tensor([4000])).logits
+        got = theirs.eval()(heard).logits
+    torch.testing.assert_close(got, ours, rtol=1e-4, atol=1e-4)
+
+
+def test_what_transformers_lacks_is_named(tmp_path) -> None:
+    model = model_of("frame", True, 16, "gain", None)
+    values = model.settings.model_dump()
+    values["front_end"]["causal"] = values["encoder"]["position_causal"] = True
+    causal = Recogniser(Model.model_validate(values), len(OUTPUTS))
+    with pytest.raises(ValueError, match=r"causal: true, encoder\.position_causal: true"):
+        write_folder(causal, OUTPUTS, tmp_path)
+    with pytest.raises(ValueError, match="expected wav2vec2 or hubert"):
+        write_folder(model, OUTPUTS, tmp_path, "whisper")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,106 @@
+"""sherpa-onnx, unmodified, against torch on recordings: the same tokens at the same times, alone and in batches."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sherpa_onnx = pytest.importorskip("sherpa_onnx", reason="the extra 'deploy' is not installed")
+pytest.importorskip("onnx", reason="the extra 'deploy' is not installed")
+
+from distill.deploy import onnx as exporting  # noqa: E402
+from distill.deploy.audio import read_audio  # noqa: E402
+from distill.graphs.lexicon import write_symbols  # noqa: E402
+
+from .conftest import CHUNK, MODELS, OUTPUTS, build  # noqa: E402
+
+CORPORA = Path(os.environ.get("CORPORA", Path(__file__).resolve().parents[4] / "shared" / "corpora"))
+
+
+@pytest.fixture(scope="module")
+def recordings() -> list[np.ndarray]:
+    """Some recordings of unequal length."""
+    found = sorted((CORPORA / "intent" / "wav").rglob("*.flac"))[:40:10]
+    if not found:
+        pytest.skip("no recordings; set CORPORA to a folder that has intent/wav")
+    return [read_audio(path) for path in found]
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sherpa") / "tokens.txt"
+    write_symbols(path, OUTPUTS)
+    return path
+
+
+def expected(model, wave: np.ndarray, frames: int | None = None) -> tuple[list[str], list[int]]:
+    """Greedy tokens and their frames, of the first `frames` frames."""
+    with torch.no_grad():
+        logits = model(torch.from_numpy(wave)[None], torch.tensor([len(wave)])).logits[0]
+    best = [0, *logits[:frames].argmax(1).tolist()]
+    new = [i for i in range(1, len(best)) if best[i] not in (0, best[i - 1])]
+    return [OUTPUTS[best[i]] for i in new], [i - 1 for i in new]
+
+
+def stream(recogniser, waves: list[np.ndarray]) -> list:
+    """All waves as streams fed in pieces, decoded together."""
+    streams = [recogniser.create_stream() for _ in waves]
+    for start in range(0, max(map(len, waves)), 4000):
+        for s, wave in zip(streams, waves):
+            if start < len(wave):
+                s.accept_waveform(16000, wave[start : start + 4000])
+        while ready := [s for s in streams if recogniser.is_ready(s)]:
+            recogniser.decode_streams(ready)
+    return streams
+
+
+def test_fbank_models_stream(tokens: Path, recordings: list[np.ndarray]) -> None:
+    model, path = build(*MODELS["fbank"]), tokens.with_name("stream.onnx")
+    exporting.export_zipformer(model, path)
+    recogniser = sherpa_onnx.OnlineRecognizer.from_zipformer2_ctc(str(tokens), str(path), num_threads=1)
+    waves = [np.concatenate([wave, np.zeros(8000, np.float32)]) for wave in recordings]
+    heard = 0
+    for group in ([waves[0]], waves):
+        for s, wave in zip(stream(recogniser, group), group):
+            size, shift = (CHUNK - 1) * 4 + 7, CHUNK * 4
+            ready = (len(wave) + 80) // 160 - 2  # the last windows wait for audio behind them
+            frames = CHUNK * max(0, (ready - size - 1) // shift + 1)
+            symbols, places = expected(model, wave, frames)
+            assert recogniser.tokens(s) == symbols
+            np.testing.assert_allclose(recogniser.timestamps(s), [0.04 * i for i in places], atol=1e-4)
+            heard += len(symbols)
+    assert heard > 20
+
+
+def offline(recogniser, waves: list[np.ndarray]) -> list[list[str]]:
+    streams = [recogniser.create_stream() for _ in waves]
+    for s, wave in zip(streams, waves):
+        s.accept_waveform(16000, wave)
+    recogniser.decode_streams(streams)
+    return [s.result.tokens for s in streams]
+
+
+def test_fbank_models_run_whole_utterances(tokens: Path, recordings: list[np.ndarray]) -> None:
+    model, path = build(*MODELS["fbank"]), tokens.with_name("whole.onnx")
+    exporting.export_whole(model, path)
+    recogniser = sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(str(path), str(tokens))
+    for group in ([recordings[0]], recordings):
+        assert offline(recogniser, group) == [expected(model, wave)[0] for wave in group]
+
+
+@pytest.mark.parametrize("name", ["offline", "teacher"])
+def test_waveform_models_run_whole_utterances_on_normalised_audio(
+    tokens: Path, recordings: list[np.ndarray], name: str
+) -> None:
+    model, path = build(*MODELS[name]), tokens.with_name(f"{name}.onnx")
+    exporting.export_whole(model, path)
+    if name == "offline":
+        model.front_end.gain.fill_(1.0)  # the runtime normalises in its place
+    recogniser = sherpa_onnx.OfflineRecognizer.from_omnilingual_asr_ctc(str(path), str(tokens))
+    normal = [(wave - wave.mean()) / np.sqrt(wave.var() + 1e-5) for wave in recordings]
+    for i, group in enumerate(([recordings[0]], recordings)):
+        assert offline(recogniser, group) == [expected(model, wave)[0] for wave in normal[: len(group)]], i

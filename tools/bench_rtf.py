@@ -1,0 +1,198 @@
+"""Real-time factor of the paper's largest teacher and of students, on one thread, in one run.
+
+    bench_rtf.py [--seconds 15] [--rounds 5] [--json FILE] [--profile] [--students s5_stream,s5_fbank_stream]
+
+T1 runs in torch, fp32, over a whole utterance; each student whole and in chunks, in torch and ONNX Runtime, fp32
+and int8. Weights are random: they do not change the time. All take turns, round after round, so that a busy
+machine slows all alike; seconds are those of the processor, the ratio is T1's over a row's in the same round.
+The limit is what the row's multiply-adds would take at the speed of large matrix products on this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from distill.config import Experiment
+from distill.deploy import onnx as exporting
+from distill.deploy.onnx_runner import StreamRunner, WholeRunner
+from distill.deploy.session import SAMPLE_RATE, Session
+from distill.deploy.timing import gemm_peak, piece_of, run
+from distill.deploy.torch_runner import TorchRunner, facts_of
+from distill.models.build import build_model
+from distill.models.recogniser import Recogniser
+from distill.models.size import macs
+from distill.stages import run_script
+from distill.train.monitor import commit, hardware
+
+CONF = Path(__file__).resolve().parents[1] / "egs" / "librispeech" / "conf"
+OUTPUTS = [f"unit{i}" for i in range(43)]
+
+
+@dataclass
+class Row:
+    """One way to run one model: a session, samples fed at a time, its multiply-adds per second, and its times."""
+
+    case: str
+    engine: str
+    session: Session
+    piece: int
+    macs: float
+    int8: bool
+    times: list[float]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=15.0, help="length of the utterance")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--students", default="s5_stream,s5_fbank_stream,s5_fbank40_stream")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--profile", action="store_true", help="share of each kind of operator in the streaming graphs")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    audio = (0.1 * np.random.default_rng(0).standard_normal(int(args.seconds * SAMPLE_RATE))).astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [teacher(len(audio))]
+        for name in args.students.split(","):
+            rows += student(name, Path(folder) / name, len(audio))
+        for number in range(args.rounds + 1):  # the first round warms up
+            for row in rows:
+                row.times += [run(row.session, audio, row.piece)[0]] if number or row.engine != "torch" else []
+        peaks = {False: gemm_peak(), True: int8_peak(Path(folder))}
+        found = [figures(row, rows[0], args.seconds, args.rounds, peaks) for row in rows]
+        profiles = {p.parent.name: profile(p) for p in sorted(Path(folder).glob("*/stream.int8.onnx")) if args.profile}
+    show(found, peaks, profiles)
+    if args.json:
+        about = {"hardware": hardware(torch.device("cpu")), "commit": commit(), "seconds_of_audio": args.seconds}
+        about |= {"gemm_gflops": peaks[False], "int8_gops": peaks[True], "profiles": profiles}
+        write(args.json, {**about, "rows": found})
+
+
+def load(name: str) -> Recogniser:
+    """The model of an experiment of the LibriSpeech recipe, random weights."""
+    return build_model(Experiment.load(CONF / f"{name}.yaml").model, len(OUTPUTS)).eval()
+
+
+def teacher(samples: int) -> Row:
+    """T1 in torch over the whole utterance."""
+    model = load("teacher")
+    session = Session(TorchRunner(model, facts_of(model, OUTPUTS, "T1"), False))
+    return Row("T1 whole", "torch", session, samples, sum(macs(model.settings, len(OUTPUTS)).values()), False, [])
+
+
+def student(name: str, folder: Path, samples: int) -> list[Row]:
+    """A streaming student in chunks and whole, torch and ONNX Runtime, fp32 and int8."""
+    folder.mkdir()
+    model = load(name)
+    facts, cost, rows = facts_of(model, OUTPUTS, name), sum(macs(model.settings, len(OUTPUTS)).values()), []
+    ways: dict[str, tuple[Callable, type]] = {
+        "streaming": (exporting.export_stream, StreamRunner),
+        "whole": (exporting.export_whole, WholeRunner),
+    }
+    for case, (export, runner) in ways.items():
+        kind = "stream" if case == "streaming" else "whole"
+        fp32, int8 = folder / f"{kind}.onnx", folder / f"{kind}.int8.onnx"
+        export(model, fp32)
+        exporting.quantise(fp32, int8)
+        sessions = {
+            "torch": Session(TorchRunner(model, facts, case == "streaming")),
+            "onnx": Session(runner(fp32, facts)),
+            "onnx int8": Session(runner(int8, facts)),
+        }
+        for engine, session in sessions.items():
+            piece = piece_of(session, "" if case == "streaming" else "offline", samples)
+            rows.append(Row(f"{name} {case}", engine, session, piece, cost, engine == "onnx int8", []))
+    return rows
+
+
+def figures(row: Row, first: Row, seconds: float, rounds: int, peaks: dict[bool, float]) -> dict:
+    """What is told of a row: medians over rounds, and the distance to what the machine could do."""
+    times, baseline = row.times[-rounds:], first.times[-rounds:]
+    ratios = [theirs / ours for theirs, ours in zip(baseline, times)]
+    spent = statistics.median(times)
+    limit = 2 * row.macs * seconds / peaks[row.int8] / 1e9
+    return {
+        "case": row.case, "engine": row.engine, "seconds": spent, "ratio": statistics.median(ratios),
+        "ratio_low": min(ratios), "ratio_high": max(ratios), "rtf": spent / seconds,
+        "macs_per_second": row.macs, "limit_seconds": limit, "share_of_peak": limit / spent,
+    }  # fmt: skip
+
+
+def int8_peak(folder: Path, size: int = 1024, repeats: int = 15) -> float:
+    """GOP/s of one thread in ONNX Runtime's product of 8-bit matrices."""
+    import onnx
+
+    from distill.deploy.onnx_runner import load_graph
+
+    path = folder / "product.onnx"
+    weight = np.random.default_rng(0).integers(-64, 64, (size, size)).astype(np.int8)
+    node = onnx.helper.make_node("MatMulInteger", ["a", "b"], ["y"])
+    a = onnx.helper.make_tensor_value_info("a", onnx.TensorProto.UINT8, [size, size])
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.INT32, [size, size])
+    graph = onnx.helper.make_graph([node], "product", [a], [y], [onnx.numpy_helper.from_array(weight, "b")])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9), str(path))
+    session, times = load_graph(path), []
+    feed = {"a": np.random.default_rng(1).integers(0, 255, (size, size)).astype(np.uint8)}
+    for _ in range(repeats):
+        start = time.process_time()
+        session.run(None, feed)
+        times.append(time.process_time() - start)
+    return 2 * size**3 / statistics.median(times) / 1e9
+
+
+def profile(path: Path, chunks: int = 20) -> dict[str, float]:
+    """Share of each kind of operator in the time of a streaming graph, in percent, largest first."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.enable_profiling, options.log_severity_level = 1, True, 3
+    options.profile_file_prefix = str(path.with_suffix(""))
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    feed = {
+        item.name: np.zeros([1, *item.shape[1:]], np.float32 if item.type == "tensor(float)" else np.int64)
+        for item in session.get_inputs()
+    }
+    feed["valid"][:], feed["processed"][:] = 10**6, 10**6
+    for _ in range(chunks):
+        session.run(None, feed)
+    spent: Counter[str] = Counter()
+    for event in json.loads(Path(session.end_profiling()).read_text()):
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            spent[event["args"]["op_name"]] += event["dur"]
+    return {name: round(100 * value / spent.total(), 1) for name, value in spent.most_common(12)}
+
+
+def show(rows: list[dict], peaks: dict[bool, float], profiles: dict[str, dict[str, float]]) -> None:
+    """One table, and the profiles."""
+    print(f"one thread: {peaks[False]:.0f} GFLOP/s fp32 (numpy), {peaks[True]:.0f} GOP/s int8 (ONNX Runtime)")
+    print(f"{'case':28s} {'engine':10s} {'seconds':>8s} {'RTF':>7s} {'T1 / it':>8s} {'range':>13s} {'of peak':>8s}")
+    for row in rows:
+        spread = f"{row['ratio_low']:.1f}-{row['ratio_high']:.1f}"
+        print(
+            f"{row['case']:28s} {row['engine']:10s} {row['seconds']:8.3f} {row['rtf']:7.4f} {row['ratio']:8.2f}"
+            f" {spread:>13s} {100 * row['share_of_peak']:7.0f}%"
+        )
+    for name, shares in profiles.items():
+        print(f"{name}, int8 chunks: " + ", ".join(f"{kind} {share} %" for kind, share in shares.items()))
+
+
+def write(path: Path, content: dict) -> None:
+    """Write under a temporary name, then rename."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,87 @@
+"""Transcribe files, a pipe or the microphone with a trained experiment.
+
+    transcribe.py --experiment egs/librispeech/exp-mini/ss a.wav b.flac      one line of text per file
+    arecord -f S16_LE -r 16000 | transcribe.py --experiment DIR -            raw 16-bit audio from a pipe
+    transcribe.py --experiment DIR --microphone                              until Ctrl-C
+
+Streaming models run chunk by chunk (--partial shows the text as it grows), others over whole utterances.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from distill.deploy import audio
+from distill.deploy.session import open_session
+from distill.deploy.transcriber import Transcriber, open_reader
+from distill.stages import run_script
+
+
+def main() -> None:
+    args = parser().parse_args()
+    if bool(args.audio) == args.microphone:
+        raise ValueError("give audio files, or - for a pipe, or --microphone")
+    session = open_session(args.experiment, args.runtime, args.mode, args.output, args.threads)
+    reader = open_reader(args.experiment, session, args.output, args.graph, args.beam)
+    transcriber = Transcriber(session, reader)
+    for name, pieces in utterances(args):
+        text = transcribe(transcriber, pieces, args.partial)
+        print(text if len(args.audio) < 2 else f"{name}\t{text}", flush=True)
+
+
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("audio", nargs="*", help="files; - reads raw s16le 16 kHz mono (or such WAV) from stdin")
+    options.add_argument("--experiment", type=Path, required=True, help="experiment folder, or its export folder")
+    options.add_argument("--runtime", default="onnx", help="onnx, int8 (both after stage 12) or torch")
+    options.add_argument("--mode", default="", help="streaming or offline; default: streaming where the model can")
+    options.add_argument("--output", default="main", help="main (over the graph) or ctc (a second output, without)")
+    options.add_argument("--graph", type=Path, help="HLG.fst; default: the one in the export folder")
+    options.add_argument("--beam", type=float, default=15.0)
+    options.add_argument("--piece", type=float, default=0.1, help="seconds of audio fed at a time")
+    options.add_argument("--resample", action="store_true", help="take other sample rates than 16 kHz")
+    options.add_argument("--channel", type=int, help="which channel of a file that has several, from 0")
+    options.add_argument("--partial", action="store_true", help="show the text as it grows (stderr)")
+    options.add_argument("--microphone", action="store_true")
+    options.add_argument("--threads", type=int, default=1)
+    return options
+
+
+def utterances(args: argparse.Namespace) -> Iterator[tuple[str, Iterable[np.ndarray]]]:
+    """Names and pieces of audio."""
+    size = max(1, int(args.piece * audio.SAMPLE_RATE))
+    if args.microphone:
+        yield "microphone", audio.microphone(args.piece)
+    for name in args.audio:
+        if name == "-":
+            yield name, audio.read_pipe(sys.stdin.buffer, size)
+        else:
+            wave = audio.read_audio(Path(name), args.resample, args.channel)
+            yield name, (wave[start : start + size] for start in range(0, len(wave), size))
+
+
+def transcribe(transcriber: Transcriber, pieces: Iterable[np.ndarray], partial: bool) -> str:
+    """The text of one utterance; Ctrl-C ends a microphone's."""
+    transcriber.session.reset()
+    transcriber.reader.reset()
+    shown: tuple[str, ...] = ()
+    try:
+        for piece in pieces:
+            words = transcriber.hear(piece)
+            if partial and words != shown:
+                print(f"\r{' '.join(words)}", end="", file=sys.stderr, flush=True)
+                shown = words
+    except KeyboardInterrupt:
+        pass
+    if shown:
+        print(file=sys.stderr)
+    return " ".join(transcriber.finish())
+
+
+if __name__ == "__main__":
+    run_script(main)
