@@ -14,6 +14,7 @@ import numpy as np
 
 from distill.fsa.graph import Hmm
 
+LOOKS = 4  # at each arc on average; graphs of n-grams need one, a graph without hubs would have them tried without end
 SAME = 1e-12  # weights this close (relative) count as equal
 
 
@@ -88,11 +89,14 @@ def _hubs(
     in_start = np.searchsorted(dst[by_target], np.arange(states + 1))
     taken, covered = np.zeros(states, dtype=bool), np.zeros(len(src), dtype=bool)
     members, targets = [], []
+    budget = LOOKS * len(src)
     for state in np.argsort(np.diff(in_start), kind="stable"):
         feeding = by_target[in_start[state] : in_start[state + 1]]
         sources, share = src[feeding], weight[feeding]
-        if len(sources) < 2 or taken[sources].any():
+        cost = int(np.diff(out_start)[sources].sum())
+        if len(sources) < 2 or cost > budget or taken[sources].any():
             continue
+        budget -= cost
         arcs = np.concatenate([np.arange(out_start[s], out_start[s + 1]) for s in sources])
         ratio = weight[arcs] / np.repeat(share, np.diff(out_start)[sources])
         fed, scale, full = _proportional(dst[arcs], ratio, len(sources))

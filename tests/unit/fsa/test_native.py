@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.fsa import Fsa, Hmm, NativeEngine, TorchEngine, build, build_engine
+from distill.fsa import Fsa, Hmm, NativeEngine, TorchEngine, build, build_engine, factored
 from distill.fsa.cpu import CpuEngine
 from distill.graphs import topology
 from tests.unit.fsa.conftest import NEEDS_COMPILER
@@ -115,3 +117,30 @@ def test_kernel_and_reference_agree_on_any_graph(case: tuple[Hmm, torch.Tensor, 
         assert torch.equal(valid, exact[1])
         torch.testing.assert_close(total, exact[0], rtol=1e-6, atol=1e-9)
         torch.testing.assert_close(gradient, exact[2], rtol=0, atol=1e-5)
+
+
+def test_factoring_a_graph_without_hubs_ends_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each arc is looked at a few times, however many states share their targets in vain."""
+    graph = topology.ctc(random_fsa(12, 0, 0.9, units=9))
+    looked = []
+    monkeypatch.setattr(factored, "_proportional", _counting(factored._proportional, looked))
+    step = factored.factor(graph, np.arange(graph.num_states))
+    assert sum(looked) <= factored.LOOKS * len(graph.src)
+    dense = torch.zeros(graph.num_states, graph.num_states, dtype=torch.float64)
+    dense.index_put_((graph.dst, graph.src), graph.weight.exp(), accumulate=True)
+    product = _dense(step.outward) @ _dense(step.inward) + np.diag(step.own)
+    np.testing.assert_allclose(product, dense.numpy(), rtol=1e-12)
+
+
+def _counting(function: Callable[..., Any], looked: list[int]) -> Callable[..., Any]:
+    def counted(dst: np.ndarray, *rest: Any) -> Any:
+        looked.append(len(dst))
+        return function(dst, *rest)
+
+    return counted
+
+
+def _dense(matrix: factored.Matrix) -> np.ndarray:
+    dense = np.zeros((matrix.rows, matrix.columns))
+    np.add.at(dense, (matrix.row, matrix.column), matrix.weight)
+    return dense
