@@ -187,3 +187,20 @@ def spans_of(
         spans.append((units[before].start, units[position - 1].end))
         position = before
     return spans[::-1]
+
+
+def load_lang(data: Path, outputs: Sequence[str]) -> tuple[Lang, Path]:
+    """The lang folder of a data folder whose outputs a model has, and the folder of its graphs.
+
+    Raises FileNotFoundError without any lang folder, ValueError where none fits.
+    """
+    folders = sorted(path.parent for path in data.glob("lang_*/tokens.txt"))
+    if not folders:
+        raise FileNotFoundError(f"no lang folder in {data}; stage 2 writes it, or name the data folder (--data-dir)")
+    for folder in folders:
+        lang = Lang.load(folder)
+        if lang.outputs == list(outputs):
+            suffix = folder.name.removeprefix("lang_")
+            return lang, data / ("graphs" if suffix == "phones" else f"graphs_{suffix}")
+    names = ", ".join(folder.name for folder in folders)
+    raise ValueError(f"none of {names} in {data} has the model's {len(outputs)} outputs; it was trained with others")
