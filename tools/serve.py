@@ -45,7 +45,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path, help="its lang folder and graphs (default: beside the exp folder)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=6006)
-    parser.add_argument("--token", default=os.environ.get("DISTILL_TOKEN", ""), help="clients must give (DISTILL_TOKEN)")
+    parser.add_argument(
+        "--token", default=os.environ.get("DISTILL_TOKEN", ""), help="clients must give (DISTILL_TOKEN)"
+    )
     parser.add_argument("--open", action="store_true", help="let other machines in without a token")
     parser.add_argument("--certificate", type=Path, help="TLS certificate (PEM)")
     parser.add_argument("--key", type=Path, help="its key, where it is another file")

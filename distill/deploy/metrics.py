@@ -70,7 +70,9 @@ class Metrics:
             for i, edge in enumerate([*map(str, edges), "+Inf"]):
                 lines.append(f'{full}_bucket{{le="{edge}"}} {sum(counts[: i + 1])}')
             lines += [f"{full}_sum {self._values[name + '_sum', '']:g}", f"{full}_count {sum(counts)}"]
-        labelled = sorted((told, x) for (known, told), x in self._values.items() if known == name and kind != "histogram")
+        labelled = sorted(
+            (told, x) for (known, told), x in self._values.items() if known == name and kind != "histogram"
+        )
         if len(labelled) > 1:
             labelled = [(told, x) for told, x in labelled if told]
         lines += [f"{full}{{{told}}} {x:g}" if told else f"{full} {x:g}" for told, x in labelled]

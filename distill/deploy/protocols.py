@@ -90,7 +90,7 @@ class Vosk:
         except (json.JSONDecodeError, RecursionError):
             told = None
         if not isinstance(told, dict) or not {"config", "eof", "reset"} & told.keys():
-            raise ValueError(f"a text message {message[:40]!r}; expected {{\"config\": …}} or {{\"eof\": 1}}")
+            raise ValueError(f'a text message {message[:40]!r}; expected {{"config": …}} or {{"eof": 1}}')
         if "config" in told:
             self._configure(told["config"])
             return np.zeros(0, np.float32)

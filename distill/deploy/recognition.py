@@ -174,7 +174,6 @@ class Recognition:
             return list(self.runner.step(pieces))
         except Exception as error:
             if len(pieces) == 1:
-                log.exception("a forward failed")
                 return [error]
             return [self._forward([piece])[0] for piece in pieces]
 
@@ -185,7 +184,7 @@ class Recognition:
                 raise found
             result = self._search(stream, piece, *found)
         except Exception as error:
-            log.exception("a stream failed")
+            log.error("a stream failed: %r", error, exc_info=error)
             result = Result((), stream.segment, stream.heard, True, True, f"{type(error).__name__}: {error}")
         with self._wake:
             stream.busy = False

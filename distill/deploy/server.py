@@ -102,8 +102,8 @@ class Server:
         limits = self.limits
         self._socket = await serve(
             self._handle, self.address.host, self.address.port, process_request=self._request, compression=None,
-            max_size=limits.message, max_queue=8, write_limit=1 << 16, ssl=self.address.tls, close_timeout=2,
-            server_header=None, logger=_quiet(),
+            max_size=limits.message, max_queue=8, write_limit=1 << 16, ssl=self.address.tls, open_timeout=5,
+            close_timeout=2, server_header=None, logger=_quiet(),
         )  # fmt: skip
 
     async def close(self) -> None:
@@ -116,8 +116,12 @@ class Server:
             await asyncio.sleep(0.02)
         for connection in list(self._open):
             connection.leave()
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._socket.wait_closed(), self.limits.slow + 5)
+        try:
+            await asyncio.wait_for(asyncio.shield(self._socket.wait_closed()), self.limits.slow)
+        except asyncio.TimeoutError:  # who does not even take a farewell
+            for socket in list(self._socket.connections):
+                socket.transport.abort()
+            await self._socket.wait_closed()
         await asyncio.get_running_loop().run_in_executor(None, self.recognition.close)
 
     def _request(self, connection: ServerConnection, request: Request) -> Response | None:
@@ -240,9 +244,8 @@ class _Connection:
         """The next message; None where the server leaves. Raises Refused for a silent client."""
         receiving = asyncio.ensure_future(self.socket.recv())
         try:
-            done, _ = await asyncio.wait(
-                {receiving, self._left}, timeout=self.limits.idle, return_when=asyncio.FIRST_COMPLETED
-            )
+            either: set[asyncio.Future] = {receiving, self._left}
+            done, _ = await asyncio.wait(either, timeout=self.limits.idle, return_when=asyncio.FIRST_COMPLETED)
             if receiving in done:
                 return receiving.result()
             if done:
@@ -280,6 +283,7 @@ class _Connection:
         finally:
             for task in (reading, telling):
                 task.cancel()
+            await asyncio.gather(reading, telling, return_exceptions=True)
 
     async def _read(self, dialogue: Dialogue, stream: Stream, first: str | bytes) -> None:
         message: str | bytes | None = first

@@ -33,7 +33,7 @@ def join(states: Sequence[StreamState]) -> StreamState:
     past = [KeyValue(*(torch.cat([_wider(x, width) for x in side]) for side in zip(*pairs))) for pairs in
             zip(*(state.past for state in states))]  # fmt: skip
     inside = [F.pad(state.past_inside, (width - state.past_inside.shape[1], 0)) for state in states]
-    together = {name: torch.cat([getattr(s, name) for s in states]) for name in ("audio", "samples", "history")}
+    together: dict = {name: torch.cat([getattr(s, name) for s in states]) for name in ("audio", "samples", "history")}
     return replace(longest, **together, past=past, past_inside=torch.cat(inside))
 
 
@@ -56,5 +56,5 @@ def split(model: Recogniser, state: StreamState) -> list[StreamState]:
 
 def _row(state: StreamState, i: int) -> StreamState:
     names = {field.name for field in fields(StreamState)} & {"audio", "samples", "history", "past_inside"}
-    own = {name: getattr(state, name)[i : i + 1].clone() for name in names}
+    own: dict = {name: getattr(state, name)[i : i + 1].clone() for name in names}
     return replace(state, **own, past=[KeyValue(*(x[i : i + 1].clone() for x in pair)) for pair in state.past])
