@@ -8,6 +8,7 @@ All scores are natural-log scores: larger is better.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,11 @@ class DecodingGraph:
     @property
     def num_states(self) -> int:
         return len(self.final)
+
+    @cached_property
+    def top(self) -> int:
+        """The largest output that is used, -1 without any."""
+        return int(self.label.max(initial=-1))
 
     @classmethod
     def read(cls, path: Path) -> DecodingGraph:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
@@ -31,9 +33,10 @@ def lattices(log_probs: Tensor, lengths: Tensor, graph: DecodingGraph, search: S
 
     Raises ValueError for labels outside V, or a graph in which arcs without a frame run in a circle.
     """
-    top = int(graph.label.max(initial=-1))
-    if top >= log_probs.shape[2]:
-        raise ValueError(f"the decoding graph uses output {top}, but log_probs has only {log_probs.shape[2]} outputs")
+    if graph.top >= log_probs.shape[2]:
+        raise ValueError(
+            f"the decoding graph uses output {graph.top}, but log_probs has only {log_probs.shape[2]} outputs"
+        )
     frames = log_probs.detach().to("cpu", torch.float32).numpy()
     pieces = [np.ascontiguousarray(each[:length]) for each, length in zip(frames, lengths.tolist())]
     find = _find if _kernel() is not None else _find_with_library
@@ -45,24 +48,95 @@ def lattices(log_probs: Tensor, lengths: Tensor, graph: DecodingGraph, search: S
 def _kernel() -> ctypes.CDLL | None:
     library = load_kernel("search")
     if library is not None:
-        library.lattice_search.restype = ctypes.c_void_p
+        library.search_open.restype = library.search_lattice.restype = ctypes.c_void_p
+        library.search_close.argtypes, library.search_close.restype = [ctypes.c_void_p], None
         library.lattice_take.argtypes = [ctypes.c_void_p] * 6
         library.lattice_take.restype = library.lattice_free.restype = None
         library.lattice_free.argtypes = [ctypes.c_void_p]
     return library
 
 
+class OngoingSearch:
+    """The search of one utterance while its frames come: feed() them, and ask for the lattice() at any time.
+
+    The lattice after the last frame is that of `lattices` over all frames at once. Without a compiler each
+    lattice() searches all frames anew.
+    Raises ValueError for a graph that uses outputs beyond V or in which arcs without a frame run in a circle.
+    """
+
+    def __init__(self, graph: DecodingGraph, search: Search) -> None:
+        self.graph, self.search = graph, search
+        self._frames, self._size, self._alive = np.empty((0, 0), dtype=np.float32), 0, True
+        self._free: weakref.finalize | None = None
+
+    def feed(self, log_probs: np.ndarray) -> bool:
+        """The next frames (T, V) float32; False where the beam leaves no path that goes on."""
+        self._keep(log_probs)
+        library = _kernel()
+        if library is None or not self._alive:
+            return self._alive
+        if self._free is None:
+            self._open(library)
+        alive = library.search_feed(
+            self._handle, _pointer(self._frames), ctypes.c_int32(self._size), _pointer(_workspace(self.graph))
+        )
+        self._alive = bool(alive)
+        return self._alive
+
+    def lattice(self, ended: bool) -> Lattice:
+        """The paths near the best one so far; ended: those that end as the graph allows, where there are any."""
+        if not self._size or not self._alive:
+            return Lattice.empty()
+        frames, library = self._frames[: self._size], _kernel()
+        if library is None:
+            return _find_with_library(frames, self.graph, self.search)
+        return _lattice(library, self._handle, frames, self.graph, anywhere=not ended, keep=True)
+
+    def _keep(self, log_probs: np.ndarray) -> None:
+        needed, width = self._size + len(log_probs), log_probs.shape[1]
+        if not self._size and self.graph.top >= width:
+            raise ValueError(f"the decoding graph uses output {self.graph.top}, but log_probs has only {width} outputs")
+        if needed > len(self._frames):
+            grown = np.empty((2 * needed, width), dtype=np.float32)
+            grown[: self._size] = self._frames[: self._size] if self._size else 0
+            self._frames = grown
+        self._frames[self._size : needed] = log_probs
+        self._size = needed
+
+    def _open(self, library: ctypes.CDLL) -> None:
+        self._handle = _open(library, self.graph, self.search, self._frames.shape[1])
+        self._free = weakref.finalize(self, library.search_close, self._handle)
+
+
 def _find(log_probs: np.ndarray, graph: DecodingGraph, search: Search) -> Lattice:
     library = _kernel()
     assert library is not None
-    sizes = np.zeros(3, dtype=np.int64)
+    handle = _open(library, graph, search, log_probs.shape[1])
+    try:
+        frames = ctypes.c_int32(len(log_probs))
+        library.search_feed(handle, _pointer(log_probs), frames, _pointer(_workspace(graph)))
+        return _lattice(library, handle, log_probs, graph, anywhere=False, keep=False)
+    finally:
+        library.search_close(handle)
+
+
+def _open(library: ctypes.CDLL, graph: DecodingGraph, search: Search, columns: int) -> ctypes.c_void_p:
     arrays = (graph.first, graph.dst, graph.label, graph.score, graph.final)
-    handle = library.lattice_search(
-        *(_pointer(array) for array in arrays), ctypes.c_int64(graph.num_states),
-        _pointer(log_probs), ctypes.c_int32(len(log_probs)), ctypes.c_int32(log_probs.shape[1]),
+    handle = library.search_open(
+        *(_pointer(array) for array in arrays), ctypes.c_int64(graph.num_states), ctypes.c_int32(columns),
         ctypes.c_double(search.beam), ctypes.c_double(search.lattice_beam), ctypes.c_int32(search.max_active),
-        _pointer(sizes),
     )  # fmt: skip
+    return ctypes.c_void_p(handle)
+
+
+def _lattice(
+    library: ctypes.CDLL, search: ctypes.c_void_p, log_probs: np.ndarray, graph: DecodingGraph, anywhere: bool,
+    keep: bool,
+) -> Lattice:  # fmt: skip
+    sizes = np.zeros(3, dtype=np.int64)
+    handle = library.search_lattice(
+        search, _pointer(log_probs), ctypes.c_int32(anywhere), ctypes.c_int32(keep), _pointer(sizes)
+    )
     try:
         states, arcs, complete = sizes.tolist()
         if states < 0:
@@ -79,6 +153,19 @@ def _find(log_probs: np.ndarray, graph: DecodingGraph, search: Search) -> Lattic
     spoken = label != NO_FRAME
     acoustic[spoken] = log_probs[frame[src[spoken]], label[spoken]]
     return Lattice(src, dst, label, graph.word[arc], acoustic, graph.score[arc], frame, final, bool(complete))
+
+
+_spaces = threading.local()
+
+
+def _workspace(graph: DecodingGraph) -> np.ndarray:
+    """-1 for each state of a graph, one array per thread: what searches that take turns share."""
+    if not hasattr(_spaces, "of"):
+        _spaces.of = weakref.WeakKeyDictionary()
+    space = _spaces.of.get(graph)
+    if space is None:
+        space = _spaces.of[graph] = np.full(graph.num_states, -1, dtype=np.int32)
+    return space
 
 
 def _pointer(array: np.ndarray) -> ctypes.c_void_p:

@@ -38,20 +38,33 @@ struct Frame {
 
 class Search {
  public:
-  Search(const Graph &graph, const float *log_probs, int frames, int columns, double beam, double lattice_beam,
-         int max_active)
-      : graph_(graph), log_probs_(log_probs), columns_(columns), beam_(beam), lattice_beam_(lattice_beam),
-        max_active_(max_active), token_of_(graph.states, -1), frames_(frames + 1) {}
+  Search(const Graph &graph, int columns, double beam, double lattice_beam, int max_active)
+      : graph_(graph), columns_(columns), beam_(beam), lattice_beam_(lattice_beam), max_active_(max_active) {}
 
-  bool run() {
-    const int last = static_cast<int>(frames_.size()) - 1;
-    token(frames_[0], 0, 0.0);
-    close(frames_[0], beam_);
-    for (int t = 0; t < last; ++t) {
-      if (t && t % kPruneInterval == 0) prune(t, lattice_beam_ * kPruneScale);
-      if (!advance(t)) return false;
+  // Go on to frame `last`. log_probs: of all frames from the first one on, as earlier ones are pruned again.
+  // token_of: -1 for each state of the graph, and so again afterwards; searches that take turns may share it.
+  // False where no path goes on.
+  bool feed(const float *log_probs, int last, int32_t *token_of) {
+    log_probs_ = log_probs, token_of_ = token_of;
+    if (frames_.empty()) {
+      frames_.emplace_back();
+      token(frames_[0], 0, 0.0);
+      close(frames_[0], beam_);
     }
-    finish(frames_[last]);
+    for (int t = static_cast<int>(frames_.size()) - 1; t < last && alive_; ++t) {
+      if (t && t % kPruneInterval == 0) prune(t, lattice_beam_ * kPruneScale);
+      frames_.emplace_back();
+      alive_ = advance(t);
+    }
+    return alive_;
+  }
+
+  // What has been fed is the utterance: keep what lies near its best path. anywhere: it may end in any state.
+  bool end(const float *log_probs, bool anywhere) {
+    if (!alive_ || frames_.empty()) return false;
+    log_probs_ = log_probs;
+    const int last = static_cast<int>(frames_.size()) - 1;
+    finish(frames_[last], anywhere);
     prune(last, 0.0);
     compact(last);
     return true;
@@ -162,9 +175,9 @@ class Search {
   }
 
   // What ending costs becomes the last frame's extra costs.
-  void finish(Frame &frame) {
-    complete_ = std::any_of(frame.tokens.begin(), frame.tokens.end(),
-                            [this](const Token &each) { return graph_.final[each.state] > -kInfinity; });
+  void finish(Frame &frame, bool anywhere) {
+    complete_ = !anywhere && std::any_of(frame.tokens.begin(), frame.tokens.end(),
+                                         [this](const Token &each) { return graph_.final[each.state] > -kInfinity; });
     for (const Token &each : frame.tokens) best_ending_ = std::min(best_ending_, each.cost - ending(each));
     for (Token &each : frame.tokens) each.extra = each.cost - ending(each) - best_ending_;
     ended_ = true;
@@ -253,14 +266,14 @@ class Search {
   }
 
   const Graph graph_;
-  const float *log_probs_;
+  const float *log_probs_ = nullptr;
   const int columns_;
   const double beam_, lattice_beam_;
   const int max_active_;
-  std::vector<int32_t> token_of_;
+  int32_t *token_of_ = nullptr;
   std::vector<Frame> frames_;
   std::vector<double> costs_;
-  bool ended_ = false, complete_ = false;
+  bool alive_ = true, ended_ = false, complete_ = false;
   double best_ending_ = kInfinity;
 };
 
@@ -311,20 +324,39 @@ bool collect(const std::vector<Frame> &frames, Final &&final, Found &found) {
 
 }  // namespace
 
-// Returns what `lattice_take` copies and `lattice_free` frees. sizes: states and arcs of the lattice, both
-// 0 without any path, -1 where arcs without a frame run in a circle; and whether its paths may end where they do.
-extern "C" void *lattice_search(const int64_t *first, const int32_t *dst, const int32_t *label, const float *score,
-                                const float *final, int64_t states, const float *log_probs, int32_t frames,
-                                int32_t columns, double beam, double lattice_beam, int32_t max_active,
-                                int64_t *sizes) {
+// A search of one utterance, which `search_feed` goes on with and `search_close` frees.
+extern "C" void *search_open(const int64_t *first, const int32_t *dst, const int32_t *label, const float *score,
+                             const float *final, int64_t states, int32_t columns, double beam, double lattice_beam,
+                             int32_t max_active) {
+  return new Search({first, dst, label, score, final, states}, columns, beam, lattice_beam, max_active);
+}
+
+// Go on until frame `frames` of log_probs (frames, columns); 0 where no path goes on. token_of (states,): `feed`.
+extern "C" int32_t search_feed(void *handle, const float *log_probs, int32_t frames, int32_t *token_of) {
+  return static_cast<Search *>(handle)->feed(log_probs, frames, token_of);
+}
+
+extern "C" void search_close(void *handle) { delete static_cast<Search *>(handle); }
+
+// The lattice of what has been fed, which `lattice_take` copies and `lattice_free` frees. anywhere: paths may end in
+// any state. keep: the search goes on afterwards. sizes: states and arcs of the lattice, both 0 without any path, -1
+// where arcs without a frame run in a circle; and whether its paths may end where they do.
+extern "C" void *search_lattice(void *handle, const float *log_probs, int32_t anywhere, int32_t keep, int64_t *sizes) {
+  auto *search = static_cast<Search *>(handle);
   auto *found = new Found;
-  Search search({first, dst, label, score, final, states}, log_probs, frames, columns, beam, lattice_beam, max_active);
   sizes[0] = sizes[1] = sizes[2] = 0;
-  if (search.run()) {
-    const bool sound = collect(search.frames(), [&](const Token &each) { return search.final(each); }, *found);
+  const auto take = [&](Search &ended) {
+    if (!ended.end(log_probs, anywhere)) return;
+    const bool sound = collect(ended.frames(), [&](const Token &each) { return ended.final(each); }, *found);
     sizes[0] = sound ? static_cast<int64_t>(found->frame.size()) : -1;
     sizes[1] = static_cast<int64_t>(found->arc.size());
-    sizes[2] = search.complete();
+    sizes[2] = ended.complete();
+  };
+  if (keep) {
+    Search copy = *search;
+    take(copy);
+  } else {
+    take(*search);
   }
   return found;
 }

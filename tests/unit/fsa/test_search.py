@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import kaldi_decoder
 import kaldifst
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill.fsa import DecodingGraph, NativeEngine, Search, build, search, sequences
+from distill.fsa import DecodingGraph, Lattice, NativeEngine, Search, build, search, sequences
 from distill.fsa.sequences import best_path
 from tests.unit.fsa.lattices import (
     OUTPUTS,
@@ -158,3 +160,55 @@ def test_wrong_input_is_refused() -> None:
     )  # fmt: skip
     with pytest.raises(ValueError, match="circle"):
         lattice_of(circle, random_log_probs(0, 2, 1))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_search_as_frames_come_finds_the_same(seed: int) -> None:
+    graph, log_probs = random_graph(7, states=300, arcs=1500), peaked(seed, 90, OUTPUTS)
+    limits = Search(15.0, 4.0, 200)
+    ongoing, rng, at = search.OngoingSearch(graph, limits), np.random.default_rng(seed), 0
+    while at < len(log_probs):
+        size = int(rng.choice([1, 2, 7, 30]))
+        assert ongoing.feed(log_probs[at : at + size])
+        at = min(at + size, len(log_probs))
+        sofar = ongoing.lattice(ended=False)  # asking changes nothing
+        best = max(path.score for path in lattice_paths(pruned_to_best(sofar)))
+        whole = lattice_of(ending_anywhere(graph), log_probs[:at], limits)
+        assert best == pytest.approx(max(path.score for path in lattice_paths(pruned_to_best(whole))), abs=1e-3)
+    found, expected = ongoing.lattice(ended=True), lattice_of(graph, log_probs, limits)
+    assert found.complete == expected.complete
+    for name in ("src", "dst", "label", "word", "graph", "acoustic", "final", "frame"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
+def pruned_to_best(lattice: Lattice) -> Lattice:
+    return search.pruned(lattice, 1e-9)
+
+
+def ending_anywhere(graph: DecodingGraph) -> DecodingGraph:
+    return replace(graph, final=np.zeros_like(graph.final))
+
+
+def test_searches_take_turns_in_any_thread() -> None:
+    graph = random_graph(7, states=300, arcs=1500)
+    pieces = [peaked(seed, 60, OUTPUTS) for seed in range(6)]
+    searches = [search.OngoingSearch(graph, Search()) for _ in pieces]
+    for at in range(0, 60, 15):
+        with ThreadPoolExecutor(3) as pool:
+            assert all(pool.map(lambda pair, at=at: pair[0].feed(pair[1][at : at + 15]), zip(searches, pieces)))
+    for ongoing, piece in zip(searches, pieces):
+        found, expected = ongoing.lattice(ended=True), lattice_of(graph, piece, Search())
+        np.testing.assert_array_equal(found.graph, expected.graph)
+
+
+def test_a_search_that_cannot_go_on_says_so() -> None:
+    chain = DecodingGraph(
+        np.array([0, 1, 1]), np.array([1], dtype=np.int32), np.array([0], dtype=np.int32),
+        np.array([5], dtype=np.int32), np.zeros(1, dtype=np.float32), np.array([-np.inf, 0.0], dtype=np.float32),
+    )  # fmt: skip
+    ongoing = search.OngoingSearch(chain, Search())
+    assert ongoing.lattice(ended=True).num_states == 0
+    assert ongoing.feed(random_log_probs(0, 1)) and ongoing.lattice(ended=True).complete
+    assert not ongoing.feed(random_log_probs(1, 1)) and ongoing.lattice(ended=True).num_states == 0
+    with pytest.raises(ValueError, match="outputs"):
+        search.OngoingSearch(random_graph(1), Search()).feed(random_log_probs(0, 3, 1))

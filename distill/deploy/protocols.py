@@ -1,0 +1,133 @@
+"""What existing clients of streaming recognisers send and expect: sherpa-onnx's and Vosk's messages."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Protocol
+
+import numpy as np
+
+from distill.deploy.recognition import Result
+from distill.deploy.resample import Resampler
+from distill.deploy.session import SAMPLE_RATE, checked
+
+RATES = (4000, 192_000)
+
+
+class Dialogue(Protocol):
+    """One connection's language."""
+
+    answers: bool  # each message of audio is answered by exactly one
+
+    def hear(self, message: str | bytes) -> np.ndarray | None:
+        """Samples (n,) at 16 kHz, n >= 0; None: the stream ends. Raises ValueError saying what is wrong."""
+
+    def rest(self) -> np.ndarray:
+        """At the end: samples (n,) that were held back."""
+
+    def say(self, result: Result) -> str:
+        """A result as a message."""
+
+    def farewell(self) -> str | None:
+        """What follows the last result."""
+
+
+class Sherpa:
+    """sherpa-onnx's: float32 samples at 16 kHz, then "Done"; {"text", "segment", ...} after every chunk.
+
+    Beside its own keys a message has "result", words as Vosk writes them, and "samples", heard so far.
+    """
+
+    answers = False
+
+    def hear(self, message: str | bytes) -> np.ndarray | None:
+        if isinstance(message, str):
+            if message == "Done":
+                return None
+            raise ValueError(f"a text message {message[:40]!r}; expected binary float32 samples, or Done at the end")
+        if len(message) % 4:
+            raise ValueError(f"{len(message)} bytes are no float32 samples; send 4 bytes a sample, 16 kHz, mono")
+        samples = np.frombuffer(message, "<f4")
+        return checked(samples) if len(samples) else samples
+
+    def rest(self) -> np.ndarray:
+        return np.zeros(0, np.float32)
+
+    def say(self, result: Result) -> str:
+        words = result.words
+        return json.dumps({
+            "text": result.text, "segment": result.segment, "is_final": result.final, "start_time": 0.0,
+            "tokens": [word.text for word in words], "timestamps": [word.start for word in words],
+            "result": _words(result), "samples": result.samples,
+        })  # fmt: skip
+
+    def farewell(self) -> str | None:
+        return "Done!"
+
+
+class Vosk:
+    """Vosk's: int16 samples at the rate of a "config" message, then "eof"; one reply to every message of audio."""
+
+    answers = True
+
+    def __init__(self, rate: int = SAMPLE_RATE) -> None:
+        self._rate, self._words = rate, True
+        self._resampler: Resampler | None = None
+
+    def hear(self, message: str | bytes) -> np.ndarray | None:
+        if isinstance(message, str):
+            return self._told(message)
+        if len(message) % 2:
+            raise ValueError(f"{len(message)} bytes are no int16 samples; send 2 bytes a sample, mono")
+        samples = np.frombuffer(message, "<i2")
+        if self._resampler is None:
+            self._resampler = Resampler(self._rate)
+        return self._resampler(checked(samples)) if len(samples) else samples.astype(np.float32)
+
+    def _told(self, message: str) -> np.ndarray | None:
+        try:
+            told = json.loads(message)
+        except (json.JSONDecodeError, RecursionError):
+            told = None
+        if not isinstance(told, dict) or not {"config", "eof", "reset"} & told.keys():
+            raise ValueError(f'a text message {message[:40]!r}; expected {{"config": …}} or {{"eof": 1}}')
+        if "config" in told:
+            self._configure(told["config"])
+            return np.zeros(0, np.float32)
+        return None if told.get("eof") else np.zeros(0, np.float32)
+
+    def _configure(self, config: Any) -> None:
+        rate = config.get("sample_rate", self._rate) if isinstance(config, dict) else None
+        if not isinstance(rate, int | float) or not RATES[0] <= rate <= RATES[1] or rate != int(rate):
+            raise ValueError(f"sample_rate {rate!r}; expected a whole number from {RATES[0]} to {RATES[1]}")
+        if self._resampler is not None and int(rate) != self._rate:
+            raise ValueError(f"sample_rate {rate} after audio at {self._rate}; send the config first")
+        self._rate, self._words = int(rate), bool(config.get("words", True))
+
+    def rest(self) -> np.ndarray:
+        return self._resampler.rest() if self._resampler is not None else np.zeros(0, np.float32)
+
+    def say(self, result: Result) -> str:
+        if not result.final:
+            return json.dumps({"partial": result.text})
+        content: dict[str, Any] = {"result": _words(result)} if self._words and result.words else {}
+        return json.dumps({**content, "text": result.text})
+
+    def farewell(self) -> str | None:
+        return None
+
+
+def _words(result: Result) -> list[dict[str, Any]]:
+    return [{"conf": w.confidence, "end": w.end, "start": w.start, "word": w.text} for w in result.words]
+
+
+def choose(path: str, first: str | bytes) -> Dialogue:
+    """The language of a connection: by its path (/sherpa, /vosk), else by its first message.
+
+    Audio without a word before it is taken for sherpa-onnx's, a text in JSON for Vosk's.
+    """
+    if path == "/vosk":
+        return Vosk()
+    if path == "/sherpa" or isinstance(first, bytes) or not first.lstrip().startswith("{"):
+        return Sherpa()
+    return Vosk()
