@@ -26,8 +26,8 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 ENGINES = ("native", "torch", "k2")
-# units of --units, and the topology each comes with
-TOPOLOGIES = {"phones": "ctc", "chars": "ctc", "bpe": "ctc", "biphones": "two_pdf"}
+UNITS = ("phones", "chars", "bpe", "biphones")
+TOPOLOGIES = ("ctc", "ctc_compact", "two_pdf")  # the first is what units come with
 GRAPHS = "graphs."
 NO_K2 = (
     "--engine k2 needs k2, which this Python does not have; wheels for each torch stand at"
@@ -72,8 +72,8 @@ class Recipe:
 
     @property
     def variant(self) -> str:
-        """Units, and the topology where it is not the one they come with: `biphones`, `phones_two_pdf`."""
-        return self.units if self.topology == TOPOLOGIES[self.units] else f"{self.units}_{self.topology}"
+        """Units, and the topology where it is not the usual one: `biphones`, `phones_two_pdf`."""
+        return self.units if self.topology == TOPOLOGIES[0] else f"{self.units}_{self.topology}"
 
     @property
     def suffix(self) -> str:
@@ -136,8 +136,8 @@ def recipe_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--nj", type=int, default=os.cpu_count() or 1, help="processes and threads")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--engine", default="native", help=", ".join(ENGINES))
-    parser.add_argument("--units", default="phones", help=", ".join(TOPOLOGIES))
-    parser.add_argument("--topology", default="", help="ctc, ctc_compact, two_pdf; empty: as the units have it")
+    parser.add_argument("--units", default="phones", help=", ".join(UNITS))
+    parser.add_argument("--topology", default="", help=f"{', '.join(TOPOLOGIES)}; empty: {TOPOLOGIES[0]}")
     parser.add_argument("--mini", choices=("true", "false"), default="false")
     parser.add_argument("--rehearse", choices=("true", "false"), default="false")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
@@ -148,10 +148,10 @@ def recipe_from(args: argparse.Namespace) -> Recipe:
     """The recipe of parsed options; also sets up logging and the thread count for the script."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S")
     os.environ.setdefault("OMP_NUM_THREADS", str(args.nj))
-    units = _known("--units", args.units, TOPOLOGIES)
+    units = _known("--units", args.units, UNITS)
     if _known("--engine", args.engine, ENGINES) == "k2" and importlib.util.find_spec("k2") is None:
         raise ValueError(NO_K2)
-    topology = _known("--topology", args.topology or TOPOLOGIES[units], ("ctc", "ctc_compact", "two_pdf"))
+    topology = _known("--topology", args.topology or TOPOLOGIES[0], TOPOLOGIES)
     return Recipe(
         args.corpus, args.conf_dir, args.data_dir, args.exp_dir, Path(args.corpus_dir) if args.corpus_dir else None,
         args.nj, args.device, args.engine, units, topology, args.mini == "true", args.rehearse == "true",

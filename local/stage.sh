@@ -40,7 +40,7 @@ usage: egs/$corpus/run.sh [options]
   --device cpu|cuda           where models run
   --engine native             graph engine: native, torch (the slow reference), k2 (where it is installed)
   --units phones              output units: phones, chars, bpe, biphones (tied by counts)
-  --topology NAME             ctc, ctc_compact, two_pdf (default: ctc; of biphones two_pdf)
+  --topology NAME             ctc (default), ctc_compact, two_pdf
   --set KEY=VALUE             override a setting of the experiments, or of the graphs
                               (graphs.KEY=VALUE); may be repeated
 END

@@ -235,8 +235,8 @@ def test_tied_biphones_are_trained_and_decoded(rehearsal: Rehearsal, tmp_path: P
     done = stages_of(rehearsal, tmp_path, 2, 10, *options)
     assert done.status == 0, done.output[-3000:]
     topology = json.loads((tmp_path / "lang_biphones/topology.json").read_text())
-    assert (topology["kind"], topology["context"]) == ("two_pdf", "left")
-    monophones = 2 * (topology["units"] - 1)
+    assert (topology["kind"], topology["context"]) == ("ctc", "left")
+    monophones = topology["units"]
     assert monophones < topology["outputs"] < monophones * topology["units"] / 2
     for method in ("1best", "greedy"):
         assert (tmp_path / f"exp/teacher_biphones/decode_test-clean_offline_{method}/wer.json").is_file()
