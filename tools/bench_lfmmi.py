@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -66,7 +67,10 @@ def main() -> None:
             print(line(row), flush=True)
             rows.append(row)
     if args.json:
-        write_json(args.json, {"hardware": f"{processor()}, {cores()} cores used", "rows": rows})
+        write_json(
+            args.json,
+            {"hardware": f"{processor()}, {cores()} cores used", "command": shlex.join(sys.argv), "rows": rows},
+        )
 
 
 def all_rows(args: argparse.Namespace, folder: Path) -> Iterator[Row]:

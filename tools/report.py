@@ -1,4 +1,4 @@
-"""Write the root RESULTS.md from the committed egs/*/results; --collect copies an exp-dir's figures there first."""
+"""Write RESULTS.md from the committed egs/*/results and benchmarks; --collect copies an exp-dir's figures first."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from distill import differences, report, speed
+from distill import benchmarks, differences, report, speed
 
 ROOT = Path(__file__).resolve().parents[1]
 INTRODUCTION = """# Results
 
-Written by `tools/report.py` from `egs/*/results/**/result.json` and `wer.json`; do not edit.
+Written by `tools/report.py` from `egs/*/results/**/result.json` and `wer.json`, and `benchmarks/*.json`; do not edit.
 Rates are in percent; intervals are 95 % bootstrap intervals over utterances.
 """
 
@@ -45,6 +45,9 @@ def whole(root: Path) -> str:
             *speed.sections(runs, plot, plot.relative_to(root).as_posix()),
         ]
         parts.append(f"{title}\n\n{report.markdown_report(runs, 3, further)}")
+    for path in sorted((root / "benchmarks").glob("*.json")):
+        lines = benchmarks.benchmark_lines(benchmarks.read_benchmark(path))
+        parts.append("\n".join([f"## Benchmark {path.stem}", "", *lines, ""]))
     return "\n".join(parts)
 
 

@@ -16,7 +16,7 @@ SCRIPTS = sorted([*(ROOT / "local").glob("*.py"), *(ROOT / "tools").glob("*.py")
 BASE = {"config", "batch", "text", "features"}
 MAY_IMPORT = {
     "config": set(), "batch": set(), "text": set(), "features": {"batch", "config"}, "stages": set(), "report": set(),
-    "differences": {"report"}, "pareto": {"report"}, "speed": {"report", "pareto"},
+    "differences": {"report"}, "pareto": {"report"}, "speed": {"report", "pareto"}, "benchmarks": {"report"},
     "fsa": BASE,
     "graphs": BASE | {"fsa"},
     "data": BASE | {"fsa", "graphs"},
