@@ -90,6 +90,11 @@ class OngoingSearch:
         self._kept: list[np.ndarray] = []
         self._free: weakref.finalize | None = None
 
+    @property
+    def alive(self) -> bool:
+        """Whether paths go on."""
+        return self._alive
+
     def feed(self, log_probs: np.ndarray) -> bool:
         """The next frames (T, V) float32, none are fine; False where the beam leaves no path that goes on."""
         _check_width(log_probs.shape[1], self.graph)
