@@ -42,6 +42,10 @@ class OnlineDecoder:
     def _share(self, graph: GraphDecoder, frame: float, endpoint: Endpoint | None) -> None:
         self.graph, self.times, self.endpoint = graph, WordTimes(graph, frame), endpoint or Endpoint()
 
+    @property
+    def lang(self) -> Lang:
+        return self.graph.lang
+
 
 @dataclass(frozen=True)
 class Progress:
