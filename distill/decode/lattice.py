@@ -67,16 +67,19 @@ class GraphDecoder:
 
     def lattices(self, log_probs: Sequence[np.ndarray]) -> list[Lattice]:
         """The lattice of each utterance: (T, V) each. Raises ValueError for another V than the lang folder has."""
-        outputs = self.lang.topology.num_outputs
-        for each in log_probs:
-            if each.shape[1] != outputs:
-                raise ValueError(f"log_probs have {each.shape[1]} outputs (V), but the lang folder has {outputs}")
-        if not log_probs:
+        frames = [torch.from_numpy(self.frames(each)) for each in log_probs]
+        if not frames:
             return []
-        lengths = torch.tensor([len(each) for each in log_probs])
-        frames = [torch.from_numpy(self.acoustic_scale * each[:, self.columns]) for each in log_probs]
+        lengths = torch.tensor([len(each) for each in frames])
         padded = torch.nn.utils.rnn.pad_sequence(frames, batch_first=True)
         return self.engine.lattice(padded, lengths, self.graph, self.search)
+
+    def frames(self, log_probs: np.ndarray) -> np.ndarray:
+        """What the graph is searched with: (T, V) -> (T, columns of the graph). Raises ValueError for another V."""
+        outputs = self.lang.topology.num_outputs
+        if log_probs.shape[1] != outputs:
+            raise ValueError(f"log_probs have {log_probs.shape[1]} outputs (V), but the lang folder has {outputs}")
+        return self.acoustic_scale * log_probs[:, self.columns]
 
     def unit_lattice(self, lattice: Lattice, beam: float) -> SequenceGraph:
         """Every unit sequence within `beam` of the best, once (`determinised`)."""

@@ -9,43 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.decode.lattice import GraphDecoder
+from distill.decode.endpoint import Endpoint
+from distill.decode.lattice import GraphDecoder, Hypothesis
+from distill.decode.times import Span, Word, WordTimes
 from distill.fsa import Lattice, NativeEngine, Search
 from distill.fsa.search import OngoingSearch
-from distill.fsa.sequences import best_path
 from distill.graphs.lexicon import Lang
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Word:
-    """A word, its begin and end in seconds of the stream, and how sure the lattice is of its frames, 0 to 1."""
-
-    text: str
-    start: float
-    end: float
-    confidence: float
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """When an utterance ends, in seconds: the rules of Kaldi's online decoders with sherpa-onnx's defaults.
-
-    silence: after so much without any word; pause: after so much behind a word; longest: utterances are cut
-    at the first pause of `breath` beyond this, and without one at twice this.
-    """
-
-    silence: float = 2.4
-    pause: float = 1.2
-    longest: float = 20.0
-    breath: float = 0.1
-
-    def reached(self, length: float, trailing: float, said: bool) -> bool:
-        """Whether an utterance of so many seconds ends, of which the last `trailing` are silent."""
-        if trailing >= (self.pause if said else self.silence):
-            return True
-        return length >= self.longest and (trailing >= self.breath or length >= 2 * self.longest)
 
 
 class OnlineDecoder:
@@ -59,25 +30,42 @@ class OnlineDecoder:
         endpoint: Endpoint | None = None,
     ) -> None:  # fmt: skip
         search = search or Search(beam=13.0, lattice_beam=4.0, max_active=1000)
-        self.graph = GraphDecoder(NativeEngine(), hlg, lang, search, acoustic_scale)
-        self.frame, self.endpoint = frame, endpoint or Endpoint()
-        self.blank = -1 if lang.topology.kind == "two_pdf" else 0
-        self.ids: dict[str, tuple[tuple[int, ...], ...]] = {}
+        self._share(GraphDecoder(NativeEngine(), hlg, lang, search, acoustic_scale), frame, endpoint)
+
+    @classmethod
+    def over(cls, graph: GraphDecoder, frame: float, endpoint: Endpoint | None = None) -> OnlineDecoder:
+        """With the graph and the beams of a decoder that is there already."""
+        decoder = cls.__new__(cls)
+        decoder._share(graph, frame, endpoint)
+        return decoder
+
+    def _share(self, graph: GraphDecoder, frame: float, endpoint: Endpoint | None) -> None:
+        self.graph, self.times, self.endpoint = graph, WordTimes(graph, frame), endpoint or Endpoint()
 
     @property
     def lang(self) -> Lang:
         return self.graph.lang
 
-    def spoken(self, word: str) -> tuple[tuple[int, ...], ...]:
-        """Pronunciations as unit ids, without silence."""
-        if word not in self.ids:
-            variants = self.lang.pronunciation_ids(word, "the decoding graph")
-            self.ids[word] = tuple(tuple(u for u in units if u != self.lang.silence) for units in variants)
-        return self.ids[word]
+
+@dataclass(frozen=True)
+class Progress:
+    """Words so far with their spans in seconds; the first `settled` of them will not change any more.
+
+    silence: seconds since something was said. ended: whether the utterance ends here, by an endpoint rule.
+    """
+
+    words: tuple[str, ...]
+    spans: tuple[tuple[float, float], ...]
+    settled: int
+    silence: float
+    ended: bool
 
 
 class OnlineSearch:
-    """The words of one stream: feed() frames, words() so far, and restart() where the utterance ended."""
+    """The words of one stream: feed() frames; progress() or words() so far; finish(); restart() for what comes next.
+
+    What finish() gives is what `GraphDecoder.lattices` gives for the utterance as a whole, however its frames came.
+    """
 
     def __init__(self, decoder: OnlineDecoder) -> None:
         self.decoder, self._before = decoder, 0
@@ -85,108 +73,58 @@ class OnlineSearch:
 
     def _begin(self) -> None:
         graph = self.decoder.graph
-        self._search, self._frames = OngoingSearch(graph.graph, graph.search), 0
+        self._search = OngoingSearch(graph.graph, graph.search)
+
+    @property
+    def frames(self) -> int:
+        """Frames of this utterance so far."""
+        return self._search.frames
 
     def feed(self, log_probs: np.ndarray) -> None:
-        """The next frames (T, V)."""
-        graph = self.decoder.graph
-        alive = self._search.feed(graph.acoustic_scale * log_probs[:, graph.columns])
-        self._frames += len(log_probs)
-        if not alive:
-            log.warning("the beam is too narrow: no path goes on after %d frames; the search starts anew", self._frames)
+        """The next frames (T, V), none are fine. Where no path goes on, the search starts anew, with a warning."""
+        if not self._search.feed(self.decoder.graph.frames(log_probs)):
+            log.warning("the beam is too narrow: no path goes on after %d frames; the search starts anew", self.frames)
             self.restart()
+
+    def progress(self) -> Progress:
+        """What is known so far, cheaper than `words`."""
+        best, times = self._search.best(), self.decoder.times
+        if best is None:
+            ended, silence = self._reached(0, np.inf, False)
+            return Progress((), (), 0, silence, ended)
+        said = np.flatnonzero(best.word > 0)
+        names = tuple(self.decoder.graph.words[word] for word in best.word[said].tolist())
+        spans = times.spans(best.label, names, best.frame[said].tolist())
+        ended, silence = self._reached(times.last_heard(best.label), best.ending, bool(names))
+        settled = int(np.searchsorted(said, best.settled))
+        return Progress(names, tuple(map(self._seconds, spans)), settled, silence, ended)
 
     def words(self, ended: bool = False) -> tuple[list[Word], bool]:
         """Words of the utterance so far, and whether it ends here. ended: no more frames will come."""
         lattice = self._search.lattice(ended)
-        if not lattice.num_states:
-            return [], self._reached(self._frames, False)
-        path, posterior = best_path(lattice)
-        units = heard(self.decoder, lattice.label[path])
-        words = self._timed(lattice, path, units, posterior)
-        last = max((unit.end for unit in units), default=0)
-        return words, self._reached(self._frames - last, bool(words))
+        words, best = self.decoder.times.words(lattice, self._before), self._search.best()
+        heard = self.decoder.times.last_heard(best.label) if best else 0
+        return words, self._reached(heard, best.ending if best else np.inf, bool(words))[0]
+
+    def finish(self) -> tuple[Hypothesis, Lattice]:
+        """Best path and lattice of the utterance."""
+        lattice = self._search.lattice(True)
+        return self.decoder.graph.best(lattice), lattice
 
     def restart(self) -> None:
         """What comes next is another utterance; times go on."""
-        self._before += self._frames
+        self._before += self.frames
         self._begin()
 
-    def _reached(self, trailing: int, said: bool) -> bool:
-        frame = self.decoder.frame
-        return self.decoder.endpoint.reached(self._frames * frame, trailing * frame, said)
+    def _reached(self, heard: int, ending: float, words: bool) -> tuple[bool, float]:
+        """Whether the utterance ends, of which something is said up to frame `heard`, and the silence behind."""
+        seconds = self.decoder.times.seconds
+        silence = seconds(self.frames - heard)
+        return self.decoder.endpoint.reached(seconds(self.frames), silence, ending, words), silence
 
-    def _timed(self, lattice: Lattice, path: np.ndarray, units: Sequence[Unit], posterior: np.ndarray) -> list[Word]:
-        ids = lattice.word[path]
-        names = [self.decoder.graph.words[word] for word in ids[ids > 0].tolist()]
-        spans = spans_of(units, [self.decoder.spoken(name) for name in names])
-        if spans is None:  # units of no pronunciation: the word stands where the graph says it
-            said = lattice.frame[lattice.src[path[ids > 0]]].tolist()
-            spans = [(start, start + 1) for start in said]
-        frame, before = self.decoder.frame, self._before
-        return [
-            Word(
-                name, round((before + start) * frame, 3), round((before + end) * frame, 3),
-                round(float(posterior[start:end].mean()) if end > start else 0.0, 3),
-            )
-            for name, (start, end) in zip(names, spans)
-        ]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A unit that is heard from frame `start` to before frame `end`."""
-
-    unit: int
-    start: int
-    end: int
-
-
-def heard(decoder: OnlineDecoder, labels: np.ndarray) -> list[Unit]:
-    """Units of the outputs along a path, silence and blanks left out; labels -1 take no frame."""
-    labels, hearing = labels[labels >= 0], decoder.graph.hearing
-    again = np.concatenate([[False], labels[1:] == labels[:-1]])
-    fresh = np.where(again, hearing.again[labels], hearing.fresh[labels])
-    starts = np.flatnonzero(fresh)
-    ends = [*starts[1:].tolist(), len(labels)]
-    blank = labels == decoder.blank
-    units = []
-    for start, end in zip(starts.tolist(), ends):
-        while blank[end - 1]:
-            end -= 1
-        if fresh[start] != decoder.lang.silence:
-            units.append(Unit(int(fresh[start]), start, end))
-    return units
-
-
-def spans_of(
-    units: Sequence[Unit], words: Sequence[Sequence[Sequence[int]]]
-) -> list[tuple[int, int]] | None:  # fmt: skip
-    """First frame of each word and the one after its last: words by their pronunciations, one after another.
-
-    The last word may have begun only, and units may follow that belong to no word yet. None where they
-    do not fit.
-    """
-    symbols = tuple(unit.unit for unit in units)
-    reached: list[dict[int, int]] = [{0: -1}]  # of each word: position after it -> position before it
-    for index, variants in enumerate(words):
-        found: dict[int, int] = {}
-        for begin in reached[-1]:
-            for variant in variants:
-                end = begin + len(variant)
-                piece = symbols[begin:end]
-                unfinished = index == len(words) - 1 and len(piece) < len(variant) and piece == variant[: len(piece)]
-                if piece == tuple(variant) or (unfinished and piece):
-                    found.setdefault(min(end, len(symbols)), begin)
-        if not found:
-            return None
-        reached.append(found)
-    position, spans = max(reached[-1]), []
-    for found in reversed(reached[1:]):
-        before = found[position]
-        spans.append((units[before].start, units[position - 1].end))
-        position = before
-    return spans[::-1]
+    def _seconds(self, span: Span) -> tuple[float, float]:
+        seconds = self.decoder.times.seconds
+        return seconds(self._before + span[0]), seconds(self._before + span[1])
 
 
 def load_lang(data: Path, outputs: Sequence[str]) -> tuple[Lang, Path]:

@@ -6,7 +6,7 @@ import ctypes
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from distill.fsa.build import load_kernel
-from distill.fsa.engine import check_inputs
-from distill.fsa.lattice import NO_FRAME, DecodingGraph, Lattice, Search
+from distill.fsa.engine import NOT_FINITE, check_inputs
+from distill.fsa.lattice import DecodingGraph, Lattice, Search
+from distill.fsa.sequences import best_path
 
 
 class SearchesLattices:
@@ -33,10 +34,7 @@ def lattices(log_probs: Tensor, lengths: Tensor, graph: DecodingGraph, search: S
 
     Raises ValueError for labels outside V, or a graph in which arcs without a frame run in a circle.
     """
-    if graph.top >= log_probs.shape[2]:
-        raise ValueError(
-            f"the decoding graph uses output {graph.top}, but log_probs has only {log_probs.shape[2]} outputs"
-        )
+    _check_width(log_probs.shape[2], graph)
     frames = log_probs.detach().to("cpu", torch.float32).numpy()
     pieces = [np.ascontiguousarray(each[:length]) for each, length in zip(frames, lengths.tolist())]
     find = _find if _kernel() is not None else _find_with_library
@@ -48,64 +46,108 @@ def lattices(log_probs: Tensor, lengths: Tensor, graph: DecodingGraph, search: S
 def _kernel() -> ctypes.CDLL | None:
     library = load_kernel("search")
     if library is not None:
-        library.search_open.restype = library.search_lattice.restype = ctypes.c_void_p
+        library.search_open.restype = library.search_lattice.restype = library.search_best.restype = ctypes.c_void_p
+        library.path_take.argtypes, library.path_take.restype = [ctypes.c_void_p] * 4, None
+        library.path_free.argtypes, library.path_free.restype = [ctypes.c_void_p], None
         library.search_close.argtypes, library.search_close.restype = [ctypes.c_void_p], None
-        library.lattice_take.argtypes = [ctypes.c_void_p] * 6
+        library.lattice_take.argtypes = [ctypes.c_void_p] * 7
         library.lattice_take.restype = library.lattice_free.restype = None
         library.lattice_free.argtypes = [ctypes.c_void_p]
     return library
 
 
-class OngoingSearch:
-    """The search of one utterance while its frames come: feed() them, and ask for the lattice() at any time.
+@dataclass(frozen=True, eq=False)
+class Partial:
+    """The best path so far: label, word, frame (N,) int32 of its arcs, acoustic, graph (N,) float32 (`Lattice`).
 
-    The lattice after the last frame is that of `lattices` over all frames at once. Without a compiler each
-    lattice() searches all frames anew.
+    frame: frames before each arc. settled: the first so many arcs are on every path that goes on, so that no
+    later frame changes them. score: of the path, a log. ending: how much worse the best path is that may end
+    here; inf without one.
+    """
+
+    label: np.ndarray
+    word: np.ndarray
+    frame: np.ndarray
+    acoustic: np.ndarray
+    graph: np.ndarray
+    settled: int
+    score: float
+    ending: float
+
+
+class OngoingSearch:
+    """The search of one utterance while its frames come: feed() them, and ask for best() or the lattice() at any time.
+
+    The lattice after the last frame is that of `lattices` over all frames at once, bit by bit. What is kept of
+    frames that are over is their part of the pruned lattice, the log-probabilities are not. (Without a compiler
+    they are, and each best() or lattice() searches all of them anew, with nothing settled.)
     Raises ValueError for a graph that uses outputs beyond V or in which arcs without a frame run in a circle.
     """
 
     def __init__(self, graph: DecodingGraph, search: Search) -> None:
         self.graph, self.search = graph, search
-        self._frames, self._size, self._alive = np.empty((0, 0), dtype=np.float32), 0, True
+        self.frames, self._alive = 0, True
+        self._kept: list[np.ndarray] = []
         self._free: weakref.finalize | None = None
 
-    def feed(self, log_probs: np.ndarray) -> bool:
-        """The next frames (T, V) float32; False where the beam leaves no path that goes on."""
-        self._keep(log_probs)
-        library = _kernel()
-        if library is None or not self._alive:
-            return self._alive
-        if self._free is None:
-            self._open(library)
-        alive = library.search_feed(
-            self._handle, _pointer(self._frames), ctypes.c_int32(self._size), _pointer(_workspace(self.graph))
-        )
-        self._alive = bool(alive)
+    @property
+    def alive(self) -> bool:
+        """Whether paths go on."""
         return self._alive
+
+    def feed(self, log_probs: np.ndarray) -> bool:
+        """The next frames (T, V) float32, none are fine; False where the beam leaves no path that goes on."""
+        _check_width(log_probs.shape[1], self.graph)
+        if not (log_probs < np.inf).all():
+            raise ValueError(NOT_FINITE)
+        library = _kernel()
+        if library is None:
+            self._kept.append(log_probs)
+        elif self._alive:
+            if self._free is None:
+                self._handle = _open(library, self.graph, self.search, log_probs.shape[1])
+                self._free = weakref.finalize(self, library.search_close, self._handle)
+            self._alive = _feed(library, self._handle, log_probs, self.graph)
+        self.frames += len(log_probs)
+        return self._alive
+
+    def best(self) -> Partial | None:
+        """The best path so far, wherever it is in the graph; None before the first frame or where no path goes on."""
+        if not self.frames or not self._alive:
+            return None
+        library = _kernel()
+        if library is None:
+            return self._best_of_all()
+        return _best(library, self._handle, self.graph)
 
     def lattice(self, ended: bool) -> Lattice:
         """The paths near the best one so far; ended: those that end as the graph allows, where there are any."""
-        if not self._size or not self._alive:
+        if not self.frames or not self._alive:
             return Lattice.empty()
-        frames, library = self._frames[: self._size], _kernel()
+        library = _kernel()
         if library is None:
-            return _find_with_library(frames, self.graph, self.search)
-        return _lattice(library, self._handle, frames, self.graph, anywhere=not ended, keep=True)
+            return _find_with_library(np.concatenate(self._kept), self.graph, self.search)
+        return _lattice(library, self._handle, self.graph, anywhere=not ended, keep=True)
 
-    def _keep(self, log_probs: np.ndarray) -> None:
-        needed, width = self._size + len(log_probs), log_probs.shape[1]
-        if not self._size and self.graph.top >= width:
-            raise ValueError(f"the decoding graph uses output {self.graph.top}, but log_probs has only {width} outputs")
-        if needed > len(self._frames):
-            grown = np.empty((2 * needed, width), dtype=np.float32)
-            grown[: self._size] = self._frames[: self._size] if self._size else 0
-            self._frames = grown
-        self._frames[self._size : needed] = log_probs
-        self._size = needed
+    def _best_of_all(self) -> Partial | None:
+        lattice, ended = self.lattice(False), self.lattice(True)
+        if not lattice.num_states:
+            return None
+        path, _ = best_path(lattice)
+        taken = lattice.label[path], lattice.word[path], lattice.frame[lattice.src[path]]
+        scores = lattice.acoustic[path], lattice.graph[path]
+        score, ending = float(sum(map(np.sum, scores))), _best_score(ended) if ended.complete else -np.inf
+        return Partial(*taken, *scores, settled=0, score=score, ending=score - ending)
 
-    def _open(self, library: ctypes.CDLL) -> None:
-        self._handle = _open(library, self.graph, self.search, self._frames.shape[1])
-        self._free = weakref.finalize(self, library.search_close, self._handle)
+
+def _best_score(lattice: Lattice) -> float:
+    path, _ = best_path(lattice)
+    return float(lattice.acoustic[path].sum() + lattice.graph[path].sum() + lattice.final[lattice.dst[path[-1]]])
+
+
+def _check_width(width: int, graph: DecodingGraph) -> None:
+    if graph.top >= width:
+        raise ValueError(f"the decoding graph uses output {graph.top}, but log_probs has only {width} outputs")
 
 
 def _find(log_probs: np.ndarray, graph: DecodingGraph, search: Search) -> Lattice:
@@ -113,9 +155,8 @@ def _find(log_probs: np.ndarray, graph: DecodingGraph, search: Search) -> Lattic
     assert library is not None
     handle = _open(library, graph, search, log_probs.shape[1])
     try:
-        frames = ctypes.c_int32(len(log_probs))
-        library.search_feed(handle, _pointer(log_probs), frames, _pointer(_workspace(graph)))
-        return _lattice(library, handle, log_probs, graph, anywhere=False, keep=False)
+        _feed(library, handle, log_probs, graph)
+        return _lattice(library, handle, graph, anywhere=False, keep=False)
     finally:
         library.search_close(handle)
 
@@ -129,30 +170,46 @@ def _open(library: ctypes.CDLL, graph: DecodingGraph, search: Search, columns: i
     return ctypes.c_void_p(handle)
 
 
+def _feed(library: ctypes.CDLL, search: ctypes.c_void_p, log_probs: np.ndarray, graph: DecodingGraph) -> bool:
+    frames = np.ascontiguousarray(log_probs, dtype=np.float32)
+    count = ctypes.c_int32(len(frames))
+    return bool(library.search_feed(search, _pointer(frames), count, _pointer(_workspace(graph))))
+
+
+def _best(library: ctypes.CDLL, search: ctypes.c_void_p, graph: DecodingGraph) -> Partial:
+    sizes, costs = np.zeros(2, dtype=np.int64), np.zeros(2)
+    handle = ctypes.c_void_p(library.search_best(search, _pointer(sizes), _pointer(costs)))
+    try:
+        arcs, settled = sizes.tolist()
+        arc, frame = np.empty((2, arcs), dtype=np.int32)
+        acoustic = np.empty(arcs, dtype=np.float32)
+        library.path_take(handle, *(_pointer(array) for array in (arc, frame, acoustic)))
+    finally:
+        library.path_free(handle)
+    taken = graph.label[arc], graph.word[arc], frame, acoustic, graph.score[arc]
+    return Partial(*taken, settled=settled, score=-float(costs[0]), ending=float(costs[1] - costs[0]))
+
+
 def _lattice(
-    library: ctypes.CDLL, search: ctypes.c_void_p, log_probs: np.ndarray, graph: DecodingGraph, anywhere: bool,
-    keep: bool,
-) -> Lattice:  # fmt: skip
+    library: ctypes.CDLL, search: ctypes.c_void_p, graph: DecodingGraph, anywhere: bool, keep: bool
+) -> Lattice:
     sizes = np.zeros(3, dtype=np.int64)
-    handle = library.search_lattice(
-        search, _pointer(log_probs), ctypes.c_int32(anywhere), ctypes.c_int32(keep), _pointer(sizes)
-    )
+    handle = library.search_lattice(search, ctypes.c_int32(anywhere), ctypes.c_int32(keep), _pointer(sizes))
     try:
         states, arcs, complete = sizes.tolist()
         if states < 0:
             raise ValueError("the decoding graph has a circle of arcs without frames; remove its epsilons' circles")
         src, dst, arc = np.empty((3, arcs), dtype=np.int32)
-        frame, final = np.empty(states, dtype=np.int32), np.empty(states, dtype=np.float32)
-        library.lattice_take(handle, *(_pointer(array) for array in (src, dst, arc, frame, final)))
+        frame, acoustic = np.empty(states, dtype=np.int32), np.empty(arcs, dtype=np.float32)
+        final = np.empty(states, dtype=np.float32)
+        library.lattice_take(handle, *(_pointer(array) for array in (src, dst, arc, acoustic, frame, final)))
     finally:
         library.lattice_free(handle)
     order = np.argsort(src, kind="stable")
-    src, dst, arc = src[order], dst[order], arc[order]
-    label = graph.label[arc]
-    acoustic = np.zeros(arcs, dtype=np.float32)
-    spoken = label != NO_FRAME
-    acoustic[spoken] = log_probs[frame[src[spoken]], label[spoken]]
-    return Lattice(src, dst, label, graph.word[arc], acoustic, graph.score[arc], frame, final, bool(complete))
+    src, dst, arc, acoustic = src[order], dst[order], arc[order], acoustic[order]
+    return Lattice(
+        src, dst, graph.label[arc], graph.word[arc], acoustic, graph.score[arc], frame, final, bool(complete)
+    )
 
 
 _spaces = threading.local()

@@ -133,6 +133,21 @@ def best_path(lattice: Lattice, scale: float = 1.0) -> tuple[np.ndarray, np.ndar
     return path[:length], np.minimum(posterior, 1.0)
 
 
+def arc_posteriors(lattice: Lattice, scale: float = 1.0) -> np.ndarray:
+    """Share of all paths' mass that each arc has: (A,) float32. scale: of all scores when paths are summed."""
+    if not lattice.num_states:
+        raise ValueError("the lattice has no complete path, so its arcs have no posteriors")
+    library = _kernel()
+    if library is None:
+        return slow_sequences.arc_posteriors(lattice, scale)
+    posterior = np.empty(lattice.num_arcs, dtype=np.float32)
+    library.lattice_posteriors(
+        *map(_pointer, (lattice.src, lattice.dst, lattice.acoustic, lattice.graph)), ctypes.c_int64(lattice.num_arcs),
+        _pointer(lattice.final), ctypes.c_int64(lattice.num_states), ctypes.c_double(scale), _pointer(posterior),
+    )  # fmt: skip
+    return posterior
+
+
 def words_of(lattice: Lattice, path: Sequence[int] | np.ndarray) -> list[int]:
     """Word ids along a path."""
     words = lattice.word[path]
@@ -145,6 +160,7 @@ def _kernel() -> ctypes.CDLL | None:
     if library is not None:
         library.sequences_make.restype = ctypes.c_void_p
         library.lattice_best.restype = ctypes.c_int64
+        library.lattice_posteriors.restype = None
         library.sequences_take.argtypes = [ctypes.c_void_p] * 10
         library.sequences_take.restype = library.sequences_free.restype = None
         library.sequences_free.argtypes = [ctypes.c_void_p]

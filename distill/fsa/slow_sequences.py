@@ -261,13 +261,8 @@ def best_path(lattice: Lattice, scale: float) -> tuple[np.ndarray, np.ndarray]:
     """Arcs of the best path and the posterior of its output at each frame (`distill.fsa.sequences.best_path`)."""
     score = lattice.acoustic.astype(np.float64) + lattice.graph
     src, dst = lattice.src, lattice.dst
-    ahead, behind = np.full(lattice.num_states, -np.inf), scale * lattice.final.astype(np.float64)
-    ahead[0] = 0.0
     best, onward = lattice.final.astype(np.float64), np.full(lattice.num_states, -1)
-    for arc in range(len(src)):
-        ahead[dst[arc]] = np.logaddexp(ahead[dst[arc]], ahead[src[arc]] + scale * score[arc])
     for arc in reversed(range(len(src))):
-        behind[src[arc]] = np.logaddexp(behind[src[arc]], scale * score[arc] + behind[dst[arc]])
         if score[arc] + best[dst[arc]] > best[src[arc]]:
             best[src[arc]], onward[src[arc]] = score[arc] + best[dst[arc]], arc
     path, state = [], 0
@@ -278,8 +273,20 @@ def best_path(lattice: Lattice, scale: float) -> tuple[np.ndarray, np.ndarray]:
     output = np.full(lattice.num_frames, -1)
     spoken = chosen[lattice.label[chosen] >= 0]
     output[lattice.frame[src[spoken]]] = lattice.label[spoken]
-    share = np.exp(ahead[src] + scale * score + behind[dst] - behind[0])
-    frame = lattice.frame[src]
+    share, frame = arc_posteriors(lattice, scale), lattice.frame[src]
     same = (lattice.label >= 0) & (lattice.label == output[np.minimum(frame, len(output) - 1)])
     posterior = np.bincount(frame[same], share[same], len(output)).astype(np.float32)
     return chosen, np.minimum(posterior, 1.0)
+
+
+def arc_posteriors(lattice: Lattice, scale: float) -> np.ndarray:
+    """Share of all paths' mass that each arc has (`distill.fsa.sequences.arc_posteriors`)."""
+    score = scale * (lattice.acoustic.astype(np.float64) + lattice.graph)
+    src, dst = lattice.src, lattice.dst
+    ahead, behind = np.full(lattice.num_states, -np.inf), scale * lattice.final.astype(np.float64)
+    ahead[0] = 0.0
+    for arc in range(len(src)):
+        ahead[dst[arc]] = np.logaddexp(ahead[dst[arc]], ahead[src[arc]] + score[arc])
+    for arc in reversed(range(len(src))):
+        behind[src[arc]] = np.logaddexp(behind[src[arc]], score[arc] + behind[dst[arc]])
+    return np.exp(ahead[src] + score + behind[dst] - behind[0]).astype(np.float32)

@@ -358,15 +358,33 @@ extern "C" void sequences_take(const void *handle, int32_t *src, int32_t *dst, i
 
 extern "C" void sequences_free(void *handle) { delete static_cast<Result *>(handle); }
 
+namespace {
+
+double plus(double x, double y) {
+  const double top = std::max(x, y);
+  return top == kNone ? kNone : top + std::log1p(std::exp(std::min(x, y) - top));
+}
+
+}  // namespace
+
+// posterior (A,): of each arc, all paths summed with their scores times `scale`.
+extern "C" void lattice_posteriors(const int32_t *src, const int32_t *dst, const float *acoustic, const float *graph,
+                                   int64_t arcs, const float *final, int64_t states, double scale, float *posterior) {
+  const auto score = [&](int64_t a) { return scale * (static_cast<double>(acoustic[a]) + graph[a]); };
+  std::vector<double> ahead(states, kNone), behind(states);
+  ahead[0] = 0;
+  for (int64_t a = 0; a < arcs; ++a) ahead[dst[a]] = plus(ahead[dst[a]], ahead[src[a]] + score(a));
+  for (int64_t s = 0; s < states; ++s) behind[s] = scale * final[s];
+  for (int64_t a = arcs - 1; a >= 0; --a) behind[src[a]] = plus(behind[src[a]], score(a) + behind[dst[a]]);
+  for (int64_t a = 0; a < arcs; ++a)
+    posterior[a] = static_cast<float>(std::exp(ahead[src[a]] + score(a) + behind[dst[a]] - behind[0]));
+}
+
 // path (T arcs at most take a frame, more do not; room for all states): arcs of the best path, their number returned.
 // posterior (T,): of the best path's output at each frame, all paths summed with their scores times `scale`.
 extern "C" int64_t lattice_best(const int32_t *src, const int32_t *dst, const int32_t *label, const float *acoustic,
                                 const float *graph, int64_t arcs, const float *final, const int32_t *frame,
                                 int64_t states, double scale, int32_t *path, float *posterior) {
-  const auto plus = [](double x, double y) {
-    const double top = std::max(x, y);
-    return top == kNone ? kNone : top + std::log1p(std::exp(std::min(x, y) - top));
-  };
   const auto score = [&](int64_t a) { return static_cast<double>(acoustic[a]) + graph[a]; };
   std::vector<double> ahead(states, kNone), behind(states), best(states);
   std::vector<int32_t> onward(states, -1);

@@ -1,69 +1,188 @@
-"""Words while frames come: the offline result at the end for any chunking; times, confidences, endpoints."""
+"""Words while frames come, their times and confidences, and when an utterance ends."""
 
 from __future__ import annotations
 
+import itertools
+import logging
+import math
+from pathlib import Path
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from distill.decode.endpoint import KALDI, PATIENT, SHERPA, Endpoint, Rule
 from distill.decode.lattice import GraphDecoder
-from distill.decode.online import Endpoint, OnlineDecoder, OnlineSearch, Unit, load_lang, spans_of
-from distill.fsa import NativeEngine, Search
+from distill.decode.online import OnlineDecoder, OnlineSearch, Progress, load_lang
+from distill.decode.times import Unit, confidences, spans_of
+from distill.fsa import Lattice, NativeEngine, Search
+from distill.fsa.sequences import arc_posteriors, best_path
+from tests.unit.decode.conftest import Small, random_log_probs, spoken
 
-from .conftest import Small, random_log_probs, spoken
-
-SEARCH = Search(beam=50.0, lattice_beam=20.0, max_active=0)
 FRAME = 0.02
-NEVER = Endpoint(1e9, 1e9, 1e9)
 
 
-@pytest.fixture(scope="module")
-def decoder(small: Small) -> OnlineDecoder:
-    return OnlineDecoder(small.hlg, small.lang, FRAME, SEARCH, endpoint=NEVER)
+def online(small: Small, rules: tuple[Rule, ...] = (), search: Search | None = None) -> OnlineSearch:
+    search = search or Search(200.0, 200.0, 0)
+    return OnlineSearch(OnlineDecoder(small.hlg, small.lang, FRAME, search, endpoint=Endpoint(rules)))
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_the_end_is_the_offline_result_for_any_chunking(small: Small, decoder: OnlineDecoder, seed: int) -> None:
-    log_probs = random_log_probs(seed, 70, len(small.lang.units))
-    offline = GraphDecoder(NativeEngine(), small.hlg, small.lang, SEARCH)
-    expected = offline.best(offline.lattices([log_probs])[0]).words
-    live, rng, at = OnlineSearch(decoder), np.random.default_rng(seed), 0
-    while at < len(log_probs):
-        size = int(rng.choice([1, 3, 8, 40]))
-        live.feed(log_probs[at : at + size])
-        live.words()
-        at += size
-    words, _ = live.words(ended=True)
-    assert tuple(word.text for word in words) == expected and len(expected) > 2
-    times = [time for word in words for time in (word.start, word.end)]
-    assert times == sorted(times) and times[-1] <= 70 * FRAME
-    assert all(0 < word.confidence <= 1 for word in words)
+def saying(small: Small, text: str, repeat: int = 3) -> np.ndarray:
+    """Frames that clearly say units ("_" is blank, SIL silence), each for `repeat` frames."""
+    ids = [0 if unit == "_" else small.lang.units.index(unit) for unit in text.split()]
+    return spoken(ids, len(small.lang.units), repeat)
 
 
-def test_words_stand_where_their_units_are(small: Small, decoder: OnlineDecoder) -> None:
-    ids = small.lang.tokens
-    said = [0, "A", 0, "SIL", "B", 0, "A", 0, 0, 0]  # A BE A
-    live = OnlineSearch(decoder)
-    live.feed(spoken([ids[u] if u else 0 for u in said], len(ids), 3))
-    words, _ = live.words(ended=True)
-    assert [(w.start, w.end) for w in words] == [(0.06, 0.12), (0.24, 0.3), (0.36, 0.42)]
-    assert words[0].text == "A" and words[1].text in ("BE", "BEE") and words[2].text == "A"
-    assert min(w.confidence for w in words) > 0.99
-    live.restart()
-    live.feed(spoken([ids["A"]], len(ids), 3))
-    assert live.words(ended=True)[0][0].start == pytest.approx(30 * FRAME)
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 9), st.lists(st.integers(0, 6), max_size=4))
+def test_finish_is_the_whole_utterances_result(small: Small, seed: int, cuts: list[int]) -> None:
+    log_probs = random_log_probs(seed, 6, len(small.lang.units))
+    stream = online(small)
+    for piece in np.split(log_probs, sorted(cuts)):
+        stream.feed(piece)
+    graph = stream.decoder.graph
+    (lattice,) = graph.lattices([log_probs])
+    best, found = stream.finish()
+    assert best == graph.best(lattice)
+    assert np.array_equal(found.graph, lattice.graph) and np.array_equal(found.acoustic, lattice.acoustic)
 
 
-def test_doubt_lowers_confidence(small: Small, decoder: OnlineDecoder) -> None:
+def test_words_appear_with_their_times(small: Small) -> None:
+    log_probs = saying(small, "SIL B A B SIL A B SIL SIL")
+    stream = online(small, search=Search(3.0, 6.0, 0))
+    seen: list[Progress] = []
+    for frame in log_probs:
+        stream.feed(frame[None])
+        seen.append(stream.progress())
+    assert seen[2].words == () and seen[-1].words == ("BOB", "AB")
+    assert seen[-1].spans == ((0.06, 0.24), (0.3, 0.42))
+    assert seen[-1].silence == pytest.approx(0.12)
+    for earlier, later in itertools.pairwise(seen):
+        assert later.words[: earlier.settled] == earlier.words[: earlier.settled]
+    words, _ = stream.words(ended=True)
+    assert [(word.text, word.start, word.end) for word in words] == [("BOB", 0.06, 0.24), ("AB", 0.3, 0.42)]
+    assert all(0.5 < word.confidence <= 1 for word in words)
+
+
+def test_words_without_rivals_are_settled(small: Small) -> None:
+    stream = online(small, search=Search(3.0, 6.0, 0))
+    for frame in saying(small, "SIL A SIL A SIL A SIL"):
+        stream.feed(frame[None])
+    progress = stream.progress()
+    assert progress.words == ("A", "A", "A") and progress.settled >= 2
+    assert all(word.confidence > 0.99 for word in stream.words(ended=True)[0])
+
+
+def test_the_next_utterance_goes_on_in_time(small: Small) -> None:
+    stream = online(small)
+    stream.feed(saying(small, "A SIL"))
+    stream.restart()
+    assert stream.frames == 0 and stream.progress().words == ()
+    stream.feed(saying(small, "SIL A SIL"))
+    assert stream.progress().spans == ((0.18, 0.24),)
+    assert [word.start for word in stream.words()[0]] == [0.18]
+
+
+def test_endpoints_follow_the_rules(small: Small) -> None:
+    rules = (Rule(0.5, words=False), Rule(0.2))
+    ended = {}
+    for text in ("A B SIL SIL SIL", "A B SIL SIL SIL SIL", "SIL SIL SIL SIL SIL", "SIL " * 9):
+        stream = online(small, rules, Search(12.0, 6.0, 0))
+        stream.feed(saying(small, text))
+        ended[text] = stream.progress().ended
+        assert stream.words()[1] == ended[text]
+    assert list(ended.values()) == [False, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("rules", "length", "silence", "ending", "words", "expected"),
+    [
+        (KALDI, 6, 5.1, math.inf, False, True),
+        (KALDI, 6, 4.9, math.inf, False, False),
+        (KALDI, 6, 0.6, 1.0, True, True),
+        (KALDI, 6, 0.6, 3.0, True, False),
+        (KALDI, 6, 1.1, 7.0, True, True),
+        (KALDI, 6, 1.9, math.inf, True, False),
+        (KALDI, 6, 2.1, math.inf, True, True),
+        (KALDI, 20.1, 0.0, math.inf, True, True),
+        (SHERPA, 6, 1.3, math.inf, True, True),
+        (SHERPA, 6, 1.3, math.inf, False, False),
+        (SHERPA, 6, 2.5, math.inf, False, True),
+        (PATIENT, 20.5, 0.15, math.inf, True, True),
+        (PATIENT, 20.5, 0.0, math.inf, True, False),
+        (PATIENT, 40.0, 0.0, math.inf, True, True),
+        ((), 90, 90, 0, True, False),
+    ],
+)
+def test_kaldis_and_sherpas_rules(rules, length, silence, ending, words, expected) -> None:
+    assert Endpoint(rules).reached(length, silence, ending, words) == expected
+
+
+def test_a_beam_too_narrow_is_warned_of(small: Small, caplog: pytest.LogCaptureFixture) -> None:
+    stream = online(small)
+    never = np.full((2, len(small.lang.units)), -np.inf, dtype=np.float32)
+    with caplog.at_level(logging.WARNING):
+        stream.feed(never)
+    assert len(caplog.records) == 1 and "too narrow" in caplog.text
+    best, lattice = stream.finish()
+    assert best.words == () and not best.complete and lattice.num_states == 0 and stream.words() == ([], False)
+    stream.feed(saying(small, "A SIL"))
+    assert stream.progress().words == ("A",)
+
+
+# Confidence
+
+
+def paths_of(lattice: Lattice) -> list[tuple[float, list[int]]]:
+    """Every path: its score and its arcs."""
+    stack, found = [(0, 0.0, [])], []
+    while stack:
+        state, score, arcs = stack.pop()
+        if np.isfinite(lattice.final[state]):
+            found.append((score + float(lattice.final[state]), arcs))
+        for arc in np.flatnonzero(lattice.src == state).tolist():
+            gained = float(lattice.acoustic[arc]) + float(lattice.graph[arc])
+            stack.append((int(lattice.dst[arc]), score + gained, [*arcs, arc]))
+    return found
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+@pytest.mark.parametrize("seed", range(3))
+def test_confidence_is_the_share_of_paths_that_say_the_word(small: Small, seed: int, scale: float) -> None:
+    decoder = GraphDecoder(NativeEngine(), small.hlg, small.lang, Search(200.0, 5.0, 0))
+    (lattice,) = decoder.lattices([random_log_probs(seed, 5, len(small.lang.units))])
+    paths = paths_of(lattice)
+    mass = np.exp(scale * np.array([score for score, _ in paths]))
+    share = np.zeros(lattice.num_arcs)
+    for weight, (_, arcs) in zip(mass / mass.sum(), paths):
+        share[arcs] += weight
+    np.testing.assert_allclose(arc_posteriors(lattice, scale), share, atol=1e-4)
+    path, _ = best_path(lattice)
+    where = path[lattice.word[path] > 0]
+    if len(where) == 1:  # then the word's neighbourhood is everything
+        (sure,) = confidences(lattice, path, scale)
+        said = lattice.word == lattice.word[where[0]]
+        assert sure == pytest.approx(min(1.0, share[said].sum()), abs=1e-4)
+
+
+def test_some_of_these_lattices_say_one_word(small: Small) -> None:
+    decoder = GraphDecoder(NativeEngine(), small.hlg, small.lang, Search(200.0, 5.0, 0))
+    lattices = decoder.lattices([random_log_probs(seed, 5, len(small.lang.units)) for seed in range(3)])
+    assert any(len(decoder.best(lattice).words) == 1 for lattice in lattices)
+
+
+def test_doubt_lowers_confidence(small: Small) -> None:
     a, b = small.lang.tokens["A"], small.lang.tokens["B"]
-    sure = spoken([a, 0, b, 0, a], len(small.lang.units), 2)
+    sure = saying(small, "A _ B _ A", 2)
     doubtful = sure.copy()
-    doubtful[4:6, [a, b]] = np.log([0.3, 0.6])
+    doubtful[4:6, [a, b]] = np.log([0.49, 0.5])
     found = []
     for log_probs in (sure, doubtful):
-        live = OnlineSearch(decoder)
-        live.feed(log_probs)
-        found.append(min(word.confidence for word in live.words(ended=True)[0]))
-    assert found[0] > 0.95 and found[1] < found[0] - 0.01
+        stream = online(small, search=Search(50.0, 20.0, 0))
+        stream.feed(log_probs)
+        found.append(min(word.confidence for word in stream.words(ended=True)[0]))
+    assert found[1] < found[0] - 0.005
 
 
 def test_spans_follow_the_pronunciation_that_fits() -> None:
@@ -75,35 +194,7 @@ def test_spans_follow_the_pronunciation_that_fits() -> None:
     assert spans_of(units, [[(2,)]]) is None
 
 
-@pytest.mark.parametrize(
-    ("length", "trailing", "said", "ends"),
-    [
-        (2.5, 2.5, False, True), (2.3, 2.3, False, False), (3.0, 1.3, True, True), (3.0, 1.1, True, False),
-        (20.5, 0.15, True, True), (20.5, 0.0, True, False), (40.0, 0.0, True, True),
-    ],
-)  # fmt: skip
-def test_endpoint_rules(length: float, trailing: float, said: bool, ends: bool) -> None:
-    assert Endpoint().reached(length, trailing, said) == ends
-
-
-def test_silence_behind_words_ends_an_utterance(small: Small) -> None:
-    decoder = OnlineDecoder(small.hlg, small.lang, FRAME, SEARCH, endpoint=Endpoint(pause=0.2, silence=0.4))
-    live = OnlineSearch(decoder)
-    columns, silence = len(small.lang.units), small.lang.silence
-    live.feed(spoken([small.lang.tokens["A"]], columns, 5))
-    assert not live.words()[1]
-    live.feed(spoken([silence], columns, 9))
-    assert not live.words()[1]
-    live.feed(spoken([0], columns, 2))
-    assert live.words()[1]
-    live.restart()
-    live.feed(spoken([0], columns, 19))
-    assert live.words() == ([], False)
-    live.feed(spoken([0], columns, 2))
-    assert live.words() == ([], True)
-
-
-def test_a_lang_folder_is_found_by_its_outputs(small: Small, tmp_path) -> None:
+def test_a_lang_folder_is_found_by_its_outputs(small: Small, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="--data-dir"):
         load_lang(tmp_path, small.lang.outputs)
     (tmp_path / "lang_chars").symlink_to(small.hlg.parent)
