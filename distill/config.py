@@ -425,12 +425,7 @@ class Experiment(Settings):
 
         `suffix` goes to its name and to those of the experiments it builds on: with other units they are others.
         """
-        path = Path(path)
-        values = _read(path)
-        for override in overrides:
-            _override(values, override)
-        values.setdefault("name", path.stem)
-        return cls.parse(values, str(path))._renamed(suffix)
+        return load_settings(cls, Path(path), overrides)._renamed(suffix)
 
     def _renamed(self, suffix: str) -> Experiment:
         changes: dict[str, Any] = {"name": self.name + suffix}
@@ -451,6 +446,18 @@ class Experiment(Settings):
 
 
 Node = TypeVar("Node", bound=Settings)
+
+
+def load_settings(kind: type[Node], path: Path, overrides: Sequence[str] = ()) -> Node:
+    """Settings that have a name, their file's: read it and its `base`, apply "a.b=value" overrides.
+
+    Raises FileNotFoundError, or ValueError naming file and key.
+    """
+    values = _read(path)
+    for override in overrides:
+        _override(values, override)
+    values.setdefault("name", path.stem)
+    return _parsed(kind, values, str(path))
 
 
 def _parsed(kind: type[Node], values: Mapping[str, Any], where: str) -> Node:

@@ -20,6 +20,7 @@ TITLES = {
     GRAPH: "Word error rate (%), n-gram graph, with 95 % interval",
     UNITS: "Unit error rate (%), best path of the denominator graph, with 95 % interval",
 }
+LM_STAGE = 11  # a folder of that stage holds the Transformer LM, which is no recogniser
 PAPER = "Fu et al., DistillW2V2 (2023)"
 PAPER_OBJECTIVES = {  # table 3: objective -> (hidden, prediction, Gigaspeech, in-house)
     "T": ("-", "-", 11.84, 17.56),
@@ -83,7 +84,8 @@ def read_runs(folder: Path) -> list[Run]:
 
     Raises FileNotFoundError if none of them has a result.json, ValueError for a file that is not JSON.
     """
-    runs = [_read_run(path.parent) for path in sorted(folder.glob("*/result.json"))]
+    found = [_read_run(path.parent) for path in sorted(folder.glob("*/result.json"))]
+    runs = [run for run in found if run.stage != LM_STAGE]
     if not runs:
         raise FileNotFoundError(
             f"no trained experiment in {folder}: expected */result.json, which stages 6, 8 and 9 make;"

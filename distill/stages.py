@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 ENGINES = ("native", "torch", "k2")
 UNITS = ("phones", "chars", "bpe", "biphones")
 TOPOLOGIES = ("ctc", "ctc_compact", "two_pdf")  # the first is what units come with
-GRAPHS = "graphs."
+GRAPHS, LM = "graphs.", "lm."
 NO_K2 = (
     "--engine k2 needs k2, which this Python does not have; wheels for each torch stand at"
     " https://k2-fsa.github.io/k2/installation. --engine native gives the same values, faster"
@@ -102,14 +102,24 @@ class Recipe:
         return tuple(item.removeprefix(GRAPHS) for item in self.settings if item.startswith(GRAPHS))
 
     @property
+    def lm_overrides(self) -> tuple[str, ...]:
+        """The `--set lm.KEY=VALUE` of this call, without "lm."."""
+        return tuple(item.removeprefix(LM) for item in self.settings if item.startswith(LM))
+
+    @property
     def overrides(self) -> tuple[str, ...]:
         """The `--set KEY=VALUE` that concern experiments."""
-        return tuple(item for item in self.settings if not item.startswith(GRAPHS))
+        return tuple(item for item in self.settings if not item.startswith((GRAPHS, LM)))
 
     @property
     def graphs_yaml(self) -> Path:
         """Settings of language models and graphs; the file need not be there."""
         return self.conf_dir / "graphs.yaml"
+
+    @property
+    def lm_yaml(self) -> Path:
+        """Settings of the Transformer language model."""
+        return self.conf_dir / "lm.yaml"
 
     def exp(self, name: str) -> Path:
         """Folder of an experiment, by its full name (`Experiment.name`)."""
@@ -119,7 +129,7 @@ class Recipe:
         """Settings of an experiment; raises FileNotFoundError with the known ones, the nearest first."""
         path = self.conf_dir / f"{name}.yaml"
         if not path.is_file():
-            known = sorted(p.stem for p in self.conf_dir.glob("*.yaml") if p != self.graphs_yaml)
+            known = sorted(p.stem for p in self.conf_dir.glob("*.yaml") if p not in (self.graphs_yaml, self.lm_yaml))
             near = get_close_matches(name, known, n=len(known) or 1, cutoff=0.0)
             raise FileNotFoundError(f"no experiment '{name}' in {self.conf_dir}; there are: {', '.join(near)}")
         return path

@@ -135,13 +135,19 @@ class ArpaLm(WordLm):
         return penalty + self.probability[ngram]
 
 
-def read_arpa(path: Path) -> ArpaLm:
-    """Read an ARPA file whole; raises ValueError as `read_entries` does, and for holes and doubles."""
+def read_arpa(path: Path, sentences: Iterable[str] | None = None) -> ArpaLm:
+    """Read an ARPA file whole; raises ValueError as `read_entries` does, and for holes and doubles.
+
+    sentences: keep what is needed to score these alone, so that memory does not grow with the file.
+    """
+    needed = None if sentences is None else _parts(sentences)
     probability: dict[Ngram, float] = {}
     backoff: dict[Ngram, float] = {}
     order = 0
     for entry in read_entries(path):
         order = len(entry.ngram)
+        if needed is not None and entry.ngram not in needed:
+            continue
         if order > 1 and entry.ngram[:-1] not in probability:
             raise hole(entry)
         if entry.ngram in probability:
@@ -150,3 +156,12 @@ def read_arpa(path: Path) -> ArpaLm:
         if entry.backoff is not None:
             backoff[entry.ngram] = entry.backoff
     return ArpaLm(order, probability, backoff)
+
+
+def _parts(sentences: Iterable[str], longest: int = 10) -> set[Ngram]:
+    """Every n-gram of up to `longest` words in the sentences."""
+    found: set[Ngram] = set()
+    for sentence in sentences:
+        words = (START, *sentence.split(), END)
+        found.update(words[i:j] for i in range(len(words)) for j in range(i + 1, min(i + longest, len(words)) + 1))
+    return found

@@ -10,15 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from distill.batch import Batch
-from distill.config import Experiment
-from distill.fsa import Hmm
-from distill.losses.objective import Losses, Objective, Targets
+from distill.config import Optim, Saving
+from distill.losses.objective import Losses, Targets
 from distill.models import checkpoint
 from distill.models.recogniser import Recogniser, count_parameters
 from distill.train.distributed import Ranks
@@ -44,18 +43,39 @@ class Progress:
     valid_loss: float = math.nan
 
 
+class Trained(Protocol):
+    """What the loop asks of settings: those of a recogniser or of a language model."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def optim(self) -> Optim: ...
+
+    @property
+    def saving(self) -> Saving: ...
+
+    def resolved(self) -> dict[str, Any]: ...
+
+
 class Step(nn.Module):
     """Model and objective as one module, so that data-parallel training covers both."""
 
-    def __init__(self, model: Recogniser, objective: Objective) -> None:
+    def __init__(self, model: Recogniser, objective: nn.Module) -> None:
         super().__init__()
         self.model, self.objective = model, objective
 
-    def forward(self, wave: Tensor, samples: Tensor, numerators: Sequence[Hmm], targets: Targets | None) -> Losses:
-        """wave (B, N), samples (B,) -> the terms of the loss."""
-        output = self.model(wave, samples)
+    def forward(self, batch: Batch, targets: Targets | None) -> Losses:
+        """The terms of the loss of a batch on this device."""
+        output = self.model(batch.wave, batch.samples)
         through = self.model.head.through
-        return self.objective(output.logits, output.hidden, output.lengths, numerators, targets, through, output.ctc)
+        return self.objective(
+            output.logits, output.hidden, output.lengths, batch.graphs, targets, through, output.ctc
+        )  # fmt: skip
+
+    def sizes(self) -> dict[str, int]:
+        """Parameters of the model's parts."""
+        return count_parameters(self.model)
 
 
 class Trainer:
@@ -63,24 +83,29 @@ class Trainer:
 
     def __init__(
         self,
-        experiment: Experiment,
-        model: Recogniser,
-        objective: Objective,
+        experiment: Trained,
+        model: nn.Module,
+        objective: nn.Module,
         teacher: TeacherTargets | None,
-        batches: Callable[[int, int], Iterator[Batch]],
-        valid: Callable[[], Iterator[Batch]],
+        batches: Callable[[int, int], Iterator[Any]],
+        valid: Callable[[], Iterator[Any]],
         updates: int,
         units: Sequence[str],
         folder: Path,
         ranks: Ranks,
         device: torch.device,
+        step: Callable[..., Any] = Step,
     ) -> None:
-        """batches(epoch, skip) yields an epoch's batches without the first `skip`; updates: how many in all."""
+        """batches(epoch, skip) yields an epoch's batches without the first `skip`; updates: how many in all.
+
+        step(model, objective) makes the module that gives a batch's Losses and its parameters' `sizes`;
+        batches have `ids`, `seconds` and `to(device)`.
+        """
         self.experiment, self.settings = experiment, experiment.optim
         self.model, self.objective, self.teacher = model, objective, teacher
         self.batches, self.valid, self.total = batches, valid, updates
         self.units, self.folder, self.ranks, self.device = list(units), folder, ranks, device
-        self.step = Step(model, objective).to(device)
+        self.step = step(model, objective).to(device)
         self.parallel = ranks.wrap(self.step, device)
         self.parameters = [p for p in self.step.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
@@ -108,7 +133,7 @@ class Trainer:
         training_only = sum(p.numel() for p in self.objective.parameters())
         progress = self.progress
         return {
-            "params": {**count_parameters(self.model), "training_only": training_only},
+            "params": {**self.step.sizes(), "training_only": training_only},
             "updates": progress.updates,
             "audio_hours": round(progress.audio_seconds / 3600, 3),
             "wall_s": round(progress.wall_seconds, 1),
@@ -164,7 +189,7 @@ class Trainer:
         targets = self.teacher(batch) if self.teacher is not None else None
         precision = getattr(torch, self.settings.precision)
         with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
-            losses = self.parallel(batch.wave, batch.samples, batch.graphs, targets)
+            losses = self.parallel(batch, targets)
         self.progress.dropped += int(losses.dropped)
         self.progress.recomputed += losses.recomputed
         return self._combine(losses)
@@ -205,7 +230,7 @@ class Trainer:
         for batch in self.valid():
             moved = batch.to(self.device)
             targets = self.teacher(moved) if self.teacher is not None else None
-            losses = self.step(moved.wave, moved.samples, moved.graphs, targets)
+            losses = self.step(moved, targets)
             for name, term in losses.terms.items():
                 total, count, _ = sums.setdefault(name, [0.0, 0.0, term.weight])
                 sums[name] = [total + float(term.total), count + float(term.count), term.weight]

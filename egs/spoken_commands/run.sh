@@ -4,7 +4,8 @@ set -euo pipefail
 corpus=spoken_commands
 experiments=teacher,sn,ss,single
 default_corpus_dir="$(dirname "${BASH_SOURCE[0]}")/../../../shared/corpora"
-rehearse_settings=(optim.updates=12 optim.epochs=0 data.valid_utterances=4 "data.train=[labelled,unlabelled]")
+rehearse_settings=(optim.updates=12 optim.epochs=0 data.valid_utterances=4 "data.train=[labelled,unlabelled]"
+  lm.optim.updates=4 lm.optim.epochs=0 lm.rescoring.nbest=5 lm.rescoring.beam=4)
 source "$(dirname "${BASH_SOURCE[0]}")/../../local/stage.sh"
 
 begin "$@"
@@ -19,7 +20,7 @@ run 7 "teacher's numerators for the unlabelled part" make_numerators.py
 run 8 "T -> SN" train.py --stage 8
 run 9 "SN -> SS" train.py --stage 9
 run 10 "decoding" decode.py
-absent 11 "Transformer LM and rescoring"
+run 11 "Transformer LM and rescoring" rescore.py
 run 12 "export, real-time factor and latency" export.py
 run 13 "report" report.py
 finish

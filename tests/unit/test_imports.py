@@ -22,8 +22,9 @@ MAY_IMPORT = {
     "data": BASE | {"fsa", "graphs"},
     "models": BASE,
     "losses": BASE | {"fsa"},
+    "lm": BASE | {"graphs", "models"},
     "decode": BASE | {"fsa", "graphs", "models"},
-    "train": BASE | {"fsa", "graphs", "data", "models", "losses", "decode"},
+    "train": BASE | {"fsa", "graphs", "data", "models", "losses", "decode", "lm"},
     "deploy": BASE | {"models", "decode"},
 }  # fmt: skip
 ONLY_IN = {

@@ -1,0 +1,168 @@
+"""The text corpus as numbers in a file, and batches of it: read once, of any size, never whole in memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distill.lm.units import END, UNKNOWN, Units
+
+log = logging.getLogger(__name__)
+
+NUMBERS, ROWS = "text.numbers", "text.rows"
+BLOCK = 1_000_000  # numbers written at once
+TOGETHER = 200  # batches whose rows are sorted by length together
+PADDING = -1
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """Rows padded to the longest: inputs (B, T) and what follows each, targets (B, T), PADDING behind the end.
+
+    ids: names of the rows, for messages.
+    """
+
+    ids: tuple[str, ...]
+    inputs: Tensor
+    targets: Tensor
+    seconds: float = 0.0  # of audio: none
+
+    def to(self, device: torch.device | str) -> TextBatch:
+        """The same batch on a device."""
+        return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
+
+
+def padded(rows: Sequence[Sequence[int] | np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Rows of at least two numbers -> inputs, targets (B, T): all but the last, all but the first of each."""
+    width = max(len(row) for row in rows) - 1
+    inputs = torch.full((len(rows), width), END)
+    targets = torch.full((len(rows), width), PADDING)
+    for place, row in enumerate(rows):
+        numbers = torch.from_numpy(np.asarray(row, dtype=np.int64))
+        inputs[place, : len(row) - 1], targets[place, : len(row) - 1] = numbers[:-1], numbers[1:]
+    return inputs, targets
+
+
+class Corpus:
+    """Numbers of all sentences, END between them, and the rows that are trained on.
+
+    A row (first, last) of `rows` (R, 2) are the numbers first .. last, both included.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.numbers = np.memmap(folder / NUMBERS, dtype=np.int32, mode="r")
+        self.rows = np.memmap(folder / ROWS, dtype=np.int64, mode="r").reshape(-1, 2)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def row(self, number: int) -> np.ndarray:
+        """Numbers of a row: (length,)."""
+        first, last = self.rows[number]
+        return self.numbers[first : last + 1]
+
+
+def write_corpus(sentences: Iterable[str], units: Units, context: int, folder: Path) -> Corpus:
+    """Write the sentences as numbers, and rows of at most `context` targets; a longer sentence makes several rows.
+
+    Raises ValueError for text without a word.
+    """
+    paths = {name: folder / f"{name}.tmp" for name in (NUMBERS, ROWS)}
+    place = long = unknown = 0
+    with paths[NUMBERS].open("wb") as numbers, paths[ROWS].open("wb") as rows:
+        np.array([END], dtype=np.int32).tofile(numbers)
+        for block in _blocks(sentences, units):
+            flat = np.fromiter((n for sentence in block for n in sentence), dtype=np.int32)
+            flat.tofile(numbers)
+            unknown += int((flat == UNKNOWN).sum())
+            ends = place + np.cumsum([len(sentence) for sentence in block])
+            found = _rows(np.concatenate([[place], ends]), context)
+            long += len(found) - len(block)
+            found.tofile(rows)
+            place = int(ends[-1])
+    if not place:
+        raise ValueError("no sentences to train a language model on: the text corpus is empty")
+    for name, path in paths.items():
+        path.replace(folder / name)
+    log.info("text: %d units, %d of them unknown; %d rows more than sentences, which are long", place, unknown, long)
+    return Corpus(folder)
+
+
+def _blocks(sentences: Iterable[str], units: Units) -> Iterator[list[list[int]]]:
+    """Numbers of the sentences that are not empty, each with its END, about BLOCK numbers at once."""
+    block: list[list[int]] = []
+    size = 0
+    for sentence in sentences:
+        numbers = units.sentence(sentence.split())[1:]
+        if len(numbers) > 1:
+            block.append(numbers)
+            size += len(numbers)
+        if size >= BLOCK:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
+
+
+def _rows(ends: np.ndarray, context: int) -> np.ndarray:
+    """Places of the ENDs (N + 1,) -> rows (R, 2) of at most `context` targets, each from one END to the next."""
+    first, last = ends[:-1], ends[1:]
+    pieces = -(-(last - first) // context)
+    sentence = np.repeat(np.arange(len(first)), pieces)
+    piece = np.arange(len(sentence)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    start = first[sentence] + piece * context
+    return np.stack([start, np.minimum(start + context, last[sentence])], axis=1)
+
+
+class TextLoader:
+    """Epochs of batches of rows of similar length, drawn by seed and epoch, sharded over ranks."""
+
+    def __init__(self, corpus: Corpus, batch_units: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        self.corpus, self.batch_units = corpus, batch_units
+        self.seed, self.rank, self.world = seed, rank, world
+        self.lengths = np.diff(corpus.rows, axis=1)[:, 0]
+
+    def epoch(self, number: int, skip: int = 0) -> Iterator[TextBatch]:
+        """Batches of one epoch (counted from 0), without the first `skip`."""
+        for rows in self._plan(number)[skip:]:
+            yield self.batch(rows)
+
+    def count(self, number: int) -> int:
+        """Batches of an epoch."""
+        return len(self._plan(number))
+
+    def batch(self, rows: np.ndarray) -> TextBatch:
+        """The batch of some rows, by number."""
+        inputs, targets = padded([self.corpus.row(row) for row in rows])
+        return TextBatch(tuple(f"text row {row}" for row in rows), inputs, targets)
+
+    def _plan(self, number: int) -> list[np.ndarray]:
+        """Rows of each batch of this rank; batches that not all ranks can have wait for an epoch in other order."""
+        draw = np.random.default_rng((self.seed, number))
+        order = draw.permutation(len(self.corpus))
+        window = max(1, TOGETHER * int(self.batch_units / max(1.0, float(self.lengths.mean()))))
+        batches: list[np.ndarray] = []
+        for start in range(0, len(order), window):
+            some = order[start : start + window]
+            some = some[np.argsort(self.lengths[some], kind="stable")]
+            batches += [some[part] for part in split_rows(self.lengths[some], self.batch_units)]
+        shuffled = [batches[place] for place in draw.permutation(len(batches))]
+        even = len(shuffled) // self.world * self.world or len(shuffled)
+        return shuffled[:even][self.rank % len(shuffled) :: self.world]
+
+
+def split_rows(lengths: Sequence[int] | np.ndarray, most: int) -> Iterator[slice]:
+    """Rows in order of their lengths, in batches whose padded size is at most `most` (one row may be longer)."""
+    sizes, first = np.asarray(lengths), 0
+    while first < len(sizes):
+        # lengths rise, so the padded size of rows first .. n is their number times the last one's length
+        padded_sizes = sizes[first : first + most] * np.arange(1, len(sizes[first : first + most]) + 1)
+        last = first + max(1, int(np.searchsorted(padded_sizes, most, side="right")))
+        yield slice(first, last)
+        first = last

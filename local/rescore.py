@@ -1,0 +1,196 @@
+"""Stage 11: train the Transformer LM, and rescore with it what the graph search of every experiment found."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from decode import headline, modes, run_model, test_sets, write_errors
+
+from distill.config import Experiment
+from distill.lm.settings import LanguageModel
+from distill.stages import Recipe, Stage, recipe_from, recipe_parser, run_script, run_stage
+
+log = logging.getLogger("rescore")
+METHOD = "transformer-lm"
+NOT_OF_TRAINING = ("description", "rescoring", "avg")
+
+
+def main() -> None:
+    recipe = recipe_from(recipe_parser(__doc__).parse_args())
+    settings = LanguageModel.load(recipe.lm_yaml, recipe.lm_overrides)
+    valid = recipe.cuts / f"{settings.text.valid}.jsonl.gz"
+    identity = {key: value for key, value in settings.resolved().items() if key not in NOT_OF_TRAINING}
+    folder = recipe.exp(settings.name)
+    training = Stage(11, folder, identity, {recipe.text / "lm.txt": 0, valid: 0}, resumable=True)
+    run_stage(training, lambda out: train(recipe, settings, out))
+    needed = {folder: 11, recipe.lm: 3, recipe.lang: 2, valid: 0}
+    measured = Stage(11, folder / "perplexity", {"avg": settings.avg}, needed)
+    run_stage(measured, lambda out: measure(recipe, settings, out))
+    for name in recipe.names:
+        rescore(recipe, settings, Experiment.load(recipe.experiment_yaml(name), recipe.overrides, recipe.suffix))
+
+
+def transcripts(recipe: Recipe, part: str) -> list[str]:
+    """Transcripts of a cut set that has words."""
+    from distill.data.loader import load_cuts
+    from distill.data.numerators import text_of
+
+    return [text for cut in load_cuts(recipe.cuts, [part]) if (text := text_of(cut))]
+
+
+def train(recipe: Recipe, settings: LanguageModel, folder: Path) -> None:
+    """Train to the end and write result.json."""
+    import torch
+
+    from distill.train.distributed import join
+    from distill.train.language import build_lm_trainer, forget_text
+    from distill.train.monitor import commit, hardware
+
+    ranks, device = join(recipe.device)
+    torch.set_num_threads(max(1, recipe.nj))
+    valid = transcripts(recipe, settings.text.valid)
+    trainer = build_lm_trainer(settings, recipe.text / "lm.txt", valid, folder, ranks, device)
+    result = {
+        **trainer.run(),
+        "experiment": settings.name,
+        "description": settings.description,
+        "corpus": recipe.corpus,
+        "commit": commit(),
+        "config": settings.resolved(),
+        "hardware": hardware(device),
+        "command": os.environ.get("RECIPE_COMMAND") or shlex.join(sys.argv),
+    }
+    if ranks.first:
+        write_json(folder / "result.json", result)
+        forget_text(folder)
+
+
+def measure(recipe: Recipe, settings: LanguageModel, folder: Path) -> None:
+    """summary.json: perplexity per word on the validation transcripts, of the n-grams and of the Transformer LM."""
+    import torch
+
+    from distill.graphs.arpa import read_arpa
+    from distill.graphs.lexicon import Lang
+    from distill.lm.scoring import load_lm, perplexity
+
+    torch.set_num_threads(max(1, recipe.nj))
+    known = Lang.load(recipe.lang).lexicon.pronunciations
+    all_of_them = transcripts(recipe, settings.text.valid)
+    sentences = [text for text in all_of_them if all(word in known for word in text.split())]
+    models = {}
+    for path in sorted(recipe.lm.glob("words.*gram.arpa")):
+        lm = read_arpa(path, sentences)
+        models[path.stem.removeprefix("words.")] = {"perplexity": round(lm.perplexity(sentences), 3)}
+    scorer, *_ = load_lm(recipe.exp(settings.name), recipe.device)
+    models["transformer"] = perplexity(scorer, sentences)
+    left_out = len(all_of_them) - len(sentences)
+    summary = {"set": settings.text.valid, "sentences": len(sentences), "left_out": left_out, "models": models}
+    write_json(folder / "summary.json", summary)
+    for name, facts in models.items():
+        log.info("%s on %s: %s", name, settings.text.valid, facts)
+
+
+def rescore(recipe: Recipe, settings: LanguageModel, experiment: Experiment) -> None:
+    """Weights from the validation cuts, then every test set with them."""
+    folder, lm = recipe.exp(experiment.name), recipe.exp(settings.name)
+    tuned = folder / "rescoring"
+    chosen = {
+        "decoding": experiment.resolved()["decoding"],
+        "avg": settings.avg,
+        "rescoring": settings.resolved()["rescoring"],
+    }
+    needed = {folder: experiment.stage, recipe.graphs: 4, lm: 11}
+    mode = "streaming" if "streaming" in modes(experiment) else "offline"
+    valid = recipe.cuts / f"{settings.text.valid}.jsonl.gz"
+    stage = Stage(11, tuned, chosen, {**needed, valid: 0})
+    run_stage(stage, lambda out: choose(recipe, settings, experiment, mode, out))
+    for test_set in test_sets(recipe):
+        inputs = {**needed, tuned: 11, recipe.cuts / f"{test_set}.jsonl.gz": 0}
+        stage = Stage(11, folder / f"decode_{test_set}_{mode}_{METHOD}", {**chosen, "method": METHOD}, inputs)
+
+        def work(out: Path, test_set: str = test_set) -> None:
+            write(recipe, settings, experiment, test_set, mode, out)
+
+        run_stage(stage, work)
+
+
+def found(
+    recipe: Recipe, settings: LanguageModel, experiment: Experiment, part: str, mode: str
+) -> tuple[dict, Mapping]:
+    """Scored candidates of every utterance by id, and what `run_model` says."""
+    from distill.decode.lattice import GraphDecoder, decode_all
+    from distill.decode.rescoring import candidates, score_all
+    from distill.fsa import Search, build_engine
+    from distill.graphs.lexicon import Lang
+    from distill.lm.scoring import load_lm
+
+    scorer, *_ = load_lm(recipe.exp(settings.name), recipe.device)
+    computed = run_model(recipe, experiment, part, mode, "torch")
+    decoding, chosen, lang = experiment.decoding, settings.rescoring, Lang.load(recipe.lang)
+    if lang.outputs != computed["units"]:
+        raise ValueError(f"{experiment.name} has other outputs than {recipe.lang}; run stages 2 to 9 again")
+    search = Search(decoding.beam, chosen.beam, decoding.max_active)
+    decoder = GraphDecoder(
+        build_engine(recipe.engine), recipe.graphs / "HLG.fst", lang, search, decoding.acoustic_scale
+    )
+    lists = dict(
+        decode_all(
+            decoder,
+            lambda _, lattice: candidates(decoder, lattice, chosen.nbest, chosen.beam),
+            computed["scores"].items(),
+        )
+    )
+    return score_all(lists, scorer), computed
+
+
+def choose(recipe: Recipe, settings: LanguageModel, experiment: Experiment, mode: str, folder: Path) -> None:
+    """weights.json: what leaves the fewest errors on the validation cuts, and all that was tried."""
+    from distill.decode.rescoring import tune
+
+    lists, computed = found(recipe, settings, experiment, settings.text.valid, mode)
+    grid = settings.rescoring
+    tuning = tune(lists, computed["references"], grid.graph_weights, grid.lm_weights, grid.word_scores)
+    content = {"set": settings.text.valid, "mode": mode, **tuning.fields()}
+    write_json(folder / "weights.json", content)
+    log.info(
+        "%s: %d errors on %s instead of %d with %s", experiment.name, tuning.errors, settings.text.valid,
+        tuning.before, tuning.weights,
+    )  # fmt: skip
+
+
+def write(
+    recipe: Recipe, settings: LanguageModel, experiment: Experiment, test_set: str, mode: str, folder: Path
+) -> None:
+    """recogs-, errs-, wer-summary-, wer.json, utt2spk and errors.html of a test set at the weights chosen before."""
+    from distill.decode.rescoring import Weights
+    from distill.decode.wer import score, write_results
+
+    tuning = json.loads((recipe.exp(experiment.name) / "rescoring/weights.json").read_text(encoding="utf-8"))
+    weights = Weights(**tuning["weights"])
+    lists, computed = found(recipe, settings, experiment, test_set, mode)
+    scored = [score(name, computed["references"][name], each.best(weights)) for name, each in lists.items()]
+    facts = {
+        **computed["facts"], "method": METHOD, "lm": "transformer", "weights": tuning["weights"],
+        "tuning": {key: value for key, value in tuning.items() if key != "weights"},
+        "nbest": settings.rescoring.nbest,
+    }  # fmt: skip
+    write_results(folder, test_set, f"{mode}-{METHOD}", scored, facts)
+    write_errors(folder, scored, {**facts, "set": test_set}, computed["cuts"])
+    log.info("%s %s %s %s: %s", experiment.name, test_set, mode, METHOD, headline(folder))
+
+
+def write_json(path: Path, content: Mapping) -> None:
+    """Write a whole file or nothing."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+if __name__ == "__main__":
+    run_script(main)
