@@ -35,7 +35,7 @@ PATHS = ("/", "/sherpa", "/vosk")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 # Why streams are closed by the server, and the code they are told (RFC 6455, section 7.4)
 CODES = {
-    "malformed": 1007, "too_long": 1009, "silent": 1008, "slow": 1008, "busy": 1013, "failed": 1011, "leaving": 1001,
+    "malformed": 1007, "too_long": 1009, "silent": 1008, "busy": 1013, "failed": 1011, "leaving": 1001,
 }  # fmt: skip
 
 
@@ -116,12 +116,11 @@ class Server:
             await asyncio.sleep(0.02)
         for connection in list(self._open):
             connection.leave()
-        try:
-            await asyncio.wait_for(asyncio.shield(self._socket.wait_closed()), self.limits.slow)
-        except asyncio.TimeoutError:  # who does not even take a farewell
-            for socket in list(self._socket.connections):
-                socket.transport.abort()
-            await self._socket.wait_closed()
+        closed = asyncio.ensure_future(self._socket.wait_closed())
+        if not (await asyncio.wait({closed}, timeout=self.limits.slow + 5))[0]:
+            for connection in list(self._open):  # who does not even take a farewell
+                connection.socket.transport.abort()
+        await closed
         await asyncio.get_running_loop().run_in_executor(None, self.recognition.close)
 
     def _request(self, connection: ServerConnection, request: Request) -> Response | None:
@@ -222,9 +221,6 @@ class _Connection:
                 self.server.recognition.drop(stream)
 
     async def _hang_up(self, refusal: Refused) -> None:
-        if refusal.kind == "slow":  # takes nothing, so it would not take a farewell either
-            self.socket.transport.abort()
-            return
         await self.socket.close(CODES[refusal.kind], refusal.reason.encode()[:120].decode(errors="ignore"))
 
     def _deliver(self, result: Result) -> None:
@@ -255,10 +251,17 @@ class _Connection:
             receiving.cancel()
 
     async def _send(self, message: str) -> None:
+        # no asyncio.wait_for: before Python 3.12 it loses a cancellation that comes as it ends
+        watch = self._loop.call_later(self.limits.slow, self._abandon)
         try:
-            await asyncio.wait_for(self.socket.send(message), self.limits.slow)
-        except asyncio.TimeoutError:
-            raise Refused("slow", f"nothing was taken for {self.limits.slow:g} s") from None
+            await self.socket.send(message)
+        finally:
+            watch.cancel()
+
+    def _abandon(self) -> None:
+        """Who takes nothing would not take a farewell either."""
+        self.server.metrics.add("streams_refused_total", reason="slow")
+        self.socket.transport.abort()
 
     def _taken(self, dialogue: Dialogue, message: str | bytes | None) -> np.ndarray | None:
         """Samples of a message, None for the stream's end; counts them."""
