@@ -74,6 +74,7 @@ def run_model(recipe: Recipe, experiment: Experiment, test_set: str, mode: str, 
     import torch
     from tqdm import tqdm
 
+    from distill.batch import SAMPLE_RATE
     from distill.data.loader import SpeechDataset, in_order, load_cuts
     from distill.data.numerators import text_of
     from distill.decode import log_probs
@@ -107,7 +108,11 @@ def run_model(recipe: Recipe, experiment: Experiment, test_set: str, mode: str, 
     scores = dict(tqdm(pairs, desc=f"{experiment.name} {test_set} {mode}", total=len(cuts), disable=None))
     references = {cut.id: (text_of(cut) or "").split() for cut in cuts}
     by_id = {cut.id: cut for cut in cuts}
-    return {"scores": scores, "references": references, "facts": facts, "units": units, "cuts": by_id}
+    return {
+        "scores": scores, "references": references, "facts": facts, "units": units, "cuts": by_id,
+        "frame": model.settings.front_end.hop / SAMPLE_RATE,
+        "chunk": model.settings.streaming.chunk_frames if streaming == "streaming" else 0,
+    }  # fmt: skip
 
 
 def over_sessions(folder: Path, cuts: Iterable, mode: str, runtime: str) -> Iterator[tuple]:
@@ -122,7 +127,7 @@ def over_sessions(folder: Path, cuts: Iterable, mode: str, runtime: str) -> Iter
 def write(
     recipe: Recipe, experiment: Experiment, test_set: str, mode: str, method: str, computed: Mapping, folder: Path
 ) -> None:
-    """recogs-, errs-, wer-summary-, wer.json, utt2spk and errors.html of one method."""
+    """recogs-, errs-, wer-summary-, wer.json, utt2spk and errors.html of one method; of 1best words.ctm and more."""
     from distill.decode.wer import write_results
     from distill.graphs.lexicon import Lang
 
@@ -132,7 +137,7 @@ def write(
             f"{experiment.name} was trained with other outputs than {recipe.lang}; run stages 2 to 9 again"
         )
     if method == "1best":
-        scored = over_words(recipe, experiment, lang, computed)
+        scored = over_words(recipe, experiment, lang, computed, folder)
     else:
         scored = over_units(recipe, lang, computed)
     facts = {**computed["facts"], "method": method, "lm": "3gram" if method == "1best" else None}
@@ -154,22 +159,29 @@ def write_errors(folder: Path, scored: list, facts: Mapping, cuts: Mapping) -> N
     write_page(folder, scored, facts, speakers, Audio(lambda name: clips.flac(cuts[name]), links))
 
 
-def over_words(recipe: Recipe, experiment: Experiment, lang, computed: Mapping) -> list:
-    """Words of the best path over HLG."""
-    from distill.decode import lattice
+def over_words(recipe: Recipe, experiment: Experiment, lang, computed: Mapping, folder: Path) -> list:
+    """Words of the best path over HLG; their times and confidences into words.ctm and words.json."""
+    from distill.decode import confidence
+    from distill.decode.lattice import GraphDecoder
+    from distill.decode.recognise import recognise
     from distill.decode.wer import score
     from distill.fsa import Search, build_engine
 
     decoding = experiment.decoding
-    search = Search(decoding.beam, max_active=decoding.max_active)
-    decoder = lattice.GraphDecoder(
-        build_engine(recipe.engine), recipe.graphs / "HLG.fst", lang, search, decoding.acoustic_scale
-    )
-    found = dict(lattice.best_paths(decoder, computed["scores"].items()))
-    partial_paths = sum(not hypothesis.complete for hypothesis in found.values())
+    search = Search(decoding.beam, decoding.lattice_beam, decoding.max_active)
+    hlg = recipe.graphs / "HLG.fst"
+    decoder = GraphDecoder(build_engine(recipe.engine), hlg, lang, search, decoding.acoustic_scale)
+    chunk = computed["chunk"] if recipe.engine == "native" else 0
+    found = dict(recognise(decoder, computed["scores"].items(), computed["frame"], chunk))
+    partial_paths = sum(not each.best.complete for each in found.values())
     if partial_paths:
         log.warning("%d utterances ended outside a final state: their best partial path counts", partial_paths)
-    return [score(name, computed["references"][name], hypothesis.words) for name, hypothesis in found.items()]
+    scored = [score(name, computed["references"][name], each.best.words) for name, each in found.items()]
+    words = {name: each.words for name, each in found.items()}
+    confidence.write_words(folder, words)
+    if judged := confidence.judged(scored, words):
+        confidence.write_calibration(folder, confidence.calibration(judged))
+    return scored
 
 
 def over_units(recipe: Recipe, lang, computed: Mapping) -> list:

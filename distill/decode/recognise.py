@@ -1,0 +1,55 @@
+"""Words of utterances over HLG with times and confidences: whole, or as their frames would come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from distill.decode.lattice import GraphDecoder, Hypothesis, decode_all
+from distill.decode.online import OnlineDecoder, OnlineSearch
+from distill.decode.times import Word, WordTimes
+
+CONFIDENCE_BEAM = 4.0  # of the lattices that confidences come from; what is less likely than e^-4 matters little
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """The best path of an utterance, and its words with their times."""
+
+    best: Hypothesis
+    words: tuple[Word, ...]
+
+
+def recognise(
+    decoder: GraphDecoder, utterances: Iterable[tuple[str, np.ndarray]], frame: float, chunk: int = 0
+) -> Iterator[tuple[str, Recognised]]:
+    """(id, result) of (id, (T, V)) pairs. frame: seconds of one. chunk: frames that come at once; 0: all of them.
+
+    The results are the same for any chunk.
+    """
+    beam = min(CONFIDENCE_BEAM, decoder.search.lattice_beam)
+    decoder = decoder.searching(replace(decoder.search, lattice_beam=beam))
+    if chunk:
+        return _streamed(OnlineDecoder.over(decoder, frame), utterances, chunk)
+    times = WordTimes(decoder, frame)
+    work = lambda _, lattice: Recognised(decoder.best(lattice), tuple(times.words(lattice)))  # noqa: E731
+    return decode_all(decoder, work, utterances)
+
+
+def _streamed(
+    decoder: OnlineDecoder, utterances: Iterable[tuple[str, np.ndarray]], chunk: int
+) -> Iterator[tuple[str, Recognised]]:
+    def work(pair: tuple[str, np.ndarray]) -> tuple[str, Recognised]:
+        name, log_probs = pair
+        search = OnlineSearch(decoder)
+        for start in range(0, len(log_probs), chunk):
+            search.feed(log_probs[start : start + chunk])
+        best, lattice = search.finish()
+        return name, Recognised(best, tuple(decoder.times.words(lattice)))
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        yield from pool.map(work, utterances)
