@@ -9,11 +9,12 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+import ngram_methods
+
 from distill.config import Experiment
 from distill.stages import Recipe, Stage, recipe_from, recipe_parser, run_script, run_stage
 
 log = logging.getLogger("decode")
-METHODS = ("1best", "greedy")
 
 
 def main() -> None:
@@ -58,8 +59,14 @@ def decode(recipe: Recipe, experiment: Experiment, test_set: str, mode: str, run
     if runtime != "torch":
         needed[folder / "export"] = 12
     label = mode if runtime == "torch" else f"{mode}-{runtime}"
-    for method in METHODS if runtime == "torch" else METHODS[:1]:
-        stage = Stage(10, folder / f"decode_{test_set}_{label}_{method}", {**settings, "method": method}, needed)
+    for method in experiment.decoding.methods if runtime == "torch" else ("1best",):
+        inputs = dict(needed)
+        if method in ngram_methods.RESCORING:
+            inputs |= {recipe.lm: 3, ngram_methods.weights_folder(recipe, experiment, mode): 10}
+            ngram_methods.choose_weights(
+                recipe, experiment, mode, lambda part: run_model(recipe, experiment, part, mode, runtime)
+            )
+        stage = Stage(10, folder / f"decode_{test_set}_{label}_{method}", {**settings, "method": method}, inputs)
 
         def work(out: Path, method: str = method) -> None:
             if not computed:
@@ -136,11 +143,14 @@ def write(
         raise ValueError(
             f"{experiment.name} was trained with other outputs than {recipe.lang}; run stages 2 to 9 again"
         )
+    facts = {**computed["facts"], "method": method, "lm": "3gram" if method == "1best" else None}
     if method == "1best":
         scored = over_words(recipe, experiment, lang, computed, folder)
+    elif method in ngram_methods.METHODS:
+        scored, more = ngram_methods.over_method(recipe, experiment, mode, method, computed, folder)
+        facts.update(more)
     else:
         scored = over_units(recipe, lang, computed)
-    facts = {**computed["facts"], "method": method, "lm": "3gram" if method == "1best" else None}
     write_results(folder, test_set, f"{mode}-{method}", scored, facts)
     write_errors(folder, scored, {**facts, "set": test_set}, computed["cuts"])
     log.info("%s %s %s %s: %s", experiment.name, test_set, mode, method, headline(folder))
