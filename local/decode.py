@@ -182,7 +182,7 @@ def over_words(recipe: Recipe, experiment: Experiment, lang, computed: Mapping, 
     hlg = recipe.graphs / "HLG.fst"
     decoder = GraphDecoder(build_engine(recipe.engine), hlg, lang, search, decoding.acoustic_scale)
     chunk = computed["chunk"] if recipe.engine == "native" else 0
-    found = dict(recognise(decoder, computed["scores"].items(), computed["frame"], chunk))
+    found = dict(recognise(decoder, computed["scores"].items(), computed["frame"], chunk, decoding.blank_skip))
     partial_paths = sum(not each.best.complete for each in found.values())
     if partial_paths:
         log.warning("%d utterances ended outside a final state: their best partial path counts", partial_paths)

@@ -140,9 +140,7 @@ def measured(case: Case, search: Search, args: argparse.Namespace, folder: Path)
     narrow = decoder.searching(Search(search.beam, 0.1, search.max_active))
     runs: dict[str, Callable[[], list[float]]] = {
         "ours": lambda: ours(decoder, case.log_probs),
-        "ours, 1-best only": lambda: ours(
-            decoder.searching(Search(search.beam, 0.1, search.max_active)), case.log_probs
-        ),
+        "ours, 1-best only": lambda: ours(narrow, case.log_probs),
         f"ours, chunks of {CHUNK} and partials": lambda: in_chunks(decoder, frames),
         "kaldi-decoder": kaldi(decoder, frames),
     }

@@ -21,11 +21,11 @@ from distill.decode.confidence import (
     write_words,
 )
 from distill.decode.lattice import GraphDecoder
-from distill.decode.recognise import recognise
+from distill.decode.recognise import recognise, without_blanks
 from distill.decode.times import Word
 from distill.decode.wer import score
 from distill.fsa import NativeEngine, Search
-from tests.unit.decode.conftest import Small, random_log_probs
+from tests.unit.decode.conftest import Small, random_log_probs, spoken
 
 
 def drawn(count: int, slope: float = 1.0, seed: int = 0) -> list[Judged]:
@@ -102,3 +102,17 @@ def test_streaming_recognises_the_same(small: Small, chunk: int) -> None:
         assert tuple(word.text for word in each.words) == each.best.words
         times = [time for word in each.words for time in (word.start, word.end)]
         assert times == sorted(times)
+
+
+def test_skipping_blanks_keeps_words_and_their_times(small: Small) -> None:
+    decoder = GraphDecoder(NativeEngine(), small.hlg, small.lang, Search(15.0, 6.0, 0))
+    a, silence = small.lang.tokens["A"], small.lang.silence
+    log_probs = spoken([0, a, 0, a, 0, silence, 0, 0], len(small.lang.units), 4)
+    assert without_blanks(log_probs, 0.99).tolist() == [0, *range(4, 9), *range(12, 17), *range(20, 25)]
+    utterances = {"u": log_probs}
+    whole, fewer = (dict(recognise(decoder, utterances.items(), 0.02, 0, skip))["u"] for skip in (0.0, 0.99))
+    assert fewer.best.words == whole.best.words == ("A", "A")
+    spans = [(word.start, word.end) for word in fewer.words]
+    assert spans == [(word.start, word.end) for word in whole.words] == [(0.08, 0.16), (0.24, 0.32)]
+    assert dict(recognise(decoder, utterances.items(), 0.02, 3, 0.99))["u"] == fewer
+    assert without_blanks(log_probs, 1.0).tolist() == list(range(len(log_probs)))
