@@ -34,7 +34,7 @@ def main() -> None:
     from distill.fsa.lattice import DecodingGraph
 
     torch.set_num_threads(1)
-    case = torch.load(args.case)
+    case = torch.load(args.case, weights_only=True)
     graph = DecodingGraph(**{name: array.numpy() for name, array in case["graph"].items()})
     fsa = k2.arc_sort(k2.Fsa.from_dict(decoding_graph_to_k2_dict(graph)))
     pieces = [each[:length][None] for each, length in zip(case["log_probs"], case["lengths"].tolist())]
