@@ -9,11 +9,12 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+import ngram_methods
+
 from distill.config import Experiment
 from distill.stages import Recipe, Stage, recipe_from, recipe_parser, run_script, run_stage
 
 log = logging.getLogger("decode")
-METHODS = ("1best", "greedy")
 
 
 def main() -> None:
@@ -58,8 +59,14 @@ def decode(recipe: Recipe, experiment: Experiment, test_set: str, mode: str, run
     if runtime != "torch":
         needed[folder / "export"] = 12
     label = mode if runtime == "torch" else f"{mode}-{runtime}"
-    for method in METHODS if runtime == "torch" else METHODS[:1]:
-        stage = Stage(10, folder / f"decode_{test_set}_{label}_{method}", {**settings, "method": method}, needed)
+    for method in experiment.decoding.methods if runtime == "torch" else ("1best",):
+        inputs = dict(needed)
+        if method in ngram_methods.RESCORING:
+            inputs |= {recipe.lm: 3, ngram_methods.weights_folder(recipe, experiment, mode): 10}
+            ngram_methods.choose_weights(
+                recipe, experiment, mode, lambda part: run_model(recipe, experiment, part, mode, runtime)
+            )
+        stage = Stage(10, folder / f"decode_{test_set}_{label}_{method}", {**settings, "method": method}, inputs)
 
         def work(out: Path, method: str = method) -> None:
             if not computed:
@@ -74,6 +81,7 @@ def run_model(recipe: Recipe, experiment: Experiment, test_set: str, mode: str, 
     import torch
     from tqdm import tqdm
 
+    from distill.batch import SAMPLE_RATE
     from distill.data.loader import SpeechDataset, in_order, load_cuts
     from distill.data.numerators import text_of
     from distill.decode import log_probs
@@ -107,7 +115,11 @@ def run_model(recipe: Recipe, experiment: Experiment, test_set: str, mode: str, 
     scores = dict(tqdm(pairs, desc=f"{experiment.name} {test_set} {mode}", total=len(cuts), disable=None))
     references = {cut.id: (text_of(cut) or "").split() for cut in cuts}
     by_id = {cut.id: cut for cut in cuts}
-    return {"scores": scores, "references": references, "facts": facts, "units": units, "cuts": by_id}
+    return {
+        "scores": scores, "references": references, "facts": facts, "units": units, "cuts": by_id,
+        "frame": model.settings.front_end.hop / SAMPLE_RATE,
+        "chunk": model.settings.streaming.chunk_frames if streaming == "streaming" else 0,
+    }  # fmt: skip
 
 
 def over_sessions(folder: Path, cuts: Iterable, mode: str, runtime: str) -> Iterator[tuple]:
@@ -122,7 +134,7 @@ def over_sessions(folder: Path, cuts: Iterable, mode: str, runtime: str) -> Iter
 def write(
     recipe: Recipe, experiment: Experiment, test_set: str, mode: str, method: str, computed: Mapping, folder: Path
 ) -> None:
-    """recogs-, errs-, wer-summary-, wer.json, utt2spk and errors.html of one method."""
+    """recogs-, errs-, wer-summary-, wer.json, utt2spk and errors.html of one method; of 1best words.ctm and more."""
     from distill.decode.wer import write_results
     from distill.graphs.lexicon import Lang
 
@@ -131,11 +143,14 @@ def write(
         raise ValueError(
             f"{experiment.name} was trained with other outputs than {recipe.lang}; run stages 2 to 9 again"
         )
+    facts = {**computed["facts"], "method": method, "lm": "3gram" if method == "1best" else None}
     if method == "1best":
-        scored = over_words(recipe, experiment, lang, computed)
+        scored = over_words(recipe, experiment, lang, computed, folder)
+    elif method in ngram_methods.METHODS:
+        scored, more = ngram_methods.over_method(recipe, experiment, mode, method, computed, folder)
+        facts.update(more)
     else:
         scored = over_units(recipe, lang, computed)
-    facts = {**computed["facts"], "method": method, "lm": "3gram" if method == "1best" else None}
     write_results(folder, test_set, f"{mode}-{method}", scored, facts)
     write_errors(folder, scored, {**facts, "set": test_set}, computed["cuts"])
     log.info("%s %s %s %s: %s", experiment.name, test_set, mode, method, headline(folder))
@@ -154,22 +169,29 @@ def write_errors(folder: Path, scored: list, facts: Mapping, cuts: Mapping) -> N
     write_page(folder, scored, facts, speakers, Audio(lambda name: clips.flac(cuts[name]), links))
 
 
-def over_words(recipe: Recipe, experiment: Experiment, lang, computed: Mapping) -> list:
-    """Words of the best path over HLG."""
-    from distill.decode import lattice
+def over_words(recipe: Recipe, experiment: Experiment, lang, computed: Mapping, folder: Path) -> list:
+    """Words of the best path over HLG; their times and confidences into words.ctm and words.json."""
+    from distill.decode import confidence
+    from distill.decode.lattice import GraphDecoder
+    from distill.decode.recognise import recognise
     from distill.decode.wer import score
     from distill.fsa import Search, build_engine
 
     decoding = experiment.decoding
-    search = Search(decoding.beam, max_active=decoding.max_active)
-    decoder = lattice.GraphDecoder(
-        build_engine(recipe.engine), recipe.graphs / "HLG.fst", lang, search, decoding.acoustic_scale
-    )
-    found = dict(lattice.best_paths(decoder, computed["scores"].items()))
-    partial_paths = sum(not hypothesis.complete for hypothesis in found.values())
+    search = Search(decoding.beam, decoding.lattice_beam, decoding.max_active)
+    hlg = recipe.graphs / "HLG.fst"
+    decoder = GraphDecoder(build_engine(recipe.engine), hlg, lang, search, decoding.acoustic_scale)
+    chunk = computed["chunk"] if recipe.engine == "native" else 0
+    found = dict(recognise(decoder, computed["scores"].items(), computed["frame"], chunk, decoding.blank_skip))
+    partial_paths = sum(not each.best.complete for each in found.values())
     if partial_paths:
         log.warning("%d utterances ended outside a final state: their best partial path counts", partial_paths)
-    return [score(name, computed["references"][name], hypothesis.words) for name, hypothesis in found.items()]
+    scored = [score(name, computed["references"][name], each.best.words) for name, each in found.items()]
+    words = {name: each.words for name, each in found.items()}
+    confidence.write_words(folder, words)
+    if judged := confidence.judged(scored, words):
+        confidence.write_calibration(folder, confidence.calibration(judged))
+    return scored
 
 
 def over_units(recipe: Recipe, lang, computed: Mapping) -> list:

@@ -1,0 +1,91 @@
+"""Words of utterances over HLG with times and confidences: whole, or as their frames would come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from distill.decode.greedy import BLANK
+from distill.decode.lattice import GraphDecoder, Hypothesis, decode_all
+from distill.decode.online import OnlineDecoder, OnlineSearch
+from distill.decode.times import Word, WordTimes
+
+CONFIDENCE_BEAM = 4.0  # of the lattices that confidences come from; what is less likely than e^-4 matters little
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """The best path of an utterance, and its words with their times."""
+
+    best: Hypothesis
+    words: tuple[Word, ...]
+
+
+def recognise(
+    decoder: GraphDecoder,
+    utterances: Iterable[tuple[str, np.ndarray]],
+    frame: float,
+    chunk: int = 0,
+    blank_skip: float = 0.0,
+) -> Iterator[tuple[str, Recognised]]:
+    """(id, result) of (id, (T, V)) pairs. frame: seconds of one. chunk: frames that come at once; 0: all of them.
+
+    The results are the same for any chunk. blank_skip: leave out frames (`without_blanks`), 0 for none; scores are
+    then those of the frames that are left.
+    """
+    if blank_skip:
+        return _spared(decoder, utterances, frame, chunk, blank_skip)
+    beam = min(CONFIDENCE_BEAM, decoder.search.lattice_beam)
+    decoder = decoder.searching(replace(decoder.search, lattice_beam=beam))
+    if chunk:
+        return _streamed(OnlineDecoder.over(decoder, frame), utterances, chunk)
+    times = WordTimes(decoder, frame)
+    work = lambda _, lattice: Recognised(decoder.best(lattice), tuple(times.words(lattice)))  # noqa: E731
+    return decode_all(decoder, work, utterances)
+
+
+def _streamed(
+    decoder: OnlineDecoder, utterances: Iterable[tuple[str, np.ndarray]], chunk: int
+) -> Iterator[tuple[str, Recognised]]:
+    def work(pair: tuple[str, np.ndarray]) -> tuple[str, Recognised]:
+        name, log_probs = pair
+        search = OnlineSearch(decoder)
+        for start in range(0, len(log_probs), chunk):
+            search.feed(log_probs[start : start + chunk])
+        best, lattice = search.finish()
+        return name, Recognised(best, tuple(decoder.times.words(lattice)))
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        yield from pool.map(work, utterances)
+
+
+def without_blanks(log_probs: np.ndarray, least: float) -> np.ndarray:
+    """Frames to search, (T, V) -> (K,): of a run whose blank has at least this probability only the first.
+
+    One blank must stay, as it separates equal units. Whether a frame stays depends on it and the one before it alone.
+    """
+    sure = log_probs[:, BLANK] >= np.log(least)
+    again = np.concatenate([[False], sure[:-1]])
+    return np.flatnonzero(~(sure & again))
+
+
+def _spared(
+    decoder: GraphDecoder, utterances: Iterable[tuple[str, np.ndarray]], frame: float, chunk: int, least: float
+) -> Iterator[tuple[str, Recognised]]:
+    if decoder.lang.topology.kind == "two_pdf":
+        raise ValueError("blank_skip needs a topology with a blank, which two_pdf has not; set it to 0")
+    pairs = list(utterances)
+    kept = {name: without_blanks(log_probs, least) for name, log_probs in pairs}
+    fewer = ((name, log_probs[kept[name]]) for name, log_probs in pairs)
+    for name, found in recognise(decoder, fewer, 1.0, chunk):  # times are numbers of frames
+        words = (_moved(word, kept[name], frame) for word in found.words)
+        yield name, replace(found, words=tuple(words))
+
+
+def _moved(word: Word, kept: np.ndarray, frame: float) -> Word:
+    start, end = int(kept[int(word.start)]), int(kept[int(word.end) - 1]) + 1
+    return replace(word, start=round(start * frame, 3), end=round(end * frame, 3))

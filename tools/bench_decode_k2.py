@@ -1,0 +1,57 @@
+"""k2's row of tools/bench_decode.py, run by the Python of an environment with k2 (.venv-k2).
+
+    .venv-k2/bin/python tools/bench_decode_k2.py CASE.pt --beam 15 --max-active 2000
+
+CASE.pt is what bench_decode.py wrote: log_probs (B, T, V) float32, lengths (B,), and the arrays of a DecodingGraph.
+Prints a line of JSON: what bench_measure.measure returns of intersect_dense_pruned and shortest_path, one utterance
+after another, and score: the mean log-score of the best paths that end as the graph allows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from bench_measure import measure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("case", type=Path)
+    parser.add_argument("--beam", type=float, default=15.0)
+    parser.add_argument("--lattice-beam", type=float, default=6.0)
+    parser.add_argument("--max-active", type=int, default=2000)
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
+    try:
+        import k2
+    except ImportError as error:
+        sys.exit(f"this Python has no k2 ({error}); ./tools/test.sh --k2 makes one that has: .venv-k2/bin/python")
+    from distill.fsa.epsilons import decoding_graph_to_k2_dict
+    from distill.fsa.lattice import DecodingGraph
+
+    torch.set_num_threads(1)
+    case = torch.load(args.case, weights_only=True)
+    graph = DecodingGraph(**{name: array.numpy() for name, array in case["graph"].items()})
+    fsa = k2.arc_sort(k2.Fsa.from_dict(decoding_graph_to_k2_dict(graph)))
+    pieces = [each[:length][None] for each, length in zip(case["log_probs"], case["lengths"].tolist())]
+
+    def run() -> list[float]:
+        scores = []
+        for each in pieces:
+            dense = k2.DenseFsaVec(each, torch.tensor([[0, 0, each.shape[1]]], dtype=torch.int32))
+            found = k2.intersect_dense_pruned(fsa, dense, args.beam, args.lattice_beam, 0, args.max_active)
+            best = k2.shortest_path(found, use_double_scores=True)
+            scores.append(float(best.get_tot_scores(use_double_scores=True, log_semiring=False)))
+        return scores
+
+    figures = measure(run, args.repeats)
+    scores = run()
+    print(json.dumps({**figures, "score": sum(scores) / len(scores)}))
+
+
+if __name__ == "__main__":
+    main()
