@@ -67,7 +67,7 @@ def train(recipe: Recipe, experiment: Experiment, folder: Path) -> None:
         "commit": commit(),
         "config": experiment.resolved(),
         "hardware": hardware(device),
-        "command": os.environ.get("RECIPE_COMMAND") or shlex.join(sys.argv),
+        "command": shlex.join(shlex.split(os.environ.get("RECIPE_COMMAND", "")) or sys.argv),
     }
     if ranks.first:
         temporary = folder / "result.json.tmp"
