@@ -14,6 +14,7 @@ import importlib.util
 import json
 import logging
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -188,6 +189,11 @@ def run_script(main: Callable[[], None]) -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def command_line() -> str:
+    """What results name as the command that made them: run.sh's where it started this script, else the script's."""
+    return shlex.join(shlex.split(os.environ.get("RECIPE_COMMAND", "")) or sys.argv)
 
 
 class Stage:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shlex
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
@@ -14,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill.config import Experiment
-from distill.stages import Recipe, Stage, recipe_from, recipe_parser, run_script, run_stage
+from distill.stages import Recipe, Stage, command_line, recipe_from, recipe_parser, run_script, run_stage
 
 if TYPE_CHECKING:
     from distill.deploy.session import Facts
@@ -148,7 +146,7 @@ def timing(recipe: Recipe, experiment: Experiment, model: Recogniser, facts: Fac
         "lookahead_parts": [asdict(part) for part in delay.parts], "gemm_gflops": gemm_peak(),
         "rows": list(timing_rows(recipe.exp(experiment.name), facts, out, audio)),
         "hardware": hardware(torch.device("cpu")), "commit": commit(),
-        "command": os.environ.get("RECIPE_COMMAND") or shlex.join(sys.argv),
+        "command": command_line(),
     }  # fmt: skip
 
 

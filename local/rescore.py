@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,7 +11,7 @@ from decode import headline, modes, run_model, test_sets, write_errors
 
 from distill.config import Experiment
 from distill.lm.settings import LanguageModel
-from distill.stages import Recipe, Stage, recipe_from, recipe_parser, run_script, run_stage
+from distill.stages import Recipe, Stage, command_line, recipe_from, recipe_parser, run_script, run_stage
 
 log = logging.getLogger("rescore")
 METHOD = "transformer-lm"
@@ -64,7 +61,7 @@ def train(recipe: Recipe, settings: LanguageModel, folder: Path) -> None:
         "commit": commit(),
         "config": settings.resolved(),
         "hardware": hardware(device),
-        "command": os.environ.get("RECIPE_COMMAND") or shlex.join(sys.argv),
+        "command": command_line(),
     }
     if ranks.first:
         write_json(folder / "result.json", result)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import shlex
-import sys
 from functools import partial
 from pathlib import Path
 
 from distill.config import Experiment
-from distill.stages import Recipe, Stage, recipe_from, recipe_parser, run_script, run_stage
+from distill.stages import Recipe, Stage, command_line, recipe_from, recipe_parser, run_script, run_stage
 
 
 def main() -> None:
@@ -67,7 +64,7 @@ def train(recipe: Recipe, experiment: Experiment, folder: Path) -> None:
         "commit": commit(),
         "config": experiment.resolved(),
         "hardware": hardware(device),
-        "command": shlex.join(shlex.split(os.environ.get("RECIPE_COMMAND", "")) or sys.argv),
+        "command": command_line(),
     }
     if ranks.first:
         temporary = folder / "result.json.tmp"

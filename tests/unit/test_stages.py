@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from distill.stages import Recipe, Stage, recipe_from, recipe_parser, run_stage
+from distill.stages import Recipe, Stage, command_line, recipe_from, recipe_parser, run_stage
 
 
 def write(folder: Path, text: str = "made") -> None:
@@ -159,3 +159,11 @@ def test_k2_where_it_is_not_installed(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="--engine k2 needs k2, which this Python does not have"):
         a_recipe(tmp_path, "--engine", "k2")
+
+
+def test_results_name_the_recipes_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["local/train.py", "--nj", "2"])
+    monkeypatch.delenv("RECIPE_COMMAND", raising=False)
+    assert command_line() == "local/train.py --nj 2"
+    monkeypatch.setenv("RECIPE_COMMAND", r"egs/mine/run.sh --experiment teacher\,sn 'a b'")
+    assert command_line() == "egs/mine/run.sh --experiment teacher,sn 'a b'"
