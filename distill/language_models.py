@@ -69,7 +69,8 @@ def systems_table(runs: Sequence[Run]) -> Table | None:
         return None
     sets = test_sets(runs)
     paper = ("test-clean", "test-other") if {"test-clean", "test-other"} <= set(sets) else ()
-    rows = [row for role, run in steps(runs).items() if role in ROLES for row in _systems(role, run, sets, paper)]
+    roles = steps(runs)
+    rows = [row for role in ROLES if role in roles for row in _systems(role, roles[role], sets, paper)]
     head = ("system", "model", "LM", "method", "streaming", "params/M", *sets, *(f"paper: {name}" for name in paper))
     return Table(head, tuple(rows), 4)
 
