@@ -12,31 +12,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill.report import GRAPH, Run, Table, steps, test_sets, write_text
+from distill.report import GRAPH, TRANSFORMER, Run, Table, steps, test_sets, write_text
 
 DIFFERENCES = "differences.json"
-TITLE = "Differences of word error rates, n-gram graph"
+TITLE = "Differences of word error rates"
 NOTES = (
     "Diff.: first - second in percent absolute; below 0 the first is better. Intervals of 95 % by paired bootstrap"
     " (Bisani and Ney 2004), once drawing utterances and once speakers. Better: share of the draws in which the first"
     " makes fewer errors; speakers are drawn where there are ten or more. p: matched pairs of segments (MAPSSWE,"
-    " Gillick and Cox 1989)."
+    " Gillick and Cox 1989). Decoded by the n-gram graph, unless methods are named."
 )
 STEPS = (("first step", "teacher"), ("second step", "first step"), ("single step", "second step"))
 OBJECTIVES = ("m1", "m2", "m3")  # against the first step, which is m4
+METHODS = (TRANSFORMER,)  # against the n-gram graph
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of two decodings: experiment and mode."""
+    """One of two decodings: experiment, mode and method."""
 
     experiment: str
     mode: str
+    method: str = GRAPH
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two decodings of one set by the n-gram graph."""
+    """Two decodings of one set."""
 
     ours: Side
     theirs: Side
@@ -45,14 +47,14 @@ class Pair:
     def folders(self, exp_dir: Path) -> tuple[Path, Path]:
         """The decode folders of both."""
         first, second = (
-            exp_dir / side.experiment / f"decode_{self.test_set}_{side.mode}_{GRAPH}"
+            exp_dir / side.experiment / f"decode_{self.test_set}_{side.mode}_{side.method}"
             for side in (self.ours, self.theirs)
         )
         return first, second
 
 
 def pairs(runs: Sequence[Run]) -> list[Pair]:
-    """What people compare: each step with the one before it, objectives with all of them, streaming with offline."""
+    """What people compare: each step with the one before it, objectives with all, streaming with offline, methods."""
     return [
         Pair(ours, theirs, test_set)
         for ours, theirs in _sides(runs)
@@ -72,11 +74,14 @@ def _sides(runs: Sequence[Run]) -> Iterator[tuple[Side, Side]]:
     for run in runs:
         if {"streaming", "offline"} <= set(run.modes):
             yield Side(run.name, "streaming"), Side(run.name, "offline")
+    for run in runs:
+        for method in METHODS:
+            yield Side(run.name, run.main_mode, method), Side(run.name, run.main_mode)
 
 
 def _rate(runs: Sequence[Run], side: Side, test_set: str) -> float | None:
     run = next((run for run in runs if run.name == side.experiment), None)
-    decoding = run.decoding(test_set, side.mode, GRAPH) if run else None
+    decoding = run.decoding(test_set, side.mode, side.method) if run else None
     return None if decoding is None else float(decoding["wer"])
 
 
@@ -86,7 +91,7 @@ def _rate(runs: Sequence[Run], side: Side, test_set: str) -> float | None:
 def row(pair: Pair, figures: Mapping[str, Any]) -> dict[str, Any]:
     """What the file holds of a pair: which it is, and what `decode.compare.compare_folders` found."""
     sides = {"ours": vars(pair.ours), "theirs": vars(pair.theirs)}
-    return {**sides, "set": pair.test_set, "method": GRAPH, **figures}
+    return {**sides, "set": pair.test_set, "method": pair.ours.method, **figures}
 
 
 def write(exp_dir: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -147,7 +152,9 @@ def _interval(found: Mapping[str, Any]) -> str:
 
 
 def label(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str:
-    """'sn - teacher', or 'ss: streaming - offline' for two modes of one experiment."""
+    """'sn - teacher', or 'ss: streaming - offline' for two modes or methods of one experiment."""
+    if ours.get("method", GRAPH) != theirs.get("method", GRAPH):
+        return f"{ours['experiment']}: {ours['method']} - {theirs['method']}"
     if ours["experiment"] == theirs["experiment"]:
         return f"{ours['experiment']}: {ours['mode']} - {theirs['mode']}"
     return f"{ours['experiment']} - {theirs['experiment']}"

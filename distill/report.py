@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 TIMING = "export/timing.json"
-GRAPH, UNITS = "1best", "greedy"
+GRAPH, UNITS, TRANSFORMER = "1best", "greedy", "transformer-lm"
 TITLES = {
     GRAPH: "Word error rate (%), n-gram graph, with 95 % interval",
     UNITS: "Unit error rate (%), best path of the denominator graph, with 95 % interval",
@@ -39,6 +39,11 @@ PAPER_LIBRISPEECH = {  # table 5, 4-gram: step -> (test-clean, test-other)
     "teacher": (2.91, 5.43),
     "first step": (3.29, 6.63),
     "second step": (3.54, 7.57),
+}
+PAPER_LIBRISPEECH_TRANSFORMER = {  # table 5, Transformer language model
+    "teacher": (2.2, 4.26),
+    "first step": (2.42, 4.83),
+    "second step": (2.50, 5.27),
 }
 
 

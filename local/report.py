@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from distill import differences, report, speed
+from distill import differences, language_models, report, speed
 from distill.stages import recipe_from, recipe_parser, run_script
 
 log = logging.getLogger("report")
@@ -19,10 +19,15 @@ def main() -> None:
     differences.write(recipe.exp_dir, list(compared(recipe.exp_dir, runs)))
     rows = differences.read(recipe.exp_dir, runs)
     path = recipe.exp_dir / "RESULTS.md"
-    further = [*differences.sections(rows), *speed.sections(runs, recipe.exp_dir / speed.PLOT)]
+    further = [
+        *language_models.sections(recipe.exp_dir, runs, rows),
+        *differences.sections(rows),
+        *speed.sections(runs, recipe.exp_dir / speed.PLOT),
+    ]
     text = report.markdown_report(runs, further=further)
     report.write_text(path, f"# Results: {recipe.corpus}\n\n{text}")
     print(report.terminal_report(runs))
+    print(language_models.terminal(recipe.exp_dir, runs))
     print(differences.terminal(rows))
     print(speed.terminal(runs))
     print(f"all of it: {path}")

@@ -165,17 +165,19 @@ def write(
     recipe: Recipe, settings: LanguageModel, experiment: Experiment, test_set: str, mode: str, folder: Path
 ) -> None:
     """recogs-, errs-, wer-summary-, wer.json, utt2spk and errors.html of a test set at the weights chosen before."""
-    from distill.decode.rescoring import Weights
+    from distill.decode.rescoring import Weights, error_counts
     from distill.decode.wer import score, write_results
 
     tuning = json.loads((recipe.exp(experiment.name) / "rescoring/weights.json").read_text(encoding="utf-8"))
     weights = Weights(**tuning["weights"])
     lists, computed = found(recipe, settings, experiment, test_set, mode)
-    scored = [score(name, computed["references"][name], each.best(weights)) for name, each in lists.items()]
+    references = computed["references"]
+    scored = [score(name, references[name], each.best(weights)) for name, each in lists.items()]
     facts = {
         **computed["facts"], "method": METHOD, "lm": "transformer", "weights": tuning["weights"],
         "tuning": {key: value for key, value in tuning.items() if key != "weights"},
         "nbest": settings.rescoring.nbest,
+        "oracle_errors": sum(int(error_counts(each, references[name]).min()) for name, each in lists.items()),
     }  # fmt: skip
     write_results(folder, test_set, f"{mode}-{METHOD}", scored, facts)
     write_errors(folder, scored, {**facts, "set": test_set}, computed["cuts"])

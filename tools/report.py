@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from distill import benchmarks, differences, report, speed
+from distill import benchmarks, differences, language_models, report, speed
 
 ROOT = Path(__file__).resolve().parents[1]
 INTRODUCTION = """# Results
@@ -26,7 +26,8 @@ def main() -> None:
         if not (args.corpus and args.label):
             parser.error("--collect needs --corpus and --label")
         target = ROOT / "egs" / args.corpus / "results" / args.label
-        copies = report.collect(args.collect.resolve(), target, ROOT, [differences.DIFFERENCES])
+        exp_dir = args.collect.resolve()
+        copies = report.collect(exp_dir, target, ROOT, [differences.DIFFERENCES, *language_models.files(exp_dir)])
         print(f"{len(copies)} files below egs/{args.corpus}/results/{args.label}")
     report.write_text(ROOT / "RESULTS.md", whole(ROOT))
     print(f"wrote {ROOT / 'RESULTS.md'}")
@@ -39,9 +40,10 @@ def whole(root: Path) -> str:
     for folder in folders:
         title = f"## {folder.parents[1].name}, {folder.name}"
         runs = report.read_runs(folder)
-        plot = folder / speed.PLOT
+        plot, compared = folder / speed.PLOT, differences.read(folder, runs)
         further = [
-            *differences.sections(differences.read(folder, runs)),
+            *language_models.sections(folder, runs, compared),
+            *differences.sections(compared),
             *speed.sections(runs, plot, plot.relative_to(root).as_posix()),
         ]
         parts.append(f"{title}\n\n{report.markdown_report(runs, 3, further)}")

@@ -1,0 +1,118 @@
+"""Tables of language models from fabricated files: what stands beside the paper's, and what is said of its use."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from distill import differences, language_models, report
+from distill.decode.compare import compare_folders, write_speakers
+from distill.decode.wer import score, write_results
+
+NAMES = [f"{speaker}-{i}" for speaker in "abcdefghijkl" for i in (1, 2)]
+SETS = ("test-clean", "test-other")
+WORDS = ["A", "B", "C", "D", "E"]
+WRONG = {("teacher", "1best"): 3, ("teacher", "transformer-lm"): 1, ("ss", "1best"): 2, ("ss", "transformer-lm"): 2}
+
+
+def decode(exp: Path, name: str, mode: str, method: str) -> None:
+    for test_set in SETS:
+        folder = exp / name / f"decode_{test_set}_{mode}_{method}"
+        folder.mkdir()
+        wrong = WRONG[name, method]
+        facts = {
+            "mode": mode, "method": method, "chunk_ms": 320, "lookahead_mean_ms": 150, "lookahead_max_ms": 300,
+            "lm": "3gram" if method == "1best" else "transformer",
+        }  # fmt: skip
+        if method == "transformer-lm":
+            tuning = {"set": "dev", "before": 9, "errors": 4}
+            weights = {"graph": 0.5, "lm": 0.75, "word": -1.0}
+            facts |= {"weights": weights, "tuning": tuning, "nbest": 30, "oracle_errors": 12}
+        said = ["X"] * wrong + WORDS[wrong:]
+        write_results(folder, test_set, f"{mode}-{method}", [score(u, WORDS, said) for u in NAMES], facts)
+        write_speakers(folder, {u: u[0] for u in NAMES})
+
+
+@pytest.fixture
+def exp(tmp_path: Path) -> Path:
+    for name, stage, chunk, init in (("teacher", 6, 0, None), ("sn", 8, 0, "teacher"), ("ss", 9, 16, "sn")):
+        (tmp_path / name).mkdir()
+        config = {"stage": stage, "init": init, "model": {"streaming": {"chunk_frames": chunk}}}
+        result = {"config": config, "params": {"trunk": 2_000_000, "head": 0, "training_only": 0}, "wall_s": 1}
+        (tmp_path / name / "result.json").write_text(json.dumps(result))
+    for method in ("1best", "transformer-lm"):
+        decode(tmp_path, "teacher", "offline", method)
+        decode(tmp_path, "ss", "streaming", method)
+    lm = tmp_path / "lm/perplexity"
+    lm.mkdir(parents=True)
+    models = {"3gram": {"perplexity": 43.138}, "transformer": {"perplexity": 25.9, "unknown": 3}}
+    (lm / "summary.json").write_text(json.dumps({"set": "dev", "models": models}))
+    result = {"config": {"stage": 11}, "params": {"trunk": 900_000, "head": 100_000}, "updates": 600, "wall_s": 90}
+    (tmp_path / "lm/result.json").write_text(json.dumps(result))
+    return tmp_path
+
+
+def compared(exp: Path) -> list[dict]:
+    runs = report.read_runs(exp)
+    return [differences.row(pair, compare_folders(*pair.folders(exp))) for pair in differences.pairs(runs)]
+
+
+def test_the_language_model_is_no_recogniser(exp: Path) -> None:
+    assert [run.name for run in report.read_runs(exp)] == ["teacher", "sn", "ss"]
+    assert language_models.files(exp) == ["lm/result.json", "lm/perplexity/summary.json"]
+
+
+def test_perplexities_stand_beside_each_other(exp: Path) -> None:
+    table = language_models.perplexity_table(exp)
+    assert table is not None and table.head[1] == "perplexity, dev"
+    assert table.rows == (
+        ("3gram", "43.14", "-", "-", "-", "-"), ("transformer", "25.90", "3", "1.00", "600", "1.5"),
+    )  # fmt: skip
+
+
+def test_systems_stand_beside_table_5(exp: Path) -> None:
+    table = language_models.systems_table(report.read_runs(exp))
+    assert table is not None
+    rows = {(row[1], row[3]): row for row in table.rows}
+    assert list(rows) == [(name, method) for name in ("teacher", "ss") for method in ("1best", "transformer-lm")]
+    teacher, student = rows["teacher", "transformer-lm"], rows["ss", "transformer-lm"]
+    assert (teacher[2], teacher[4], teacher[-2:]) == ("transformer", "no", ("2.20", "4.26"))
+    assert (student[0], student[4], student[-2:]) == ("student in step 2", "yes/150ms", ("2.50", "5.27"))
+    assert rows["teacher", "1best"][-2:] == ("-", "-"), "the paper has no 3-gram"
+    assert teacher[6] == "20.00 [20.0-20.0]"
+
+
+def test_what_helps_and_what_does_not_is_said_from_the_intervals(exp: Path) -> None:
+    found = language_models.notes(report.read_runs(exp), compared(exp))
+    assert len(found) == 4
+    assert found[0].startswith("teacher, test-clean: helps, -40.00 % absolute [-40.00, -40.00]; weights graph 0.5,")
+    assert "chosen on dev (9 errors before, 4 after)" in found[0]
+    assert found[0].endswith("the best of at most 30 candidates would give 10.00 %")  # 12 of 24 * 5 words
+    assert found[2].startswith("ss, test-clean: no difference beyond chance, +0.00 %")
+    harmed = {"difference": 1.0, "low": 0.5, "high": 1.5}
+    assert language_models._verdict(harmed).startswith("harms, +1.00 %")
+
+
+def test_differences_name_the_methods(exp: Path) -> None:
+    labels = {differences.label(row["ours"], row["theirs"]) for row in compared(exp)}
+    assert {"teacher: transformer-lm - 1best", "ss: transformer-lm - 1best"} <= labels
+    differences.write(exp, compared(exp))
+    assert len(differences.read(exp, report.read_runs(exp))) == len(compared(exp))
+
+
+def test_reports_have_it_and_fit_the_terminal(exp: Path) -> None:
+    runs = report.read_runs(exp)
+    titles = [title for title, _ in language_models.sections(exp, runs, compared(exp))]
+    assert titles[0] == "Language models" and "table 5" in titles[1]
+    assert max(map(len, language_models.terminal(exp, runs).splitlines())) <= 100
+
+
+def test_without_one_nothing_is_said(exp: Path) -> None:
+    (exp / "lm/result.json").unlink()
+    for folder in exp.glob("*/decode_*_transformer-lm/wer.json"):
+        folder.unlink()
+    runs = report.read_runs(exp)
+    assert language_models.sections(exp, runs, []) == [] and language_models.terminal(exp, runs) == ""
+    assert language_models.files(exp) == []
