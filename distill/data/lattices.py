@@ -30,7 +30,8 @@ class Heard:
     """What a teacher heard in a cut.
 
     sequences: its lattice over units, None where no path was complete. confidence (T,): posterior of the best
-    path's output in each frame. words: ids of the best path. counts: whatever integers the writer wants kept.
+    path's output in each frame. words: ids of the best path. counts: whatever integers the writer wants kept, as
+    many for each cut; none counts as zeros.
     """
 
     cut_id: str
@@ -38,6 +39,11 @@ class Heard:
     confidence: np.ndarray
     words: Sequence[int] = ()
     counts: Sequence[int] = ()
+
+
+def _counts(heard: Sequence[Heard]) -> np.ndarray:
+    width = max((len(each.counts) for each in heard), default=0)
+    return np.array([each.counts or [0] * width for each in heard], dtype=np.int64).reshape(len(heard), width)
 
 
 def write_shard(path: Path, heard: Sequence[Heard], frame_shift: float, beam: float) -> None:
@@ -53,7 +59,7 @@ def write_shard(path: Path, heard: Sequence[Heard], frame_shift: float, beam: fl
         "confidence": np.round(255 * _joined([each.confidence for each in heard])).astype(np.uint8),
         "said": _small([len(each.words) for each in heard]),
         "words": _small(_joined([np.asarray(each.words) for each in heard])),
-        "counts": np.array([each.counts for each in heard], dtype=np.int64).reshape(len(heard), -1),
+        "counts": _counts(heard),
         "states": _small([graph.num_states for graph in graphs]),
         "best": np.array([graph.best for graph in graphs], dtype=np.float32).reshape(-1, 2),
         "beam": np.array([graph.beam for graph in graphs], dtype=np.float32),
