@@ -106,7 +106,8 @@ def test_files_are_where_icefall_has_them(rehearsal: Rehearsal) -> None:
     decoding = rehearsal.exp / "ss/decode_test-clean_streaming_1best"
     names = {path.name for path in decoding.iterdir()}
     prefixed = {f"{kind}-test-clean-streaming-1best.txt" for kind in ("recogs", "errs", "wer-summary")}
-    assert prefixed | {"wer.json", "utt2spk", "errors.html", ".done"} == names
+    timed = {"words.ctm", "words.json"}  # confidences and their figure too, once there are words to be sure of
+    assert prefixed | timed | {"wer.json", "utt2spk", "errors.html", ".done"} == names
     for path in ("lang_phones/tokens.txt", "lang_phones/words.txt", "lang_phones/lexicon.txt", "graphs/HLG.pt"):
         assert (rehearsal.data / path).is_file()
 
