@@ -88,7 +88,8 @@ begin() {
     --units "$units" --topology "$topology" --mini "$mini" --rehearse "$rehearse")
   local setting
   for setting in "${settings[@]}"; do common+=(--set "$setting"); done
-  export OMP_NUM_THREADS="$nj"
+  # waiting threads sleep: where they spin, a busy core makes training many times slower
+  export OMP_NUM_THREADS="$nj" OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
   RECIPE_COMMAND="egs/$corpus/run.sh$( (($# == 0)) || printf ' %q' "$@")"
   export RECIPE_COMMAND # what results name as the command that made them
   timings=() started=$SECONDS

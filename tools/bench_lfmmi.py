@@ -23,6 +23,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as run.sh has it; read when torch is loaded
+
 import torch
 from bench_graphs import OUTPUTS, denominator, numerators
 from bench_measure import measure
