@@ -244,7 +244,7 @@ class Stage:
             folder = self._open(identity)
             yield folder
             done = {**identity, "hash": _hash(identity), "seconds": round(time.monotonic() - started, 1)}
-            _write_json(folder / ".done", done)
+            write_json(folder / ".done", done)
             if folder != self.out:
                 _replace_folder(folder, self.out)
 
@@ -259,7 +259,7 @@ class Stage:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".done").unlink(missing_ok=True)
         if self.resumable:
-            _write_json(folder / ".started", identity)
+            write_json(folder / ".started", identity)
         return folder
 
 
@@ -311,7 +311,8 @@ def _read_json(path: Path) -> Any:
         return None
 
 
-def _write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
+    """Write a whole file or nothing, keys sorted."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     os.replace(temporary, path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill.config import Experiment
-from distill.stages import Recipe, Stage, command_line, recipe_from, recipe_parser, run_script, run_stage
+from distill.stages import Recipe, Stage, command_line, recipe_from, recipe_parser, run_script, run_stage, write_json
 
 if TYPE_CHECKING:
     from distill.deploy.session import Facts
@@ -162,13 +161,6 @@ def timing_rows(folder: Path, facts: Facts, out: Path, audio: Path) -> Iterator[
             size = None if runtime == "torch" else graph.stat().st_size / 2**20
             log.info("%s %s %s: RTF %.4f, %.0f MB", facts.name, mode, runtime, found.rtf, found.peak_mb)
             yield {"mode": mode, "runtime": runtime, "file_mb": size, **asdict(found)}
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write under a temporary name, then rename."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from decode import headline, modes, run_model, test_sets, write_errors
 
 from distill.config import Experiment
 from distill.lm.settings import LanguageModel
-from distill.stages import Recipe, Stage, command_line, recipe_from, recipe_parser, run_script, run_stage
+from distill.stages import Recipe, Stage, command_line, recipe_from, recipe_parser, run_script, run_stage, write_json
 
 log = logging.getLogger("rescore")
 METHOD = "transformer-lm"
@@ -182,13 +182,6 @@ def write(
     write_results(folder, test_set, f"{mode}-{METHOD}", scored, facts)
     write_errors(folder, scored, {**facts, "set": test_set}, computed["cuts"])
     log.info("%s %s %s %s: %s", experiment.name, test_set, mode, METHOD, headline(folder))
-
-
-def write_json(path: Path, content: Mapping) -> None:
-    """Write a whole file or nothing."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as run.sh has it; read wh
 
 import torch
 from bench_graphs import OUTPUTS, denominator, numerators
-from bench_measure import measure
+from bench_measure import measure, write_json
 from bench_roofline import roofline
 from torch import Tensor
 
@@ -230,12 +230,6 @@ def line(row: Row) -> str:
     error = f"  {row['value_error']:.1e} off" if row.get("value_error") is not None else ""
     ratio = f"{row['ratio']:10.3f} x" + (f" {row['cpu_ratio']:10.3f} x CPU" if row["cpu_ratio"] else " " * 16)
     return f"{start} {row['seconds'] * 1e3:12.3f} ms {ratio} {memory}{error}"
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    waiting = path.with_suffix(".tmp")
-    waiting.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(waiting, path)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,7 @@ Ends with status 3 where there is no CUDA device. `--json FILE` writes the table
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
 import statistics
 import sys
 import time
@@ -19,6 +17,7 @@ from typing import Any
 
 import torch
 from bench_graphs import OUTPUTS, denominator, numerators
+from bench_measure import write_json
 from torch import Tensor
 
 from distill.config import Experiment
@@ -205,12 +204,6 @@ def line(row: Row) -> str:
     ratio = f"{row['ratio']:9.3f} x" if row["ratio"] is not None else " " * 11
     memory = f"{row['peak_mb']:9.0f} MB" if row.get("peak_mb") else ""
     return f"{row['case']:64} {row['engine']:24} {row['seconds'] * 1e3:10.3f} ms {ratio} {memory}"
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    waiting = path.with_suffix(".tmp")
-    waiting.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(waiting, path)
 
 
 if __name__ == "__main__":

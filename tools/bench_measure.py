@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 LONG = 5.0  # seconds from which a call is not repeated
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -36,3 +39,10 @@ def _status(name: str) -> int:
     """A figure of /proc/self/status in bytes."""
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith(name + ":"))
     return int(line.split()[1]) * 1024
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a whole file or nothing; keys in their order, which is that of a table's columns."""
+    waiting = path.with_suffix(".tmp")
+    waiting.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(waiting, path)
