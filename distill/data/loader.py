@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -78,6 +79,11 @@ class SpeechDataset(Dataset):
         return self.distortion(wave, utterance_rng(self.seed, self.epoch, cut_id))
 
 
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class TrainLoader:
     """Epochs of batches, bucketed by duration, shuffled by seed and epoch, sharded over ranks."""
 
@@ -91,7 +97,7 @@ class TrainLoader:
         """Batches of one epoch (counted from 0), without the first `skip` (already trained on)."""
         self.dataset.epoch = number
         chosen = _Skipping(self._sampler(number), skip)
-        workers = self.settings.workers
+        workers = min(self.settings.workers, available_cores())  # more would only take turns, and torch warns
         yield from DataLoader(self.dataset, sampler=chosen, batch_size=None, num_workers=workers)
 
     def count(self, number: int) -> int:
