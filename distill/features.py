@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from distill.batch import SAMPLE_RATE
-from distill.config import FBANK_SHIFT, FBANK_WIDTH
+from distill.config.model import FBANK_SHIFT, FBANK_WIDTH
 
 FFT = 512
 FLOOR = 1.1920928955078125e-07  # float32's epsilon, as Kaldi's

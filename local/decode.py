@@ -11,7 +11,7 @@ from pathlib import Path
 
 import ngram_methods
 
-from distill.config import Experiment
+from distill.config.experiment import Experiment
 from distill.stages import Recipe, Stage, recipe_from, recipe_parser, run_script, run_stage
 
 log = logging.getLogger("decode")

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill.config import Experiment
+from distill.config.experiment import Experiment
 from distill.stages import Recipe, Stage, command_line, recipe_from, recipe_parser, run_script, run_stage, write_json
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from distill.config import Experiment
+from distill.config.experiment import Experiment
 from distill.stages import Stage, recipe_from, recipe_parser, run_script, run_stage
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from distill.config import Experiment
+from distill.config.experiment import Experiment
 from distill.stages import Recipe, Stage, run_stage
 
 log = logging.getLogger("decode")

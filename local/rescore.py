@@ -9,7 +9,7 @@ from pathlib import Path
 
 from decode import headline, modes, run_model, test_sets, write_errors
 
-from distill.config import Experiment
+from distill.config.experiment import Experiment
 from distill.lm.settings import LanguageModel
 from distill.stages import Recipe, Stage, command_line, recipe_from, recipe_parser, run_script, run_stage, write_json
 

@@ -6,7 +6,7 @@ import json
 from functools import partial
 from pathlib import Path
 
-from distill.config import Experiment
+from distill.config.experiment import Experiment
 from distill.stages import Recipe, Stage, command_line, recipe_from, recipe_parser, run_script, run_stage
 
 

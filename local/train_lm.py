@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from distill.config import Graphs
+from distill.config.graphs import Graphs
 from distill.stages import Recipe, Stage, recipe_from, recipe_parser, run_script, run_stage
 
 log = logging.getLogger("train_lm")

@@ -105,7 +105,7 @@ def run_case(options: dict) -> dict:
     """Text to denominator once; runs in a process of its own."""
     import torch
 
-    from distill.config import Graphs
+    from distill.config.graphs import Graphs
     from distill.graphs.denominator import build_denominator
     from distill.graphs.lexicon import Lang
 

@@ -20,7 +20,7 @@ from bench_graphs import OUTPUTS, denominator, numerators
 from bench_measure import write_json
 from torch import Tensor
 
-from distill.config import Experiment
+from distill.config.experiment import Experiment
 from distill.fsa import Engine, Hmm, NativeEngine, TorchEngine, triton
 from distill.fsa.triton_tables import SharedTables
 from distill.losses.mmi import LfMmi

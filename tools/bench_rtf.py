@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from distill.config import Experiment
+from distill.config.experiment import Experiment
 from distill.deploy import onnx as exporting
 from distill.deploy.onnx_runner import StreamRunner, WholeRunner
 from distill.deploy.session import SAMPLE_RATE, Session

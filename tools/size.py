@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from distill.config import Experiment
+from distill.config.experiment import Experiment
 from distill.losses.objective import build_objective
 from distill.models.latency import latency
 from distill.models.size import macs, parameters, predict_rtf, quantizer_parameters

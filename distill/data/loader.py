@@ -15,8 +15,8 @@ from lhotse.dataset.sampling import DynamicBucketingSampler, SimpleCutSampler
 from torch.utils.data import DataLoader, Dataset
 
 from distill.batch import SAMPLE_RATE, Batch, pad_waves
-from distill.config import Augment
-from distill.config import Data as DataSettings
+from distill.config.training import Augment
+from distill.config.training import Data as DataSettings
 from distill.data.distort import Distortion, utterance_rng
 from distill.data.noise import NoiseClips
 from distill.data.numerators import Numerators, text_of, usable

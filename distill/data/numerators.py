@@ -9,7 +9,7 @@ from dataclasses import fields
 import numpy as np
 import torch
 
-from distill.config import Data as Settings
+from distill.config.training import Data as Settings
 from distill.data.lattices import Lattices
 from distill.fsa import Fsa, Hmm, Numerator
 from distill.graphs.lexicon import Lang

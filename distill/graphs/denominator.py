@@ -15,7 +15,7 @@ from distill.graphs.lexicon import Lang
 from distill.graphs.ngram import train_unit_ngram
 
 if TYPE_CHECKING:
-    from distill.config import Graphs
+    from distill.config.graphs import Graphs
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill.config import Encoder
+from distill.config.model import Encoder
 from distill.lm.settings import Model
 from distill.models.transformer import Block
 

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from distill.config import Optim, Saving, Settings, load_settings
+from distill.config.loading import Settings, load_settings
+from distill.config.training import Optim, Saving
 
 
 class Model(Settings):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.batch import valid_mask
-from distill.config import Objective
+from distill.config.training import Objective
 from distill.fsa import Engine, Hmm, build_engine
 from distill.fsa.frames import weighted, within_windows
 from distill.losses.term import Term

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.batch import valid_mask
-from distill.config import Objective as ObjectiveSettings
+from distill.config.training import Objective as ObjectiveSettings
 from distill.fsa import Hmm
 from distill.losses.hidden import HiddenMse
 from distill.losses.mmi import Ctc, LfMmi

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from distill.config import Model as ModelSettings
+from distill.config.model import Model as ModelSettings
 from distill.models.recogniser import Recogniser
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.config import Experiment
+from distill.config.experiment import Experiment
 from distill.models.build import build_model
 from distill.models.recogniser import Recogniser
 

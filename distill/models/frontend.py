@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.batch import SAMPLE_RATE, valid_mask
-from distill.config import FrontEnd as FrontEndSettings
+from distill.config.model import FrontEnd as FrontEndSettings
 from distill.features import fbank, fbank_frames, fbank_lengths
 
 

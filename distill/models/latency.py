@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from distill.batch import SAMPLE_RATE
-from distill.config import FrontEnd, Model
+from distill.config.model import FrontEnd, Model
 
 
 @dataclass(frozen=True)

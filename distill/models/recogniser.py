@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from distill.config import Model as ModelSettings
+from distill.config.model import Model as ModelSettings
 from distill.models import streaming
 from distill.models.frontend import build_front_end
 from distill.models.streaming import StreamState

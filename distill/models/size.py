@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from distill.batch import SAMPLE_RATE
-from distill.config import FrontEnd, Model
+from distill.config.model import FrontEnd, Model
 from distill.features import FFT
 from distill.models.frontend import build_front_end
 from distill.models.recogniser import Head, Recogniser, count_parameters

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distill.batch import valid_mask
-from distill.config import Streaming
+from distill.config.model import Streaming
 from distill.models.transformer import KeyValue
 
 if TYPE_CHECKING:

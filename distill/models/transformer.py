@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.batch import valid_mask
-from distill.config import Encoder as EncoderSettings
-from distill.config import Mask, Streaming
+from distill.config.model import Encoder as EncoderSettings
+from distill.config.model import Mask, Streaming
 
 
 class KeyValue(NamedTuple):

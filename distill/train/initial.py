@@ -8,7 +8,8 @@ from pathlib import Path
 
 import yaml
 
-from distill.config import Experiment, Model
+from distill.config.experiment import Experiment
+from distill.config.model import Model
 from distill.models import checkpoint
 from distill.models.build import build_model
 from distill.models.pretrained import build_imported, read_checkpoint

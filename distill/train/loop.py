@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.batch import Batch
-from distill.config import Optim, Saving
+from distill.config.training import Optim, Saving
 from distill.losses.objective import Losses, Targets
 from distill.models import checkpoint
 from distill.models.recogniser import Recogniser, count_parameters

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distill.config import Optim
+from distill.config.training import Optim
 
 START_SCALE = 0.01
 

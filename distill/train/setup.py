@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from distill.batch import SAMPLE_RATE, Batch
-from distill.config import Experiment
+from distill.config.experiment import Experiment
 from distill.data.lattices import Lattices
 from distill.data.loader import SpeechDataset, TrainLoader, fbank_statistics, in_order, level, load_cuts, train_loader
 from distill.data.numerators import Numerators, usable

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from distill.batch import Batch
-from distill.config import Teacher as TeacherSettings
+from distill.config.training import Teacher as TeacherSettings
 from distill.losses.objective import Targets
 from distill.models.recogniser import Recogniser
 

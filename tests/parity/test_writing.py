@@ -7,7 +7,7 @@ import torch
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
-from distill.config import Encoder, FrontEnd, Model  # noqa: E402
+from distill.config.model import Encoder, FrontEnd, Model  # noqa: E402
 from distill.models.pretrained.writing import write_folder  # noqa: E402
 from distill.models.recogniser import Recogniser  # noqa: E402
 

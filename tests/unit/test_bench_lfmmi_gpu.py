@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from distill.config import Experiment
+from distill.config.experiment import Experiment
 from distill.fsa import TorchEngine
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from distill.config import Experiment, FrontEnd, Optim
+from distill.config.experiment import Experiment
+from distill.config.graphs import Graphs
+from distill.config.model import FrontEnd
+from distill.config.training import Optim
 from distill.train.schedule import learning_rate
 
 MINIMAL = "stage: 6\nobjective: {alpha: 1, beta: 1}\noptim: {updates: 10}\n"
 EGS = Path(__file__).parents[2] / "egs"
-CONF = sorted(path for path in EGS.glob("*/conf/**/*.yaml") if path.stem != "lm")
+CONF = sorted(path for path in EGS.glob("*/conf/**/*.yaml") if path.stem not in ("lm", "graphs"))
 
 
 @pytest.fixture
@@ -26,6 +29,11 @@ def test_every_experiment_of_the_recipes_is_valid(path: Path) -> None:
     experiment = Experiment.load(path)
     assert experiment.name == path.stem and experiment.description
     assert Experiment.parse(experiment.resolved(), "again") == experiment
+
+
+@pytest.mark.parametrize("path", sorted(EGS.glob("*/conf/graphs.yaml")), ids=lambda path: path.parents[1].name)
+def test_the_graphs_of_the_recipes_differ_from_the_defaults(path: Path) -> None:
+    assert Graphs.load(path) != Graphs()
 
 
 def test_base_is_merged_and_overrides_win(minimal: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from distill.config import Model
+from distill.config.model import Model
 from distill.models.build import build_model
 from distill.models.pretrained.names import listed
 from distill.models.pretrained.sources import Checkpoint

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from distill.config import Model
+from distill.config.model import Model
 
 STRIDES = (5, 2, 2, 2, 2, 2, 2)
 """Of the seven layers of wav2vec 2.0, HuBERT and WavLM."""

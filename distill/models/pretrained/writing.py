@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from distill.config import Model
+from distill.config.model import Model
 from distill.models.pretrained.names import HUGGING_FACE
 from distill.models.recogniser import Recogniser
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill.config import Graphs
+from distill.config.graphs import Graphs
 from distill.data.grammar import Grammar
 from distill.fsa import DecodingGraph, Fsa
 from distill.graphs.decoding_graph import build_hlg

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill.config import Data
+from distill.config.training import Data
 from distill.data.lattices import Heard, Lattices, Shard, shard_path, write_part, write_shard
 from distill.data.numerators import Numerators
 from distill.fsa import Numerator

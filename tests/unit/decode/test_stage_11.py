@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distill.config import Experiment
+from distill.config.experiment import Experiment
 from distill.decode.rescoring import Candidates
 from distill.lm.settings import LanguageModel
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distill.config import Encoder, FrontEnd, Model, Streaming
+from distill.config.model import Encoder, FrontEnd, Model, Streaming
 from distill.models.recogniser import Recogniser
 
 OUTPUTS = ["<blk>", *"ABCDEFGHIJK"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill.config import Experiment
+from distill.config.experiment import Experiment
 from distill.decode.live import LiveDecoder
 from distill.deploy.graph import WholeGraph
 from distill.deploy.session import Session

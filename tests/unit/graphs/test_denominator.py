@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from distill.config import Graphs
+from distill.config.graphs import Graphs
 from distill.graphs import ngram
 from distill.graphs.denominator import Pronouncer, build_denominator
 from distill.graphs.lexicon import Lang

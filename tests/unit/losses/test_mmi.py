@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distill.config import Objective as Settings
+from distill.config.training import Objective as Settings
 from distill.fsa import Fsa, NativeEngine, TorchEngine
 from distill.graphs import topology
 from distill.losses.mmi import LfMmi, build_mmi

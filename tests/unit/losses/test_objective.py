@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from distill.config import Objective as Settings
+from distill.config.training import Objective as Settings
 from distill.fsa import Fsa, NativeEngine
 from distill.graphs import topology
 from distill.losses.mmi import LfMmi

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from distill.config import Encoder, FrontEnd, Model
+from distill.config.model import Encoder, FrontEnd, Model
 from distill.models.build import build_model
 from distill.models.pretrained import build_imported, read_checkpoint
 from distill.models.pretrained.files import Stub, plain, read_pickle

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.config import Encoder, FrontEnd, Mask, Model, Streaming
+from distill.config.model import Encoder, FrontEnd, Mask, Model, Streaming
 from distill.models.recogniser import Recogniser
 from distill.models.transformer import mask_spans
 

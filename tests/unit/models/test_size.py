@@ -10,7 +10,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from distill.config import Encoder, Experiment, FrontEnd, Model, Streaming
+from distill.config.experiment import Experiment
+from distill.config.model import Encoder, FrontEnd, Model, Streaming
 from distill.models.recogniser import Recogniser
 from distill.models.size import frames_of, macs, parameters, predict_rtf, quantizer_parameters
 from tools import size

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.batch import SAMPLE_RATE
-from distill.config import Encoder, Experiment, FrontEnd, Model, Streaming
+from distill.config.experiment import Experiment
+from distill.config.model import Encoder, FrontEnd, Model, Streaming
 from distill.models.latency import latency
 from distill.models.recogniser import Recogniser
 from distill.models.transformer import attention_mask, drawn

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from distill.config import Experiment
+from distill.config.experiment import Experiment
 from distill.models import checkpoint
 from distill.models.build import build_model
 

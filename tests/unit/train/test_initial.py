@@ -11,7 +11,8 @@ import pytest
 import torch
 import yaml
 
-from distill.config import Experiment, FrontEnd
+from distill.config.experiment import Experiment
+from distill.config.model import FrontEnd
 from distill.data.loader import fbank_statistics
 from distill.features import fbank
 from distill.models import checkpoint

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from distill.batch import Batch
-from distill.config import Experiment, Teacher
+from distill.config.experiment import Experiment
+from distill.config.training import Teacher
 from distill.fsa import Fsa, NativeEngine
 from distill.graphs import topology
 from distill.losses.mmi import LfMmi

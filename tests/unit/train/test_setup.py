@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distill.config import Experiment
+from distill.config.experiment import Experiment
 from distill.data.lattices import Heard, write_part
 from distill.fsa.sequences import SequenceGraph
 from distill.graphs.lexicon import Lang, Lexicon, write_lang

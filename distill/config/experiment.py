@@ -1,0 +1,94 @@
+"""An experiment: one training, and how its model is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from distill.config.decoding import Decoding
+from distill.config.loading import Settings, load_settings, parsed
+from distill.config.model import Model
+from distill.config.training import Augment, Data, Objective, Optim, Saving, Teacher
+
+
+class Experiment(Settings):
+    """One training and how it is decoded; its YAML's stem is its name."""
+
+    name: str = ""
+    stage: Literal[6, 8, 9]
+    description: str = ""
+    seed: int = 0
+    model: Model = Model()
+    pretrained: str | None = None  # stage 5 of a teacher: hf:FOLDER_OR_NAME, fairseq:FILE, torchaudio:FILE; else random
+    init: str | None = None  # experiment whose parameters of the same name and shape are taken over
+    init_blocks: tuple[int, ...] = ()  # block of `init`, from 1, that each block starts from; empty: the same one
+    init_slice: tuple[str, ...] = ()  # beginnings of names of larger tensors whose leading part is taken over
+    teacher: Teacher | None = None
+    data: Data = Data()
+    augment: Augment = Augment()
+    objective: Objective = Objective()
+    optim: Optim
+    saving: Saving = Saving()
+    decoding: Decoding = Decoding()
+
+    @model_validator(mode="after")
+    def _check(self) -> Experiment:
+        objective = self.objective
+        if (objective.uses_hidden or objective.uses_outputs) and self.teacher is None:
+            raise ValueError(
+                f"objective alpha {objective.alpha}, beta {objective.beta} learns from a teacher, but"
+                " 'teacher' is not set; without one use alpha: 1, beta: 1"
+            )
+        if self.decoding.chunks and not (self.model.streaming.chunk_frames and min(self.decoding.chunks) > 0):
+            raise ValueError(f"decoding.chunks {self.decoding.chunks} are for a model with streaming.chunk_frames")
+        if objective.uses_ctc != self.model.ctc_output:
+            raise ValueError(
+                f"objective.ctc_scale {objective.ctc_scale} and model.ctc_output {str(self.model.ctc_output).lower()}"
+                " do not go together: a second output needs a scale above 0 to learn, and a scale needs the output"
+            )
+        layers = self.model.encoder.layers
+        if len(self.init_blocks) not in (0, layers):
+            raise ValueError(
+                f"init_blocks has {len(self.init_blocks)} entries, expected one for each of {layers} blocks"
+            )
+        if len(objective.teacher_layers) not in (0, layers):
+            raise ValueError(
+                f"objective.teacher_layers has {len(objective.teacher_layers)} entries, expected one for each"
+                f" of the {layers} blocks (0 for none)"
+            )
+        return self
+
+    @property
+    def layer_map(self) -> dict[int, int]:
+        """g: student block -> teacher block, both counted from 1 (papers/001 §5.1.2: g(i) = 2i)."""
+        count = self.model.encoder.layers
+        teacher_layers = self.objective.teacher_layers or tuple(2 * i for i in range(1, count + 1))
+        return {i: g for i, g in enumerate(teacher_layers, 1) if g}
+
+    @classmethod
+    def load(cls, path: Path | str, overrides: Sequence[str] = (), suffix: str = "") -> Experiment:
+        """Read a YAML file, apply "a.b=value" overrides; raises ValueError naming file and key.
+
+        `suffix` goes to its name and to those of the experiments it builds on: with other units they are others.
+        """
+        return load_settings(cls, Path(path), overrides)._renamed(suffix)
+
+    def _renamed(self, suffix: str) -> Experiment:
+        changes: dict[str, Any] = {"name": self.name + suffix}
+        if self.init is not None:
+            changes["init"] = self.init + suffix
+        if self.teacher is not None:
+            changes["teacher"] = self.teacher.model_copy(update={"experiment": self.teacher.experiment + suffix})
+        return self.model_copy(update=changes)
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], where: str) -> Experiment:
+        """Build from a nested mapping; raises ValueError with `where` and each wrong key."""
+        return parsed(cls, values, where)
+
+    def resolved(self) -> dict[str, Any]:
+        """All settings as plain values, for checkpoints and hashes."""
+        return self.model_dump(mode="json")

@@ -1,0 +1,177 @@
+"""Settings that decide the shapes of a network, and how it streams."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from distill.config.loading import Settings
+
+FBANK_SHIFT, FBANK_WIDTH = 160, 400
+"""Samples between two Fbank frames, and samples that each of them sees: 10 and 25 ms."""
+
+
+class FrontEnd(Settings):
+    """Audio to frames: a stack of convolutions (channels, kernel, stride) over the waveform or over Fbank frames."""
+
+    input: Literal["waveform", "fbank"] = "waveform"  # fbank: Kaldi's log-mel energies, a frame each 10 ms
+    mels: int = 80  # of Fbank frames
+    layers: tuple[tuple[int, int, int], ...] = ((512, 10, 5), *((512, 3, 2),) * 4, *((512, 2, 2),) * 2)
+    bias: bool = False  # BASE-like stacks have none, Large-like stacks do
+    norm: Literal["group", "frame"] = "group"  # statistics over time (does not stream) or over channels
+    norm_layers: Literal["first", "all"] = "first"
+    norm_eps: float = 1e-5  # of "frame" norms; larger where audio has digital silence (a norm of zeros explodes)
+    first: Literal["random", "gabor"] = "random"  # gabor: log-compressed Gabor pairs at mel centres, trained on
+    causal: bool = False  # pad on the left, so that frame t ends with sample (t + 1) * hop
+    # normalised per utterance, times a stored gain, or as it is (Fbank frames have a stored mean and scale instead)
+    waveform: Literal["utterance", "gain", "none"] = "utterance"
+
+    @property
+    def unit(self) -> tuple[int, int]:
+        """Shift and width, in samples, of what the first convolution counts in."""
+        return (FBANK_SHIFT, FBANK_WIDTH) if self.input == "fbank" else (1, 1)
+
+    @property
+    def stride(self) -> int:
+        """Inputs of the first convolution per frame."""
+        return math.prod(stride for _, _, stride in self.layers)
+
+    @property
+    def reach(self) -> int:
+        """Inputs of the first convolution that one frame sees."""
+        inputs, stride = 1, 1
+        for _, kernel, step in self.layers:
+            inputs += (kernel - 1) * stride
+            stride *= step
+        return inputs
+
+    @property
+    def hop(self) -> int:
+        """Samples per frame."""
+        return self.stride * self.unit[0]
+
+    @property
+    def receptive(self) -> int:
+        """Samples that one frame sees."""
+        shift, width = self.unit
+        return (self.reach - 1) * shift + width
+
+    @property
+    def context(self) -> int:
+        """Samples before its own hop that a frame sees."""
+        if self.input == "fbank":
+            return (FBANK_WIDTH - FBANK_SHIFT) // 2  # frames are centred on their shift, as Kaldi's are
+        return self.receptive - self.hop if self.causal else 0
+
+    @property
+    def ahead(self) -> int:
+        """Samples after its own hop that a frame waits for."""
+        return max(0, self.receptive - self.hop - self.context)
+
+    @model_validator(mode="after")
+    def _check(self) -> FrontEnd:
+        if self.input == "waveform":
+            return self
+        default = FrontEnd.model_fields["layers"].default
+        wrong = {
+            f"layers of a waveform stack ({len(default)}); one convolution, such as [[512, 3, 2]], is meant": (
+                self.layers == default
+            ),
+            "first: gabor": self.first != "random",
+            "causal: true (a frame of Fbank is centred, as runtimes have it)": self.causal,
+            f"waveform: {self.waveform} (write none: a mean and scale are stored)": self.waveform != "none",
+            "norm: group": self.norm == "group",
+        }
+        found = [name for name, is_wrong in wrong.items() if is_wrong]
+        if found:
+            raise ValueError(f"a front-end with input: fbank cannot have {'; '.join(found)}")
+        return self
+
+
+class Encoder(Settings):
+    """Transformer of wav2vec 2.0: convolutional positions, then blocks."""
+
+    dim: int = 768
+    ffn_dim: int = 3072
+    layers: int = 12
+    heads: int = 12
+    norm_first: bool = False  # pre-LN (Large) or post-LN (BASE)
+    always_project: bool = False  # a projection even where features have the width already, as other libraries keep it
+    relative_buckets: int = 0  # WavLM's gated relative position bias: 320; 0: none
+    relative_distance: int = 800  # frames beyond which all distances share a bucket
+    position_kernel: int = 128
+    position_groups: int = 16
+    position_causal: bool = False
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    activation_dropout: float = 0.0
+    layer_drop: float = 0.0
+
+    @model_validator(mode="after")
+    def _check(self) -> Encoder:
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
+        if self.dim % self.position_groups:
+            raise ValueError(f"dim {self.dim} is not a multiple of position_groups {self.position_groups}")
+        return self
+
+
+class Streaming(Settings):
+    """Chunked attention: frame i of chunk c = i // chunk sees [c * chunk - history, (c + 1) * chunk).
+
+    With `train_chunks` each training batch draws one of them (and one of `train_histories`), so that one
+    model serves many latencies; elsewhere it runs at chunk_frames and history_frames.
+    """
+
+    chunk_frames: int = Field(default=0, ge=0)  # 0: full context
+    history_frames: int = Field(default=0, ge=0)
+    sink_frames: int = Field(default=0, ge=0)  # attention sinks: first frames, visible for ever
+    train_chunks: tuple[int, ...] = ()  # 0 stands for full context
+    train_histories: tuple[int, ...] = ()  # empty: always history_frames
+
+    @model_validator(mode="after")
+    def _check(self) -> Streaming:
+        if min((*self.train_chunks, *self.train_histories), default=0) < 0:
+            raise ValueError("streaming.train_chunks and train_histories count frames: none can be negative")
+        if not self.chunk_frames and (self.train_chunks or self.sink_frames):
+            raise ValueError("streaming.train_chunks and sink_frames need streaming.chunk_frames, the size it runs at")
+        if self.train_histories and not self.train_chunks:
+            raise ValueError("streaming.train_histories are drawn with train_chunks, which are empty")
+        return self
+
+
+class Mask(Settings):
+    """Spans of frames and channels zeroed on the convolutions' output while training (as SpecAugment)."""
+
+    time_probability: float = 0.0
+    time_length: int = 10
+    channel_probability: float = 0.0
+    channel_length: int = 64
+
+
+class Model(Settings):
+    """Everything that decides shapes; with the number of outputs it builds the network."""
+
+    front_end: FrontEnd = FrontEnd()
+    encoder: Encoder = Encoder()
+    streaming: Streaming = Streaming()
+    mask: Mask = Mask()
+    shared_head_dim: int | None = None  # width of the teacher whose prediction layer is shared; None: own head
+    ctc_output: bool = False  # a second output beside it, trained with CTC, for runtimes without a graph
+
+    @model_validator(mode="after")
+    def _check_streaming(self) -> Model:
+        if not self.streaming.chunk_frames:
+            return self
+        front, encoder = self.front_end, self.encoder
+        blockers = {
+            "front_end.norm: group": front.norm == "group",
+            "front_end.waveform: utterance": front.waveform == "utterance",
+            "encoder.position_causal: false": not encoder.position_causal,
+        }
+        found = [name for name, blocks in blockers.items() if blocks]
+        if found:
+            raise ValueError(f"streaming.chunk_frames needs a model that streams, but it has {', '.join(found)}")
+        return self
