@@ -14,6 +14,7 @@ from distill.config.experiment import Experiment
 from distill.stages import Recipe, Stage, recipe_from, recipe_parser, run_script, run_stage
 
 log = logging.getLogger("make_numerators")
+USED = ("avg", "beam", "max_active", "acoustic_scale", "lattice_beam")  # of the decoding settings
 
 
 def main() -> None:
@@ -25,7 +26,8 @@ def main() -> None:
         experiment = Experiment.load(recipe.experiment_yaml(name), recipe.overrides, recipe.suffix)
         if experiment.stage != 6:
             continue
-        settings = {"decoding": experiment.resolved()["decoding"], "parts": args.parts}
+        decoding = experiment.resolved()["decoding"]
+        settings = {"decoding": {key: decoding[key] for key in USED}, "parts": args.parts}
         needed = {recipe.exp(experiment.name): 6, recipe.graphs: 4, recipe.cuts: 0}
         stage = Stage(7, recipe.num / experiment.name, settings, needed, resumable=True)
         run_stage(stage, partial(write, recipe, experiment, args.parts.split(",")))
