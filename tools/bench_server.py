@@ -1,10 +1,11 @@
 """Many real-time streams on one server: how late partial results come, and whether each stream gets its own words.
 
-    bench_server.py --experiment exp-mini/ss --streams 64 --seconds 60 [--threads 2] [--json FILE]
+    bench_server.py --experiment exp-mini/ss --streams 64 --seconds 60 [--threads 2] [--runtime onnx int8] [--json FILE]
 
 Every stream is another sequence of the test set's utterances with pauses between them, sent as it would be
 spoken. The server is a process of its own, the clients another; `taskset -c 0,1` holds both to two cores. Delay:
-from sending the piece of audio that completes a chunk to receiving the partial result that knows of it.
+from sending the piece of audio that completes a chunk to receiving the partial result that knows of it. Seconds of
+the processor are the server's while it serves; of the forward and the search they are by the clock.
 """
 
 from __future__ import annotations
@@ -17,16 +18,19 @@ import re
 import subprocess
 import sys
 import time
+import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import kaldialign
 import numpy as np
 import torch
+from bench_measure import write_json
 from websockets.asyncio.client import connect
 
 from distill.data.loader import load_cuts
 from distill.data.numerators import text_of
+from distill.deploy.batching import RUNTIMES
 from distill.deploy.serving import data_folder
 from distill.deploy.session import SAMPLE_RATE
 from distill.stages import run_script
@@ -62,24 +66,31 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--threads", type=int, default=2, help="of the server")
+    parser.add_argument("--runtime", nargs="+", choices=RUNTIMES, default=["onnx"], help="one run for each")
     parser.add_argument("--json", type=Path, help="write everything to this file")
     args = parser.parse_args()
+    rows = []
+    for runtime in args.runtime:
+        rows.append(one_run(args, runtime))
+        show(rows[-1])
+    if args.json:
+        command = f"tools/bench_server.py {' '.join(map(str, sys.argv[1:]))}"
+        write_json(args.json, {"hardware": hardware(torch.device("cpu")), "command": command, "rows": rows})
+
+
+def one_run(args: argparse.Namespace, runtime: str) -> dict:
+    """A server, all streams, and what came of them."""
     data = args.data_dir or data_folder(args.experiment)
     talks = made_up(data, args.set, args.streams, args.seconds)
-    server, port = start(args, data)
+    server, port = start(args, data, runtime)
     try:
+        before = processor_seconds(server.pid)
         asyncio.run(everybody(talks, port))
-        row = summary(talks, server.pid, args)
+        used = {"ratio": processor_seconds(server.pid) - before, **inside(port)}
     finally:
         server.terminate()
         left = server.wait(30)
-    row["exit"] = left
-    show(row)
-    if args.json:
-        temporary = args.json.with_name(args.json.name + ".tmp")
-        content = {"hardware": hardware(torch.device("cpu")), "rows": [row]}
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(args.json)
+    return {**summary(talks, used, args, runtime), "exit": left}
 
 
 def made_up(data: Path, name: str, streams: int, seconds: float) -> list[Talk]:
@@ -99,11 +110,12 @@ def made_up(data: Path, name: str, streams: int, seconds: float) -> list[Talk]:
     return talks
 
 
-def start(args: argparse.Namespace, data: Path) -> tuple[subprocess.Popen, int]:
+def start(args: argparse.Namespace, data: Path, runtime: str) -> tuple[subprocess.Popen, int]:
     """The server, and the port that it says it listens on."""
     command = [
         sys.executable, str(Path(__file__).with_name("serve.py")), "--experiment", str(args.experiment), "--data-dir",
         str(data), "--port", "0", "--streams", str(args.streams), "--threads", str(args.threads),
+        "--runtime", runtime,
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
@@ -150,8 +162,8 @@ async def listen(talk: Talk, socket) -> None:
             talk.delays.append(now - talk.sent[(talk.heard - 1) // PIECE])
 
 
-def summary(talks: list[Talk], pid: int, args: argparse.Namespace) -> dict:
-    """The row of the table."""
+def summary(talks: list[Talk], used: dict[str, float], args: argparse.Namespace, runtime: str) -> dict:
+    """The row of the table. used: seconds of the server, by what they were for."""
     delays = np.array([delay for talk in talks for delay in talk.delays])
     errors = [kaldialign.edit_distance(talk.words, talk.said)["total"] for talk in talks]
     mixed = sum(
@@ -160,9 +172,10 @@ def summary(talks: list[Talk], pid: int, args: argparse.Namespace) -> dict:
     )
     audio = sum(len(talk.audio) for talk in talks) / SAMPLE_RATE
     return {
-        "case": f"{args.streams} streams of {args.seconds:g} s", "engine": f"{args.threads} threads",
+        "case": f"{args.streams} streams of {args.seconds:g} s", "engine": runtime, "threads": args.threads,
         "seconds": float(np.quantile(delays, 0.95)), "median_seconds": float(np.median(delays)),
-        "worst_seconds": float(delays.max()), "partials": len(delays), "ratio": processor_seconds(pid) / audio,
+        "worst_seconds": float(delays.max()), "partials": len(delays),
+        **{name: seconds / audio for name, seconds in used.items()},
         "lost": sum(not talk.ended or talk.heard != len(talk.audio) for talk in talks), "mixed": mixed,
         "wer": 100 * sum(errors) / sum(len(talk.words) for talk in talks), "cores": len(os.sched_getaffinity(0)),
         "failures": sorted({talk.error for talk in talks if talk.error}),
@@ -175,12 +188,21 @@ def processor_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def inside(port: int) -> dict[str, float]:
+    """Seconds that the server has spent in the model and in the search, from its metrics."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
+        text = reply.read().decode()
+    found = re.findall(r"^distill_(forward|search)_seconds_sum (\S+)$", text, re.MULTILINE)
+    return {name: float(seconds) for name, seconds in found}
+
+
 def show(row: dict) -> None:
-    print(f"{row['case']}, server with {row['engine']}, {row['cores']} cores")
+    print(f"{row['case']}, server with {row['engine']}, {row['threads']} threads, {row['cores']} cores")
     print(f"  delay of a partial  median {1000 * row['median_seconds']:6.0f} ms")
     print(f"                      95 %   {1000 * row['seconds']:6.0f} ms")
     print(f"                      worst  {1000 * row['worst_seconds']:6.0f} ms, of {row['partials']}")
-    print(f"  processor           {row['ratio']:.4f} s for a second of audio")
+    print(f"  processor           {row['ratio']:.4f} s for a second of audio,", end=" ")
+    print(f"by the clock forward {row['forward']:.4f}, search {row['search']:.4f}")
     print(f"  word error rate     {row['wer']:.2f} %")
     print(f"  lost {row['lost']}, mixed {row['mixed']}; the server's exit: {row['exit']}")
     for failure in row["failures"]:

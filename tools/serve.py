@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 
 from distill.deploy import serving
+from distill.deploy.batching import RUNTIMES
 from distill.deploy.server import Address, Limits
 from distill.stages import run_script
 
@@ -28,7 +29,7 @@ def main() -> None:
     limits = Limits(
         args.max_message, args.max_stream, args.idle, args.streams, args.backlog, args.slow, args.leave
     )  # fmt: skip
-    setup = serving.Setup(args.experiment, args.data_dir, args.threads)
+    setup = serving.Setup(args.experiment, args.data_dir, args.runtime, args.threads)
     recognition = serving.open_recognition(setup)
 
     def ready(port: int) -> None:
@@ -43,6 +44,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiment", type=Path, required=True, help="folder of a streaming model (…/exp/ss)")
     parser.add_argument("--data-dir", type=Path, help="its lang folder and graphs (default: beside the exp folder)")
+    parser.add_argument(
+        "--runtime", choices=RUNTIMES, default="", help="default: onnx, the faster one, where stage 12 has exported"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=6006)
     parser.add_argument(

@@ -11,7 +11,7 @@ import numpy as np
 
 from distill.decode.endpoint import Endpoint
 from distill.decode.lattice import GraphDecoder, Hypothesis
-from distill.decode.times import Span, Word, WordTimes
+from distill.decode.times import Span, Unit, Word, WordTimes
 from distill.fsa import Lattice, NativeEngine, Search
 from distill.fsa.search import OngoingSearch
 from distill.graphs.lexicon import Lang
@@ -94,8 +94,9 @@ class OnlineSearch:
             return Progress((), (), 0, silence, ended)
         said = np.flatnonzero(best.word > 0)
         names = tuple(self.decoder.graph.words[word] for word in best.word[said].tolist())
-        spans = times.spans(best.label, names, best.frame[said].tolist())
-        ended, silence = self._reached(times.last_heard(best.label), best.ending, bool(names))
+        heard = times.heard(best.label)
+        spans = times.spans(heard, names, best.frame[said].tolist())
+        ended, silence = self._reached(_end(heard), best.ending, bool(names))
         settled = int(np.searchsorted(said, best.settled))
         return Progress(names, tuple(map(self._seconds, spans)), settled, silence, ended)
 
@@ -103,7 +104,7 @@ class OnlineSearch:
         """Words of the utterance so far, and whether it ends here. ended: no more frames will come."""
         lattice = self._search.lattice(ended)
         words, best = self.decoder.times.words(lattice, self._before), self._search.best()
-        heard = self.decoder.times.last_heard(best.label) if best else 0
+        heard = _end(self.decoder.times.heard(best.label)) if best else 0
         return words, self._reached(heard, best.ending if best else np.inf, bool(words))[0]
 
     def finish(self) -> tuple[Hypothesis, Lattice]:
@@ -125,6 +126,11 @@ class OnlineSearch:
     def _seconds(self, span: Span) -> tuple[float, float]:
         seconds = self.decoder.times.seconds
         return seconds(self._before + span[0]), seconds(self._before + span[1])
+
+
+def _end(heard: Sequence[Unit]) -> int:
+    """Frames up to the end of the last unit."""
+    return max((unit.end for unit in heard), default=0)
 
 
 def load_lang(data: Path, outputs: Sequence[str]) -> tuple[Lang, Path]:

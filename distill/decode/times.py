@@ -49,7 +49,7 @@ class WordTimes:
         where = path[lattice.word[path] > 0]
         names = [self.decoder.words[word] for word in lattice.word[where].tolist()]
         said = lattice.frame[lattice.src[where]].tolist()
-        spans = self.spans(lattice.label[path], names, said)
+        spans = self.spans(self.heard(lattice.label[path]), names, said)
         return [
             Word(name, self.seconds(before + start), self.seconds(before + end), round(sure, 4))
             for name, (start, end), sure in zip(names, spans, confidences(lattice, path))
@@ -58,17 +58,13 @@ class WordTimes:
     def seconds(self, frames: int) -> float:
         return round(frames * self.frame, 3)
 
-    def spans(self, labels: np.ndarray, names: Sequence[str], said: Sequence[int]) -> list[Span]:
-        """The frames of each word along a path: labels (N,), -1 without a frame; said: where its word ids stand."""
-        spans = spans_of(self.heard(labels), [self._spoken(name) for name in names])
+    def spans(self, heard: Sequence[Unit], names: Sequence[str], said: Sequence[int]) -> list[Span]:
+        """The frames of each word along a path of which `heard` are the units; said: where its word ids stand."""
+        spans = spans_of(heard, [self._spoken(name) for name in names])
         return spans or [(start, start + 1) for start in said]  # units of no pronunciation
 
-    def last_heard(self, labels: np.ndarray) -> int:
-        """Frames of a path up to the end of its last unit that is no silence."""
-        return max((unit.end for unit in self.heard(labels)), default=0)
-
     def heard(self, labels: np.ndarray) -> list[Unit]:
-        """Units of the outputs along a path, silence and blanks left out."""
+        """Units of the outputs along a path, labels (N,), -1 without a frame; silence and blanks left out."""
         labels, hearing = labels[labels >= 0], self.decoder.hearing
         again = np.concatenate([[False], labels[1:] == labels[:-1]])
         fresh = np.where(again, hearing.again[labels], hearing.fresh[labels])

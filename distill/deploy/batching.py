@@ -1,21 +1,22 @@
-"""Many streams through one model: whatever chunks are ready go through one forward."""
+"""Many streams through one model: whatever chunks are ready go through one forward.
+
+As with sessions, torch or ONNX Runtime makes no difference to the caller; with the latter, torch is not imported.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Hashable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from distill.deploy.session import Facts
-from distill.deploy.torch_runner import facts_of
-from distill.models import streams
-from distill.models.checkpoint import load_recogniser
-from distill.models.recogniser import Recogniser
+
+log = logging.getLogger(__name__)
+RUNTIMES = ("torch", "onnx", "int8")
 
 
 @dataclass
@@ -39,50 +40,38 @@ class BatchRunner(Protocol):
         """Samples of a stream's next chunk; begun: it is not the first."""
 
     def step(self, pieces: Sequence[Piece]) -> list[tuple[np.ndarray, Any]]:
-        """Chunks of any streams, `needs` samples or, of final ones, fewer -> log-probabilities (T, V), new states."""
+        """Chunks of any streams, `needs` samples or, of final ones, fewer -> log-probabilities (T, V), new states.
+
+        Where it raises, the same pieces may be given again, all or some of them.
+        """
 
 
-class TorchBatches:
-    """`Recogniser.step` over the streams that can go together."""
+def open_batches(folder: Path, runtime: str = "", output: str = "main", threads: int = 1) -> BatchRunner:
+    """The runner for an experiment's folder.
 
-    def __init__(self, model: Recogniser, facts: Facts) -> None:
-        if not facts.chunk:
-            raise ValueError(f"{facts.name} has full context and cannot stream; serve a model with chunks")
-        self.model, self.facts = model.eval(), facts
-        with torch.no_grad():
-            self._new = streams.split(model, model.initial_state(1))[0]
+    runtime: torch (the last checkpoint), onnx or int8 (what stage 12 exported); empty: onnx, which is faster,
+    unless the export is missing or older than the checkpoint. Raises FileNotFoundError or ValueError.
+    """
+    if runtime and runtime not in RUNTIMES:
+        raise ValueError(f"runtime '{runtime}' is not known; expected {', '.join(RUNTIMES)}")
+    if (runtime or preferred(folder)) == "torch":
+        from distill.deploy.torch_runner import open_torch_batches
 
-    def open(self) -> Any:
-        return self._new
+        return open_torch_batches(folder, output, threads)
+    from distill.deploy.onnx_runner import open_onnx_batches
 
-    def needs(self, begun: bool) -> int:
-        return self.facts.chunk * self.facts.hop + (0 if begun else self.facts.ahead)
-
-    def step(self, pieces: Sequence[Piece]) -> list[tuple[np.ndarray, Any]]:
-        groups: dict[Hashable, list[int]] = defaultdict(list)
-        for i, piece in enumerate(pieces):
-            groups[piece.final, streams.key(self.model, piece.state)].append(i)
-        found: list[tuple[np.ndarray, Any] | None] = [None] * len(pieces)
-        for members in groups.values():
-            for i, result in zip(members, self._together([pieces[i] for i in members])):
-                found[i] = result
-        return [result for result in found if result is not None]
-
-    @torch.inference_mode()
-    def _together(self, pieces: Sequence[Piece]) -> list[tuple[np.ndarray, Any]]:
-        waves = [torch.from_numpy(piece.wave) for piece in pieces]
-        samples = torch.tensor([len(wave) for wave in waves])
-        padded = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
-        state = streams.join([piece.state for piece in pieces])
-        final = pieces[0].final
-        logits, lengths, state = self.model.step(padded, state, samples, final=final)
-        log_probs = logits.log_softmax(-1).numpy()
-        states = [self._new] * len(pieces) if final else streams.split(self.model, state)
-        return [(row[:n], after) for row, n, after in zip(log_probs, lengths.tolist(), states)]
+    return open_onnx_batches(folder, output, runtime == "int8", threads)
 
 
-def open_batches(folder: Path, output: str = "main", threads: int = 1) -> TorchBatches:
-    """The runner for an experiment's last checkpoint; raises FileNotFoundError or ValueError."""
-    torch.set_num_threads(threads)
-    model, experiment, outputs, _ = load_recogniser(folder)
-    return TorchBatches(model.read(output), facts_of(model, outputs, experiment.name))
+def preferred(folder: Path) -> str:
+    """onnx where there is an export that is up to date, else torch, and the log says why."""
+    exported, epochs = folder / "export" / "export.json", list(folder.glob("epoch-*.pt"))
+    if (folder / "export.json").is_file() or (exported.is_file() and not epochs):
+        return "onnx"  # an export folder alone
+    if not exported.is_file():
+        log.info("%s has no export; the checkpoint is run by torch, which is slower (stage 12 exports)", folder)
+        return "torch"
+    if exported.stat().st_mtime < max(path.stat().st_mtime for path in epochs):
+        log.warning("%s/export is older than the checkpoint, which torch runs; stage 12 exports it anew", folder)
+        return "torch"
+    return "onnx"

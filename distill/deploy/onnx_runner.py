@@ -1,25 +1,41 @@
-"""ONNX Runtime behind a session: the stream's memory in arrays that are written in place."""
+"""ONNX Runtime behind a session and a server: each stream's memory in arrays that are written in place."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from distill.deploy.batching import Piece
 from distill.deploy.session import SAMPLE_RATE, Facts
 
 
 def open_onnx(folder: Path, mode: str, output: str, int8: bool, threads: int) -> StreamRunner | WholeRunner:
     """The runner for an export folder; raises FileNotFoundError or ValueError."""
-    folder = folder if (folder / "export.json").is_file() else folder / "export"
-    facts = Facts.read(folder / "export.json")
+    folder, facts = read_export(folder, output)
     streams = bool(facts.chunk) if not mode else mode == "streaming"
     if streams and not facts.chunk:
         raise ValueError(f"{facts.name} has full context and cannot stream; choose the mode offline")
-    if output not in facts.predicts:
-        raise ValueError(f"{facts.name} has no output '{output}'; it has {', '.join(facts.predicts)}")
     name = file_name("stream" if streams else "whole", output, int8)
     return (StreamRunner if streams else WholeRunner)(folder / name, facts, threads)
+
+
+def open_onnx_batches(folder: Path, output: str, int8: bool, threads: int) -> OnnxBatches:
+    """Many streams of an export folder's graph; raises FileNotFoundError or ValueError."""
+    folder, facts = read_export(folder, output)
+    if not facts.chunk:
+        raise ValueError(f"{facts.name} has full context and cannot stream; serve a model with chunks")
+    return OnnxBatches(folder / file_name("stream", output, int8), facts, threads)
+
+
+def read_export(folder: Path, output: str) -> tuple[Path, Facts]:
+    """The export folder of an experiment, or itself; raises FileNotFoundError, ValueError for an unknown output."""
+    folder = folder if (folder / "export.json").is_file() else folder / "export"
+    facts = Facts.read(folder / "export.json")
+    if output not in facts.predicts:
+        raise ValueError(f"{facts.name} has no output '{output}'; it has {', '.join(facts.predicts)}")
+    return folder, facts
 
 
 def file_name(kind: str, output: str, int8: bool) -> str:
@@ -38,58 +54,110 @@ def load_graph(path: Path, threads: int = 1):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
+    # threads that wait in a loop take the processor from the search and from sockets
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-class StreamRunner:
-    """Chunk by chunk; keys and values lie in rings, and new ones are written over the oldest."""
+class Memory:
+    """What one stream keeps: inputs that wait for their chunk, and the graph's states.
+
+    Keys and values lie in rings, and new ones are written over the oldest.
+    """
+
+    def __init__(self, facts: Facts, states: dict[str, np.ndarray], size: int) -> None:
+        self._facts, self.states, self._size = facts, states, size
+        self._inputs = Fbank(facts.mels) if facts.input == "fbank" else Waveform(facts)
+        self._ready = self._inputs.take(np.zeros(0, np.float32), False)
+        self._taken: Piece | None = None
+        self._samples = self.start = 0
+        self._ended = False
+
+    def take(self, piece: Piece) -> None:
+        """New samples; a piece that comes again, as the forward after it failed, is known already."""
+        if piece is not self._taken:
+            self._taken, self._ended = piece, piece.final
+            self._samples += len(piece.wave)
+            self._ready = np.concatenate([self._ready, self._inputs.take(piece.wave, piece.final)])
+
+    @property
+    def frames(self) -> int:
+        """Real frames of the next chunk, 0 where it is not complete yet."""
+        if len(self._ready) >= self._size:
+            return self._facts.chunk
+        return self._facts.frames(self._samples) - self.start if self._ended else 0
+
+    def chunk(self) -> np.ndarray:
+        """The next chunk's inputs (size,) or (size, mels), zeros after the last one."""
+        missing = self._size - len(self._ready)
+        if missing <= 0:
+            return self._ready[: self._size]
+        return np.concatenate([self._ready, np.zeros((missing, *self._ready.shape[1:]), np.float32)])
+
+    def keep(self, found: dict[str, np.ndarray], row: int) -> np.ndarray:
+        """What the graph found of the chunk, in a row of its outputs -> log-probabilities (T, V)."""
+        facts, frames = self._facts, self.frames
+        self.states["positions"][:] = found["new_positions"][row]
+        for i in range(facts.layers if (ring := self.states["value_0"].shape[1]) else 0):
+            slot = self.start % ring
+            self.states[f"key_{i}"][..., slot : slot + facts.chunk] = found[f"new_key_{i}"][row]
+            self.states[f"value_{i}"][:, slot : slot + facts.chunk] = found[f"new_value_{i}"][row]
+        self._ready = self._ready[facts.chunk * facts.stride :]
+        self.start += frames
+        return found["log_probs"][row, :frames]
+
+
+class OnnxBatches:
+    """Chunks of many streams, of whatever age, through one run of the graph (a `batching.BatchRunner`)."""
 
     def __init__(self, path: Path, facts: Facts, threads: int = 1) -> None:
-        self.facts = facts
-        self._graph = load_graph(path, threads)
-        shapes = {item.name: item.shape for item in self._graph.get_inputs()}
-        self._size, self._shift = shapes["x"][1], facts.chunk * facts.stride
-        self._feed = {
-            name: np.zeros([1, *shape[1:]], np.int64 if name in ("valid", "processed") else np.float32)
-            for name, shape in shapes.items()
-        }
+        self.facts, self._graph = facts, load_graph(path, threads)
+        shapes = {item.name: item.shape[1:] for item in self._graph.get_inputs()}
+        self._size = shapes.pop("x")[0]
+        self._states = {name: shape for name, shape in shapes.items() if name not in ("valid", "processed")}
         self._outputs = [item.name for item in self._graph.get_outputs()]
-        self._ring = self._feed["value_0"].shape[2]
-        self._inputs = Fbank(facts.mels) if facts.input == "fbank" else Waveform(facts)
+
+    def open(self) -> Memory:
+        states = {name: np.zeros(shape, np.float32) for name, shape in self._states.items()}
+        return Memory(self.facts, states, self._size)
+
+    def needs(self, begun: bool) -> int:
+        return self.facts.chunk * self.facts.hop + (0 if begun else self.facts.ahead)
+
+    def step(self, pieces: Sequence[Piece]) -> list[tuple[np.ndarray, Memory]]:
+        heard = [[np.zeros((0, len(self.facts.outputs)), np.float32)] for _ in pieces]
+        for piece in pieces:
+            piece.state.take(piece)
+        while due := [i for i, piece in enumerate(pieces) if piece.state.frames > 0]:
+            for i, log_probs in zip(due, self._together([pieces[i].state for i in due])):
+                heard[i].append(log_probs)
+        return [(np.concatenate(each), piece.state) for piece, each in zip(pieces, heard)]
+
+    def _together(self, streams: Sequence[Memory]) -> list[np.ndarray]:
+        feed = {name: _batch([stream.states[name] for stream in streams]) for name in self._states}
+        feed["x"] = _batch([stream.chunk() for stream in streams])
+        feed["valid"] = np.array([stream.frames for stream in streams], np.int64)
+        feed["processed"] = np.array([stream.start for stream in streams], np.int64)
+        found = dict(zip(self._outputs, self._graph.run(None, feed)))
+        return [stream.keep(found, row) for row, stream in enumerate(streams)]
+
+
+def _batch(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    return np.stack(arrays) if len(arrays) > 1 else arrays[0][None]  # one stream's memory is not copied
+
+
+class StreamRunner:
+    """One stream, chunk by chunk."""
+
+    def __init__(self, path: Path, facts: Facts, threads: int = 1) -> None:
+        self.facts, self._graph = facts, OnnxBatches(path, facts, threads)
         self.reset()
 
     def reset(self) -> None:
-        for array in self._feed.values():
-            array.fill(0)
-        self._inputs.reset()
-        self._ready = self._inputs.take(np.zeros(0, np.float32), False)
-        self._samples = self._start = 0
+        self._memory = self._graph.open()
 
     def step(self, wave: np.ndarray, final: bool) -> np.ndarray:
-        facts, pieces = self.facts, []
-        self._samples += len(wave)
-        self._ready = np.concatenate([self._ready, self._inputs.take(wave, final)])
-        while len(self._ready) >= self._size:
-            pieces.append(self._chunk(self._ready[: self._size], facts.chunk))
-            self._ready = self._ready[self._shift :]
-        rest = facts.frames(self._samples) - self._start if final else 0
-        if rest > 0:
-            padding = np.zeros((self._size, *self._ready.shape[1:]), np.float32)
-            pieces.append(self._chunk(np.concatenate([self._ready, padding])[: self._size], rest))
-        return np.concatenate(pieces) if pieces else np.zeros((0, len(facts.outputs)), np.float32)
-
-    def _chunk(self, x: np.ndarray, frames: int) -> np.ndarray:
-        """x (input_size,) or (input_size, mels), how many of its frames are real -> (frames, V)."""
-        feed = self._feed
-        feed["x"][0], feed["valid"][0], feed["processed"][0] = x, frames, self._start
-        found = dict(zip(self._outputs, self._graph.run(None, feed)))
-        feed["positions"] = found["new_positions"]
-        for i in range(self.facts.layers if self._ring else 0):
-            slot = self._start % self._ring
-            feed[f"key_{i}"][..., slot : slot + self.facts.chunk] = found[f"new_key_{i}"]
-            feed[f"value_{i}"][:, :, slot : slot + self.facts.chunk] = found[f"new_value_{i}"]
-        self._start += frames
-        return found["log_probs"][0, :frames]
+        return self._graph.step([Piece(self._memory, wave, final)])[0][0]
 
 
 class WholeRunner:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,7 +36,8 @@ class Dialogue(Protocol):
 class Sherpa:
     """sherpa-onnx's: float32 samples at 16 kHz, then "Done"; {"text", "segment", ...} after every chunk.
 
-    Beside its own keys a message has "result", words as Vosk writes them, and "samples", heard so far.
+    Beside its own keys a message has "result", words as Vosk writes them (before the final message without "conf",
+    unless the stream asked for confidences), how many of them are "settled", and "samples", heard so far.
     """
 
     answers = False
@@ -58,7 +60,7 @@ class Sherpa:
         return json.dumps({
             "text": result.text, "segment": result.segment, "is_final": result.final, "start_time": 0.0,
             "tokens": [word.text for word in words], "timestamps": [word.start for word in words],
-            "result": _words(result), "samples": result.samples,
+            "result": _words(result), "settled": result.settled, "samples": result.samples,
         })  # fmt: skip
 
     def farewell(self) -> str | None:
@@ -118,7 +120,10 @@ class Vosk:
 
 
 def _words(result: Result) -> list[dict[str, Any]]:
-    return [{"conf": w.confidence, "end": w.end, "start": w.start, "word": w.text} for w in result.words]
+    return [
+        {**({} if math.isnan(w.confidence) else {"conf": w.confidence}), "end": w.end, "start": w.start, "word": w.text}
+        for w in result.words
+    ]
 
 
 def choose(path: str, first: str | bytes) -> Dialogue:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -25,8 +26,9 @@ log = logging.getLogger(__name__)
 class Result:
     """Words of an utterance of a stream. final: they will not change; last: the stream has ended.
 
-    segment: number of the utterance in its stream. samples: of the stream that have been heard. failed: what
-    went wrong, the stream is then at its end.
+    Confidences of words that are not final are nan, unless the stream asked for them; the first `settled` words
+    will not change. segment: number of the utterance in its stream. samples: of the stream that have been heard.
+    failed: what went wrong, the stream is then at its end.
     """
 
     words: tuple[Word, ...]
@@ -34,6 +36,7 @@ class Result:
     samples: int
     final: bool
     last: bool
+    settled: int = 0
     failed: str = ""
 
     @property
@@ -42,10 +45,15 @@ class Result:
 
 
 class Stream:
-    """One stream of a `Recognition`; `deliver` is called with each result, in the recognition's threads."""
+    """One stream of a `Recognition`; `deliver` is called with each result, in the recognition's threads.
 
-    def __init__(self, search: OnlineSearch, state: Any, needs: int, deliver: Callable[[Result], None]) -> None:
-        self.search, self.state, self.needs, self.deliver = search, state, needs, deliver
+    sure: whether words want confidences before they are final too, which takes a lattice after each chunk.
+    """
+
+    def __init__(
+        self, search: OnlineSearch, state: Any, needs: int, deliver: Callable[[Result], None], sure: bool = False
+    ) -> None:
+        self.search, self.state, self.needs, self.deliver, self.sure = search, state, needs, deliver, sure
         self.arrived: deque[tuple[np.ndarray, float]] = deque()
         self.waiting = self.heard = self.segment = 0
         self.ended = self.busy = self.gone = False
@@ -95,9 +103,9 @@ class Recognition:
         self._thread = threading.Thread(target=self._run, name="recognition", daemon=True)
         self._thread.start()
 
-    def open(self, deliver: Callable[[Result], None]) -> Stream:
-        """A new stream."""
-        stream = Stream(OnlineSearch(self.decoder), self.runner.open(), self.runner.needs(False), deliver)
+    def open(self, deliver: Callable[[Result], None], sure: bool = False) -> Stream:
+        """A new stream (`Stream`)."""
+        stream = Stream(OnlineSearch(self.decoder), self.runner.open(), self.runner.needs(False), deliver, sure)
         with self._wake:
             self._streams.append(stream)
         return stream
@@ -185,7 +193,8 @@ class Recognition:
             result = self._search(stream, piece, *found)
         except Exception as error:
             log.error("a stream failed: %r", error, exc_info=error)
-            result = Result((), stream.segment, stream.heard, True, True, f"{type(error).__name__}: {error}")
+            failed = f"{type(error).__name__}: {error}"
+            result = Result((), stream.segment, stream.heard, True, True, failed=failed)
         with self._wake:
             stream.busy = False
             if result.last and stream in self._streams:
@@ -200,11 +209,15 @@ class Recognition:
         stream.heard += len(piece.wave)
         if len(log_probs):
             stream.search.feed(log_probs)
-        words, reached = stream.search.words(piece.final)
-        if reached and not piece.final:
-            words, _ = stream.search.words(True)
-        result = Result(tuple(words), stream.segment, stream.heard, piece.final or reached, piece.final)
-        if result.final:
+        progress = stream.search.progress()
+        final = piece.final or progress.ended
+        if final or stream.sure:
+            words = tuple(stream.search.words(final)[0])
+        else:
+            words = tuple(Word(text, *span, math.nan) for text, span in zip(progress.words, progress.spans))
+        settled = len(words) if final else progress.settled
+        result = Result(words, stream.segment, stream.heard, final, piece.final, settled)
+        if final:
             stream.search.restart()
             stream.segment += bool(words)
         return result

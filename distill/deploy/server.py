@@ -190,6 +190,9 @@ class _Connection:
         self._left: asyncio.Future[None] = self._loop.create_future()
         self._given = self._heard = 0  # samples
         self._partial: Result | None = None
+        assert socket.request is not None
+        address = urlsplit(socket.request.path)
+        self._path, self._asked = address.path, parse_qs(address.query, keep_blank_values=True)
 
     def leave(self) -> None:
         """The server leaves: what has come is heard, and that is the end."""
@@ -203,9 +206,9 @@ class _Connection:
             first = await self._receive()
             if first is None:
                 raise Refused("leaving", "the server is leaving")
-            dialogue = choose(urlsplit(self.socket.request.path).path if self.socket.request else "/", first)
+            dialogue = choose(self._path, first)
             self.server.metrics.add("streams_total", protocol=type(dialogue).__name__.lower())
-            stream = self.server.recognition.open(self._deliver)
+            stream = self.server.recognition.open(self._deliver, sure="confidence" in self._asked)
             talk = self._answering if dialogue.answers else self._telling
             await talk(dialogue, stream, first)
             await self.socket.close(CODES["leaving"] if self._left.done() else 1000)

@@ -22,10 +22,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Setup:
-    """What is served. data: the recipe's data folder; None: the one beside the experiments' folder."""
+    """What is served. data: the recipe's data folder; None: the one beside the experiments' folder.
+
+    runtime: as for `open_batches`.
+    """
 
     experiment: Path
     data: Path | None = None
+    runtime: str = ""
     threads: int = 1
     streams_together: int = 32
 
@@ -38,7 +42,7 @@ def data_folder(experiment: Path) -> Path:
 
 def open_recognition(setup: Setup) -> Recognition:
     """Everything loaded and running; raises FileNotFoundError or ValueError naming what is missing."""
-    runner = open_batches(setup.experiment, threads=setup.threads)
+    runner = open_batches(setup.experiment, setup.runtime, threads=setup.threads)
     data = setup.data or data_folder(setup.experiment)
     lang, graphs = load_lang(data, list(runner.facts.outputs))
     decoder = OnlineDecoder(graphs / "HLG.fst", lang, runner.facts.hop / SAMPLE_RATE)
