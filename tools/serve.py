@@ -2,7 +2,10 @@
 
     serve.py --experiment exp-mini/ss            # then http://localhost:6006/
 
-Beside the page: /sherpa and /vosk (or / for either, told by the first message), /health, /metrics.
+Beside the page: /sherpa and /vosk (or / for either, told by the first message), /health, /metrics. Ctrl-C takes no
+more streams and lets the open ones end; a second one ends them with what was heard. Another machine is let in with
+
+    DISTILL_TOKEN=secret serve.py --experiment DIR --host 0.0.0.0 --certificate cert.pem --key key.pem
 """
 
 from __future__ import annotations
@@ -27,7 +30,8 @@ def main() -> None:
     if not args.open:
         serving.check(address)
     limits = Limits(
-        args.max_message, args.max_stream, args.idle, args.streams, args.backlog, args.slow, args.leave
+        message=args.max_message, stream=args.max_stream, idle=args.idle, streams=args.streams, backlog=args.backlog,
+        slow=args.slow, leave=args.leave, opening=args.opening,
     )  # fmt: skip
     setup = serving.Setup(args.experiment, args.data_dir, args.runtime, args.threads)
     recognition = serving.open_recognition(setup)
@@ -48,24 +52,45 @@ def parse() -> argparse.Namespace:
         "--runtime", choices=RUNTIMES, default="", help="default: onnx, the faster one, where stage 12 has exported"
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    parser.add_argument("--port", type=int, default=6006)
+    parser.add_argument("--port", type=int, default=6006, help="0: any that is free (default: 6006)")
     parser.add_argument(
-        "--token", default=os.environ.get("DISTILL_TOKEN", ""), help="clients must give (DISTILL_TOKEN)"
+        "--token",
+        default=os.environ.get("DISTILL_TOKEN", ""),
+        help="what clients must give (or in the environment, DISTILL_TOKEN: other users see arguments)",
     )
     parser.add_argument("--open", action="store_true", help="let other machines in without a token")
-    parser.add_argument("--certificate", type=Path, help="TLS certificate (PEM)")
-    parser.add_argument("--key", type=Path, help="its key, where it is another file")
-    parser.add_argument("--origin", action="append", default=[], help="page of another site that may connect")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of the model, and of the search")
-    limits = Limits()
-    parser.add_argument("--streams", type=int, default=limits.streams, help="open at once")
-    parser.add_argument("--max-message", type=int, default=limits.message, help="bytes")
-    parser.add_argument("--max-stream", type=float, default=limits.stream, help="seconds of audio")
-    parser.add_argument("--idle", type=float, default=limits.idle, help="seconds without a message")
-    parser.add_argument("--backlog", type=float, default=limits.backlog, help="seconds of audio that may wait")
-    parser.add_argument("--slow", type=float, default=limits.slow, help="seconds in which a message must be taken")
-    parser.add_argument("--leave", type=float, default=limits.leave, help="seconds for open streams to end at the end")
+    parser.add_argument("--certificate", type=Path, metavar="PEM", help="TLS certificate: https and wss")
+    parser.add_argument("--key", type=Path, metavar="PEM", help="its key, where it is another file")
+    parser.add_argument(
+        "--origin",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="page of another site that may connect (repeatable)",
+    )
+    parser.add_argument(
+        "--threads", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
+        help="of the model, and of the search (default: the cores at hand, %(default)s)",
+    )  # fmt: skip
+    add_limits(parser.add_argument_group("limits of a client"), Limits())
     return parser.parse_args()
+
+
+def add_limits(group: argparse._ArgumentGroup, limits: Limits) -> None:
+    """One option for each of them, with its default."""
+    for name, default, meaning in (
+        ("streams", limits.streams, "streams open at once"),
+        ("max-message", limits.message, "bytes of a message"),
+        ("max-stream", limits.stream, "seconds of audio of a stream"),
+        ("idle", limits.idle, "seconds that a stream may go without audio"),
+        ("backlog", limits.backlog, "seconds of audio that wait for the model before no more is read"),
+        ("slow", limits.slow, "seconds in which a client must take a message"),
+        ("opening", limits.opening, "seconds of a handshake"),
+        ("leave", limits.leave, "seconds that open streams have to end after Ctrl-C"),
+    ):
+        group.add_argument(
+            f"--{name}", type=type(default), default=default, metavar="N", help=f"{meaning} (default: {default:g})"
+        )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from distill.deploy.recognition import Result
 from distill.deploy.resample import Resampler
 from distill.deploy.session import SAMPLE_RATE, checked
 
+log = logging.getLogger(__name__)
 RATES = (4000, 192_000)
 
 
@@ -104,6 +106,8 @@ class Vosk:
             raise ValueError(f"sample_rate {rate!r}; expected a whole number from {RATES[0]} to {RATES[1]}")
         if self._resampler is not None and int(rate) != self._rate:
             raise ValueError(f"sample_rate {rate} after audio at {self._rate}; send the config first")
+        if ignored := sorted(config.keys() - {"sample_rate", "words"}):
+            log.warning("a Vosk client asks for what is not there, and goes without it: %s", ", ".join(ignored)[:80])
         self._rate, self._words = int(rate), bool(config.get("words", True))
 
     def rest(self) -> np.ndarray:

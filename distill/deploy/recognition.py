@@ -130,6 +130,11 @@ class Recognition:
             if stream in self._streams:
                 self._streams.remove(stream)
 
+    @property
+    def alive(self) -> bool:
+        """Whether streams are heard."""
+        return self._thread.is_alive()
+
     def backlog(self, stream: Stream) -> float:
         """Seconds of audio that wait to be heard."""
         return stream.waiting / SAMPLE_RATE

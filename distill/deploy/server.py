@@ -43,9 +43,9 @@ CODES = {
 class Limits:
     """What one client may ask for.
 
-    message: bytes. stream: seconds of audio. idle: seconds without a message. streams: open at once. backlog:
+    message: bytes. stream: seconds of audio. idle: seconds without audio. streams: open at once. backlog:
     seconds of audio that wait for the model before no more is read. slow: seconds in which a message must be
-    taken. leave: seconds that open streams have to end when the server does.
+    taken. leave: seconds that open streams have to end when the server does. opening: seconds of a handshake.
     """
 
     message: int = 1 << 20
@@ -55,6 +55,7 @@ class Limits:
     backlog: float = 10.0
     slow: float = 10.0
     leave: float = 5.0
+    opening: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -102,17 +103,20 @@ class Server:
         limits = self.limits
         self._socket = await serve(
             self._handle, self.address.host, self.address.port, process_request=self._request, compression=None,
-            max_size=limits.message, max_queue=8, write_limit=1 << 16, ssl=self.address.tls, open_timeout=5,
+            max_size=limits.message, max_queue=8, write_limit=1 << 16, ssl=self.address.tls, open_timeout=limits.opening,
             close_timeout=2, server_header=None, logger=_quiet(),
         )  # fmt: skip
 
-    async def close(self) -> None:
-        """Take no more streams, let the open ones end or end them, and tell each its last result."""
+    async def close(self, now: asyncio.Event | None = None) -> None:
+        """Take no more streams, let the open ones end or end them, and tell each its last result.
+
+        now: set when they are to be ended at once.
+        """
         self._leaving = True
         assert self._socket is not None
         self._socket.close(close_connections=False)
         deadline = asyncio.get_running_loop().time() + self.limits.leave
-        while self._open and asyncio.get_running_loop().time() < deadline:
+        while self._open and asyncio.get_running_loop().time() < deadline and not (now and now.is_set()):
             await asyncio.sleep(0.02)
         for connection in list(self._open):
             connection.leave()
@@ -130,7 +134,8 @@ class Server:
         if not self._known(request):
             return _answer(HTTPStatus.FORBIDDEN, "this page or host may not use this server (--origin allows one)\n")
         if path == "/health":
-            return _answer(HTTPStatus.SERVICE_UNAVAILABLE if self._leaving else HTTPStatus.OK, "ok\n")
+            wrong = "leaving" if self._leaving else "" if self.recognition.alive else "the recognition has stopped"
+            return _answer(HTTPStatus.SERVICE_UNAVAILABLE if wrong else HTTPStatus.OK, f"{wrong or 'ok'}\n")
         if not upgrade and (found := page.file(path)) is not None:
             return _answer(HTTPStatus.OK, *found)
         if not self._trusted(request):
@@ -189,6 +194,7 @@ class _Connection:
         self._news = asyncio.Event()
         self._left: asyncio.Future[None] = self._loop.create_future()
         self._given = self._heard = 0  # samples
+        self._since = self._loop.time()  # when audio came last
         self._partial: Result | None = None
         assert socket.request is not None
         address = urlsplit(socket.request.path)
@@ -249,9 +255,12 @@ class _Connection:
                 return receiving.result()
             if done:
                 return None
-            raise Refused("silent", f"nothing came for {self.limits.idle:g} s")
+            raise self._silent()
         finally:
             receiving.cancel()
+
+    def _silent(self) -> Refused:
+        return Refused("silent", f"no audio came for {self.limits.idle:g} s")
 
     async def _send(self, message: str) -> None:
         # no asyncio.wait_for: before Python 3.12 it loses a cancellation that comes as it ends
@@ -272,6 +281,10 @@ class _Connection:
             samples = dialogue.hear(message) if message is not None else None
         except ValueError as error:
             raise Refused("malformed", str(error)) from None
+        if samples is not None and not len(samples) and self._loop.time() - self._since > self.limits.idle:
+            raise self._silent()
+        if samples is None or len(samples):
+            self._since = self._loop.time()
         self._given += 0 if samples is None else len(samples)
         if self._given > self.limits.stream * SAMPLE_RATE:
             raise Refused("too_long", f"the stream is longer than {self.limits.stream:g} s")

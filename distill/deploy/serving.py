@@ -72,17 +72,19 @@ def check(address: Address) -> None:
 
 
 async def run(recognition: Recognition, address: Address, limits: Limits, ready: Callable[[int], None]) -> None:
-    """Serve until SIGINT or SIGTERM, then end open streams and return. ready: told the port."""
-    server, stop = Server(recognition, address, limits), asyncio.Event()
+    """Serve until SIGINT or SIGTERM, then end open streams, at the second one at once. ready: told the port."""
+    server, first, second = Server(recognition, address, limits), asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for each in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(each, stop.set)
+        loop.add_signal_handler(each, lambda: (second if first.is_set() else first).set())
     try:
         await server.start()
     except OSError as error:
         recognition.close()
         raise ValueError(f"cannot listen on {address.host}:{address.port}: {error.strerror or error}") from None
     ready(server.port)
-    await stop.wait()
-    log.info("leaving: open streams have %g s to end", limits.leave)
-    await server.close()
+    await first.wait()
+    if server.metrics.value("streams_open"):
+        log.info("leaving: open streams have %g s to end; Ctrl-C again ends them now", limits.leave)
+    await server.close(second)
+    log.info("done")

@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from distill.config.model import Encoder, FrontEnd, Model, Streaming
+from distill.decode.online import OnlineDecoder
 from distill.models.recogniser import Recogniser
+
+from .talking import build_decoder
 
 OUTPUTS = ["<blk>", *"ABCDEFGHIJK"]
 CHUNK, HISTORY = 8, 20
@@ -62,3 +65,8 @@ def model(request: pytest.FixtureRequest) -> Recogniser:
 @pytest.fixture(params=[name for name, (_, streams, *_) in MODELS.items() if streams])
 def streaming_model(request: pytest.FixtureRequest) -> Recogniser:
     return build(*MODELS[request.param])
+
+
+@pytest.fixture(scope="session")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> OnlineDecoder:
+    return build_decoder(tmp_path_factory.mktemp("graph"))
