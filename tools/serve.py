@@ -69,11 +69,16 @@ def parse() -> argparse.Namespace:
         help="page of another site that may connect (repeatable)",
     )
     parser.add_argument(
-        "--threads", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
+        "--threads", type=int, default=cores(), metavar="N",
         help="of the model, and of the search (default: the cores at hand, %(default)s)",
     )  # fmt: skip
     add_limits(parser.add_argument_group("limits of a client"), Limits())
     return parser.parse_args()
+
+
+def cores() -> int:
+    """That this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def add_limits(group: argparse._ArgumentGroup, limits: Limits) -> None:
@@ -89,7 +94,7 @@ def add_limits(group: argparse._ArgumentGroup, limits: Limits) -> None:
         ("leave", limits.leave, "seconds that open streams have to end after Ctrl-C"),
     ):
         group.add_argument(
-            f"--{name}", type=type(default), default=default, metavar="N", help=f"{meaning} (default: {default:g})"
+            f"--{name}", type=type(default), default=default, metavar="N", help=f"{meaning} (default: {default})"
         )
 
 

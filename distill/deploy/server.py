@@ -103,8 +103,8 @@ class Server:
         limits = self.limits
         self._socket = await serve(
             self._handle, self.address.host, self.address.port, process_request=self._request, compression=None,
-            max_size=limits.message, max_queue=8, write_limit=1 << 16, ssl=self.address.tls, open_timeout=limits.opening,
-            close_timeout=2, server_header=None, logger=_quiet(),
+            max_size=limits.message, max_queue=8, write_limit=1 << 16, ssl=self.address.tls,
+            open_timeout=limits.opening, close_timeout=2, server_header=None, logger=_quiet(),
         )  # fmt: skip
 
     async def close(self, now: asyncio.Event | None = None) -> None:
