@@ -8,6 +8,7 @@ What they send and expect is also in `talking.sherpa` and `talking.vosk`, whose 
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import shutil
 import sys
@@ -28,9 +29,8 @@ import asyncio, json, sys
 from vosk.transcriber import transcriber
 
 transcriber.Model = lambda **names: None  # a model is loaded even where a server does the work
-words = argparse = type("Arguments", (), {"server": sys.argv[1], "output_type": "txt", "model": None,
-                                          "model_name": None, "lang": None, "tasks": 1})()
-client = transcriber.Transcriber(words)
+arguments = {"server": sys.argv[1], "output_type": "txt", "model": None, "model_name": None, "lang": None}
+client = transcriber.Transcriber(type("Arguments", (), arguments))
 
 async def run():
     reader = await asyncio.create_subprocess_exec("cat", sys.argv[2], stdout=asyncio.subprocess.PIPE)
@@ -80,7 +80,8 @@ def test_the_client_of_sherpa_onnx_gets_the_words(decoder: OnlineDecoder, tmp_pa
 
 
 def test_the_client_of_vosk_gets_the_words(decoder: OnlineDecoder, tmp_path: Path) -> None:
-    pytest.importorskip("vosk", reason="vosk is not installed")
+    if importlib.util.find_spec("vosk") is None:  # not imported here: its library hangs beside torch
+        pytest.skip("vosk is not installed")
     first, second = sentence(21), sentence(22)
     samples = np.concatenate([audio(decoder, first), np.zeros(32000, np.float32), audio(decoder, second)])
     (tmp_path / "speech.raw").write_bytes(sixteen_bits(samples))
