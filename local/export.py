@@ -102,7 +102,10 @@ def write_graphs(model: Recogniser, facts: Facts, output: str, out: Path) -> Non
     if facts.chunk:
         writers["stream"] = onnx.export_stream
     if facts.chunk and facts.input == "fbank":
-        writers["sherpa"] = onnx.export_zipformer
+        if problem := onnx.zipformer_obstacle(model):
+            log.warning("%s: not exported for sherpa-onnx's streams: %s", facts.name, problem)
+        else:
+            writers["sherpa"] = onnx.export_zipformer
     for kind, write in writers.items():
         path = out / file_name(kind, output, False)
         write(model, path, output)

@@ -147,8 +147,18 @@ class Past(NamedTuple):
     values: Tensor
 
 
-def attend(attention: Attention, x: Tensor, bias: Tensor, past: Past | None) -> tuple[Tensor, Past]:
-    """x (N, T, C); bias (N, 1, 1 or T, R + T), added to scores over the past and the frames themselves.
+class Bias(NamedTuple):
+    """Added to scores over the past and the frames themselves, all (N or 1, …, T or 1, R + T).
+
+    mask: 0 or HIDDEN, for all heads. relative: of WavLM's positions (N or 1, heads, T, R + T), before the gates.
+    """
+
+    mask: Tensor
+    relative: Tensor | None
+
+
+def attend(attention: Attention, x: Tensor, bias: Bias, past: Past | None) -> tuple[Tensor, Past]:
+    """x (N, T, C).
 
     Returns what is mixed (N, T, C), and keys and values of the new frames.
     """
@@ -160,7 +170,11 @@ def attend(attention: Attention, x: Tensor, bias: Tensor, past: Past | None) -> 
     scores = query @ keys
     if past is not None:
         scores = torch.cat([query @ past.keys, scores], 3)
-    weights = (scores + bias).softmax(3)
+    scores = scores + bias.mask
+    if bias.relative is not None:
+        parts = x.reshape(x.shape[0], -1, heads, width).transpose(1, 2)
+        scores = scores + attention.gated(parts, bias.relative)
+    weights = scores.softmax(3)
     if past is None:
         mixed = weights @ values
     else:
@@ -169,7 +183,7 @@ def attend(attention: Attention, x: Tensor, bias: Tensor, past: Past | None) -> 
     return attention.out(mixed.transpose(1, 2).reshape(x.shape[0], -1, heads * width)), Past(keys, values)
 
 
-def run_block(block: nn.Module, x: Tensor, bias: Tensor, past: Past | None) -> tuple[Tensor, Past]:
+def run_block(block: nn.Module, x: Tensor, bias: Bias, past: Past | None) -> tuple[Tensor, Past]:
     """`transformer.Block` without dropout, on `attend`."""
     assert isinstance(block, Block)
     if block.norm_first:
@@ -185,17 +199,14 @@ class RuntimeGraph(nn.Module):
     """What both kinds of graph share; takes the model's own layers where nothing is to be rewritten.
 
     output: "main" (what LF-MMI trained) or "ctc" (the second output, for runtimes without a graph).
-    Raises ValueError for a model whose parts have no counterpart here.
     """
 
     def __init__(self, model: Recogniser, output: str = "main") -> None:
         super().__init__()
         model.read(output)
-        if model.encoder.relative is not None:
-            raise ValueError("relative positions (WavLM) are not exported; distil into a student without them first")
         self.settings, self.hop = model.settings, model.front_end.hop
         self.frames, self.positions = Frames(model), FoldedPositions(model.encoder.positions)
-        self.norm, self.blocks = model.encoder.norm, model.encoder.blocks
+        self.norm, self.blocks, self.relative = model.encoder.norm, model.encoder.blocks, model.encoder.relative
         self.head = FoldedHead(model, output)
 
     def embedded(self, x: Tensor, history: Tensor | None) -> Tensor:
@@ -211,8 +222,9 @@ class RuntimeGraph(nn.Module):
 class StreamGraph(RuntimeGraph):
     """One chunk of a stream; all of its state are inputs and outputs of fixed sizes.
 
-    Keys and values of the past lie in rings of `ring` frames, a multiple of the chunk: frame f in slot
-    f % ring. The graph gives those of the new frames, and the caller writes them over the oldest.
+    Keys and values of the past lie behind those of the `sinks`, the first frames of all, in rings of `ring` frames,
+    a multiple of the chunk: frame f in slot sinks + f % ring. The graph gives those of the new frames, and the
+    caller writes them over the oldest, those of sinks into slot f as well.
     """
 
     def __init__(self, model: Recogniser, output: str = "main") -> None:
@@ -220,9 +232,7 @@ class StreamGraph(RuntimeGraph):
         streaming = model.settings.streaming
         if not streaming.chunk_frames:
             raise ValueError("this model has full context and cannot stream: streaming.chunk_frames is 0")
-        if streaming.sink_frames:
-            raise ValueError("attention sinks are not exported yet; run this model with streaming.sink_frames: 0")
-        self.chunk, self.history = streaming.chunk_frames, streaming.history_frames
+        self.chunk, self.history, self.sinks = streaming.chunk_frames, streaming.history_frames, streaming.sink_frames
         self.ring = -(-self.history // self.chunk) * self.chunk
         self.input_size, self.input_shift = input_window(model.front_end, self.chunk)
 
@@ -235,24 +245,38 @@ class StreamGraph(RuntimeGraph):
         """
         slots = torch.arange(self.ring, device=x.device)
         age = torch.remainder(processed[:, None] - 1 - slots, max(1, self.ring)) + 1
+        if self.sinks:
+            age = torch.cat([processed[:, None] - torch.arange(self.sinks, device=x.device), age], 1)
         return self.run(x, valid, processed, age, positions, past)
 
     def run(
         self, x: Tensor, valid: Tensor, processed: Tensor, age: Tensor, positions: Tensor, past: Sequence[Past]
     ) -> tuple[Tensor, Tensor, list[Past]]:
-        """`forward` over any arrangement of the past: age (N or 1, R), how many frames before the chunk each lies."""
-        inside = torch.arange(self.chunk, device=x.device) < valid[:, None]
+        """`forward` over any arrangement of the past: age (N or 1, R), how many frames before the chunk each lies.
+
+        The first `sinks` of R are the sinks.
+        """
+        frame = torch.arange(self.chunk, device=x.device)
+        inside = frame < valid[:, None]
         x = self.frames(x) * inside[..., None]
         history = torch.cat([positions, x], 1)[:, self.chunk :]
         x = self.embedded(x, positions)
-        seen = (age <= self.history) & (age <= processed[:, None])
-        past_bias = hide(seen)[:, None, None].expand(-1, -1, self.chunk, -1)
-        bias = torch.cat([past_bias, self._chunk_bias(inside)], 3)
-        new = []
+        past_bias = hide(self._seen(age, processed[:, None]))[:, None, None].expand(-1, -1, self.chunk, -1)
+        mask, relative = torch.cat([past_bias, self._chunk_bias(inside)], 3), None
+        if self.relative is not None:
+            relative = self.relative(frame, torch.cat([-age, frame.expand(age.shape[0], -1)], 1))
+        bias, new = Bias(mask, relative), []
         for block, before in zip(self.blocks, past):
             x, pair = run_block(block, x, bias, before)
             new.append(pair)
         return self.log_probs(x), history, new
+
+    def _seen(self, age: Tensor, processed: Tensor) -> Tensor:
+        """Which of the past is seen: sinks that have been, and what is young enough and no sink."""
+        seen = (age <= self.history) & (age <= processed - self.sinks)
+        if not self.sinks:
+            return seen
+        return torch.cat([age[:, : self.sinks] > 0, seen[:, self.sinks :]], 1)
 
     def _chunk_bias(self, inside: Tensor) -> Tensor:
         """Frames of the chunk see all real ones and themselves: (N, chunk) -> (N, 1, chunk, chunk)."""
@@ -263,7 +287,8 @@ class StreamGraph(RuntimeGraph):
         """Empty rings."""
         encoder = self.settings.encoder
         width = encoder.dim // encoder.heads
-        keys, values = (batch, encoder.heads, width, self.ring), (batch, encoder.heads, self.ring, width)
+        size = self.sinks + self.ring
+        keys, values = (batch, encoder.heads, width, size), (batch, encoder.heads, size, width)
         return [Past(torch.zeros(keys), torch.zeros(values)) for _ in range(encoder.layers)]
 
     def initial_positions(self, batch: int = 1) -> Tensor:
@@ -307,20 +332,21 @@ class WholeGraph(RuntimeGraph):
         inside = None if lengths is None else frame < lengths[:, None]
         if inside is not None:
             x = x * inside[..., None]
-        bias = self._bias(frame, inside)
+        bias = Bias(self._mask(frame, inside), None if self.relative is None else self.relative(frame, frame))
         x = self.embedded(x, None)
         for block in self.blocks:
             x, _ = run_block(block, x, bias, None)
         return self.log_probs(x)
 
-    def _bias(self, frame: Tensor, inside: Tensor | None) -> Tensor:
+    def _mask(self, frame: Tensor, inside: Tensor | None) -> Tensor:
         """(N or 1, 1, T or 1, T): 0 for keys that are seen."""
         streaming = self.settings.streaming
         seen = torch.ones_like(frame, dtype=torch.bool)[None, None, None]
         if streaming.chunk_frames:
             size, history = streaming.chunk_frames, streaming.history_frames
             start = (torch.div(frame, size, rounding_mode="floor") * size)[:, None]
-            seen = ((frame >= start - history) & (frame < start + size))[None, None]
+            remembered = (frame >= start - history) | (frame < streaming.sink_frames)
+            seen = (remembered & (frame < start + size))[None, None]
         if inside is not None:
             seen = (seen & inside[:, None, None]) | (frame == frame[:, None])
         return hide(seen)

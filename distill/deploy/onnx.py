@@ -154,13 +154,10 @@ def export_stream(model: Recogniser, path: Path, output: str = "main") -> None:
 
 
 def export_zipformer(model: Recogniser, path: Path, output: str = "main") -> None:
-    """For sherpa-onnx's `OnlineRecognizer.from_zipformer2_ctc`; raises ValueError for a model without Fbank input."""
+    """For sherpa-onnx's `OnlineRecognizer.from_zipformer2_ctc`; raises ValueError naming what does not fit in there."""
     front = model.settings.front_end
-    if front.input != "fbank" or front.mels != 80:
-        raise ValueError(
-            "sherpa-onnx streams models that read 80-dimensional Fbank (front_end.input: fbank), and this one reads"
-            f" {front.input}; stream it with distill.deploy.session, or take it there offline (omnilingual)"
-        )
+    if problem := zipformer_obstacle(model):
+        raise ValueError(f"{problem}; stream it with distill.deploy.session, or take it there offline")
     if front.stride != 4:
         log.warning("frames of %d ms: sherpa-onnx takes all frames for 40 ms, its times will be wrong", front.hop // 16)
     whole = ZipformerOnnx(StreamGraph(model, output))
@@ -170,6 +167,19 @@ def export_zipformer(model: Recogniser, path: Path, output: str = "main") -> Non
     axes |= {prefix + name: {axis: "N"} for name, (_, axis) in states.items() for prefix in ("", "new_")}
     x = torch.zeros(1, whole.graph.input_size, front.mels)
     write(whole, (x, *(zeros for zeros, _ in states.values())), path, inputs, outputs, axes, whole.metadata())
+
+
+def zipformer_obstacle(model: Recogniser) -> str:
+    """Why sherpa-onnx cannot stream a model; empty where it can."""
+    front, sinks = model.settings.front_end, model.settings.streaming.sink_frames
+    if front.input != "fbank" or front.mels != 80:
+        reads = "the waveform" if front.input == "waveform" else f"{front.mels} mels"
+        return (
+            f"sherpa-onnx streams models on 80-dimensional Fbank (front_end.input: fbank), and this one reads {reads}"
+        )
+    if sinks:
+        return f"sherpa-onnx's states have no place for attention sinks (streaming.sink_frames: {sinks})"
+    return ""
 
 
 def export_whole(model: Recogniser, path: Path, output: str = "main") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,8 @@ class StreamRunner:
             for name, shape in shapes.items()
         }
         self._outputs = [item.name for item in self._graph.get_outputs()]
-        self._ring = self._feed["value_0"].shape[2]
+        self._ring = -(-facts.history // facts.chunk) * facts.chunk
+        self._sinks = self._feed["value_0"].shape[2] - self._ring
         self._inputs = Fbank(facts.mels) if facts.input == "fbank" else Waveform(facts)
         self.reset()
 
@@ -84,12 +86,18 @@ class StreamRunner:
         feed["x"][0], feed["valid"][0], feed["processed"][0] = x, frames, self._start
         found = dict(zip(self._outputs, self._graph.run(None, feed)))
         feed["positions"] = found["new_positions"]
-        for i in range(self.facts.layers if self._ring else 0):
-            slot = self._start % self._ring
-            feed[f"key_{i}"][..., slot : slot + self.facts.chunk] = found[f"new_key_{i}"]
-            feed[f"value_{i}"][:, :, slot : slot + self.facts.chunk] = found[f"new_value_{i}"]
+        if self._ring:
+            self._remember(found, self._sinks + self._start % self._ring, self.facts.chunk)
+        if self._start < self._sinks:
+            self._remember(found, self._start, min(self.facts.chunk, self._sinks - self._start))
         self._start += frames
         return found["log_probs"][0, :frames]
+
+    def _remember(self, found: Mapping[str, np.ndarray], slot: int, count: int) -> None:
+        """Write keys and values of the first `count` new frames from a slot on."""
+        for i in range(self.facts.layers):
+            self._feed[f"key_{i}"][..., slot : slot + count] = found[f"new_key_{i}"][..., :count]
+            self._feed[f"value_{i}"][:, :, slot : slot + count] = found[f"new_value_{i}"][:, :, :count]
 
 
 class WholeRunner:
