@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +55,7 @@ class StreamRunner:
             for name, shape in shapes.items()
         }
         self._outputs = [item.name for item in self._graph.get_outputs()]
-        self._ring = -(-facts.history // facts.chunk) * facts.chunk
-        self._sinks = self._feed["value_0"].shape[2] - self._ring
+        self._sinks = self._feed["value_0"].shape[2] - facts.history
         self._inputs = Fbank(facts.mels) if facts.input == "fbank" else Waveform(facts)
         self.reset()
 
@@ -86,18 +85,32 @@ class StreamRunner:
         feed["x"][0], feed["valid"][0], feed["processed"][0] = x, frames, self._start
         found = dict(zip(self._outputs, self._graph.run(None, feed)))
         feed["positions"] = found["new_positions"]
-        if self._ring:
-            self._remember(found, self._sinks + self._start % self._ring, self.facts.chunk)
-        if self._start < self._sinks:
-            self._remember(found, self._start, min(self.facts.chunk, self._sinks - self._start))
+        self._remember(found, self._start, frames)
         self._start += frames
         return found["log_probs"][0, :frames]
 
-    def _remember(self, found: Mapping[str, np.ndarray], slot: int, count: int) -> None:
-        """Write keys and values of the first `count` new frames from a slot on."""
-        for i in range(self.facts.layers):
-            self._feed[f"key_{i}"][..., slot : slot + count] = found[f"new_key_{i}"][..., :count]
-            self._feed[f"value_{i}"][:, :, slot : slot + count] = found[f"new_value_{i}"][:, :, :count]
+    def _remember(self, found: Mapping[str, np.ndarray], first: int, count: int) -> None:
+        """Write keys and values of the new frames over the oldest, and those of sinks into their places."""
+        taken = [
+            (slice(self._sinks + a, self._sinks + b), new) for a, b, new in slots(first, count, self.facts.history)
+        ]
+        if first < self._sinks:
+            early = min(count, self._sinks - first)
+            taken.append((slice(first, first + early), slice(0, early)))
+        for place, new in taken:
+            for i in range(self.facts.layers):
+                self._feed[f"key_{i}"][..., place] = found[f"new_key_{i}"][..., new]
+                self._feed[f"value_{i}"][:, :, place] = found[f"new_value_{i}"][:, :, new]
+
+
+def slots(first: int, count: int, size: int) -> Iterator[tuple[int, int, slice]]:
+    """Where the last of `count` frames, numbered from `first` on, lie in a ring: begin and end, and which they are."""
+    done = max(0, count - size)
+    while size and done < count:
+        slot = (first + done) % size
+        length = min(count - done, size - slot)
+        yield slot, slot + length, slice(done, done + length)
+        done += length
 
 
 class WholeRunner:
