@@ -93,6 +93,7 @@ class Frames(nn.Module):
         super().__init__()
         front = model.front_end
         self.layers = nn.ModuleList(Layer(layer) for layer in front.layers)  # type: ignore[arg-type]
+        self.shapes = front.settings.layers
         self.feature_norm, self.projection = model.encoder.feature_norm, model.encoder.projection
         self.mean = nn.Parameter(front.mean.clone()) if isinstance(front, FbankFrontEnd) else None
         self.scale = nn.Parameter(front.scale.clone()) if isinstance(front, FbankFrontEnd) else None
@@ -101,9 +102,9 @@ class Frames(nn.Module):
         """size: T_in, where it is always the same."""
         if self.mean is not None and self.scale is not None:
             x = (x - self.mean) * self.scale
-        for layer in self.layers:
+        for layer, (_, kernel, stride) in zip(self.layers, self.shapes):
             x = layer(x, size)
-            size = size and (size - layer.convolution.kernel) // layer.convolution.stride + 1
+            size = None if size is None else (size - kernel) // stride + 1
         return self.projection(self.feature_norm(x))
 
 

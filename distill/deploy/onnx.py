@@ -254,5 +254,59 @@ def quantise(source: Path, target: Path, keep: Sequence[str] = ("layers.0/", "/h
             weight_type=QuantType.QInt8, nodes_to_exclude=kept, extra_options={"MatMulConstBOnly": True},
         )  # fmt: skip
         quantised = onnx.load(str(temporary))
+        quantise_before_windows(quantised.graph)
         onnx.helper.set_model_props(quantised, {item.key: item.value for item in content.metadata_props})
         onnx.save(quantised, str(temporary))
+
+
+def quantise_before_windows(graph: onnx.GraphProto) -> None:
+    """Let windows of a tensor be cut from its 8-bit values, instead of quantising the windows, which overlap.
+
+    The range that is found is the tensor's, which its windows cover but for frames at the end.
+    """
+    made = {output: node for node in graph.node for output in node.output}
+    for node in [node for node in graph.node if node.op_type == "DynamicQuantizeLinear"]:
+        moved, sources = _cutting(node.input[0], made)
+        if len(sources) != 1 or not any(each.op_type == "Concat" for each in moved):
+            continue
+        (source,), cut, values = sources, node.input[0], node.output[0]
+        names = {output: f"{output}_8bit" for each in moved for output in each.output}
+        names |= {source: f"{source}_8bit", cut: values}
+        copies = []
+        for each in moved:
+            copy = onnx.NodeProto()
+            copy.CopyFrom(each)
+            copy.name = f"{each.name}_8bit"
+            copy.input[0:] = [names.get(name, name) for name in each.input]
+            copy.output[0:] = [names[name] for name in each.output]
+            copies.append(copy)
+        node.input[0], node.output[0] = source, names[source]
+        place = list(graph.node).index(node) + 1
+        for copy in reversed(copies):
+            graph.node.insert(place, copy)
+        _drop_unused(graph, cut, made)
+
+
+def _cutting(name: str, made: Mapping[str, onnx.NodeProto]) -> tuple[list[onnx.NodeProto], list[str]]:
+    """The nodes that only move a tensor's values about before it is `name`, in order, and whose values those are."""
+    node = made.get(name)
+    if node is None or node.op_type not in ("Concat", "Slice", "Reshape"):
+        return [], [name]
+    moved: list[onnx.NodeProto] = []
+    sources: list[str] = []
+    for each in node.input if node.op_type == "Concat" else node.input[:1]:
+        before, found = _cutting(each, made)
+        moved += [step for step in before if step not in moved]
+        sources += [source for source in found if source not in sources]
+    return [*moved, node], sources
+
+
+def _drop_unused(graph: onnx.GraphProto, name: str, made: Mapping[str, onnx.NodeProto]) -> None:
+    """Remove the node that makes a tensor which nothing reads, and so on with what it read."""
+    read = {each for node in graph.node for each in node.input} | {output.name for output in graph.output}
+    if name in read or name not in made:
+        return
+    node = made[name]
+    graph.node.remove(node)
+    for each in node.input:
+        _drop_unused(graph, each, made)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.deploy.session import SAMPLE_RATE, Facts
+from distill.deploy.fbank import Fbank
+from distill.deploy.session import Facts
 
 
 def open_onnx(folder: Path, mode: str, output: str, int8: bool, threads: int) -> StreamRunner | WholeRunner:
@@ -91,9 +92,7 @@ class StreamRunner:
 
     def _remember(self, found: Mapping[str, np.ndarray], first: int, count: int) -> None:
         """Write keys and values of the new frames over the oldest, and those of sinks into their places."""
-        taken = [
-            (slice(self._sinks + a, self._sinks + b), new) for a, b, new in slots(first, count, self.facts.history)
-        ]
+        taken = list(slots(first, count, self.facts.history, self._sinks))
         if first < self._sinks:
             early = min(count, self._sinks - first)
             taken.append((slice(first, first + early), slice(0, early)))
@@ -103,13 +102,16 @@ class StreamRunner:
                 self._feed[f"value_{i}"][:, :, place] = found[f"new_value_{i}"][:, :, new]
 
 
-def slots(first: int, count: int, size: int) -> Iterator[tuple[int, int, slice]]:
-    """Where the last of `count` frames, numbered from `first` on, lie in a ring: begin and end, and which they are."""
+def slots(first: int, count: int, size: int, offset: int) -> Iterator[tuple[slice, slice]]:
+    """Where `count` frames, numbered from `first` on, lie in a ring behind `offset` others; and which they are.
+
+    Of more frames than the ring has, the last.
+    """
     done = max(0, count - size)
     while size and done < count:
         slot = (first + done) % size
         length = min(count - done, size - slot)
-        yield slot, slot + length, slice(done, done + length)
+        yield slice(offset + slot, offset + slot + length), slice(done, done + length)
         done += length
 
 
@@ -162,31 +164,3 @@ class Waveform:
             return scaled
         self._begun = True
         return np.concatenate([np.zeros(self._context, np.float32), scaled])
-
-
-class Fbank:
-    """Kaldi's Fbank as samples come, with what `distill.features` computes."""
-
-    def __init__(self, mels: int) -> None:
-        import kaldi_native_fbank
-
-        options = kaldi_native_fbank.FbankOptions()
-        options.frame_opts.dither, options.frame_opts.snip_edges = 0.0, False
-        options.mel_opts.num_bins, options.mel_opts.low_freq, options.mel_opts.high_freq = mels, 20.0, -400.0
-        self._make, self._mels = lambda: kaldi_native_fbank.OnlineFbank(options), mels
-        self.reset()
-
-    def reset(self) -> None:
-        self._online, self._taken = self._make(), 0
-
-    def take(self, wave: np.ndarray, final: bool) -> np.ndarray:
-        """Samples (n,) -> the frames that are complete now (J, mels)."""
-        if len(wave):
-            self._online.accept_waveform(SAMPLE_RATE, wave)
-        if final:
-            self._online.input_finished()
-        ready = self._online.num_frames_ready
-        new = np.array([self._online.get_frame(i) for i in range(self._taken, ready)], np.float32)
-        self._online.pop(ready - self._taken)  # frees what get_frame showed
-        self._taken = ready
-        return new.reshape(-1, self._mels)
