@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from distill.config import Experiment
+from distill.config.experiment import Experiment
 from distill.stages import Recipe
 
 log = logging.getLogger("export")

@@ -42,27 +42,22 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows = []
-    for runtime in args.runtimes.split(","):
-        for row in measured(args, runtime):
+    every, rows = int(args.every * 60 * SAMPLE_RATE), []
+    for runtime in args.runtimes.split(","):  # before anything else takes memory
+        session = open_session(args.experiment, runtime, "streaming")
+        for number, row in enumerate(timed(session, pieces(args), every)):
+            row |= {"case": f"{number * args.every:g} to {(number + 1) * args.every:g} min", "engine": runtime}
             rows.append(row)
-            difference = "" if row["difference"] is None else f", within {row['difference']:.1e} of the masked forward"
-            print(f"{runtime:6s} {row['case']:16s} RTF {row['rtf']:.4f}, {row['memory_mb']:.1f} MB{difference}")
+            print(f"{runtime:6s} {row['case']:16s} RTF {row['rtf']:.4f}, {row['memory_mb']:.1f} MB", flush=True)
+    for runtime in args.runtimes.split(","):
+        if runtime != "int8":
+            mine = [row for row in rows if row["engine"] == runtime]
+            for row, difference in zip(mine, compared(args, runtime, every), strict=True):
+                row["difference"] = difference
+            print(f"{runtime}: within {max(row['difference'] for row in mine):.1e} of the masked forward", flush=True)
     if args.json:
         about = {"hardware": hardware(torch.device("cpu")), "commit": commit(), "experiment": args.experiment.name}
         write_json(args.json, {**about, "hours": args.hours, "rows": rows})
-
-
-def measured(args: argparse.Namespace, runtime: str) -> list[dict]:
-    """Rows of one runtime: a pass for time and memory, and one beside the masked forward."""
-    session = open_session(args.experiment, runtime, "streaming")
-    every = int(args.every * 60 * SAMPLE_RATE)
-    rows = list(timed(session, pieces(args), every))
-    differences = [None] * len(rows) if runtime == "int8" else compared(args, session, every)
-    for number, (row, difference) in enumerate(zip(rows, differences)):
-        row |= {"engine": runtime, "difference": difference}
-        row["case"] = f"{number * args.every:g} to {(number + 1) * args.every:g} min"
-    return rows
 
 
 def pieces(args: argparse.Namespace) -> Iterator[np.ndarray]:
@@ -77,7 +72,7 @@ def pieces(args: argparse.Namespace) -> Iterator[np.ndarray]:
 
 
 def timed(session: Session, audio: Iterator[np.ndarray], every: int) -> Iterator[dict]:
-    """A row for each `every` samples, the last one with what is left."""
+    """A row for each `every` samples."""
     spent, samples = 0.0, 0
     for piece in audio:
         begun = time.process_time()
@@ -85,16 +80,14 @@ def timed(session: Session, audio: Iterator[np.ndarray], every: int) -> Iterator
         spent += time.process_time() - begun
         samples += len(piece)
         if samples >= every:
-            yield {"case": "", "rtf": spent * SAMPLE_RATE / samples, "memory_mb": memory_mb()}
-            spent, samples = 0.0, 0
+            yield {"rtf": spent * SAMPLE_RATE / samples, "memory_mb": memory_mb()}
+            spent, samples = 0.0, samples - every
     session.flush()
-    if samples > SAMPLE_RATE:
-        yield {"case": "", "rtf": spent * SAMPLE_RATE / samples, "memory_mb": memory_mb()}
 
 
-def compared(args: argparse.Namespace, session: Session, every: int) -> list[float]:
+def compared(args: argparse.Namespace, runtime: str, every: int) -> list[float]:
     """The largest difference of log-probabilities from the masked forward, for each `every` samples."""
-    model = load_recogniser(args.experiment)[0]
+    session, model = open_session(args.experiment, runtime, "streaming"), load_recogniser(args.experiment)[0]
     hop, worst, frame = model.front_end.hop, [0.0], 0
     ours, waiting = streamed(session, pieces(args)), np.zeros((0, model.outputs), np.float32)
     for masked in in_windows(model, pieces(args), int(WINDOW * SAMPLE_RATE / hop)):
@@ -106,7 +99,7 @@ def compared(args: argparse.Namespace, session: Session, every: int) -> list[flo
         waiting, frame = waiting[len(masked) :], frame + len(masked)
     if len(waiting) or any(len(rest) for rest in ours):
         raise ValueError(f"the session gave more than the {frame} frames of the masked forward")
-    return worst
+    return worst[: int(args.hours * 3600 * SAMPLE_RATE) // every]
 
 
 def streamed(session: Session, audio: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
