@@ -12,6 +12,13 @@ from distill import pareto
 from distill.report import GRAPH, Run, Table, write_text
 
 PLOT = "pareto.svg"
+MEASURED = ("first", "last", "finalisation")
+DELAYS = (
+    "Audio comes at the speed at which it is spoken. First and last word: from its end, in the alignment that the"
+    " teacher's log-probabilities give the transcript, to when it is shown for good; look-ahead, waiting for the chunk,"
+    " model and search together (mean and 90th percentile), over the utterances that were recognised without an error;"
+    " below 0 the search knew it before it was over. Finalisation: from the last sample to the final words, over all."
+)
 
 
 def speed_table(runs: Iterable[Run]) -> Table:
@@ -25,6 +32,21 @@ def speed_table(runs: Iterable[Run]) -> Table:
             file = "-" if row["file_mb"] is None else f"{row['file_mb']:.1f}"
             more = (cost, f"{row['finalisation_ms']:.0f}", f"{row['peak_mb']:.0f}", file)
             rows.append((run.name, row["mode"], row["runtime"], f"{row['rtf']:.4f}", spread, *more))
+    return Table(head, tuple(rows), 3)
+
+
+def delay_table(runs: Iterable[Run]) -> Table:
+    """How late words are shown (ms): the model's look-ahead, and what stage 12 measured against an alignment."""
+    head = ("model", "mode", "runtime", "look-ahead mean/ms", "max/ms", "first word/ms", "90 %", "last word/ms", "90 %",
+            "finalisation/ms", "90 %", "utterances")  # fmt: skip
+    rows = []
+    for run in runs:
+        timing = run.timing or {}
+        for row in timing.get("delays", ()):
+            ahead = (timing["lookahead_mean_ms"], timing["lookahead_max_ms"])
+            shown = (row[f"{word}_{kind}_ms"] for word in MEASURED for kind in ("mean", "p90"))
+            cells = ("-" if value is None else f"{value:.0f}" for value in (*ahead, *shown))
+            rows.append((run.name, row["mode"], row["runtime"], *cells, f"{row['right']} of {row['utterances']}"))
     return Table(head, tuple(rows), 3)
 
 
@@ -56,6 +78,9 @@ def sections(runs: Sequence[Run], plot: Path, plot_name: str = PLOT) -> list[tup
         return []
     machine = next(str(run.timing["hardware"]) for run in runs if run.timing)
     text = [("Speed and memory", [*speed.markdown(), "", f"seconds of one processor thread, {machine}"])]
+    delay = delay_table(runs)
+    if delay.rows:
+        text.append(("Delay of words", [*delay.markdown(), "", DELAYS]))
     found = pareto.points(runs, test_set, GRAPH)
     if found:
         write_text(plot, pareto.svg(found, f"{test_set}: error rate, speed, size and delay"))

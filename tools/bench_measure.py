@@ -35,6 +35,11 @@ def _times(run: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
+def memory_mb() -> float:
+    """Memory of this process that is in RAM."""
+    return _status("VmRSS") / 1e6
+
+
 def _status(name: str) -> int:
     """A figure of /proc/self/status in bytes."""
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith(name + ":"))

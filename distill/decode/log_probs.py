@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
 import numpy as np
 import torch
@@ -33,6 +34,41 @@ def streaming(model: Recogniser, batches: Iterable[Batch], step_samples: int) ->
             pieces.append(logits)
             lengths += frames
         yield from _by_utterance(batch, torch.cat(pieces, 1), lengths)
+
+
+@torch.no_grad()
+def in_windows(model: Recogniser, pieces: Iterable[np.ndarray], frames: int) -> Iterator[np.ndarray]:
+    """The masked forward of one utterance of any length, pieces (n,) of audio -> (T, V) each, in bounded memory.
+
+    It runs over windows that give `frames` frames each and begin `reach` frames before them. Nothing that the given
+    frames see lies outside their window, so they are those of the forward over everything. Raises ValueError for
+    a model whose frames see more than a bounded past.
+    """
+    hop, ahead, chunk = model.front_end.hop, model.front_end.ahead + 2 * model.front_end.hop, reach(model)[1]
+    frames, before = -(-frames // chunk) * chunk, reach(model)[0]
+    audio, total, begins, given = np.zeros(0, np.float32), 0, 0, 0
+    for piece in chain(pieces, [None]):
+        if piece is not None:
+            audio, total = np.concatenate([audio, piece]), total + len(piece)
+        end = int(model.front_end.lengths(torch.tensor(total)))
+        while end > given and (piece is None or total >= (given + frames) * hop + ahead):
+            output = model(torch.from_numpy(audio)[None], torch.tensor([len(audio)]))
+            until = end if piece is None else given + frames
+            yield output.logits[0, given - begins : until - begins].float().log_softmax(-1).numpy()
+            given = until
+            audio = audio[max(0, (given - before - begins) * hop) :]
+            begins = max(begins, given - before)
+
+
+def reach(model: Recogniser) -> tuple[int, int]:
+    """Frames before a chunk that its frames see, by way of all blocks, in whole chunks; and frames of a chunk."""
+    streaming, encoder, front = model.settings.streaming, model.settings.encoder, model.front_end
+    chunk = streaming.chunk_frames
+    if not chunk or streaming.sink_frames:
+        raise ValueError("the model's frames see all of their past: windows need chunks, and no attention sinks")
+    blocks = encoder.layers * -(-streaming.history_frames // chunk)
+    beginning = encoder.position_kernel + -(-front.context // front.hop) + 1
+    return (blocks + -(-beginning // chunk)) * chunk, chunk
 
 
 def _by_utterance(batch: Batch, logits: torch.Tensor, lengths: torch.Tensor) -> Iterator[tuple[str, np.ndarray]]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from distill.models.frontend import ConvLayer, FbankFrontEnd, FrontEnd, GaborLayer, WaveFrontEnd
 from distill.models.recogniser import Recogniser
-from distill.models.transformer import Attention, Block, Positions
+from distill.models.transformer import Block, Positions
 
 HIDDEN = -1e30  # score of a key that is not seen: nothing is left of it after softmax
 
@@ -33,13 +33,16 @@ class Convolution(nn.Module):
             if conv.bias is not None:
                 self.product.bias.copy_(conv.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.product(windows(x, self.kernel, self.stride))
+    def forward(self, x: Tensor, size: int | None) -> Tensor:
+        return self.product(windows(x, self.kernel, self.stride, size))
 
 
-def windows(x: Tensor, kernel: int, stride: int) -> Tensor:
-    """Windows of `kernel` frames, `stride` apart: (N, T_in, C) -> (N, T, kernel * C), by reshaping slices."""
-    count = (x.shape[1] - kernel) // stride + 1
+def windows(x: Tensor, kernel: int, stride: int, size: int | None = None) -> Tensor:
+    """Windows of `kernel` frames, `stride` apart: (N, T_in, C) -> (N, T, kernel * C), by reshaping slices.
+
+    size: T_in, where it is always the same; a graph then does not compute it.
+    """
+    count = ((x.shape[1] if size is None else size) - kernel) // stride + 1
     pieces = []
     for start in range(0, kernel, stride):
         width = min(stride, kernel - start)
@@ -50,7 +53,8 @@ def windows(x: Tensor, kernel: int, stride: int) -> Tensor:
         if width < stride:
             piece = F.pad(piece, (0, 0, 0, stride - width))
         # not unflatten and flatten: a traced graph would keep the sizes of its example
-        piece = piece.reshape(x.shape[0], -1, stride * x.shape[2])
+        rows = (x.shape[0], -1) if size is None else (-1, -(-((count - 1) * stride + width) // stride))
+        piece = piece.reshape(*rows, stride * x.shape[2])
         pieces.append(piece[:, :, : width * x.shape[2]] if width < stride else piece)
     return torch.cat(pieces, 2) if len(pieces) > 1 else pieces[0]
 
@@ -63,8 +67,9 @@ class Layer(nn.Module):
         self.convolution, self.norm = Convolution(layer.conv), layer.norm
         self.compressed = isinstance(layer, GaborLayer)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.convolution(x)
+    def forward(self, x: Tensor, size: int | None) -> Tensor:
+        """size: T_in, where it is always the same."""
+        x = self.convolution(x, size)
         if self.compressed:
             return self._normed(torch.log1p(x.abs()))
         return F.gelu(self._normed(x))
@@ -88,15 +93,18 @@ class Frames(nn.Module):
         super().__init__()
         front = model.front_end
         self.layers = nn.ModuleList(Layer(layer) for layer in front.layers)  # type: ignore[arg-type]
+        self.shapes = front.settings.layers
         self.feature_norm, self.projection = model.encoder.feature_norm, model.encoder.projection
         self.mean = nn.Parameter(front.mean.clone()) if isinstance(front, FbankFrontEnd) else None
         self.scale = nn.Parameter(front.scale.clone()) if isinstance(front, FbankFrontEnd) else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, size: int | None = None) -> Tensor:
+        """size: T_in, where it is always the same."""
         if self.mean is not None and self.scale is not None:
             x = (x - self.mean) * self.scale
-        for layer in self.layers:
-            x = layer(x)
+        for layer, (_, kernel, stride) in zip(self.layers, self.shapes):
+            x = layer(x, size)
+            size = None if size is None else (size - kernel) // stride + 1
         return self.projection(self.feature_norm(x))
 
 
@@ -147,55 +155,79 @@ class Past(NamedTuple):
     values: Tensor
 
 
-def attend(attention: Attention, x: Tensor, bias: Tensor, past: Past | None) -> tuple[Tensor, Past]:
-    """x (N, T, C); bias (N, 1, 1 or T, R + T), added to scores over the past and the frames themselves.
+class Bias(NamedTuple):
+    """Added to scores over the past and the frames themselves, all (N or 1, …, T or 1, R + T).
 
-    Returns what is mixed (N, T, C), and keys and values of the new frames.
+    mask: 0 or HIDDEN, for all heads. relative: of WavLM's positions (N or 1, heads, T, R + T), before the gates.
     """
-    heads, width = attention.heads, attention.query.out_features // attention.heads
-    query, keys, values = (
-        layer(x).reshape(x.shape[0], -1, heads, width) for layer in (attention.query, attention.key, attention.value)
-    )
-    query, keys, values = query.transpose(1, 2) * width**-0.5, keys.permute(0, 2, 3, 1), values.transpose(1, 2)
-    scores = query @ keys
-    if past is not None:
-        scores = torch.cat([query @ past.keys, scores], 3)
-    weights = (scores + bias).softmax(3)
-    if past is None:
-        mixed = weights @ values
-    else:
-        size = past.values.shape[2]
-        mixed = weights[..., :size] @ past.values + weights[..., size:] @ values
-    return attention.out(mixed.transpose(1, 2).reshape(x.shape[0], -1, heads * width)), Past(keys, values)
+
+    mask: Tensor
+    relative: Tensor | None
 
 
-def run_block(block: nn.Module, x: Tensor, bias: Tensor, past: Past | None) -> tuple[Tensor, Past]:
-    """`transformer.Block` without dropout, on `attend`."""
-    assert isinstance(block, Block)
-    if block.norm_first:
-        attended, new = attend(block.attention, block.attention_norm(x), bias, past)
-        x = x + attended
-        return x + block.ffn_down(F.gelu(block.ffn_up(block.ffn_norm(x)))), new
-    attended, new = attend(block.attention, x, bias, past)
-    x = block.attention_norm(x + attended)
-    return block.ffn_norm(x + block.ffn_down(F.gelu(block.ffn_up(x)))), new
+class RuntimeBlock(nn.Module):
+    """`transformer.Block` without dropout, over frames of all streams one after another: (N * T, C).
+
+    Keys, queries and values are one product, the scale of the scores is part of it.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        assert isinstance(block, Block)
+        self.block, attention = block, block.attention
+        self.heads, self.dim = attention.heads, attention.query.out_features
+        self.width = self.dim // self.heads
+        layers, scales = (attention.query, attention.key, attention.value), (self.width**-0.5, 1.0, 1.0)
+        self.projections = nn.Linear(self.dim, 3 * self.dim)
+        with torch.no_grad():
+            self.projections.weight.copy_(torch.cat([layer.weight * k for layer, k in zip(layers, scales)]))
+            self.projections.bias.copy_(torch.cat([layer.bias * k for layer, k in zip(layers, scales)]))
+
+    def forward(self, x: Tensor, rows: tuple, bias: Bias, past: Past | None) -> tuple[Tensor, Past]:
+        """rows: N and T, one of them -1. Returns (N * T, C), and keys and values of the new frames."""
+        block = self.block
+        if block.norm_first:
+            attended, new = self.attend(block.attention_norm(x), rows, bias, past)
+            x = x + attended
+            return x + block.ffn_down(F.gelu(block.ffn_up(block.ffn_norm(x)))), new
+        attended, new = self.attend(x, rows, bias, past)
+        x = block.attention_norm(x + attended)
+        return block.ffn_norm(x + block.ffn_down(F.gelu(block.ffn_up(x)))), new
+
+    def attend(self, x: Tensor, rows: tuple, bias: Bias, past: Past | None) -> tuple[Tensor, Past]:
+        """What is mixed (N * T, C), and keys and values of the new frames."""
+        parts = [part.reshape(*rows, self.heads, self.width) for part in self.projections(x).split(self.dim, 1)]
+        query, keys, values = parts[0].transpose(1, 2), parts[1].permute(0, 2, 3, 1), parts[2].transpose(1, 2)
+        scores = query @ keys
+        if past is not None:
+            scores = torch.cat([query @ past.keys, scores], 3)
+        scores = scores + bias.mask
+        if bias.relative is not None:
+            heard = x.reshape(*rows, self.heads, self.width).transpose(1, 2)
+            scores = scores + self.block.attention.gated(heard, bias.relative)
+        weights = scores.softmax(3)
+        if past is None:
+            mixed = weights @ values
+        else:
+            size = past.values.shape[2]
+            mixed = weights[..., :size] @ past.values + weights[..., size:] @ values
+        return self.block.attention.out(mixed.transpose(1, 2).reshape(-1, self.dim)), Past(keys, values)
 
 
 class RuntimeGraph(nn.Module):
     """What both kinds of graph share; takes the model's own layers where nothing is to be rewritten.
 
     output: "main" (what LF-MMI trained) or "ctc" (the second output, for runtimes without a graph).
-    Raises ValueError for a model whose parts have no counterpart here.
     """
 
     def __init__(self, model: Recogniser, output: str = "main") -> None:
         super().__init__()
         model.read(output)
-        if model.encoder.relative is not None:
-            raise ValueError("relative positions (WavLM) are not exported; distil into a student without them first")
         self.settings, self.hop = model.settings, model.front_end.hop
         self.frames, self.positions = Frames(model), FoldedPositions(model.encoder.positions)
-        self.norm, self.blocks = model.encoder.norm, model.encoder.blocks
+        self.norm, self.relative = model.encoder.norm, model.encoder.relative
+        self.blocks = nn.ModuleList(RuntimeBlock(block) for block in model.encoder.blocks)
+        self.dim = model.settings.encoder.dim
         self.head = FoldedHead(model, output)
 
     def embedded(self, x: Tensor, history: Tensor | None) -> Tensor:
@@ -204,15 +236,16 @@ class RuntimeGraph(nn.Module):
         return x if self.settings.encoder.norm_first else self.norm(x)
 
     def log_probs(self, x: Tensor) -> Tensor:
-        """Final norm and head: (N, T, dim) -> (N, T, V)."""
+        """Final norm and head: (…, dim) -> (…, V)."""
         return self.head(self.norm(x) if self.settings.encoder.norm_first else x)
 
 
 class StreamGraph(RuntimeGraph):
     """One chunk of a stream; all of its state are inputs and outputs of fixed sizes.
 
-    Keys and values of the past lie in rings of `ring` frames, a multiple of the chunk: frame f in slot
-    f % ring. The graph gives those of the new frames, and the caller writes them over the oldest.
+    Keys and values of the past lie behind those of the `sinks`, the first frames of all, in rings of `history`
+    frames: frame f in slot sinks + f % history. The graph gives those of the new frames, and the caller writes
+    them over the oldest, those of sinks into slot f as well.
     """
 
     def __init__(self, model: Recogniser, output: str = "main") -> None:
@@ -220,10 +253,7 @@ class StreamGraph(RuntimeGraph):
         streaming = model.settings.streaming
         if not streaming.chunk_frames:
             raise ValueError("this model has full context and cannot stream: streaming.chunk_frames is 0")
-        if streaming.sink_frames:
-            raise ValueError("attention sinks are not exported yet; run this model with streaming.sink_frames: 0")
-        self.chunk, self.history = streaming.chunk_frames, streaming.history_frames
-        self.ring = -(-self.history // self.chunk) * self.chunk
+        self.chunk, self.history, self.sinks = streaming.chunk_frames, streaming.history_frames, streaming.sink_frames
         self.input_size, self.input_shift = input_window(model.front_end, self.chunk)
 
     def forward(
@@ -233,26 +263,41 @@ class StreamGraph(RuntimeGraph):
 
         positions (N, kernel - 1, dim). Returns log-probabilities (N, chunk, V), new positions, new keys and values.
         """
-        slots = torch.arange(self.ring, device=x.device)
-        age = torch.remainder(processed[:, None] - 1 - slots, max(1, self.ring)) + 1
+        slots = torch.arange(self.history, device=x.device)
+        age = torch.remainder(processed[:, None] - 1 - slots, max(1, self.history)) + 1
+        if self.sinks:
+            age = torch.cat([processed[:, None] - torch.arange(self.sinks, device=x.device), age], 1)
         return self.run(x, valid, processed, age, positions, past)
 
     def run(
         self, x: Tensor, valid: Tensor, processed: Tensor, age: Tensor, positions: Tensor, past: Sequence[Past]
     ) -> tuple[Tensor, Tensor, list[Past]]:
-        """`forward` over any arrangement of the past: age (N or 1, R), how many frames before the chunk each lies."""
-        inside = torch.arange(self.chunk, device=x.device) < valid[:, None]
-        x = self.frames(x) * inside[..., None]
+        """`forward` over any arrangement of the past: age (N or 1, R), how many frames before the chunk each lies.
+
+        The first `sinks` of R are the sinks.
+        """
+        frame = torch.arange(self.chunk, device=x.device)
+        inside = frame < valid[:, None]
+        x = self.frames(x, self.input_size) * inside[..., None]
         history = torch.cat([positions, x], 1)[:, self.chunk :]
         x = self.embedded(x, positions)
-        seen = (age <= self.history) & (age <= processed[:, None])
-        past_bias = hide(seen)[:, None, None].expand(-1, -1, self.chunk, -1)
-        bias = torch.cat([past_bias, self._chunk_bias(inside)], 3)
-        new = []
+        past_bias = hide(self._seen(age, processed[:, None]))[:, None, None].expand(-1, -1, self.chunk, -1)
+        mask, relative = torch.cat([past_bias, self._chunk_bias(inside)], 3), None
+        if self.relative is not None:
+            relative = self.relative(frame, torch.cat([-age, frame.expand(age.shape[0], -1)], 1))
+        bias, new = Bias(mask, relative), []
+        x, rows = x.reshape(-1, self.dim), (-1, self.chunk)
         for block, before in zip(self.blocks, past):
-            x, pair = run_block(block, x, bias, before)
+            x, pair = block(x, rows, bias, before)
             new.append(pair)
-        return self.log_probs(x), history, new
+        return self.log_probs(x).reshape(*rows, self.head.product.out_features), history, new
+
+    def _seen(self, age: Tensor, processed: Tensor) -> Tensor:
+        """Which of the past is seen: sinks that have been, and what is young enough and no sink."""
+        seen = (age <= self.history) & (age <= processed - self.sinks)
+        if not self.sinks:
+            return seen
+        return torch.cat([age[:, : self.sinks] > 0, seen[:, self.sinks :]], 1)
 
     def _chunk_bias(self, inside: Tensor) -> Tensor:
         """Frames of the chunk see all real ones and themselves: (N, chunk) -> (N, 1, chunk, chunk)."""
@@ -263,7 +308,8 @@ class StreamGraph(RuntimeGraph):
         """Empty rings."""
         encoder = self.settings.encoder
         width = encoder.dim // encoder.heads
-        keys, values = (batch, encoder.heads, width, self.ring), (batch, encoder.heads, self.ring, width)
+        size = self.sinks + self.history
+        keys, values = (batch, encoder.heads, width, size), (batch, encoder.heads, size, width)
         return [Past(torch.zeros(keys), torch.zeros(values)) for _ in range(encoder.layers)]
 
     def initial_positions(self, batch: int = 1) -> Tensor:
@@ -307,20 +353,21 @@ class WholeGraph(RuntimeGraph):
         inside = None if lengths is None else frame < lengths[:, None]
         if inside is not None:
             x = x * inside[..., None]
-        bias = self._bias(frame, inside)
-        x = self.embedded(x, None)
+        bias = Bias(self._mask(frame, inside), None if self.relative is None else self.relative(frame, frame))
+        x, rows = self.embedded(x, None).reshape(-1, self.dim), (x.shape[0], -1)
         for block in self.blocks:
-            x, _ = run_block(block, x, bias, None)
-        return self.log_probs(x)
+            x, _ = block(x, rows, bias, None)
+        return self.log_probs(x).reshape(*rows, self.head.product.out_features)
 
-    def _bias(self, frame: Tensor, inside: Tensor | None) -> Tensor:
+    def _mask(self, frame: Tensor, inside: Tensor | None) -> Tensor:
         """(N or 1, 1, T or 1, T): 0 for keys that are seen."""
         streaming = self.settings.streaming
         seen = torch.ones_like(frame, dtype=torch.bool)[None, None, None]
         if streaming.chunk_frames:
             size, history = streaming.chunk_frames, streaming.history_frames
             start = (torch.div(frame, size, rounding_mode="floor") * size)[:, None]
-            seen = ((frame >= start - history) & (frame < start + size))[None, None]
+            remembered = (frame >= start - history) | (frame < streaming.sink_frames)
+            seen = (remembered & (frame < start + size))[None, None]
         if inside is not None:
             seen = (seen & inside[:, None, None]) | (frame == frame[:, None])
         return hide(seen)

@@ -154,13 +154,10 @@ def export_stream(model: Recogniser, path: Path, output: str = "main") -> None:
 
 
 def export_zipformer(model: Recogniser, path: Path, output: str = "main") -> None:
-    """For sherpa-onnx's `OnlineRecognizer.from_zipformer2_ctc`; raises ValueError for a model without Fbank input."""
+    """For sherpa-onnx's `OnlineRecognizer.from_zipformer2_ctc`; raises ValueError naming what does not fit in there."""
     front = model.settings.front_end
-    if front.input != "fbank" or front.mels != 80:
-        raise ValueError(
-            "sherpa-onnx streams models that read 80-dimensional Fbank (front_end.input: fbank), and this one reads"
-            f" {front.input}; stream it with distill.deploy.session, or take it there offline (omnilingual)"
-        )
+    if problem := zipformer_obstacle(model):
+        raise ValueError(f"{problem}; stream it with distill.deploy.session, or take it there offline")
     if front.stride != 4:
         log.warning("frames of %d ms: sherpa-onnx takes all frames for 40 ms, its times will be wrong", front.hop // 16)
     whole = ZipformerOnnx(StreamGraph(model, output))
@@ -170,6 +167,19 @@ def export_zipformer(model: Recogniser, path: Path, output: str = "main") -> Non
     axes |= {prefix + name: {axis: "N"} for name, (_, axis) in states.items() for prefix in ("", "new_")}
     x = torch.zeros(1, whole.graph.input_size, front.mels)
     write(whole, (x, *(zeros for zeros, _ in states.values())), path, inputs, outputs, axes, whole.metadata())
+
+
+def zipformer_obstacle(model: Recogniser) -> str:
+    """Why sherpa-onnx cannot stream a model; empty where it can."""
+    front, sinks = model.settings.front_end, model.settings.streaming.sink_frames
+    if front.input != "fbank" or front.mels != 80:
+        reads = "the waveform" if front.input == "waveform" else f"{front.mels} mels"
+        return (
+            f"sherpa-onnx streams models on 80-dimensional Fbank (front_end.input: fbank), and this one reads {reads}"
+        )
+    if sinks:
+        return f"sherpa-onnx's states have no place for attention sinks (streaming.sink_frames: {sinks})"
+    return ""
 
 
 def export_whole(model: Recogniser, path: Path, output: str = "main") -> None:
@@ -244,5 +254,59 @@ def quantise(source: Path, target: Path, keep: Sequence[str] = ("layers.0/", "/h
             weight_type=QuantType.QInt8, nodes_to_exclude=kept, extra_options={"MatMulConstBOnly": True},
         )  # fmt: skip
         quantised = onnx.load(str(temporary))
+        quantise_before_windows(quantised.graph)
         onnx.helper.set_model_props(quantised, {item.key: item.value for item in content.metadata_props})
         onnx.save(quantised, str(temporary))
+
+
+def quantise_before_windows(graph: onnx.GraphProto) -> None:
+    """Let windows of a tensor be cut from its 8-bit values, instead of quantising the windows, which overlap.
+
+    The range that is found is the tensor's, which its windows cover but for frames at the end.
+    """
+    made = {output: node for node in graph.node for output in node.output}
+    for node in [node for node in graph.node if node.op_type == "DynamicQuantizeLinear"]:
+        moved, sources = _cutting(node.input[0], made)
+        if len(sources) != 1 or not any(each.op_type == "Concat" for each in moved):
+            continue
+        (source,), cut, values = sources, node.input[0], node.output[0]
+        names = {output: f"{output}_8bit" for each in moved for output in each.output}
+        names |= {source: f"{source}_8bit", cut: values}
+        copies = []
+        for each in moved:
+            copy = onnx.NodeProto()
+            copy.CopyFrom(each)
+            copy.name = f"{each.name}_8bit"
+            copy.input[0:] = [names.get(name, name) for name in each.input]
+            copy.output[0:] = [names[name] for name in each.output]
+            copies.append(copy)
+        node.input[0], node.output[0] = source, names[source]
+        place = list(graph.node).index(node) + 1
+        for copy in reversed(copies):
+            graph.node.insert(place, copy)
+        _drop_unused(graph, cut, made)
+
+
+def _cutting(name: str, made: Mapping[str, onnx.NodeProto]) -> tuple[list[onnx.NodeProto], list[str]]:
+    """The nodes that only move a tensor's values about before it is `name`, in order, and whose values those are."""
+    node = made.get(name)
+    if node is None or node.op_type not in ("Concat", "Slice", "Reshape"):
+        return [], [name]
+    moved: list[onnx.NodeProto] = []
+    sources: list[str] = []
+    for each in node.input if node.op_type == "Concat" else node.input[:1]:
+        before, found = _cutting(each, made)
+        moved += [step for step in before if step not in moved]
+        sources += [source for source in found if source not in sources]
+    return [*moved, node], sources
+
+
+def _drop_unused(graph: onnx.GraphProto, name: str, made: Mapping[str, onnx.NodeProto]) -> None:
+    """Remove the node that makes a tensor which nothing reads, and so on with what it read."""
+    read = {each for node in graph.node for each in node.input} | {output.name for output in graph.output}
+    if name in read or name not in made:
+        return
+    node = made[name]
+    graph.node.remove(node)
+    for each in node.input:
+        _drop_unused(graph, each, made)

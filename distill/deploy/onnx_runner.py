@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from distill.deploy.batching import Piece
-from distill.deploy.session import SAMPLE_RATE, Facts
+from distill.deploy.fbank import Fbank
+from distill.deploy.session import Facts
 
 
 def open_onnx(folder: Path, mode: str, output: str, int8: bool, threads: int) -> StreamRunner | WholeRunner:
@@ -67,6 +68,7 @@ class Memory:
 
     def __init__(self, facts: Facts, states: dict[str, np.ndarray], size: int) -> None:
         self._facts, self.states, self._size = facts, states, size
+        self._sinks = states["value_0"].shape[1] - facts.history
         self._inputs = Fbank(facts.mels) if facts.input == "fbank" else Waveform(facts)
         self._ready = self._inputs.take(np.zeros(0, np.float32), False)
         self._taken: Piece | None = None
@@ -98,13 +100,21 @@ class Memory:
         """What the graph found of the chunk, in a row of its outputs -> log-probabilities (T, V)."""
         facts, frames = self._facts, self.frames
         self.states["positions"][:] = found["new_positions"][row]
-        for i in range(facts.layers if (ring := self.states["value_0"].shape[1]) else 0):
-            slot = self.start % ring
-            self.states[f"key_{i}"][..., slot : slot + facts.chunk] = found[f"new_key_{i}"][row]
-            self.states[f"value_{i}"][:, slot : slot + facts.chunk] = found[f"new_value_{i}"][row]
+        self._remember({name: array[row] for name, array in found.items() if name.startswith("new_")}, frames)
         self._ready = self._ready[facts.chunk * facts.stride :]
         self.start += frames
         return found["log_probs"][row, :frames]
+
+    def _remember(self, found: Mapping[str, np.ndarray], count: int) -> None:
+        """Write keys and values of the new frames over the oldest, and those of sinks into their places."""
+        taken = list(slots(self.start, count, self._facts.history, self._sinks))
+        if self.start < self._sinks:
+            early = min(count, self._sinks - self.start)
+            taken.append((slice(self.start, self.start + early), slice(0, early)))
+        for place, new in taken:
+            for i in range(self._facts.layers):
+                self.states[f"key_{i}"][..., place] = found[f"new_key_{i}"][..., new]
+                self.states[f"value_{i}"][:, place] = found[f"new_value_{i}"][:, new]
 
 
 class OnnxBatches:
@@ -160,6 +170,19 @@ class StreamRunner:
         return self._graph.step([Piece(self._memory, wave, final)])[0][0]
 
 
+def slots(first: int, count: int, size: int, offset: int) -> Iterator[tuple[slice, slice]]:
+    """Where `count` frames, numbered from `first` on, lie in a ring behind `offset` others; and which they are.
+
+    Of more frames than the ring has, the last.
+    """
+    done = max(0, count - size)
+    while size and done < count:
+        slot = (first + done) % size
+        length = min(count - done, size - slot)
+        yield slice(offset + slot, offset + slot + length), slice(done, done + length)
+        done += length
+
+
 class WholeRunner:
     """Keeps the audio, and runs the model over all of it at the end."""
 
@@ -209,31 +232,3 @@ class Waveform:
             return scaled
         self._begun = True
         return np.concatenate([np.zeros(self._context, np.float32), scaled])
-
-
-class Fbank:
-    """Kaldi's Fbank as samples come, with what `distill.features` computes."""
-
-    def __init__(self, mels: int) -> None:
-        import kaldi_native_fbank
-
-        options = kaldi_native_fbank.FbankOptions()
-        options.frame_opts.dither, options.frame_opts.snip_edges = 0.0, False
-        options.mel_opts.num_bins, options.mel_opts.low_freq, options.mel_opts.high_freq = mels, 20.0, -400.0
-        self._make, self._mels = lambda: kaldi_native_fbank.OnlineFbank(options), mels
-        self.reset()
-
-    def reset(self) -> None:
-        self._online, self._taken = self._make(), 0
-
-    def take(self, wave: np.ndarray, final: bool) -> np.ndarray:
-        """Samples (n,) -> the frames that are complete now (J, mels)."""
-        if len(wave):
-            self._online.accept_waveform(SAMPLE_RATE, wave)
-        if final:
-            self._online.input_finished()
-        ready = self._online.num_frames_ready
-        new = np.array([self._online.get_frame(i) for i in range(self._taken, ready)], np.float32)
-        self._online.pop(ready - self._taken)  # frees what get_frame showed
-        self._taken = ready
-        return new.reshape(-1, self._mels)

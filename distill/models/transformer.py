@@ -30,15 +30,15 @@ class RelativePositions(nn.Module):
         self.bias = nn.Embedding(buckets, heads)
 
     def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """Frame numbers of queries (T,) and keys (T_k,) -> bias (heads, T, T_k)."""
-        distance = keys[None, :] - queries[:, None]
+        """Frame numbers of queries (T,) and keys (..., T_k) -> bias (..., heads, T, T_k)."""
+        distance = keys[..., None, :] - queries[:, None]
         half = self.buckets // 2
         exact = half // 2
         size = distance.abs()
         log_size = torch.log(size.clamp_min(1).float() / exact) / math.log(self.furthest / exact)
         far = (exact + log_size * (half - exact)).long().clamp_max(half - 1)
         bucket = torch.where(size < exact, size, far) + half * (distance > 0)
-        return self.bias(bucket).permute(2, 0, 1)
+        return self.bias(bucket).transpose(-1, -2).transpose(-2, -3)  # not movedim, which exports badly
 
 
 class Attention(nn.Module):
@@ -62,7 +62,7 @@ class Attention(nn.Module):
         if past is not None:
             keys, values = torch.cat([past.keys, keys], 2), torch.cat([past.values, values], 2)
         if relative is not None:
-            bias = self._gate(self._split(x)) * relative
+            bias = self.gated(self._split(x), relative)
             mask = bias if mask is None else bias.masked_fill(~mask, float("-inf"))
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, dropout_p=dropout)
@@ -71,11 +71,12 @@ class Attention(nn.Module):
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
-    def _gate(self, x: Tensor) -> Tensor:
-        """WavLM's gate: x (B, heads, T, C / heads) -> (B, heads, T, 1)."""
+    def gated(self, x: Tensor, relative: Tensor) -> Tensor:
+        """WavLM's gates on the bias: x (B, heads, T, C / heads), relative (…, heads, T, T_k) -> (B, heads, T, T_k)."""
         assert self.gate is not None and self.gate_scale is not None
-        update, reset = self.gate(x).unflatten(3, (2, 4)).sum(4).sigmoid().chunk(2, 3)
-        return update * (reset * self.gate_scale - 1) + 2
+        # not unflatten: a traced graph would keep the sizes of its example
+        update, reset = self.gate(x).reshape(*x.shape[:3], 2, 4).sum(4).sigmoid().chunk(2, 3)
+        return (update * (reset * self.gate_scale - 1) + 2) * relative
 
 
 class Block(nn.Module):

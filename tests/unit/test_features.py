@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from distill.data.features import NativeFbank, NativeFbankConfig
+from distill.deploy.fbank import Fbank
 from distill.features import fbank, fbank_frames, fbank_lengths, mel_filters
 
 
@@ -16,6 +18,20 @@ def test_fbank_is_kaldis(samples: int) -> None:
     mine = fbank(wave[None], torch.tensor([samples]))[0]
     assert len(expected) == int(fbank_lengths(torch.tensor(samples))) == len(mine)
     torch.testing.assert_close(mine, expected, rtol=1e-4, atol=2e-3)
+
+
+@pytest.mark.parametrize("cuts", [(), (100, 101, 400, 3000), tuple(range(1, 8000, 37))])
+@pytest.mark.parametrize("samples", [30, 79, 80, 400, 559, 560, 8000, 16037])
+def test_a_stream_gives_the_frames_of_the_whole(samples: int, cuts: tuple[int, ...]) -> None:
+    wave = 0.1 * torch.randn(samples, generator=torch.Generator().manual_seed(samples)) + 0.01
+    expected = fbank(wave[None], torch.tensor([samples]))[0]
+    stream = Fbank(80)
+    for _ in range(2):
+        pieces = np.split(wave.numpy(), [cut for cut in cuts if cut < samples])
+        found = [*(stream.take(piece, False) for piece in pieces), stream.take(np.zeros(0, np.float32), True)]
+        assert sum(map(len, found[:-1])) >= len(expected) - 3, "frames come as soon as they are complete"
+        torch.testing.assert_close(torch.from_numpy(np.concatenate(found)), expected, rtol=1e-4, atol=2e-3)
+        stream.reset()
 
 
 def test_padding_and_silence_change_nothing() -> None:

@@ -22,22 +22,30 @@ TEACHER = FrontEnd(layers=((16, 10, 5), (16, 3, 2), (24, 8, 4)))
 
 
 def build(
-    front: FrontEnd, streams: bool, norm_first: bool = True, shared: int | None = 40, seed: int = 0
+    front: FrontEnd,
+    streams: bool,
+    norm_first: bool = True,
+    shared: int | None = 40,
+    sinks: int = 0,
+    buckets: int = 0,
+    seed: int = 0,
 ) -> Recogniser:
     """A model of a few thousand weights."""
     torch.manual_seed(seed)
     causal = front.norm == "frame"
     encoder = Encoder(
         dim=16, ffn_dim=32, layers=2, heads=2, norm_first=norm_first, position_kernel=6, position_groups=2,
-        position_causal=causal, dropout=0.0,
+        position_causal=causal, dropout=0.0, relative_buckets=buckets, relative_distance=30,
     )  # fmt: skip
-    chunks = Streaming(chunk_frames=CHUNK, history_frames=HISTORY) if streams else Streaming()
+    chunks = Streaming(chunk_frames=CHUNK, history_frames=HISTORY, sink_frames=sinks) if streams else Streaming()
     settings = Model(front_end=front, encoder=encoder, streaming=chunks, shared_head_dim=shared)
     model = Recogniser(settings, len(OUTPUTS)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(2)
+        if model.encoder.relative is not None:
+            model.encoder.relative.bias.weight.mul_(2)
         model.head.output.weight.mul_(20)
         if front.input == "fbank":
             model.front_end.mean.fill_(-9.0)
@@ -54,6 +62,10 @@ MODELS = {
     "fbank": (FBANK, True, True, None),
     "offline": (WAVE, False, True, 40),
     "teacher": (TEACHER, False, False, None),
+    "sinks": (WAVE, True, True, None, 3),
+    "many sinks": (FBANK, True, True, None, CHUNK + 3),
+    "relative": (WAVE, True, False, None, 0, 8),
+    "relative teacher": (TEACHER, False, False, None, 0, 8),
 }
 
 

@@ -25,7 +25,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """Every model of conftest, exported once: name -> (model, experiment folder)."""
     made = {}
     for name, settings in MODELS.items():
-        model, folder = build(*settings), tmp_path_factory.mktemp(name.replace("-", "_"))
+        model, folder = build(*settings), tmp_path_factory.mktemp(name.replace(" ", "_"))
         (folder / "export").mkdir()
         facts = facts_of(model, OUTPUTS, name)
         (folder / "export" / "export.json").write_text(json.dumps({"model": facts.plain()}))
@@ -101,6 +101,8 @@ def test_what_cannot_be_exported_is_named(tmp_path) -> None:
         exporting.export_stream(build(*MODELS["offline"]), tmp_path / "x.onnx")
     with pytest.raises(ValueError, match="fbank"):
         exporting.export_zipformer(build(*MODELS["waveform"]), tmp_path / "x.onnx")
+    with pytest.raises(ValueError, match=r"streaming\.sink_frames: 11"):
+        exporting.export_zipformer(build(*MODELS["many sinks"]), tmp_path / "x.onnx")
     with pytest.raises(ValueError, match="second, CTC output"):
         exporting.export_whole(build(*MODELS["waveform"]), tmp_path / "x.onnx", "ctc")
     assert list(tmp_path.iterdir()) == []

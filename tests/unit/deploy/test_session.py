@@ -10,10 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distill.decode.log_probs import in_windows
 from distill.deploy.session import Facts, Session, checked, open_session
 from distill.deploy.torch_runner import TorchRunner, facts_of
 
-from .conftest import MODELS, OUTPUTS, build
+from .conftest import CHUNK, MODELS, OUTPUTS, build
 
 
 def forward(model, wave: np.ndarray) -> np.ndarray:
@@ -105,3 +106,20 @@ def test_the_state_of_a_stream_is_bounded() -> None:
         sizes.append(sum(x.numel() for x in flat if x is not state["audio"]))
         assert state["audio"].shape[1] < 2 * 5000
     assert len(set(sizes[4:])) == 1
+
+
+@pytest.mark.parametrize("name", ["waveform", "gabor", "post-LN", "fbank", "relative"])
+@pytest.mark.parametrize("samples", [500, 60000, 61237])
+def test_the_masked_forward_in_windows_is_the_whole_one(name: str, samples: int) -> None:
+    model, wave = build(*MODELS[name]), speech(samples)
+    pieces = [wave[start : start + 1111] for start in range(0, samples, 1111)]
+    windows = list(in_windows(model, pieces, 3 * CHUNK))
+    assert len(windows) > 1 or samples == 500
+    got = np.concatenate([np.zeros((0, len(OUTPUTS)), np.float32), *windows])
+    np.testing.assert_allclose(got, forward(model, wave), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["offline", "sinks"])
+def test_windows_need_a_bounded_past(name: str) -> None:
+    with pytest.raises(ValueError, match="see all of their past"):
+        next(in_windows(build(*MODELS[name]), [speech(100)], 8))
