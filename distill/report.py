@@ -16,6 +16,7 @@ from typing import Any
 
 TIMING = "export/timing.json"
 GRAPH, UNITS, TRANSFORMER = "1best", "greedy", "transformer-lm"
+RESCORED = ("nbest-rescoring", "whole-lattice-rescoring", TRANSFORMER)  # with another language model than the graph's
 TITLES = {
     GRAPH: "Word error rate (%), n-gram graph, with 95 % interval",
     UNITS: "Unit error rate (%), best path of the denominator graph, with 95 % interval",
@@ -230,7 +231,9 @@ def streaming_notes(runs: Iterable[Run]) -> list[str]:
         different = [_difference(*pair) for pair in both if _counts(pair[0]) != _counts(pair[1])]
         notes += [f"{run.name}: streaming differs from offline on {text}" for text in different]
         if both and not different:
-            notes.append(f"{run.name}: streaming and offline make the same errors in all {len(both)} decodings")
+            methods = ", ".join(sorted({str(streaming["method"]) for streaming, _ in both}))
+            found = f"the same errors in all {len(both)} decodings ({methods})"
+            notes.append(f"{run.name}: streaming and offline make {found}")
     return notes
 
 

@@ -16,12 +16,12 @@ from distill.decode.confidence import (
     fitted,
     judged,
     normalised_cross_entropy,
-    reliability_svg,
     write_calibration,
     write_words,
 )
 from distill.decode.lattice import GraphDecoder
 from distill.decode.recognise import recognise, without_blanks
+from distill.decode.reliability import reliability_svg
 from distill.decode.times import Word
 from distill.decode.wer import score
 from distill.fsa import NativeEngine, Search
@@ -85,11 +85,14 @@ def test_files_of_words(tmp_path: Path) -> None:
 
 def test_the_figure_has_a_dot_for_each_bin(tmp_path: Path) -> None:
     figures = calibration(drawn(300))
-    tree = ElementTree.fromstring("\n".join(reliability_svg(figures)))
-    assert len(tree.findall("{http://www.w3.org/2000/svg}circle")) == sum(each.words > 0 for each in figures.bins)
     write_calibration(tmp_path, figures)
-    assert json.loads((tmp_path / "confidence.json").read_text())["nce"] == figures.nce
-    assert (tmp_path / "reliability.svg").read_text().startswith("<svg")
+    content = json.loads((tmp_path / "confidence.json").read_text())
+    assert content["nce"] == figures.nce
+    dots = sum(each.words > 0 for each in figures.bins) + 1  # and the legend's
+    circle = "{http://www.w3.org/2000/svg}circle"
+    assert len(ElementTree.parse(tmp_path / "reliability.svg").findall(circle)) == dots
+    two = ElementTree.fromstring("\n".join(reliability_svg({"a < b": content, "ss": content})))
+    assert len(two.findall(circle)) == 2 * dots
 
 
 @pytest.mark.parametrize("chunk", [1, 4])
