@@ -172,15 +172,22 @@ def write_errors(folder: Path, scored: list, facts: Mapping, cuts: Mapping) -> N
     write_page(folder, scored, facts, speakers, Audio(lambda name: clips.flac(cuts[name]), links))
 
 
-def over_words(recipe: Recipe, experiment: Experiment, computed: Mapping, folder: Path) -> list:
-    """Words of the best path over HLG; their times and confidences into words.ctm and words.json."""
+def over_words(recipe: Recipe, experiment: Experiment, computed: dict, folder: Path) -> list:
+    """Words of the best path over HLG; their times and confidences into words.ctm and words.json.
+
+    The n-best lists that other methods rank come from the same search and stay in `computed`.
+    """
     from distill.decode import confidence
     from distill.decode.recognise import recognise
     from distill.decode.wer import score
 
-    decoder, skip = graph_search.graph_decoder(recipe, experiment), experiment.decoding.blank_skip
+    decoder, decoding = graph_search.graph_decoder(recipe, experiment), experiment.decoding
     chunk = computed["chunk"] if recipe.engine == "native" else 0
-    found = dict(recognise(decoder, computed["scores"].items(), computed["frame"], chunk, skip))
+    nbest = 0 if decoding.blank_skip or not {*decoding.methods} & {*ngram_methods.METHODS} else decoding.nbest
+    scores, frame = computed["scores"].items(), computed["frame"]
+    found = dict(recognise(decoder, scores, frame, chunk, decoding.blank_skip, nbest))
+    if nbest:
+        computed["lists"] = {name: each.candidates for name, each in found.items()}
     partial_paths = sum(not each.best.complete for each in found.values())
     if partial_paths:
         log.warning("%d utterances ended outside a final state: their best partial path counts", partial_paths)

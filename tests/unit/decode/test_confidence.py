@@ -22,6 +22,7 @@ from distill.decode.confidence import (
 from distill.decode.lattice import GraphDecoder
 from distill.decode.recognise import recognise, without_blanks
 from distill.decode.reliability import reliability_svg
+from distill.decode.rescoring import candidate_lists
 from distill.decode.times import Word
 from distill.decode.wer import score
 from distill.fsa import NativeEngine, Search
@@ -101,6 +102,11 @@ def test_streaming_recognises_the_same(small: Small, chunk: int) -> None:
     utterances = {f"u{seed}": random_log_probs(seed, 5 + seed, len(small.lang.units)) for seed in range(5)}
     whole = dict(recognise(decoder, utterances.items(), 0.02))
     assert dict(recognise(decoder, utterances.items(), 0.02, chunk)) == whole
+    streamed = dict(recognise(decoder, utterances.items(), 0.02, chunk, nbest=5))
+    expected = candidate_lists(decoder, utterances.items(), 5, decoder.search.lattice_beam)
+    for name, each in streamed.items():
+        assert each.candidates is not None and each.candidates.words == expected[name].words
+        np.testing.assert_allclose(each.candidates.features(), expected[name].features(), rtol=1e-6)
     for each in whole.values():
         assert tuple(word.text for word in each.words) == each.best.words
         times = [time for word in each.words for time in (word.start, word.end)]
