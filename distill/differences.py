@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill.report import GRAPH, TRANSFORMER, Run, Table, steps, test_sets, write_text
+from distill.report import GRAPH, RESCORED, Run, Table, steps, test_sets, write_text
 
 DIFFERENCES = "differences.json"
 TITLE = "Differences of word error rates"
@@ -20,11 +20,10 @@ NOTES = (
     "Diff.: first - second in percent absolute; below 0 the first is better. Intervals of 95 % by paired bootstrap"
     " (Bisani and Ney 2004), once drawing utterances and once speakers. Better: share of the draws in which the first"
     " makes fewer errors; speakers are drawn where there are ten or more. p: matched pairs of segments (MAPSSWE,"
-    " Gillick and Cox 1989). Decoded by the n-gram graph, unless methods are named."
+    " Gillick and Cox 1989). Decoded by the n-gram graph; what other language models change stands with them."
 )
 STEPS = (("first step", "teacher"), ("second step", "first step"), ("single step", "second step"))
 OBJECTIVES = ("m1", "m2", "m3")  # against the first step, which is m4
-METHODS = (TRANSFORMER,)  # against the n-gram graph
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def _sides(runs: Sequence[Run]) -> Iterator[tuple[Side, Side]]:
         if {"streaming", "offline"} <= set(run.modes):
             yield Side(run.name, "streaming"), Side(run.name, "offline")
     for run in runs:
-        for method in METHODS:
+        for method in RESCORED:
             yield Side(run.name, run.main_mode, method), Side(run.name, run.main_mode)
 
 
@@ -124,22 +123,26 @@ def read(folder: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """One row for each pair and set."""
+    """One row for each pair and set; pairs of methods are `language_models`' matter."""
     head = ("compared", "set", "diff.", "by utterance", "by speaker", "better", "p")
-    return Table(head, tuple(_cells(each) for each in rows), fixed=2)
+    return Table(head, tuple(_cells(each) for each in rows if not of_methods(each)), fixed=2)
+
+
+def of_methods(each: Mapping[str, Any]) -> bool:
+    """Whether a row compares two methods of one experiment."""
+    return bool(each["ours"].get("method", GRAPH) != each["theirs"].get("method", GRAPH))
 
 
 def _cells(each: Mapping[str, Any]) -> tuple[str, ...]:
     by_utterance, by_speaker = each["utterance"], each["speaker"]
-    p = (each["matched_pairs"] or {}).get("p")
     return (
         label(each["ours"], each["theirs"]),
         each["set"],
         f"{by_utterance['difference']:+.2f}",
-        _interval(by_utterance),
-        _interval(by_speaker) if by_speaker else "-",
+        interval(by_utterance),
+        interval(by_speaker) if by_speaker else "-",
         _better(by_speaker or by_utterance),
-        "-" if p is None else f"{p:.2g}",
+        p_value(each),
     )
 
 
@@ -147,13 +150,20 @@ def _better(found: Mapping[str, Any]) -> str:
     return f"{100 * found['better']:.0f} %" if found["better"] or found["worse"] else "equal"
 
 
-def _interval(found: Mapping[str, Any]) -> str:
+def p_value(each: Mapping[str, Any]) -> str:
+    """Of the matched pairs test; "-" where it was not to be had."""
+    p = (each["matched_pairs"] or {}).get("p")
+    return "-" if p is None else f"{p:.2g}"
+
+
+def interval(found: Mapping[str, Any]) -> str:
+    """'[-0.57, +0.06]'."""
     return f"[{found['low']:+.2f}, {found['high']:+.2f}]"
 
 
 def label(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str:
     """'sn - teacher', or 'ss: streaming - offline' for two modes or methods of one experiment."""
-    if ours.get("method", GRAPH) != theirs.get("method", GRAPH):
+    if of_methods({"ours": ours, "theirs": theirs}):
         return f"{ours['experiment']}: {ours['method']} - {theirs['method']}"
     if ours["experiment"] == theirs["experiment"]:
         return f"{ours['experiment']}: {ours['mode']} - {theirs['mode']}"

@@ -10,12 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from distill.differences import interval, of_methods, p_value
 from distill.report import (
     GRAPH,
     LM_STAGE,
     PAPER,
     PAPER_LIBRISPEECH,
     PAPER_LIBRISPEECH_TRANSFORMER,
+    RESCORED,
     TRANSFORMER,
     UNITS,
     Run,
@@ -29,6 +31,19 @@ from distill.report import (
 SUMMARY = "perplexity/summary.json"  # in the folder of the Transformer LM
 ROLES = {"teacher": "teacher", "first step": "student in step 1", "second step": "student in step 2"}
 PAPER_BY_LM = {"4gram": PAPER_LIBRISPEECH, "transformer": PAPER_LIBRISPEECH_TRANSFORMER}
+SMALLER = "3gram"  # of the graph
+FEW_ERRORS = 50
+SYSTEMS = (
+    "Our columns with 95 % intervals; other corpora, models and language models than the paper's. Streaming models are"
+    " decoded by `encoder.step`. What there is without a language model of words, the best path of the denominator"
+    " graph, makes units: its rates stand above."
+)
+GAINS = (
+    "Diff.: in percent absolute against the n-gram graph alone, below 0 it helps; interval of 95 % by paired bootstrap;"
+    " p by matched pairs. Dev errors: before and after the weights (of the graph's score, of the language model's, and"
+    " a score per word) were chosen on the development set. Best of list: the rate (%) if the best of each utterance's"
+    " candidates were taken."
+)
 
 
 def folder_of(exp_dir: Path) -> Path | None:
@@ -65,7 +80,7 @@ def perplexity_table(exp_dir: Path) -> Table | None:
 
 def systems_table(runs: Sequence[Run]) -> Table | None:
     """Table 5 of the paper: system, language model, latency, size, rates; None unless there is rescoring."""
-    if not any(d["method"] == TRANSFORMER for run in runs for d in run.decodings):
+    if not any(d["method"] in RESCORED for run in runs for d in run.decodings):
         return None
     sets = test_sets(runs)
     paper = ("test-clean", "test-other") if {"test-clean", "test-other"} <= set(sets) else ()
@@ -82,7 +97,7 @@ def _systems(role: str, run: Run, sets: Sequence[str], paper: Sequence[str]) -> 
         facts = ways[method]
         latency = f"yes/{facts['lookahead_mean_ms']:.0f}ms" if run.main_mode == "streaming" else "no"
         rates = [rate_cell(run.decoding(name, run.main_mode, method)) for name in sets]
-        figures = PAPER_BY_LM.get(str(facts.get("lm")), {}).get(role)
+        figures = None if method == "nbest-oracle" else PAPER_BY_LM.get(str(facts.get("lm")), {}).get(role)
         theirs = [f"{x:.2f}" for x in figures] if figures and paper else ["-"] * len(paper)
         size = f"{run.size / 1e6:.2f}"
         yield (ROLES[role], run.name, str(facts.get("lm") or "-"), method, latency, size, *rates, *theirs)
@@ -91,49 +106,79 @@ def _systems(role: str, run: Run, sets: Sequence[str], paper: Sequence[str]) -> 
 # Whether it helps
 
 
-def notes(runs: Sequence[Run], differences: Sequence[Mapping[str, Any]]) -> list[str]:
-    """For every rescored decoding: by how much it differs from the n-gram graph's, and what its candidates allowed."""
-    found = []
+def gains_table(exp_dir: Path, runs: Sequence[Run], differences: Sequence[Mapping[str, Any]]) -> Table | None:
+    """What every other language model changed beside the graph's, and why not more; None where none was tried."""
+    known, rows = _perplexities(exp_dir), []
     for each in differences:
-        if each["ours"].get("method") != TRANSFORMER:
-            continue
-        run = next(run for run in runs if run.name == each["ours"]["experiment"])
-        decoding = run.decoding(each["set"], each["ours"]["mode"], TRANSFORMER)
-        if decoding is not None:
-            found.append(f"{run.name}, {each['set']}: {_verdict(each['utterance'])}; {_reasons(decoding)}")
-    return found
-
-
-def _verdict(difference: Mapping[str, Any]) -> str:
-    change = f"{difference['difference']:+.2f} % absolute [{difference['low']:+.2f}, {difference['high']:+.2f}]"
-    if difference["high"] < 0:
-        return f"helps, {change}"
-    if difference["low"] > 0:
-        return f"harms, {change}"
-    return f"no difference beyond chance, {change}"
-
-
-def _reasons(decoding: Mapping[str, Any]) -> str:
-    """Facts that explain it: what was tuned, on how many errors, and the best that was to be had."""
-    tuning, weights = decoding["tuning"], decoding["weights"]
-    chosen = f"graph {weights['graph']:g}, LM {weights['lm']:g}, word {weights['word']:+g}"
-    best = 100 * decoding["oracle_errors"] / max(1, decoding["ref_words"])
-    return (
-        f"weights {chosen}, chosen on {tuning['set']} ({tuning['before']} errors before, {tuning['errors']} after);"
-        f" the best of at most {decoding['nbest']} candidates would give {best:.2f} %"
+        run = next((run for run in runs if run.name == each["ours"]["experiment"]), None)
+        method = each["ours"].get("method", GRAPH)
+        decoding = run.decoding(each["set"], each["ours"]["mode"], method) if run and of_methods(each) else None
+        if decoding is not None and "tuning" in decoding:
+            rows.append(_gain(decoding, each, known))
+    head = (
+        "model",
+        "LM",
+        "set",
+        "diff.",
+        "by utterance",
+        "p",
+        "verdict",
+        "dev errors",
+        "graph, LM, word",
+        "best of list",
     )
+    return Table((*head, "why not"), tuple(rows), 3) if rows else None
+
+
+def _gain(decoding: Mapping[str, Any], each: Mapping[str, Any], perplexities: Mapping[str, float]) -> tuple[str, ...]:
+    found, tuning, weights = each["utterance"], decoding["tuning"], decoding["weights"]
+    verdict = "helps" if found["high"] < 0 else "harms" if found["low"] > 0 else "no difference beyond chance"
+    why = "-" if found["high"] < 0 else "; ".join(_reasons(decoding, found, perplexities))
+    return (
+        str(decoding["experiment"]), str(decoding["lm"]), each["set"], f"{found['difference']:+.2f}", interval(found),
+        p_value(each), verdict, f"{tuning['before']} before, {tuning['errors']} after",
+        f"{weights['graph']:g}, {weights['lm']:g}, {weights['word']:+g}", f"{_oracle(decoding):.2f}", why,
+    )  # fmt: skip
+
+
+def _oracle(decoding: Mapping[str, Any]) -> float:
+    """The rate (%) of the best of each list: what no choice among its candidates can beat."""
+    return 100 * float(decoding["oracle_errors"]) / max(1, decoding["ref_words"])
+
+
+def _reasons(decoding: Mapping[str, Any], found: Mapping[str, Any], perplexities: Mapping[str, float]) -> Iterator[str]:
+    """The facts behind no gain: the weight that dev chose, the perplexity, and what the lists had left to gain."""
+    tuning, name = decoding["tuning"], str(decoding["lm"])
+    if not decoding["weights"]["lm"]:
+        yield f"on {tuning['set']} no weight of it left fewer errors, so it has none"
+    if name in perplexities and SMALLER in perplexities and perplexities[name] >= perplexities[SMALLER]:
+        yield f"its perplexity, {perplexities[name]:.1f}, is not below the {SMALLER}'s {perplexities[SMALLER]:.1f}"
+    if found["theirs"] - _oracle(decoding) < found["high"] - found["difference"]:
+        yield f"the lists leave {found['theirs'] - _oracle(decoding):.2f} to gain, less than chance moves it"
+    elif tuning["before"] < FEW_ERRORS:
+        yield f"{tuning['before']} errors on {tuning['set']} are few to choose weights by"
+    elif decoding["weights"]["lm"]:
+        yield "the interval contains 0" if found["low"] <= 0 else f"what suited {tuning['set']} does not suit this set"
+
+
+def _perplexities(exp_dir: Path) -> dict[str, float]:
+    folder = folder_of(exp_dir)
+    if folder is None or not (folder / SUMMARY).is_file():
+        return {}
+    return {name: float(facts["perplexity"]) for name, facts in _read(folder / SUMMARY)["models"].items()}
 
 
 def sections(exp_dir: Path, runs: Sequence[Run], differences: Sequence[Mapping[str, Any]]) -> list[Section]:
-    """Titles and markdown lines for `report.markdown_report`; none without a Transformer LM."""
+    """Titles and markdown lines for `report.markdown_report`; none without another language model than the graph's."""
     found: list[Section] = []
     perplexities, systems = perplexity_table(exp_dir), systems_table(runs)
     if perplexities is not None:
         found.append(("Language models", [*perplexities.markdown(), "", "Per word, sentence ends counted."]))
     if systems is not None:
-        ours = "Our columns with 95 % intervals; other corpora, models and language models than the paper's."
-        body = [*systems.markdown(), "", ours, "", *(f"- {note}" for note in notes(runs, differences))]
-        found.append((f"Decoding with language models, as table 5 of {PAPER}", body))
+        found.append((f"Decoding with language models, as table 5 of {PAPER}", [*systems.markdown(), "", SYSTEMS]))
+    gains = gains_table(exp_dir, runs, differences)
+    if gains is not None:
+        found.append(("What the language models change", [*gains.markdown(), "", GAINS]))
     return found
 
 

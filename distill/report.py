@@ -16,6 +16,7 @@ from typing import Any
 
 TIMING = "export/timing.json"
 GRAPH, UNITS, TRANSFORMER = "1best", "greedy", "transformer-lm"
+RESCORED = ("nbest-rescoring", "whole-lattice-rescoring", TRANSFORMER)  # with another language model than the graph's
 TITLES = {
     GRAPH: "Word error rate (%), n-gram graph, with 95 % interval",
     UNITS: "Unit error rate (%), best path of the denominator graph, with 95 % interval",

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+import graph_search
 import ngram_methods
 
 from distill.config.experiment import Experiment
@@ -37,6 +38,11 @@ def modes(experiment: Experiment) -> list[str]:
     return ["offline", "streaming", *(f"streaming-{chunk}" for chunk in experiment.decoding.chunks)]
 
 
+def main_mode(experiment: Experiment) -> str:
+    """The mode whose rates stand for the model, and in which weights are chosen: streaming, where it streams."""
+    return "streaming" if "streaming" in modes(experiment) else "offline"
+
+
 def exported_modes(experiment: Experiment) -> list[str]:
     """How stage 12's graphs run: in chunks where the model streams."""
     return ["streaming" if experiment.model.streaming.chunk_frames else "offline"]
@@ -53,7 +59,7 @@ def test_sets(recipe: Recipe) -> list[str]:
 def decode(recipe: Recipe, experiment: Experiment, test_set: str, mode: str, runtime: str = "torch") -> None:
     """One folder per method; the model runs once for all methods that are not up to date."""
     folder = recipe.exp(experiment.name)
-    settings = {"decoding": experiment.resolved()["decoding"]}
+    settings = {"decoding": ngram_methods.search_settings(experiment)}
     needed = {folder: experiment.stage, recipe.graphs: 4, recipe.cuts / f"{test_set}.jsonl.gz": 0}
     computed: dict = {}
     if runtime != "torch":
@@ -62,9 +68,9 @@ def decode(recipe: Recipe, experiment: Experiment, test_set: str, mode: str, run
     for method in experiment.decoding.methods if runtime == "torch" else ("1best",):
         inputs = dict(needed)
         if method in ngram_methods.RESCORING:
-            inputs |= {recipe.lm: 3, ngram_methods.weights_folder(recipe, experiment, mode): 10}
+            inputs |= {recipe.lm: 3, ngram_methods.weights_folder(recipe, experiment): 10}
             ngram_methods.choose_weights(
-                recipe, experiment, mode, lambda part: run_model(recipe, experiment, part, mode, runtime)
+                recipe, experiment, lambda part: run_model(recipe, experiment, part, main_mode(experiment))
             )
         stage = Stage(10, folder / f"decode_{test_set}_{label}_{method}", {**settings, "method": method}, inputs)
 
@@ -76,7 +82,7 @@ def decode(recipe: Recipe, experiment: Experiment, test_set: str, mode: str, run
         run_stage(stage, work)
 
 
-def run_model(recipe: Recipe, experiment: Experiment, test_set: str, mode: str, runtime: str) -> dict:
+def run_model(recipe: Recipe, experiment: Experiment, test_set: str, mode: str, runtime: str = "torch") -> dict:
     """Log-probabilities (T, V), reference words and cuts by cut id, and the model's facts."""
     import torch
     from tqdm import tqdm
@@ -132,22 +138,19 @@ def over_sessions(folder: Path, cuts: Iterable, mode: str, runtime: str) -> Iter
 
 
 def write(
-    recipe: Recipe, experiment: Experiment, test_set: str, mode: str, method: str, computed: Mapping, folder: Path
+    recipe: Recipe, experiment: Experiment, test_set: str, mode: str, method: str, computed: dict, folder: Path
 ) -> None:
     """recogs-, errs-, wer-summary-, wer.json, utt2spk and errors.html of one method; of 1best words.ctm and more."""
     from distill.decode.wer import write_results
     from distill.graphs.lexicon import Lang
 
     lang = Lang.load(recipe.lang)
-    if lang.outputs != computed["units"]:
-        raise ValueError(
-            f"{experiment.name} was trained with other outputs than {recipe.lang}; run stages 2 to 9 again"
-        )
+    graph_search.check_outputs(recipe, experiment, lang, computed["units"])
     facts = {**computed["facts"], "method": method, "lm": "3gram" if method == "1best" else None}
     if method == "1best":
-        scored = over_words(recipe, experiment, lang, computed, folder)
+        scored = over_words(recipe, experiment, computed, folder)
     elif method in ngram_methods.METHODS:
-        scored, more = ngram_methods.over_method(recipe, experiment, mode, method, computed, folder)
+        scored, more = ngram_methods.over_method(recipe, experiment, method, computed, folder)
         facts.update(more)
     else:
         scored = over_units(recipe, lang, computed)
@@ -169,20 +172,22 @@ def write_errors(folder: Path, scored: list, facts: Mapping, cuts: Mapping) -> N
     write_page(folder, scored, facts, speakers, Audio(lambda name: clips.flac(cuts[name]), links))
 
 
-def over_words(recipe: Recipe, experiment: Experiment, lang, computed: Mapping, folder: Path) -> list:
-    """Words of the best path over HLG; their times and confidences into words.ctm and words.json."""
+def over_words(recipe: Recipe, experiment: Experiment, computed: dict, folder: Path) -> list:
+    """Words of the best path over HLG; their times and confidences into words.ctm and words.json.
+
+    The n-best lists that other methods rank come from the same search and stay in `computed`.
+    """
     from distill.decode import confidence
-    from distill.decode.lattice import GraphDecoder
     from distill.decode.recognise import recognise
     from distill.decode.wer import score
-    from distill.fsa import Search, build_engine
 
-    decoding = experiment.decoding
-    search = Search(decoding.beam, decoding.lattice_beam, decoding.max_active)
-    hlg = recipe.graphs / "HLG.fst"
-    decoder = GraphDecoder(build_engine(recipe.engine), hlg, lang, search, decoding.acoustic_scale)
+    decoder, decoding = graph_search.graph_decoder(recipe, experiment), experiment.decoding
     chunk = computed["chunk"] if recipe.engine == "native" else 0
-    found = dict(recognise(decoder, computed["scores"].items(), computed["frame"], chunk, decoding.blank_skip))
+    nbest = 0 if decoding.blank_skip or not {*decoding.methods} & {*ngram_methods.METHODS} else decoding.nbest
+    scores, frame = computed["scores"].items(), computed["frame"]
+    found = dict(recognise(decoder, scores, frame, chunk, decoding.blank_skip, nbest))
+    if nbest:
+        computed["lists"] = {name: each.candidates for name, each in found.items()}
     partial_paths = sum(not each.best.complete for each in found.values())
     if partial_paths:
         log.warning("%d utterances ended outside a final state: their best partial path counts", partial_paths)

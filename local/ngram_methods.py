@@ -4,28 +4,38 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from graph_search import graph_decoder
+
 from distill.config.experiment import Experiment
-from distill.stages import Recipe, Stage, run_stage
+from distill.stages import Recipe, Stage, run_stage, write_json
 
 log = logging.getLogger("decode")
 RESCORING = ("nbest-rescoring", "whole-lattice-rescoring")
 METHODS = ("nbest", *RESCORING, "nbest-oracle")
 SMALLER = "3gram"  # that HLG is made of
+WHOLE = 1 << 28  # bytes of an ARPA file up to which it is kept in memory; of a larger one what each list needs
 
 
-def choose_weights(recipe: Recipe, experiment: Experiment, mode: str, run: Callable[[str], Mapping]) -> None:
-    """weights.json in <experiment>/rescoring_<mode>: what leaves the fewest errors on the validation cuts.
+def search_settings(experiment: Experiment) -> dict[str, Any]:
+    """What a decoding's result depends on, whatever other decodings were asked for."""
+    decoding = experiment.resolved()["decoding"]
+    return {key: value for key, value in decoding.items() if key not in ("methods", "chunks")}
 
-    run: gives what `run_model` says of a cut set.
+
+def choose_weights(recipe: Recipe, experiment: Experiment, run: Callable[[str], dict]) -> None:
+    """weights.json in `weights_folder`: what leaves the fewest errors on the validation cuts.
+
+    run: gives what `run_model` says of a cut set, in the mode that stands for the model.
     """
     valid = experiment.data.valid
     needed = {recipe.exp(experiment.name): experiment.stage, recipe.graphs: 4, recipe.lm: 3}
     needed[recipe.cuts / f"{valid}.jsonl.gz"] = 0
-    settings = {"decoding": experiment.resolved()["decoding"]}
+    settings = {"decoding": search_settings(experiment)}
 
     def work(out: Path) -> None:
         from distill.decode.rescoring import tune
@@ -34,30 +44,33 @@ def choose_weights(recipe: Recipe, experiment: Experiment, mode: str, run: Calla
         lists = sentence_lists(recipe, experiment, computed, exchange=True)
         scales, scores = decoding.rescoring_scales, decoding.rescoring_word_scores
         tuning = tune(lists, computed["references"], (1.0,), scales, scores)
-        content = {"set": valid, "mode": mode, **tuning.fields()}
-        (out / "weights.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        write_json(out / "weights.json", {"set": valid, "mode": computed["facts"]["mode"], **tuning.fields()})
         log.info("%s: %d errors on %s, before %d, with %s", experiment.name, tuning.errors, valid, tuning.before,
                  tuning.weights)  # fmt: skip
 
-    run_stage(Stage(10, weights_folder(recipe, experiment, mode), settings, needed), work)
+    run_stage(Stage(10, weights_folder(recipe, experiment), settings, needed), work)
 
 
-def weights_folder(recipe: Recipe, experiment: Experiment, mode: str) -> Path:
-    return recipe.exp(experiment.name) / f"rescoring_{mode}"
+def weights_folder(recipe: Recipe, experiment: Experiment) -> Path:
+    return recipe.exp(experiment.name) / f"rescoring_{experiment.decoding.rescoring_lm}"
 
 
-def sentence_lists(recipe: Recipe, experiment: Experiment, computed: Mapping, exchange: bool) -> dict[str, Any]:
-    """n-best lists by utterance; exchange: with what the larger n-gram gives instead of the graph's."""
-    from distill.decode.lattice import decode_all
-    from distill.decode.rescoring import candidates, score_all
+def sentence_lists(recipe: Recipe, experiment: Experiment, computed: dict, exchange: bool) -> dict[str, Any]:
+    """n-best lists by utterance; exchange: with what the larger n-gram gives instead of the graph's.
+
+    The lists stay in `computed`: all methods rank the same ones.
+    """
+    from distill.decode.rescoring import candidate_lists, score_all
 
     decoder, decoding = graph_decoder(recipe, experiment), experiment.decoding
-
-    def work(_: str, lattice: Any) -> Any:
-        return candidates(decoder, lattice, decoding.nbest, decoding.lattice_beam)
-
-    lists = dict(decode_all(decoder, work, computed["scores"].items()))
-    return score_all(lists, models(recipe, experiment, decoder.lang)) if exchange else lists
+    if "lists" not in computed:
+        pairs = computed["scores"].items()
+        computed["lists"] = candidate_lists(decoder, pairs, decoding.nbest, decoding.lattice_beam)
+    lists = computed["lists"]
+    if not exchange:
+        return lists
+    said = {" ".join(words) for each in lists.values() for words in each.words}
+    return score_all(lists, models(recipe, experiment, decoder.lang, said))
 
 
 def whole_lattices(recipe: Recipe, experiment: Experiment, computed: Mapping, weights: Any) -> dict[str, tuple]:
@@ -77,19 +90,11 @@ def whole_lattices(recipe: Recipe, experiment: Experiment, computed: Mapping, we
     return dict(decode_all(decoder, work, computed["scores"].items()))
 
 
-def graph_decoder(recipe: Recipe, experiment: Experiment) -> Any:
-    from distill.decode.lattice import GraphDecoder
-    from distill.fsa import Search, build_engine
-    from distill.graphs.lexicon import Lang
+def models(recipe: Recipe, experiment: Experiment, lang: Any, sentences: Iterable[str] | None = None) -> Any:
+    """The exchange of n-grams; of large ones only what scores these sentences, where such are given.
 
-    decoding, lang = experiment.decoding, Lang.load(recipe.lang)
-    search = Search(decoding.beam, decoding.lattice_beam, decoding.max_active)
-    hlg = recipe.graphs / "HLG.fst"
-    return GraphDecoder(build_engine(recipe.engine), hlg, lang, search, decoding.acoustic_scale)
-
-
-def models(recipe: Recipe, experiment: Experiment, lang: Any) -> Any:
-    """The exchange of n-grams; raises FileNotFoundError naming stage 3, ValueError for words that one lacks."""
+    Raises FileNotFoundError naming stage 3, ValueError for words that one lacks.
+    """
     from distill.decode.ngram_rescoring import ArpaWalk, Exchange
     from distill.graphs.arpa import read_arpa
 
@@ -98,31 +103,49 @@ def models(recipe: Recipe, experiment: Experiment, lang: Any) -> Any:
         path = recipe.lm / f"words.{name}.arpa"
         if not path.is_file():
             raise FileNotFoundError(f"no {path}; stage 3 writes it (run.sh --stage 3 --stop-stage 3)")
-        files.append(read_arpa(path))
+        if sentences is None or path.stat().st_size <= WHOLE:
+            files.append(_whole(path))
+        else:
+            files.append(read_arpa(path, [*sentences, *lang.lexicon.words]))
     words = [word for word in lang.lexicon.words if (word,) in files[1].probability]  # those of HLG
     return Exchange(*(ArpaWalk(lm, words) for lm in files))
 
 
-def over_method(
-    recipe: Recipe, experiment: Experiment, mode: str, method: str, computed: Mapping, folder: Path
-) -> tuple[list, dict]:
+@cache
+def _whole(path: Path) -> Any:
+    from distill.graphs.arpa import read_arpa
+
+    return read_arpa(path)
+
+
+def over_method(recipe: Recipe, experiment: Experiment, method: str, computed: dict, folder: Path) -> tuple[list, dict]:
     """Scored utterances, and facts for wer.json; n-best lists into nbest.json."""
     from distill.decode.ngram_rescoring import as_plain
     from distill.decode.rescoring import UNCHANGED, Weights, error_counts
     from distill.decode.wer import score
 
     references, facts, weights = computed["references"], {"lm": SMALLER}, UNCHANGED
+    lists = sentence_lists(recipe, experiment, computed, method in RESCORING)
     if method in RESCORING:
-        chosen = json.loads((weights_folder(recipe, experiment, mode) / "weights.json").read_text(encoding="utf-8"))
-        weights = Weights(**chosen["weights"])
-        facts = {"lm": experiment.decoding.rescoring_lm, "weights": chosen["weights"]}
+        tuning = json.loads((weights_folder(recipe, experiment) / "weights.json").read_text(encoding="utf-8"))
+        weights = Weights(**tuning["weights"])
+        facts = {"lm": experiment.decoding.rescoring_lm}
+        facts |= rescoring_facts(tuning, lists, references, experiment.decoding.nbest)
     if method == "whole-lattice-rescoring":
         found = whole_lattices(recipe, experiment, computed, weights)
     else:
-        lists = sentence_lists(recipe, experiment, computed, method in RESCORING)
         (folder / "nbest.json").write_text(json.dumps(as_plain(lists)) + "\n", encoding="utf-8")
         if method == "nbest-oracle":
             found = {n: each.words[error_counts(each, references[n]).argmin()] for n, each in lists.items()}
         else:
             found = {name: each.best(weights) for name, each in lists.items()}
     return [score(name, references[name], words) for name, words in found.items()], facts
+
+
+def rescoring_facts(tuning: Mapping, lists: Mapping, references: Mapping, nbest: int) -> dict[str, Any]:
+    """What wer.json holds of a rescoring: the weights, how dev chose them, and the fewest errors the lists allow."""
+    from distill.decode.rescoring import error_counts
+
+    oracle = sum(int(error_counts(each, references[name]).min()) for name, each in lists.items())
+    chosen = {key: value for key, value in tuning.items() if key not in ("weights", "tried")}
+    return {"weights": tuning["weights"], "tuning": chosen, "nbest": nbest, "oracle_errors": oracle}

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from distill import differences, language_models, report, speed
+from distill import confidences, differences, language_models, report, speed
 from distill.stages import recipe_from, recipe_parser, run_script
 
 log = logging.getLogger("report")
@@ -22,6 +22,7 @@ def main() -> None:
     further = [
         *language_models.sections(recipe.exp_dir, runs, rows),
         *differences.sections(rows),
+        *confidences.sections(recipe.exp_dir, runs),
         *speed.sections(runs, recipe.exp_dir / speed.PLOT),
     ]
     text = report.markdown_report(runs, further=further)

@@ -7,7 +7,9 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from decode import headline, modes, run_model, test_sets, write_errors
+from decode import headline, main_mode, run_model, test_sets, write_errors
+from graph_search import check_outputs, graph_decoder
+from ngram_methods import rescoring_facts, search_settings
 
 from distill.config.experiment import Experiment
 from distill.lm.settings import LanguageModel
@@ -98,12 +100,12 @@ def rescore(recipe: Recipe, settings: LanguageModel, experiment: Experiment) -> 
     folder, lm = recipe.exp(experiment.name), recipe.exp(settings.name)
     tuned = folder / "rescoring"
     chosen = {
-        "decoding": experiment.resolved()["decoding"],
+        "decoding": search_settings(experiment),
         "avg": settings.avg,
         "rescoring": settings.resolved()["rescoring"],
     }
     needed = {folder: experiment.stage, recipe.graphs: 4, lm: 11}
-    mode = "streaming" if "streaming" in modes(experiment) else "offline"
+    mode = main_mode(experiment)
     valid = recipe.cuts / f"{settings.text.valid}.jsonl.gz"
     stage = Stage(11, tuned, chosen, {**needed, valid: 0})
     run_stage(stage, lambda out: choose(recipe, settings, experiment, mode, out))
@@ -121,28 +123,14 @@ def found(
     recipe: Recipe, settings: LanguageModel, experiment: Experiment, part: str, mode: str
 ) -> tuple[dict, Mapping]:
     """Scored candidates of every utterance by id, and what `run_model` says."""
-    from distill.decode.lattice import GraphDecoder, decode_all
-    from distill.decode.rescoring import candidates, score_all
-    from distill.fsa import Search, build_engine
-    from distill.graphs.lexicon import Lang
+    from distill.decode.rescoring import candidate_lists, score_all
     from distill.lm.scoring import load_lm
 
     scorer, *_ = load_lm(recipe.exp(settings.name), recipe.device)
-    computed = run_model(recipe, experiment, part, mode, "torch")
-    decoding, chosen, lang = experiment.decoding, settings.rescoring, Lang.load(recipe.lang)
-    if lang.outputs != computed["units"]:
-        raise ValueError(f"{experiment.name} has other outputs than {recipe.lang}; run stages 2 to 9 again")
-    search = Search(decoding.beam, chosen.beam, decoding.max_active)
-    decoder = GraphDecoder(
-        build_engine(recipe.engine), recipe.graphs / "HLG.fst", lang, search, decoding.acoustic_scale
-    )
-    lists = dict(
-        decode_all(
-            decoder,
-            lambda _, lattice: candidates(decoder, lattice, chosen.nbest, chosen.beam),
-            computed["scores"].items(),
-        )
-    )
+    computed, chosen = run_model(recipe, experiment, part, mode), settings.rescoring
+    decoder = graph_decoder(recipe, experiment, chosen.beam)
+    check_outputs(recipe, experiment, decoder.lang, computed["units"])
+    lists = candidate_lists(decoder, computed["scores"].items(), chosen.nbest, chosen.beam)
     return score_all(lists, scorer), computed
 
 
@@ -165,7 +153,7 @@ def write(
     recipe: Recipe, settings: LanguageModel, experiment: Experiment, test_set: str, mode: str, folder: Path
 ) -> None:
     """recogs-, errs-, wer-summary-, wer.json, utt2spk and errors.html of a test set at the weights chosen before."""
-    from distill.decode.rescoring import Weights, error_counts
+    from distill.decode.rescoring import Weights
     from distill.decode.wer import score, write_results
 
     tuning = json.loads((recipe.exp(experiment.name) / "rescoring/weights.json").read_text(encoding="utf-8"))
@@ -174,10 +162,8 @@ def write(
     references = computed["references"]
     scored = [score(name, references[name], each.best(weights)) for name, each in lists.items()]
     facts = {
-        **computed["facts"], "method": METHOD, "lm": "transformer", "weights": tuning["weights"],
-        "tuning": {key: value for key, value in tuning.items() if key != "weights"},
-        "nbest": settings.rescoring.nbest,
-        "oracle_errors": sum(int(error_counts(each, references[name]).min()) for name, each in lists.items()),
+        **computed["facts"], "method": METHOD, "lm": "transformer",
+        **rescoring_facts(tuning, lists, references, settings.rescoring.nbest),
     }  # fmt: skip
     write_results(folder, test_set, f"{mode}-{METHOD}", scored, facts)
     write_errors(folder, scored, {**facts, "set": test_set}, computed["cuts"])

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from distill import benchmarks, differences, language_models, report, speed
+from distill import benchmarks, confidences, differences, language_models, report, speed
 
 ROOT = Path(__file__).resolve().parents[1]
 INTRODUCTION = """# Results
@@ -27,7 +27,9 @@ def main() -> None:
             parser.error("--collect needs --corpus and --label")
         target = ROOT / "egs" / args.corpus / "results" / args.label
         exp_dir = args.collect.resolve()
-        copies = report.collect(exp_dir, target, ROOT, [differences.DIFFERENCES, *language_models.files(exp_dir)])
+        further = [differences.DIFFERENCES, *language_models.files(exp_dir)]
+        further += confidences.files(report.read_runs(exp_dir))
+        copies = report.collect(exp_dir, target, ROOT, further)
         print(f"{len(copies)} files below egs/{args.corpus}/results/{args.label}")
     report.write_text(ROOT / "RESULTS.md", whole(ROOT))
     print(f"wrote {ROOT / 'RESULTS.md'}")
@@ -44,6 +46,7 @@ def whole(root: Path) -> str:
         further = [
             *language_models.sections(folder, runs, compared),
             *differences.sections(compared),
+            *confidences.sections(folder, runs, (folder / confidences.PLOT).relative_to(root).as_posix()),
             *speed.sections(runs, plot, plot.relative_to(root).as_posix()),
         ]
         parts.append(f"{title}\n\n{report.markdown_report(runs, 3, further)}")

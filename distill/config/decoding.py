@@ -20,8 +20,8 @@ class Decoding(Settings):
     acoustic_scale: float = 1.0
     lattice_beam: float = 6.0  # what a teacher stores of its lattices: sequences this much worse than the best
     chunks: tuple[int, ...] = ()  # further chunk sizes, in frames, that a streaming model is decoded with
-    # further: nbest, nbest-rescoring, whole-lattice-rescoring, nbest-oracle
-    methods: tuple[Method, ...] = ("1best", "greedy")
+    # further: nbest, whole-lattice-rescoring, nbest-oracle
+    methods: tuple[Method, ...] = ("1best", "greedy", "nbest-rescoring")
     nbest: int = 100  # sentences of a list
     rescoring_lm: str = "4gram"  # words.<this>.arpa of stage 3 takes the place of words.3gram.arpa
     rescoring_scales: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)  # of the exchange; dev chooses

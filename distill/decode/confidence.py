@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from distill.decode.reliability import reliability_svg
 from distill.decode.times import Word
 from distill.decode.wer import Scored, alignment, write_lines
 
@@ -142,32 +143,5 @@ def write_calibration(folder: Path, figures: Calibration) -> None:
     """confidence.json and reliability.svg."""
     content = {**asdict(figures), "bins": [each._asdict() for each in figures.bins]}
     write_lines(folder / "confidence.json", [json.dumps(content, indent=1, sort_keys=True)])
-    write_lines(folder / "reliability.svg", reliability_svg(figures))
-
-
-def reliability_svg(figures: Calibration, size: int = 300) -> list[str]:
-    """Share right over confidence, a dot per bin, its area by the words in it; on the diagonal all is as said."""
-    edge = 40
-    nce = "-" if figures.nce is None else f"{figures.nce:.3f}"
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size + 2 * edge} {size + 2 * edge}" role="img"'
-        ' font-family="sans-serif" font-size="12">',
-        f"<title>{figures.words} words, normalised cross entropy {nce}, calibration error {figures.error:.3f}</title>",
-        f'<rect x="{edge}" y="{edge}" width="{size}" height="{size}" fill="none" stroke="#888"/>',
-        f'<path d="M{edge} {edge + size}L{edge + size} {edge}" stroke="#bbb" stroke-dasharray="4"/>',
-    ]
-    for each in figures.bins:
-        if each.words:
-            x, y = edge + size * each.confidence, edge + size * (1 - each.right)
-            radius = 3 + 12 * math.sqrt(each.words / figures.words)
-            lines.append(
-                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" fill="#06c" fill-opacity=".6"><title>'
-                f"{each.words} words: confidence {each.confidence:.3f}, right {each.right:.3f}</title></circle>"
-            )
-    for value in (0, 0.5, 1):
-        x, y = edge + size * value, edge + size * (1 - value)
-        lines.append(f'<text x="{x}" y="{edge + size + 16}" text-anchor="middle">{value:g}</text>')
-        lines.append(f'<text x="{edge - 6}" y="{y + 4}" text-anchor="end">{value:g}</text>')
-    lines.append(f'<text x="{edge + size / 2}" y="{2 * edge + size - 6}" text-anchor="middle">confidence</text>')
-    lines.append(f'<text x="{edge}" y="{edge - 10}">share right; NCE {nce}, {figures.words} words</text>')
-    return [*lines, "</svg>"]
+    picture = reliability_svg({f"{figures.words} words": content})
+    write_lines(folder / "reliability.svg", picture)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -12,17 +12,18 @@ import torch
 from distill.decode.greedy import BLANK
 from distill.decode.lattice import GraphDecoder, Hypothesis, decode_all
 from distill.decode.online import OnlineDecoder, OnlineSearch
+from distill.decode.rescoring import Candidates, candidates
 from distill.decode.times import Word, WordTimes
-
-CONFIDENCE_BEAM = 4.0  # of the lattices that confidences come from; what is less likely than e^-4 matters little
+from distill.fsa import Lattice
 
 
 @dataclass(frozen=True)
 class Recognised:
-    """The best path of an utterance, and its words with their times."""
+    """The best path of an utterance, its words with their times, and its n-best list where one was asked for."""
 
     best: Hypothesis
     words: tuple[Word, ...]
+    candidates: Candidates | None = None
 
 
 def recognise(
@@ -31,25 +32,34 @@ def recognise(
     frame: float,
     chunk: int = 0,
     blank_skip: float = 0.0,
+    nbest: int = 0,
 ) -> Iterator[tuple[str, Recognised]]:
     """(id, result) of (id, (T, V)) pairs. frame: seconds of one. chunk: frames that come at once; 0: all of them.
 
     The results are the same for any chunk. blank_skip: leave out frames (`without_blanks`), 0 for none; scores are
-    then those of the frames that are left.
+    then those of the frames that are left. nbest: candidates of each utterance, from the same lattice; 0: none.
     """
     if blank_skip:
         return _spared(decoder, utterances, frame, chunk, blank_skip)
-    beam = min(CONFIDENCE_BEAM, decoder.search.lattice_beam)
-    decoder = decoder.searching(replace(decoder.search, lattice_beam=beam))
+
+    def listed(lattice: Lattice) -> Candidates | None:
+        return candidates(decoder, lattice, nbest, decoder.search.lattice_beam) if nbest else None
+
     if chunk:
-        return _streamed(OnlineDecoder.over(decoder, frame), utterances, chunk)
+        return _streamed(OnlineDecoder.over(decoder, frame), utterances, chunk, listed)
     times = WordTimes(decoder, frame)
-    work = lambda _, lattice: Recognised(decoder.best(lattice), tuple(times.words(lattice)))  # noqa: E731
+
+    def work(_: str, lattice: Lattice) -> Recognised:
+        return Recognised(decoder.best(lattice), tuple(times.words(lattice)), listed(lattice))
+
     return decode_all(decoder, work, utterances)
 
 
 def _streamed(
-    decoder: OnlineDecoder, utterances: Iterable[tuple[str, np.ndarray]], chunk: int
+    decoder: OnlineDecoder,
+    utterances: Iterable[tuple[str, np.ndarray]],
+    chunk: int,
+    listed: Callable[[Lattice], Candidates | None],
 ) -> Iterator[tuple[str, Recognised]]:
     def work(pair: tuple[str, np.ndarray]) -> tuple[str, Recognised]:
         name, log_probs = pair
@@ -57,7 +67,7 @@ def _streamed(
         for start in range(0, len(log_probs), chunk):
             search.feed(log_probs[start : start + chunk])
         best, lattice = search.finish()
-        return name, Recognised(best, tuple(decoder.times.words(lattice)))
+        return name, Recognised(best, tuple(decoder.times.words(lattice)), listed(lattice))
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         yield from pool.map(work, utterances)

@@ -7,14 +7,14 @@ order that the search gave. Weights are chosen by the errors they leave, on the 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 
-from distill.decode.lattice import GraphDecoder
+from distill.decode.lattice import GraphDecoder, decode_all
 from distill.decode.wer import score as scored
 from distill.fsa import Lattice
 from distill.fsa.sequences import SequenceGraph
@@ -66,6 +66,13 @@ def candidates(decoder: GraphDecoder, lattice: Lattice, count: int, beam: float)
     parts = np.array([_parts(graph, ids) for ids in said])
     words = tuple(tuple(decoder.words[word] for word in ids) for ids in said)
     return Candidates(words, parts[:, 1], parts[:, 0], np.zeros(len(said)))
+
+
+def candidate_lists(
+    decoder: GraphDecoder, utterances: Iterable[tuple[str, np.ndarray]], count: int, beam: float
+) -> dict[str, Candidates]:
+    """`candidates` of (id, log-probabilities (T, V)) pairs, by id."""
+    return dict(decode_all(decoder, lambda _, lattice: candidates(decoder, lattice, count, beam), utterances))
 
 
 def _parts(graph: SequenceGraph, said: Sequence[int]) -> tuple[float, float]:

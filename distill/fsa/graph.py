@@ -16,8 +16,23 @@ import torch
 from torch import Tensor
 
 
+class Arcs:
+    """What a graph of arcs counts: `src` has an entry for each arc, `final` for each state."""
+
+    src: np.ndarray
+    final: np.ndarray
+
+    @property
+    def num_states(self) -> int:
+        return len(self.final)
+
+    @property
+    def num_arcs(self) -> int:
+        return len(self.src)
+
+
 @dataclass(frozen=True)
-class Fsa:
+class Fsa(Arcs):
     """Epsilon-free weighted acceptor in the log semiring; state 0 is the start.
 
     src, dst, label (A,) int32: arcs; labels are unit ids >= 1 (0 is blank and belongs to the topology).
@@ -43,14 +58,6 @@ class Fsa:
         for state, weight in final.items():
             weights[state] = weight
         return cls(src, dst, label, np.array(columns[3], dtype=np.float64), weights)
-
-    @property
-    def num_states(self) -> int:
-        return len(self.final)
-
-    @property
-    def num_arcs(self) -> int:
-        return len(self.src)
 
     def validate(self, num_labels: int) -> None:
         """Raise ValueError unless this is a connected graph over labels 1 .. num_labels - 1 that can end."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from distill.fsa.formats import read_openfst
+from distill.fsa.graph import Arcs
 
 NO_FRAME = -1  # label of an arc that takes no frame
 
@@ -85,7 +86,7 @@ class DecodingGraph:
 
 
 @dataclass(frozen=True, eq=False)
-class Lattice:
+class Lattice(Arcs):
     """Acyclic graph of the paths near the best one; state 0 is the start, and every arc goes to a later state.
 
     src, dst (A,) int32. label (A,) int32: output column of the frame, -1 for an arc without a frame.
@@ -105,14 +106,6 @@ class Lattice:
     frame: np.ndarray
     final: np.ndarray
     complete: bool = True
-
-    @property
-    def num_states(self) -> int:
-        return len(self.final)
-
-    @property
-    def num_arcs(self) -> int:
-        return len(self.src)
 
     @property
     def num_frames(self) -> int:

@@ -132,6 +132,18 @@ def test_rescoring_says_what_it_chose_on_dev(rehearsal: Rehearsal) -> None:
         assert chosen["errors"] <= chosen["before"] and len(chosen["tried"]) == 105
 
 
+def test_the_4_gram_takes_the_place_of_the_graphs(rehearsal: Rehearsal) -> None:
+    for name, modes in (("teacher", ("offline",)), ("sn", ("offline",)), ("ss", ("offline", "streaming"))):
+        chosen = json.loads((rehearsal.exp / f"{name}/rescoring_4gram/weights.json").read_text())
+        assert chosen["set"] == "dev" and chosen["mode"] == modes[-1]
+        for mode in modes:
+            folder = rehearsal.exp / f"{name}/decode_test-clean_{mode}_nbest-rescoring"
+            wer = json.loads((folder / "wer.json").read_text())
+            assert (wer["lm"], wer["weights"]) == ("4gram", chosen["weights"])
+            lists = json.loads((folder / "nbest.json").read_text())
+            assert wer["oracle_errors"] <= wer["sub"] + wer["ins"] + wer["del"] and all(lists.values())
+
+
 def test_a_second_call_does_nothing(rehearsal: Rehearsal) -> None:
     stamps = {path: path.stat().st_mtime_ns for path in rehearsal.exp.rglob("*.pt")}
     begun = time.monotonic()

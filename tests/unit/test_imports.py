@@ -17,7 +17,7 @@ BASE = {"config", "batch", "text", "features"}
 MAY_IMPORT = {
     "config": set(), "batch": set(), "text": set(), "features": {"batch", "config"}, "stages": set(), "report": set(),
     "differences": {"report"}, "pareto": {"report"}, "speed": {"report", "pareto"}, "benchmarks": {"report"},
-    "language_models": {"report"},
+    "language_models": {"report", "differences"}, "confidences": {"report", "speed", "decode"},
     "fsa": BASE,
     "graphs": BASE | {"fsa"},
     "data": BASE | {"fsa", "graphs"},

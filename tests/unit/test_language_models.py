@@ -14,7 +14,15 @@ from distill.decode.wer import score, write_results
 NAMES = [f"{speaker}-{i}" for speaker in "abcdefghijkl" for i in (1, 2)]
 SETS = ("test-clean", "test-other")
 WORDS = ["A", "B", "C", "D", "E"]
-WRONG = {("teacher", "1best"): 3, ("teacher", "transformer-lm"): 1, ("ss", "1best"): 2, ("ss", "transformer-lm"): 2}
+WRONG = {
+    ("teacher", "1best"): 3, ("teacher", "transformer-lm"): 1, ("teacher", "nbest-rescoring"): 3,
+    ("ss", "1best"): 2, ("ss", "transformer-lm"): 2, ("ss", "nbest-rescoring"): 4,
+}  # fmt: skip
+LMS = {"1best": "3gram", "nbest-rescoring": "4gram", "transformer-lm": "transformer"}
+TUNED = {  # dev's errors before and after, weights, errors of the best of each list
+    "transformer-lm": (9, 4, {"graph": 0.5, "lm": 0.75, "word": -1.0}, 12),
+    "nbest-rescoring": (99, 99, {"graph": 1.0, "lm": 0.0, "word": 0.0}, 48),
+}
 
 
 def decode(exp: Path, name: str, mode: str, method: str) -> None:
@@ -24,12 +32,12 @@ def decode(exp: Path, name: str, mode: str, method: str) -> None:
         wrong = WRONG[name, method]
         facts = {
             "mode": mode, "method": method, "chunk_ms": 320, "lookahead_mean_ms": 150, "lookahead_max_ms": 300,
-            "lm": "3gram" if method == "1best" else "transformer",
+            "lm": LMS[method], "experiment": name,
         }  # fmt: skip
-        if method == "transformer-lm":
-            tuning = {"set": "dev", "before": 9, "errors": 4}
-            weights = {"graph": 0.5, "lm": 0.75, "word": -1.0}
-            facts |= {"weights": weights, "tuning": tuning, "nbest": 30, "oracle_errors": 12}
+        if method in TUNED:
+            before, errors, weights, oracle = TUNED[method]
+            tuning = {"set": "dev", "before": before, "errors": errors}
+            facts |= {"weights": weights, "tuning": tuning, "nbest": 30, "oracle_errors": oracle}
         said = ["X"] * wrong + WORDS[wrong:]
         write_results(folder, test_set, f"{mode}-{method}", [score(u, WORDS, said) for u in NAMES], facts)
         write_speakers(folder, {u: u[0] for u in NAMES})
@@ -42,12 +50,16 @@ def exp(tmp_path: Path) -> Path:
         config = {"stage": stage, "init": init, "model": {"streaming": {"chunk_frames": chunk}}}
         result = {"config": config, "params": {"trunk": 2_000_000, "head": 0, "training_only": 0}, "wall_s": 1}
         (tmp_path / name / "result.json").write_text(json.dumps(result))
-    for method in ("1best", "transformer-lm"):
+    for method in LMS:
         decode(tmp_path, "teacher", "offline", method)
         decode(tmp_path, "ss", "streaming", method)
     lm = tmp_path / "lm/perplexity"
     lm.mkdir(parents=True)
-    models = {"3gram": {"perplexity": 43.138}, "transformer": {"perplexity": 25.9, "unknown": 3}}
+    models = {
+        "3gram": {"perplexity": 43.138},
+        "4gram": {"perplexity": 44.4},
+        "transformer": {"perplexity": 25.9, "unknown": 3},
+    }
     (lm / "summary.json").write_text(json.dumps({"set": "dev", "models": models}))
     result = {"config": {"stage": 11}, "params": {"trunk": 900_000, "head": 100_000}, "updates": 600, "wall_s": 90}
     (tmp_path / "lm/result.json").write_text(json.dumps(result))
@@ -68,7 +80,8 @@ def test_perplexities_stand_beside_each_other(exp: Path) -> None:
     table = language_models.perplexity_table(exp)
     assert table is not None and table.head[1] == "perplexity, dev"
     assert table.rows == (
-        ("3gram", "43.14", "-", "-", "-", "-"), ("transformer", "25.90", "3", "1.00", "600", "1.5"),
+        ("3gram", "43.14", "-", "-", "-", "-"), ("4gram", "44.40", "-", "-", "-", "-"),
+        ("transformer", "25.90", "3", "1.00", "600", "1.5"),
     )  # fmt: skip
 
 
@@ -76,23 +89,48 @@ def test_systems_stand_beside_table_5(exp: Path) -> None:
     table = language_models.systems_table(report.read_runs(exp))
     assert table is not None
     rows = {(row[1], row[3]): row for row in table.rows}
-    assert list(rows) == [(name, method) for name in ("teacher", "ss") for method in ("1best", "transformer-lm")]
+    assert list(rows) == [(name, method) for name in ("teacher", "ss") for method in LMS]
     teacher, student = rows["teacher", "transformer-lm"], rows["ss", "transformer-lm"]
     assert (teacher[2], teacher[4], teacher[-2:]) == ("transformer", "no", ("2.20", "4.26"))
     assert (student[0], student[4], student[-2:]) == ("student in step 2", "yes/150ms", ("2.50", "5.27"))
     assert rows["teacher", "1best"][-2:] == ("-", "-"), "the paper has no 3-gram"
+    assert rows["ss", "nbest-rescoring"][2] == "4gram" and rows["ss", "nbest-rescoring"][-2:] == ("3.54", "7.57")
     assert teacher[6] == "20.00 [20.0-20.0]"
 
 
 def test_what_helps_and_what_does_not_is_said_from_the_intervals(exp: Path) -> None:
-    found = language_models.notes(report.read_runs(exp), compared(exp))
-    assert len(found) == 4
-    assert found[0].startswith("teacher, test-clean: helps, -40.00 % absolute [-40.00, -40.00]; weights graph 0.5,")
-    assert "chosen on dev (9 errors before, 4 after)" in found[0]
-    assert found[0].endswith("the best of at most 30 candidates would give 10.00 %")  # 12 of 24 * 5 words
-    assert found[2].startswith("ss, test-clean: no difference beyond chance, +0.00 %")
-    harmed = {"difference": 1.0, "low": 0.5, "high": 1.5}
-    assert language_models._verdict(harmed).startswith("harms, +1.00 %")
+    table = language_models.gains_table(exp, report.read_runs(exp), compared(exp))
+    assert table is not None and len(table.rows) == 8
+    rows = {row[:3]: dict(zip(table.head, row)) for row in table.rows}
+    helped = rows["teacher", "transformer", "test-clean"]
+    assert (helped["diff."], helped["by utterance"]) == ("-40.00", "[-40.00, -40.00]")
+    assert (helped["verdict"], helped["why not"]) == ("helps", "-")
+    assert (helped["dev errors"], helped["graph, LM, word"]) == ("9 before, 4 after", "0.5, 0.75, -1")
+    assert helped["best of list"] == "10.00"  # 12 of 24 * 5 words
+    unused = rows["teacher", "4gram", "test-other"]
+    assert unused["verdict"] == "no difference beyond chance"
+    reasons = "on dev no weight of it left fewer errors, so it has none; its perplexity, 44.4, is not below the 3gram's"
+    assert unused["why not"] == f"{reasons} 43.1"
+    assert rows["ss", "4gram", "test-clean"]["verdict"] == "harms"
+    same = rows["ss", "transformer", "test-clean"]
+    assert same["why not"] == "9 errors on dev are few to choose weights by"
+
+
+@pytest.mark.parametrize(
+    ("oracle", "before", "high", "reason"),
+    [
+        (9, 90, 1.5, "the lists leave 1.00 to gain, less than chance moves it"),
+        (0, 90, 1.5, "the interval contains 0"),
+        (0, 9, 1.5, "9 errors on dev are few to choose weights by"),
+    ],
+)
+def test_why_nothing_was_gained(oracle: int, before: int, high: float, reason: str) -> None:
+    decoding = {
+        "lm": "4gram", "weights": {"lm": 1.0}, "oracle_errors": oracle, "ref_words": 100,
+        "tuning": {"set": "dev", "before": before},
+    }  # fmt: skip
+    found = {"theirs": 10.0, "low": -1.5, "high": high, "difference": 0.0}
+    assert list(language_models._reasons(decoding, found, {"3gram": 40.0, "4gram": 30.0})) == [reason]
 
 
 def test_differences_name_the_methods(exp: Path) -> None:
@@ -105,14 +143,16 @@ def test_differences_name_the_methods(exp: Path) -> None:
 def test_reports_have_it_and_fit_the_terminal(exp: Path) -> None:
     runs = report.read_runs(exp)
     titles = [title for title, _ in language_models.sections(exp, runs, compared(exp))]
-    assert titles[0] == "Language models" and "table 5" in titles[1]
+    assert titles[0] == "Language models" and "table 5" in titles[1] and len(titles) == 3
+    assert not any("transformer" in row[0] for row in differences.table(compared(exp)).rows), "it stands in its own"
     assert max(map(len, language_models.terminal(exp, runs).splitlines())) <= 100
 
 
 def test_without_one_nothing_is_said(exp: Path) -> None:
     (exp / "lm/result.json").unlink()
-    for folder in exp.glob("*/decode_*_transformer-lm/wer.json"):
-        folder.unlink()
+    for method in ("transformer-lm", "nbest-rescoring"):
+        for path in exp.glob(f"*/decode_*_{method}/wer.json"):
+            path.unlink()
     runs = report.read_runs(exp)
     assert language_models.sections(exp, runs, []) == [] and language_models.terminal(exp, runs) == ""
     assert language_models.files(exp) == []

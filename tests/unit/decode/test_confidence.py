@@ -16,12 +16,13 @@ from distill.decode.confidence import (
     fitted,
     judged,
     normalised_cross_entropy,
-    reliability_svg,
     write_calibration,
     write_words,
 )
 from distill.decode.lattice import GraphDecoder
 from distill.decode.recognise import recognise, without_blanks
+from distill.decode.reliability import reliability_svg
+from distill.decode.rescoring import candidate_lists
 from distill.decode.times import Word
 from distill.decode.wer import score
 from distill.fsa import NativeEngine, Search
@@ -85,11 +86,14 @@ def test_files_of_words(tmp_path: Path) -> None:
 
 def test_the_figure_has_a_dot_for_each_bin(tmp_path: Path) -> None:
     figures = calibration(drawn(300))
-    tree = ElementTree.fromstring("\n".join(reliability_svg(figures)))
-    assert len(tree.findall("{http://www.w3.org/2000/svg}circle")) == sum(each.words > 0 for each in figures.bins)
     write_calibration(tmp_path, figures)
-    assert json.loads((tmp_path / "confidence.json").read_text())["nce"] == figures.nce
-    assert (tmp_path / "reliability.svg").read_text().startswith("<svg")
+    content = json.loads((tmp_path / "confidence.json").read_text())
+    assert content["nce"] == figures.nce
+    dots = sum(each.words > 0 for each in figures.bins) + 1  # and the legend's
+    circle = "{http://www.w3.org/2000/svg}circle"
+    assert len(ElementTree.parse(tmp_path / "reliability.svg").findall(circle)) == dots
+    two = ElementTree.fromstring("\n".join(reliability_svg({"a < b": content, "ss": content})))
+    assert len(two.findall(circle)) == 2 * dots
 
 
 @pytest.mark.parametrize("chunk", [1, 4])
@@ -98,6 +102,11 @@ def test_streaming_recognises_the_same(small: Small, chunk: int) -> None:
     utterances = {f"u{seed}": random_log_probs(seed, 5 + seed, len(small.lang.units)) for seed in range(5)}
     whole = dict(recognise(decoder, utterances.items(), 0.02))
     assert dict(recognise(decoder, utterances.items(), 0.02, chunk)) == whole
+    streamed = dict(recognise(decoder, utterances.items(), 0.02, chunk, nbest=5))
+    expected = candidate_lists(decoder, utterances.items(), 5, decoder.search.lattice_beam)
+    for name, each in streamed.items():
+        assert each.candidates is not None and each.candidates.words == expected[name].words
+        np.testing.assert_allclose(each.candidates.features(), expected[name].features(), rtol=1e-6)
     for each in whole.values():
         assert tuple(word.text for word in each.words) == each.best.words
         times = [time for word in each.words for time in (word.start, word.end)]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +10,7 @@ from hypothesis import strategies as st
 from distill.config.model import Encoder, FrontEnd, Mask, Model, Streaming
 from distill.models.recogniser import Recogniser
 from distill.models.transformer import mask_spans
+from tests.unit.models.streams import assert_step_equals_forward
 
 HOP, CHUNK, HISTORY = 32, 4, 6
 SMALL = FrontEnd(
@@ -59,23 +58,7 @@ def test_padding_changes_nothing(norm: str, norm_first: bool, streaming: bool) -
     first=st.sampled_from(["gabor", "random"]),
 )
 def test_step_equals_masked_forward_for_any_chunking(lengths, cuts, norm_first, first) -> None:
-    model = small_model(True, norm_first, first)
-    generator = torch.Generator().manual_seed(sum(lengths))
-    waves = [torch.randn(n, generator=generator) for n in lengths]
-    wave, samples = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True), torch.tensor(lengths)
-    with torch.no_grad():
-        whole = model(wave, samples)
-        edges = sorted({0, wave.shape[1], *(min(cut, wave.shape[1]) for cut in cuts)})
-        state, pieces, frames = model.initial_state(len(waves)), [], torch.zeros(len(waves), dtype=torch.int64)
-        for start, end in itertools.pairwise(edges):
-            new = (samples - start).clamp(0, end - start)
-            logits, valid, state = model.step(wave[:, start:end], state, new, final=end == wave.shape[1])
-            pieces.append(logits)
-            frames += valid
-    assert frames.tolist() == whole.lengths.tolist()
-    streamed = torch.cat(pieces, 1)
-    for b, length in enumerate(whole.lengths.tolist()):
-        torch.testing.assert_close(streamed[b, :length], whole.logits[b, :length], rtol=1e-4, atol=1e-4)
+    assert_step_equals_forward(small_model(True, norm_first, first), lengths, cuts)
 
 
 def test_no_output_depends_on_samples_beyond_its_chunk() -> None:

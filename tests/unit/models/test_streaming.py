@@ -17,6 +17,7 @@ from distill.config.model import Encoder, FrontEnd, Model, Streaming
 from distill.models.latency import latency
 from distill.models.recogniser import Recogniser
 from distill.models.transformer import attention_mask, drawn
+from tests.unit.models.streams import assert_step_equals_forward
 
 WAVE = {"norm": "frame", "norm_layers": "all", "waveform": "gain"}
 FBANK = {"input": "fbank", "norm": "frame", "waveform": "none", "mels": 20}
@@ -55,25 +56,6 @@ def small(front: str, kind: str = "plain") -> Recogniser:
     return model.eval()
 
 
-def check_stream(model: Recogniser, lengths: list[int], cuts: list[int]) -> None:
-    generator = torch.Generator().manual_seed(sum(lengths))
-    wave = torch.nn.utils.rnn.pad_sequence([torch.randn(n, generator=generator) for n in lengths], batch_first=True)
-    samples, size = torch.tensor(lengths), max(lengths)
-    with torch.no_grad():
-        whole = model(wave, samples)
-        edges = sorted({0, size, *(min(cut, size) for cut in cuts)})
-        state, pieces, frames = model.initial_state(len(lengths)), [], torch.zeros(len(lengths), dtype=torch.int64)
-        for start, end in itertools.pairwise(edges):
-            arrived = (samples - start).clamp(0, end - start)
-            logits, valid, state = model.step(wave[:, start:end], state, arrived, final=end == size)
-            pieces.append(logits)
-            frames += valid
-    assert frames.tolist() == whole.lengths.tolist()
-    streamed = torch.cat(pieces, 1)
-    for b, length in enumerate(whole.lengths.tolist()):
-        torch.testing.assert_close(streamed[b, :length], whole.logits[b, :length], rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.parametrize("front", FRONT_ENDS)
 @settings(max_examples=12, deadline=None)
 @given(
@@ -82,7 +64,7 @@ def check_stream(model: Recogniser, lengths: list[int], cuts: list[int]) -> None
 )
 def test_step_equals_forward_for_every_front_end(front: str, lengths: list[int], cuts: list[int]) -> None:
     scale = 1 if "fbank" in front else 8  # frames of the others are shorter
-    check_stream(small(front), [n // scale + 1 for n in lengths], [n // scale for n in cuts])
+    assert_step_equals_forward(small(front), [n // scale + 1 for n in lengths], [n // scale for n in cuts])
 
 
 @settings(max_examples=40, deadline=None)
@@ -92,7 +74,7 @@ def test_step_equals_forward_for_every_front_end(front: str, lengths: list[int],
     kind=st.sampled_from(list(KINDS)),
 )
 def test_step_equals_forward_for_every_encoder(kind: str, lengths: list[int], cuts: list[int]) -> None:
-    check_stream(small("causal", kind), lengths, cuts)
+    assert_step_equals_forward(small("causal", kind), lengths, cuts)
 
 
 @settings(max_examples=15, deadline=None)
@@ -100,7 +82,7 @@ def test_step_equals_forward_for_every_encoder(kind: str, lengths: list[int], cu
 def test_one_model_runs_at_any_latency(chunk: int, history: int, length: int, cut: int) -> None:
     model = small("padless", "sinks")
     try:
-        check_stream(model.run_at(chunk, history), [length], [cut])
+        assert_step_equals_forward(model.run_at(chunk, history), [length], [cut])
         assert latency(model.settings).chunk == pytest.approx(chunk * 40 / 16)
     finally:
         model.run_at(CHUNK, HISTORY)
