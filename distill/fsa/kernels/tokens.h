@@ -265,6 +265,8 @@ class Search {
   bool advance(int t, const float *log_probs) {
     Frame &here = frames_[t], &next = frames_[t + 1];
     if (here.tokens.empty()) return false;
+    next.tokens.reserve(here.tokens.size() * 2);
+    here.spoken.reserve(here.tokens.size() * 2);
     double beam, limit = kInfinity;
     const double worst = cutoff(here, beam);
     const auto best = std::min_element(here.tokens.begin(), here.tokens.end(),
@@ -368,9 +370,16 @@ class Search {
       frame.tokens.resize(count);
       renumber(frame.silent, here, here);
       renumber(frame.spoken, here, next);
+      release(frame.tokens), release(frame.silent), release(frame.spoken);
       if (same && t < last - kPruneInterval - 1 && !ended_) break;
       next.swap(here);
     }
+  }
+
+  // Give back what pruning has emptied: most of a frame.
+  template <class Item>
+  static void release(std::vector<Item> &items) {
+    if (items.capacity() > 2 * items.size()) items.shrink_to_fit();
   }
 
   static void renumber(std::vector<Link> &links, const std::vector<int32_t> &from, const std::vector<int32_t> &to) {
