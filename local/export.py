@@ -40,16 +40,13 @@ def work(recipe: Recipe, experiment: Experiment, out: Path) -> None:
     import numpy as np
 
     from distill.deploy.torch_runner import facts_of
-    from distill.graphs.lexicon import Lang
     from distill.models.checkpoint import load_recogniser
     from distill.models.pretrained.writing import obstacles, write_folder
 
     model, trained, outputs, _ = load_recogniser(recipe.exp(experiment.name), avg=experiment.decoding.avg)
     facts = facts_of(model, outputs, experiment.name)
     audio = some_audio(recipe)
-    columns = Lang.load(recipe.lang).topology.output_columns
-    about = {"model": facts.plain(), "columns": [int(x) for x in columns], "experiment": trained.resolved()}
-    write_json(out / "export.json", about)
+    write_json(out / "export.json", {"model": facts.plain(), "experiment": trained.resolved()})
     copy_symbols(recipe, outputs, out)
     for output in facts.predicts:
         write_graphs(model, facts, output, out)
@@ -81,16 +78,24 @@ def some_audio(recipe: Recipe):
 
 
 def copy_symbols(recipe: Recipe, outputs: list[str], out: Path) -> None:
-    """tokens.txt of the model's outputs; words.txt and HLG.fst, linked where the file system can."""
+    """tokens.txt of the model's outputs; words.txt, HLG.fst and the lang folder, linked where the file system can."""
     from distill.graphs.lexicon import write_symbols
 
     write_symbols(out / "tokens.txt", outputs)
+    (out / "lang").mkdir()
     for source in (recipe.lang / "words.txt", recipe.graphs / "HLG.fst"):
-        target = out / source.name
-        try:
-            os.link(source, target)
-        except OSError:  # another file system
-            target.write_bytes(source.read_bytes())
+        link(source, out / source.name)
+    for source in recipe.lang.iterdir():
+        if source.suffix in (".txt", ".json", ".model"):  # what `Lang.load` reads
+            link(source, out / "lang" / source.name)
+
+
+def link(source: Path, target: Path) -> None:
+    """The same file in another place, or a copy of it."""
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        target.write_bytes(source.read_bytes())
 
 
 def write_graphs(model: Recogniser, facts: Facts, output: str, out: Path) -> None:

@@ -3,19 +3,26 @@
     transcribe.py --experiment egs/librispeech/exp-mini/ss a.wav b.flac      one line of text per file
     arecord -f S16_LE -r 16000 | transcribe.py --experiment DIR -            raw 16-bit audio from a pipe
     transcribe.py --experiment DIR --microphone                              until Ctrl-C
+    transcribe.py --experiment DIR --segments --format json talk.flac        an utterance a line, with times
 
-Streaming models run chunk by chunk (--partial shows the text as it grows), others over whole utterances.
+Streaming models run chunk by chunk (--partial shows the text as it grows), others over whole utterances. A pipe and
+the microphone are cut into utterances in pauses, files with --segments.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
+from distill.decode.confidence import ctm_lines
+from distill.decode.online import ONLINE
+from distill.decode.times import Word
 from distill.deploy import audio
 from distill.deploy.session import open_session
 from distill.deploy.transcriber import Transcriber, open_reader
@@ -28,10 +35,15 @@ def main() -> None:
         raise ValueError("give audio files, or - for a pipe, or --microphone")
     session = open_session(args.experiment, args.runtime, args.mode, args.output, args.threads)
     reader = open_reader(args.experiment, session, args.output, args.graph, args.beam)
-    transcriber = Transcriber(session, reader)
     for name, pieces in utterances(args):
-        text = transcribe(transcriber, pieces, args.partial)
-        print(text if len(args.audio) < 2 else f"{name}\t{text}", flush=True)
+        segments = args.segments or name in ("-", "microphone")
+        transcriber, count = Transcriber(session, reader, segments), 0
+        for words in transcribe(transcriber, pieces, args.partial):
+            for line in lines(args, name, count, words):
+                print(line, flush=True)
+            count += 1
+        if not count and args.format == "text":
+            print("" if len(args.audio) < 2 else f"{name}\t", flush=True)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,11 +54,16 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--mode", default="", help="streaming or offline; default: streaming where the model can")
     options.add_argument("--output", default="main", help="main (over the graph) or ctc (a second output, without)")
     options.add_argument("--graph", type=Path, help="HLG.fst; default: the one in the export folder")
-    options.add_argument("--beam", type=float, default=15.0)
+    options.add_argument("--beam", type=float, default=ONLINE.beam)
     options.add_argument("--piece", type=float, default=0.1, help="seconds of audio fed at a time")
     options.add_argument("--resample", action="store_true", help="take other sample rates than 16 kHz")
     options.add_argument("--channel", type=int, help="which channel of a file that has several, from 0")
     options.add_argument("--partial", action="store_true", help="show the text as it grows (stderr)")
+    options.add_argument("--segments", action="store_true", help="a line for each utterance of a file, not for all")
+    options.add_argument(
+        "--format", choices=("text", "ctm", "json"), default="text",
+        help="ctm: NAME CHANNEL BEGIN DURATION WORD CONFIDENCE; json: an object per utterance",
+    )  # fmt: skip
     options.add_argument("--microphone", action="store_true")
     options.add_argument("--threads", type=int, default=1)
     return options
@@ -65,22 +82,32 @@ def utterances(args: argparse.Namespace) -> Iterator[tuple[str, Iterable[np.ndar
             yield name, (wave[start : start + size] for start in range(0, len(wave), size))
 
 
-def transcribe(transcriber: Transcriber, pieces: Iterable[np.ndarray], partial: bool) -> str:
-    """The text of one utterance; Ctrl-C ends a microphone's."""
-    transcriber.session.reset()
-    transcriber.reader.reset()
+def transcribe(transcriber: Transcriber, pieces: Iterable[np.ndarray], partial: bool) -> Iterator[tuple[Word, ...]]:
+    """The utterances of one stream; Ctrl-C ends a microphone's."""
+    transcriber.reset()
     shown: tuple[str, ...] = ()
     try:
         for piece in pieces:
-            words = transcriber.hear(piece)
-            if partial and words != shown:
-                print(f"\r{' '.join(words)}", end="", file=sys.stderr, flush=True)
+            yield from transcriber.hear(piece)
+            if partial and (words := transcriber.so_far()) != shown:
+                print(f"\r\x1b[K{' '.join(words)}", end="", file=sys.stderr, flush=True)
                 shown = words
     except KeyboardInterrupt:
         pass
     if shown:
         print(file=sys.stderr)
-    return " ".join(transcriber.finish())
+    yield from transcriber.finish()
+
+
+def lines(args: argparse.Namespace, name: str, number: int, words: Sequence[Word]) -> Iterable[str]:
+    """What is printed of an utterance."""
+    text = " ".join(word.text for word in words)
+    if args.format == "ctm":
+        return ctm_lines(Path(name).stem, words)
+    if args.format == "json":
+        content = {"name": name, "utterance": number, "text": text, "words": [asdict(word) for word in words]}
+        return [json.dumps(content, ensure_ascii=False)]
+    return [text if len(args.audio) < 2 else f"{name}\t{text}"]
 
 
 if __name__ == "__main__":

@@ -128,14 +128,15 @@ def _logit(p: float) -> float:
 
 
 def write_words(folder: Path, words: Mapping[str, Sequence[Word]]) -> None:
-    """words.ctm (utterance, channel, begin, duration, word, confidence) and words.json, sorted by utterance."""
+    """words.ctm (`ctm_lines`) and words.json, sorted by utterance."""
     names = sorted(words)
-    write_lines(folder / "words.ctm", (line for name in names for line in _ctm(name, words[name])))
+    write_lines(folder / "words.ctm", (line for name in names for line in ctm_lines(name, words[name])))
     rows = {name: [asdict(word) for word in words[name]] for name in names}
     write_lines(folder / "words.json", [json.dumps(rows, ensure_ascii=False, indent=None)])
 
 
-def _ctm(name: str, words: Iterable[Word]) -> Iterable[str]:
+def ctm_lines(name: str, words: Iterable[Word]) -> Iterable[str]:
+    """Lines of a CTM file: utterance, channel, begin, duration, word, confidence."""
     return (f"{name} 1 {w.start:.3f} {w.end - w.start:.3f} {w.text} {w.confidence:.4f}" for w in words)
 
 

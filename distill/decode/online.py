@@ -18,6 +18,8 @@ from distill.graphs.lexicon import Lang
 
 log = logging.getLogger(__name__)
 
+ONLINE = Search(beam=13.0, lattice_beam=4.0, max_active=1000)
+
 
 class OnlineDecoder:
     """What all streams share: the graph, the lang folder, beams, endpoint rules. frame: seconds of one.
@@ -29,8 +31,7 @@ class OnlineDecoder:
         self, hlg: Path, lang: Lang, frame: float, search: Search | None = None, acoustic_scale: float = 1.0,
         endpoint: Endpoint | None = None,
     ) -> None:  # fmt: skip
-        search = search or Search(beam=13.0, lattice_beam=4.0, max_active=1000)
-        self._share(GraphDecoder(NativeEngine(), hlg, lang, search, acoustic_scale), frame, endpoint)
+        self._share(GraphDecoder(NativeEngine(), hlg, lang, search or ONLINE, acoustic_scale), frame, endpoint)
 
     @classmethod
     def over(cls, graph: GraphDecoder, frame: float, endpoint: Endpoint | None = None) -> OnlineDecoder:
@@ -148,3 +149,23 @@ def load_lang(data: Path, outputs: Sequence[str]) -> tuple[Lang, Path]:
             return lang, data / ("graphs" if suffix == "phones" else f"graphs_{suffix}")
     names = ", ".join(folder.name for folder in folders)
     raise ValueError(f"none of {names} in {data} has the model's {len(outputs)} outputs; it was trained with others")
+
+
+def open_exported(
+    folder: Path, outputs: Sequence[str], frame: float, hlg: Path | None = None, search: Search = ONLINE
+) -> OnlineDecoder:
+    """What an export folder decodes with: its lang folder, and `hlg` or its graph.
+
+    outputs: the model's, frame: seconds of one. Raises FileNotFoundError or ValueError saying what is missing.
+    """
+    hlg = hlg or folder / "HLG.fst"
+    for needed in (hlg, folder / "lang/tokens.txt"):
+        if not needed.is_file():
+            raise FileNotFoundError(
+                f"an output trained with LF-MMI is read over a decoding graph, but there is no {needed}; run stage 12,"
+                " or use a model with a second output (--output ctc)"
+            )
+    lang = Lang.load(folder / "lang")
+    if lang.outputs != list(outputs):
+        raise ValueError(f"{folder / 'lang'} is for other outputs than the model's {len(outputs)}; run stage 12 again")
+    return OnlineDecoder(hlg, lang, frame, search)

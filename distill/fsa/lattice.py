@@ -58,6 +58,16 @@ class DecodingGraph:
         """The largest output that is used, -1 without any."""
         return int(self.label.max(initial=-1))
 
+    @cached_property
+    def packed(self) -> tuple[np.ndarray, np.ndarray]:
+        """States (S + 1,) and arcs (A,) as `kernels/tokens.h` has them: what is read together lies together."""
+        states = np.zeros(self.num_states + 1, dtype=[("first", "i8"), ("silent", "i4"), ("final", "f4")])
+        arcs = np.empty(len(self.label), dtype=[("dst", "i4"), ("label", "i4"), ("score", "f4")])
+        arcs["dst"], arcs["label"], arcs["score"] = self.dst, self.label, self.score
+        counted = np.concatenate([[0], np.cumsum(self.label < 0)])[self.first]
+        states["first"], states["silent"][:-1], states["final"][:-1] = self.first, np.diff(counted), self.final
+        return states, arcs
+
     @classmethod
     def read(cls, path: Path) -> DecodingGraph:
         """Read HLG.fst, whose input label u + 1 is output u and 0 takes no frame.

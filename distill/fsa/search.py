@@ -162,10 +162,9 @@ def _find(log_probs: np.ndarray, graph: DecodingGraph, search: Search) -> Lattic
 
 
 def _open(library: ctypes.CDLL, graph: DecodingGraph, search: Search, columns: int) -> ctypes.c_void_p:
-    arrays = (graph.first, graph.dst, graph.label, graph.score, graph.final)
     handle = library.search_open(
-        *(_pointer(array) for array in arrays), ctypes.c_int64(graph.num_states), ctypes.c_int32(columns),
-        ctypes.c_double(search.beam), ctypes.c_double(search.lattice_beam), ctypes.c_int32(search.max_active),
+        *(_pointer(array) for array in graph.packed), ctypes.c_int32(columns), ctypes.c_double(search.beam),
+        ctypes.c_double(search.lattice_beam), ctypes.c_int32(search.max_active),
     )  # fmt: skip
     return ctypes.c_void_p(handle)
 

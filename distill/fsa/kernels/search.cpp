@@ -59,10 +59,10 @@ bool collect(const std::vector<Frame> &frames, Final &&final, Found &found) {
 }  // namespace
 
 // A search of one utterance, which `search_feed` goes on with and `search_close` frees.
-extern "C" void *search_open(const int64_t *first, const int32_t *dst, const int32_t *label, const float *score,
-                             const float *final, int64_t states, int32_t columns, double beam, double lattice_beam,
+extern "C" void *search_open(const void *states, const void *arcs, int32_t columns, double beam, double lattice_beam,
                              int32_t max_active) {
-  return new Search({first, dst, label, score, final, states}, columns, beam, lattice_beam, max_active);
+  const Graph graph{static_cast<const State *>(states), static_cast<const Arc *>(arcs)};
+  return new Search(graph, columns, beam, lattice_beam, max_active);
 }
 
 // The next frames, log_probs (frames, columns); 0 where no path goes on. token_of (states,): `feed`.

@@ -16,17 +16,27 @@ constexpr int kPruneInterval = 25;    // frames between prunings: bounds memory 
 constexpr double kPruneScale = 0.1;   // of lattice_beam: changes too small to prune earlier frames again
 constexpr double kBeamDelta = 0.5;    // added to the beam that max_active leaves, as in Kaldi
 
+struct Arc {
+  int32_t dst, label;  // -1 without a frame
+  float score;
+};
+
+// Arcs first .. first + silent - 1 take no frame, the others up to the next state's first take one.
+struct State {
+  int64_t first;
+  int32_t silent;
+  float final;
+};
+
 struct Graph {
-  const int64_t *first;
-  const int32_t *dst, *label;
-  const float *score, *final;
-  int64_t states;
+  const State *states;  // one more than there are: whose first is where the last one's arcs end
+  const Arc *arcs;
 };
 
 struct Token {
-  int32_t state;
-  double cost;   // of the best path to here
-  double extra;  // how much worse than the best complete path the best one through here is
+  int32_t state, silent;  // arcs of the state that take no frame
+  double cost;            // of the best path to here
+  double extra;           // how much worse than the best complete path the best one through here is
 };
 
 struct Link {
@@ -115,7 +125,7 @@ class Search {
     if (alive_ && !frames_.empty())
       for (const Token &each : frames_.back().tokens) {
         any = std::min(any, each.cost);
-        ending = std::min(ending, each.cost - graph_.final[each.state]);
+        ending = std::min(ending, each.cost - graph_.states[each.state].final);
       }
     return {any, ending};
   }
@@ -130,7 +140,7 @@ class Search {
   }
 
  private:
-  double ending(const Token &each) const { return complete_ ? graph_.final[each.state] : 0.0; }
+  double ending(const Token &each) const { return complete_ ? graph_.states[each.state].final : 0.0; }
 
   static int32_t first(const std::vector<char> &used) {
     return static_cast<int32_t>(std::find(used.begin(), used.end(), 1) - used.begin());
@@ -147,9 +157,10 @@ class Search {
     const std::vector<Token> &tokens = frames_[t].tokens;
     std::vector<const Link *> into(tokens.size(), nullptr);
     const auto offer = [&](const Token &from, const Link &link) {  // the very sums that made the token's cost
-      const double cost = from.cost - graph_.score[link.arc];
-      const bool silent = graph_.label[link.arc] < 0;
-      if (!into[link.to] && (silent ? cost : cost - link.acoustic) == tokens[link.to].cost) into[link.to] = &link;
+      const Arc &arc = graph_.arcs[link.arc];
+      const double cost = from.cost - arc.score;
+      if (into[link.to]) return;
+      if ((arc.label < 0 ? cost : cost - link.acoustic) == tokens[link.to].cost) into[link.to] = &link;
     };
     if (t)
       for (const Link &link : frames_[t - 1].spoken) offer(frames_[t - 1].tokens[link.from], link);
@@ -162,7 +173,7 @@ class Search {
     std::vector<char> used(frames_[t - 1].tokens.size(), 0);
     for (size_t i = 0; i < of.size(); ++i) {
       const Link *link = of[i] ? into[i] : nullptr;
-      for (size_t n = 0; link && graph_.label[link->arc] < 0; link = n++ < of.size() ? into[link->from] : nullptr) {
+      for (size_t n = 0; link && graph_.arcs[link->arc].label < 0; link = n++ < of.size() ? into[link->from] : nullptr) {
       }
       if (link) used[link->from] = 1;
     }
@@ -178,7 +189,7 @@ class Search {
       if (static_cast<int>(into.size()) <= last - t) into.push_back(entered(t));
       const Link *link = into[last - t][token];
       if (!link) break;
-      if (graph_.label[link->arc] >= 0) --t, round = 0;
+      if (graph_.arcs[link->arc].label >= 0) --t, round = 0;
       steps.push_back({link->arc, t, link->acoustic});
       token = link->from;
     }
@@ -191,7 +202,7 @@ class Search {
     int32_t &index = token_of_[state];
     if (index < 0) {
       index = static_cast<int32_t>(frame.tokens.size());
-      frame.tokens.push_back({state, cost, kInfinity});
+      frame.tokens.push_back({state, graph_.states[state].silent, cost, kInfinity});
       return {index, true};
     }
     if (cost < frame.tokens[index].cost) {
@@ -203,27 +214,32 @@ class Search {
 
   // Follow the arcs without a frame, then forget which tokens the states have.
   void close(Frame &frame, double cutoff) {
-    std::vector<int32_t> queue;
-    for (size_t i = 0; i < frame.tokens.size(); ++i) queue.push_back(static_cast<int32_t>(i));
-    while (!queue.empty()) {
-      const Token from = frame.tokens[queue.back()];
-      queue.pop_back();
-      if (from.cost > cutoff) continue;
-      for (int64_t a = graph_.first[from.state]; a < graph_.first[from.state + 1] && graph_.label[a] < 0; ++a) {
-        const double cost = from.cost - graph_.score[a];
-        if (cost > cutoff) continue;
-        const auto [index, better] = token(frame, graph_.dst[a], cost);
-        if (better) queue.push_back(index);
-      }
+    queue_.clear();
+    for (size_t i = 0; i < frame.tokens.size(); ++i)
+      if (frame.tokens[i].silent) queue_.push_back(static_cast<int32_t>(i));
+    while (!queue_.empty()) {
+      const Token from = frame.tokens[queue_.back()];
+      queue_.pop_back();
+      each_silent(from, cutoff, [&](int64_t, const Arc &arc, double cost) {
+        const auto [index, better] = token(frame, arc.dst, cost);
+        if (better && frame.tokens[index].silent) queue_.push_back(index);
+      });
     }
-    for (size_t i = 0; i < frame.tokens.size(); ++i) {
-      const Token &from = frame.tokens[i];
-      if (from.cost > cutoff) continue;
-      for (int64_t a = graph_.first[from.state]; a < graph_.first[from.state + 1] && graph_.label[a] < 0; ++a)
-        if (from.cost - graph_.score[a] <= cutoff)
-          frame.silent.push_back({static_cast<int32_t>(i), token_of_[graph_.dst[a]], static_cast<int32_t>(a), 0.0f});
-    }
+    for (size_t i = 0; i < frame.tokens.size(); ++i)
+      each_silent(frame.tokens[i], cutoff, [&](int64_t a, const Arc &arc, double) {
+        frame.silent.push_back({static_cast<int32_t>(i), token_of_[arc.dst], static_cast<int32_t>(a), 0.0f});
+      });
     for (const Token &each : frame.tokens) token_of_[each.state] = -1;
+  }
+
+  template <class Reached>
+  void each_silent(const Token &from, double cutoff, Reached &&reached) const {
+    if (!from.silent || from.cost > cutoff) return;
+    const int64_t first = graph_.states[from.state].first;
+    for (int64_t a = first; a < first + from.silent; ++a) {
+      const double cost = from.cost - graph_.arcs[a].score;
+      if (cost <= cutoff) reached(a, graph_.arcs[a], cost);
+    }
   }
 
   // Cost above which tokens of a frame are not continued; `beam` becomes what max_active leaves of it.
@@ -249,25 +265,28 @@ class Search {
   bool advance(int t, const float *log_probs) {
     Frame &here = frames_[t], &next = frames_[t + 1];
     if (here.tokens.empty()) return false;
+    next.tokens.reserve(here.tokens.size() * 2);
+    here.spoken.reserve(here.tokens.size() * 2);
     double beam, limit = kInfinity;
     const double worst = cutoff(here, beam);
     const auto best = std::min_element(here.tokens.begin(), here.tokens.end(),
                                        [](const Token &a, const Token &b) { return a.cost < b.cost; });
     const auto spread = [&](const Token &from, auto &&reached) {
-      for (int64_t a = graph_.first[from.state]; a < graph_.first[from.state + 1]; ++a) {
-        if (graph_.label[a] < 0) continue;
-        const double cost = from.cost - graph_.score[a] - log_probs[graph_.label[a]];
+      const State *state = graph_.states + from.state;
+      const Arc *end = graph_.arcs + state[1].first;
+      for (const Arc *arc = graph_.arcs + state->first + from.silent; arc < end; ++arc) {
+        const double cost = from.cost - arc->score - log_probs[arc->label];
         if (cost >= limit) continue;
         limit = std::min(limit, cost + beam);
-        reached(a, cost);
+        reached(*arc, cost);
       }
     };
-    spread(*best, [](int64_t, double) {});  // a first limit, so that few hopeless tokens are made
+    spread(*best, [](const Arc &, double) {});  // a first limit, so that few hopeless tokens are made
     for (size_t i = 0; i < here.tokens.size(); ++i) {
       if (here.tokens[i].cost > worst) continue;
-      spread(here.tokens[i], [&](int64_t a, double cost) {
-        const int32_t to = token(next, graph_.dst[a], cost).first;
-        here.spoken.push_back({static_cast<int32_t>(i), to, static_cast<int32_t>(a), log_probs[graph_.label[a]]});
+      spread(here.tokens[i], [&](const Arc &arc, double cost) {
+        const int32_t to = token(next, arc.dst, cost).first, index = static_cast<int32_t>(&arc - graph_.arcs);
+        here.spoken.push_back({static_cast<int32_t>(i), to, index, log_probs[arc.label]});
       });
     }
     close(next, limit);
@@ -277,7 +296,7 @@ class Search {
   // What ending costs becomes the last frame's extra costs.
   void finish(Frame &frame, bool anywhere) {
     complete_ = !anywhere && std::any_of(frame.tokens.begin(), frame.tokens.end(),
-                                         [this](const Token &each) { return graph_.final[each.state] > -kInfinity; });
+                                         [this](const Token &each) { return graph_.states[each.state].final > -kInfinity; });
     for (const Token &each : frame.tokens) best_ending_ = std::min(best_ending_, each.cost - ending(each));
     for (Token &each : frame.tokens) each.extra = each.cost - ending(each) - best_ending_;
     ended_ = true;
@@ -304,7 +323,7 @@ class Search {
       for (size_t i = 0; i < extra.size(); ++i) extra[i] = ended_ ? here.tokens[i].extra : 0.0;
     if (t < last) {
       const auto worse = [&](const Link &link) {
-        const double cost = -static_cast<double>(link.acoustic) - graph_.score[link.arc];
+        const double cost = -static_cast<double>(link.acoustic) - graph_.arcs[link.arc].score;
         const double value = through(here, frames_[t + 1], link, cost);
         if (value > lattice_beam_) return true;
         extra[link.from] = std::min(extra[link.from], value);
@@ -326,7 +345,7 @@ class Search {
   void prune_silent(Frame &here, std::vector<double> &extra) {
     const auto value = [&](const Link &link) {
       return extra[link.to] +
-             (here.tokens[link.from].cost - graph_.score[link.arc] - here.tokens[link.to].cost);
+             (here.tokens[link.from].cost - graph_.arcs[link.arc].score - here.tokens[link.to].cost);
     };
     for (bool improved = true; improved;) {
       improved = false;
@@ -351,9 +370,16 @@ class Search {
       frame.tokens.resize(count);
       renumber(frame.silent, here, here);
       renumber(frame.spoken, here, next);
+      release(frame.tokens), release(frame.silent), release(frame.spoken);
       if (same && t < last - kPruneInterval - 1 && !ended_) break;
       next.swap(here);
     }
+  }
+
+  // Give back what pruning has emptied: most of a frame.
+  template <class Item>
+  static void release(std::vector<Item> &items) {
+    if (items.capacity() > 2 * items.size()) items.shrink_to_fit();
   }
 
   static void renumber(std::vector<Link> &links, const std::vector<int32_t> &from, const std::vector<int32_t> &to) {
@@ -372,6 +398,7 @@ class Search {
   int32_t *token_of_ = nullptr;
   std::vector<Frame> frames_;
   std::vector<double> costs_;
+  std::vector<int32_t> queue_;
   std::vector<Step> settled_;
   int settled_frame_ = 0;
   int32_t settled_state_ = 0;  // settled_ leads to it

@@ -2,86 +2,134 @@
 
 from __future__ import annotations
 
-import kaldifst
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from distill.config.experiment import Experiment
-from distill.decode.live import LiveDecoder
+from distill.decode.online import open_exported
+from distill.decode.times import Word
 from distill.deploy.graph import WholeGraph
 from distill.deploy.session import Session
 from distill.deploy.torch_runner import TorchRunner, facts_of
-from distill.deploy.transcriber import OutputReader, open_reader
+from distill.deploy.transcriber import GraphReader, OutputReader, Transcriber, open_reader
 from distill.fsa import NativeEngine
 from distill.graphs import topology
 from distill.losses.mmi import Ctc
 from distill.models.recogniser import Recogniser
 
+from ..decode.conftest import make_small
 from ..losses.test_objective import linear_graph
 from .conftest import OUTPUTS, WAVE, build
 from .test_session import forward, speech
 
-WORDS = ["<eps>", "AB", "C"]
+FRAME = 0.02
 
 
-@pytest.fixture
-def hlg(tmp_path):
-    """CTC over A, B, C; "AB" is A B, "C" is C; labels are outputs plus 1."""
-    arcs = [
-        (0, 0, 1, 0),
-        (0, 1, 2, 1),
-        (1, 1, 2, 0),
-        (1, 1, 1, 0),
-        (1, 0, 3, 0),
-        (0, 2, 4, 2),
-        (2, 2, 4, 0),
-        (2, 0, 1, 0),
-    ]
-    text = "".join(f"{s} {d} {i} {o} 0.1\n" for s, d, i, o in arcs) + "0 0\n2 0\n"
-    graph = kaldifst.compile(text, acceptor=False)
-    path = tmp_path / "HLG.fst"
-    graph.write(str(path))
-    return path
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export folder whose graph knows "AB", said A B, and "C"."""
+    folder = tmp_path_factory.mktemp("export")
+    small = make_small(folder, "AB A B\nC C\n", ["AB C", "C AB AB"], 2)
+    (folder / "lang").mkdir()
+    for name in ("tokens.txt", "words.txt", "lexicon.txt", "optional_silence.txt"):
+        (folder / "lang" / name).write_bytes((small.hlg.parent / name).read_bytes())
+    return folder
 
 
-def frames(labels: list[int]) -> np.ndarray:
-    log_probs = np.full((len(labels), 4), -8.0, np.float32)
+def opened(export: Path) -> GraphReader:
+    return GraphReader(open_exported(export, ["<blk>", "SIL", "A", "B", "C"], FRAME))
+
+
+def said(text: str) -> np.ndarray:
+    """Frames that say units ("_" is blank, "-" silence)."""
+    return frames(["_-ABC".index(unit) for unit in text], 5)
+
+
+def frames(labels: list[int], columns: int = 4) -> np.ndarray:
+    log_probs = np.full((len(labels), columns), -8.0, np.float32)
     log_probs[np.arange(len(labels)), labels] = -0.01
     return log_probs
 
 
-def test_words_come_as_they_are_spoken_however_frames_are_cut(hlg) -> None:
-    decoder, said = LiveDecoder(hlg, WORDS), frames([0, 1, 1, 0, 2, 0, 3, 3, 0, 1, 2])
-    for cuts in ([], [3], [1, 2, 5, 8], range(1, 11)):
-        decoder.reset()
-        assert decoder.words() == ()
-        seen = []
-        for piece in np.split(said, list(cuts)):
-            decoder.advance(piece)
-            decoder.advance(piece[:0])
-            seen.append(decoder.words())
-        assert seen[-1] == ("AB", "C", "AB") and decoder.words(final=True) == ("AB", "C", "AB")
-    assert ("AB",) in {words[:1] for words in seen[:6]}
+class Playing:
+    """Stands for a model: what it "hears" are its log-probabilities, a frame for each sample."""
+
+    def __init__(self, log_probs: np.ndarray) -> None:
+        self.log_probs = log_probs
+
+    def reset(self) -> None:
+        self.at = 0
+
+    def step(self, wave: np.ndarray, final: bool) -> np.ndarray:
+        end = len(self.log_probs) if final else self.at + len(wave)
+        heard, self.at = self.log_probs[self.at : end], end
+        return heard
 
 
-def test_columns_say_which_output_a_label_stands_for(hlg) -> None:
-    said = frames([0, 1, 2, 3])[:, [3, 2, 1, 0]]
-    decoder = LiveDecoder(hlg, WORDS, columns=[3, 2, 1, 0])
-    decoder.advance(said)
-    assert decoder.words(final=True) == ("AB", "C")
-    with pytest.raises(FileNotFoundError, match="stage 4"):
-        LiveDecoder(hlg.with_name("absent.fst"), WORDS)
+def text_of(words: Iterable[Word]) -> list[str]:
+    return [word.text for word in words]
+
+
+@pytest.mark.parametrize("cuts", [[], [3], [1, 2, 5, 8], range(1, 13)], ids=str)
+def test_words_come_as_they_are_spoken_however_frames_are_cut(export: Path, cuts: Sequence[int]) -> None:
+    reader, seen = opened(export), []
+    for piece in np.split(said("_AA_B__CC_AB-"), list(cuts)):
+        reader.advance(piece)
+        reader.advance(piece[:0])
+        seen.append(tuple(reader.said().words))
+    words = reader.finish()
+    assert seen[-1] == ("AB", "C", "AB") and text_of(words) == ["AB", "C", "AB"]
+    assert [(word.start, word.end) for word in words] == [(0.02, 0.1), (0.14, 0.18), (0.2, 0.24)]
+    assert all(0.9 < word.confidence <= 1 for word in words)
+    assert len(cuts) < 3 or ("AB",) in {words[:1] for words in seen[:6]}
+
+
+@pytest.mark.parametrize("size", [1, 7, 92])
+def test_a_stream_is_cut_in_pauses_on_request_and_times_go_on(export: Path, size: int) -> None:
+    log_probs = said(f"_ABC{'-' * 85}C-")
+    found = []
+    for segments in (True, False):
+        transcriber = Transcriber(Session(Playing(log_probs)), opened(export), segments)
+        heard = [transcriber.hear(np.zeros(size, np.float32)) for _ in range(len(log_probs) // size)]
+        found.append([words for some in (*heard, transcriber.finish()) for words in some])
+    cut, whole = found
+    assert [text_of(words) for words in cut] == [["AB", "C"], ["C"]]
+    assert [text_of(words) for words in whole] == [["AB", "C", "C"]]
+    assert (cut[1][0].start, cut[1][0].end) == (whole[0][2].start, whole[0][2].end) == (1.78, 1.8)
+
+
+def test_silence_has_no_utterances(export: Path) -> None:
+    transcriber = Transcriber(Session(Playing(said("-" * 200))), opened(export), segments=True)
+    assert transcriber.hear(np.zeros(150, np.float32)) == [] and transcriber.finish() == []
+
+
+def test_the_export_folder_must_fit_the_model(export: Path) -> None:
+    with pytest.raises(ValueError, match="other outputs than the model's 2"):
+        open_exported(export, ["<blk>", "A"], FRAME)
+    with pytest.raises(FileNotFoundError, match=r"absent\.fst; run stage 12"):
+        open_exported(export, ["<blk>", "SIL", "A", "B", "C"], FRAME, export / "absent.fst")
 
 
 def test_outputs_are_read_without_a_graph_and_pieces_become_words() -> None:
-    reader = OutputReader(["<blk>", "▁HE", "LLO", "▁YOU"])
+    reader = OutputReader(["<blk>", "▁HE", "LLO", "▁YOU"], FRAME)
     for piece in ([1, 1, 0], [0, 2], [2, 3]):
         reader.advance(frames(piece))
-    assert reader.words() == ["HELLO", "YOU"]
-    phones = OutputReader(["<blk>", "HH", "AH", "L"])
+    assert reader.said().words == ["HELLO", "YOU"]
+    sure = np.exp(-0.01)
+    assert reader.finish() == (
+        Word("HELLO", 0.0, 0.12, round(sure * sure, 4)), Word("YOU", 0.12, 0.14, round(sure, 4)),
+    )  # fmt: skip
+    reader.advance(frames([0, 3]))
+    assert reader.finish() == (Word("YOU", 0.16, 0.18, round(sure, 4)),)
+    phones = OutputReader(["<blk>", "HH", "AH", "L"], FRAME)
     phones.advance(frames([1, 0, 1, 2, 2, 3]))
-    assert phones.words() == ["HH", "HH", "AH", "L"]
+    assert phones.said().words == ["HH", "HH", "AH", "L"] and not phones.said().ended
+    phones.advance(frames([0] * 60))
+    assert phones.said().ended
 
 
 def with_ctc(streams: bool = True) -> Recogniser:
