@@ -36,6 +36,11 @@ NO_K2 = (
 )
 
 
+def mark(variant: str) -> str:
+    """What folders and experiments of other units or another topology are marked with; nothing for plain phones."""
+    return "" if variant == "phones" else f"_{variant}"
+
+
 @dataclass(frozen=True)
 class Recipe:
     """The options of one call of a recipe's run.sh, and the folders that follow from them."""
@@ -78,8 +83,8 @@ class Recipe:
 
     @property
     def suffix(self) -> str:
-        """What folders and experiments of this variant are marked with; nothing for plain phones."""
-        return "" if self.variant == "phones" else f"_{self.variant}"
+        """The variant's `mark`."""
+        return mark(self.variant)
 
     @property
     def lang(self) -> Path:

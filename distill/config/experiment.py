@@ -12,6 +12,7 @@ from distill.config.decoding import Decoding
 from distill.config.loading import Settings, load_settings, parsed
 from distill.config.model import Model
 from distill.config.training import Augment, Data, Objective, Optim, Saving, Teacher
+from distill.stages import mark
 
 
 class Experiment(Settings):
@@ -24,6 +25,7 @@ class Experiment(Settings):
     model: Model = Model()
     pretrained: str | None = None  # stage 5 of a teacher: hf:FOLDER_OR_NAME, fairseq:FILE, torchaudio:FILE; else random
     init: str | None = None  # experiment whose parameters of the same name and shape are taken over
+    init_units: str | None = None  # units of `init` where they are others; its prediction layers are left then
     init_blocks: tuple[int, ...] = ()  # block of `init`, from 1, that each block starts from; empty: the same one
     init_slice: tuple[str, ...] = ()  # beginnings of names of larger tensors whose leading part is taken over
     teacher: Teacher | None = None
@@ -72,14 +74,15 @@ class Experiment(Settings):
     def load(cls, path: Path | str, overrides: Sequence[str] = (), suffix: str = "") -> Experiment:
         """Read a YAML file, apply "a.b=value" overrides; raises ValueError naming file and key.
 
-        `suffix` goes to its name and to those of the experiments it builds on: with other units they are others.
+        `suffix` goes to its name and to those of the experiments it builds on: with other units they are others;
+        an `init` of `init_units` keeps the mark of those.
         """
         return load_settings(cls, Path(path), overrides)._renamed(suffix)
 
     def _renamed(self, suffix: str) -> Experiment:
         changes: dict[str, Any] = {"name": self.name + suffix}
         if self.init is not None:
-            changes["init"] = self.init + suffix
+            changes["init"] = self.init + (suffix if self.init_units is None else mark(self.init_units))
         if self.teacher is not None:
             changes["teacher"] = self.teacher.model_copy(update={"experiment": self.teacher.experiment + suffix})
         return self.model_copy(update=changes)
