@@ -37,7 +37,8 @@ def inputs(recipe: Recipe, experiment: Experiment) -> dict[Path, int]:
     """Folders that a training reads, and the stages that make them."""
     needed = {recipe.cuts: 0, recipe.lang: 2, recipe.graphs: 4}
     if experiment.init:
-        needed[recipe.exp(experiment.init)] = experiment.stage - 1 if experiment.stage != 8 else 6
+        trained = experiment.stage == 8 or experiment.init_units is not None
+        needed[recipe.exp(experiment.init)] = 6 if trained else experiment.stage - 1
     if experiment.teacher is not None:
         needed[recipe.exp(experiment.teacher.experiment)] = 6
         needed[recipe.num / experiment.teacher.experiment] = 7

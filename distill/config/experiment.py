@@ -24,6 +24,7 @@ class Experiment(Settings):
     model: Model = Model()
     pretrained: str | None = None  # stage 5 of a teacher: hf:FOLDER_OR_NAME, fairseq:FILE, torchaudio:FILE; else random
     init: str | None = None  # experiment whose parameters of the same name and shape are taken over
+    init_units: str | None = None  # units of `init` where they are others; prediction layers then start anew
     init_blocks: tuple[int, ...] = ()  # block of `init`, from 1, that each block starts from; empty: the same one
     init_slice: tuple[str, ...] = ()  # beginnings of names of larger tensors whose leading part is taken over
     teacher: Teacher | None = None
@@ -79,7 +80,8 @@ class Experiment(Settings):
     def _renamed(self, suffix: str) -> Experiment:
         changes: dict[str, Any] = {"name": self.name + suffix}
         if self.init is not None:
-            changes["init"] = self.init + suffix
+            own = suffix if self.init_units is None else "" if self.init_units == "phones" else f"_{self.init_units}"
+            changes["init"] = self.init + own
         if self.teacher is not None:
             changes["teacher"] = self.teacher.model_copy(update={"experiment": self.teacher.experiment + suffix})
         return self.model_copy(update=changes)

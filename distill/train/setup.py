@@ -145,11 +145,15 @@ def initial_model(
                 f"{experiment.name} starts from {folders.exp / experiment.init}, which is not trained"
             )
         content = checkpoint.load(list(paths.values())[-1])
-        if content["units"] != list(outputs):
-            raise ValueError(f"{experiment.init} has other outputs than {folders.lang}; train it on this lang folder")
+        if content["units"] != list(outputs) and experiment.init_units is None:
+            raise ValueError(
+                f"{experiment.init} has other outputs than {folders.lang}; train it on this lang folder, or name its"
+                " units (init_units) to start without its prediction layers"
+            )
         before, now = content["experiment"]["model"]["front_end"], experiment.model.front_end
         other_input = before.get("input", "waveform") != now.input  # its layers are then others of the same names
-        leave = ("front_end.", "encoder.feature_norm.", "encoder.projection.") if other_input else ()
+        leave: tuple[str, ...] = ("front_end.", "encoder.feature_norm.", "encoder.projection.") if other_input else ()
+        leave += ("head.output.", "ctc.") if experiment.init_units is not None else ()
         report = copy_matching(content["model"], model, experiment.init_blocks, experiment.init_slice, leave)
         write_list(folder / "init.tsv", report.lines())
         log.info("from %s: %s (listed in %s)", experiment.init, report.summary(), folder / "init.tsv")
