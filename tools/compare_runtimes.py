@@ -11,6 +11,8 @@ utterances the words, and without a graph the tokens, are torch's; sherpa-onnx d
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -71,7 +73,7 @@ def main() -> None:
             rows.append(row)
             print(", ".join(f"{key} {value}" for key, value in row.items() if value is not None), flush=True)
     if args.json:
-        about = {"hardware": hardware(torch.device("cpu")), "commit": commit(), "experiment": args.experiment.name}
+        about = {"hardware": hardware(torch.device("cpu")), "commit": commit(), "command": shlex.join(sys.argv)}
         write_json(args.json, {**about, "rows": rows})
 
 
@@ -103,8 +105,9 @@ def figures(model: Model, words: Found, tokens: Found, first_words: Found, first
     same = {name: sum(found[n] == first[n] for n in found) for name, found, first in (
         ("same_words", words, first_words), ("same_tokens", tokens, first_tokens)) if found}  # fmt: skip
     return {
-        "wer": rate.wer, "low": rate.ci95[0], "high": rate.ci95[1], "difference": against.difference,
-        "difference_low": against.low, "difference_high": against.high, "utterances": len(scored),
+        "wer": rate.wer, "wer_low": rate.ci95[0], "wer_high": rate.ci95[1],
+        "difference_from_torch": against.difference, "difference_from_torch_low": against.low,
+        "difference_from_torch_high": against.high, "utterances": len(scored),
         "same_words": same["same_words"], "same_tokens": same.get("same_tokens"),
     }  # fmt: skip
 
