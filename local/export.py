@@ -49,7 +49,7 @@ def work(recipe: Recipe, experiment: Experiment, out: Path) -> None:
     write_json(out / "export.json", {"model": facts.plain(), "experiment": trained.resolved()})
     copy_symbols(recipe, outputs, out)
     for output in facts.predicts:
-        write_graphs(model, facts, output, out)
+        write_graphs(recipe, model, facts, output, out)
         check(model, facts, output, out, audio)
     if not obstacles(model.settings):
         write_folder(model, outputs, out / "transformers")
@@ -98,7 +98,24 @@ def link(source: Path, target: Path) -> None:
         target.write_bytes(source.read_bytes())
 
 
-def write_graphs(model: Recogniser, facts: Facts, output: str, out: Path) -> None:
+def write_ctc_graph(recipe: Recipe, out: Path) -> None:
+    """ctc_graph.fst: the decoding graph whose input labels are the model's outputs, counted from 1."""
+    import kaldifst
+
+    from distill.graphs.decoding_graph import over_outputs
+    from distill.graphs.lexicon import Lang
+
+    hlg, columns = recipe.graphs / "HLG.fst", Lang.load(recipe.lang).topology.output_columns.tolist()
+    target = out / "ctc_graph.fst"
+    if target.exists():  # it is the same for all outputs of a model
+        return
+    if columns == list(range(len(columns))):
+        link(hlg, target)
+    else:  # units that share an output
+        over_outputs(kaldifst.StdVectorFst.read(str(hlg)), columns).write(str(target))
+
+
+def write_graphs(recipe: Recipe, model: Recogniser, facts: Facts, output: str, out: Path) -> None:
     """All graphs of one output, fp32 and int8."""
     from distill.deploy import onnx
     from distill.deploy.onnx_runner import file_name
@@ -111,6 +128,7 @@ def write_graphs(model: Recogniser, facts: Facts, output: str, out: Path) -> Non
             log.warning("%s: not exported for sherpa-onnx's streams: %s", facts.name, problem)
         else:
             writers["sherpa"] = onnx.export_zipformer
+            write_ctc_graph(recipe, out)
     for kind, write in writers.items():
         path = out / file_name(kind, output, False)
         write(model, path, output)

@@ -14,7 +14,7 @@ def main() -> None:
     recipe = recipe_from(args)
     for name in recipe.names:
         experiment = Experiment.load(recipe.experiment_yaml(name), recipe.overrides, recipe.suffix)
-        if experiment.stage != 6:
+        if experiment.stage != 6 or experiment.init_units is not None:  # that starts from a training
             continue
         settings = {"model": experiment.resolved()["model"], "seed": experiment.seed, **source(experiment)}
         out = recipe.exp(experiment.init or f"{experiment.name}_init")

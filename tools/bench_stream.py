@@ -46,18 +46,28 @@ def main() -> None:
     for runtime in args.runtimes.split(","):  # before anything else takes memory
         session = open_session(args.experiment, runtime, "streaming")
         for number, row in enumerate(timed(session, pieces(args), every)):
-            row |= {"case": f"{number * args.every:g} to {(number + 1) * args.every:g} min", "engine": runtime}
+            minutes = f"{number * args.every:g} to {(number + 1) * args.every:g}"
+            row = {"case": f"{args.experiment.name}, one stream", "engine": runtime, "minutes": minutes, **row}
             rows.append(row)
-            print(f"{runtime:6s} {row['case']:16s} RTF {row['rtf']:.4f}, {row['memory_mb']:.1f} MB", flush=True)
+            print(f"{runtime:6s} {minutes:>10s} min RTF {row['rtf']:.4f}, {row['memory_mb']:.1f} MB", flush=True)
     for runtime in args.runtimes.split(","):
         if runtime != "int8":
             mine = [row for row in rows if row["engine"] == runtime]
             for row, difference in zip(mine, compared(args, runtime, every), strict=True):
-                row["difference"] = difference
-            print(f"{runtime}: within {max(row['difference'] for row in mine):.1e} of the masked forward", flush=True)
+                row["difference_from_masked"] = difference
+            worst = max(row["difference_from_masked"] for row in mine)
+            print(f"{runtime}: within {worst:.1e} of the masked forward", flush=True)
     if args.json:
-        about = {"hardware": hardware(torch.device("cpu")), "commit": commit(), "experiment": args.experiment.name}
-        write_json(args.json, {**about, "hours": args.hours, "rows": rows})
+        command = [
+            "tools/bench_stream.py",
+            "AUDIO…",
+            "--experiment",
+            args.experiment.name,
+            "--hours",
+            f"{args.hours:g}",
+        ]
+        about = {"hardware": hardware(torch.device("cpu")), "commit": commit(), "command": " ".join(command)}
+        write_json(args.json, {**about, "rows": rows})
 
 
 def pieces(args: argparse.Namespace) -> Iterator[np.ndarray]:

@@ -7,7 +7,7 @@ included where there is one); output labels are word ids.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import kaldifst
@@ -36,6 +36,19 @@ def build_hlg(lang: Lang, arpa: Path) -> kaldifst.StdVectorFst:
     if graph.start < 0:
         raise ValueError(f"the decoding graph of {arpa} is empty: no word of it can be pronounced")
     return graph
+
+
+def over_outputs(graph: kaldifst.StdVectorFst, columns: Sequence[int]) -> kaldifst.StdVectorFst:
+    """The graph for runtimes that know outputs alone: input label c + 1 becomes columns[c] + 1.
+
+    Columns of one output then have the same label, which costs a search nothing but what told them apart.
+    """
+    names = kaldifst.StdVectorFst()
+    names.start = names.add_state()
+    names.set_final(names.start, 0.0)
+    for label, output in enumerate(columns, 1):
+        names.add_arc(names.start, kaldifst.StdArc(int(output) + 1, label, 0.0, names.start))
+    return _compose(names, graph)
 
 
 def lexicon_fst(lang: Lang, marked: bool = True) -> tuple[kaldifst.StdVectorFst, list[int]]:

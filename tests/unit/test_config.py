@@ -90,3 +90,12 @@ def test_tri_state_schedule() -> None:
     assert learning_rate(exponential, 0.75) == pytest.approx(2.0 * 0.05**0.5)
     for settings in (linear, exponential):
         assert learning_rate(settings, 1.0) == pytest.approx(0.1)
+
+
+def test_a_start_may_have_other_units_than_the_variant(tmp_path: Path) -> None:
+    path = tmp_path / "teacher_ctc.yaml"
+    for units, expected in (("phones", "teacher"), ("chars", "teacher_chars")):
+        path.write_text(MINIMAL + f"init: teacher\ninit_units: {units}\n")
+        assert Experiment.load(path, suffix="_bpe").init == expected
+    path.write_text(MINIMAL + "init: teacher\n")
+    assert Experiment.load(path, suffix="_bpe").init == "teacher_bpe"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import kaldifst
 import numpy as np
 import pytest
 import torch
@@ -12,9 +13,13 @@ import torch
 sherpa_onnx = pytest.importorskip("sherpa_onnx", reason="the extra 'deploy' is not installed")
 pytest.importorskip("onnx", reason="the extra 'deploy' is not installed")
 
+from distill.decode.lattice import GraphDecoder  # noqa: E402
 from distill.deploy import onnx as exporting  # noqa: E402
 from distill.deploy.audio import read_audio  # noqa: E402
+from distill.fsa import NativeEngine, Search  # noqa: E402
+from distill.graphs.decoding_graph import over_outputs  # noqa: E402
 from distill.graphs.lexicon import write_symbols  # noqa: E402
+from tests.unit.decode.conftest import make_small  # noqa: E402
 
 from .conftest import CHUNK, MODELS, OUTPUTS, build  # noqa: E402
 
@@ -66,14 +71,42 @@ def test_fbank_models_stream(tokens: Path, recordings: list[np.ndarray]) -> None
     heard = 0
     for group in ([waves[0]], waves):
         for s, wave in zip(stream(recogniser, group), group):
-            size, shift = (CHUNK - 1) * 4 + 7, CHUNK * 4
-            ready = (len(wave) + 80) // 160 - 2  # the last windows wait for audio behind them
-            frames = CHUNK * max(0, (ready - size - 1) // shift + 1)
-            symbols, places = expected(model, wave, frames)
+            symbols, places = expected(model, wave, decoded(wave))
             assert recogniser.tokens(s) == symbols
             np.testing.assert_allclose(recogniser.timestamps(s), [0.04 * i for i in places], atol=1e-4)
             heard += len(symbols)
     assert heard > 20
+
+
+def decoded(wave: np.ndarray) -> int:
+    """Frames that sherpa-onnx decodes of a stream: of whole chunks."""
+    size, shift = (CHUNK - 1) * 4 + 7, CHUNK * 4
+    ready = (len(wave) + 80) // 160 - 2  # the last windows wait for audio behind them
+    return CHUNK * max(0, (ready - size - 1) // shift + 1)
+
+
+def test_a_graph_decodes_there_as_here(tmp_path: Path, recordings: list[np.ndarray]) -> None:
+    lexicon = "".join(f"{a}{b} {a} {b}\n" for a, b in zip("ABCDEFGHIJ", "CEAGHBJIDF"))
+    words = [line.split()[0] for line in lexicon.splitlines()]
+    small = make_small(tmp_path, lexicon, [" ".join(words[i::3]) for i in range(3)], 2)
+    assert len(small.lang.outputs) == len(OUTPUTS)
+    model, path, graph = build(*MODELS["fbank"]), tmp_path / "stream.onnx", tmp_path / "ctc_graph.fst"
+    exporting.export_zipformer(model, path)
+    columns = small.lang.topology.output_columns
+    over_outputs(kaldifst.StdVectorFst.read(str(small.hlg)), columns.tolist()).write(str(graph))
+    write_symbols(tmp_path / "outputs.txt", small.lang.outputs)
+    recogniser = sherpa_onnx.OnlineRecognizer.from_zipformer2_ctc(
+        str(tmp_path / "outputs.txt"), str(path), num_threads=1, ctc_graph=str(graph)
+    )
+    decoder, heard = GraphDecoder(NativeEngine(), small.hlg, small.lang, Search(16.0, 1.0, 3000)), 0
+    for s, wave in zip(stream(recogniser, recordings), recordings):
+        with torch.no_grad():
+            logits = model(torch.from_numpy(wave)[None], torch.tensor([len(wave)])).logits[0, : decoded(wave)]
+        (lattice,) = decoder.lattices([logits.log_softmax(1).numpy()])
+        found = tuple(small.words[i] for i in recogniser.get_result_all(s).words)
+        assert found == decoder.best(lattice).words
+        heard += len(found)
+    assert heard > 10
 
 
 def offline(recogniser, waves: list[np.ndarray]) -> list[list[str]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import kaldifst
 import pytest
 
-from distill.graphs.decoding_graph import build_hlg, lexicon_fst, size
+from distill.graphs.decoding_graph import build_hlg, lexicon_fst, over_outputs, size
 from distill.graphs.lexicon import Lang
 from distill.graphs.topology import monophones
 from distill.graphs.word_ngram import train_word_ngram
@@ -62,6 +62,12 @@ def test_back_off_comes_before_silence_only(lang: Lang) -> None:
     go, silence = [lang.tokens["G"], lang.tokens["OW"]], [lang.silence, marks[-1]]
     assert outputs(fst, [*go, marks[0], *silence, *go])
     assert not outputs(fst, [*go, *silence, marks[0], *go])
+
+
+def test_columns_that_share_an_output_get_its_label() -> None:
+    text = "0 1 1 5 0.5\n0 1 3 6 0.7\n1 1 0 0 0.1\n1 2 2 0 0.2\n2 0\n"
+    graph = over_outputs(kaldifst.compile(text, acceptor=False), [2, 0, 2])
+    assert outputs(graph, [3, 1]) == {(5,), (6,)} and outputs(graph, [1, 3]) == set()
 
 
 def test_ctc_topology_collapses_labels() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from distill.config.experiment import Experiment
 from distill.data.lattices import Heard, write_part
@@ -13,7 +14,9 @@ from distill.fsa.sequences import SequenceGraph
 from distill.graphs.lexicon import Lang, Lexicon, write_lang
 from distill.graphs.ngram import train_unit_ngram
 from distill.graphs.numerator import UnitLm
-from distill.train.setup import Folders, Graphs, stored_numerators
+from distill.models import checkpoint
+from distill.train.initial import write_random
+from distill.train.setup import Folders, Graphs, initial_model, stored_numerators
 
 
 @pytest.fixture
@@ -65,3 +68,20 @@ def test_lattices_that_hold_too_little_are_refused(folders: Folders, kind: str, 
 
 def test_one_best_needs_no_beam(folders: Folders) -> None:
     assert numerators(folders, numerator="one_best").problems([("cut", None)]) == [None]
+
+
+def test_a_teacher_of_other_units_gives_all_but_its_prediction_layers(tmp_path: Path) -> None:
+    encoder = {"dim": 8, "ffn_dim": 8, "layers": 1, "heads": 2, "position_kernel": 3, "position_groups": 2}
+    values = {"name": "teacher", "stage": 6, "model": {"front_end": {"waveform": "none"}, "encoder": encoder}}
+    values |= {"objective": {"alpha": 1, "beta": 1}, "optim": {"updates": 1}}
+    (tmp_path / "teacher").mkdir()
+    write_random(Experiment.parse(values, "test"), ["<blk>", "A"], tmp_path / "teacher")
+    folders, other = Folders(tmp_path, tmp_path, tmp_path, tmp_path), {**values, "init": "teacher", "seed": 7}
+    with pytest.raises(ValueError, match=r"has other outputs .*init_units"):
+        initial_model(Experiment.parse(other, "test"), ["<blk>", "X"], folders, tmp_path, None)  # type: ignore[arg-type]
+    after = Experiment.parse({**other, "init_units": "phones"}, "test")
+    model = initial_model(after, ["<blk>", "X"], folders, tmp_path, None)  # type: ignore[arg-type]
+    before = checkpoint.load(tmp_path / "teacher" / "epoch-0.pt")["model"]
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"head.output.weight"}, "biases start at zero"
+    assert "not taken over\thead.output.weight" in (tmp_path / "init.tsv").read_text()
