@@ -20,7 +20,8 @@ NOTES = (
     "Diff.: first - second in percent absolute; below 0 the first is better. Intervals of 95 % by paired bootstrap"
     " (Bisani and Ney 2004), once drawing utterances and once speakers. Better: share of the draws in which the first"
     " makes fewer errors; speakers are drawn where there are ten or more. p: matched pairs of segments (MAPSSWE,"
-    " Gillick and Cox 1989). Decoded by the n-gram graph; what other language models change stands with them."
+    " Gillick and Cox 1989), none where all segments differ by the same number of errors."
+    " Decoded by the n-gram graph; what other language models change stands with them."
 )
 STEPS = (("first step", "teacher"), ("second step", "first step"), ("single step", "second step"))
 OBJECTIVES = ("m1", "m2", "m3")  # against the first step, which is m4

@@ -32,7 +32,7 @@ SUMMARY = "perplexity/summary.json"  # in the folder of the Transformer LM
 ROLES = {"teacher": "teacher", "first step": "student in step 1", "second step": "student in step 2"}
 PAPER_BY_LM = {"4gram": PAPER_LIBRISPEECH, "transformer": PAPER_LIBRISPEECH_TRANSFORMER}
 SMALLER = "3gram"  # of the graph
-FEW_ERRORS = 50
+FEW_ERRORS, LITTLE = 50, 0.1  # errors; share
 SYSTEMS = (
     "Our columns with 95 % intervals; other corpora, models and language models than the paper's. Streaming models are"
     " decoded by `encoder.step`. What there is without a language model of words, the best path of the denominator"
@@ -133,7 +133,7 @@ def gains_table(exp_dir: Path, runs: Sequence[Run], differences: Sequence[Mappin
 def _gain(decoding: Mapping[str, Any], each: Mapping[str, Any], perplexities: Mapping[str, float]) -> tuple[str, ...]:
     found, tuning, weights = each["utterance"], decoding["tuning"], decoding["weights"]
     verdict = "helps" if found["high"] < 0 else "harms" if found["low"] > 0 else "no difference beyond chance"
-    why = "-" if found["high"] < 0 else "; ".join(_reasons(decoding, found, perplexities))
+    why = "-" if found["high"] < 0 else "; ".join(_reasons(decoding, found, perplexities)) or "chance"
     return (
         str(decoding["experiment"]), str(decoding["lm"]), each["set"], f"{found['difference']:+.2f}", interval(found),
         p_value(each), verdict, f"{tuning['before']} before, {tuning['errors']} after",
@@ -147,18 +147,30 @@ def _oracle(decoding: Mapping[str, Any]) -> float:
 
 
 def _reasons(decoding: Mapping[str, Any], found: Mapping[str, Any], perplexities: Mapping[str, float]) -> Iterator[str]:
-    """The facts behind no gain: the weight that dev chose, the perplexity, and what the lists had left to gain."""
-    tuning, name = decoding["tuning"], str(decoding["lm"])
+    """The facts behind no gain: what there was to gain, the perplexity, and what dev chose and gained."""
+    tuning, name, left = decoding["tuning"], str(decoding["lm"]), found["theirs"] - _oracle(decoding)
+    if not found["theirs"]:
+        yield "no error was left"
+        return
+    if left < found["high"] - found["difference"]:
+        yield f"the lists leave {left:.2f} to gain, less than chance moves it"
+    if name in perplexities and SMALLER in perplexities:
+        new, old = perplexities[name], perplexities[SMALLER]
+        if new >= old:
+            yield f"its perplexity, {new:.1f}, is not below the {SMALLER}'s {old:.1f}"
+        elif new > (1 - LITTLE) * old:
+            yield f"its perplexity, {new:.1f}, is little below the {SMALLER}'s {old:.1f}"
+    gained = tuning["before"] - tuning["errors"]
     if not decoding["weights"]["lm"]:
-        yield f"on {tuning['set']} no weight of it left fewer errors, so it has none"
-    if name in perplexities and SMALLER in perplexities and perplexities[name] >= perplexities[SMALLER]:
-        yield f"its perplexity, {perplexities[name]:.1f}, is not below the {SMALLER}'s {perplexities[SMALLER]:.1f}"
-    if found["theirs"] - _oracle(decoding) < found["high"] - found["difference"]:
-        yield f"the lists leave {found['theirs'] - _oracle(decoding):.2f} to gain, less than chance moves it"
+        yield f"{tuning['set']} gave it no weight"
+    elif gained < LITTLE * tuning["before"]:
+        yield f"{tuning['set']} gained but {gained} of {tuning['before']} errors"
     elif tuning["before"] < FEW_ERRORS:
         yield f"{tuning['before']} errors on {tuning['set']} are few to choose weights by"
-    elif decoding["weights"]["lm"]:
-        yield "the interval contains 0" if found["low"] <= 0 else f"what suited {tuning['set']} does not suit this set"
+    if found["low"] > 0:
+        yield f"what suited {tuning['set']} does not suit this set"
+    elif found["low"] == found["high"] == 0:
+        yield "it changes no error"
 
 
 def _perplexities(exp_dir: Path) -> dict[str, float]:

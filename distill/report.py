@@ -185,6 +185,17 @@ def rate_cell(decoding: Mapping[str, Any] | None) -> str:
     return f"{decoding['wer']:.2f} [{low:.1f}-{high:.1f}]"
 
 
+def notes_without_errors(runs: Iterable[Run], method: str) -> list[str]:
+    """What is known where no error was made, which a bootstrap cannot say: the rule of three."""
+    return [
+        f"{run.name}, {d['set']}: no error in {d['ref_words']:,}, so the rate is below {300 / d['ref_words']:.2f} %"
+        " with 95 % confidence (rule of three); a bootstrap of no errors has no width"
+        for run in runs
+        for d in run.decodings
+        if (d["mode"], d["method"]) == (run.main_mode, method) and d["ref_words"] and not d["wer"]
+    ]
+
+
 def training_table(runs: Sequence[Run]) -> Table:
     """Sizes, work done and losses of every training."""
     sizes = ("trunk/M", "head/M", "training only/M")
@@ -328,7 +339,8 @@ def markdown_report(runs: Sequence[Run], level: int = 2, further: Sequence[Secti
 
 def _sections(runs: Sequence[Run], further: Sequence[Section]) -> Iterator[Section]:
     for method, title in TITLES.items():
-        yield title, error_table(runs, method).markdown()
+        without = [f"- {note}" for note in notes_without_errors(runs, method)]
+        yield title, [*error_table(runs, method).markdown(), *([""] if without else []), *without]
     latency = latency_table(runs)
     if latency.rows:
         notes = [f"- {note}" for note in streaming_notes(runs)]

@@ -31,5 +31,12 @@ def read_lines(path: Path) -> Iterator[str]:
             except UnicodeDecodeError as error:
                 raise ValueError(
                     f"{path}:{number}: not UTF-8 (byte 0x{line[error.start]:02x} at column {error.start + 1});"
-                    f" convert it, for instance with: iconv -f ISO-8859-1 -t UTF-8 {path.name}"
+                    f" {_way_out(line, path.name)}"
                 ) from None
+
+
+def _way_out(line: bytes, name: str) -> str:
+    if line.startswith(b"\x1f\x8b"):
+        return f"it is gzipped: name it {name}.gz"
+    encoding = "UTF-16" if line.startswith((b"\xff\xfe", b"\xfe\xff")) else "ISO-8859-1"
+    return f"convert it, for instance with: iconv -f {encoding} -t UTF-8 {name}"

@@ -173,6 +173,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"the lattices' shard {path} is missing; {again}")
     try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError(f"its {path.stat().st_size} bytes are no zip archive")
         with np.load(path, allow_pickle=False) as file:
             content = {name: file[name] for name in file.files}
         if str(content["format"]) != FORMAT:

@@ -91,6 +91,8 @@ class K2Arcs(NamedTuple):
         arcs = content.get("arcs") if isinstance(content, dict) else None
         if not isinstance(arcs, torch.Tensor) or arcs.ndim != 2 or arcs.shape[1] != 4:
             raise ValueError(f"{where}: expected a dict with 'arcs' of shape (A, 4), as k2's Fsa.as_dict gives")
+        if arcs.dtype != torch.int32:
+            raise ValueError(f"{where}: 'arcs' are {arcs.dtype}, expected torch.int32 (scores are float32 bits in it)")
         src, dst, label, bits = (column.copy() for column in arcs.to(torch.int32).numpy().T)
         return cls(src, dst, label, bits.view(np.float32).astype(np.float64))
 
@@ -164,7 +166,10 @@ def load_fsa(path: Path) -> Fsa:
     try:
         content = torch.load(path, weights_only=True)
     except Exception as error:  # torch raises many kinds for cut or foreign files
-        raise ValueError(f"{path}: not readable as a graph ({error})") from None
+        raise ValueError(
+            f"{path}: not readable as a graph: cut short, or not what torch.save wrote ({type(error).__name__});"
+            " remove it and make it again (run.sh --stage 4 --stop-stage 4)"
+        ) from None
     return from_k2_dict(content, str(path))
 
 
@@ -199,24 +204,36 @@ def from_openfst_text(text: str) -> Fsa:
     The source of the first line is the start state; it changes numbers with state 0. Raises
     ValueError naming the line for epsilons, different labels on an arc, or anything else.
     """
-    rows = [(number, line.split()) for number, line in enumerate(text.splitlines(), 1) if line.split()]
-    start = int(rows[0][1][0]) if rows else 0
+    rows = [_openfst_line(number, line.split()) for number, line in enumerate(text.splitlines(), 1) if line.split()]
+    start = rows[0][0] if rows else 0
     swap = {start: 0, 0: start}
     arcs, final, highest = [], {}, 0
-    for number, fields in rows:
-        state = swap.get(int(fields[0]), int(fields[0]))
-        highest = max(highest, state)
-        if len(fields) <= 2:
-            final[state] = -float(fields[1]) if len(fields) == 2 else 0.0
-            continue
-        if len(fields) not in (4, 5) or fields[2] != fields[3] or int(fields[2]) < 1:
-            raise ValueError(
-                f"line {number}: expected 'src dst label label [cost]', label >= 1, got {' '.join(fields)!r}"
-            )
-        target = swap.get(int(fields[1]), int(fields[1]))
-        highest = max(highest, target)
-        arcs.append((state, target, int(fields[2]), -float(fields[4]) if len(fields) == 5 else 0.0))
+    for source, target, label, cost in rows:
+        state = swap.get(source, source)
+        if target is None:
+            final[state], end = -cost, state
+        else:
+            end = swap.get(target, target)
+            arcs.append((state, end, label, -cost))
+        highest = max(highest, state, end)
     return Fsa.from_arcs(arcs, final, highest + 1)
+
+
+def _openfst_line(number: int, fields: Sequence[str]) -> tuple[int, int | None, int, float]:
+    """Source, target, label and cost of an arc, or of a final state, which has no target."""
+    try:
+        if len(fields) <= 2:
+            return int(fields[0]), None, 0, float(fields[1]) if len(fields) == 2 else 0.0
+        src, dst, label, again = map(int, fields[:4])
+        cost = float(fields[4]) if len(fields) == 5 else 0.0
+        if len(fields) <= 5 and label == again >= 1 and min(src, dst) >= 0:
+            return src, dst, label, cost
+    except ValueError:
+        pass
+    raise ValueError(
+        f"line {number}: expected 'src dst label label [cost]', label >= 1, or 'state [cost]', got"
+        f" {' '.join(fields)!r}; labels must be numbers (no symbol tables), epsilons removed (fstrmepsilon)"
+    )
 
 
 ARC = np.dtype([("input", "<i4"), ("output", "<i4"), ("cost", "<f4"), ("target", "<i4")])
@@ -262,7 +279,10 @@ def read_openfst(path: Path) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
         if place > len(data):
             raise ValueError("it is cut short")
     except (struct.error, ValueError) as error:
-        raise ValueError(f"{path}: not readable as an OpenFst vector graph ({error})") from None
+        raise ValueError(
+            f"{path}: cut short, or not an OpenFst vector graph ({error}); remove it and make it again"
+            " (run.sh --stage 4 --stop-stage 4), or convert it with fstconvert --fst_type=vector"
+        ) from None
     return start, final, np.repeat(np.arange(count), arcs_of), np.frombuffer(b"".join(pieces), dtype=ARC)
 
 

@@ -59,26 +59,28 @@ class Fsa(Arcs):
             weights[state] = weight
         return cls(src, dst, label, np.array(columns[3], dtype=np.float64), weights)
 
-    def validate(self, num_labels: int) -> None:
-        """Raise ValueError unless this is a connected graph over labels 1 .. num_labels - 1 that can end."""
+    def validate(self, num_labels: int, where: str = "graph") -> None:
+        """Raise ValueError naming `where` unless this is a connected graph over 1 .. num_labels - 1 that can end."""
         if not np.isfinite(self.final).any():
-            raise ValueError("graph without a final state: no path can end, so its score is -inf")
+            raise ValueError(
+                f"{where} is without a final state: no path can end, so its score is -inf; give a state a final weight"
+            )
         if not self.num_arcs:
             return
         if self.label.min() < 1 or self.label.max() >= num_labels:
             raise ValueError(
-                f"graph has labels {self.label.min()}..{self.label.max()}, expected 1..{num_labels - 1};"
+                f"{where} has labels {self.label.min()}..{self.label.max()}, expected 1..{num_labels - 1};"
                 " was it built with another tokens.txt?"
             )
         top = max(self.src.max(), self.dst.max())
         if top >= self.num_states or min(self.src.min(), self.dst.min()) < 0:
-            raise ValueError(f"graph has an arc at state {top}, expected 0..{self.num_states - 1}")
+            raise ValueError(f"{where} has an arc at state {top}, expected 0..{self.num_states - 1}")
         if np.isnan(self.weight).any() or np.isnan(self.final).any():
-            raise ValueError("graph has NaN weights")
+            raise ValueError(f"{where} has NaN weights; expected natural logs, -inf for what cannot be")
         useless = np.flatnonzero(~self.on_a_path())
         if len(useless):
             raise ValueError(
-                f"graph is not connected: {len(useless)} of {self.num_states} states (the first: {useless[0]})"
+                f"{where} is not connected: {len(useless)} of {self.num_states} states (the first: {useless[0]})"
                 " lie on no path from state 0 to a final state; leave them out (OpenFst: fstconnect, k2: k2.connect)"
             )
 

@@ -56,6 +56,8 @@ def read_entries(path: Path) -> Iterator[Entry]:
             yield _entry(text.split(), order, where, order == len(promised))
         elif text and text != "\\data\\":
             raise ValueError(f"{where}: expected an ARPA header (\\data\\, ngram 1=…), got {text[:60]!r}")
+    if not promised:
+        raise ValueError(f"{path}: it is empty, expected an ARPA header (\\data\\, ngram 1=…); make the n-gram again")
     if not ended or order <= max(promised, default=0):
         raise ValueError(f"{path}: no \\end\\ after the {max(promised, default=0)}-grams; is the file cut short?")
 
@@ -71,7 +73,10 @@ def _check_count(where: str, promised: Mapping[int, int], order: int, found: int
     if not promised:
         raise ValueError(f"{where}: no 'ngram 1=COUNT' in the header; is this an ARPA file?")
     if order and found != promised[order]:
-        raise ValueError(f"{where}: the header promises {promised[order]} {order}-grams, the file holds {found}")
+        raise ValueError(
+            f"{where}: the header promises {promised[order]} {order}-grams, the file holds {found}: it is cut short or"
+            " was edited; make the n-gram again, or correct the header if the n-grams are right"
+        )
 
 
 def _entry(fields: list[str], order: int, where: str, highest: bool) -> Entry:
@@ -83,7 +88,10 @@ def _entry(fields: list[str], order: int, where: str, highest: bool) -> Entry:
     if len(words) < order or len(numbers) not in (1, 2):
         raise ValueError(f"{where}: expected 'probability w1 … w{order} [backoff]', got {' '.join(fields)[:80]!r}")
     if not numbers[0] <= 1e-6 or any(math.isnan(n) or n == math.inf for n in numbers):
-        raise ValueError(f"{where}: {fields[0]} is no log10-probability, or {fields[-1]} no backoff weight")
+        raise ValueError(
+            f"{where}: expected a log10-probability (at most 0) and at most one finite backoff weight,"
+            f" got {' '.join(fields)[:80]!r}"
+        )
     if START in words[1:] or END in words[:-1]:
         raise ValueError(f"{where}: {START} may only begin and {END} only end an n-gram, got '{' '.join(words)}'")
     return Entry(where, words, numbers[0], numbers[1] if len(numbers) == 2 else None, highest)

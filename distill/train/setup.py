@@ -51,12 +51,13 @@ class Graphs:
 
     @classmethod
     def load(cls, folders: Folders) -> Graphs:
-        """Raises FileNotFoundError naming the stage that writes what is missing."""
+        """Raises FileNotFoundError naming the stage that writes what is missing, ValueError for a wrong denominator."""
         lang = Lang.load(folders.lang)
         path = folders.graphs / "denominator.pt"
         if not path.is_file():
             raise FileNotFoundError(f"no denominator at {path}; stage 4 writes it (run.sh --stage 4 --stop-stage 4)")
         fsa = load_fsa(path)
+        fsa.validate(lang.topology.num_units, str(path))
         return cls(lang, UnitLm(fsa, len(lang.tokens)), lang.topology.compose(fsa))
 
 

@@ -59,6 +59,13 @@ def test_rows_stand_by_stage_and_name(exp: Path) -> None:
     assert rows == [("teacher", "offline"), *streams, ("sn", "offline"), ("ss", "offline"), ("ss", "streaming")]
 
 
+def test_no_error_at_all_is_given_a_bound(exp: Path) -> None:
+    assert report.notes_without_errors(report.read_runs(exp), report.GRAPH) == []
+    decoding(exp / "ss/decode_test-clean_streaming_1best", "test-clean", "streaming", "1best", 0.0, ref_words=1500)
+    (note,) = report.notes_without_errors(report.read_runs(exp), report.GRAPH)
+    assert note.startswith("ss, test-clean: no error in 1,500, so the rate is below 0.20 % with 95 % confidence")
+
+
 def test_a_row_has_size_compression_and_rates(exp: Path) -> None:
     table = report.error_table(report.read_runs(exp), report.GRAPH)
     row = dict(zip(table.head, next(r for r in table.rows if r[0] == "sn")))

@@ -41,3 +41,13 @@ def test_another_encoding_is_named_with_file_line_and_way_out(name: str, bad: by
     assert next(lines) == "GO TO"
     with pytest.raises(ValueError, match=rf"{name}:2: not UTF-8 \(byte {byte} at column 6\); .*iconv -f .* {name}"):
         next(lines)
+
+
+@pytest.mark.parametrize(
+    ("content", "way_out"),
+    [("A B".encode("utf-16"), "iconv -f UTF-16"), (gzip.compress(b"A"), r"it is gzipped: name it lm\.txt\.gz")],
+)
+def test_other_kinds_of_file_have_their_way_out(content: bytes, way_out: str, tmp_path: Path) -> None:
+    (tmp_path / "lm.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=way_out):
+        list(read_lines(tmp_path / "lm.txt"))

@@ -123,8 +123,11 @@ def test_unreadable_graphs(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="stage"):
         load_fsa(tmp_path / "none.pt")
     (tmp_path / "cut.pt").write_bytes(b"PK\x03\x04 cut short")
-    with pytest.raises(ValueError, match=r"cut\.pt: not readable"):
+    with pytest.raises(ValueError, match=r"cut\.pt: not readable as a graph: cut short, .*; remove it and make it"):
         load_fsa(tmp_path / "cut.pt")
+    torch.save({"arcs": torch.zeros(3, 4)}, tmp_path / "floats.pt")
+    with pytest.raises(ValueError, match=r"floats\.pt: 'arcs' are torch.float32, expected torch.int32"):
+        load_fsa(tmp_path / "floats.pt")
     torch.save({"arcs": torch.zeros(3, 3)}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match=r"other\.pt: expected a dict with 'arcs'"):
         load_fsa(tmp_path / "other.pt")
@@ -132,6 +135,12 @@ def test_unreadable_graphs(tmp_path: Path) -> None:
 
 def test_openfst_text_there_and_back() -> None:
     assert_same(from_openfst_text(to_openfst_text(graph())), graph())
+
+
+@pytest.mark.parametrize("line", ["0 1 A A 0.5", "0 1 1 1 x", "0 1 1", "0 1 1 2", "0 1 0 0", "0 -1 1 1", "1 x", "z"])
+def test_lines_that_are_no_arcs_are_named(line: str) -> None:
+    with pytest.raises(ValueError, match=f"line 2: expected 'src dst label label .*got '{line}'"):
+        from_openfst_text(f"0 1 1 1\n{line}\n1 0\n")
 
 
 def test_openfst_compiles_our_text_and_we_read_its_text() -> None:
@@ -184,5 +193,5 @@ def test_broken_openfst_binary(tmp_path: Path, content: bytes | str) -> None:
     path = tmp_path / "t.fst"
     transducer().write(str(path))
     path.write_bytes(path.read_bytes()[:-8] if isinstance(content, str) else content)
-    with pytest.raises(ValueError, match=r"t\.fst: not readable as an OpenFst"):
+    with pytest.raises(ValueError, match=r"t\.fst: cut short, or not an OpenFst"):
         read_openfst(path)

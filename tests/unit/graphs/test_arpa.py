@@ -142,12 +142,18 @@ def test_files_are_read_back_plain_and_gzipped(order: int, tmp_path: Path) -> No
         assert all(gram in again.probability for gram in again.backoff)
 
 
+def test_an_empty_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "lm.arpa").write_text("\n")
+    with pytest.raises(ValueError, match=r"lm.arpa: it is empty, expected an ARPA header .*make the n-gram again"):
+        read_arpa(tmp_path / "lm.arpa")
+
+
 BROKEN = {
     "no header": ("\\data\\", "", None),
     "no counts": ("ngram 1=4\nngram 2=2\nngram 3=1\n", "", r"arpa:\d: no 'ngram 1=COUNT'"),
     "not a count": ("ngram 2=2", "ngram 2=many", r"arpa:4: expected 'ngram 2=COUNT', got 'ngram 2=many'"),
     "an order left out": ("ngram 2=2\n", "", r"arpa:4: expected 'ngram 2=COUNT', got 'ngram 3=1'"),
-    "too few": ("ngram 2=2", "ngram 2=3", r"arpa:17: the header promises 3 2-grams, the file holds 2"),
+    "too few": ("ngram 2=2", "ngram 2=3", r"arpa:17: the header promises 3 2-grams, the file holds 2: it is cut short"),
     "too many": ("ngram 1=4", "ngram 1=3", r"arpa:13: the header promises 3 1-grams, the file holds 4"),
     "a section too few": ("ngram 3=1\n", "", r"arpa:16: expected the section \\3-grams: of the header's"),
     "sections swapped": ("\\2-grams", "\\4-grams", r"arpa:13: expected the section \\2-grams:"),
@@ -156,8 +162,8 @@ BROKEN = {
     "end too early": ("\\3-grams:\n-0.1 <s> GO TO\n", "", r"the header promises|expected the section|no .end"),
     "too many fields": ("-1 GO -0.25", "-1 GO -0.25 7", r"arpa:9: expected 'probability w1 … w1 \[backoff\]'"),
     "no number": ("-1 GO -0.25", "one GO -0.25", r"arpa:9: expected 'probability"),
-    "a probability above one": ("-1 GO -0.25", "1 GO -0.25", r"arpa:9: 1 is no log10-probability"),
-    "not a number": ("-1 GO -0.25", "nan GO -0.25", r"arpa:9: nan is no log10-probability"),
+    "a probability above one": ("-1 GO -0.25", "1 GO -0.25", r"arpa:9: expected a log10-probability .*, got '1 GO"),
+    "not a number": ("-1 GO -0.25", "nan GO -0.25", r"arpa:9: expected a log10-probability .*, got 'nan GO"),
     "a start inside": ("-0.4 GO TO -3", "-0.4 GO <s> -3", r"arpa:15: <s> may only begin"),
     "a hole": ("-0.1 <s> GO TO", "-0.1 <s> TO GO", r"arpa:18: the file holds '<s> TO GO' but not its history '<s> TO'"),
     "a double": ("-0.4 GO TO -3", "-0.4 <s> GO -3", r"arpa:15: '<s> GO' stands twice"),
@@ -181,7 +187,7 @@ def test_broken_files(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", r"no \\end\\"),
+        (b"", r"it is empty, expected an ARPA header"),
         (b"GO -1\n", r"arpa:1: expected an ARPA header"),
         (b"\\data\\\n-1 \xe9\n", r"arpa:2: not UTF-8"),
     ],

@@ -10,6 +10,8 @@ import torch
 
 from distill.config.experiment import Experiment
 from distill.data.lattices import Heard, write_part
+from distill.fsa.formats import save_fsa
+from distill.fsa.graph import Fsa
 from distill.fsa.sequences import SequenceGraph
 from distill.graphs.lexicon import Lang, Lexicon, write_lang
 from distill.graphs.ngram import train_unit_ngram
@@ -64,6 +66,15 @@ def test_lattices_that_hold_too_little_are_refused(folders: Folders, kind: str, 
     with pytest.raises(ValueError, match=rf"within 3\.5 .* within 3\.0; lower data\.lattice\.{key} or raise"):
         numerators(folders, numerator=kind, lattice={key: 3.5})
     assert numerators(folders, numerator=kind, lattice={key: 3.0}).stored.beam == 3.0
+
+
+def test_a_denominator_that_cannot_end_is_named_before_training(folders: Folders) -> None:
+    save_fsa(folders.graphs / "denominator.pt", Fsa.from_arcs([(0, 1, 1, 0.0)], {}, 2))
+    with pytest.raises(ValueError, match=r"denominator\.pt is without a final state"):
+        Graphs.load(folders)
+    save_fsa(folders.graphs / "denominator.pt", Fsa.from_arcs([(0, 1, 9, 0.0)], {1: 0.0}, 2))
+    with pytest.raises(ValueError, match=r"denominator\.pt has labels 9\.\.9, expected 1\.\.\d; was it built"):
+        Graphs.load(folders)
 
 
 def test_one_best_needs_no_beam(folders: Folders) -> None:
