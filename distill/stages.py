@@ -316,6 +316,14 @@ def _read_json(path: Path) -> Any:
         return None
 
 
+def link(source: Path, target: Path) -> None:
+    """The same file in another place, or a copy of it where the file system has no links."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a whole file or nothing, keys sorted."""
     temporary = path.with_name(path.name + ".tmp")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
@@ -13,7 +12,17 @@ from typing import TYPE_CHECKING
 import delays
 
 from distill.config.experiment import Experiment
-from distill.stages import Recipe, Stage, command_line, recipe_from, recipe_parser, run_script, run_stage, write_json
+from distill.stages import (
+    Recipe,
+    Stage,
+    command_line,
+    link,
+    recipe_from,
+    recipe_parser,
+    run_script,
+    run_stage,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from distill.deploy.session import Facts
@@ -88,14 +97,6 @@ def copy_symbols(recipe: Recipe, outputs: list[str], out: Path) -> None:
     for source in recipe.lang.iterdir():
         if source.suffix in (".txt", ".json", ".model"):  # what `Lang.load` reads
             link(source, out / "lang" / source.name)
-
-
-def link(source: Path, target: Path) -> None:
-    """The same file in another place, or a copy of it."""
-    try:
-        os.link(source, target)
-    except OSError:  # another file system
-        target.write_bytes(source.read_bytes())
 
 
 def write_ctc_graph(recipe: Recipe, out: Path) -> None:

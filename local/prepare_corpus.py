@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from distill.data import layout
 from distill.data.layout import Roles
-from distill.stages import Recipe, Stage, recipe_from, recipe_parser, run_script, run_stage
+from distill.stages import Recipe, Stage, link, recipe_from, recipe_parser, run_script, run_stage
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SEED = 42
 REHEARSAL_SCALE = 0.025
+PUBLISHED = {3: "3-gram.pruned.1e-7.arpa", 4: "4-gram.arpa"}  # at https://www.openslr.org/11, gzipped
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Corpus:
     text: Path
     lexicon: Path
     watched: tuple[Path, ...]
+    arpas: tuple[tuple[int, Path], ...] = ()  # word n-grams that are published with it, by their order
 
 
 def main() -> None:
@@ -41,7 +43,7 @@ def main() -> None:
     run_stage(Stage(0, recipe.manifests, roles, watched), lambda folder: manifests(recipe, corpus, folder))
     settings = {"roles": roles["roles"], "seed": SEED}
     run_stage(Stage(0, recipe.cuts, settings, {recipe.manifests: 0}), lambda folder: cuts(recipe, corpus, folder))
-    texts = {corpus.text: 0, corpus.lexicon: 0}
+    texts = dict.fromkeys((corpus.text, corpus.lexicon, *(path for _, path in corpus.arpas)), 0)
     run_stage(Stage(0, recipe.text, {"seed": SEED}, texts), lambda folder: text(recipe, corpus, folder))
 
 
@@ -67,7 +69,16 @@ def locate_librispeech(recipe: Recipe, unlabelled: tuple[str, ...]) -> Corpus:
     lexicon = layout.find_resource(root, ("librispeech-lexicon.txt",), hint)
     roles = replace(layout.LIBRISPEECH, unlabelled=unlabelled or layout.LIBRISPEECH.unlabelled)
     watched = tuple(path for path in (libri / "SPEAKERS.TXT",) if path.is_file())
-    return Corpus(root, roles, text, lexicon, watched)
+    return Corpus(root, roles, text, lexicon, watched, tuple(published(root)))
+
+
+def published(root: Path) -> Iterator[tuple[int, Path]]:
+    """The word n-grams that lie beside a corpus, plain or gzipped."""
+    for order, name in PUBLISHED.items():
+        try:
+            yield order, layout.find_resource(root, (name, f"{name}.gz"), "")
+        except FileNotFoundError:
+            continue  # stage 3 estimates one
 
 
 def embedded(recipe: Recipe) -> Path:
@@ -135,6 +146,8 @@ def text(recipe: Recipe, corpus: Corpus, folder: Path) -> None:
         sentences = corpus_text.read_sentences(corpus.text)
     corpus_text.write_text(sentences, folder / "lm.txt")
     corpus_text.write_lexicon(corpus.lexicon, folder / "lexicon.txt")
+    for order, path in corpus.arpas:
+        link(path, folder / f"words.{order}gram.arpa{'.gz' if path.suffix == '.gz' else ''}")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,20 @@
-"""Stage 3: n-grams from the text corpus: over units for the denominator, over words for decoding."""
+"""Stage 3: n-grams from the text corpus: over units for the denominator, over words for decoding.
+
+Word n-grams that are published with the corpus (stage 0 finds them) are taken as they are.
+"""
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
+import shutil
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 from distill.config.graphs import Graphs
-from distill.stages import Recipe, Stage, recipe_from, recipe_parser, run_script, run_stage
+from distill.stages import Recipe, Stage, link, recipe_from, recipe_parser, run_script, run_stage
 
 log = logging.getLogger("train_lm")
 WORD_ORDERS = (3, 4)
@@ -23,7 +28,9 @@ def main() -> None:
     graphs = Graphs.load(recipe.graphs_yaml, recipe.graph_overrides)
     used = USED | USED_BY_CHAIN if graphs.style == "chain" else USED
     settings = {"units": graphs.model_dump(include=used), "word_orders": WORD_ORDERS}
-    stage = Stage(3, recipe.lm, settings, {recipe.lang: 2, recipe.text / "lm.txt": 0})
+    inputs = {recipe.lang: 2, recipe.text / "lm.txt": 0}
+    inputs |= {path: 0 for order in WORD_ORDERS if (path := published(recipe, order))}
+    stage = Stage(3, recipe.lm, settings, inputs)
     run_stage(stage, lambda folder: write(recipe, graphs, folder))
 
 
@@ -33,7 +40,6 @@ def write(recipe: Recipe, graphs: Graphs, folder: Path) -> None:
     from distill.graphs.denominator import build_denominator, pronouncer_of
     from distill.graphs.lexicon import Lang, write_text
     from distill.graphs.ngram import unit_perplexity
-    from distill.graphs.word_ngram import train_word_ngram
     from distill.text import read_lines
 
     lang, text = Lang.load(recipe.lang), recipe.text / "lm.txt"
@@ -45,11 +51,43 @@ def write(recipe: Recipe, graphs: Graphs, folder: Path) -> None:
     summary: dict = {"sentences": used.used, "left_out": used.left_out, "units": units}
     log.info("unit %d-gram, %s: %s", graphs.order, graphs.style, units)
     for order in WORD_ORDERS:
-        lm = train_word_ngram(known(text, lang), order, lang.lexicon.words)
-        lm.write(folder / f"words.{order}gram.arpa")
-        perplexity = round(lm.perplexity(islice(known(text, lang), SCORED)), 3)
-        summary[f"words.{order}gram"] = {"entries": lm.size, "perplexity": perplexity}
+        path, target = published(recipe, order), folder / f"words.{order}gram.arpa"
+        found = taken(path, text, lang, target) if path else estimated(order, text, lang, target)
+        summary[f"words.{order}gram"] = found
+        log.info("word %d-gram: %s", order, found)
     (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+
+
+def published(recipe: Recipe, order: int) -> Path | None:
+    """A word n-gram that stage 0 found beside the corpus."""
+    name = f"words.{order}gram.arpa"
+    return next((path for path in (recipe.text / name, recipe.text / f"{name}.gz") if path.is_file()), None)
+
+
+def taken(path: Path, text: Path, lang, target: Path) -> dict:
+    """A published n-gram, unpacked; perplexity on the sentences whose words it has."""
+    from distill.graphs.arpa import entries, read_arpa
+
+    if path.suffix == ".gz":
+        with gzip.open(path, "rb") as packed, target.open("wb") as plain:
+            shutil.copyfileobj(packed, plain, 1 << 20)
+    else:
+        link(path, target)
+    sentences = list(islice(known(text, lang), SCORED))
+    lm = read_arpa(target, sentences)
+    scored = [line for line in sentences if all((word,) in lm.probability for word in line.split())]
+    if len(scored) < len(sentences):
+        log.warning("%s lacks words of %d of %d sentences", path, len(sentences) - len(scored), len(sentences))
+    return {"entries": entries(target), "perplexity": round(lm.perplexity(scored), 3), "published": True}
+
+
+def estimated(order: int, text: Path, lang, target: Path) -> dict:
+    """An n-gram of the text corpus, over the words of the lexicon."""
+    from distill.graphs.word_ngram import train_word_ngram
+
+    lm = train_word_ngram(known(text, lang), order, lang.lexicon.words)
+    lm.write(target)
+    return {"entries": lm.size, "perplexity": round(lm.perplexity(islice(known(text, lang), SCORED)), 3)}
 
 
 def known(text: Path, lang) -> Iterator[str]:

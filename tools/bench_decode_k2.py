@@ -4,7 +4,7 @@
 
 CASE.pt is what bench_decode.py wrote: log_probs (B, T, V) float32, lengths (B,), and the arrays of a DecodingGraph.
 Prints a line of JSON: what bench_measure.measure returns of intersect_dense_pruned and shortest_path, one utterance
-after another, and score: the mean log-score of the best paths that end as the graph allows.
+after another, and of the best paths that end as the graph allows: scores, words (ids).
 """
 
 from __future__ import annotations
@@ -39,18 +39,25 @@ def main() -> None:
     fsa = k2.arc_sort(k2.Fsa.from_dict(decoding_graph_to_k2_dict(graph)))
     pieces = [each[:length][None] for each, length in zip(case["log_probs"], case["lengths"].tolist())]
 
-    def run() -> list[float]:
-        scores = []
+    def run() -> list[tuple[float, list[int]]]:
+        found = []
         for each in pieces:
             dense = k2.DenseFsaVec(each, torch.tensor([[0, 0, each.shape[1]]], dtype=torch.int32))
-            found = k2.intersect_dense_pruned(fsa, dense, args.beam, args.lattice_beam, 0, args.max_active)
-            best = k2.shortest_path(found, use_double_scores=True)
-            scores.append(float(best.get_tot_scores(use_double_scores=True, log_semiring=False)))
-        return scores
+            lattice = k2.intersect_dense_pruned(fsa, dense, args.beam, args.lattice_beam, 0, args.max_active)
+            best = k2.shortest_path(lattice, use_double_scores=True)
+            score = float(best.get_tot_scores(use_double_scores=True, log_semiring=False))
+            found.append((score, words_of(best.aux_labels)))
+        return found
 
     figures = measure(run, args.repeats)
-    scores = run()
-    print(json.dumps({**figures, "score": sum(scores) / len(scores)}))
+    scores, words = zip(*run())
+    print(json.dumps({**figures, "scores": scores, "words": words}))
+
+
+def words_of(aux_labels) -> list[int]:
+    """Word ids of a tensor, or of a ragged one where arcs say several."""
+    flat = aux_labels if isinstance(aux_labels, torch.Tensor) else aux_labels.values
+    return [word for word in flat.tolist() if word > 0]
 
 
 if __name__ == "__main__":

@@ -62,6 +62,17 @@ def read_entries(path: Path) -> Iterator[Entry]:
         raise ValueError(f"{path}: no \\end\\ after the {max(promised, default=0)}-grams; is the file cut short?")
 
 
+def entries(path: Path) -> int:
+    """How many n-grams of all orders the header promises; raises ValueError as `read_entries` does."""
+    promised: dict[int, int] = {}
+    for number, line in enumerate(read_lines(path), 1):
+        if line.startswith("ngram "):
+            promised.update([_promise(line.strip(), f"{path}:{number}", len(promised) + 1)])
+        elif line.strip().endswith("-grams:"):
+            break
+    return sum(promised.values())
+
+
 def _promise(text: str, where: str, expected: int) -> tuple[int, int]:
     order, _, count = text.removeprefix("ngram ").partition("=")
     if order.strip() != str(expected) or not count.strip().isdigit():

@@ -1,0 +1,118 @@
+"""Word n-grams that are published with a corpus take the place of those that stage 3 would estimate."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from distill.config.graphs import Graphs
+from distill.data import layout
+from distill.fsa import DecodingGraph
+from distill.graphs.decoding_graph import build_hlg
+from distill.graphs.lexicon import Lang, Lexicon, write_lang
+
+LOCAL = Path(__file__).parents[3] / "local"
+NAMES = {3: "3-gram.pruned.1e-7.arpa", 4: "4-gram.arpa"}
+ARPA = """\\data\\
+ngram 1=5
+ngram 2=2
+ngram 3=1
+
+\\1-grams:
+-1.0 <UNK>
+-99 <s> -0.3
+-0.9 </s>
+-0.5 A -0.2
+-0.6 B
+
+\\2-grams:
+-0.2 <s> A -0.1
+-0.3 A B
+
+\\3-grams:
+-0.1 <s> A B
+
+\\end\\
+"""
+
+
+@pytest.fixture
+def stages(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    monkeypatch.syspath_prepend(str(LOCAL))
+    import prepare_corpus
+    import train_lm
+
+    yield SimpleNamespace(corpus=prepare_corpus, lm=train_lm)
+    for name in ("prepare_corpus", "train_lm"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """A corpus folder with its text and lexicon, and the 3-gram in its `lm` folder."""
+    (tmp_path / "corpus/lm").mkdir(parents=True)
+    (tmp_path / "corpus/lm/librispeech-lm-norm.txt.gz").write_bytes(gzip.compress(b"A B\nB A\nA\nC A\n"))
+    (tmp_path / "corpus/lm/librispeech-lexicon.txt").write_text("A AH0\nB B IY1\nC S IY1\n", encoding="utf-8")
+    (tmp_path / "corpus/lm" / f"{NAMES[3]}.gz").write_bytes(gzip.compress(ARPA.encode()))
+    return tmp_path / "corpus"
+
+
+def prepared(stages: SimpleNamespace, root: Path) -> Any:
+    """Stage 0's text folder and stage 2's lang folder, as a recipe has them."""
+    recipe = SimpleNamespace(text=root.parent / "text", lang=root.parent / "lang", corpus="librispeech")
+    for folder in (recipe.text, recipe.lang):
+        folder.mkdir()
+    lm = root / "lm"
+    made = stages.corpus.Corpus(
+        root, layout.LIBRISPEECH, lm / "librispeech-lm-norm.txt.gz", lm / "librispeech-lexicon.txt", (),
+        tuple(stages.corpus.published(root)),
+    )  # fmt: skip
+    stages.corpus.text(recipe, made, recipe.text)
+    write_lang(Lexicon.read(recipe.text / "lexicon.txt"), recipe.lang)
+    return recipe
+
+
+def test_what_is_published_is_taken_and_the_rest_estimated(
+    stages: SimpleNamespace, corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = prepared(stages, corpus)
+    (tmp_path / "lm").mkdir()
+    with caplog.at_level(logging.WARNING):
+        stages.lm.write(recipe, Graphs(), tmp_path / "lm")
+    assert (tmp_path / "lm/words.3gram.arpa").read_text(encoding="utf-8") == ARPA
+    summary = json.loads((tmp_path / "lm/summary.json").read_text(encoding="utf-8"))
+    # "A B", "B A" and "A", ends counted; logs by the file: the trigram, its back-offs, the bigram
+    logs = [(-0.2 - 0.1 - 0.9), (-0.3 - 0.6 - 0.5 - 0.2 - 0.9), (-0.2 - 0.1 - 0.2 - 0.9)]
+    assert summary["words.3gram"] == {
+        "entries": 8, "perplexity": pytest.approx(10 ** (-sum(logs) / 8), abs=1e-3), "published": True,
+    }  # fmt: skip
+    assert "lacks words of 1 of 4 sentences" in caplog.text
+    assert "published" not in summary["words.4gram"] and summary["words.4gram"]["entries"] > 8
+    assert "4gram" in {path.name.split(".")[1] for path in (tmp_path / "lm").glob("words.*.arpa")}
+
+
+def test_the_decoding_graph_is_made_of_it(stages: SimpleNamespace, corpus: Path, tmp_path: Path) -> None:
+    recipe = prepared(stages, corpus)
+    lang = Lang.load(recipe.lang)
+    facts = stages.lm.taken(stages.lm.published(recipe, 3), recipe.text / "lm.txt", lang, tmp_path / "words.arpa")
+    build_hlg(lang, tmp_path / "words.arpa").write(str(tmp_path / "HLG.fst"))
+    words = set(DecodingGraph.read(tmp_path / "HLG.fst").word.tolist())
+    assert facts["entries"] == 8 and words == {0, lang.words["A"], lang.words["B"]}
+
+
+def test_a_word_that_the_lexicon_lacks_is_named(stages: SimpleNamespace, corpus: Path, tmp_path: Path) -> None:
+    foreign = ARPA.replace("ngram 1=5", "ngram 1=6").replace("-0.6 B\n", "-0.6 B\n-2.0 ZEBRA\n")
+    (corpus / NAMES[4]).write_text(foreign, encoding="utf-8")  # plain, and beside the corpus' folders
+    recipe = prepared(stages, corpus)
+    lang, target = Lang.load(recipe.lang), tmp_path / "words.4gram.arpa"
+    stages.lm.taken(stages.lm.published(recipe, 4), recipe.text / "lm.txt", lang, target)
+    with pytest.raises(ValueError, match=r"1 words that the lexicon lacks, such as \['ZEBRA'\]; .* add their pronunc"):
+        build_hlg(lang, target)
