@@ -126,9 +126,9 @@ class _Batch:
         pointers = [None if x is None else ctypes.c_void_p(x.data_ptr()) for x in tensors]
         return [self.log_probs.element_size(), _pointer(self.shape), *pointers]
 
-    def score_shared(self, graph: _Graph, leaky: float, threads: int, size: int = 0) -> None:
+    def score_shared(self, graph: _Graph, leaky: float, threads: int, size: int = 0, segment: int = 0) -> None:
         numbers = (ctypes.c_double(SMALLEST_FRAME_MASS), ctypes.c_double(leaky))
-        _check(_library().lfmmi_shared(graph.handle, *self._arguments(), *numbers, threads, size))
+        _check(_library().lfmmi_shared(graph.handle, *self._arguments(), *numbers, threads, size, segment))
 
     def score_single(self, graphs: Sequence[Hmm], leak: Tensor | None, threads: int) -> None:
         """One graph per utterance; leak (S,): log-weights of a leak in all of them."""
@@ -220,4 +220,5 @@ def _library() -> ctypes.CDLL:
     library = load_kernel(KERNEL)
     assert library is not None, "engines are only made where the kernels are"
     library.lfmmi_graph.restype = ctypes.c_void_p
+    library.lfmmi_held.restype = ctypes.c_int64
     return library
