@@ -66,16 +66,20 @@ class CpuEngine(SearchesLattices):
 class _ForwardBackward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, log_probs: Tensor, lengths: Tensor, call: _Call) -> tuple[Tensor, Tensor]:
-        total, status, posterior = call.run(log_probs.detach(), lengths, ctx.needs_input_grad[0])
-        if posterior is not None:
-            ctx.save_for_backward(posterior)
+        total, status, ctx.posterior = call.run(log_probs.detach(), lengths, ctx.needs_input_grad[0])
+        if ctx.posterior is not None:
+            ctx.save_for_backward(log_probs, lengths)
+        ctx.call = call
         ctx.mark_non_differentiable(status)
         return total.to(log_probs.dtype), status
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (posterior,) = ctx.saved_tensors
-        return posterior * gradients[0][:, None, None], None, None
+        log_probs, lengths = ctx.saved_tensors
+        posterior, ctx.posterior = ctx.posterior, None  # becomes the gradient: a second array would double the memory
+        if posterior is None:  # backward again, through a graph that was retained
+            posterior = ctx.call.run(log_probs, lengths, True)[2]
+        return posterior.mul_(gradients[0][:, None, None]), None, None
 
 
 class _Call:

@@ -299,7 +299,7 @@ class Group final : public Job {
         constexpr int L = int(REGISTER / sizeof(T));
         using W = Vec<T, L>;
         int64_t outputs = batch.outputs;
-        std::vector<T> row(outputs + L, T(0));
+        std::vector<T> row(outputs + L, -std::numeric_limits<T>::infinity()), relative(outputs + L);
         for (int p = 0; p < P; p++)
             for (int t = span.low; t < span.high; t++) {
                 T* to = r.emission + (t - span.low) * outputs * P + p;
@@ -308,17 +308,29 @@ class Group final : public Job {
                     continue;
                 }
                 const T* from = batch.log_probs + (utterance[p] * batch.frames + t) * outputs;
-                T top = -std::numeric_limits<T>::infinity();
-                bool number = true;
-                for (int64_t v = 0; v < outputs; v++) top = from[v] > top ? from[v] : top, number &= from[v] == from[v];
-                r.wrong[p] |= !number || top == std::numeric_limits<T>::infinity();
-                top = std::max(top, std::numeric_limits<T>::lowest());
-                if (first) r.offset[p] += top;
                 std::memcpy(row.data(), from, outputs * sizeof(T));
+                T top = largest<L>(row, r.wrong[p]);
+                if (first) r.offset[p] += top;
                 for (int64_t v = 0; v < outputs; v += L)
-                    store(&row[v], exp_of<T, L>(load<W>(&row[v]) - same<W>(top)));
-                for (int64_t v = 0; v < outputs; v++) to[v * P] = row[v];
+                    store(&relative[v], exp_of<T, L>(load<W>(&row[v]) - same<W>(top)));
+                for (int64_t v = 0; v < outputs; v++) to[v * P] = relative[v];
             }
+    }
+
+    // Finite even if nothing is. The last L of the row are -inf. Sets `wrong` where something is not below infinity.
+    template <int L>
+    static T largest(const std::vector<T>& row, bool& wrong) {
+        using W = Vec<T, L>;
+        W top = same<W>(std::numeric_limits<T>::lowest());
+        Vec<Int<T>, L> below = same<Vec<Int<T>, L>>(Int<T>(-1));
+        for (size_t v = 0; v + L < row.size(); v += L) {
+            W x = load<W>(&row[v]);
+            top = larger<W>(x, top);
+            below &= x < same<W>(std::numeric_limits<T>::infinity());
+        }
+        T result = top[0];
+        for (int q = 0; q < L; q++) result = std::max(result, top[q]), wrong |= !below[q];
+        return result;
     }
 
     // Does a path begin (seen from this direction) at frame t in some utterance?
