@@ -194,13 +194,13 @@ class Group final : public Job {
         return run[0].offset[p] + run[1].offset[p] + run[direction].log_mass[p] + std::log(run[direction].ending[p]);
     }
 
-    // So many that few checkpoints and few frames are held, and no fewer than the cache has room for.
+    // As many frames as checkpoints, for the least memory; or what stays in the cache, as that segment is not repeated.
     int best_segment() const {
-        int half = (frames + 1) / 2;
-        return std::max(int(std::sqrt(half)), int(CACHED / (size_t(graph.states + 1) * P * sizeof(T))));
+        size_t frame = (size_t(graph.states) + size_t(batch.outputs)) * P * sizeof(T);
+        return std::max(int(std::sqrt(frames / 2)), int(CACHED / frame));
     }
 
-    static constexpr size_t CACHED = 1 << 18;
+    static constexpr size_t CACHED = 1 << 18;  // bytes
 
     template <class Memory>
     void lay_out(Memory& from) {
@@ -271,8 +271,9 @@ class Group final : public Job {
         }
     }
 
+    // One body for all who call it, so that what is made again is the same to the last bit.
     template <int DIRECTION, bool MEET>
-    void pass(Walk& walk, Run& r, Span span, T* kept) {
+    __attribute__((noinline)) void pass(Walk& walk, Run& r, Span span, T* kept) {
         for (int i = 0; i < span.high - span.low; i++) {
             int row = DIRECTION == START ? i : span.high - span.low - 1 - i, t = span.low + row;
             T* states = batch.posterior ? kept + size_t(row) * graph.states * P : nullptr;
@@ -345,19 +346,19 @@ class Group final : public Job {
     template <int DIRECTION, bool MEET>
     V step(Walk& w, Run& r, int t, const T* emitted, T* kept) {
         const Direction& matrices = *graph.direction[DIRECTION];
-        int64_t outputs = batch.outputs;
-        for (int64_t v = 0; v < outputs; v++) store(r.scale + v * P, V(load<V>(emitted + v * P) * w.inverse));
-        if (MEET) std::memset(r.gradient, 0, outputs * P * sizeof(T));
+        const int* labels = graph.label.data();
+        const int64_t outputs = batch.outputs;
+        T *scale = r.scale, *gradient = r.gradient, *raw = w.raw;  // as it cannot be told what stores change
+        for (int64_t v = 0; v < outputs; v++) store(scale + v * P, V(load<V>(emitted + v * P) * w.inverse));
+        if (MEET) std::memset(gradient, 0, outputs * P * sizeof(T));
         V mass{};
-        auto arrive = [&](int row, V v) {
-            int label = graph.label[row];
-            V next = v * load<V>(r.scale + label * P);
+        auto arrive = [=, &mass](int row, V v) {
+            size_t at = size_t(row) * P, label = size_t(labels[row]) * P;
+            V next = v * load<V>(scale + label);
             V own = DIRECTION == START ? next : v;
-            if constexpr (MEET) {
-                T* sum = r.gradient + label * P;
-                store(sum, V(load<V>(sum) + own * load<V>(kept + size_t(row) * P)));
-            } else if (kept) store(kept + size_t(row) * P, own);
-            store(w.raw + size_t(row) * P, next);
+            if constexpr (MEET) store(gradient + label, V(load<V>(gradient + label) + own * load<V>(kept + at)));
+            else if (kept) store(kept + at, own);
+            store(raw + at, next);
             mass += next;
         };
         T* sums = w.x + size_t(graph.states) * P;
