@@ -301,8 +301,8 @@ class Group final : public Job {
         using W = Vec<T, L>;
         int64_t outputs = batch.outputs;
         std::vector<T> row(outputs + L, -std::numeric_limits<T>::infinity()), relative(outputs + L);
-        for (int p = 0; p < P; p++)
-            for (int t = span.low; t < span.high; t++) {
+        for (int t = span.low; t < span.high; t++)
+            for (int p = 0; p < P; p++) {
                 T* to = r.emission + (t - span.low) * outputs * P + p;
                 if (t >= length[p]) {
                     for (int64_t v = 0; v < outputs; v++) to[v * P] = 0;
