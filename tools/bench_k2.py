@@ -99,7 +99,7 @@ def forward_backward(log_probs: Any, lengths: Any, fsas: Any, beam: float) -> An
     import k2
     import torch
 
-    leaf = log_probs.clone().requires_grad_()
+    leaf = log_probs.detach().requires_grad_()
     rows = torch.arange(len(lengths))
     segments = torch.stack([rows, torch.zeros_like(rows), lengths], 1).to(torch.int32)
     if fsas.shape[0] < len(lengths):

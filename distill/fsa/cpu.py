@@ -66,16 +66,20 @@ class CpuEngine(SearchesLattices):
 class _ForwardBackward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, log_probs: Tensor, lengths: Tensor, call: _Call) -> tuple[Tensor, Tensor]:
-        total, status, posterior = call.run(log_probs.detach(), lengths, ctx.needs_input_grad[0])
-        if posterior is not None:
-            ctx.save_for_backward(posterior)
+        total, status, ctx.posterior = call.run(log_probs.detach(), lengths, ctx.needs_input_grad[0])
+        if ctx.posterior is not None:
+            ctx.save_for_backward(log_probs, lengths)
+        ctx.call = call
         ctx.mark_non_differentiable(status)
         return total.to(log_probs.dtype), status
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (posterior,) = ctx.saved_tensors
-        return posterior * gradients[0][:, None, None], None, None
+        log_probs, lengths = ctx.saved_tensors
+        posterior, ctx.posterior = ctx.posterior, None  # becomes the gradient: a second array would double the memory
+        if posterior is None:  # backward again, through a graph that was retained
+            posterior = ctx.call.run(log_probs, lengths, True)[2]
+        return posterior.mul_(gradients[0][:, None, None]), None, None
 
 
 class _Call:
@@ -126,9 +130,9 @@ class _Batch:
         pointers = [None if x is None else ctypes.c_void_p(x.data_ptr()) for x in tensors]
         return [self.log_probs.element_size(), _pointer(self.shape), *pointers]
 
-    def score_shared(self, graph: _Graph, leaky: float, threads: int, size: int = 0) -> None:
+    def score_shared(self, graph: _Graph, leaky: float, threads: int, size: int = 0, segment: int = 0) -> None:
         numbers = (ctypes.c_double(SMALLEST_FRAME_MASS), ctypes.c_double(leaky))
-        _check(_library().lfmmi_shared(graph.handle, *self._arguments(), *numbers, threads, size))
+        _check(_library().lfmmi_shared(graph.handle, *self._arguments(), *numbers, threads, size, segment))
 
     def score_single(self, graphs: Sequence[Hmm], leak: Tensor | None, threads: int) -> None:
         """One graph per utterance; leak (S,): log-weights of a leak in all of them."""
@@ -220,4 +224,5 @@ def _library() -> ctypes.CDLL:
     library = load_kernel(KERNEL)
     assert library is not None, "engines are only made where the kernels are"
     library.lfmmi_graph.restype = ctypes.c_void_p
+    library.lfmmi_held.restype = ctypes.c_int64
     return library

@@ -85,10 +85,13 @@ class Scheduler {
 
 template <class T, int P>
 void add_groups(
-    const Graph& graph, const Batch<T>& batch, const std::vector<int>& order, std::vector<std::unique_ptr<Job>>& jobs
+    const Graph& graph, const Batch<T>& batch, const std::vector<int>& order, int segment,
+    std::vector<std::unique_ptr<Job>>& jobs
 ) {
-    for (size_t low = 0; low < order.size(); low += P)
-        jobs.emplace_back(new Group<T, P>(graph, batch, arena, &order[low], int(std::min<size_t>(P, order.size() - low))));
+    for (size_t low = 0; low < order.size(); low += P) {
+        int count = int(std::min<size_t>(P, order.size() - low));
+        jobs.emplace_back(new Group<T, P>(graph, batch, arena, &order[low], count, segment));
+    }
 }
 
 // Time of one frame for a group of so many utterances, against a group of one.
@@ -107,7 +110,7 @@ int group_size(int utterances, int threads, int most, int directions) {
 }
 
 template <class T>
-int score_shared(const Graph& graph, const Batch<T>& batch, int utterances, int threads, int size) {
+int score_shared(const Graph& graph, const Batch<T>& batch, int utterances, int threads, int size, int segment) {
     constexpr int most = int(REGISTER / sizeof(T));
     std::vector<int> order(utterances);
     std::iota(order.begin(), order.end(), 0);
@@ -116,11 +119,11 @@ int score_shared(const Graph& graph, const Batch<T>& batch, int utterances, int 
     std::vector<std::unique_ptr<Job>> jobs;
     if (size <= 0) size = group_size(utterances, threads, most, batch.posterior ? 2 : 1);
     size = std::min(size, most);
-    if (size == 1) add_groups<T, 1>(graph, batch, order, jobs);
-    else if (size == 2) add_groups<T, 2>(graph, batch, order, jobs);
-    else if (size == 4 && most >= 4) add_groups<T, most >= 4 ? 4 : 1>(graph, batch, order, jobs);
-    else if (size == 8 && most >= 8) add_groups<T, most >= 8 ? 8 : 1>(graph, batch, order, jobs);
-    else if (size == 16 && most >= 16) add_groups<T, most >= 16 ? 16 : 1>(graph, batch, order, jobs);
+    if (size == 1) add_groups<T, 1>(graph, batch, order, segment, jobs);
+    else if (size == 2) add_groups<T, 2>(graph, batch, order, segment, jobs);
+    else if (size == 4 && most >= 4) add_groups<T, most >= 4 ? 4 : 1>(graph, batch, order, segment, jobs);
+    else if (size == 8 && most >= 8) add_groups<T, most >= 8 ? 8 : 1>(graph, batch, order, segment, jobs);
+    else if (size == 16 && most >= 16) add_groups<T, most >= 16 ? 16 : 1>(graph, batch, order, segment, jobs);
     else return 1;
     int tasks = int(jobs.size()) * (batch.posterior ? 2 : 1);
     return Scheduler(jobs).run(std::min(threads, tasks)) ? 0 : 2;
@@ -200,17 +203,22 @@ void lfmmi_graph_size(const void* graph, int64_t* counts) {
 
 int lfmmi_lanes(int bytes) { return REGISTER / bytes; }
 
+// Bytes that the computation holds, or keeps for the next call until they are released.
+int64_t lfmmi_held() { return int64_t(arena.held()); }
+
 void lfmmi_release() { arena.clear(); }
 
 // shape: B, T, V. bytes: 4 for float, 8 for double. posterior: (B, T, V) filled with zeros, or null. total, status (B,).
-// size: utterances to a group, 0 to choose. Returns 0, or 2 where memory ended.
+// size: utterances to a group, segment: frames that a direction holds at once, 0 to choose them. Returns 0, or 2 where
+// memory ended.
 int lfmmi_shared(
     const void* graph, int bytes, const int64_t* shape, const void* log_probs, const int64_t* lengths, void* posterior,
-    double* total, int32_t* status, double smallest_mass, double leak, int threads, int size
+    double* total, int32_t* status, double smallest_mass, double leak, int threads, int size,
+    int segment
 ) {
     auto score = [&](auto batch) {
         batch.smallest_mass = smallest_mass, batch.leak = leak;
-        return score_shared(*static_cast<const Graph*>(graph), batch, int(shape[0]), threads, size);
+        return score_shared(*static_cast<const Graph*>(graph), batch, int(shape[0]), threads, size, segment);
     };
     return bytes == 4 ? score(batch_of<float>(shape, log_probs, lengths, posterior, total, status))
                       : score(batch_of<double>(shape, log_probs, lengths, posterior, total, status));

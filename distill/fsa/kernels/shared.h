@@ -1,13 +1,14 @@
 // One graph for the whole batch, in the probability domain: alpha and beta of a group of utterances at once.
 //
 // A frame of alpha is  sums = first * x,  alpha = (second * [x, sums]) . emission,  x = alpha / mass; a frame of beta
-// the same with the transposed matrices. Both directions run at the same time: each stores its own frames of one half
-// of the utterance, and goes on through the other half, where it meets what the other one stored.
+// the same with the transposed matrices. Both directions run at the same time: each passes one half of the utterance,
+// and goes on through the other half, where it meets what the other one found there. Only checkpoints of that are kept:
+// frames are computed again, a segment at a time, where they are met. That is half as much work again, but the frames of
+// a segment stay in the cache, while those of half an utterance would have to come from memory.
 #pragma once
-#include <cstdlib>
 #include <memory>
-#include <mutex>
 
+#include "arena.h"
 #include "tiles.h"
 
 // What a step of one direction multiplies with: `first` makes the sums of states, `second` the next states of both.
@@ -86,64 +87,6 @@ struct Graph {
     }
 };
 
-// Memory that is kept between calls: fresh pages cost as much as the computation.
-class Arena {
-    struct Block {
-        size_t size;
-        void* data;
-    };
-    std::mutex mutex;
-    std::vector<Block> free_blocks;
-
-   public:
-    Block take(size_t size) {
-        std::lock_guard<std::mutex> lock(mutex);
-        auto best = free_blocks.end();
-        for (auto it = free_blocks.begin(); it != free_blocks.end(); ++it)
-            if (it->size >= size && (best == free_blocks.end() || it->size < best->size)) best = it;
-        if (best != free_blocks.end()) {
-            Block block = *best;
-            free_blocks.erase(best);
-            return block;
-        }
-        if (!free_blocks.empty()) {  // all are too small: one goes for the new one
-            std::free(free_blocks.back().data);
-            free_blocks.pop_back();
-        }
-        size_t rounded = (size + 4095) / 4096 * 4096;
-        void* data = std::aligned_alloc(4096, rounded);
-        if (!data) throw std::bad_alloc();
-        return {rounded, data};
-    }
-    void give(Block block) {
-        std::lock_guard<std::mutex> lock(mutex);
-        free_blocks.push_back(block);
-    }
-    void clear() {
-        std::lock_guard<std::mutex> lock(mutex);
-        for (Block& block : free_blocks) std::free(block.data);
-        free_blocks.clear();
-    }
-    // A block for as long as this lives, dealt out in pieces.
-    class Lease {
-        Arena& arena;
-        Block block;
-        size_t used = 0;
-
-       public:
-        Lease(Arena& a, size_t size) : arena(a), block(a.take(size)) {}
-        ~Lease() { arena.give(block); }
-        Lease(const Lease&) = delete;
-        template <class T>
-        T* piece(size_t count) {
-            T* result = reinterpret_cast<T*>(static_cast<char*>(block.data) + used);
-            used += padded(count * sizeof(T));
-            return result;
-        }
-        static size_t padded(size_t bytes) { return (bytes + 63) / 64 * 64; }
-    };
-};
-
 template <class T>
 struct Batch {
     int64_t frames, outputs;
@@ -172,24 +115,35 @@ class Group final : public Job {
     using V = Vec<T, P>;
     static constexpr int START = 0, END = 1;  // directions, by where they begin
 
-    // How far one direction has come.
+    // Where a direction is: all that its next step depends on.
+    struct Walk {
+        T *x, *raw, *scratch1, *scratch2;
+        V inverse;
+    };
+    // What a direction needs and finds; `again`: where it repeats what the other one did.
     struct Run {
-        T *x, *scratch1, *scratch2, *gradient, *raw;
-        V inverse, weakest;
-        double log_mass[P], product[P], ending[P], offset[P];
+        Walk own, again;
+        T *emission, *scale, *gradient;
+        T *kept, *checkpoints;  // a segment (K, S, P) of the first half; states and `inverse` (S + 1, P) before others
+        V weakest;
+        double product[P], log_mass[P] = {}, ending[P] = {}, offset[P] = {};
+        bool wrong[P] = {};
+    };
+    struct Span {
+        int low, high;
     };
 
     const Graph& graph;
     const Batch<T>& batch;
     Arena& arena;
-    int utterance[P], length[P], frames = 0, middle;
-    bool wrong[P] = {};
+    int utterance[P], length[P], frames = 0, middle, segment;
     std::unique_ptr<Arena::Lease> memory;
-    T *emission, *history;
     Run run[2];
 
    public:
-    Group(const Graph& g, const Batch<T>& b, Arena& a, const int* members, int count) : graph(g), batch(b), arena(a) {
+    // segment: frames that are kept at once, 0 to choose.
+    Group(const Graph& g, const Batch<T>& b, Arena& a, const int* members, int count, int kept)
+        : graph(g), batch(b), arena(a) {
         for (int p = 0; p < P; p++) {
             utterance[p] = p < count ? members[p] : -1;
             length[p] = p < count ? int(batch.lengths[members[p]]) : 0;
@@ -197,41 +151,25 @@ class Group final : public Job {
         }
         middle = batch.posterior ? frames / 2 : frames;
         directions = batch.posterior ? 2 : 1;
+        segment = std::max(1, std::min(kept > 0 ? kept : best_segment(), frames));
     }
 
     void prepare() override {
-        size_t row = P * sizeof(T), states = graph.states, sums = graph.sums;
-        auto padded = Arena::Lease::padded;
-        size_t kept = batch.posterior ? padded(size_t(frames) * states * row) : 0;
-        size_t each = 2 * padded((states + sums) * row) + padded(states * row) + padded(sums * row) +
-                      padded(batch.outputs * row);
-        memory.reset(new Arena::Lease(arena, padded(frames * batch.outputs * row) + kept + 2 * each));
-        emission = memory->template piece<T>(frames * batch.outputs * P);
-        history = memory->template piece<T>(kept / sizeof(T));
-        for (Run& r : run) {
-            r.x = memory->template piece<T>((states + sums) * P);
-            r.scratch1 = memory->template piece<T>(sums * P);
-            r.scratch2 = memory->template piece<T>(states * P);
-            r.raw = memory->template piece<T>((states + sums) * P);
-            r.gradient = memory->template piece<T>(batch.outputs * P);
-            std::memset(r.x, 0, (states + sums) * row);
-            std::memset(r.scratch1, 0, sums * row);
-            std::memset(r.scratch2, 0, states * row);
-            r.inverse = same<V>(T(1));
-            r.weakest = same<V>(T(1));
-            for (int p = 0; p < P; p++) r.log_mass[p] = r.ending[p] = r.offset[p] = 0, r.product[p] = 1;
+        Arena::Sizes sizes;
+        lay_out(sizes);
+        memory.reset(new Arena::Lease(arena, sizes.total));
+        lay_out(*memory);
+        for (int d = 0; d < directions; d++) {
+            Run& r = run[d];
+            for (int p = 0; p < P; p++) r.weakest[p] = r.product[p] = 1;
+            begin(r.own);
+            if (batch.posterior) begin(r.again);
         }
     }
 
     void half(int direction, bool second) override {
-        int low = direction == START ? (second ? middle : 0) : (second ? 0 : middle);
-        int high = direction == START ? (second ? frames : middle) : (second ? middle : frames);
-        if (!second) read_emissions(direction, low, high);
-        for (int i = 0; i < high - low; i++) {
-            int t = direction == START ? low + i : high - 1 - i;
-            if (direction == START) second ? step<START, true>(t) : step<START, false>(t);
-            else second ? step<END, true>(t) : step<END, false>(t);
-        }
+        if (direction == START) second ? meet<START>() : approach<START>();
+        else second ? meet<END>() : approach<END>();
         if (second || !batch.posterior) settle(direction);
     }
 
@@ -246,7 +184,7 @@ class Group final : public Job {
             double slack = 64 * double(std::numeric_limits<T>::epsilon()) * (length[p] + 16) + 1e-12 * std::abs(total);
             if (sound && both) sound = std::abs(total - score(1, p)) <= slack;
             batch.total[utterance[p]] = sound ? total : 0;
-            batch.status[utterance[p]] = wrong[p] ? NOT_A_NUMBER : sound ? SOUND : WEAK;
+            batch.status[utterance[p]] = run[0].wrong[p] || run[1].wrong[p] ? NOT_A_NUMBER : sound ? SOUND : WEAK;
         }
         memory.reset();
     }
@@ -256,31 +194,144 @@ class Group final : public Job {
         return run[0].offset[p] + run[1].offset[p] + run[direction].log_mass[p] + std::log(run[direction].ending[p]);
     }
 
-    // Probabilities relative to the frame's largest, (T, V, P); 0 in padding.
-    void read_emissions(int direction, int low, int high) {
+    // As many frames as checkpoints, for the least memory; or what stays in the cache, as that segment is not repeated.
+    int best_segment() const {
+        size_t frame = (size_t(graph.states) + size_t(batch.outputs)) * P * sizeof(T);
+        return std::max(int(std::sqrt(frames / 2)), int(CACHED / frame));
+    }
+
+    static constexpr size_t CACHED = 1 << 18;  // bytes
+
+    template <class Memory>
+    void lay_out(Memory& from) {
+        size_t states = graph.states, sums = graph.sums, outputs = batch.outputs;
+        auto pieces = [&](Walk& w) {
+            w.x = from.template piece<T>((states + sums) * P);
+            w.raw = from.template piece<T>((states + sums) * P);
+            w.scratch1 = from.template piece<T>(sums * P);
+            w.scratch2 = from.template piece<T>(states * P);
+        };
+        for (int d = 0; d < directions; d++) {
+            Run& r = run[d];
+            pieces(r.own);
+            r.emission = from.template piece<T>(segment * outputs * P);
+            r.scale = from.template piece<T>(outputs * P);
+            if (!batch.posterior) continue;
+            pieces(r.again);
+            r.gradient = from.template piece<T>(outputs * P);
+            r.kept = from.template piece<T>(segment * states * P);
+            r.checkpoints = from.template piece<T>(std::max(0, segments(d) - 1) * (states + 1) * P);
+        }
+    }
+
+    // Before the first frame. Scratch is to be 0 where `multiply` does not write.
+    void begin(Walk& w) const {
+        std::fill_n(w.x, size_t(graph.states + graph.sums) * P, T(0));
+        std::fill_n(w.scratch1, size_t(graph.sums) * P, T(0));
+        std::fill_n(w.scratch2, size_t(graph.states) * P, T(0));
+        w.inverse = same<V>(T(1));
+    }
+
+    // Segments of a direction's first half are counted from the middle, as they are met.
+    int segments(int direction) const {
+        int size = direction == START ? middle : frames - middle;
+        return (size + segment - 1) / segment;
+    }
+    Span segment_of(int direction, int i) const {
+        if (direction == START) return {std::max(0, middle - (i + 1) * segment), middle - i * segment};
+        return {middle + i * segment, std::min(frames, middle + (i + 1) * segment)};
+    }
+
+    // The first half: each segment takes the place of the one before, so that the one at the middle stays.
+    template <int DIRECTION>
+    void approach() {
+        Run& r = run[DIRECTION];
+        for (int i = segments(DIRECTION) - 1; i >= 0; i--) {
+            if (i > 0 && batch.posterior) save(r.own, checkpoint(DIRECTION, i));
+            Span span = segment_of(DIRECTION, i);
+            read_emissions(r, span, true);
+            pass<DIRECTION, false>(r.own, r, span, r.kept);
+        }
+    }
+
+    // The second half: the other direction's segments are made again and met.
+    template <int DIRECTION>
+    void meet() {
+        constexpr int OTHER = 1 - DIRECTION;
+        Run& r = run[DIRECTION];
+        T* kept = run[OTHER].kept;
+        for (int i = 0; i < segments(OTHER); i++) {
+            Span span = segment_of(OTHER, i);
+            read_emissions(r, span, false);
+            if (i > 0) {
+                restore(r.again, checkpoint(OTHER, i));
+                pass<OTHER, false>(r.again, r, span, kept);
+            }
+            pass<DIRECTION, true>(r.own, r, span, kept);
+        }
+    }
+
+    // One body for all who call it, so that what is made again is the same to the last bit.
+    template <int DIRECTION, bool MEET>
+    __attribute__((noinline)) void pass(Walk& walk, Run& r, Span span, T* kept) {
+        for (int i = 0; i < span.high - span.low; i++) {
+            int row = DIRECTION == START ? i : span.high - span.low - 1 - i, t = span.low + row;
+            T* states = batch.posterior ? kept + size_t(row) * graph.states * P : nullptr;
+            V mass = step<DIRECTION, MEET>(walk, r, t, r.emission + row * batch.outputs * P, states);
+            if (&walk == &r.own) count(DIRECTION, t, mass);  // what is made again has been counted
+            if (MEET) write_posterior(r.gradient, t);
+        }
+    }
+
+    T* checkpoint(int direction, int i) const {
+        return run[direction].checkpoints + size_t(i - 1) * (graph.states + 1) * P;
+    }
+    void save(const Walk& w, T* to) const {
+        std::copy_n(w.x, size_t(graph.states) * P, to);
+        store(to + size_t(graph.states) * P, w.inverse);
+    }
+    void restore(Walk& w, const T* from) const {
+        std::copy_n(from, size_t(graph.states) * P, w.x);
+        w.inverse = load<V>(from + size_t(graph.states) * P);
+    }
+
+    // Probabilities relative to the frame's largest, (K, V, P); 0 in padding.
+    void read_emissions(Run& r, Span span, bool first) {
         constexpr int L = int(REGISTER / sizeof(T));
         using W = Vec<T, L>;
         int64_t outputs = batch.outputs;
-        std::vector<T> row(outputs + L, T(0));
-        for (int p = 0; p < P; p++)
-            for (int t = low; t < high; t++) {
-                T* to = emission + t * outputs * P + p;
+        std::vector<T> row(outputs + L, -std::numeric_limits<T>::infinity()), relative(outputs + L);
+        for (int t = span.low; t < span.high; t++)
+            for (int p = 0; p < P; p++) {
+                T* to = r.emission + (t - span.low) * outputs * P + p;
                 if (t >= length[p]) {
                     for (int64_t v = 0; v < outputs; v++) to[v * P] = 0;
                     continue;
                 }
                 const T* from = batch.log_probs + (utterance[p] * batch.frames + t) * outputs;
-                T top = -std::numeric_limits<T>::infinity();
-                bool number = true;
-                for (int64_t v = 0; v < outputs; v++) top = from[v] > top ? from[v] : top, number &= from[v] == from[v];
-                wrong[p] |= !number || top == std::numeric_limits<T>::infinity();
-                top = std::max(top, std::numeric_limits<T>::lowest());
-                run[direction].offset[p] += top;
                 std::memcpy(row.data(), from, outputs * sizeof(T));
+                T top = largest<L>(row, r.wrong[p]);
+                if (first) r.offset[p] += top;
                 for (int64_t v = 0; v < outputs; v += L)
-                    store(&row[v], exp_of<T, L>(load<W>(&row[v]) - same<W>(top)));
-                for (int64_t v = 0; v < outputs; v++) to[v * P] = row[v];
+                    store(&relative[v], exp_of<T, L>(load<W>(&row[v]) - same<W>(top)));
+                for (int64_t v = 0; v < outputs; v++) to[v * P] = relative[v];
             }
+    }
+
+    // Finite even if nothing is. The last L of the row are -inf. Sets `wrong` where something is not below infinity.
+    template <int L>
+    static T largest(const std::vector<T>& row, bool& wrong) {
+        using W = Vec<T, L>;
+        W top = same<W>(std::numeric_limits<T>::lowest());
+        Vec<Int<T>, L> below = same<Vec<Int<T>, L>>(Int<T>(-1));
+        for (size_t v = 0; v + L < row.size(); v += L) {
+            W x = load<W>(&row[v]);
+            top = larger<W>(x, top);
+            below &= x < same<W>(std::numeric_limits<T>::infinity());
+        }
+        T result = top[0];
+        for (int q = 0; q < L; q++) result = std::max(result, top[q]), wrong |= !below[q];
+        return result;
     }
 
     // Does a path begin (seen from this direction) at frame t in some utterance?
@@ -293,53 +344,44 @@ class Group final : public Job {
     }
 
     template <int DIRECTION, bool MEET>
-    void step(int t) {
-        Run& r = run[DIRECTION];
+    V step(Walk& w, Run& r, int t, const T* emitted, T* kept) {
         const Direction& matrices = *graph.direction[DIRECTION];
-        int64_t outputs = batch.outputs;
-        T* emitted = emission + t * outputs * P;
-        V scaled[MOST_OUTPUTS_ON_STACK];
-        std::vector<T> heap;
-        T* scale = reinterpret_cast<T*>(scaled);
-        if (outputs > MOST_OUTPUTS_ON_STACK) heap.resize(outputs * P), scale = heap.data();
-        for (int64_t v = 0; v < outputs; v++) store(scale + v * P, V(load<V>(emitted + v * P) * r.inverse));
-        if (MEET) std::memset(r.gradient, 0, outputs * P * sizeof(T));
-        T* kept = batch.posterior ? history + size_t(t) * graph.states * P : nullptr;
+        const int* labels = graph.label.data();
+        const int64_t outputs = batch.outputs;
+        T *scale = r.scale, *gradient = r.gradient, *raw = w.raw;  // as it cannot be told what stores change
+        for (int64_t v = 0; v < outputs; v++) store(scale + v * P, V(load<V>(emitted + v * P) * w.inverse));
+        if (MEET) std::memset(gradient, 0, outputs * P * sizeof(T));
         V mass{};
-        auto arrive = [&](int row, V v) {
-            int label = graph.label[row];
-            V next = v * load<V>(scale + label * P);
+        auto arrive = [=, &mass](int row, V v) {
+            size_t at = size_t(row) * P, label = size_t(labels[row]) * P;
+            V next = v * load<V>(scale + label);
             V own = DIRECTION == START ? next : v;
-            if constexpr (MEET) {
-                T* sum = r.gradient + label * P;
-                store(sum, V(load<V>(sum) + own * load<V>(kept + size_t(row) * P)));
-            } else if (kept) store(kept + size_t(row) * P, own);
-            store(r.raw + size_t(row) * P, next);
+            if constexpr (MEET) store(gradient + label, V(load<V>(gradient + label) + own * load<V>(kept + at)));
+            else if (kept) store(kept + at, own);
+            store(raw + at, next);
             mass += next;
         };
-        T* sums = r.x + size_t(graph.states) * P;
-        multiply<T, P>(matrices.one<T>(), r.x, r.scratch1, [&](int row, V v) { store(sums + size_t(row) * P, v); });
+        T* sums = w.x + size_t(graph.states) * P;
+        multiply<T, P>(matrices.one<T>(), w.x, w.scratch1, [&](int row, V v) { store(sums + size_t(row) * P, v); });
         bool leaks = batch.leak > 0, entering = enters<DIRECTION>(t);
-        if (!entering && !(leaks && DIRECTION == END)) multiply<T, P>(matrices.two<T>(), r.x, r.scratch2, arrive);
+        if (!entering && !(leaks && DIRECTION == END)) multiply<T, P>(matrices.two<T>(), w.x, w.scratch2, arrive);
         else {
-            multiply<T, P>(matrices.two<T>(), r.x, r.scratch2, [&](int row, V v) { store(r.raw + size_t(row) * P, v); });
-            if (entering) enter(DIRECTION, t);
-            V extra = leaks && DIRECTION == END ? V(leak_into(r.raw) * T(batch.leak)) : V{};
-            for (int row = 0; row < graph.states; row++) arrive(row, load<V>(r.raw + size_t(row) * P) + extra);
+            multiply<T, P>(matrices.two<T>(), w.x, w.scratch2, [&](int row, V v) { store(w.raw + size_t(row) * P, v); });
+            if (entering) enter(DIRECTION, w.raw, t);
+            V extra = leaks && DIRECTION == END ? V(leak_into(w.raw) * T(batch.leak)) : V{};
+            for (int row = 0; row < graph.states; row++) arrive(row, load<V>(w.raw + size_t(row) * P) + extra);
         }
-        std::swap(r.x, r.raw);
-        conclude(DIRECTION, t, mass);
-        if (MEET) write_posterior(r.gradient, t);
+        std::swap(w.x, w.raw);
+        if (leaks && DIRECTION == START) leak_from(w.x, mass);
+        for (int p = 0; p < P; p++) w.inverse[p] = mass[p] > 0 ? T(1) / mass[p] : T(1);
+        return mass;
     }
 
-    static constexpr int MOST_OUTPUTS_ON_STACK = 128;
-
     // Adds the weights of beginning a path here, for utterances that begin (or, backwards, end) at frame t.
-    void enter(int direction, int t) {
-        Run& r = run[direction];
+    void enter(int direction, T* to, int t) const {
         for (int p = 0; p < P; p++) {
             if (length[p] == 0 || t != (direction == START ? 0 : length[p] - 1)) continue;
-            for (int row = 0; row < graph.states; row++) r.raw[size_t(row) * P + p] += T(graph.ends[direction][row]);
+            for (int row = 0; row < graph.states; row++) to[size_t(row) * P + p] += T(graph.ends[direction][row]);
         }
     }
 
@@ -350,17 +392,17 @@ class Group final : public Job {
         return sum;
     }
 
-    void conclude(int direction, int t, V mass) {
-        Run& r = run[direction];
-        if (batch.leak > 0 && direction == START) {
-            V extra = mass * T(batch.leak);
-            for (int row = 0; row < graph.states; row++) {
-                T* x = r.x + size_t(row) * P;
-                store(x, V(load<V>(x) + extra * T(graph.leak[row])));
-            }
+    void leak_from(T* alpha, V mass) const {
+        V extra = mass * T(batch.leak);
+        for (int row = 0; row < graph.states; row++) {
+            T* to = alpha + size_t(row) * P;
+            store(to, V(load<V>(to) + extra * T(graph.leak[row])));
         }
+    }
+
+    void count(int direction, int t, V mass) {
+        Run& r = run[direction];
         for (int p = 0; p < P; p++) {
-            r.inverse[p] = mass[p] > 0 ? T(1) / mass[p] : T(1);
             if (t >= length[p]) continue;
             r.weakest[p] = std::min(r.weakest[p], mass[p]);
             r.product[p] *= mass[p];
@@ -374,8 +416,8 @@ class Group final : public Job {
         Run& r = run[direction];
         double sum = 0;
         const std::vector<double>& ends = graph.ends[1 - direction];
-        for (int row = 0; row < graph.states; row++) sum += double(r.x[size_t(row) * P + p]) * ends[row];
-        r.ending[p] = sum * double(r.inverse[p]);
+        for (int row = 0; row < graph.states; row++) sum += double(r.own.x[size_t(row) * P + p]) * ends[row];
+        r.ending[p] = sum * double(r.own.inverse[p]);
     }
 
     void settle(int direction) {

@@ -17,6 +17,8 @@ constexpr int REGISTER = 32;
 constexpr int REGISTER = 16;
 #endif
 
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+
 template <class T, int N>
 struct VecOf {
     typedef T type __attribute__((vector_size(N * sizeof(T))));

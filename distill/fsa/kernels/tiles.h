@@ -233,34 +233,37 @@ inline void multiply_tile(const Typed<T>& typed, int tile, const T* x, T* out) {
     }
 }
 
-template <class T, int P>
-inline Vec<T, P> multiply_rest(const Tiles::Rest& rest, const std::vector<T>& weight, size_t i, const T* x) {
+// Calls each(row, sum) for rows of so few entries that a call and what it would read again cost more than they do.
+template <class T, int P, class Each>
+ALWAYS_INLINE void multiply_rest(const Tiles::Rest& rest, const std::vector<T>& weights, const T* x, Each&& each) {
     using V = Vec<T, P>;
-    V even{}, odd{};
-    int k = rest.begin[i], end = rest.begin[i + 1];
-    for (; k + 2 <= end; k += 2) {
-        even += load<V>(x + size_t(rest.column[k]) * P) * weight[k];
-        odd += load<V>(x + size_t(rest.column[k + 1]) * P) * weight[k + 1];
+    const int *row = rest.row.data(), *begin = rest.begin.data(), *column = rest.column.data();
+    const T* weight = weights.data();
+    for (size_t i = 0, count = rest.row.size(); i < count; i++) {
+        V even{}, odd{};
+        int k = begin[i], end = begin[i + 1];
+        for (; k + 2 <= end; k += 2) {
+            even += load<V>(x + size_t(column[k]) * P) * weight[k];
+            odd += load<V>(x + size_t(column[k + 1]) * P) * weight[k + 1];
+        }
+        if (k < end) even += load<V>(x + size_t(column[k]) * P) * weight[k];
+        each(row[i], V(even + odd));
     }
-    if (k < end) even += load<V>(x + size_t(rest.column[k]) * P) * weight[k];
-    return even + odd;
 }
 
 // The matrix times x (columns, P): calls each(row, sum) once per row. `scratch` (rows, P) is overwritten where
 // rows of tiles have further entries, and must be 0 elsewhere.
 template <class T, int P, class Each>
-inline void multiply(const Typed<T>& typed, const T* x, T* scratch, Each&& each) {
+ALWAYS_INLINE void multiply(const Typed<T>& typed, const T* x, T* scratch, Each&& each) {
     using V = Vec<T, P>;
     const Tiles& tiles = typed.tiles;
-    for (size_t i = 0; i < tiles.added.row.size(); i++)
-        store(scratch + size_t(tiles.added.row[i]) * P, multiply_rest<T, P>(tiles.added, typed.added, i, x));
+    multiply_rest<T, P>(tiles.added, typed.added, x, [&](int row, V v) { store(scratch + size_t(row) * P, v); });
     T out[ROWS * P];
-    for (size_t tile = 0; tile + 1 < tiles.begin.size(); tile++) {
+    const int* rows = tiles.tile_rows.data();
+    for (size_t tile = 0, count = tiles.begin.size() - 1; tile < count; tile++, rows += ROWS) {
         multiply_tile<T, P>(typed, int(tile), x, out);
-        const int* rows = &tiles.tile_rows[tile * ROWS];
         for (int slot = 0; slot < ROWS && rows[slot] >= 0; slot++)
             each(rows[slot], V(load<V>(out + slot * P) + load<V>(scratch + size_t(rows[slot]) * P)));
     }
-    for (size_t i = 0; i < tiles.alone.row.size(); i++)
-        each(tiles.alone.row[i], multiply_rest<T, P>(tiles.alone, typed.alone, i, x));
+    multiply_rest<T, P>(tiles.alone, typed.alone, x, each);
 }

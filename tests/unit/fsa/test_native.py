@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.fsa import Fsa, Hmm, NativeEngine, TorchEngine, build, build_engine, factored
+from distill.fsa import Fsa, Hmm, NativeEngine, TorchEngine, build, build_engine, cpu, factored
 from distill.fsa.cpu import CpuEngine
 from distill.graphs import topology
 from tests.unit.fsa.conftest import NEEDS_COMPILER
@@ -83,6 +83,66 @@ def test_groups_of_every_width_and_any_threads(dtype: torch.dtype, batch: int, t
         assert torch.equal(found[1], expected[1])
         torch.testing.assert_close(found[0].double(), expected[0], rtol=bound, atol=bound)
         torch.testing.assert_close(found[2].double(), expected[2], rtol=0, atol=bound)
+
+
+SEGMENT = 4  # frames that a direction holds at once
+
+
+@NEEDS_COMPILER
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("leaky", [0.0, 0.01])
+@pytest.mark.parametrize("frames", [1, 2, 7, 8, 9, 15, 16, 17, 25, 40])
+def test_frames_made_again_are_those_that_were(dtype: torch.dtype, leaky: float, frames: int) -> None:
+    """To the last bit: segments of any size give what keeping every frame gives, and the reference agrees."""
+    hmm = topology.ctc(random_fsa(12, 4, 0.2, units=9))
+    log_probs = random_log_probs(5, frames, 3.0, units=9)
+    lengths = torch.tensor([frames, 1, max(1, frames - SEGMENT), (frames + 1) // 2, 0])
+    whole = _in_segments(hmm, log_probs.to(dtype), lengths, leaky, frames)
+    for segment in (1, SEGMENT, 2 * SEGMENT + 1):
+        total, posterior = _in_segments(hmm, log_probs.to(dtype), lengths, leaky, segment)
+        assert torch.equal(posterior, whole[1])
+        torch.testing.assert_close(total, whole[0], rtol=1e-14, atol=1e-14)  # added up in another order
+    exact = score_and_gradient(TorchEngine(leaky), log_probs, lengths, hmm)
+    bound = 1e-5 if dtype == torch.float32 else 1e-11
+    torch.testing.assert_close(whole[0], exact[0], rtol=bound, atol=bound)
+    torch.testing.assert_close(whole[1].double(), exact[2], rtol=0, atol=bound)
+
+
+def _in_segments(hmm: Hmm, log_probs: torch.Tensor, lengths: torch.Tensor, leaky: float, segment: int) -> Any:
+    batch = cpu._Batch(log_probs, lengths, True)
+    batch.score_shared(cpu._Graph(hmm, leaky), leaky, 1, segment=segment)
+    return batch.total, batch.posterior
+
+
+@NEEDS_COMPILER
+def test_memory_grows_with_the_root_of_the_length_and_not_with_the_batch() -> None:
+    """Sixteen times the frames take four times the checkpoints and frames held; groups come one after the other."""
+    hmm = topology.ctc(random_fsa(60, 4, 0.05, units=9))
+
+    def held(batch: int, frames: int) -> int:
+        cpu._library().lfmmi_release()
+        _in_segments(hmm, torch.zeros(batch, frames, 9), torch.full((batch,), frames), 0.0, 0)
+        return cpu._library().lfmmi_held()
+
+    short, long = held(16, 400), held(16, 6400)
+    assert long < 4.5 * short
+    everything = 6400 * hmm.num_states * cpu._library().lfmmi_lanes(4) * 4
+    assert long < everything / 10
+    assert held(64, 400) == short
+    cpu._library().lfmmi_release()
+    assert cpu._library().lfmmi_held() == 0
+
+
+@NEEDS_COMPILER
+def test_going_backward_twice_gives_the_same() -> None:
+    """The gradient takes the posterior's memory, so the second time it is computed again."""
+    leaf = LOG_PROBS.clone().requires_grad_()
+    total = CpuEngine().score(leaf, LENGTHS, HMM).total
+    weights = torch.tensor([2.0, 0.0], dtype=leaf.dtype)
+    first, second = (torch.autograd.grad(total, leaf, weights, retain_graph=True)[0] for _ in range(2))
+    other = torch.autograd.grad(total, leaf, weights.flip(0))[0]
+    assert torch.equal(first, second) and first[0].any() and not first[1].any()
+    torch.testing.assert_close(other, 2 * score_and_gradient(CpuEngine(), LOG_PROBS, LENGTHS, HMM)[2] - first)
 
 
 @st.composite
