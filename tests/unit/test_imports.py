@@ -15,9 +15,10 @@ LIBRARY = sorted((ROOT / "distill").rglob("*.py"))
 SCRIPTS = sorted([*(ROOT / "local").glob("*.py"), *(ROOT / "tools").glob("*.py")])
 BASE = {"config", "batch", "text", "features"}
 MAY_IMPORT = {
-    "config": set(), "batch": set(), "text": set(), "features": {"batch", "config"}, "stages": set(), "report": set(),
-    "differences": {"report"}, "pareto": {"report"}, "speed": {"report", "pareto"}, "benchmarks": {"report"},
-    "language_models": {"report", "differences"}, "confidences": {"report", "speed", "decode"},
+    "config": {"stages"}, "batch": set(), "text": set(), "features": {"batch", "config"}, "stages": set(),
+    "report": set(), "differences": {"report"}, "pareto": {"report"}, "speed": {"report", "pareto"},
+    "benchmarks": {"report"}, "language_models": {"report", "differences"},
+    "confidences": {"report", "speed", "decode"},
     "fsa": BASE,
     "graphs": BASE | {"fsa"},
     "data": BASE | {"fsa", "graphs"},
