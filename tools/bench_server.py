@@ -86,7 +86,7 @@ def one_run(args: argparse.Namespace, runtime: str) -> dict:
     try:
         before = processor_seconds(server.pid)
         asyncio.run(everybody(talks, port))
-        used = {"ratio": processor_seconds(server.pid) - before, **inside(port)}
+        used = {"processor": processor_seconds(server.pid) - before, **inside(port)}
     finally:
         server.terminate()
         left = server.wait(30)
@@ -173,7 +173,7 @@ def summary(talks: list[Talk], used: dict[str, float], args: argparse.Namespace,
     audio = sum(len(talk.audio) for talk in talks) / SAMPLE_RATE
     return {
         "case": f"{args.streams} streams of {args.seconds:g} s", "engine": runtime, "threads": args.threads,
-        "seconds": float(np.quantile(delays, 0.95)), "median_seconds": float(np.median(delays)),
+        "p95_seconds": float(np.quantile(delays, 0.95)), "median_seconds": float(np.median(delays)),
         "worst_seconds": float(delays.max()), "partials": len(delays),
         **{name: seconds / audio for name, seconds in used.items()},
         "lost": sum(not talk.ended or talk.heard != len(talk.audio) for talk in talks), "mixed": mixed,
@@ -199,9 +199,9 @@ def inside(port: int) -> dict[str, float]:
 def show(row: dict) -> None:
     print(f"{row['case']}, server with {row['engine']}, {row['threads']} threads, {row['cores']} cores")
     print(f"  delay of a partial  median {1000 * row['median_seconds']:6.0f} ms")
-    print(f"                      95 %   {1000 * row['seconds']:6.0f} ms")
+    print(f"                      95 %   {1000 * row['p95_seconds']:6.0f} ms")
     print(f"                      worst  {1000 * row['worst_seconds']:6.0f} ms, of {row['partials']}")
-    print(f"  processor           {row['ratio']:.4f} s for a second of audio,", end=" ")
+    print(f"  processor           {row['processor']:.4f} s for a second of audio,", end=" ")
     print(f"by the clock forward {row['forward']:.4f}, search {row['search']:.4f}")
     print(f"  word error rate     {row['wer']:.2f} %")
     print(f"  lost {row['lost']}, mixed {row['mixed']}; the server's exit: {row['exit']}")

@@ -68,6 +68,8 @@ def preferred(folder: Path) -> str:
     exported, epochs = folder / "export" / "export.json", list(folder.glob("epoch-*.pt"))
     if (folder / "export.json").is_file() or (exported.is_file() and not epochs):
         return "onnx"  # an export folder alone
+    if not epochs:
+        return "torch"  # which says what is missing
     if not exported.is_file():
         log.info("%s has no export; the checkpoint is run by torch, which is slower (stage 12 exports)", folder)
         return "torch"

@@ -217,7 +217,8 @@ class _Connection:
             stream = self.server.recognition.open(self._deliver, sure="confidence" in self._asked)
             talk = self._answering if dialogue.answers else self._telling
             await talk(dialogue, stream, first)
-            await self.socket.close(CODES["leaving"] if self._left.done() else 1000)
+            left = self._left.done()
+            await self.socket.close(CODES["leaving"] if left else 1000, "the server is leaving" if left else "")
         except Refused as refusal:
             self.server.metrics.add("streams_refused_total", reason=refusal.kind)
             await self._hang_up(refusal)

@@ -18,11 +18,11 @@ class Stream {
     this.times = [];  // [samples, when they had been sent]
     this.delays = [];
     this.wordDelays = [];
-    this.seen = 0;
+    this.shown = new Map();  // segment -> of each word its text, and when it was first shown
     this.items = new Map();
     const address = new URL("sherpa", location.href);
     address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
-    address.search = page.token ? "?token=" + encodeURIComponent(page.token) : "";
+    address.search = "?confidence" + (page.token ? "&token=" + encodeURIComponent(page.token) : "");
     this.socket = new WebSocket(address);
     this.socket.binaryType = "arraybuffer";
     this.opened = new Promise((resolve, reject) => {
@@ -59,26 +59,33 @@ class Stream {
   told(message) {
     const now = performance.now();
     if (!message.is_final) this.delays.push(now - this.when(message.samples));
-    const words = message.result;
-    for (const word of words) {
-      if (word.end <= this.seen) continue;
-      this.wordDelays.push(now - this.when(word.end * RATE));
-      this.seen = word.end;
-    }
-    this.show(message.segment, words, message.is_final);
+    this.count(message, now);
+    this.show(message);
+    if (message.is_final && message.text) $("spoken").textContent = message.text;
     figure("after-chunk", this.delays);
     figure("after-word", this.source === "file" && !$("paced").checked ? [] : this.wordDelays);
     $("heard").textContent = (message.samples / RATE).toFixed(1) + " s";
   }
 
-  show(segment, words, final) {
+  /** Delays of the words that will not change any more, from their end to when they were first shown. */
+  count({ segment, result, settled }, now) {
+    if (!this.shown.has(segment)) this.shown.set(segment, []);
+    const shown = this.shown.get(segment);
+    result.forEach((word, i) => {
+      if (!shown[i] || shown[i].text !== word.word) shown[i] = { text: word.word, time: now, counted: false };
+      if (i >= settled || shown[i].counted) return;
+      this.wordDelays.push(Math.max(0, shown[i].time - this.when(word.end * RATE)));
+      shown[i].counted = true;
+    });
+  }
+
+  show({ segment, result: words, settled }) {
     if (!words.length && !this.items.has(segment)) return;
     if (!this.items.has(segment)) this.items.set(segment, $("transcript").appendChild(document.createElement("li")));
     const item = this.items.get(segment);
-    item.classList.toggle("unfinished", !final);
     item.replaceChildren(...words.flatMap((word, i) => {
       const span = document.createElement("span");
-      span.className = "word" + (word.conf < 0.6 ? " low" : word.conf < 0.85 ? " middle" : "");
+      span.className = "word" + (word.conf < 0.6 ? " low" : word.conf < 0.85 ? " middle" : "") + (i < settled ? "" : " unsure");
       span.textContent = word.word;
       span.title = `${Math.round(100 * word.conf)} %, ${word.start.toFixed(2)} to ${word.end.toFixed(2)} s`;
       return i ? [" ", span] : [span];
@@ -94,7 +101,7 @@ class Stream {
       $("access").hidden = false;
       return say("No connection: is the server there, and does it want a token?", true);
     }
-    say(`The server closed the stream: ${event.reason || "code " + event.code}`, true);
+    say(event.code === 1006 ? "The connection is lost." : `The server closed the stream: ${event.reason || "code " + event.code}`, true);
   }
 }
 
@@ -116,7 +123,8 @@ async function listen() {
   let media, context;
   try {
     if (!navigator.mediaDevices) throw new Error("a browser gives the microphone to https pages and localhost only");
-    media = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1, echoCancellation: false } });
+    media = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1, echoCancellation: false, noiseSuppression: false } });
+    media.getAudioTracks()[0].onended = stop;
     context = new AudioContext();
     await context.audioWorklet.addModule("microphone.js");
     const stream = await connected("microphone");
@@ -188,6 +196,7 @@ function mixed(audio) {
 
 function clearAll() {
   $("transcript").replaceChildren();
+  $("spoken").textContent = "";
   for (const id of ["after-chunk", "after-word", "heard"]) $(id).textContent = "–";
 }
 

@@ -17,7 +17,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from distill.decode.online import OnlineDecoder
-from distill.deploy.batching import Piece
+from distill.deploy.batching import BatchRunner, Piece
 from distill.deploy.metrics import Metrics
 from distill.deploy.recognition import Recognition
 from distill.deploy.server import Address, Limits, Server
@@ -48,11 +48,14 @@ class Loudness:
         self.sizes.append(len(pieces))
         return [self._one(piece) for piece in pieces]
 
+    def units(self, frames: np.ndarray) -> np.ndarray:
+        """Frames (T, HOP) -> units (T,)."""
+        return np.round(10 * frames.mean(1)).astype(int)
+
     def _one(self, piece: Piece) -> tuple[np.ndarray, Any]:
         if piece.wave.max(initial=0) > FAILING:
             raise RuntimeError("too loud")
-        frames = piece.wave[: len(piece.wave) // HOP * HOP].reshape(-1, HOP).mean(1)
-        said = np.round(10 * frames).astype(int)
+        said = self.units(piece.wave[: len(piece.wave) // HOP * HOP].reshape(-1, HOP))
         log_probs = np.full((len(said), self.outputs), np.log(1e-3), np.float32)
         log_probs[np.arange(len(said)), said] = np.log(1 - 1e-3 * (self.outputs - 1))
         return log_probs, piece.state + len(said)
@@ -84,16 +87,16 @@ def sentence(seed: int, count: int = 6) -> list[str]:
 
 def serving(
     decoder: OnlineDecoder, visit: Callable[[Server, str], Awaitable[None]], limits: Limits | None = None,
-    address: Address | None = None,
+    address: Address | None = None, model: BatchRunner | None = None, seconds: float = 20.0,
 ) -> Server:  # fmt: skip
     """Run a visit against a server; every test is one."""
 
     async def run() -> Server:
-        recognition = Recognition(Loudness(len(decoder.lang.outputs)), decoder, Metrics())
+        recognition = Recognition(model or Loudness(len(decoder.lang.outputs)), decoder, Metrics())
         server = Server(recognition, address or Address(port=0), limits or Limits(leave=0.0))
         await server.start()
         try:
-            await asyncio.wait_for(visit(server, f"ws://127.0.0.1:{server.port}"), 20)
+            await asyncio.wait_for(visit(server, f"ws://127.0.0.1:{server.port}"), seconds)
         finally:
             await server.close()
         return server
