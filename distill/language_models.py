@@ -164,7 +164,7 @@ def _reasons(decoding: Mapping[str, Any], found: Mapping[str, Any], perplexities
     if not decoding["weights"]["lm"]:
         yield f"{tuning['set']} gave it no weight"
     elif gained < LITTLE * tuning["before"]:
-        yield f"{tuning['set']} gained but {gained} of {tuning['before']} errors"
+        yield f"on {tuning['set']} it mended but {gained} of {tuning['before']} errors"
     elif tuning["before"] < FEW_ERRORS:
         yield f"{tuning['before']} errors on {tuning['set']} are few to choose weights by"
     if found["low"] > 0:

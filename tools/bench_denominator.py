@@ -3,12 +3,15 @@
 The text is drawn: words by Zipf's law from a vocabulary with drawn pronunciations, a tenth of the words with
 two. --text and --lang take a text and a lang folder instead. Every case runs in a process of its own; ratios are
 of processor time, to the bigram of a million words. The grammar of a word 3-gram is timed beside kaldilm's.
+Perplexities are per unit, on the text's last sentences, which a text that is long enough does not read before; a
+chain-style n-gram has no path for some of them, which are counted.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import resource
@@ -16,14 +19,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from distill.config.graphs import Graphs
+    from distill.fsa import Fsa
+    from distill.graphs.lexicon import Lang
 
 PHONES = [f"P{n:02}" for n in range(1, 39)]
 VOCABULARY = 20_000
 SENTENCE = (5, 35)  # words
+HELD_OUT = 2000  # sentences for perplexities
 CASES = [
     # order, style, millions of words
     *((2, "interpolated", size) for size in (0.1, 0.3, 1.0, 3.0)),
@@ -73,10 +83,11 @@ def drawn_text(folder: Path, millions: float) -> tuple[Path, Path]:
     lexicon = {}
     for word in words:
         count = 2 if rng.random() < 0.1 else 1
-        lexicon[word] = tuple({tuple(rng.choices(PHONES, k=rng.randint(2, 8))) for _ in range(count)})
+        lexicon[word] = tuple(dict.fromkeys(tuple(rng.choices(PHONES, k=rng.randint(2, 8))) for _ in range(count)))
     (folder / "lang").mkdir()
     write_lang(Lexicon(lexicon), folder / "lang")
     weights, left = list(accumulate(1 / (n + 2.7) for n in range(VOCABULARY))), int(millions * 1e6)
+    left += HELD_OUT * max(SENTENCE)
     with (folder / "lm.txt").open("w", encoding="utf-8") as file:
         while left > 0:
             count = min(left, rng.randint(*SENTENCE))
@@ -123,7 +134,22 @@ def run_case(options: dict) -> dict:
     return {
         "seconds": round(seconds, 2), "cpu_seconds": round(cpu, 2), "memory_mb": round(memory), "sentences": used.used,
         "lm_states": fsa.num_states, "lm_arcs": fsa.num_arcs, "states": graph.num_states, "arcs": len(graph.src),
+        **perplexity(fsa, lang, settings, Path(options["text"])),
     }  # fmt: skip
+
+
+def perplexity(fsa: Fsa, lang: Lang, settings: Graphs, text: Path) -> dict[str, Any]:
+    """Per unit, of the text's last sentences that have a path, and how many of these have none."""
+    from distill.graphs.denominator import pronouncer_of
+    from distill.graphs.ngram import unit_perplexity
+    from distill.graphs.numerator import UnitLm
+    from distill.text import read_lines
+
+    said = list(pronouncer_of(lang, settings)(deque(read_lines(text), HELD_OUT)))
+    lm = UnitLm(fsa, lang.topology.num_units)
+    possible = [each for each in said if math.isfinite(lm.score(each))]
+    found = round(unit_perplexity(fsa, possible), 3) if possible else None
+    return {"perplexity": found, "without_path": len(said) - len(possible)}
 
 
 def first_words(text: Path, millions: float) -> Iterator[str]:
@@ -192,6 +218,8 @@ def show(rows: list[dict]) -> None:
         "lm_arcs",
         "states",
         "arcs",
+        "perplexity",
+        "without_path",
     )
     table = [columns, *(tuple(str(row.get(column, "")) for column in columns) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table)]

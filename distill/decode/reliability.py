@@ -57,6 +57,6 @@ def _system(name: str, figures: Mapping[str, Any], colour: str, legend: float) -
     nce = "-" if figures["nce"] is None else f"{figures['nce']:.3f}"
     yield f'<circle cx="{EDGE}" cy="{legend - 4:g}" r="5" fill="{colour}"/>'
     yield (
-        f'<text x="{EDGE + 10}" y="{legend:g}">{html.escape(name)}: normalised cross entropy {nce},'
-        f" calibration error {figures['error']:.3f}</text>"
+        f'<text x="{EDGE + 10}" y="{legend:g}">{html.escape(name)}: NCE {nce}, calibration error'
+        f" {figures['error']:.3f}</text>"
     )

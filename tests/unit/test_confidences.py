@@ -23,7 +23,9 @@ def exp(tmp_path: Path) -> Path:
         for mode in ("offline", "streaming"):
             folder = tmp_path / f"ss/decode_{test_set}_{mode}_1best"
             folder.mkdir(parents=True)
-            (folder / "wer.json").write_text(json.dumps({**WER, "set": test_set, "mode": mode}))
+            (folder / "wer.json").write_text(
+                json.dumps({**WER, "wer": float(test_set == "test-other"), "set": test_set, "mode": mode})
+            )
             figures = {**FIGURES, "nce": None} if test_set == "test-clean" else FIGURES
             (folder / "confidence.json").write_text(json.dumps(figures))
     (tmp_path / "ss/result.json").write_text(json.dumps({"config": config}))
@@ -39,7 +41,7 @@ def test_the_main_mode_stands_in_table_and_plot(exp: Path) -> None:
         "| ss | test-other | 4,321 | 95.20 | 0.346 | 0.012 |",
     ]
     assert lines[-1].endswith("(results/reliability.svg)")
-    assert "ss: normalised cross entropy" in (exp / "reliability.svg").read_text()
+    assert "ss: NCE 0.346, calibration error 0.012" in (exp / "reliability.svg").read_text()
     sets = ("test-clean", "test-other")
     assert confidences.files(runs) == [f"ss/decode_{name}_streaming_1best/confidence.json" for name in sets]
 
