@@ -188,9 +188,6 @@ def over_words(recipe: Recipe, experiment: Experiment, computed: dict, folder: P
     found = dict(recognise(decoder, scores, frame, chunk, decoding.blank_skip, nbest))
     if nbest:
         computed["lists"] = {name: each.candidates for name, each in found.items()}
-    partial_paths = sum(not each.best.complete for each in found.values())
-    if partial_paths:
-        log.warning("%d utterances ended outside a final state: their best partial path counts", partial_paths)
     scored = [score(name, computed["references"][name], each.best.words) for name, each in found.items()]
     words = {name: each.words for name, each in found.items()}
     confidence.write_words(folder, words)

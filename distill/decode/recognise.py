@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -14,7 +15,9 @@ from distill.decode.lattice import GraphDecoder, Hypothesis, decode_all
 from distill.decode.online import OnlineDecoder, OnlineSearch
 from distill.decode.rescoring import Candidates, candidates
 from distill.decode.times import Word, WordTimes
-from distill.fsa import Lattice
+from distill.fsa import Lattice, Search
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,18 @@ def recognise(
 ) -> Iterator[tuple[str, Recognised]]:
     """(id, result) of (id, (T, V)) pairs. frame: seconds of one. chunk: frames that come at once; 0: all of them.
 
-    The results are the same for any chunk. blank_skip: leave out frames (`without_blanks`), 0 for none; scores are
-    then those of the frames that are left. nbest: candidates of each utterance, from the same lattice; 0: none.
+    The results are the same for any chunk. A beam too narrow leaves the best partial path of an utterance, or nothing:
+    a warning at the end counts them. blank_skip: leave out frames (`without_blanks`), 0 for none; scores are then
+    those of the frames that are left. nbest: candidates of each utterance, from the same lattice; 0: none.
     """
     if blank_skip:
         return _spared(decoder, utterances, frame, chunk, blank_skip)
+    return _told(_recognised(decoder, utterances, frame, chunk, nbest), decoder.search)
 
+
+def _recognised(
+    decoder: GraphDecoder, utterances: Iterable[tuple[str, np.ndarray]], frame: float, chunk: int, nbest: int
+) -> Iterator[tuple[str, Recognised]]:
     def listed(lattice: Lattice) -> Candidates | None:
         return candidates(decoder, lattice, nbest, decoder.search.lattice_beam) if nbest else None
 
@@ -53,6 +62,21 @@ def recognise(
         return Recognised(decoder.best(lattice), tuple(times.words(lattice)), listed(lattice))
 
     return decode_all(decoder, work, utterances)
+
+
+def _told(found: Iterable[tuple[str, Recognised]], search: Search) -> Iterator[tuple[str, Recognised]]:
+    """The same, with a warning where paths stopped short of a final state."""
+    partial: list[str] = []
+    for name, each in found:
+        if not each.best.complete:
+            partial.append(name)
+        yield name, each
+    if partial:
+        log.warning(
+            "%d utterances, such as %s, ended outside a final state: their best partial path counts; a beam of more"
+            " than %g (max_active of more than %d) may find whole ones",
+            len(partial), partial[0], search.beam, search.max_active,
+        )  # fmt: skip
 
 
 def _streamed(

@@ -35,6 +35,8 @@ class K2Engine:
     output_beam: paths this much worse than the best (natural log) may be left out of sums; none are by default.
     arcs_at_once: utterances are passed to k2 in pieces of at most so many arcs (about 75 bytes each), but
     always one at least. k2 itself would narrow its beam where they are too many, and say so in a line of log.
+    Utterances are searched whole, those of streaming models too: OnlineDenseIntersecter of k2 1.23.4 loses words
+    between chunks over HLG (https://github.com/k2-fsa/k2/issues/1194; its pull request 1218 mends it).
     """
 
     def __init__(self, output_beam: float = EXACT, arcs_at_once: int = 1 << 25) -> None:
