@@ -14,8 +14,8 @@ def main() -> None:
     recipe = recipe_from(args)
     for name in recipe.names:
         experiment = Experiment.load(recipe.experiment_yaml(name), recipe.overrides, recipe.suffix)
-        if experiment.stage != 6 or experiment.init_units is not None:  # that starts from a training
-            continue
+        if experiment.stage != 6 or experiment.stage_of_init(recipe.conf_dir, recipe.suffix) != 5:
+            continue  # a student's, or one that starts from a training, which must not be overwritten
         settings = {"model": experiment.resolved()["model"], "seed": experiment.seed, **source(experiment)}
         out = recipe.exp(experiment.init or f"{experiment.name}_init")
         run_stage(Stage(5, out, settings, {recipe.lang: 2}), partial(write, experiment, recipe.lang))

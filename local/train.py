@@ -37,8 +37,7 @@ def inputs(recipe: Recipe, experiment: Experiment) -> dict[Path, int]:
     """Folders that a training reads, and the stages that make them."""
     needed = {recipe.cuts: 0, recipe.lang: 2, recipe.graphs: 4}
     if experiment.init:
-        from_teacher = experiment.stage == 8 or experiment.init_units is not None
-        needed[recipe.exp(experiment.init)] = 6 if from_teacher else experiment.stage - 1
+        needed[recipe.exp(experiment.init)] = experiment.stage_of_init(recipe.conf_dir, recipe.suffix)
     if experiment.teacher is not None:
         needed[recipe.exp(experiment.teacher.experiment)] = 6
         needed[recipe.num / experiment.teacher.experiment] = 7

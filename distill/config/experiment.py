@@ -79,6 +79,12 @@ class Experiment(Settings):
         """
         return load_settings(cls, Path(path), overrides)._renamed(suffix)
 
+    def stage_of_init(self, conf_dir: Path, suffix: str) -> int:
+        """The stage that makes what it starts from: that of a training of the recipe (its YAMLs, its suffix), or 5."""
+        own = suffix if self.init_units is None else mark(self.init_units)
+        trained = conf_dir / f"{(self.init or '').removesuffix(own)}.yaml"
+        return Experiment.load(trained).stage if trained.is_file() else 5
+
     def _renamed(self, suffix: str) -> Experiment:
         changes: dict[str, Any] = {"name": self.name + suffix}
         if self.init is not None:

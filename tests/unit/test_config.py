@@ -99,3 +99,18 @@ def test_a_start_may_have_other_units_than_the_variant(tmp_path: Path) -> None:
         assert Experiment.load(path, suffix="_bpe").init == expected
     path.write_text(MINIMAL + "init: teacher\n")
     assert Experiment.load(path, suffix="_bpe").init == "teacher_bpe"
+
+
+def test_the_stage_of_what_it_starts_from_is_that_of_a_training(tmp_path: Path) -> None:
+    for name, text in {
+        "teacher": "{stage: 6, init: teacher_init, objective: {alpha: 1, beta: 1}, optim: {updates: 1}}",
+        "again": "{base: teacher.yaml, init: teacher}",
+        "ctc": "{base: teacher.yaml, init: teacher, init_units: phones}",
+        "sn": "{base: teacher.yaml, stage: 8, init: teacher}",
+        "ss": "{base: teacher.yaml, stage: 9, init: sn}",
+    }.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    for name, stage in {"teacher": 5, "again": 6, "ctc": 6, "sn": 6, "ss": 8}.items():
+        for suffix in ("", "_bpe"):
+            loaded = Experiment.load(tmp_path / f"{name}.yaml", (), suffix)
+            assert loaded.stage_of_init(tmp_path, suffix) == stage, (name, suffix)
