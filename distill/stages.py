@@ -160,9 +160,14 @@ def recipe_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def log_to_console() -> None:
+    """Time, level and message of everything from INFO up."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S")
+
+
 def recipe_from(args: argparse.Namespace) -> Recipe:
     """The recipe of parsed options; also sets up logging and the thread count for the script."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S")
+    log_to_console()
     os.environ.setdefault("OMP_NUM_THREADS", str(args.nj))
     units = _known("--units", args.units, UNITS)
     if _known("--engine", args.engine, ENGINES) == "k2" and importlib.util.find_spec("k2") is None:

@@ -6,11 +6,13 @@ With --runtime onnx or int8 it is what stage 12 exported that runs, over HLG onl
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import graph_search
 import ngram_methods
+import side_by_side
 
 from distill.config.experiment import Experiment
 from distill.stages import Recipe, Stage, recipe_from, recipe_parser, run_script, run_stage
@@ -24,11 +26,15 @@ def main() -> None:
     parser.add_argument("--runtime", default="torch", choices=("torch", "onnx", "int8"), help="what runs the model")
     args = parser.parse_args()
     recipe = recipe_from(args)
-    for name in recipe.names:
-        experiment = Experiment.load(recipe.experiment_yaml(name), recipe.overrides, recipe.suffix)
-        for test_set in args.sets.split(",") if args.sets else test_sets(recipe):
-            for mode in modes(experiment) if args.runtime == "torch" else exported_modes(experiment):
-                decode(recipe, experiment, test_set, mode, args.runtime)
+    sets = args.sets.split(",") if args.sets else test_sets(recipe)
+    side_by_side.each(recipe, partial(decode_experiment, sets=sets, runtime=args.runtime))
+
+
+def decode_experiment(recipe: Recipe, name: str, sets: Sequence[str], runtime: str) -> None:
+    experiment = Experiment.load(recipe.experiment_yaml(name), recipe.overrides, recipe.suffix)
+    for test_set in sets:
+        for mode in modes(experiment) if runtime == "torch" else exported_modes(experiment):
+            decode(recipe, experiment, test_set, mode, runtime)
 
 
 def modes(experiment: Experiment) -> list[str]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
+import side_by_side
 from decode import headline, main_mode, run_model, test_sets, write_errors
 from graph_search import check_outputs, graph_decoder
 from ngram_methods import rescoring_facts, search_settings
@@ -31,8 +33,11 @@ def main() -> None:
     needed = {folder: 11, recipe.lm: 3, recipe.lang: 2, valid: 0}
     measured = Stage(11, folder / "perplexity", {"avg": settings.avg}, needed)
     run_stage(measured, lambda out: measure(recipe, settings, out))
-    for name in recipe.names:
-        rescore(recipe, settings, Experiment.load(recipe.experiment_yaml(name), recipe.overrides, recipe.suffix))
+    side_by_side.each(recipe, partial(rescore_experiment, settings=settings))
+
+
+def rescore_experiment(recipe: Recipe, name: str, settings: LanguageModel) -> None:
+    rescore(recipe, settings, Experiment.load(recipe.experiment_yaml(name), recipe.overrides, recipe.suffix))
 
 
 def transcripts(recipe: Recipe, part: str) -> list[str]:
