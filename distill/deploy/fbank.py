@@ -46,7 +46,7 @@ class Fbank:
         before = np.concatenate([frames[:, :1], frames[:, :-1]], 1)
         spectrum = np.fft.rfft((frames - np.float32(0.97) * before) * self._window, FFT)
         power = np.square(spectrum.real) + np.square(spectrum.imag)
-        return np.log(np.maximum(power.astype(np.float32) @ self._filters, FLOOR))
+        return np.log(np.maximum(self._filters(power.astype(np.float32)), FLOOR))
 
 
 @lru_cache(maxsize=1)
@@ -55,17 +55,31 @@ def povey_window() -> np.ndarray:
     return (np.hanning(WIDTH) ** 0.85).astype(np.float32)
 
 
+class MelFilters:
+    """Triangles on the mel axis, Nyquist left out as Kaldi does: powers (J, FFT / 2 + 1) -> (J, mels).
+
+    A bin lies on the rising side of one triangle and on the falling side of the one before: sums over stretches of
+    bins. A matrix product would start the threads of numpy's BLAS, which then wait in a loop.
+    """
+
+    def __init__(self, mels: int, low: float = 20.0, high: float = 7600.0) -> None:
+        least, most = (1127 * np.log1p(hertz / 700) for hertz in (low, high))
+        place = (1127 * np.log1p(np.arange(FFT // 2) * RATE / FFT / 700) - least) * (mels + 1) / (most - least)
+        self._bins = np.flatnonzero((place > 0) & (place < mels + 1))  # an unbroken stretch
+        place = place[self._bins]
+        begins = np.searchsorted(place, np.arange(mels + 2))
+        self._starts = begins[:-1].clip(max=len(place) - 1)
+        self._filled = (begins[1:] > begins[:-1]).astype(np.float32)  # narrow triangles may lie between two bins
+        self._rising = (place - np.floor(place)).astype(np.float32)
+
+    def __call__(self, power: np.ndarray) -> np.ndarray:
+        power = power[:, self._bins[0] : self._bins[-1] + 1]
+        rising = power * self._rising
+        up, down = (np.add.reduceat(side, self._starts, 1) * self._filled for side in (rising, power - rising))
+        return up[:, :-1] + down[:, 1:]
+
+
 @lru_cache(maxsize=4)
-def mel_filters(mels: int, low: float = 20.0, high: float = 7600.0) -> np.ndarray:
-    """Triangles on the mel axis, Nyquist left out as Kaldi does: (FFT / 2 + 1, mels)."""
-
-    def mel(hertz: float | np.ndarray) -> np.ndarray:
-        return 1127 * np.log1p(np.asarray(hertz) / 700)
-
-    edges = np.linspace(float(mel(low)), float(mel(high)), mels + 2)
-    bins = mel(np.arange(FFT // 2 + 1) * RATE / FFT)[:, None]
-    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    filters = np.minimum(rising, falling).clip(0)
-    filters[-1] = 0
-    return filters.astype(np.float32)
+def mel_filters(mels: int) -> MelFilters:
+    """Made once for each number of them."""
+    return MelFilters(mels)

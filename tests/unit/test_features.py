@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from distill.data.features import NativeFbank, NativeFbankConfig
-from distill.deploy.fbank import Fbank
+from distill.deploy.fbank import Fbank, MelFilters
 from distill.features import fbank, fbank_frames, fbank_lengths, mel_filters
 
 
@@ -53,3 +53,10 @@ def test_a_part_of_the_audio_gives_its_frames() -> None:
 def test_too_many_filters_are_refused() -> None:
     with pytest.raises(ValueError, match="some would be empty"):
         mel_filters(300)
+
+
+@pytest.mark.parametrize("mels", [23, 40, 80])
+def test_filters_by_stretches_of_bins_are_those_of_the_matrix(mels: int) -> None:
+    power = np.random.default_rng(mels).random((3, 257), np.float32)
+    expected = torch.from_numpy(power) @ mel_filters(mels).float()
+    torch.testing.assert_close(torch.from_numpy(MelFilters(mels)(power)), expected, rtol=1e-5, atol=1e-5)
