@@ -69,10 +69,8 @@ def main() -> None:
             print(line(row), flush=True)
             rows.append(row)
     if args.json:
-        write_json(
-            args.json,
-            {"hardware": f"{processor()}, {cores()} cores used", "command": shlex.join(sys.argv), "rows": rows},
-        )
+        about = {"hardware": f"{processor()}, {cores()} cores used", "command": shlex.join(sys.argv)}
+        write_json(args.json, {**about, "goals": list(goals(rows)), "rows": rows})
 
 
 def all_rows(args: argparse.Namespace, folder: Path) -> Iterator[Row]:
@@ -91,6 +89,20 @@ def all_rows(args: argparse.Namespace, folder: Path) -> Iterator[Row]:
                     for ratio, figure in (("ratio", "seconds"), ("cpu_ratio", "cpu_seconds")):
                         row[ratio] = row[figure] / ours[figure] if row.get(figure) else None
                     yield {**where, **row}
+
+
+def goals(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    """What was wanted of the kernel beside k2, over all denominators, in one thread; nothing without k2's rows."""
+    shared = [row for row in rows if row["threads"] == 1 and not row["case"].startswith("numerators")]
+    for engine, times in (("k2 exact", 1000), ("k2 output_beam 8", 40)):
+        found = [row for row in shared if row["engine"] == engine and row.get("seconds")]
+        if not found:
+            continue
+        memory = {row["case"]: row["peak_mb"] for row in shared if row["engine"] == OURS}
+        faster = min(row["ratio"] for row in found)
+        smaller = min(row["peak_mb"] / memory[row["case"]] for row in found)
+        yield {"goal": f"{times} x faster than {engine}", "got": f"at least {faster:.0f} x", "met": faster >= times}
+        yield {"goal": f"a 20th of {engine}'s memory", "got": f"at most 1/{smaller:.0f}", "met": smaller >= 20}
 
 
 def case_rows(args: argparse.Namespace, case: Case, threads: int) -> Iterator[Row]:
