@@ -81,9 +81,12 @@ def svg(found: Sequence[Point], title: str) -> str:
         f'<text x="{LEFT}" y="22" font-size="15">{html.escape(title)}</text>',
         *_grid(x, y),
     ]
+    labels = _Labels()
     for point in sorted(found, key=lambda p: -p.params):
-        parts += _mark(point, x(point.rtf), y(point.wer), math.sqrt(point.params / largest), point in best)
-    return "\n".join([*parts, *_legend(), "</svg>"]) + "\n"
+        radius = 4 + 14 * math.sqrt(point.params / largest)
+        parts.append(_mark(point, x(point.rtf), y(point.wer), radius, point in best))
+        labels.add(point.label, x(point.rtf), y(point.wer), radius)
+    return "\n".join([*parts, *labels.parts, *_legend(), "</svg>"]) + "\n"
 
 
 class _Axis:
@@ -128,17 +131,48 @@ def _grid(x: _Axis, y: _Axis) -> list[str]:
     return [*parts, across, up]
 
 
-def _line(x1: float, y1: float, x2: float, y2: float) -> str:
-    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="#dddddd"/>'
+def _line(x1: float, y1: float, x2: float, y2: float, colour: str = "#dddddd") -> str:
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}"/>'
 
 
-def _mark(point: Point, x: float, y: float, size: float, best: bool) -> list[str]:
-    radius, colour = 4 + 14 * size, _colour(point.delay)
+def _mark(point: Point, x: float, y: float, radius: float, best: bool) -> str:
     edge = ' stroke="black" stroke-width="2"' if best else ""
     about = f"{point.label}: WER {point.wer:.2f} %, {point.params / 1e6:.2f} M, RTF {point.rtf:.4f}"
-    circle = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" fill="{colour}" fill-opacity="0.65"{edge}>'
-    label = f'<text x="{x + radius + 3:.1f}" y="{y + 4:.1f}" font-size="11">{html.escape(point.label)}</text>'
-    return [f"{circle}<title>{html.escape(about)}</title></circle>", label]
+    circle = (
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" fill="{_colour(point.delay)}" fill-opacity="0.65"{edge}>'
+    )
+    return f"{circle}<title>{html.escape(about)}</title></circle>"
+
+
+class _Labels:
+    """Names beside their circles, on lines where no other name stands; a thin line leads to those further away."""
+
+    CHARACTER, LINE = 5.8, 12.0  # pixels
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+        self._taken: list[tuple[float, float, float]] = []  # left, right, baseline
+
+    def add(self, text: str, x: float, y: float, radius: float) -> None:
+        width = self.CHARACTER * len(text)
+        left = x + radius + 3
+        if left + width > WIDTH - RIGHT:
+            left = x - radius - 3 - width
+        steps = sorted(range(-12, 13), key=abs)
+        free = (y + 4 + self.LINE * step for step in steps if self._is_free(left, width, y + 4 + self.LINE * step))
+        line = next(free, y + 4)
+        self._taken.append((left, left + width, line))
+        if abs(line - y - 4) > radius:
+            near = left if left > x else left + width
+            self.parts.append(_line(x, y, near, line - 4, "#999999"))
+        self.parts.append(f'<text x="{left:.1f}" y="{line:.1f}" font-size="11">{html.escape(text)}</text>')
+
+    def _is_free(self, left: float, width: float, line: float) -> bool:
+        inside = TOP < line - 4 < HEIGHT - BOTTOM
+        return inside and not any(
+            left < right and start < left + width and abs(line - other) < self.LINE
+            for start, right, other in self._taken
+        )
 
 
 def _colour(delay: float | None) -> str:
