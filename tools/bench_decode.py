@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -236,7 +237,8 @@ def of_k2(case: Case, search: Search, args: argparse.Namespace, folder: Path) ->
     torch.save({"log_probs": padded, "lengths": lengths, "graph": arrays}, path)
     command = [args.k2_python, Path(__file__).with_name("bench_decode_k2.py"), path, "--repeats", str(args.repeats)]
     command += ["--beam", str(search.beam), "--max-active", str(search.max_active)]
-    done = subprocess.run([str(each) for each in command], capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}  # not installed there
+    done = subprocess.run([str(each) for each in command], capture_output=True, text=True, env=environment)
     if done.returncode:
         sys.exit(f"k2's row failed: {done.stderr[-2000:]}")
     figures = json.loads(done.stdout.splitlines()[-1])
