@@ -18,7 +18,7 @@ from distill.features import fbank
 from distill.models import checkpoint
 from distill.models.frontend import build_front_end
 from distill.train.initial import import_folder, write_pretrained, write_random
-from distill.train.setup import Folders, calibrate, initial_model
+from distill.train.setup import calibrate
 from local import import_teacher, init_teacher
 
 from ..models.test_pretrained import HUGGING_FACE, OUTPUTS, SMALL, hugging_face, state_of
@@ -107,28 +107,3 @@ def test_each_front_end_stores_what_it_needs() -> None:
     plain = build_front_end(FrontEnd(waveform="none", **stack))
     calibrate(plain, loader)
     assert float(plain.gain) == 1
-
-
-def test_with_other_units_the_prediction_layer_is_made_anew(tmp_path: Path) -> None:
-    other = ("<blk>", "X", "Y", *(f"Z{i}" for i in range(len(OUTPUTS) - 3)))
-    (tmp_path / "teacher").mkdir()
-    write_random(experiment(seed=1), OUTPUTS, tmp_path / "teacher")
-    folders = Folders(tmp_path, tmp_path, tmp_path, tmp_path)
-    loader = SimpleNamespace(cuts=cuts())
-    with pytest.raises(ValueError, match=r"has other outputs than .*init_units"):
-        initial_model(experiment(init="teacher", seed=2), other, folders, tmp_path, loader)
-    settings = experiment(init="teacher", init_units="phones", seed=2)
-    made = initial_model(settings, other, folders, tmp_path, loader)
-    source, _, _, _ = checkpoint.load_recogniser(tmp_path / "teacher")
-    assert torch.equal(made.encoder.projection.weight, source.encoder.projection.weight)
-    assert made.head.output.weight.shape == source.head.output.weight.shape  # yet of other units
-    assert not torch.equal(made.head.output.weight, source.head.output.weight)
-
-
-def test_experiments_of_other_units_start_from_others(tmp_path: Path) -> None:
-    (tmp_path / "t.yaml").write_text("{stage: 6, init: a, objective: {alpha: 1, beta: 1}, optim: {updates: 1}}")
-    (tmp_path / "u.yaml").write_text("{base: t.yaml, init_units: phones}")
-    (tmp_path / "v.yaml").write_text("{base: t.yaml, init_units: chars_two_pdf}")
-    loaded = [Experiment.load(tmp_path / f"{name}.yaml", (), "_bpe") for name in "tuv"]
-    assert [e.name for e in loaded] == ["t_bpe", "u_bpe", "v_bpe"]
-    assert [e.init for e in loaded] == ["a_bpe", "a", "a_chars_two_pdf"]
