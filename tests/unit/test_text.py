@@ -46,6 +46,7 @@ def test_another_encoding_is_named_with_file_line_and_way_out(name: str, bad: by
 @pytest.mark.parametrize(
     ("content", "way_out"),
     [("A B".encode("utf-16"), "iconv -f UTF-16"), (gzip.compress(b"A"), r"it is gzipped: name it lm\.txt\.gz")],
+    ids=["UTF-16", "gzip"],  # the bytes hold the time
 )
 def test_other_kinds_of_file_have_their_way_out(content: bytes, way_out: str, tmp_path: Path) -> None:
     (tmp_path / "lm.txt").write_bytes(content)
