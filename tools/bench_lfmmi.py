@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as run.sh has it; read when torch is loaded
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is loaded; spinning blurs busy rows
 
 import torch
 from bench_graphs import OUTPUTS, denominator, numerators

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from bench_measure import write_json
 
 from distill.config.experiment import Experiment
 from distill.deploy import onnx as exporting
@@ -87,7 +88,7 @@ def main() -> None:
         }
         about |= {"seconds_of_audio": args.seconds, "goals": list(goals(found))}
         about |= {"gemm_gflops": peaks[False], "int8_gops": peaks[True], "profiles": profiles}
-        write(args.json, {**about, "rows": found})
+        write_json(args.json, {**about, "rows": found})
 
 
 def goals(rows: Sequence[dict]) -> Iterator[dict]:
@@ -205,13 +206,6 @@ def show(rows: list[dict], peaks: dict[bool, float], profiles: dict[str, dict[st
         )
     for name, shares in profiles.items():
         print(f"{name}, int8 chunks: " + ", ".join(f"{kind} {share} %" for kind, share in shares.items()))
-
-
-def write(path: Path, content: dict) -> None:
-    """Write under a temporary name, then rename."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 if __name__ == "__main__":
