@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--students", default="s5_stream,s5_fbank_stream,s5_fbank40_stream")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--profile", action="store_true", help="share of each kind of operator in the streaming graphs")
+    parser.add_argument("--profile", action="store_true", help="share of each kind of operator in a chunk")
     args = parser.parse_args()
     torch.set_num_threads(1)
     audio = (0.1 * np.random.default_rng(0).standard_normal(int(args.seconds * SAMPLE_RATE))).astype(np.float32)
@@ -78,7 +78,7 @@ def main() -> None:
                 row.times += [run(row.session, audio, row.piece)[0]] if number or row.engine != "torch" else []
         peaks = {False: gemm_peak(), True: int8_peak(Path(folder))}
         found = [figures(row, rows[0], args.seconds, args.rounds, peaks) for row in rows]
-        profiles = {p.parent.name: profile(p) for p in sorted(Path(folder).glob("*/stream.int8.onnx")) if args.profile}
+        profiles = {name: profile(Path(folder), name) for name in args.students.split(",") if args.profile}
     show(found, peaks, profiles)
     if args.json:
         about: dict[str, object] = {
@@ -172,18 +172,19 @@ def int8_peak(folder: Path, size: int = 1024, repeats: int = 15) -> float:
     return 2 * size**3 / statistics.median(times) / 1e9
 
 
-def profile(path: Path, chunks: int = 20) -> dict[str, float]:
-    """Share of each kind of operator in the time of a streaming graph, in percent, largest first."""
+def profile(folder: Path, name: str, chunks: int = 20) -> dict[str, float]:
+    """Share of each kind of operator in the time of a student's chunks, its history full, in percent, largest first."""
     import onnxruntime
 
+    path, history = folder / name / "stream.int8.onnx", load(name).settings.streaming.history_frames
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.enable_profiling, options.log_severity_level = 1, True, 3
     options.profile_file_prefix = str(path.with_suffix(""))
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    feed = {
-        item.name: np.zeros([1, *item.shape[1:]], np.float32 if item.type == "tensor(float)" else np.int64)
-        for item in session.get_inputs()
-    }
+    feed = {}
+    for item in session.get_inputs():
+        shape = [1, *(history if size == "R" else size for size in item.shape[1:])]
+        feed[item.name] = np.zeros(shape, np.float32 if item.type == "tensor(float)" else np.int64)
     feed["valid"][:], feed["processed"][:] = 10**6, 10**6
     for _ in range(chunks):
         session.run(None, feed)

@@ -2,7 +2,8 @@
 
 Runtimes quantise and run matrix products best, so convolutions become products over windows of
 frames, layout (N, T, C) throughout, and attention takes keys and values of the past as inputs that it
-never copies: the caller keeps them in a ring and writes the new ones in (`StreamGraph`).
+never copies: the caller keeps them in a ring, which grows to the model's history, and writes the new ones in
+(`StreamGraph`).
 """
 
 from __future__ import annotations
@@ -149,7 +150,10 @@ class FoldedHead(nn.Module):
 
 
 class Past(NamedTuple):
-    """Keys (N, heads, C / heads, R), transposed as products want them, and values (N, heads, R, C / heads)."""
+    """Keys (N, heads, R, C / heads) and values (N, heads, C / heads, R): what runtimes multiply fastest.
+
+    Both are the right sides of products, transposed, so that each sum runs over neighbours in memory.
+    """
 
     keys: Tensor
     values: Tensor
@@ -184,7 +188,10 @@ class RuntimeBlock(nn.Module):
             self.projections.bias.copy_(torch.cat([layer.bias * k for layer, k in zip(layers, scales)]))
 
     def forward(self, x: Tensor, rows: tuple, bias: Bias, past: Past | None) -> tuple[Tensor, Past]:
-        """rows: N and T, one of them -1. Returns (N * T, C), and keys and values of the new frames."""
+        """rows: N and T, one of them -1, T known where there is a past.
+
+        Returns (N * T, C), and keys and values of the new frames.
+        """
         block = self.block
         if block.norm_first:
             attended, new = self.attend(block.attention_norm(x), rows, bias, past)
@@ -196,11 +203,11 @@ class RuntimeBlock(nn.Module):
 
     def attend(self, x: Tensor, rows: tuple, bias: Bias, past: Past | None) -> tuple[Tensor, Past]:
         """What is mixed (N * T, C), and keys and values of the new frames."""
-        parts = [part.reshape(*rows, self.heads, self.width) for part in self.projections(x).split(self.dim, 1)]
-        query, keys, values = parts[0].transpose(1, 2), parts[1].permute(0, 2, 3, 1), parts[2].transpose(1, 2)
-        scores = query @ keys
+        heads = self.projections(x).reshape(*rows, 3 * self.heads, self.width).transpose(1, 2)
+        query, keys, values = heads.split(self.heads, 1)
+        scores = query @ keys.transpose(2, 3)
         if past is not None:
-            scores = torch.cat([query @ past.keys, scores], 3)
+            scores = torch.cat([query @ past.keys.transpose(2, 3), scores], 3)
         scores = scores + bias.mask
         if bias.relative is not None:
             heard = x.reshape(*rows, self.heads, self.width).transpose(1, 2)
@@ -209,9 +216,9 @@ class RuntimeBlock(nn.Module):
         if past is None:
             mixed = weights @ values
         else:
-            size = past.values.shape[2]
-            mixed = weights[..., :size] @ past.values + weights[..., size:] @ values
-        return self.block.attention.out(mixed.transpose(1, 2).reshape(-1, self.dim)), Past(keys, values)
+            before, now = weights[..., : -rows[1]], weights[..., -rows[1] :]
+            mixed = before @ past.values.transpose(2, 3) + now @ values
+        return self.block.attention.out(mixed.transpose(1, 2).reshape(-1, self.dim)), Past(keys, values.transpose(2, 3))
 
 
 class RuntimeGraph(nn.Module):
@@ -241,11 +248,12 @@ class RuntimeGraph(nn.Module):
 
 
 class StreamGraph(RuntimeGraph):
-    """One chunk of a stream; all of its state are inputs and outputs of fixed sizes.
+    """One chunk of a stream; all of its state are inputs and outputs of bounded sizes.
 
     Keys and values of the past lie behind those of the `sinks`, the first frames of all, in rings of `history`
     frames: frame f in slot sinks + f % history. The graph gives those of the new frames, and the caller writes
-    them over the oldest, those of sinks into slot f as well.
+    them over the oldest, those of sinks into slot f as well. Slots that no frame has reached yet may be left out
+    at the end, so that a stream's beginning costs less.
     """
 
     def __init__(self, model: Recogniser, output: str = "main") -> None:
@@ -263,7 +271,7 @@ class StreamGraph(RuntimeGraph):
 
         positions (N, kernel - 1, dim). Returns log-probabilities (N, chunk, V), new positions, new keys and values.
         """
-        slots = torch.arange(self.history, device=x.device)
+        slots = torch.arange(past[0].keys.shape[2] - self.sinks, device=x.device)
         age = torch.remainder(processed[:, None] - 1 - slots, max(1, self.history)) + 1
         if self.sinks:
             age = torch.cat([processed[:, None] - torch.arange(self.sinks, device=x.device), age], 1)
@@ -305,11 +313,11 @@ class StreamGraph(RuntimeGraph):
         return hide(inside[:, None, None] | itself)
 
     def initial_past(self, batch: int = 1) -> list[Past]:
-        """Empty rings."""
+        """Rings of full size that hold nothing."""
         encoder = self.settings.encoder
         width = encoder.dim // encoder.heads
         size = self.sinks + self.history
-        keys, values = (batch, encoder.heads, width, size), (batch, encoder.heads, size, width)
+        keys, values = (batch, encoder.heads, size, width), (batch, encoder.heads, width, size)
         return [Past(torch.zeros(keys), torch.zeros(values)) for _ in range(encoder.layers)]
 
     def initial_positions(self, batch: int = 1) -> Tensor:

@@ -94,17 +94,17 @@ class ZipformerOnnx(nn.Module):
         log_probs, positions, new = self.graph.run(x, valid, processed, age, positions, past)
         outputs = [log_probs]
         for i, (layer, pair) in enumerate(zip(layers, new)):
-            keys = torch.cat([layer[0], self._flat(pair.keys.permute(3, 0, 1, 2))])[self.graph.chunk :]
-            values = torch.cat([layer[2], self._flat(pair.values.permute(2, 0, 1, 3))])[self.graph.chunk :]
+            keys = torch.cat([layer[0], self._flat(pair.keys.permute(2, 0, 1, 3))])[self.graph.chunk :]
+            values = torch.cat([layer[2], self._flat(pair.values.permute(3, 0, 1, 2))])[self.graph.chunk :]
             second = layer[3] if i else torch.cat([layer[3][self.kept :], positions.transpose(0, 1)])
             outputs += [keys, layer[1] + 0, values, second + 0, layer[4] + 0, layer[5] + 0]
         return (*outputs, embed + 0, processed + self.graph.chunk)
 
     def _keys(self, state: Tensor) -> Tensor:
-        return state.permute(1, 2, 0).reshape(state.shape[1], self.heads, -1, self.left)
+        return state.reshape(self.left, state.shape[1], self.heads, -1).permute(1, 2, 0, 3)
 
     def _values(self, state: Tensor) -> Tensor:
-        return state.reshape(self.left, state.shape[1], self.heads, -1).permute(1, 2, 0, 3)
+        return state.permute(1, 2, 0).reshape(state.shape[1], self.heads, -1, self.left)
 
     def _flat(self, new: Tensor) -> Tensor:
         """(chunk, N, heads, C / heads) -> (chunk, N, C)."""
@@ -149,6 +149,7 @@ def export_stream(model: Recogniser, path: Path, output: str = "main") -> None:
     inputs = ["x", "valid", "processed", *states]
     outputs = ["log_probs", *(f"new_{name}" for name in states)]
     axes = {name: {0: "N"} for name in (*inputs, *outputs)}
+    axes |= {f"{kind}_{i}": {0: "N", axis: "R"} for i in blocks for kind, axis in (("key", 2), ("value", 3))}
     args = (x, full, none, graph.initial_positions(), *past)
     write(StreamOnnx(graph), args, path, inputs, outputs, axes, {"model_type": "distill_stream"})
 

@@ -63,12 +63,14 @@ def load_graph(path: Path, threads: int = 1):
 class Memory:
     """What one stream keeps: inputs that wait for their chunk, and the graph's states.
 
-    Keys and values lie in rings, and new ones are written over the oldest.
+    Keys (heads, R, C / heads) and values (heads, C / heads, R) lie in rings, which grow to the model's history;
+    then new ones are written over the oldest.
     """
 
-    def __init__(self, facts: Facts, states: dict[str, np.ndarray], size: int) -> None:
-        self._facts, self.states, self._size = facts, states, size
-        self._sinks = states["value_0"].shape[1] - facts.history
+    def __init__(self, facts: Facts, size: int) -> None:
+        self._facts, self._size = facts, size
+        self.states = {"positions": np.zeros((facts.kernel - 1, facts.dim), np.float32)}
+        self._grow(facts.chunk)
         self._inputs = Fbank(facts.mels) if facts.input == "fbank" else Waveform(facts)
         self._ready = self._inputs.take(np.zeros(0, np.float32), False)
         self._taken: Piece | None = None
@@ -107,14 +109,28 @@ class Memory:
 
     def _remember(self, found: Mapping[str, np.ndarray], count: int) -> None:
         """Write keys and values of the new frames over the oldest, and those of sinks into their places."""
-        taken = list(slots(self.start, count, self._facts.history, self._sinks))
-        if self.start < self._sinks:
-            early = min(count, self._sinks - self.start)
+        sinks, history = self._facts.sinks, self._facts.history
+        taken = list(slots(self.start, count, history, sinks))
+        if self.start < sinks:
+            early = min(count, sinks - self.start)
             taken.append((slice(self.start, self.start + early), slice(0, early)))
+        self._grow(self.start + count)
         for place, new in taken:
             for i in range(self._facts.layers):
-                self.states[f"key_{i}"][..., place] = found[f"new_key_{i}"][..., new]
-                self.states[f"value_{i}"][:, place] = found[f"new_value_{i}"][:, new]
+                self.states[f"key_{i}"][:, place] = found[f"new_key_{i}"][:, new]
+                self.states[f"value_{i}"][..., place] = found[f"new_value_{i}"][..., new]
+
+    def _grow(self, frames: int) -> None:
+        """Give the rings room for so many frames, as far as the history goes; never less than for a chunk."""
+        facts = self._facts
+        heads, width = facts.heads, facts.dim // facts.heads
+        size = facts.sinks + min(max(frames, facts.chunk), facts.history)
+        shapes = {"key": (heads, size, width), "value": (heads, width, size)}
+        nothing = np.zeros((0, 0, 0), np.float32)
+        for i in range(facts.layers):
+            for kind, shape in shapes.items():
+                name = f"{kind}_{i}"
+                self.states[name] = longer(self.states.get(name, nothing), shape)
 
 
 class OnnxBatches:
@@ -122,14 +138,11 @@ class OnnxBatches:
 
     def __init__(self, path: Path, facts: Facts, threads: int = 1) -> None:
         self.facts, self._graph = facts, load_graph(path, threads)
-        shapes = {item.name: item.shape[1:] for item in self._graph.get_inputs()}
-        self._size = shapes.pop("x")[0]
-        self._states = {name: shape for name, shape in shapes.items() if name not in ("valid", "processed")}
+        self._size = next(item.shape[1] for item in self._graph.get_inputs() if item.name == "x")
         self._outputs = [item.name for item in self._graph.get_outputs()]
 
     def open(self) -> Memory:
-        states = {name: np.zeros(shape, np.float32) for name, shape in self._states.items()}
-        return Memory(self.facts, states, self._size)
+        return Memory(self.facts, self._size)
 
     def needs(self, begun: bool) -> int:
         return self.facts.chunk * self.facts.hop + (0 if begun else self.facts.ahead)
@@ -144,7 +157,7 @@ class OnnxBatches:
         return [(np.concatenate(each), piece.state) for piece, each in zip(pieces, heard)]
 
     def _together(self, streams: Sequence[Memory]) -> list[np.ndarray]:
-        feed = {name: _batch([stream.states[name] for stream in streams]) for name in self._states}
+        feed = {name: _batch([stream.states[name] for stream in streams]) for name in streams[0].states}
         feed["x"] = _batch([stream.chunk() for stream in streams])
         feed["valid"] = np.array([stream.frames for stream in streams], np.int64)
         feed["processed"] = np.array([stream.start for stream in streams], np.int64)
@@ -153,7 +166,20 @@ class OnnxBatches:
 
 
 def _batch(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    return np.stack(arrays) if len(arrays) > 1 else arrays[0][None]  # one stream's memory is not copied
+    """Arrays of one shape, or of one but for their length, as a batch; zeros where one is shorter."""
+    if len(arrays) == 1:
+        return arrays[0][None]  # one stream's memory is not copied
+    shape = np.maximum.reduce([array.shape for array in arrays])
+    return np.stack([longer(array, shape) for array in arrays])
+
+
+def longer(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Zeros behind what an array holds, up to a shape."""
+    if array.shape == tuple(shape):
+        return array
+    padded = np.zeros(shape, array.dtype)
+    padded[tuple(slice(0, size) for size in array.shape)] = array
+    return padded
 
 
 class StreamRunner:

@@ -24,7 +24,7 @@ class Facts:
 
     hop: samples per frame; context, ahead: samples before and after its hop that a frame sees. stride, reach:
     inputs (samples or Fbank frames) per frame, and seen by one. waveform: utterance, gain or none.
-    chunk, history: frames, 0 without streaming. kernel: of the positions. outputs: names, blank first.
+    chunk, history, sinks: frames, 0 without streaming. kernel: of the positions. outputs: names, blank first.
     predicts: outputs that the model has: main (LF-MMI's, which wants a graph), ctc (whose best outputs can be read).
     """
 
@@ -40,6 +40,7 @@ class Facts:
     gain: float
     chunk: int
     history: int
+    sinks: int
     layers: int
     heads: int
     dim: int

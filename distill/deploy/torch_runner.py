@@ -90,8 +90,8 @@ def facts_of(model: Recogniser, outputs: Sequence[str], name: str) -> Facts:
     gain = float(getattr(model.front_end, "gain", torch.ones(())))
     return Facts(
         name, front.input, front.mels, front.hop, front.context, front.ahead, front.stride, front.reach,
-        front.waveform, gain, streaming.chunk_frames, streaming.history_frames, encoder.layers, encoder.heads,
-        encoder.dim, encoder.position_kernel, tuple(outputs),
+        front.waveform, gain, streaming.chunk_frames, streaming.history_frames, streaming.sink_frames,
+        encoder.layers, encoder.heads, encoder.dim, encoder.position_kernel, tuple(outputs),
         ("main",) if model.ctc is None else ("main", "ctc"),
     )  # fmt: skip
 
