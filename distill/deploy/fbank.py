@@ -31,20 +31,28 @@ class Fbank:
         samples = self._begins + len(self._kept)
         complete = (samples + BEFORE - WIDTH) // SHIFT + 1
         count = max(0, ((samples + SHIFT // 2) // SHIFT if final else complete) - self._taken)
-        index = SHIFT * np.arange(self._taken, self._taken + count)[:, None] - BEFORE + np.arange(WIDTH)
-        index = np.where(index < 0, -1 - index, index)
-        index = np.where(index < samples, index, 2 * samples - 1 - index).clip(0) - self._begins
-        energies = self._energies(self._kept[index])
+        energies = self._energies(self._frames(count, samples, bool(self._taken) and not final))
         self._taken += count
         over = max(0, self._taken * SHIFT - BEFORE - self._begins)
         self._kept, self._begins = self._kept[over:], self._begins + over
         return energies
 
+    def _frames(self, count: int, samples: int, inside: bool) -> np.ndarray:
+        """The next windows of samples (J, 400); inside: none of them reaches beyond the audio, of so many samples."""
+        begins = SHIFT * self._taken - BEFORE - self._begins
+        if inside and count:
+            return np.lib.stride_tricks.sliding_window_view(self._kept[begins:], WIDTH)[::SHIFT][:count]
+        index = self._begins + begins + SHIFT * np.arange(count)[:, None] + np.arange(WIDTH)
+        index = np.where(index < 0, -1 - index, index)
+        return self._kept[np.where(index < samples, index, 2 * samples - 1 - index).clip(0) - self._begins]
+
     def _energies(self, frames: np.ndarray) -> np.ndarray:
         """Windows of samples (J, 400) -> (J, mels)."""
         frames = frames - frames.mean(1, keepdims=True)
-        before = np.concatenate([frames[:, :1], frames[:, :-1]], 1)
-        spectrum = np.fft.rfft((frames - np.float32(0.97) * before) * self._window, FFT)
+        before = np.float32(0.97) * np.concatenate([frames[:, :1], frames[:, :-1]], 1)
+        frames -= before
+        frames *= self._window
+        spectrum = np.fft.rfft(frames, FFT)
         power = np.square(spectrum.real) + np.square(spectrum.imag)
         return np.log(np.maximum(self._filters(power.astype(np.float32)), FLOOR))
 

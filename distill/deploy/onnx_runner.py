@@ -64,14 +64,24 @@ class Memory:
     """What one stream keeps: inputs that wait for their chunk, and the graph's states.
 
     Keys (heads, R, C / heads) and values (heads, C / heads, R) lie in rings, which grow to the model's history;
-    then new ones are written over the oldest.
+    then new ones are written over the oldest. Each has room for all of it from the start, since new pages of
+    memory cost more than copies do, and grows by moving to a spare room.
     """
 
     def __init__(self, facts: Facts, size: int) -> None:
         self._facts, self._size = facts, size
-        self.states = {"positions": np.zeros((facts.kernel - 1, facts.dim), np.float32)}
-        self._grow(facts.chunk)
         self._inputs = Fbank(facts.mels) if facts.input == "fbank" else Waveform(facts)
+        names = [f"{kind}_{i}" for i in range(facts.layers) for kind in ("key", "value")]
+        self._spare, *rooms = np.zeros((1 + len(names), facts.dim * (facts.sinks + facts.history)), np.float32)
+        self._rooms = dict(zip(names, rooms))
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the stream, and keep the room for the next one."""
+        self.states = {name: self._ring(name, room, 0) for name, room in self._rooms.items()}
+        self.states["positions"] = np.zeros((self._facts.kernel - 1, self._facts.dim), np.float32)
+        self._grow(self._facts.chunk)
+        self._inputs.reset()
         self._ready = self._inputs.take(np.zeros(0, np.float32), False)
         self._taken: Piece | None = None
         self._samples = self.start = 0
@@ -123,14 +133,20 @@ class Memory:
     def _grow(self, frames: int) -> None:
         """Give the rings room for so many frames, as far as the history goes; never less than for a chunk."""
         facts = self._facts
-        heads, width = facts.heads, facts.dim // facts.heads
         size = facts.sinks + min(max(frames, facts.chunk), facts.history)
-        shapes = {"key": (heads, size, width), "value": (heads, width, size)}
-        nothing = np.zeros((0, 0, 0), np.float32)
-        for i in range(facts.layers):
-            for kind, shape in shapes.items():
-                name = f"{kind}_{i}"
-                self.states[name] = longer(self.states.get(name, nothing), shape)
+        for name, room in self._rooms.items():
+            held = self.states[name]
+            if held.size == facts.dim * size:
+                continue
+            self.states[name] = self._ring(name, self._spare, size)
+            self.states[name].fill(0)
+            self.states[name][tuple(map(slice, held.shape))] = held
+            self._rooms[name], self._spare = self._spare, room
+
+    def _ring(self, name: str, room: np.ndarray, size: int) -> np.ndarray:
+        heads, width = self._facts.heads, self._facts.dim // self._facts.heads
+        shape = (heads, size, width) if name.startswith("key") else (heads, width, size)
+        return room[: self._facts.dim * size].reshape(shape)
 
 
 class OnnxBatches:
@@ -178,7 +194,7 @@ def longer(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     if array.shape == tuple(shape):
         return array
     padded = np.zeros(shape, array.dtype)
-    padded[tuple(slice(0, size) for size in array.shape)] = array
+    padded[tuple(map(slice, array.shape))] = array
     return padded
 
 
@@ -187,10 +203,10 @@ class StreamRunner:
 
     def __init__(self, path: Path, facts: Facts, threads: int = 1) -> None:
         self.facts, self._graph = facts, OnnxBatches(path, facts, threads)
-        self.reset()
+        self._memory = self._graph.open()
 
     def reset(self) -> None:
-        self._memory = self._graph.open()
+        self._memory.reset()
 
     def step(self, wave: np.ndarray, final: bool) -> np.ndarray:
         return self._graph.step([Piece(self._memory, wave, final)])[0][0]
