@@ -45,7 +45,11 @@ def file_name(kind: str, output: str, int8: bool) -> str:
 
 
 def load_graph(path: Path, threads: int = 1):
-    """An InferenceSession on the CPU; raises FileNotFoundError or ValueError."""
+    """An InferenceSession on the CPU; raises FileNotFoundError or ValueError.
+
+    In 8-bit files GELU is computed by tanh, in 0.6 of the time: it differs by at most 5e-4, far less than the steps
+    of the values that are made of it.
+    """
     try:
         import onnxruntime
     except ImportError:
@@ -57,6 +61,7 @@ def load_graph(path: Path, threads: int = 1):
     options.log_severity_level = 3
     # threads that wait in a loop take the processor from the search and from sockets
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("optimization.enable_gelu_approximation", str(int(".int8." in path.name)))
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
