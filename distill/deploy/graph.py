@@ -1,9 +1,8 @@
 """A recogniser rewritten for runtimes: the same weights and numbers, made of matrix products.
 
 Runtimes quantise and run matrix products best, so convolutions become products over windows of
-frames, layout (N, T, C) throughout, and attention takes keys and values of the past as inputs that it
-never copies: the caller keeps them in a ring, which grows to the model's history, and writes the new ones in
-(`StreamGraph`).
+frames, layout (N, T, C) throughout, and attention takes keys and values of the past as inputs: the caller
+keeps them in a ring, which grows to the model's history, and writes the new ones in (`StreamGraph`).
 """
 
 from __future__ import annotations
@@ -150,10 +149,7 @@ class FoldedHead(nn.Module):
 
 
 class Past(NamedTuple):
-    """Keys (N, heads, R, C / heads) and values (N, heads, C / heads, R): what runtimes multiply fastest.
-
-    Both are the right sides of products, transposed, so that each sum runs over neighbours in memory.
-    """
+    """Keys and values, (N, heads, R, C / heads) each."""
 
     keys: Tensor
     values: Tensor
@@ -188,7 +184,7 @@ class RuntimeBlock(nn.Module):
             self.projections.bias.copy_(torch.cat([layer.bias * k for layer, k in zip(layers, scales)]))
 
     def forward(self, x: Tensor, rows: tuple, bias: Bias, past: Past | None) -> tuple[Tensor, Past]:
-        """rows: N and T, one of them -1, T known where there is a past.
+        """rows: N and T, one of them -1.
 
         Returns (N * T, C), and keys and values of the new frames.
         """
@@ -205,20 +201,15 @@ class RuntimeBlock(nn.Module):
         """What is mixed (N * T, C), and keys and values of the new frames."""
         heads = self.projections(x).reshape(*rows, 3 * self.heads, self.width).transpose(1, 2)
         query, keys, values = heads.split(self.heads, 1)
-        scores = query @ keys.transpose(2, 3)
+        seen = new = Past(keys, values)
         if past is not None:
-            scores = torch.cat([query @ past.keys.transpose(2, 3), scores], 3)
-        scores = scores + bias.mask
+            seen = Past(torch.cat([past.keys, keys], 2), torch.cat([past.values, values], 2))
+        scores = query @ seen.keys.transpose(2, 3) + bias.mask
         if bias.relative is not None:
             heard = x.reshape(*rows, self.heads, self.width).transpose(1, 2)
             scores = scores + self.block.attention.gated(heard, bias.relative)
-        weights = scores.softmax(3)
-        if past is None:
-            mixed = weights @ values
-        else:
-            before, now = weights[..., : -rows[1]], weights[..., -rows[1] :]
-            mixed = before @ past.values.transpose(2, 3) + now @ values
-        return self.block.attention.out(mixed.transpose(1, 2).reshape(-1, self.dim)), Past(keys, values.transpose(2, 3))
+        mixed = scores.softmax(3) @ seen.values
+        return self.block.attention.out(mixed.transpose(1, 2).reshape(-1, self.dim)), new
 
 
 class RuntimeGraph(nn.Module):
@@ -317,8 +308,7 @@ class StreamGraph(RuntimeGraph):
         encoder = self.settings.encoder
         width = encoder.dim // encoder.heads
         size = self.sinks + self.history
-        keys, values = (batch, encoder.heads, size, width), (batch, encoder.heads, width, size)
-        return [Past(torch.zeros(keys), torch.zeros(values)) for _ in range(encoder.layers)]
+        return [Past(*torch.zeros(2, batch, encoder.heads, size, width)) for _ in range(encoder.layers)]
 
     def initial_positions(self, batch: int = 1) -> Tensor:
         """Frames before the first one: zeros."""

@@ -88,27 +88,27 @@ class ZipformerOnnx(nn.Module):
         layers = [states[6 * i : 6 * i + 6] for i in range(self.layers)]
         embed, processed = states[6 * self.layers :]
         positions = layers[0][3][self.left - self.kept :].transpose(0, 1)
-        past = [Past(self._keys(layer[0]), self._values(layer[2])) for layer in layers]
+        past = [Past(self._heads(layer[0]), self._heads(layer[2])) for layer in layers]
         age = self.left - torch.arange(self.left, device=x.device)[None]
         valid = torch.full_like(processed, self.graph.chunk)
         log_probs, positions, new = self.graph.run(x, valid, processed, age, positions, past)
         outputs = [log_probs]
         for i, (layer, pair) in enumerate(zip(layers, new)):
-            keys = torch.cat([layer[0], self._flat(pair.keys.permute(2, 0, 1, 3))])[self.graph.chunk :]
-            values = torch.cat([layer[2], self._flat(pair.values.permute(3, 0, 1, 2))])[self.graph.chunk :]
+            keys, values = (
+                torch.cat([before, self._flat(after)])[self.graph.chunk :]
+                for before, after in zip((layer[0], layer[2]), pair)
+            )
             second = layer[3] if i else torch.cat([layer[3][self.kept :], positions.transpose(0, 1)])
             outputs += [keys, layer[1] + 0, values, second + 0, layer[4] + 0, layer[5] + 0]
         return (*outputs, embed + 0, processed + self.graph.chunk)
 
-    def _keys(self, state: Tensor) -> Tensor:
+    def _heads(self, state: Tensor) -> Tensor:
+        """(L, N, C) -> (N, heads, L, C / heads)."""
         return state.reshape(self.left, state.shape[1], self.heads, -1).permute(1, 2, 0, 3)
 
-    def _values(self, state: Tensor) -> Tensor:
-        return state.permute(1, 2, 0).reshape(state.shape[1], self.heads, -1, self.left)
-
     def _flat(self, new: Tensor) -> Tensor:
-        """(chunk, N, heads, C / heads) -> (chunk, N, C)."""
-        return new.reshape(self.graph.chunk, new.shape[1], -1)
+        """(N, heads, chunk, C / heads) -> (chunk, N, C)."""
+        return new.permute(2, 0, 1, 3).reshape(self.graph.chunk, new.shape[0], -1)
 
     def states(self) -> dict[str, tuple[Tensor, int]]:
         """Name -> zeros for one stream, and the axis of streams, in sherpa-onnx's order."""
@@ -149,7 +149,7 @@ def export_stream(model: Recogniser, path: Path, output: str = "main") -> None:
     inputs = ["x", "valid", "processed", *states]
     outputs = ["log_probs", *(f"new_{name}" for name in states)]
     axes = {name: {0: "N"} for name in (*inputs, *outputs)}
-    axes |= {f"{kind}_{i}": {0: "N", axis: "R"} for i in blocks for kind, axis in (("key", 2), ("value", 3))}
+    axes |= {f"{kind}_{i}": {0: "N", 2: "R"} for i in blocks for kind in ("key", "value")}
     args = (x, full, none, graph.initial_positions(), *past)
     write(StreamOnnx(graph), args, path, inputs, outputs, axes, {"model_type": "distill_stream"})
 

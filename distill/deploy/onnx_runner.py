@@ -68,9 +68,9 @@ def load_graph(path: Path, threads: int = 1):
 class Memory:
     """What one stream keeps: inputs that wait for their chunk, and the graph's states.
 
-    Keys (heads, R, C / heads) and values (heads, C / heads, R) lie in rings, which grow to the model's history;
-    then new ones are written over the oldest. Each has room for all of it from the start, since new pages of
-    memory cost more than copies do, and grows by moving to a spare room.
+    Keys and values lie in rings (heads, R, C / heads), which grow to the model's history; then new ones are
+    written over the oldest. Each has room for all of it from the start, since new pages of memory cost more than
+    copies do, and grows by moving to a spare room.
     """
 
     def __init__(self, facts: Facts, size: int) -> None:
@@ -83,7 +83,7 @@ class Memory:
 
     def reset(self) -> None:
         """Forget the stream, and keep the room for the next one."""
-        self.states = {name: self._ring(name, room, 0) for name, room in self._rooms.items()}
+        self.states = {name: self._ring(room, 0) for name, room in self._rooms.items()}
         self.states["positions"] = np.zeros((self._facts.kernel - 1, self._facts.dim), np.float32)
         self._grow(self._facts.chunk)
         self._inputs.reset()
@@ -131,9 +131,8 @@ class Memory:
             taken.append((slice(self.start, self.start + early), slice(0, early)))
         self._grow(self.start + count)
         for place, new in taken:
-            for i in range(self._facts.layers):
-                self.states[f"key_{i}"][:, place] = found[f"new_key_{i}"][:, new]
-                self.states[f"value_{i}"][..., place] = found[f"new_value_{i}"][..., new]
+            for name in self._rooms:
+                self.states[name][:, place] = found[f"new_{name}"][:, new]
 
     def _grow(self, frames: int) -> None:
         """Give the rings room for so many frames, as far as the history goes; never less than for a chunk."""
@@ -143,15 +142,14 @@ class Memory:
             held = self.states[name]
             if held.size == facts.dim * size:
                 continue
-            self.states[name] = self._ring(name, self._spare, size)
-            self.states[name].fill(0)
-            self.states[name][tuple(map(slice, held.shape))] = held
+            self.states[name] = self._ring(self._spare, size)
+            self.states[name][:, : held.shape[1]] = held
+            self.states[name][:, held.shape[1] :] = 0
             self._rooms[name], self._spare = self._spare, room
 
-    def _ring(self, name: str, room: np.ndarray, size: int) -> np.ndarray:
-        heads, width = self._facts.heads, self._facts.dim // self._facts.heads
-        shape = (heads, size, width) if name.startswith("key") else (heads, width, size)
-        return room[: self._facts.dim * size].reshape(shape)
+    def _ring(self, room: np.ndarray, size: int) -> np.ndarray:
+        facts = self._facts
+        return room[: facts.dim * size].reshape(facts.heads, size, facts.dim // facts.heads)
 
 
 class OnnxBatches:
