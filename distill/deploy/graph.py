@@ -33,29 +33,29 @@ class Convolution(nn.Module):
             if conv.bias is not None:
                 self.product.bias.copy_(conv.bias)
 
-    def forward(self, x: Tensor, size: int | None) -> Tensor:
-        return self.product(windows(x, self.kernel, self.stride, size))
+    def forward(self, x: Tensor, exact: bool) -> Tensor:
+        return self.product(windows(x, self.kernel, self.stride, exact))
 
 
-def windows(x: Tensor, kernel: int, stride: int, size: int | None = None) -> Tensor:
+def windows(x: Tensor, kernel: int, stride: int, exact: bool = False) -> Tensor:
     """Windows of `kernel` frames, `stride` apart: (N, T_in, C) -> (N, T, kernel * C), by reshaping slices.
 
-    size: T_in, where it is always the same; a graph then does not compute it.
+    exact: the last window ends with the last frame; a graph then need not compute where.
     """
-    count = ((x.shape[1] if size is None else size) - kernel) // stride + 1
+    channels = int(x.shape[2])  # a traced graph may keep this size of its example, and no other
+    count = None if exact else (x.shape[1] - kernel) // stride + 1
     pieces = []
     for start in range(0, kernel, stride):
         width = min(stride, kernel - start)
+        end = (start + width - kernel or None) if count is None else start + (count - 1) * stride + width
         if width == 1:
-            pieces.append(x[:, start : start + (count - 1) * stride + 1 : stride])
+            pieces.append(x[:, start:end:stride])
             continue
-        piece = x[:, start : start + (count - 1) * stride + width]
+        piece = x[:, start:end]
         if width < stride:
             piece = F.pad(piece, (0, 0, 0, stride - width))
-        # not unflatten and flatten: a traced graph would keep the sizes of its example
-        rows = (x.shape[0], -1) if size is None else (-1, -(-((count - 1) * stride + width) // stride))
-        piece = piece.reshape(*rows, stride * x.shape[2])
-        pieces.append(piece[:, :, : width * x.shape[2]] if width < stride else piece)
+        piece = piece.reshape(x.shape[0], -1, stride * channels)
+        pieces.append(piece[:, :, : width * channels] if width < stride else piece)
     return torch.cat(pieces, 2) if len(pieces) > 1 else pieces[0]
 
 
@@ -67,9 +67,9 @@ class Layer(nn.Module):
         self.convolution, self.norm = Convolution(layer.conv), layer.norm
         self.compressed = isinstance(layer, GaborLayer)
 
-    def forward(self, x: Tensor, size: int | None) -> Tensor:
-        """size: T_in, where it is always the same."""
-        x = self.convolution(x, size)
+    def forward(self, x: Tensor, exact: bool) -> Tensor:
+        """exact: as for `windows`."""
+        x = self.convolution(x, exact)
         if self.compressed:
             return self._normed(torch.log1p(x.abs()))
         return F.gelu(self._normed(x))
@@ -93,18 +93,16 @@ class Frames(nn.Module):
         super().__init__()
         front = model.front_end
         self.layers = nn.ModuleList(Layer(layer) for layer in front.layers)  # type: ignore[arg-type]
-        self.shapes = front.settings.layers
         self.feature_norm, self.projection = model.encoder.feature_norm, model.encoder.projection
         self.mean = nn.Parameter(front.mean.clone()) if isinstance(front, FbankFrontEnd) else None
         self.scale = nn.Parameter(front.scale.clone()) if isinstance(front, FbankFrontEnd) else None
 
-    def forward(self, x: Tensor, size: int | None = None) -> Tensor:
-        """size: T_in, where it is always the same."""
+    def forward(self, x: Tensor, exact: bool = False) -> Tensor:
+        """exact: the last frame sees the last input."""
         if self.mean is not None and self.scale is not None:
             x = (x - self.mean) * self.scale
-        for layer, (_, kernel, stride) in zip(self.layers, self.shapes):
-            x = layer(x, size)
-            size = None if size is None else (size - kernel) // stride + 1
+        for layer in self.layers:
+            x = layer(x, exact)
         return self.projection(self.feature_norm(x))
 
 
@@ -239,7 +237,7 @@ class RuntimeGraph(nn.Module):
 
 
 class StreamGraph(RuntimeGraph):
-    """One chunk of a stream; all of its state are inputs and outputs of bounded sizes.
+    """One chunk of a stream, or its last frames; all of its state are inputs and outputs of bounded sizes.
 
     Keys and values of the past lie behind those of the `sinks`, the first frames of all, in rings of `history`
     frames: frame f in slot sinks + f % history. The graph gives those of the new frames, and the caller writes
@@ -258,9 +256,10 @@ class StreamGraph(RuntimeGraph):
     def forward(
         self, x: Tensor, valid: Tensor, processed: Tensor, positions: Tensor, past: Sequence[Past]
     ) -> tuple[Tensor, Tensor, list[Past]]:
-        """x (N, input_size, C_in), valid (N,): frames of the chunk that are real; processed (N,): frames before it.
+        """x (N, T_in, C_in), what T frames see (`input_window`), T at most a chunk; processed (N,): frames before it.
 
-        positions (N, kernel - 1, dim). Returns log-probabilities (N, chunk, V), new positions, new keys and values.
+        valid (N,): how many of the T frames are real, at least one. positions (N, kernel - 1, dim). Returns
+        log-probabilities (N, T, V), new positions, new keys and values.
         """
         slots = torch.arange(past[0].keys.shape[2] - self.sinks, device=x.device)
         age = torch.remainder(processed[:, None] - 1 - slots, max(1, self.history)) + 1
@@ -275,17 +274,17 @@ class StreamGraph(RuntimeGraph):
 
         The first `sinks` of R are the sinks.
         """
-        frame = torch.arange(self.chunk, device=x.device)
+        x = self.frames(x, exact=True)
+        frame = torch.arange(x.shape[1], device=x.device)
         inside = frame < valid[:, None]
-        x = self.frames(x, self.input_size) * inside[..., None]
-        history = torch.cat([positions, x], 1)[:, self.chunk :]
-        x = self.embedded(x, positions)
-        past_bias = hide(self._seen(age, processed[:, None]))[:, None, None].expand(-1, -1, self.chunk, -1)
-        mask, relative = torch.cat([past_bias, self._chunk_bias(inside)], 3), None
+        x = x * inside[..., None]
+        history = torch.cat([positions, x], 1)[:, x.shape[1] :]
+        x, rows = self.embedded(x, positions).reshape(-1, self.dim), (-1, x.shape[1])
+        mask = hide(torch.cat([self._seen(age, processed[:, None]), inside], 1))[:, None, None]
+        relative: Tensor | None = None
         if self.relative is not None:
             relative = self.relative(frame, torch.cat([-age, frame.expand(age.shape[0], -1)], 1))
         bias, new = Bias(mask, relative), []
-        x, rows = x.reshape(-1, self.dim), (-1, self.chunk)
         for block, before in zip(self.blocks, past):
             x, pair = block(x, rows, bias, before)
             new.append(pair)
@@ -297,11 +296,6 @@ class StreamGraph(RuntimeGraph):
         if not self.sinks:
             return seen
         return torch.cat([age[:, : self.sinks] > 0, seen[:, self.sinks :]], 1)
-
-    def _chunk_bias(self, inside: Tensor) -> Tensor:
-        """Frames of the chunk see all real ones and themselves: (N, chunk) -> (N, 1, chunk, chunk)."""
-        itself = torch.eye(self.chunk, dtype=torch.bool, device=inside.device)
-        return hide(inside[:, None, None] | itself)
 
     def initial_past(self, batch: int = 1) -> list[Past]:
         """Rings of full size that hold nothing."""

@@ -149,7 +149,9 @@ def export_stream(model: Recogniser, path: Path, output: str = "main") -> None:
     inputs = ["x", "valid", "processed", *states]
     outputs = ["log_probs", *(f"new_{name}" for name in states)]
     axes = {name: {0: "N"} for name in (*inputs, *outputs)}
-    axes |= {f"{kind}_{i}": {0: "N", 2: "R"} for i in blocks for kind in ("key", "value")}
+    axes["x"], axes["log_probs"] = {0: "N", 1: "T_in"}, {0: "N", 1: "T"}
+    for name in states[1:]:
+        axes[name], axes[f"new_{name}"] = {0: "N", 2: "R"}, {0: "N", 2: "T"}
     args = (x, full, none, graph.initial_positions(), *past)
     write(StreamOnnx(graph), args, path, inputs, outputs, axes, {"model_type": "distill_stream"})
 

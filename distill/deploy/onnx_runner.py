@@ -73,8 +73,8 @@ class Memory:
     copies do, and grows by moving to a spare room.
     """
 
-    def __init__(self, facts: Facts, size: int) -> None:
-        self._facts, self._size = facts, size
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
         self._inputs = Fbank(facts.mels) if facts.input == "fbank" else Waveform(facts)
         names = [f"{kind}_{i}" for i in range(facts.layers) for kind in ("key", "value")]
         self._spare, *rooms = np.zeros((1 + len(names), facts.dim * (facts.sinks + facts.history)), np.float32)
@@ -102,16 +102,14 @@ class Memory:
     @property
     def frames(self) -> int:
         """Real frames of the next chunk, 0 where it is not complete yet."""
-        if len(self._ready) >= self._size:
+        if len(self._ready) >= self._facts.window(self._facts.chunk):
             return self._facts.chunk
         return self._facts.frames(self._samples) - self.start if self._ended else 0
 
-    def chunk(self) -> np.ndarray:
-        """The next chunk's inputs (size,) or (size, mels), zeros after the last one."""
-        missing = self._size - len(self._ready)
-        if missing <= 0:
-            return self._ready[: self._size]
-        return np.concatenate([self._ready, np.zeros((missing, *self._ready.shape[1:]), np.float32)])
+    def inputs(self, frames: int) -> np.ndarray:
+        """What so many frames see, (T_in,) or (T_in, mels); zeros where a stream has fewer."""
+        size = self._facts.window(frames)
+        return longer(self._ready[:size], (size, *self._ready.shape[1:]))
 
     def keep(self, found: dict[str, np.ndarray], row: int) -> np.ndarray:
         """What the graph found of the chunk, in a row of its outputs -> log-probabilities (T, V)."""
@@ -157,11 +155,10 @@ class OnnxBatches:
 
     def __init__(self, path: Path, facts: Facts, threads: int = 1) -> None:
         self.facts, self._graph = facts, load_graph(path, threads)
-        self._size = next(item.shape[1] for item in self._graph.get_inputs() if item.name == "x")
         self._outputs = [item.name for item in self._graph.get_outputs()]
 
     def open(self) -> Memory:
-        return Memory(self.facts, self._size)
+        return Memory(self.facts)
 
     def needs(self, begun: bool) -> int:
         return self.facts.chunk * self.facts.hop + (0 if begun else self.facts.ahead)
@@ -177,8 +174,9 @@ class OnnxBatches:
 
     def _together(self, streams: Sequence[Memory]) -> list[np.ndarray]:
         feed = {name: _batch([stream.states[name] for stream in streams]) for name in streams[0].states}
-        feed["x"] = _batch([stream.chunk() for stream in streams])
-        feed["valid"] = np.array([stream.frames for stream in streams], np.int64)
+        frames = [stream.frames for stream in streams]
+        feed["x"] = _batch([stream.inputs(max(frames)) for stream in streams])
+        feed["valid"] = np.array(frames, np.int64)
         feed["processed"] = np.array([stream.start for stream in streams], np.int64)
         found = dict(zip(self._outputs, self._graph.run(None, feed)))
         return [stream.keep(found, row) for row, stream in enumerate(streams)]

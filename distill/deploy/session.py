@@ -63,6 +63,10 @@ class Facts:
         """As values for JSON."""
         return asdict(self)
 
+    def window(self, frames: int) -> int:
+        """Inputs (samples or Fbank frames) that so many frames see."""
+        return (frames - 1) * self.stride + self.reach
+
     def frames(self, samples: int) -> int:
         """Frames of an utterance."""
         if self.input == "fbank":
