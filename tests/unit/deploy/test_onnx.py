@@ -78,6 +78,29 @@ def test_streams_of_a_batch_do_not_hear_each_other(exported: dict) -> None:
         torch.testing.assert_close(together[one, : valid[b]], alone[0][:, : valid[b]], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["fbank", "many sinks"])
+def test_a_stream_costs_what_it_has_heard_and_no_more(exported: dict, name: str, monkeypatch) -> None:
+    """Rings grow to the history and stay there, the last frames are a run of their own size; both begin anew."""
+    _, folder = exported[name]
+    session = open_session(folder, "onnx")
+    facts, graph, runs = session.facts, session.runner._graph._graph, []
+
+    class Spy:
+        def run(self, outputs: list | None, feed: dict) -> list:
+            found = graph.run(outputs, feed)
+            runs.append((found[0].shape[1], feed["key_0"].shape[2] - facts.sinks))
+            return found
+
+    monkeypatch.setattr(session.runner._graph, "_graph", Spy())
+    for samples in (30000, 20000):
+        runs.clear()
+        frames = len(session.whole(speech(samples)))
+        starts = range(0, frames, facts.chunk)
+        assert frames % facts.chunk and frames > facts.chunk + facts.history, "the case is one with a rest"
+        assert [now for now, _ in runs] == [min(facts.chunk, frames - start) for start in starts]
+        assert [past for _, past in runs] == [min(max(start, facts.chunk), facts.history) for start in starts]
+
+
 def test_padding_changes_no_frame_of_a_batch() -> None:
     graph = WholeGraph(build(*MODELS["fbank"]))
     torch.manual_seed(0)
