@@ -53,7 +53,7 @@ class Model:
 
     def frames(self, samples: int) -> int:
         """How many frames sherpa-onnx decodes of a stream: of whole chunks that something follows."""
-        size = (self.facts.chunk - 1) * self.facts.stride + self.facts.reach
+        size = self.facts.window(self.facts.chunk)
         ready = (samples + 80) // 160 - 2  # the last windows wait for audio behind them
         return self.facts.chunk * max(0, (ready - size - 1) // (self.facts.chunk * self.facts.stride) + 1)
 
