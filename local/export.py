@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import delays
 
 from distill.config.experiment import Experiment
+from distill.deploy.session import LAYOUT
 from distill.stages import (
     Recipe,
     Stage,
@@ -41,6 +42,7 @@ def main() -> None:
         needed = {folder: experiment.stage, recipe.lang: 2, recipe.graphs: 4, recipe.cuts: 0}
         needed.setdefault(recipe.exp(delays.aligning(experiment)), 6)
         settings = {"decoding": experiment.resolved()["decoding"], "seconds": [AUDIO_SECONDS, delays.SECONDS]}
+        settings["layout"] = LAYOUT
         run_stage(Stage(12, folder / "export", settings, needed), partial(work, recipe, experiment))
 
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 SAMPLE_RATE = 16000
+LAYOUT = 2  # of what stage 12 writes: one more whenever graphs or their facts change, so that it writes them anew
 LOUDEST = 8.0  # float samples lie in -1..1; augmentation and clipping go a little beyond, integers far
 
 
