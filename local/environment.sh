@@ -16,11 +16,31 @@ install_environment() {
   "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null ||
     { echo "$python is not Python 3.10 or newer; set PYTHON to one that is" >&2; exit 1; }
   echo "== installing into .venv (once; about two minutes): $wanted"
-  [[ -x $venv/bin/python ]] || "$python" -m venv "$venv"
+  if [[ ! -x $venv/bin/python ]]; then
+    need_room 6 2
+    "$python" -m venv "$venv"
+  fi
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
     --constraint "$root/constraints.txt" --editable "$root[${wanted// /,}]" ||
     { echo "installation failed; see the lines above, mend it and call again" >&2; exit 1; }
   echo "$stamp $wanted" >"$marker"
+}
+
+# need_room INSTALLED FETCHED: ends with a message where so many GiB find no room, here and in pip's temporary folder.
+need_room() {
+  local here temporary=${TMPDIR:-/tmp} needed=$1
+  here=$(df -Pk "$root" | awk 'NR == 2 { print $1 }')
+  [[ $(df -Pk "$temporary" | awk 'NR == 2 { print $1 }') != "$here" ]] || needed=$((needed + $2))
+  require_free "$root" "$needed" && require_free "$temporary" "$2"
+}
+
+# require_free FOLDER GIB
+require_free() {
+  local free
+  free=$(df -Pk "$1" | awk 'NR == 2 { print int($4 / 1024 / 1024) }')
+  ((free >= $2)) && return 0
+  echo "installing needs $2 GiB free in $1, and there are $free; make room, or set TMPDIR to a folder with more" >&2
+  exit 1
 }
 
 # python_for_k2: a Python 3.10, the newest for which PyPI has a k2: $PYTHON_K2, python3.10, or one that pyenv has.
@@ -46,6 +66,7 @@ install_k2_environment() {
   python=$(python_for_k2) || exit 1
   echo "== installing k2 into .venv-k2 (once; 2 GB to fetch, 3.5 GB on disk, some minutes)"
   rm -rf "$venv"
+  need_room 4 2
   "$python" -m venv "$venv"
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$root/constraints-k2.txt" ||
     { echo "installation failed; see the lines above, mend it and call again" >&2; exit 1; }
