@@ -117,6 +117,11 @@ def hole(entry: Entry) -> ValueError:
     )
 
 
+def twice(entry: Entry) -> ValueError:
+    """The error for an n-gram that the file has given before."""
+    return ValueError(f"{entry.where}: '{' '.join(entry.ngram)}' stands twice in the file")
+
+
 class WordLm:
     """What can be asked of any word n-gram."""
 
@@ -170,7 +175,7 @@ def read_arpa(path: Path, sentences: Iterable[str] | None = None) -> ArpaLm:
         if order > 1 and entry.ngram[:-1] not in probability:
             raise hole(entry)
         if entry.ngram in probability:
-            raise ValueError(f"{entry.where}: '{' '.join(entry.ngram)}' stands twice in the file")
+            raise twice(entry)
         probability[entry.ngram] = entry.probability
         if entry.backoff is not None:
             backoff[entry.ngram] = entry.backoff

@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import kaldifst
+import numpy as np
 
-from distill.graphs.arpa import END, START, Entry, hole, read_entries
+from distill.graphs.arpa import END, START, Entry, hole, read_entries, twice
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +27,8 @@ EMPTY = 0  # the node of the history without words
 def grammar_fst(arpa: Path, words: Mapping[str, int]) -> kaldifst.StdVectorFst:
     """Costs are negated natural logarithms. words: ids, "#0" among them.
 
-    Raises ValueError for a broken file (`arpa.read_entries`), holes, and words without an id. n-grams with
-    <unk> are left out, counted in the log.
+    Raises ValueError for a broken file (`arpa.read_entries`), holes, n-grams that stand twice, and words without
+    an id. n-grams with <unk> are left out, counted in the log.
     """
     grammar, missing, left_out = _Grammar(words["#0"]), [], 0
     for entry in read_entries(arpa):
@@ -45,6 +46,9 @@ def grammar_fst(arpa: Path, words: Mapping[str, int]) -> kaldifst.StdVectorFst:
         )
     if left_out:
         log.info("%s: %d n-grams with %s are left out", arpa, left_out, " or ".join(sorted(UNKNOWN)))
+    if double := grammar.double():
+        names = {id_: word for word, id_ in words.items()} | {EMPTY: START}
+        raise ValueError(f"{arpa}: '{' '.join(names[id_] for id_ in double)}' stands twice in the file")
     return grammar.fst()
 
 
@@ -65,11 +69,13 @@ class _Grammar:
             raise hole(entry)
         cost = -math.log(10) * entry.probability
         if entry.ngram[-1] == END:
+            if source in self.final:
+                raise twice(entry)
             self.final[source] = cost
             return
         target = suffix = self._longest(ids[1:])
         if ids in self.nodes:
-            raise ValueError(f"{entry.where}: '{' '.join(entry.ngram)}' stands twice in the file")
+            raise twice(entry)
         if not entry.highest:
             target = self.nodes[ids] = len(self.parent)
             self.parent.append(suffix)
@@ -82,6 +88,16 @@ class _Grammar:
         while history not in self.nodes:
             history = history[1:]
         return self.nodes[history]
+
+    def double(self) -> tuple[int, ...] | None:
+        """An n-gram that was added twice, of the highest order: those are no histories, and so not looked up."""
+        arcs = np.array(self.ends, np.int64).reshape(-1, 3)[:, :2]
+        arcs = arcs[np.lexsort(arcs.T)]
+        again = np.flatnonzero((arcs[1:] == arcs[:-1]).all(1))
+        if not again.size:
+            return None
+        source, label = map(int, arcs[again[0]])
+        return (*next(history for history, node in self.nodes.items() if node == source), label)
 
     def fst(self) -> kaldifst.StdVectorFst:
         """The graph, states in the order of their nodes; histories that nothing continues are passed through."""
