@@ -1,4 +1,6 @@
 // Forward-backward of LF-MMI on processors: the C interface, and threads over groups of utterances.
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -12,7 +14,8 @@ namespace {
 Arena arena;
 
 // Runs jobs on several threads. A job's two directions are tasks of their own, and so are their second halves, which
-// wait for both first ones: that is the only meeting of threads, and who has nothing to do sleeps.
+// wait for both first ones: that is the only meeting of threads. Who has nothing to do looks for it a little longer than
+// waking takes, and then sleeps.
 class Scheduler {
     struct Task {
         Job* job;
@@ -25,6 +28,7 @@ class Scheduler {
     std::condition_variable changed;
     size_t unfinished;
     bool failed = false;
+    std::atomic<unsigned> changes{0};
 
    public:
     explicit Scheduler(std::vector<std::unique_ptr<Job>>& all) : jobs(all), unfinished(all.size()) {
@@ -48,6 +52,7 @@ class Scheduler {
         FlushTiny flush;
         std::unique_lock<std::mutex> lock(mutex);
         while (true) {
+            if (ready.empty() && unfinished && !failed) look(lock);
             changed.wait(lock, [this] { return !ready.empty() || !unfinished || failed; });
             if (ready.empty() || failed) return;
             Task task = ready.front();
@@ -57,8 +62,17 @@ class Scheduler {
             lock.lock();
             if (!good) failed = true;
             else if (--task.job->waiting == 0) advance(task);
-            if (failed || !unfinished) changed.notify_all();
+            if (failed || !unfinished) changes++, changed.notify_all();
         }
+    }
+
+    // Waits for a change for as long as a sleeping thread would take to wake.
+    void look(std::unique_lock<std::mutex>& lock) {
+        unsigned seen = changes;
+        lock.unlock();
+        auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(100);
+        while (changes == seen && std::chrono::steady_clock::now() < until) std::this_thread::yield();
+        lock.lock();
     }
 
     static bool attempt(const Task& task) {
@@ -75,7 +89,7 @@ class Scheduler {
         if (task.job->directions == 2 && !task.second) {
             task.job->waiting = 2;
             for (int d : {0, 1}) ready.push_front({task.job, d, true});
-            changed.notify_one();
+            changes++, changed.notify_one();
         } else {
             task.job->finish();
             unfinished--;
