@@ -28,6 +28,7 @@ from bench_measure import write_json
 
 from distill.config.experiment import Experiment
 from distill.deploy import onnx as exporting
+from distill.deploy.graph import input_window
 from distill.deploy.onnx_runner import StreamRunner, WholeRunner
 from distill.deploy.session import SAMPLE_RATE, Session
 from distill.deploy.timing import gemm_peak, piece_of, run
@@ -78,8 +79,10 @@ def main() -> None:
                 row.times += [run(row.session, audio, row.piece)[0]] if number or row.engine != "torch" else []
         peaks = {False: gemm_peak(), True: int8_peak(Path(folder))}
         found = [figures(row, rows[0], args.seconds, args.rounds, peaks) for row in rows]
+        show(found, peaks)
         profiles = {name: profile(Path(folder), name) for name in args.students.split(",") if args.profile}
-    show(found, peaks, profiles)
+    for name, shares in profiles.items():
+        print(f"{name}, int8 chunks: " + ", ".join(f"{kind} {share} %" for kind, share in shares.items()))
     if args.json:
         about: dict[str, object] = {
             "hardware": hardware(torch.device("cpu")),
@@ -176,14 +179,16 @@ def profile(folder: Path, name: str, chunks: int = 20) -> dict[str, float]:
     """Share of each kind of operator in the time of a student's chunks, its history full, in percent, largest first."""
     import onnxruntime
 
-    path, history = folder / name / "stream.int8.onnx", load(name).settings.streaming.history_frames
+    path, model = folder / name / "stream.int8.onnx", load(name)
+    streaming = model.settings.streaming
+    sizes = {"R": streaming.history_frames, "T_in": input_window(model.front_end, streaming.chunk_frames)[0]}
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.enable_profiling, options.log_severity_level = 1, True, 3
     options.profile_file_prefix = str(path.with_suffix(""))
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     feed = {}
     for item in session.get_inputs():
-        shape = [1, *(history if size == "R" else size for size in item.shape[1:])]
+        shape = [1, *(sizes.get(size, size) for size in item.shape[1:])]
         feed[item.name] = np.zeros(shape, np.float32 if item.type == "tensor(float)" else np.int64)
     feed["valid"][:], feed["processed"][:] = 10**6, 10**6
     for _ in range(chunks):
@@ -195,8 +200,8 @@ def profile(folder: Path, name: str, chunks: int = 20) -> dict[str, float]:
     return {name: round(100 * value / spent.total(), 1) for name, value in spent.most_common(12)}
 
 
-def show(rows: list[dict], peaks: dict[bool, float], profiles: dict[str, dict[str, float]]) -> None:
-    """One table, and the profiles."""
+def show(rows: list[dict], peaks: dict[bool, float]) -> None:
+    """One table."""
     print(f"one thread: {peaks[False]:.0f} GFLOP/s fp32 (numpy), {peaks[True]:.0f} GOP/s int8 (ONNX Runtime)")
     print(f"{'case':28s} {'engine':10s} {'seconds':>8s} {'RTF':>7s} {'T1 / it':>8s} {'range':>13s} {'of peak':>8s}")
     for row in rows:
@@ -205,8 +210,6 @@ def show(rows: list[dict], peaks: dict[bool, float], profiles: dict[str, dict[st
             f"{row['case']:28s} {row['engine']:10s} {row['seconds']:8.3f} {row['rtf']:7.4f} {row['ratio']:8.2f}"
             f" {spread:>13s} {100 * row['share_of_peak']:7.0f}%"
         )
-    for name, shares in profiles.items():
-        print(f"{name}, int8 chunks: " + ", ".join(f"{kind} {share} %" for kind, share in shares.items()))
 
 
 if __name__ == "__main__":
