@@ -20,7 +20,8 @@ install_environment() {
     need_room 6 2
     "$python" -m venv "$venv"
   fi
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+  # --no-compile: modules are compiled when they are first imported, which most never are
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
     --constraint "$root/constraints.txt" --editable "$root[${wanted// /,}]" ||
     { echo "installation failed; see the lines above, mend it and call again" >&2; exit 1; }
   echo "$stamp $wanted" >"$marker"
@@ -68,7 +69,8 @@ install_k2_environment() {
   rm -rf "$venv"
   need_room 4 2
   "$python" -m venv "$venv"
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$root/constraints-k2.txt" ||
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
+    --requirement "$root/constraints-k2.txt" ||
     { echo "installation failed; see the lines above, mend it and call again" >&2; exit 1; }
   echo "$stamp" >"$venv/.installed"
 }
