@@ -62,7 +62,10 @@ def load_graph(path: Path, threads: int = 1):
     # threads that wait in a loop take the processor from the search and from sockets
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("optimization.enable_gelu_approximation", str(int(".int8." in path.name)))
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no base class of their own
+        raise ValueError(f"{path} is no graph that ONNX Runtime can load ({error}); run stage 12 again") from None
 
 
 class Memory:

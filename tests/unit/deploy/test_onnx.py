@@ -13,6 +13,7 @@ onnx = pytest.importorskip("onnx", reason="the extra 'deploy' is not installed")
 
 from distill.deploy import onnx as exporting  # noqa: E402
 from distill.deploy.graph import StreamGraph, WholeGraph, windows  # noqa: E402
+from distill.deploy.onnx_runner import load_graph  # noqa: E402
 from distill.deploy.session import open_session  # noqa: E402
 from distill.deploy.torch_runner import facts_of  # noqa: E402
 
@@ -129,6 +130,14 @@ def test_what_cannot_be_exported_is_named(tmp_path) -> None:
     with pytest.raises(ValueError, match="second, CTC output"):
         exporting.export_whole(build(*MODELS["waveform"]), tmp_path / "x.onnx", "ctc")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_graph_cut_short_is_named(tmp_path) -> None:
+    path = tmp_path / "stream.onnx"
+    exporting.export_stream(build(*MODELS["fbank"]), path)
+    path.write_bytes(path.read_bytes()[:-3000])
+    with pytest.raises(ValueError, match=r"stream\.onnx is no graph that ONNX Runtime can load .*run stage 12 again"):
+        load_graph(path)
 
 
 def test_torch_and_onnx_sessions_agree_on_the_model(exported: dict) -> None:
