@@ -54,6 +54,7 @@ def windows(x: Tensor, kernel: int, stride: int, exact: bool = False) -> Tensor:
         piece = x[:, start:end]
         if width < stride:
             piece = F.pad(piece, (0, 0, 0, stride - width))
+        # not unflatten and flatten: a traced graph would keep the numbers of streams and frames too
         piece = piece.reshape(x.shape[0], -1, stride * channels)
         pieces.append(piece[:, :, : width * channels] if width < stride else piece)
     return torch.cat(pieces, 2) if len(pieces) > 1 else pieces[0]
