@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 log = logging.getLogger(__name__)
 
@@ -273,14 +273,46 @@ class Stage:
         return folder
 
 
-def run_stage(stage: Stage, work: Callable[[Path], None]) -> bool:
-    """Do the work unless it is done already; returns whether anything was done."""
+class Group(Protocol):
+    """The processes that run a stage together (`distill.train.distributed.Ranks`)."""
+
+    @property
+    def first(self) -> bool: ...
+
+    def share(self, value: Any) -> Any:
+        """The first process's value, on every process."""
+
+    def wait(self) -> None:
+        """Return once every process has called it."""
+
+
+class Alone:
+    """The group of a single process."""
+
+    first = True
+
+    def share(self, value: Any) -> Any:
+        return value
+
+    def wait(self) -> None:
+        return None
+
+
+def run_stage(stage: Stage, work: Callable[[Path], None], ranks: Group | None = None) -> bool:
+    """Do the work unless it is done already; returns whether anything was done.
+
+    With several `ranks` the first one checks, locks, opens and completes the folder; all of them work in it.
+    """
+    ranks = ranks or Alone()
     stage.check_inputs()
-    if stage.up_to_date():
+    if ranks.share(ranks.first and stage.up_to_date()):
         log.info("stage %d: up to date (%s)", stage.number, stage.out)
         return False
-    with stage.writing() as folder:
-        work(folder)
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(stage.writing()) if ranks.first else None
+        work(ranks.share(folder))
+        ranks.wait()
+    ranks.wait()
     return True
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,26 @@ class Ranks:
         """Until all are here."""
         if self.world > 1:
             dist.barrier()
+
+    def share(self, value: Any) -> Any:
+        """The first process's value, on every process."""
+        if self.world == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values)
+        return values[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all processes in the order of their ranks, on every process."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+    def mine(self, items: Sequence[Item]) -> Sequence[Item]:
+        """This process's share of the items: every `world`-th one."""
+        return items[self.rank :: self.world]
 
 
 def join(device: str) -> tuple[Ranks, torch.device]:
