@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from distill.config.experiment import Experiment
+from distill.files import replacing
 from distill.stages import Recipe, Stage, command_line, recipe_from, recipe_parser, run_script, run_stage
 
 
@@ -53,7 +54,7 @@ def train(recipe: Recipe, experiment: Experiment, folder: Path) -> None:
     from distill.train.setup import Folders, build_trainer
 
     ranks, device = join(recipe.device)
-    torch.set_num_threads(max(1, recipe.nj))
+    torch.set_num_threads(ranks.threads(recipe.nj))
     folders = Folders(recipe.data_dir, recipe.lang, recipe.graphs, recipe.exp_dir)
     trainer = build_trainer(experiment, folders, folder, recipe.engine, ranks, device)
     result = {
@@ -64,12 +65,12 @@ def train(recipe: Recipe, experiment: Experiment, folder: Path) -> None:
         "commit": commit(),
         "config": experiment.resolved(),
         "hardware": hardware(device),
+        "ranks": ranks.world,
         "command": command_line(),
     }
     if ranks.first:
-        temporary = folder / "result.json.tmp"
-        temporary.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        temporary.replace(folder / "result.json")
+        with replacing(folder / "result.json") as temporary:
+            temporary.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class Text(Settings):
     units: Literal["bpe", "chars", "words"] = "bpe"
     most_units: int = Field(default=5000, ge=4)  # of bpe and words; rarer words are then <unk>
     context: int = Field(default=256, ge=2)  # units of a training row; longer sentences go on in the next
-    batch_units: int = Field(default=8000, ge=1)  # of a batch and process, padding included
+    batch_units: int = Field(default=8000, ge=1)  # of a batch, over all ranks together, padding included
     valid: str = "dev"  # cut set whose transcripts validate, and on which the weights are tuned
 
 

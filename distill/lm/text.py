@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distill.files import replacing
 from distill.lm.units import END, UNKNOWN, Units
 
 log = logging.getLogger(__name__)
@@ -25,13 +26,14 @@ PADDING = -1
 class TextBatch:
     """Rows padded to the longest: inputs (B, T) and what follows each, targets (B, T), PADDING behind the end.
 
-    ids: names of the rows, for messages.
+    ids: names of the rows, for messages. counted: False for the stand-in of a rank without rows (`Batch`).
     """
 
     ids: tuple[str, ...]
     inputs: Tensor
     targets: Tensor
     seconds: float = 0.0  # of audio: none
+    counted: bool = True
 
     def to(self, device: torch.device | str) -> TextBatch:
         """The same batch on a device."""
@@ -73,9 +75,11 @@ def write_corpus(sentences: Iterable[str], units: Units, context: int, folder: P
 
     Raises ValueError for text without a word.
     """
-    paths = {name: folder / f"{name}.tmp" for name in (NUMBERS, ROWS)}
     place = long = unknown = 0
-    with paths[NUMBERS].open("wb") as numbers, paths[ROWS].open("wb") as rows:
+    with (
+        replacing(folder / ROWS) as rows_path, replacing(folder / NUMBERS) as numbers_path,
+        numbers_path.open("wb") as numbers, rows_path.open("wb") as rows,
+    ):  # fmt: skip
         np.array([END], dtype=np.int32).tofile(numbers)
         for block in _blocks(sentences, units):
             flat = np.fromiter((n for sentence in block for n in sentence), dtype=np.int32)
@@ -86,10 +90,8 @@ def write_corpus(sentences: Iterable[str], units: Units, context: int, folder: P
             long += len(found) - len(block)
             found.tofile(rows)
             place = int(ends[-1])
-    if not place:
-        raise ValueError("no sentences to train a language model on: the text corpus is empty")
-    for name, path in paths.items():
-        path.replace(folder / name)
+        if not place:
+            raise ValueError("no sentences to train a language model on: the text corpus is empty")
     log.info("text: %d units, %d of them unknown; %d rows more than sentences, which are long", place, unknown, long)
     return Corpus(folder)
 
@@ -121,7 +123,7 @@ def _rows(ends: np.ndarray, context: int) -> np.ndarray:
 
 
 class TextLoader:
-    """Epochs of batches of rows of similar length, drawn by seed and epoch, sharded over ranks."""
+    """Epochs of batches of rows of similar length, drawn by seed and epoch; each rank gets its share of every batch."""
 
     def __init__(self, corpus: Corpus, batch_units: int, seed: int, rank: int = 0, world: int = 1) -> None:
         self.corpus, self.batch_units = corpus, batch_units
@@ -131,7 +133,8 @@ class TextLoader:
     def epoch(self, number: int, skip: int = 0) -> Iterator[TextBatch]:
         """Batches of one epoch (counted from 0), without the first `skip`."""
         for rows in self._plan(number)[skip:]:
-            yield self.batch(rows)
+            mine = rows[self.rank :: self.world]
+            yield replace(self.batch(mine if len(mine) else rows[:1]), counted=len(mine) > 0)
 
     def count(self, number: int) -> int:
         """Batches of an epoch."""
@@ -143,7 +146,7 @@ class TextLoader:
         return TextBatch(tuple(f"text row {row}" for row in rows), inputs, targets)
 
     def _plan(self, number: int) -> list[np.ndarray]:
-        """Rows of each batch of this rank; batches that not all ranks can have wait for an epoch in other order."""
+        """Rows of each batch, the same on every rank."""
         draw = np.random.default_rng((self.seed, number))
         order = draw.permutation(len(self.corpus))
         window = max(1, TOGETHER * int(self.batch_units / max(1.0, float(self.lengths.mean()))))
@@ -152,9 +155,7 @@ class TextLoader:
             some = order[start : start + window]
             some = some[np.argsort(self.lengths[some], kind="stable")]
             batches += [some[part] for part in split_rows(self.lengths[some], self.batch_units)]
-        shuffled = [batches[place] for place in draw.permutation(len(batches))]
-        even = len(shuffled) // self.world * self.world or len(shuffled)
-        return shuffled[:even][self.rank % len(shuffled) :: self.world]
+        return [batches[place] for place in draw.permutation(len(batches))]
 
 
 def split_rows(lengths: Sequence[int] | np.ndarray, most: int) -> Iterator[slice]:

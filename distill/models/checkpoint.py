@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from distill.config.experiment import Experiment
+from distill.files import replacing
 from distill.models.build import build_model
 from distill.models.recogniser import Recogniser
 
@@ -19,10 +19,18 @@ FORMAT = "distill-asr/1"
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint under a temporary name and rename it."""
-    temporary = path.with_name(path.name + ".tmp")
-    torch.save({"format": FORMAT, **content}, temporary)
-    os.replace(temporary, path)
+    """Write a checkpoint whole or not at all; raises OSError with file and way out where the disk is full."""
+    _write(path, {"format": FORMAT, **content})
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # why torch could not write, which it does not say itself
+                raise error.__context__ from None
+            raise
 
 
 def load(path: Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
@@ -33,7 +41,7 @@ def load(path: Path, map_location: str | torch.device = "cpu") -> dict[str, Any]
         content = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # torch raises many kinds for cut, foreign or unsafe files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: unreadable checkpoint ({reason}); remove it and train again") from None
+        raise ValueError(f"{path}: unreadable checkpoint ({reason}); put back a good copy, or train again") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path}: not a checkpoint of this project (expected format '{FORMAT}')")
     return content
@@ -84,7 +92,5 @@ def load_recogniser(
 def export_weights(folder: Path, path: Path, epoch: int | None = None, avg: int = 1) -> int:
     """Write {"model": state dict}, averaged as `load_recogniser` does: icefall's pretrained.pt. Returns the epoch."""
     model, _, _, last = load_recogniser(folder, epoch, avg)
-    temporary = path.with_name(path.name + ".tmp")
-    torch.save({"model": model.state_dict()}, temporary)
-    os.replace(temporary, path)
+    _write(path, {"model": model.state_dict()})
     return last

@@ -142,6 +142,7 @@ class Encoder(nn.Module):
     def __init__(self, settings: EncoderSettings, features: int, streaming: Streaming, mask: Mask) -> None:
         super().__init__()
         self.settings, self.streaming, self.mask = settings, streaming, mask
+        self.draws: torch.Generator | None = None  # of blocks to drop and of chunks: training ranks draw the same
         self.feature_norm = nn.LayerNorm(features)
         projects = settings.always_project or features != settings.dim
         self.projection = nn.Linear(features, settings.dim) if projects else nn.Identity()
@@ -168,14 +169,14 @@ class Encoder(nn.Module):
         if self.training:
             x = mask_spans(x, lengths, self.mask, self.mask_embedding)
         x = self.embed(x)
-        streaming = drawn(self.streaming) if self.training else self.streaming
+        streaming = drawn(self.streaming, self.draws) if self.training else self.streaming
         mask = attention_mask(inside, streaming)
         frame = torch.arange(features.shape[1], device=features.device)
         relative = self.relative_bias(frame, frame)
         hidden = []
         for block in self.blocks:
             dropped = self.training and self.settings.layer_drop > 0
-            if not (dropped and float(torch.rand(())) < self.settings.layer_drop):
+            if not (dropped and float(torch.rand((), generator=self.draws)) < self.settings.layer_drop):
                 x, _ = block(x, mask, None, relative)
             hidden.append(x)
         return (*hidden[:-1], self.finish(hidden[-1]))
@@ -198,13 +199,13 @@ class Encoder(nn.Module):
         return self.norm(x) if self.settings.norm_first else x
 
 
-def drawn(streaming: Streaming) -> Streaming:
+def drawn(streaming: Streaming, draws: torch.Generator | None = None) -> Streaming:
     """What a training batch runs at: one of `train_chunks` and `train_histories`, if there are any."""
     if not streaming.train_chunks:
         return streaming
 
     def one_of(values: tuple[int, ...]) -> int:
-        return values[int(torch.randint(len(values), ()))]
+        return values[int(torch.randint(len(values), (), generator=draws))]
 
     history = one_of(streaming.train_histories or (streaming.history_frames,))
     return streaming.model_copy(update={"chunk_frames": one_of(streaming.train_chunks), "history_frames": history})

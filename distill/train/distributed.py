@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -12,46 +14,59 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 Item = TypeVar("Item")
+LONGEST_WAIT = 1800.0  # seconds in a collective; DISTILL_TIMEOUT is another value
+LOST = ("closed by peer", "reset by peer", "broken pipe", "connection refused", "timed out", "nccl", "gloo")
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Who we are among the training processes."""
+    """Who we are among the training processes; local_world: how many of them are on this machine."""
 
     rank: int = 0
     world: int = 1
     local: int = 0
+    local_world: int = 1
 
     @property
     def first(self) -> bool:
         return self.rank == 0
+
+    def threads(self, jobs: int) -> int:
+        """Threads of this process where `jobs` cores are to be used on its machine."""
+        return max(1, jobs // self.local_world)
 
     def sum(self, value: Tensor) -> Tensor:
         """Sum over all processes."""
         if self.world == 1:
             return value
         value = value.clone()
-        dist.all_reduce(value)
+        with self.meeting():
+            dist.all_reduce(value)
         return value
 
-    def wrap(self, module: nn.Module, device: torch.device) -> nn.Module:
-        """DistributedDataParallel where there are several processes."""
+    def wrap(self, module: nn.Module, device: torch.device, skips_parts: bool = False) -> nn.Module:
+        """DistributedDataParallel where there are several processes; skips_parts: an update may not use all of it."""
         if self.world == 1:
             return module
         ids = [device.index] if device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(module, device_ids=ids)
+        return nn.parallel.DistributedDataParallel(
+            module, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True,
+            find_unused_parameters=skips_parts,
+        )  # fmt: skip
 
     def wait(self) -> None:
         """Until all are here."""
         if self.world > 1:
-            dist.barrier()
+            with self.meeting():
+                dist.barrier()
 
     def share(self, value: Any) -> Any:
         """The first process's value, on every process."""
         if self.world == 1:
             return value
         values = [value]
-        dist.broadcast_object_list(values)
+        with self.meeting():
+            dist.broadcast_object_list(values)
         return values[0]
 
     def gather(self, value: Any) -> list[Any]:
@@ -59,12 +74,27 @@ class Ranks:
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
-        dist.all_gather_object(values, value)
+        with self.meeting():
+            dist.all_gather_object(values, value)
         return values
 
     def mine(self, items: Sequence[Item]) -> Sequence[Item]:
         """This process's share of the items: every `world`-th one."""
         return items[self.rank :: self.world]
+
+    @contextlib.contextmanager
+    def meeting(self) -> Iterator[None]:
+        """Around everything that waits for other processes: raises RuntimeError with the way out where one is gone."""
+        try:
+            yield
+        except RuntimeError as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            if self.world == 1 or not any(sign in reason.lower() for sign in LOST):
+                raise
+            raise RuntimeError(
+                f"rank {self.rank} of {self.world}: another rank stopped (its own message says why; here: {reason});"
+                " the same command continues from the last checkpoint"
+            ) from None
 
 
 def join(device: str) -> tuple[Ranks, torch.device]:
@@ -76,8 +106,23 @@ def join(device: str) -> tuple[Ranks, torch.device]:
         raise ValueError(f"--device {device}: torch sees no GPU here; use --device cpu")
     if "RANK" not in os.environ:
         return Ranks(), torch.device(device)
-    ranks = Ranks(*(int(os.environ[key]) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    ranks = _ranks()
     where = torch.device("cuda", ranks.local) if device.startswith("cuda") else torch.device(device)
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
+        longest = timedelta(seconds=float(os.environ.get("DISTILL_TIMEOUT", LONGEST_WAIT)))
+        with ranks.meeting():
+            dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=longest)
     return ranks, where
+
+
+def _ranks() -> Ranks:
+    missing = [key for key in ("WORLD_SIZE", "LOCAL_RANK") if key not in os.environ]
+    if missing:
+        raise ValueError(
+            f"RANK is set in the environment, but {' and '.join(missing)} not; start the processes with torchrun,"
+            " or unset RANK to run alone"
+        )
+    rank, world, local = (int(os.environ[key]) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    return Ranks(rank, world, local, int(os.environ.get("LOCAL_WORLD_SIZE", world)))

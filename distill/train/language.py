@@ -46,7 +46,7 @@ def build_lm_trainer(
     valid: sentences to validate on. Raises FileNotFoundError naming the stage that writes the text, ValueError
     for a text without words, or without sentences to validate on.
     """
-    torch.manual_seed(settings.seed + ranks.rank)
+    torch.manual_seed(settings.seed)
     if ranks.first:
         prepare(settings, text, folder)
     ranks.wait()
@@ -54,7 +54,7 @@ def build_lm_trainer(
     loader = TextLoader(Corpus(folder), settings.text.batch_units, settings.seed, ranks.rank, ranks.world)
     model = build_lm(settings.model, len(units), settings.seed)
     return Trainer(
-        settings, model.to(device), nn.Identity(), None, loader.epoch, Validation(settings, units, valid),
+        settings, model.to(device), nn.Identity(), None, loader.epoch, Validation(settings, units, valid, ranks),
         count_updates(settings, loader), units.symbols, folder, ranks, device, LmStep,
     )  # fmt: skip
 
@@ -85,14 +85,15 @@ def count_updates(settings: LanguageModel, loader: TextLoader) -> int:
 
 
 class Validation:
-    """Batches of the validation sentences, the same ones every time."""
+    """Batches of a rank's validation sentences, the same ones every time."""
 
-    def __init__(self, settings: LanguageModel, units: Units, sentences: Sequence[str]) -> None:
+    def __init__(self, settings: LanguageModel, units: Units, sentences: Sequence[str], ranks: Ranks) -> None:
         rows = [units.sentence(sentence.split()) for sentence in sentences]
         self.rows = sorted((row for row in rows if len(row) > 2), key=len)
         self.batch_units = settings.text.batch_units
         if not self.rows:
             raise ValueError(f"no transcripts in cut set '{settings.text.valid}' to validate the language model on")
+        self.rows = list(ranks.mine(self.rows))
 
     def __call__(self) -> Iterator[TextBatch]:
         for some in split_rows([len(row) - 1 for row in self.rows], self.batch_units):

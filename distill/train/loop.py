@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,12 +21,15 @@ from distill.config.training import Optim, Saving
 from distill.losses.objective import Losses, Targets
 from distill.models import checkpoint
 from distill.models.recogniser import Recogniser, count_parameters
+from distill.models.transformer import Encoder
 from distill.train.distributed import Ranks
 from distill.train.monitor import Monitor
 from distill.train.schedule import learning_rate
+from distill.train.stopping import Asked, noticing
 from distill.train.teacher import TeacherTargets
 
 log = logging.getLogger(__name__)
+Sums = dict[str, tuple[float, float, float]]  # of terms: total, count, weight
 
 
 @dataclass
@@ -33,10 +37,13 @@ class Progress:
     """How far a training is; stored in checkpoints, so that a killed one continues where it stopped."""
 
     updates: int = 0
-    epoch: int = 0  # the one being trained, from 0
+    epoch: int = 0  # epochs that were validated and stored; the one being trained, from 0
     batch: int = 0  # batches of it already trained on
+    losses: float = 0.0  # sum of its updates' losses
+    losses_of: int = 0  # updates that they are of
+    finished: bool = False  # the last epoch was validated and stored
     audio_seconds: float = 0.0
-    wall_seconds: float = 0.0
+    wall_seconds: float = 0.0  # of all calls, validation and checkpoints included; of a killed one up to its last.pt
     dropped: int = 0  # utterances without a path
     recomputed: int = 0  # utterances done again in the log semiring
     train_loss: float = math.nan
@@ -48,6 +55,9 @@ class Trained(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def seed(self) -> int: ...
 
     @property
     def optim(self) -> Optim: ...
@@ -78,8 +88,29 @@ class Step(nn.Module):
         return count_parameters(self.model)
 
 
+@dataclass(frozen=True)
+class Shared:
+    """What all ranks together have of a batch: totals and counts of the terms, and what is added up for the result."""
+
+    totals: dict[str, float]
+    counts: dict[str, float]
+    dropped: int
+    recomputed: int
+    seconds: float
+    asked_to_end: bool
+
+    def means(self, losses: Losses) -> dict[str, float]:
+        """The terms' means and their weighted sum, `loss`."""
+        values = {name: total / self.counts[name] for name, total in self.totals.items()}
+        return {**values, "loss": sum(term.weight * values[name] for name, term in losses.terms.items())}
+
+
 class Trainer:
-    """Trains until the schedule ends; `run` may be called again after a kill and continues."""
+    """Trains until the schedule ends; `run` may be called again after a kill and continues to the same result.
+
+    All random numbers of an update are drawn from seeds of the experiment's seed, the update and the rank: nothing
+    that happened before, in this process or in one that was killed, has a part in them.
+    """
 
     def __init__(
         self,
@@ -96,36 +127,45 @@ class Trainer:
         device: torch.device,
         step: Callable[..., Any] = Step,
     ) -> None:
-        """batches(epoch, skip) yields an epoch's batches without the first `skip`; updates: how many in all.
+        """batches(epoch, skip) yields this rank's shares of an epoch's batches without the first `skip`.
 
-        step(model, objective) makes the module that gives a batch's Losses and its parameters' `sizes`;
-        batches have `ids`, `seconds` and `to(device)`.
+        valid() yields this rank's share of the validation. updates: how many in all. step(model, objective) makes
+        the module that gives a batch's Losses and its parameters' `sizes`; batches have `ids`, `seconds`, `counted`
+        and `to(device)`.
         """
         self.experiment, self.settings = experiment, experiment.optim
         self.model, self.objective, self.teacher = model, objective, teacher
         self.batches, self.valid, self.total = batches, valid, updates
         self.units, self.folder, self.ranks, self.device = list(units), folder, ranks, device
         self.step = step(model, objective).to(device)
-        self.parallel = ranks.wrap(self.step, device)
+        encoders = [module for module in model.modules() if isinstance(module, Encoder)]
+        self.parallel = ranks.wrap(self.step, device, any(encoder.settings.layer_drop for encoder in encoders))
+        self._alike = torch.Generator()  # for what all ranks draw alike
+        for encoder in encoders:
+            encoder.draws = self._alike
         self.parameters = [p for p in self.step.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters, self.settings.lr, self.settings.betas, self.settings.eps, self.settings.weight_decay
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.settings.precision == "float16")
         self.progress = Progress()
-        self._saved_at = time.monotonic()
+        self._asked, self._ending = Asked(), False
+        self._began = time.monotonic()
 
     def run(self) -> dict[str, Any]:
-        """Train to the end; returns what result.json says of the training."""
+        """Train to the end; returns what result.json says of the training.
+
+        SIGTERM or Ctrl-C: all ranks finish the update, the first writes last.pt, and all raise SystemExit. Raises
+        RuntimeError where another rank is gone.
+        """
+        self._began = time.monotonic()
         self._resume()
         monitor = Monitor(self.folder, self.experiment.name, self.total, self.progress.updates, self.ranks.first)
-        while self.progress.updates < self.total:
-            self._epoch(monitor)
-            self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
-            self.progress.valid_loss = self._validate(monitor)
-            self.progress.train_loss = monitor.mean("loss")
-            self._save_epoch()
-        monitor.close()
+        with contextlib.closing(monitor), noticing() as self._asked, self.ranks.meeting():
+            while not self.progress.finished:
+                self._epoch(monitor)
+                self.progress.valid_loss = self._validate(monitor)
+                self._finish_epoch()
         return self.result()
 
     def result(self) -> dict[str, Any]:
@@ -144,21 +184,25 @@ class Trainer:
         }
 
     def _epoch(self, monitor: Monitor) -> None:
-        batches = self.batches(self.progress.epoch, self.progress.batch)
-        started = time.monotonic()
-        while self.progress.updates < self.total:
+        progress = self.progress
+        batches = self.batches(progress.epoch, progress.batch)
+        while progress.updates < self.total:
             group = list(islice(batches, self.settings.accumulate))
             if not group:
                 break
-            rate = learning_rate(self.settings, self.progress.updates / self.total)
+            rate = learning_rate(self.settings, progress.updates / self.total)
             values = self._update(group, rate)
-            self.progress.updates += 1
-            self.progress.batch += len(group)
-            self.progress.wall_seconds += time.monotonic() - started
-            started = time.monotonic()
-            monitor.update(self.progress.updates, values, rate)
-            if self.progress.updates % self.experiment.saving.every_updates == 0:
+            progress.updates += 1
+            progress.batch += len(group)
+            progress.losses += values["loss"]
+            progress.losses_of += 1
+            monitor.update(progress.updates, values, rate)
+            if self._ending:
+                self._end()
+            if progress.updates % self.experiment.saving.every_updates == 0:
                 self._save("last.pt")
+        if not progress.batch:
+            raise ValueError(f"{self.experiment.name}: epoch {progress.epoch + 1} has no batches to train on")
 
     def _update(self, group: Sequence[Batch], rate: float) -> dict[str, float]:
         for parameters in self.optimizer.param_groups:
@@ -166,6 +210,7 @@ class Trainer:
         self.step.train()
         if self.teacher is not None:
             self.teacher.model.eval()
+        self._seed()
         self.optimizer.zero_grad(set_to_none=True)
         values: dict[str, float] = {}
         for index, batch in enumerate(group):
@@ -181,8 +226,17 @@ class Trainer:
         self._check_finite({**values, "gradient": float(norm)}, group)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self._count(group)
         return {**values, "gradient": float(norm)}
+
+    def _seed(self) -> None:
+        """Begin the random numbers of an update: one row for all ranks alike, one for each."""
+        number = self.experiment.seed, self.progress.updates
+        alike, own = (
+            int(np.random.SeedSequence((*number, row)).generate_state(1, np.uint64)[0])
+            for row in (0, 1 + self.ranks.rank)
+        )
+        self._alike.manual_seed(alike)
+        torch.manual_seed(own)
 
     def _loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         batch = batch.to(self.device)
@@ -190,92 +244,142 @@ class Trainer:
         precision = getattr(torch, self.settings.precision)
         with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
             losses = self.parallel(batch, targets)
-        self.progress.dropped += int(losses.dropped)
-        self.progress.recomputed += losses.recomputed
-        return self._combine(losses)
+        shared = self._share(losses, batch)
+        self.progress.dropped += shared.dropped
+        self.progress.recomputed += shared.recomputed
+        self.progress.audio_seconds += shared.seconds
+        self._ending = shared.asked_to_end
+        return self._combine(losses, shared, batch.counted), shared.means(losses)
 
-    def _combine(self, losses: Losses) -> tuple[Tensor, dict[str, float]]:
+    def _share(self, losses: Losses, batch: Batch) -> Shared:
+        """The one exchange of a batch beside that of gradients."""
+        names = list(losses.terms)
+        terms = [*(losses.terms[name].total for name in names), *(losses.terms[name].count for name in names)]
+        own = torch.stack([value.detach().double() for value in (*terms, losses.dropped)]) * batch.counted
+        others = [losses.recomputed * batch.counted, batch.seconds, bool(self._asked.signal)]
+        every = torch.cat([own, torch.tensor(others, dtype=own.dtype, device=own.device)])
+        values = self.ranks.sum(every).tolist()
+        dropped, recomputed, seconds, asked = values[2 * len(names) :]
+        counts = {name: max(1.0, count) for name, count in zip(names, values[len(names) :])}
+        return Shared(dict(zip(names, values)), counts, int(dropped), int(recomputed), seconds, asked > 0)
+
+    def _combine(self, losses: Losses, shared: Shared, counted: bool) -> Tensor:
         """Weighted sum of the terms, each divided by its count over all processes.
 
         Gradients are averaged over processes afterwards, hence the factor `world`.
         """
-        total, values = torch.zeros((), device=self.device), {}
-        for name, term in losses.terms.items():
-            count = self.ranks.sum(term.count.detach().double()).clamp_min(1)
-            mean = term.total / count.to(term.total.dtype)
-            total = total + term.weight * mean * self.ranks.world
-            values[name] = float(self.ranks.sum(mean.detach()))
-        values["loss"] = float(self.ranks.sum(total.detach())) / self.ranks.world
-        return total, values
+        factor = self.ranks.world * counted
+        return sum(
+            (term.total * (factor * term.weight / shared.counts[name]) for name, term in losses.terms.items()),
+            start=torch.zeros((), device=self.device),
+        )
 
     def _check_finite(self, values: dict[str, float], group: Sequence[Batch]) -> None:
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if self.scaler.is_enabled() and bad == ["gradient"]:
             return  # the scaler skips this update and lowers its scale
         if bad:
-            cuts = ", ".join(cut_id for batch in group for cut_id in batch.ids)
+            ids = self.ranks.gather([cut_id for batch in group for cut_id in batch.ids])
+            cuts = ", ".join(dict.fromkeys(cut_id for some in ids for cut_id in some))
             raise FloatingPointError(
                 f"update {self.progress.updates + 1}: {', '.join(bad)} not finite, on cuts {cuts};"
                 f" nothing of this update was applied. Lower optim.lr ({self.settings.lr}) or look at these cuts"
             )
 
-    def _count(self, group: Sequence[Batch]) -> None:
-        seconds = torch.tensor(sum(batch.seconds for batch in group), device=self.device)
-        self.progress.audio_seconds += float(self.ranks.sum(seconds))
-
     @torch.no_grad()
     def _validate(self, monitor: Monitor) -> float:
         self.step.eval()
-        sums: dict[str, list[float]] = {}
+        own: Sums = {}
         for batch in self.valid():
+            if self._asked.signal:
+                break
             moved = batch.to(self.device)
             targets = self.teacher(moved) if self.teacher is not None else None
-            losses = self.step(moved, targets)
-            for name, term in losses.terms.items():
-                total, count, _ = sums.setdefault(name, [0.0, 0.0, term.weight])
-                sums[name] = [total + float(term.total), count + float(term.count), term.weight]
-        values = {name: total / max(1.0, count) for name, (total, count, _) in sums.items()}
-        values["loss"] = sum(weight * values[name] for name, (_, _, weight) in sums.items())
-        monitor.valid(self.progress.updates, values, self.progress.epoch)
+            for name, term in self.step(moved, targets).terms.items():
+                _add(own, name, float(term.total), float(term.count), term.weight)
+        signals, sums = zip(*self.ranks.gather((self._asked.signal, own)))
+        if any(signals):
+            self._end()
+        every: Sums = {}
+        for some in sums:
+            for name, (total, count, weight) in some.items():
+                _add(every, name, total, count, weight)
+        values = {name: total / max(1.0, count) for name, (total, count, _) in every.items()}
+        values["loss"] = sum(weight * values[name] for name, (_, _, weight) in every.items())
+        monitor.valid(self.progress.updates, values, self.progress.epoch + 1)
         return values["loss"]
 
-    def _save_epoch(self) -> None:
-        name = f"epoch-{self.progress.epoch}.pt"
-        self._save(name)
-        self._save("last.pt")
-        paths = list(checkpoint.epoch_paths(self.folder).values())
+    def _finish_epoch(self) -> None:
+        progress = self.progress
+        progress.train_loss = progress.losses / progress.losses_of
+        progress.losses, progress.losses_of = 0.0, 0
+        progress.epoch, progress.batch = progress.epoch + 1, 0
+        progress.finished = progress.updates >= self.total
+        self._save(f"epoch-{progress.epoch}.pt")
         if self.ranks.first:
-            for path in paths[: -self.experiment.saving.keep]:
-                path.unlink()
+            for number, path in checkpoint.epoch_paths(self.folder).items():
+                if number <= progress.epoch - self.experiment.saving.keep:
+                    path.unlink()
+        self._save("last.pt")
+
+    def _end(self) -> None:
+        """Leave a checkpoint and end the process; every rank comes here after the same update."""
+        self._save("last.pt")
+        if self.ranks.first:
+            path = self.folder / "last.pt"
+            log.info("checkpoint at update %d written to %s; the same command continues", self.progress.updates, path)
+        raise SystemExit(self._asked.status)
 
     def _save(self, name: str) -> None:
-        self.ranks.wait()
-        if self.ranks.first:
-            content = {
-                "model": self.model.state_dict(),
-                "objective": self.objective.state_dict(),
-                "experiment": self.experiment.resolved(),
-                "units": self.units,
-                "progress": asdict(self.progress),
-            }
-            if name == "last.pt":
-                content |= {
-                    "optimizer": self.optimizer.state_dict(),
-                    "scaler": self.scaler.state_dict(),
-                    "random": torch.get_rng_state(),
-                }
-            checkpoint.save(self.folder / name, content)
-        self.ranks.wait()
+        now = time.monotonic()
+        self.progress.wall_seconds += now - self._began
+        self._began = now
+        if not self.ranks.first:
+            return
+        content = {
+            "model": self.model.state_dict(),
+            "objective": self.objective.state_dict(),
+            "experiment": self.experiment.resolved(),
+            "units": self.units,
+            "progress": asdict(self.progress),
+            "ranks": self.ranks.world,
+        }
+        if name == "last.pt":
+            content |= {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+        checkpoint.save(self.folder / name, content)
 
     def _resume(self) -> None:
         path = self.folder / "last.pt"
-        if not path.exists():
+        content = self._last(path) if path.exists() else None
+        updates = self.ranks.gather(content["progress"]["updates"] if content else 0)
+        if len(set(updates)) > 1:
+            raise ValueError(f"the ranks find other checkpoints at {path} (updates {updates}); they must share exp-dir")
+        if content is None:
             return
-        content = checkpoint.load(path, self.device)
         self.model.load_state_dict(content["model"])
         self.objective.load_state_dict(content["objective"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.scaler.load_state_dict(content["scaler"])
-        torch.set_rng_state(content["random"].cpu())
         self.progress = Progress(**content["progress"])
         log.info("continuing from update %d of %d (%s)", self.progress.updates, self.total, path)
+        before = content.get("ranks", 1)
+        if before != self.ranks.world:
+            log.warning(
+                "begun on %d processes, continued on %d: batches stay as they are, masks and dropout become others",
+                before, self.ranks.world,
+            )  # fmt: skip
+
+    def _last(self, path: Path) -> dict[str, Any]:
+        try:
+            return checkpoint.load(path, self.device)
+        except ValueError as error:
+            epochs = ", ".join(found.name for found in checkpoint.epoch_paths(self.folder).values()) or "none"
+            raise ValueError(
+                f"{error}: move {path.name} away and training begins anew, which replaces the epochs that are there"
+                f" ({epochs}). Nothing was changed"
+            ) from None
+
+
+def _add(sums: Sums, name: str, total: float, count: float, weight: float) -> None:
+    before = sums.get(name, (0.0, 0.0, weight))
+    sums[name] = before[0] + total, before[1] + count, weight

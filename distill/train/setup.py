@@ -14,6 +14,7 @@ from distill.config.experiment import Experiment
 from distill.data.lattices import Lattices
 from distill.data.loader import SpeechDataset, TrainLoader, fbank_statistics, in_order, level, load_cuts, train_loader
 from distill.data.numerators import Numerators, usable
+from distill.files import replacing
 from distill.fsa import Hmm
 from distill.fsa.formats import load_fsa
 from distill.graphs.lexicon import Lang
@@ -65,7 +66,7 @@ def build_trainer(
     experiment: Experiment, folders: Folders, folder: Path, engine: str, ranks: Ranks, device: torch.device
 ) -> Trainer:
     """Everything a training needs; `folder` receives its checkpoints and lists of copied tensors and skipped cuts."""
-    torch.manual_seed(experiment.seed + ranks.rank)
+    torch.manual_seed(experiment.seed)
     graphs = Graphs.load(folders)
     needs_graphs = experiment.objective.uses_mmi or experiment.objective.uses_ctc
     if experiment.objective.uses_ctc and graphs.lang.topology.kind == "two_pdf":
@@ -77,7 +78,7 @@ def build_trainer(
         folders.data, experiment.data, experiment.augment, numerators, experiment.seed, with_clean,
         ranks.rank, ranks.world,
     )  # fmt: skip
-    model = initial_model(experiment, graphs.lang.outputs, folders, folder, loader)
+    model = initial_model(experiment, graphs.lang.outputs, folders, folder, loader, ranks.first)
     if ranks.first:
         write_list(folder / "skipped.tsv", [f"{cut}\t{reason}" for cut, reason in skipped])
         if skipped:
@@ -90,7 +91,7 @@ def build_trainer(
     )  # fmt: skip
     if experiment.init:
         continue_projections(objective, folders.exp / experiment.init)
-    valid = Validation(experiment, folders, graphs, with_clean)
+    valid = Validation(experiment, folders, graphs, with_clean, ranks)
     return Trainer(
         experiment, model.to(device), objective, teacher, loader.epoch, valid, count_updates(experiment, loader),
         graphs.lang.outputs, folder, ranks, device,
@@ -134,9 +135,10 @@ def load_teacher(experiment: Experiment, exp: Path, device: torch.device) -> Tea
 
 
 def initial_model(
-    experiment: Experiment, outputs: Sequence[str], folders: Folders, folder: Path, loader: TrainLoader
-) -> Recogniser:
-    """Random weights, then those of `init` where name and shape agree; copies are listed in init.tsv."""
+    experiment: Experiment, outputs: Sequence[str], folders: Folders, folder: Path, loader: TrainLoader,
+    first: bool = True,
+) -> Recogniser:  # fmt: skip
+    """Random weights, then those of `init` where name and shape agree; the first rank lists copies in init.tsv."""
     model = build_model(experiment.model, len(outputs), experiment.seed)
     calibrated = False
     if experiment.init:
@@ -157,7 +159,8 @@ def initial_model(
         leave = ["front_end.", "encoder.feature_norm.", "encoder.projection."] if other_input else []
         leave += ["head.output.", "ctc."] if other_units else []
         report = copy_matching(content["model"], model, experiment.init_blocks, experiment.init_slice, leave)
-        write_list(folder / "init.tsv", report.lines())
+        if first:
+            write_list(folder / "init.tsv", report.lines())
         log.info("from %s: %s (listed in %s)", experiment.init, report.summary(), folder / "init.tsv")
         calibrated = not other_input and before["waveform"] == now.waveform and content["progress"]["updates"] > 0
     if not calibrated:
@@ -194,9 +197,11 @@ def count_updates(experiment: Experiment, loader: TrainLoader) -> int:
 
 
 class Validation:
-    """Batches of the validation part, with transcripts as numerators; the same ones every time."""
+    """Batches of a rank's share of the validation part, with transcripts as numerators; the same ones every time."""
 
-    def __init__(self, experiment: Experiment, folders: Folders, graphs: Graphs, with_clean: bool) -> None:
+    def __init__(
+        self, experiment: Experiment, folders: Folders, graphs: Graphs, with_clean: bool, ranks: Ranks
+    ) -> None:
         cuts = load_cuts(folders.data / "cuts", [experiment.data.valid])
         numerators = Numerators(graphs.lang, graphs.lm)
         good, skipped = usable(cuts, numerators)
@@ -208,7 +213,8 @@ class Validation:
             )
         count = experiment.data.valid_utterances or len(good)
         every = max(1, len(good) // count)
-        self.cuts = type(cuts).from_cuts(good[::every][:count])
+        chosen = sorted(good[::every][:count], key=lambda cut: (-cut.duration, cut.id))  # alike on all ranks
+        self.cuts = type(cuts).from_cuts(ranks.mine(chosen))
         self.max_duration = experiment.data.max_duration
         self.dataset = SpeechDataset(numerators, None, 0, with_clean, experiment.data.keep_audio)
 
@@ -217,7 +223,6 @@ class Validation:
 
 
 def write_list(path: Path, lines: Sequence[str]) -> None:
-    """Write lines under a temporary name and rename."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    temporary.replace(path)
+    """Write lines, the whole file or nothing."""
+    with replacing(path) as temporary:
+        temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")

@@ -17,7 +17,8 @@ class TeacherTargets:
     """Runs a teacher in evaluation mode over what the settings say it hears.
 
     With `keep_targets` each cut's targets are computed once and kept in half precision: right only
-    while the teacher hears the same waveform every epoch (the settings see to it).
+    while the teacher hears the same waveform every epoch (the settings see to it). They are computed of the cut
+    alone, so that they do not depend on the batch in which it is met first, as after a resume or on other ranks.
     """
 
     def __init__(self, settings: TeacherSettings, model: Recogniser, blocks: Sequence[int]) -> None:
@@ -35,8 +36,9 @@ class TeacherTargets:
         """Targets of a batch, padded as the batch is."""
         if not self.settings.keep_targets:
             return self._run(batch)
-        if not all(cut_id in self._kept for cut_id in batch.ids):
-            self._keep(batch)
+        for row, cut_id in enumerate(batch.ids):
+            if cut_id not in self._kept:
+                self._keep(cut_id, batch.row(row))
         kept = [self._kept[cut_id] for cut_id in batch.ids]
         device = batch.wave.device
         lengths = torch.tensor([len(tensors[0]) for tensors in kept], device=device)
@@ -55,9 +57,9 @@ class TeacherTargets:
         hidden = {block: output.hidden[block - 1] for block in self.blocks}
         return Targets(output.logits, hidden, output.lengths, output.ctc)
 
-    def _keep(self, batch: Batch) -> None:
-        targets = self._run(batch)
+    def _keep(self, cut_id: str, alone: Batch) -> None:
+        targets = self._run(alone)
         columns = [targets.logits, *(targets.hidden[block] for block in self.blocks)]
         columns += [] if targets.ctc is None else [targets.ctc]
-        for b, (cut_id, length) in enumerate(zip(batch.ids, targets.lengths.tolist())):
-            self._kept[cut_id] = tuple(x[b, :length].half().cpu() for x in columns)
+        length = int(targets.lengths[0])
+        self._kept[cut_id] = tuple(x[0, :length].half().cpu() for x in columns)
