@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,7 +28,7 @@ class Contents:
         states = {path: state for path in paths if (state := _state(path))}
         known = {path: self.seen.get(str(path), [[]]) for path in states}
         new = [path for path, state in states.items() if known[path][:3] != state]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing leaves Python's lock
+        with ThreadPoolExecutor() as pool:  # hashing leaves Python's lock
             read = dict(zip(new, pool.map(file_hash, new)))
         found = {path: read.get(path) or str(known[path][3]) for path in states}
         self.seen = {str(path): [*states[path], digest] for path, digest in found.items()}

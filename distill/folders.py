@@ -107,14 +107,16 @@ def same(one: Path, other: Path) -> bool:
 
 def check_writable_place(option: str, folder: Path) -> None:
     """Raise ValueError for a file, the root, a folder above the repository, or one that the repository has itself."""
-    found = folder.resolve()
-    for path in (found, *found.parents):
+    for path in (folder.absolute(), *folder.absolute().parents):
+        if path.is_symlink() and not path.exists():
+            raise ValueError(f"{option} {folder}: {path} is a link that leads nowhere; expected a folder")
         if path.exists() and not path.is_dir():
             raise ValueError(f"{option} {folder}: {path} is a file; expected a folder, or a name that is free")
-    if found == Path.home() or found == found.parent or REPOSITORY.is_relative_to(found):
-        raise ValueError(f"{option} {folder}: expected a folder of its own, got {found}; give one below it")
-    if found.is_relative_to(REPOSITORY) and _of_repository(found.relative_to(REPOSITORY).parts):
-        raise ValueError(f"{option} {folder}: {found} belongs to the repository; give a folder outside, or egs/*/NAME")
+    for found in (folder.resolve(), Path(os.path.abspath(folder))):
+        if found in (found.parent, Path(os.path.expanduser("~"))) or REPOSITORY.is_relative_to(found):
+            raise ValueError(f"{option} {folder}: expected a folder of its own, got {found}; give one below it")
+        if found.is_relative_to(REPOSITORY) and _of_repository(found.relative_to(REPOSITORY).parts):
+            raise ValueError(f"{option} {folder}: {found} is the repository's; give a folder outside, or egs/*/NAME")
 
 
 def _of_repository(parts: tuple[str, ...]) -> bool:

@@ -78,7 +78,7 @@ def _free(path: Path, folder: Path) -> None:
 
 def _create(path: Path, own: Holder) -> None:
     """Appears with its content or not at all, so a lock without content is that of a machine that lost its power."""
-    temporary = path.with_name(f"{path.name}.{own.host}.{own.pid}")
+    temporary = path.with_name(f"{path.name}.{own.host}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
             json.dump(asdict(own), file)

@@ -38,6 +38,7 @@ ENGINES = ("native", "torch", "k2")
 UNITS = ("phones", "chars", "bpe", "biphones")
 TOPOLOGIES = ("ctc", "ctc_compact", "two_pdf")  # the first is what units come with
 GRAPHS, LM = "graphs.", "lm."
+LEFTOVERS = (".tmp", ".old", ".lock")
 OF_STAGES = re.compile(r"(manifests|cuts|fbank|text|num|audio)|(lang|lm|graphs)(_.*)?")  # folders in a data-dir
 OF_CORPUS = re.compile(r"labelled|unlabelled|dev|test-.*|LibriSpeech|(train|dev)-.*|fsdd|intent|wakeword")
 PLAIN_NAME = re.compile(r"[\w.-]+")
@@ -358,6 +359,7 @@ class Stage:
         """The folder to write into until `stack` is closed; None where the output is up to date."""
         self.check_inputs()
         if self.up_to_date():
+            self._tidy()
             return None
         stack.enter_context(self._lock())
         if self.up_to_date(quiet=True):  # another process has made it meanwhile
@@ -380,7 +382,7 @@ class Stage:
     @contextlib.contextmanager
     def _written(self) -> Iterator[Path]:
         started = time.monotonic()
-        folder = self.out if self.resumable else self.out.with_name(self.out.name + ".tmp")
+        folder = self.out if self.resumable else self._tmp
         identity = self._open(folder)
         try:
             yield folder
@@ -400,10 +402,7 @@ class Stage:
         else:
             identity = self.identity()
             folders.check_own(self.out, DONE, self.number)
-            for leftover, mark in ((folder, STARTED), (self._old, DONE)):
-                folders.check_own(leftover, mark, self.number)
-                if os.path.lexists(leftover):
-                    folders.remove(leftover)
+            self._remove_leftovers()
         if (folder / DONE).is_dir():
             raise ValueError(f"{folder / DONE} is a folder, where stage {self.number} writes a file; move it away")
         folder.mkdir(parents=True, exist_ok=True)
@@ -412,8 +411,27 @@ class Stage:
         return identity
 
     @property
+    def _tmp(self) -> Path:
+        return self.out.with_name(self.out.name + ".tmp")
+
+    @property
     def _old(self) -> Path:
         return self.out.with_name(self.out.name + ".old")
+
+    def _remove_leftovers(self) -> None:
+        """Remove what a killed call of this stage has left beside its output; ValueError for what is another's."""
+        for leftover, mark in ((self._tmp, STARTED), (self._old, DONE)):
+            folders.check_own(leftover, mark, self.number)
+            if os.path.lexists(leftover):
+                folders.remove(leftover)
+
+    def _tidy(self) -> None:
+        """Remove a killed call's leftovers where the output is complete, as far as that can be done."""
+        if launch.rank() or not any(os.path.lexists(self.out.with_name(self.out.name + end)) for end in LEFTOVERS):
+            return
+        with contextlib.suppress(OSError, RuntimeError, ValueError), locked(self.out):
+            if not self.resumable:
+                self._remove_leftovers()
 
     def _continue_or_put_aside(self) -> dict[str, Any]:
         """Leave a folder that the work may continue in; rename one that it may not, saying why."""
@@ -443,24 +461,23 @@ class Stage:
         write_json(folder / DONE, done)
         if not self.resumable:
             self._replace(folder)
-            (self.out / STARTED).unlink()
 
     def _replace(self, folder: Path) -> None:
-        if not os.path.lexists(self.out):
-            folder.rename(self.out)
-            return
         if added := self._added():
             aside = folders.put_aside(self.out)
             log.warning("put %s aside as %s: it holds what no stage wrote: %s", self.out, aside, ", ".join(added[:5]))
-            folder.rename(self.out)
-            return
-        self.out.rename(self._old)
+        if replaced := os.path.lexists(self.out):
+            self.out.rename(self._old)
         folder.rename(self.out)
-        folders.remove(self._old)
+        (self.out / STARTED).unlink()
+        if replaced:
+            folders.remove(self._old)
 
     def _added(self) -> list[str]:
         """Files in the output folder that this stage has not written."""
-        written = folders.read_mark(self.out / DONE).get("files") if not folders.is_blank(self.out) else None
+        if not os.path.lexists(self.out) or folders.is_blank(self.out):
+            return []
+        written = folders.read_mark(self.out / DONE).get("files")
         return sorted(set(folders.files_in(self.out)) - set(written)) if isinstance(written, list) else []
 
 
