@@ -278,7 +278,10 @@ def _log_error(error: Exception) -> None:
         log.info("stopping, as another process of this stage is gone: %s", reason)
         return
     if launch.rank():
-        time.sleep(3.0)  # the first one's end ends this process meanwhile
+        try:
+            time.sleep(3.0)  # the end of the first one ends this process meanwhile, if that has the same error
+        except KeyboardInterrupt:
+            return
     reason = str(error)
     if isinstance(error, OSError) and error.strerror:
         reason = f"{error.strerror}: {error.filename}" if error.filename else error.strerror

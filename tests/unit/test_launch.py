@@ -27,7 +27,8 @@ def main():
     if relaunched(recipe, [stage]):
         print("parent goes on")
         return
-    (out / f"rank-{os.environ.get('RANK')}").write_text(f"{os.getpid()} {recipe.threads} {os.environ['OMP_NUM_THREADS']}")
+    seen = [os.getpid(), recipe.threads, os.environ["OMP_NUM_THREADS"]]
+    (out / f"rank-{os.environ.get('RANK')}").write_text(" ".join(map(str, seen)))
     exec(args.do)
     if launch.rank() == 0:
         run_stage(stage, lambda folder: None)
