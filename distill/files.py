@@ -34,11 +34,12 @@ def replacing(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename in (None, temporary, str(temporary)):
-            raise _not_written(path, error.errno) from None
+            raise not_written(path, error.errno) from None
         raise
 
 
-def _not_written(path: Path, number: int | None) -> OSError:
+def not_written(path: Path, number: int | None) -> OSError:
+    """The error of a file that could not be written, from the system's error number."""
     reason = os.strerror(number).lower() if number else "the disk refused it"
     way_out = WAYS_OUT.get(number or 0, "look at the folder")
     error = OSError(f"cannot write {path}: {reason}; {way_out} and give the same command again, it continues")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.differences import interval, of_methods, p_value
+from distill.folders import ASIDE
 from distill.report import (
     GRAPH,
     LM_STAGE,
@@ -49,7 +50,7 @@ GAINS = (
 def folder_of(exp_dir: Path) -> Path | None:
     """The folder of the Transformer LM below an exp-dir, None where it was not trained."""
     for path in sorted(exp_dir.glob("*/result.json")):
-        if _read(path)["config"]["stage"] == LM_STAGE:
+        if ASIDE not in path.parent.name and _read(path)["config"]["stage"] == LM_STAGE:
             return path.parent
     return None
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distill.folders import ASIDE
+
 TIMING = "export/timing.json"
 GRAPH, UNITS, TRANSFORMER = "1best", "greedy", "transformer-lm"
 RESCORED = ("nbest-rescoring", "whole-lattice-rescoring", TRANSFORMER)  # with another language model than the graph's
@@ -90,7 +92,7 @@ def read_runs(folder: Path) -> list[Run]:
 
     Raises FileNotFoundError if none of them has a result.json, ValueError for a file that is not JSON.
     """
-    found = [_read_run(path.parent) for path in sorted(folder.glob("*/result.json"))]
+    found = [_read_run(path.parent) for path in sorted(folder.glob("*/result.json")) if ASIDE not in path.parent.name]
     runs = [run for run in found if run.stage != LM_STAGE]
     if not runs:
         raise FileNotFoundError(
@@ -107,8 +109,9 @@ def _read_run(folder: Path) -> Run:
 
 
 def decoded(folder: Path) -> list[Path]:
-    """The wer.json of an experiment's complete decodings; a killed stage leaves others in folders *.tmp."""
-    return sorted(path for path in folder.glob("decode_*/wer.json") if path.parent.suffix != ".tmp")
+    """The wer.json of an experiment's decodings, but those of a killed stage (*.tmp) and those put aside."""
+    found = sorted(folder.glob("decode_*/wer.json"))
+    return [path for path in found if path.parent.suffix not in (".tmp", ".old") and ASIDE not in path.parent.name]
 
 
 def _read(path: Path) -> dict[str, Any]:

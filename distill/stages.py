@@ -1,8 +1,9 @@
 """The stage contract: what a stage reads, what it leaves behind, and when it may be passed over.
 
-A stage writes into a temporary folder that is renamed when complete, and leaves `.done` with a hash of
-its settings and inputs. The same hash again: nothing to do. Another hash: done again, saying why. Only
-the standard library is imported, so asking a finished recipe costs no time.
+A stage writes into a temporary folder that is renamed when complete, and leaves `.done` with its settings and
+hashes of what its inputs hold. The same again: nothing to do. Others: done again, saying why. What a stage is not
+known to have made is never removed; a folder that it would continue in is put aside where it cannot. Only the
+standard library is imported, so asking a finished recipe costs no time.
 """
 
 from __future__ import annotations
@@ -14,15 +15,22 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+from distill import folders, launch
+from distill.contents import Contents
+from distill.files import replacing
+from distill.folders import ASIDE, DONE, STARTED
+from distill.locks import locked
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +38,11 @@ ENGINES = ("native", "torch", "k2")
 UNITS = ("phones", "chars", "bpe", "biphones")
 TOPOLOGIES = ("ctc", "ctc_compact", "two_pdf")  # the first is what units come with
 GRAPHS, LM = "graphs.", "lm."
+LEFTOVERS = (".tmp", ".old", ".lock")
+OF_STAGES = re.compile(r"(manifests|cuts|fbank|text|num|audio)|(lang|lm|graphs)(_.*)?")  # folders in a data-dir
+OF_CORPUS = re.compile(r"labelled|unlabelled|dev|test-.*|LibriSpeech|(train|dev)-.*|fsdd|intent|wakeword")
+PLAIN_NAME = re.compile(r"[\w.-]+")
+Result = TypeVar("Result")
 NO_K2 = (
     "--engine k2 needs k2, which this Python does not have; wheels for each torch stand at"
     " https://k2-fsa.github.io/k2/installation. --engine native gives the same values, faster"
@@ -59,6 +72,12 @@ class Recipe:
     rehearse: bool
     settings: tuple[str, ...]
     names: tuple[str, ...] = ()
+    launcher: str = ""
+
+    @property
+    def threads(self) -> int:
+        """Threads of each process that runs a stage on this machine: its share of `nj`."""
+        return max(1, self.nj // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
     @property
     def manifests(self) -> Path:
@@ -128,7 +147,12 @@ class Recipe:
         return self.conf_dir / "lm.yaml"
 
     def exp(self, name: str) -> Path:
-        """Folder of an experiment, by its full name (`Experiment.name`)."""
+        """Folder of an experiment, by its full name (`Experiment.name`); ValueError for one that leads elsewhere."""
+        if not PLAIN_NAME.fullmatch(name) or name in (".", "..") or ASIDE in name:
+            raise ValueError(
+                f"an experiment's name is a folder in {self.exp_dir}: expected letters, digits, '.', '_' and '-' (not"
+                f" . or .., and without {ASIDE}), got '{name}'"
+            )
         return self.exp_dir / name
 
     def experiment_yaml(self, name: str) -> Path:
@@ -154,6 +178,7 @@ def recipe_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--engine", default="native", help=", ".join(ENGINES))
     parser.add_argument("--units", default="phones", help=", ".join(UNITS))
     parser.add_argument("--topology", default="", help=f"{', '.join(TOPOLOGIES)}; empty: {TOPOLOGIES[0]}")
+    parser.add_argument("--launcher", default="", help="starts the processes of stages 6 to 11, such as torchrun")
     parser.add_argument("--mini", choices=("true", "false"), default="false")
     parser.add_argument("--rehearse", choices=("true", "false"), default="false")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
@@ -161,23 +186,63 @@ def recipe_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def log_to_console() -> None:
-    """Time, level and message of everything from INFO up."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S")
+    """Time, level and message of everything from INFO up; on ranks but the first from WARNING up."""
+    level = logging.WARNING if launch.rank() else logging.INFO
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S")
 
 
 def recipe_from(args: argparse.Namespace) -> Recipe:
     """The recipe of parsed options; also sets up logging and the thread count for the script."""
     log_to_console()
-    os.environ.setdefault("OMP_NUM_THREADS", str(args.nj))
     units = _known("--units", args.units, UNITS)
     if _known("--engine", args.engine, ENGINES) == "k2" and importlib.util.find_spec("k2") is None:
         raise ValueError(NO_K2)
     topology = _known("--topology", args.topology or TOPOLOGIES[0], TOPOLOGIES)
-    return Recipe(
+    recipe = Recipe(
         args.corpus, args.conf_dir, args.data_dir, args.exp_dir, Path(args.corpus_dir) if args.corpus_dir else None,
         args.nj, args.device, args.engine, units, topology, args.mini == "true", args.rehearse == "true",
-        tuple(args.set), tuple(name for name in args.experiment.split(",") if name),
+        tuple(args.set), tuple(name for name in args.experiment.split(",") if name), args.launcher,
     )  # fmt: skip
+    check_folders(recipe)
+    if "RANK" in os.environ:
+        os.environ["OMP_NUM_THREADS"] = str(recipe.threads)
+    os.environ.setdefault("OMP_NUM_THREADS", str(args.nj))
+    return recipe
+
+
+def check_folders(recipe: Recipe) -> None:
+    """Raise ValueError, before anything is written, where the folders of a call would get into each other's way."""
+    written = {"--data-dir": recipe.data_dir, "--exp-dir": recipe.exp_dir}
+    read = {"--conf-dir": recipe.conf_dir}
+    if recipe.corpus_dir is not None:
+        read["--corpus-dir"] = recipe.corpus_dir
+    folders.check_separate("--data-dir", recipe.data_dir, {"--exp-dir": recipe.exp_dir})
+    for option, folder in written.items():
+        folders.check_writable_place(option, folder)
+        folders.check_separate(option, folder, read)
+    for option, folder in [*written.items(), *read.items()]:
+        if (name := folders.below(folder, recipe.data_dir)) and OF_STAGES.fullmatch(name):
+            raise ValueError(f"{option} {folder} lies in {recipe.data_dir / name}, which a stage writes; give another")
+        if (name := folders.below(folder, recipe.exp_dir)) and _of_experiments(recipe, name):
+            raise ValueError(f"{option} {folder} lies in {recipe.exp_dir / name}, an experiment's; give another")
+    if recipe.corpus_dir is not None:
+        _check_beside_corpus(written, recipe.corpus_dir)
+
+
+def _of_experiments(recipe: Recipe, name: str) -> bool:
+    """Whether an experiment of the recipe may have this folder: one named after its YAML, or what comes before it."""
+    known = {path.stem for path in recipe.conf_dir.glob("*.yaml")} | set(recipe.names)
+    return any(name == stem or name.startswith((f"{stem}_", f"{stem}{ASIDE}")) for stem in known)
+
+
+def _check_beside_corpus(written: Mapping[str, Path], corpus_dir: Path) -> None:
+    """Raise ValueError for a folder to write in that is a part of the corpus: one with files that no stage made."""
+    for option, folder in written.items():
+        name = folders.below(folder, corpus_dir)
+        if name and (OF_STAGES.fullmatch(name) or OF_CORPUS.fullmatch(name)):
+            raise ValueError(
+                f"{option} {folder} lies in {corpus_dir / name}, where files of the corpus are looked for; give another"
+            )
 
 
 def _known(option: str, value: str, known: Iterable[str]) -> str:
@@ -189,16 +254,38 @@ def _known(option: str, value: str, known: Iterable[str]) -> str:
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run a script's main: user errors become one line, an interruption a quiet exit."""
+    """Run a script's main: user errors become one line, an interruption a quiet exit, children end with it."""
+    launch.end_cleanly()
     try:
         main()
-    except (ValueError, FileNotFoundError, FloatingPointError, RuntimeError) as error:
+    except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
         if os.environ.get("DISTILL_TRACEBACK"):
             raise
-        log.error("%s (DISTILL_TRACEBACK=1 shows where)", error)
+        _log_error(error)
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except KeyboardInterrupt as interruption:
+        sys.exit(getattr(interruption, "status", 130))
+    finally:
+        if "multiprocessing" in sys.modules:
+            for child in sys.modules["multiprocessing"].active_children():
+                child.terminate()
+
+
+def _log_error(error: Exception) -> None:
+    """One line; of several ranks with the same error the first alone gives it, of those that lost another none."""
+    if launch.another_ended(error):
+        reason = str(error).strip().splitlines()[0]
+        log.info("stopping, as another process of this stage is gone: %s", reason)
+        return
+    if launch.rank():
+        try:
+            time.sleep(3.0)  # the end of the first one ends this process meanwhile, if that has the same error
+        except KeyboardInterrupt:
+            return
+    reason = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        reason = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    log.error("%s (DISTILL_TRACEBACK=1 shows where)", reason)
 
 
 def command_line() -> str:
@@ -209,68 +296,192 @@ def command_line() -> str:
 class Stage:
     """One stage with one output folder.
 
-    inputs: files or folders it reads -> number of the stage that writes them. resumable: the work
-    continues in the folder itself after a kill, as long as settings and inputs are the same.
+    inputs: files or folders it reads -> number of the stage that writes them, None for those of the user.
+    resumable: the work continues in the folder itself after a kill, as long as settings and inputs are the same.
     """
 
     def __init__(
-        self, number: int, out: Path, settings: Mapping[str, Any], inputs: Mapping[Path, int], resumable: bool = False
+        self,
+        number: int,
+        out: Path,
+        settings: Mapping[str, Any],
+        inputs: Mapping[Path, int | None],
+        resumable: bool = False,
     ) -> None:
         self.number, self.out, self.resumable = number, Path(out), resumable
         self.settings = json.loads(json.dumps(settings, sort_keys=True, default=str))
         self.inputs = {Path(path): stage for path, stage in inputs.items()}
+        self.contents = Contents()
 
     def check_inputs(self) -> None:
-        """Raise FileNotFoundError naming the stage that makes what is missing."""
+        """Raise FileNotFoundError naming the stage that makes what is missing or not complete."""
         for path, stage in self.inputs.items():
-            if not path.exists() or (path.is_dir() and not (path / ".done").exists()):
+            if path.is_file():
+                continue
+            try:
+                folders.read_mark(path / DONE)
+            except (FileNotFoundError, ValueError) as error:
+                why = f" ({error})" if isinstance(error, ValueError) else ""
                 raise FileNotFoundError(
-                    f"stage {self.number} needs {path}, which stage {stage} makes; run it first:"
+                    f"stage {self.number} needs {path}, which is not there{why}"
+                    if stage is None
+                    else f"stage {self.number} needs {path}, which stage {stage} makes{why}; run it first:"
                     f" run.sh --stage {stage} --stop-stage {stage} with the same options"
-                )
+                ) from None
 
     def identity(self) -> dict[str, Any]:
         """Settings and hashes of the inputs: what must be equal for the output to be valid."""
-        inputs = {f"{path.parent.name}/{path.name}": _input_hash(path) for path in self.inputs}
+        made = {path: found for path in self.inputs if (found := _made_hash(path))}
+        hashes = made | self.contents.hashes([path for path in self.inputs if path not in made])
+        inputs: dict[str, str] = {}
+        for path in self.inputs:
+            key = f"{path.parent.name}/{path.name}"
+            inputs[key] = _hash([inputs[key], hashes[path]]) if key in inputs else hashes[path]
         return {"settings": self.settings, "inputs": inputs}
 
-    def up_to_date(self) -> bool:
+    def up_to_date(self, quiet: bool = False) -> bool:
         """Whether the output was made from these settings and inputs; logs what changed if not."""
-        done = _read_json(self.out / ".done")
-        if done is None:
+        try:
+            done = folders.read_mark(self.out / DONE)
+        except FileNotFoundError:
             return False
+        except ValueError as error:
+            if not quiet:
+                log.warning("stage %d: not taken as done: %s", self.number, error)
+            return False
+        self.contents.remember(done.get("seen"))
         changes = _changes(done, self.identity())
-        if changes:
+        if changes and not quiet:
             log.info("stage %d: making %s again: %s", self.number, self.out, "; ".join(changes))
+        if not changes and self.contents.seen != done.get("seen", {}) and launch.rank() == 0:
+            with contextlib.suppress(OSError):  # only saves reading the same files again
+                write_json(self.out / DONE, {**done, "seen": self.contents.seen})
         return not changes
+
+    def begin(self, stack: contextlib.ExitStack) -> Path | None:
+        """The folder to write into until `stack` is closed; None where the output is up to date."""
+        self.check_inputs()
+        if self.up_to_date():
+            self._tidy()
+            return None
+        stack.enter_context(self._lock())
+        if self.up_to_date(quiet=True):  # another process has made it meanwhile
+            return None
+        return stack.enter_context(self._written())
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Path]:
         """The folder to write into; renamed and marked done when the block ends without an error."""
         self.check_inputs()
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        identity, started = self.identity(), time.monotonic()
-        with _lock(self.out.with_name(self.out.name + ".lock")):
-            folder = self._open(identity)
+        with self._lock(), self._written() as folder:
             yield folder
-            done = {**identity, "hash": _hash(identity), "seconds": round(time.monotonic() - started, 1)}
-            write_json(folder / ".done", done)
-            if folder != self.out:
-                _replace_folder(folder, self.out)
 
-    def _open(self, identity: Mapping[str, Any]) -> Path:
-        folder = self.out if self.resumable else self.out.with_name(self.out.name + ".tmp")
-        before = _read_json(folder / ".started") if self.resumable else None
-        if folder.exists() and (before is None or _changes(before, identity)):
-            if before is not None:
-                reasons = "; ".join(_changes(before, identity))
-                log.info("stage %d: starting %s afresh: %s", self.number, folder, reasons)
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".done").unlink(missing_ok=True)
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        with locked(self.out):
+            yield
+
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[Path]:
+        started = time.monotonic()
+        folder = self.out if self.resumable else self._tmp
+        identity = self._open(folder)
+        try:
+            yield folder
+            self._complete(folder, identity, time.monotonic() - started)
+        except BaseException:
+            if not self.resumable and folder.is_dir():
+                with contextlib.suppress(OSError):  # a full disk gets its room back
+                    folders.remove(folder)
+            raise
+
+    def _open(self, folder: Path) -> dict[str, Any]:
+        """Make the folder to write into, free of other work, with the mark of this stage; returns the identity."""
+        if self.out.exists() and not self.out.is_dir():
+            raise ValueError(f"stage {self.number} writes a folder {self.out}, and that is a file; move it away")
         if self.resumable:
-            write_json(folder / ".started", identity)
-        return folder
+            identity = self._continue_or_put_aside()
+        else:
+            identity = self.identity()
+            folders.check_own(self.out, DONE, self.number)
+            self._remove_leftovers()
+        if (folder / DONE).is_dir():
+            raise ValueError(f"{folder / DONE} is a folder, where stage {self.number} writes a file; move it away")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / STARTED, {**identity, "stage": self.number, "seen": self.contents.seen})
+        (folder / DONE).unlink(missing_ok=True)
+        return identity
+
+    @property
+    def _tmp(self) -> Path:
+        return self.out.with_name(self.out.name + ".tmp")
+
+    @property
+    def _old(self) -> Path:
+        return self.out.with_name(self.out.name + ".old")
+
+    def _remove_leftovers(self) -> None:
+        """Remove what a killed call of this stage has left beside its output; ValueError for what is another's."""
+        for leftover, mark in ((self._tmp, STARTED), (self._old, DONE)):
+            folders.check_own(leftover, mark, self.number)
+            if os.path.lexists(leftover):
+                folders.remove(leftover)
+
+    def _tidy(self) -> None:
+        """Remove a killed call's leftovers where the output is complete, as far as that can be done."""
+        if launch.rank() or not any(os.path.lexists(self.out.with_name(self.out.name + end)) for end in LEFTOVERS):
+            return
+        with contextlib.suppress(OSError, RuntimeError, ValueError), locked(self.out):
+            if not self.resumable:
+                self._remove_leftovers()
+
+    def _continue_or_put_aside(self) -> dict[str, Any]:
+        """Leave a folder that the work may continue in; rename one that it may not, saying why."""
+        started, why = None, ""
+        try:
+            started = folders.read_mark(self.out / STARTED)
+            self.contents.remember(started.get("seen"))
+        except (FileNotFoundError, ValueError) as error:
+            why = str(error)
+        identity = self.identity()
+        if not os.path.lexists(self.out) or folders.is_blank(self.out):
+            return identity
+        if started is not None:
+            folders.check_stage(self.out, started, self.number)
+            why = "; ".join(_changes(started, identity))
+        if why:
+            aside = folders.put_aside(self.out)
+            log.warning("stage %d: put %s aside as %s, starting afresh: %s", self.number, self.out, aside, why)
+        return identity
+
+    def _complete(self, folder: Path, identity: Mapping[str, Any], seconds: float) -> None:
+        """Write `.done`, and put the folder in its place."""
+        done = {
+            **identity, "stage": self.number, "seen": self.contents.seen, "hash": _hash(identity),
+            "seconds": round(seconds, 1), "files": [] if self.resumable else folders.files_in(folder),
+        }  # fmt: skip
+        write_json(folder / DONE, done)
+        if not self.resumable:
+            self._replace(folder)
+
+    def _replace(self, folder: Path) -> None:
+        if added := self._added():
+            aside = folders.put_aside(self.out)
+            log.warning("put %s aside as %s: it holds what no stage wrote: %s", self.out, aside, ", ".join(added[:5]))
+        if replaced := os.path.lexists(self.out):
+            self.out.rename(self._old)
+        folder.rename(self.out)
+        (self.out / STARTED).unlink()
+        if replaced:
+            folders.remove(self._old)
+
+    def _added(self) -> list[str]:
+        """Files in the output folder that this stage has not written."""
+        if not os.path.lexists(self.out) or folders.is_blank(self.out):
+            return []
+        written = folders.read_mark(self.out / DONE).get("files")
+        return sorted(set(folders.files_in(self.out)) - set(written)) if isinstance(written, list) else []
 
 
 class Group(Protocol):
@@ -304,28 +515,58 @@ def run_stage(stage: Stage, work: Callable[[Path], None], ranks: Group | None = 
     With several `ranks` the first one checks, locks, opens and completes the folder; all of them work in it.
     """
     ranks = ranks or Alone()
-    stage.check_inputs()
-    if ranks.share(ranks.first and stage.up_to_date()):
-        log.info("stage %d: up to date (%s)", stage.number, stage.out)
-        return False
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(stage.writing()) if ranks.first else None
-        work(ranks.share(folder))
+        folder = by_first(ranks, lambda: stage.begin(stack))
+        if folder is None:
+            log.info("stage %d: up to date (%s)", stage.number, stage.out)
+            return False
+        work(folder)
         ranks.wait()
     ranks.wait()
     return True
 
 
-def _input_hash(path: Path) -> str:
-    """Hash of the stage that made a path where it lies in a stage's folder, else of size and time."""
+def by_first(ranks: Group, call: Callable[[], Result]) -> Result:
+    """What the first rank's call returns, on every rank; its error ends them all, and the first alone raises it."""
+    result, error = None, None
+    if ranks.first:
+        try:
+            result = call()
+        except Exception as raised:
+            error = raised
+    result, failed = ranks.share((result, error is not None))
+    if error is not None:
+        raise error
+    if failed:
+        sys.exit(1)
+    return result
+
+
+def relaunched(recipe: Recipe, stages: Sequence[Stage]) -> bool:
+    """Run this script in several processes if one of its stages has work to do; returns whether that was done.
+
+    They come from the recipe's launcher, or on a CPU there are `nj`, each of one thread. False: this process does the
+    work, or is one of them, or there is nothing to do. Ends the script with their exit status if they fail.
+    """
+    if "RANK" in os.environ or not (recipe.launcher or (recipe.device == "cpu" and recipe.nj > 1)):
+        return False
+    if launch.LAUNCHED in os.environ:
+        raise ValueError(f"--launcher {recipe.launcher}: expected it to set RANK and WORLD_SIZE, as torchrun does")
+    pending = next((stage for stage in stages if not stage.up_to_date(quiet=True)), None)
+    if pending is None:
+        return False
+    pending.check_inputs()
+    if status := launch.by_launcher(recipe.launcher) if recipe.launcher else launch.by_count(recipe.nj):
+        sys.exit(status)
+    return True
+
+
+def _made_hash(path: Path) -> str | None:
+    """Hash of the stage that made a path where it lies in a stage's folder."""
     for folder in (path, path.parent):
-        done = _read_json(folder / ".done")
-        if done is not None:
-            return str(done["hash"])
-    if not path.exists():
-        return "missing"
-    status = path.stat()
-    return _hash([status.st_size, status.st_mtime_ns])
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            return str(folders.read_mark(folder / DONE)["hash"])
+    return None
 
 
 def _hash(value: Any) -> str:
@@ -337,20 +578,20 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     changes = [f"{k} was {old.get(k)!r}, is {new.get(k)!r}" for k in sorted(old | new) if old.get(k) != new.get(k)]
     old_inputs, new_inputs = before["inputs"], now["inputs"]
     changed = [p for p in sorted(old_inputs | new_inputs) if old_inputs.get(p) != new_inputs.get(p)]
-    return changes[:4] + [f"{path} changed" for path in changed]
+    more = [f"and {len(changed) - 8} more"] if len(changed) > 8 else []
+    return changes[:4] + [f"{path} {_how(path, old_inputs, new_inputs)}" for path in changed[:8]] + more
+
+
+def _how(path: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    if path not in old:
+        return "is new"
+    return "changed" if path in new else "is gone"
 
 
 def _flat(value: Any, key: str = "") -> dict[str, Any]:
     if isinstance(value, Mapping) and value:
         return {k: v for name in value for k, v in _flat(value[name], f"{key}.{name}" if key else name).items()}
     return {key: value}
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
-        return None
 
 
 def link(source: Path, target: Path) -> None:
@@ -363,31 +604,7 @@ def link(source: Path, target: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a whole file or nothing, keys sorted."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def _replace_folder(new: Path, old: Path) -> None:
-    if old.exists():
-        aside = old.with_name(old.name + ".old")
-        shutil.rmtree(aside, ignore_errors=True)
-        old.rename(aside)
-        new.rename(old)
-        shutil.rmtree(aside)
-    else:
-        new.rename(old)
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """One process at a time; the lock of a process that is gone is taken over."""
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        holder = int(path.read_text())
-        if holder != os.getpid() and Path(f"/proc/{holder}").exists():
-            raise RuntimeError(f"process {holder} is writing {path.with_suffix('')}; wait for it or stop it")
-    path.write_text(str(os.getpid()))
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(value, indent=1, sort_keys=True) + "\n")
+        file.flush()
+        os.fsync(file.fileno())

@@ -13,7 +13,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from distill.stages import run_script
+from distill.stages import Stage, run_script
 
 
 def main() -> None:
@@ -28,7 +28,8 @@ def main() -> None:
     from distill.train.initial import import_folder
 
     outputs = Lang.load(args.lang).outputs if args.lang else None
-    import_folder(args.source, outputs, args.out, args.out.name)
+    with Stage(5, args.out, {"from": args.source}, {}).writing() as folder:  # replaces an import, nothing else
+        import_folder(args.source, outputs, folder, args.out.name)
 
 
 if __name__ == "__main__":

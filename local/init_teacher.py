@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from distill import folders
 from distill.config.experiment import Experiment
 from distill.stages import Stage, recipe_from, recipe_parser, run_script, run_stage
 
@@ -16,19 +17,21 @@ def main() -> None:
         experiment = Experiment.load(recipe.experiment_yaml(name), recipe.overrides, recipe.suffix)
         if experiment.stage != 6 or experiment.stage_of_init(recipe.conf_dir, recipe.suffix) != 5:
             continue  # a student's, or one that starts from a training, which must not be overwritten
-        settings = {"model": experiment.resolved()["model"], "seed": experiment.seed, **source(experiment)}
+        settings = {"model": experiment.resolved()["model"], "seed": experiment.seed}
+        if experiment.pretrained is not None:
+            settings["pretrained"] = experiment.pretrained
         out = recipe.exp(experiment.init or f"{experiment.name}_init")
-        run_stage(Stage(5, out, settings, {recipe.lang: 2}), partial(write, experiment, recipe.lang))
+        needed = {recipe.lang: 2, **dict.fromkeys(source(experiment))}
+        run_stage(Stage(5, out, settings, needed), partial(write, experiment, recipe.lang))
 
 
-def source(experiment: Experiment) -> dict:
-    """What is imported, and size and time of its files, so that others of the same name are noticed."""
+def source(experiment: Experiment) -> list[Path]:
+    """The files that are imported, where they lie on the disk."""
     if experiment.pretrained is None:
-        return {}
+        return []
     place = Path(experiment.pretrained.partition(":")[2])
-    files = sorted(path for path in place.glob("*") if path.is_file()) if place.is_dir() else [place]
-    seen = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files if path.is_file()}
-    return {"pretrained": experiment.pretrained, "files": seen}
+    files = sorted(place.glob("*")) if place.is_dir() else [place]
+    return [path for path in files if path.is_file() and path.name not in folders.MARKS]
 
 
 def write(experiment: Experiment, lang_dir: Path, folder: Path) -> None:

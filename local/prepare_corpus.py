@@ -35,7 +35,7 @@ def main() -> None:
     args = parser.parse_args()
     recipe = recipe_from(args)
     corpus = locate(recipe, tuple(part for part in args.unlabelled.split(",") if part))
-    watched = dict.fromkeys(corpus.watched, 0)
+    watched = dict.fromkeys(corpus.watched)
     roles = {"roles": asdict(corpus.roles), "root": corpus.root.resolve()}
     if recipe.corpus == "spoken_commands":
         audio = Stage(0, recipe.data_dir / "audio", {"root": roles["root"]}, watched, resumable=True)
@@ -43,7 +43,7 @@ def main() -> None:
     run_stage(Stage(0, recipe.manifests, roles, watched), lambda folder: manifests(recipe, corpus, folder))
     settings = {"roles": roles["roles"], "seed": SEED}
     run_stage(Stage(0, recipe.cuts, settings, {recipe.manifests: 0}), lambda folder: cuts(recipe, corpus, folder))
-    texts = dict.fromkeys((corpus.text, corpus.lexicon, *(path for _, path in corpus.arpas)), 0)
+    texts = dict.fromkeys((corpus.text, corpus.lexicon, *(path for _, path in corpus.arpas)))
     run_stage(Stage(0, recipe.text, {"seed": SEED}, texts), lambda folder: text(recipe, corpus, folder))
 
 
@@ -68,7 +68,8 @@ def locate_librispeech(recipe: Recipe, unlabelled: tuple[str, ...]) -> Corpus:
     text = layout.find_resource(root, ("librispeech-lm-norm.txt.gz", "librispeech-lm-norm.txt"), hint)
     lexicon = layout.find_resource(root, ("librispeech-lexicon.txt",), hint)
     roles = replace(layout.LIBRISPEECH, unlabelled=unlabelled or layout.LIBRISPEECH.unlabelled)
-    watched = tuple(path for path in (libri / "SPEAKERS.TXT",) if path.is_file())
+    transcripts = (path for part in roles.parts for path in sorted((libri / part).glob("*/*/*.trans.txt")))
+    watched = (*(path for path in (libri / "SPEAKERS.TXT",) if path.is_file()), *transcripts)
     return Corpus(root, roles, text, lexicon, watched, tuple(published(root)))
 
 
@@ -105,7 +106,7 @@ def locate_own(recipe: Recipe) -> Corpus:
     roles = layout.own_roles(root)
     text = layout.find_resource(root, ("lm.txt", "lm.txt.gz"), "one sentence a line, for language models")
     lexicon = layout.find_resource(root, ("lexicon.txt",), "expected lines 'WORD P1 P2 …'")
-    return Corpus(root, roles, text, lexicon, ())
+    return Corpus(root, roles, text, lexicon, layout.files_of_own(root, roles))
 
 
 def render(corpus: Corpus, folder: Path) -> None:

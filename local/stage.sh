@@ -4,7 +4,7 @@
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/local/environment.sh"
 known_options="--stage --stop-stage --data-dir --exp-dir --corpus-dir --experiment --nj --device --engine --units \
---topology --mini --rehearse --set --help"
+--topology --mini --rehearse --set --launcher --help"
 
 fail() {
   echo "run.sh: $*" >&2
@@ -36,7 +36,8 @@ usage: egs/$corpus/run.sh [options]
   --experiment NAME[,NAME…]   experiments of stages 6 to 12 (default: $experiments)
   --data-dir, --exp-dir       where everything is written (default: beside this script)
   --corpus-dir DIR            where the corpus lies
-  --nj N                      processes and threads (default: all cores)
+  --nj N                      processes and threads (default: all cores); on a CPU, training is N processes
+  --launcher COMMAND          starts the processes of stages 6 to 11: "torchrun --nproc-per-node 8"
   --device cpu|cuda           where models run
   --engine native             graph engine: native, torch (the slow reference), k2 (where it is installed)
   --units phones              output units: phones, chars, bpe, biphones (tied by counts)
@@ -48,7 +49,7 @@ END
 
 parse_options() {
   stage=0 stop_stage=13 data_dir="" exp_dir="" corpus_dir="" experiment="" nj=$(nproc) device=cpu engine=native
-  units=phones topology="" mini=false rehearse=false settings=()
+  units=phones topology="" mini=false rehearse=false launcher="" settings=()
   while (($#)); do
     [[ " $known_options " == *" $1 "* ]] || fail "unknown option '$1'; did you mean '$(nearest_option "$1")'? (--help lists all)"
     [[ $1 == --help ]] && { usage; exit 0; }
@@ -85,7 +86,7 @@ begin() {
   : "${corpus_dir:=${default_corpus_dir:-}}" "${experiment:=$experiments}"
   common=(--corpus "$corpus" --conf-dir "$conf_dir" --data-dir "$data_dir" --exp-dir "$exp_dir"
     --corpus-dir "$corpus_dir" --experiment "$experiment" --nj "$nj" --device "$device" --engine "$engine"
-    --units "$units" --topology "$topology" --mini "$mini" --rehearse "$rehearse")
+    --units "$units" --topology "$topology" --mini "$mini" --rehearse "$rehearse" --launcher "$launcher")
   local setting
   for setting in "${settings[@]}"; do common+=(--set "$setting"); done
   # Waiting threads spin for less than a millisecond, then sleep: to sleep at once takes a quarter of the speed of
@@ -93,9 +94,22 @@ begin() {
   export OMP_NUM_THREADS="$nj" GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-200000}"
   RECIPE_COMMAND="egs/$corpus/run.sh$( (($# == 0)) || printf ' %q' "$@")"
   export RECIPE_COMMAND # what results name as the command that made them
-  timings=() started=$SECONDS
-  trap 'trap - INT; echo; echo "run.sh: interrupted; the same command continues where it stopped" >&2; exit 130' INT
+  timings=() started=$SECONDS child=""
+  trap 'stop 130 interrupted' INT
+  trap 'stop 143 stopped' TERM
+  trap 'stop 129 stopped' HUP
   install_environment synth,deploy
+}
+
+# stop STATUS HOW: ends what runs, which may write a checkpoint first, and then this script; a second signal kills.
+stop() {
+  trap '[[ -z $child ]] || kill -KILL "$child" 2>/dev/null' INT TERM HUP
+  if [[ -n $child ]]; then
+    kill -TERM "$child" 2>/dev/null || true
+    while kill -0 "$child" 2>/dev/null; do wait "$child" || true; done
+  fi
+  echo "run.sh: $2; the same command continues where it stopped" >&2
+  exit "$1"
 }
 
 # run N "title" script [arguments]: a stage, if it lies between --stage and --stop-stage.
@@ -104,7 +118,11 @@ run() {
   shift 3
   ((number >= stage && number <= stop_stage)) || return 0
   echo "== stage $number: $title"
-  "$root/.venv/bin/python" "$root/local/$script" "${common[@]}" "$@"
+  # In the background, as bash does not see a signal while it waits for a command in the foreground.
+  "$root/.venv/bin/python" "$root/local/$script" "${common[@]}" "$@" &
+  child=$!
+  wait "$child"
+  child=""
   timings+=("$(printf '%5d s  stage %d: %s' $((SECONDS - begun)) "$number" "$title")")
 }
 

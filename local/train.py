@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-import json
+import os
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distill.config.experiment import Experiment
-from distill.files import replacing
-from distill.stages import Recipe, Stage, command_line, recipe_from, recipe_parser, run_script, run_stage
+from distill.stages import (
+    Recipe,
+    Stage,
+    command_line,
+    recipe_from,
+    recipe_parser,
+    relaunched,
+    run_script,
+    run_stage,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    from distill.train.distributed import Ranks
 
 
 def main() -> None:
@@ -16,17 +29,27 @@ def main() -> None:
     parser.add_argument("--stage", type=int, required=True, choices=(6, 8, 9))
     args = parser.parse_args()
     recipe = recipe_from(args)
-    for name in recipe.names:
-        experiment = Experiment.load(recipe.experiment_yaml(name), recipe.overrides, recipe.suffix)
-        if experiment.stage == args.stage:
-            stage = Stage(
-                args.stage,
-                recipe.exp(experiment.name),
-                identity(experiment),
-                inputs(recipe, experiment),
-                resumable=True,
-            )
-            run_stage(stage, partial(train, recipe, experiment))
+    loaded = [Experiment.load(recipe.experiment_yaml(name), recipe.overrides, recipe.suffix) for name in recipe.names]
+    experiments = [experiment for experiment in loaded if experiment.stage == args.stage]
+    if relaunched(recipe, [stage_of(recipe, experiment) for experiment in experiments]):
+        return
+    ranks = joined(recipe)
+    for experiment in experiments:
+        run_stage(stage_of(recipe, experiment), partial(train, recipe, experiment), ranks)
+
+
+def stage_of(recipe: Recipe, experiment: Experiment) -> Stage:
+    folder = recipe.exp(experiment.name)
+    return Stage(experiment.stage, folder, identity(experiment), inputs(recipe, experiment), resumable=True)
+
+
+def joined(recipe: Recipe) -> Ranks | None:
+    """The processes that a launcher started with this one; without one torch is not imported before there is work."""
+    if "RANK" not in os.environ:
+        return None
+    from distill.train.distributed import join
+
+    return join(recipe.device)[0]
 
 
 def identity(experiment: Experiment) -> dict:
@@ -54,7 +77,7 @@ def train(recipe: Recipe, experiment: Experiment, folder: Path) -> None:
     from distill.train.setup import Folders, build_trainer
 
     ranks, device = join(recipe.device)
-    torch.set_num_threads(ranks.threads(recipe.nj))
+    torch.set_num_threads(recipe.threads)
     folders = Folders(recipe.data_dir, recipe.lang, recipe.graphs, recipe.exp_dir)
     trainer = build_trainer(experiment, folders, folder, recipe.engine, ranks, device)
     result = {
@@ -69,8 +92,7 @@ def train(recipe: Recipe, experiment: Experiment, folder: Path) -> None:
         "command": command_line(),
     }
     if ranks.first:
-        with replacing(folder / "result.json") as temporary:
-            temporary.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        write_json(folder / "result.json", result)
 
 
 if __name__ == "__main__":

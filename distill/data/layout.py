@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping
+import gzip
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,6 +56,8 @@ SPOKEN_COMMANDS = Roles(
     },
     hidden_share=0.5,
 )
+KALDI_LISTS = re.compile(r"wav\.scp|text|segments|(utt|spk|reco)2\w+")
+AUDIO_FILES = re.compile(r'"type": *"file"[^{}]*?"source": *("(?:[^"\\]|\\.)*")')  # in a line of lhotse's cuts
 REHEARSAL = {"labelled": 24, "unlabelled": 40, "dev": 6, "test": 8}
 
 
@@ -66,6 +71,37 @@ def own_roles(corpus_dir: Path) -> Roles:
     if not tests:
         raise FileNotFoundError(f"no test set in {corpus_dir}: expected test-NAME/ or test-NAME.jsonl.gz")
     return Roles(("labelled",), ("unlabelled",), ("dev",), {name: (name,) for name in tests})
+
+
+def files_of_own(corpus_dir: Path, roles: Roles) -> tuple[Path, ...]:
+    """What a corpus of one's own is made from: lists of Kaldi data directories, cuts, and the audio that they name."""
+    found: dict[Path, None] = {}
+    for part in roles.parts:
+        cuts = [path for suffix in (".jsonl.gz", ".jsonl") if (path := corpus_dir / f"{part}{suffix}").is_file()]
+        lists = [path for path in sorted((corpus_dir / part).glob("*")) if KALDI_LISTS.fullmatch(path.name)]
+        audio = _audio_of_cuts(cuts[0]) if cuts else _audio_of_kaldi(corpus_dir / part / "wav.scp")
+        found |= dict.fromkeys(path for path in (*(cuts[:1] or lists), *audio) if path.is_file())
+    return tuple(found)
+
+
+def _audio_of_kaldi(wav_scp: Path) -> Iterator[Path]:
+    if not wav_scp.is_file():
+        return
+    with wav_scp.open(encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            _, _, place = line.strip().partition(" ")
+            if place and not place.rstrip().endswith("|") and "\0" not in place:
+                yield wav_scp.parent / place.strip()
+
+
+def _audio_of_cuts(path: Path) -> Iterator[Path]:
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8", errors="surrogateescape") as lines:
+        try:
+            for line in lines:
+                for source in AUDIO_FILES.findall(line):
+                    yield path.parent / json.loads(source)
+        except (OSError, EOFError, ValueError):
+            return  # whoever reads the cuts says what is wrong with them
 
 
 def librispeech_root(corpus_dir: Path) -> Path:

@@ -39,12 +39,15 @@ VERSION = 1
 """Raise it when the audio or the texts change for the same settings: an older corpus is then made again."""
 WORDS = (3, 12)
 """Shortest and longest sentence, in words: about 1.5 to 5.5 seconds."""
+PARTIAL = "partial"
+"""Folder of a corpus in which speakers are made that are not complete."""
 LM_SENTENCES = 40_000
 COMMON_ACCENTS = ("en-us", "en-gb-x-rp", "en-us", "en", "en-gb-scotland", "en-us-nyc", "en-gb-x-rp")
 OTHER_ACCENTS = ("en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-gb-scotland", "en-029", "en-gb-x-gbclan")
 # Odd numbers of accents: the sexes alternate, and each accent gets both.
 
 
+WRITTEN = ("LibriSpeech", "librispeech-lm-norm.txt.gz", "librispeech-lexicon.txt", PARTIAL)
 SPEAKERS_HEADER = """\
 ; Speakers of the embedded corpus: synthetic voices, laid out as in LibriSpeech
 ;
@@ -199,9 +202,13 @@ def _locked(corpus_dir: Path) -> Iterator[None]:
 def _claim(corpus_dir: Path, settings: dict[str, Any]) -> bool:
     """Makes the folder ready for these settings; True if the corpus is complete already."""
     stamp = corpus_dir / "embedded.json"
-    found = json.loads(stamp.read_text()) if stamp.is_file() else None
-    if found is None and (corpus_dir / "LibriSpeech").exists():
-        raise ValueError(f"{corpus_dir}/LibriSpeech exists and is not an embedded corpus; choose another --corpus-dir")
+    try:
+        found = json.loads(stamp.read_text()) if stamp.is_file() else None
+    except ValueError:
+        raise ValueError(f"{stamp} is cut short; remove it and {corpus_dir}/LibriSpeech, or choose another") from None
+    for name in WRITTEN if found is None else ():
+        if (corpus_dir / name).exists():
+            raise ValueError(f"{corpus_dir}/{name} exists and is not an embedded corpus; choose another --corpus-dir")
     complete = bool(found and found.pop("complete", False))
     if found is not None and found != settings:
         changed = [key for key in settings if found.get(key) != settings[key]]
@@ -214,7 +221,7 @@ def _claim(corpus_dir: Path, settings: dict[str, Any]) -> bool:
 
 
 def _synthesise_all(speakers: Sequence[Speaker], corpus_dir: Path, processes: int) -> None:
-    root, partial = corpus_dir / "LibriSpeech", corpus_dir / "partial"
+    root, partial = corpus_dir / "LibriSpeech", corpus_dir / PARTIAL
     missing = [s for s in speakers if not _speaker_dir(root, s).is_dir()]
     sentences = sum(len(s.texts) for s in missing)
     log.info("synthesising %d sentences of %d speakers", sentences, len(missing))

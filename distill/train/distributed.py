@@ -20,20 +20,15 @@ LOST = ("closed by peer", "reset by peer", "broken pipe", "connection refused", 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Who we are among the training processes; local_world: how many of them are on this machine."""
+    """This process's place among those that run a stage together."""
 
     rank: int = 0
     world: int = 1
     local: int = 0
-    local_world: int = 1
 
     @property
     def first(self) -> bool:
         return self.rank == 0
-
-    def threads(self, jobs: int) -> int:
-        """Threads of this process where `jobs` cores are to be used on its machine."""
-        return max(1, jobs // self.local_world)
 
     def sum(self, value: Tensor) -> Tensor:
         """Sum over all processes."""
@@ -124,5 +119,4 @@ def _ranks() -> Ranks:
             f"RANK is set in the environment, but {' and '.join(missing)} not; start the processes with torchrun,"
             " or unset RANK to run alone"
         )
-    rank, world, local = (int(os.environ[key]) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    return Ranks(rank, world, local, int(os.environ.get("LOCAL_WORLD_SIZE", world)))
+    return Ranks(*(int(os.environ[key]) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))

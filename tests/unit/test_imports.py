@@ -16,9 +16,12 @@ SCRIPTS = sorted([*(ROOT / "local").glob("*.py"), *(ROOT / "tools").glob("*.py")
 BASE = {"config", "batch", "text", "features", "files"}
 MAY_IMPORT = {
     "config": {"stages", "files"}, "batch": set(), "text": {"files"}, "features": {"batch", "config", "files"},
-    "files": set(), "stages": {"files"}, "report": {"files"}, "differences": {"report", "files"},
+    "files": set(), "locks": set(), "contents": set(), "folders": set(), "launch": set(),
+    "stages": {"files", "locks", "contents", "folders", "launch"},
+    "report": {"files", "folders"}, "differences": {"report", "files"},
     "pareto": {"report", "files"}, "speed": {"report", "pareto", "files"}, "benchmarks": {"report", "files"},
-    "language_models": {"report", "differences", "files"}, "confidences": {"report", "speed", "decode", "files"},
+    "language_models": {"report", "differences", "files", "folders"},
+    "confidences": {"report", "speed", "decode", "files"},
     "fsa": BASE,
     "graphs": BASE | {"fsa"},
     "data": BASE | {"fsa", "graphs"},
@@ -77,6 +80,9 @@ def test_each_foreign_library_has_one_place(path: Path) -> None:
     "name",
     [
         "files.py",
+        "locks.py",
+        "contents.py",
+        "folders.py",
         "stages.py",
         "report.py",
         "differences.py",

@@ -1,0 +1,52 @@
+"""Hashes of what files hold; a file whose size, time and place on the disk are those of the last look is not read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+BLOCK = 1 << 20
+
+
+class Contents:
+    """The hashes of files, with what was seen of each file at the last look (`seen`, as a mark stores it)."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, list[Any]] = {}
+
+    def remember(self, seen: object) -> None:
+        """Take over what a mark has stored; what is no list of size, time, place and hash is read again."""
+        if isinstance(seen, Mapping):
+            good = {path: value for path, value in seen.items() if isinstance(value, list) and len(value) == 4}
+            self.seen = good | self.seen
+
+    def hashes(self, paths: Iterable[Path]) -> dict[Path, str]:
+        """The hash of each file, "missing" where there is none; afterwards `seen` holds these files only."""
+        states = {path: state for path in paths if (state := _state(path))}
+        known = {path: self.seen.get(str(path), [[]]) for path in states}
+        new = [path for path, state in states.items() if known[path][:3] != state]
+        with ThreadPoolExecutor() as pool:  # hashing leaves Python's lock
+            read = dict(zip(new, pool.map(file_hash, new)))
+        found = {path: read.get(path) or str(known[path][3]) for path in states}
+        self.seen = {str(path): [*states[path], digest] for path, digest in found.items()}
+        return {path: found.get(path, "missing") for path in paths}
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, as 32 hexadecimal digits."""
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            total.update(block)
+    return total.hexdigest()[:32]
+
+
+def _state(path: Path) -> list[int]:
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [status.st_size, status.st_mtime_ns, status.st_ino]

@@ -1,0 +1,140 @@
+"""A lock file that names who holds it: host, process and since when."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process: its host, its number, when it started (numbers are used again), and when it took the lock."""
+
+    host: str
+    pid: int
+    started: str
+    since: str
+
+    @property
+    def here(self) -> bool:
+        return self.host == socket.gethostname()
+
+    @property
+    def alive(self) -> bool:
+        """Whether this host still runs the process; call it for a holder that is `here`."""
+        return self.started != "" and started(self.pid) == self.started
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder`.lock for the block; the lock of a process of this host that is gone is taken over.
+
+    Raises RuntimeError naming host, process and time where another process holds it. One of another host is never
+    taken over: whether it still runs cannot be seen from here.
+    """
+    path = folder.with_name(folder.name + ".lock")
+    own = Holder(socket.gethostname(), os.getpid(), started(os.getpid()), time.strftime("%Y-%m-%d %H:%M:%S"))
+    with _one_at_a_time(path.parent):
+        _free(path, folder)
+        _create(path, own)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if read(path) == own:
+                path.unlink(missing_ok=True)
+
+
+def _free(path: Path, folder: Path) -> None:
+    """Remove the lock of a process that is gone; RuntimeError if it may still run."""
+    try:
+        holder = read(path)
+    except FileNotFoundError:
+        return
+    if holder is None:
+        log.warning("%s names no process (cut short?): taken over", path)
+    elif not holder.here:
+        raise RuntimeError(
+            f"process {holder.pid} on {holder.host} is writing {folder}, since {holder.since}, and this is"
+            f" {socket.gethostname()}; wait for it, or remove {path} if it is gone"
+        )
+    elif holder.alive:
+        raise RuntimeError(
+            f"process {holder.pid} is writing {folder} (on {holder.host}, since {holder.since}); wait for it or stop it"
+        )
+    path.unlink(missing_ok=True)
+
+
+def _create(path: Path, own: Holder) -> None:
+    """Appears with its content or not at all, so a lock without content is that of a machine that lost its power."""
+    temporary = path.with_name(f"{path.name}.{own.host}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(asdict(own), file)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links
+            with path.open("x", encoding="utf-8") as file:
+                json.dump(asdict(own), file)
+    except FileExistsError:
+        raise RuntimeError(f"another process took {path} at this moment; wait for it or stop it") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def read(path: Path) -> Holder | None:
+    """Who holds a lock, None if the file does not say; FileNotFoundError if there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, int):  # all that locks said once
+            return Holder(socket.gethostname(), content, started(content), "an unknown time")
+        return Holder(str(content["host"]), int(content["pid"]), str(content["started"]), str(content["since"]))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def started(pid: int) -> str:
+    """When a process of this host started, as its system counts it; empty if there is none, or only its remains."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return _started_by_ps(pid)
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else f"{boot}/{fields[19]}"
+
+
+def _started_by_ps(pid: int) -> str:
+    found = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True)
+    state, _, start = found.stdout.strip().partition(" ")
+    return "" if state.startswith("Z") else start.strip()
+
+
+@contextlib.contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Keeps two processes of this host from taking over the same lock, where the file system can."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
