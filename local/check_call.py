@@ -93,7 +93,10 @@ class Call:
                 yield f"{path}: name: {experiment.name} is also that of {first}.yaml; each needs a name of its own"
             yield from self.unknown_cut_sets(path, "data.train", experiment.data.train)
             yield from self.unknown_cut_sets(path, "data.valid", (experiment.data.valid,))
-            yield from (f"{path}: {text}" for text in self.unfit(experiment))
+            try:
+                yield from (f"{path}: {text}" for text in self.unfit(experiment))
+            except (ValueError, OSError) as error:  # of a file that init or teacher leads to
+                yield str(error)
 
     def unknown_cut_sets(self, path: Path, key: str, names: tuple[str, ...]) -> Iterator[str]:
         """A line for each cut set that stage 0 does not make, or has not made where it is not run."""

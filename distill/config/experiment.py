@@ -82,12 +82,13 @@ class Experiment(Settings):
         layers = self.model.encoder.layers
         if len(self.init_blocks) not in (0, layers):
             raise ValueError(
-                f"init_blocks has {len(self.init_blocks)} entries, expected one for each of {layers} blocks"
+                f"init_blocks has {len(self.init_blocks)} entries, expected one for each of the {layers} blocks"
+                " (model.encoder.layers)"
             )
         if len(objective.teacher_layers) not in (0, layers):
             raise ValueError(
                 f"objective.teacher_layers has {len(objective.teacher_layers)} entries, expected one for each"
-                f" of the {layers} blocks (0 for none)"
+                f" of the {layers} blocks (model.encoder.layers; 0 for none)"
             )
         return self
 

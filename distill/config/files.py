@@ -48,9 +48,23 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode) or not key.tag.endswith((":str", ":merge")):
                 raise yaml.MarkedYAMLError(problem=f"key {_shown(key)} is not text", problem_mark=key.start_mark)
             if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"key '{key.value}' stands there twice", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem=f"key {key.value!r:.80} stands there twice", problem_mark=key.start_mark
+                )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+    def fetch_flow_collection_start(self, kind: type) -> None:
+        self._check_depth(self.flow_level)  # here: what is deep takes the scanner the square of its depth
+        super().fetch_flow_collection_start(kind)
+
+    def add_indent(self, column: int) -> bool:
+        self._check_depth(len(self.indents))
+        return super().add_indent(column)
+
+    def _check_depth(self, depth: int) -> None:
+        if depth > DEEPEST:
+            raise yaml.MarkedYAMLError(problem=f"nested more than {DEEPEST} deep", problem_mark=self.get_mark())
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", INTEGER, list("-+0123456789"))
@@ -58,7 +72,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", DECIMAL, list("-+012345
 
 
 def _shown(key: yaml.Node) -> str:
-    return f"'{key.value}'" if isinstance(key, yaml.ScalarNode) else f"of type {key.tag.rpartition(':')[2]}"
+    return f"{key.value!r:.80}" if isinstance(key, yaml.ScalarNode) else f"of type {key.tag.rpartition(':')[2]}"
 
 
 def parse_yaml(text: str, where: str) -> Any:

@@ -27,7 +27,9 @@ class Settings(BaseModel):
         if isinstance(values, Mapping):
             unknown = [key for key in values if key not in cls.model_fields]
             if unknown:
-                raise ValueError("; ".join(f"unknown key '{key}'{_nearest(key, cls.model_fields)}" for key in unknown))
+                raise ValueError(
+                    "; ".join(f"unknown key {key!r:.80}{_nearest(key, cls.model_fields)}" for key in unknown)
+                )
         return values
 
 

@@ -128,7 +128,7 @@ class Optim(Settings):
     betas: tuple[Share, Share] = (0.9, 0.98)
     eps: Epsilon = 1e-6
     weight_decay: Weight = 0.01
-    clip: Annotated[Number, Field(gt=0, le=10**6)] = 2.0  # of the gradient's norm
+    clip: Annotated[Number, Field(gt=0, le=10**9)] = 2.0  # of the gradient's norm
     phases: Annotated[tuple[Probability, Probability, Probability], SumsTo1] = (0.1, 0.4, 0.5)  # of all updates
     final_scale: Probability = 0.05
     decay: Literal["linear", "exponential"] = "linear"  # as the paper writes, or as fairseq does
