@@ -41,8 +41,10 @@ GRAPHS, LM = "graphs.", "lm."
 LEFTOVERS = (".tmp", ".old", ".lock")
 OF_STAGES = re.compile(r"(manifests|cuts|fbank|text|num|audio)|(lang|lm|graphs)(_.*)?")  # folders in a data-dir
 OF_CORPUS = re.compile(r"labelled|unlabelled|dev|test-.*|LibriSpeech|(train|dev)-.*|fsdd|intent|wakeword")
-PLAIN_NAME = re.compile(r"[\w.-]+")
 Result = TypeVar("Result")
+MOST_JOBS = 4096
+NAME = re.compile(r"(?!.*\.(?:tmp|old|lock|aside-\d+)\Z)[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
+NAME_RULE = "letters a to z, digits, . _ - (no . or - first, at most 200, not ending in .tmp, .old, .lock, .aside-N)"
 NO_K2 = (
     "--engine k2 needs k2, which this Python does not have; wheels for each torch stand at"
     " https://k2-fsa.github.io/k2/installation. --engine native gives the same values, faster"
@@ -148,17 +150,14 @@ class Recipe:
 
     def exp(self, name: str) -> Path:
         """Folder of an experiment, by its full name (`Experiment.name`); ValueError for one that leads elsewhere."""
-        if not PLAIN_NAME.fullmatch(name) or name in (".", "..") or ASIDE in name:
-            raise ValueError(
-                f"an experiment's name is a folder in {self.exp_dir}: expected letters, digits, '.', '_' and '-' (not"
-                f" . or .., and without {ASIDE}), got '{name}'"
-            )
+        if not NAME.fullmatch(name):
+            raise ValueError(f"an experiment's name is a folder in {self.exp_dir}, {NAME_RULE}; got {name!r}")
         return self.exp_dir / name
 
     def experiment_yaml(self, name: str) -> Path:
         """Settings of an experiment; raises FileNotFoundError with the known ones, the nearest first."""
         path = self.conf_dir / f"{name}.yaml"
-        if not path.is_file():
+        if path in (self.graphs_yaml, self.lm_yaml) or not path.is_file():
             known = sorted(p.stem for p in self.conf_dir.glob("*.yaml") if p not in (self.graphs_yaml, self.lm_yaml))
             near = get_close_matches(name, known, n=len(known) or 1, cutoff=0.0)
             raise FileNotFoundError(f"no experiment '{name}' in {self.conf_dir}; there are: {', '.join(near)}")
@@ -198,10 +197,14 @@ def recipe_from(args: argparse.Namespace) -> Recipe:
     if _known("--engine", args.engine, ENGINES) == "k2" and importlib.util.find_spec("k2") is None:
         raise ValueError(NO_K2)
     topology = _known("--topology", args.topology or TOPOLOGIES[0], TOPOLOGIES)
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", args.device):
+        raise ValueError(f"--device {args.device!r} must be cpu, cuda or cuda:N")
+    if not 1 <= args.nj <= MOST_JOBS:
+        raise ValueError(f"--nj {args.nj} must be 1 to {MOST_JOBS}")
     recipe = Recipe(
         args.corpus, args.conf_dir, args.data_dir, args.exp_dir, Path(args.corpus_dir) if args.corpus_dir else None,
         args.nj, args.device, args.engine, units, topology, args.mini == "true", args.rehearse == "true",
-        tuple(args.set), tuple(name for name in args.experiment.split(",") if name), args.launcher,
+        tuple(args.set), names_of("--experiment", args.experiment), args.launcher,
     )  # fmt: skip
     check_folders(recipe)
     if "RANK" in os.environ:
@@ -251,6 +254,24 @@ def _known(option: str, value: str, known: Iterable[str]) -> str:
         near = get_close_matches(value, list(known), n=len(list(known)), cutoff=0.0)
         raise ValueError(f"{option} {value} is not known; did you mean '{near[0]}'? There are: {', '.join(near)}")
     return value
+
+
+def check_name(name: str) -> str:
+    """The name, if its file or folder lies where it should and is not taken for another; else ValueError."""
+    if not NAME.fullmatch(name):
+        raise ValueError(f"must be a name: {NAME_RULE}")
+    return name
+
+
+def names_of(option: str, text: str) -> tuple[str, ...]:
+    """The names, separated by commas, that an option gives; ValueError names the option and what is wrong."""
+    names = tuple(text.split(",")) if text else ()
+    for name in names:
+        if not NAME.fullmatch(name):
+            raise ValueError(f"{option} {text!r}: {name!r} must be a name: {NAME_RULE}")
+        if names.count(name) > 1:
+            raise ValueError(f"{option} {text!r}: {name} stands there more than once")
+    return names
 
 
 def run_script(main: Callable[[], None]) -> None:

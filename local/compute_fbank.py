@@ -6,7 +6,7 @@ import logging
 import os
 from pathlib import Path
 
-from distill.stages import Recipe, Stage, recipe_from, recipe_parser, run_script, run_stage
+from distill.stages import Recipe, Stage, names_of, recipe_from, recipe_parser, run_script, run_stage
 
 log = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("--force", action="store_true", help="compute every cut set")
     args = parser.parse_args()
     recipe = recipe_from(args)
-    parts = chosen_parts(recipe, [part for part in args.parts.split(",") if part], args.force)
+    parts = chosen_parts(recipe, list(names_of("--parts", args.parts)), args.force)
     if not parts:
         log.info("stage 1: no experiment reads stored features, nothing to compute")
         return

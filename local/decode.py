@@ -15,7 +15,7 @@ import ngram_methods
 import side_by_side
 
 from distill.config.experiment import Experiment
-from distill.stages import Recipe, Stage, recipe_from, recipe_parser, run_script, run_stage
+from distill.stages import Recipe, Stage, names_of, recipe_from, recipe_parser, run_script, run_stage
 
 log = logging.getLogger("decode")
 
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--runtime", default="torch", choices=("torch", "onnx", "int8"), help="what runs the model")
     args = parser.parse_args()
     recipe = recipe_from(args)
-    sets = args.sets.split(",") if args.sets else test_sets(recipe)
+    sets = names_of("--sets", args.sets) or test_sets(recipe)
     side_by_side.each(recipe, partial(decode_experiment, sets=sets, runtime=args.runtime))
 
 

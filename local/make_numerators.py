@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from distill.config.experiment import Experiment
-from distill.stages import Recipe, Stage, recipe_from, recipe_parser, run_script, run_stage
+from distill.stages import Recipe, Stage, names_of, recipe_from, recipe_parser, run_script, run_stage
 
 log = logging.getLogger("make_numerators")
 USED = ("avg", "beam", "max_active", "acoustic_scale", "lattice_beam")  # of the decoding settings
@@ -21,7 +21,7 @@ def main() -> None:
     parser = recipe_parser(__doc__)
     parser.add_argument("--parts", default="unlabelled", help="cut sets, comma-separated")
     args = parser.parse_args()
-    recipe = recipe_from(args)
+    recipe, parts = recipe_from(args), names_of("--parts", args.parts)
     for name in recipe.names:
         experiment = Experiment.load(recipe.experiment_yaml(name), recipe.overrides, recipe.suffix)
         if experiment.stage != 6:
@@ -30,10 +30,10 @@ def main() -> None:
         settings = {"decoding": {key: decoding[key] for key in USED}, "parts": args.parts}
         needed = {recipe.exp(experiment.name): 6, recipe.graphs: 4, recipe.cuts: 0}
         stage = Stage(7, recipe.num / experiment.name, settings, needed, resumable=True)
-        run_stage(stage, partial(write, recipe, experiment, args.parts.split(",")))
+        run_stage(stage, partial(write, recipe, experiment, parts))
 
 
-def write(recipe: Recipe, experiment: Experiment, parts: list[str], folder: Path) -> None:
+def write(recipe: Recipe, experiment: Experiment, parts: Sequence[str], folder: Path) -> None:
     """A folder of shards for each part; skipped.tsv; summary.json with sizes and the pseudo-labels' error rates."""
     import torch
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from distill.data import layout
 from distill.data.layout import Roles
-from distill.stages import Recipe, Stage, link, recipe_from, recipe_parser, run_script, run_stage
+from distill.stages import Recipe, Stage, link, names_of, recipe_from, recipe_parser, run_script, run_stage
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SEED = 42
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--unlabelled", default="", help="LibriSpeech parts used as unlabelled audio, comma-separated")
     args = parser.parse_args()
     recipe = recipe_from(args)
-    corpus = locate(recipe, tuple(part for part in args.unlabelled.split(",") if part))
+    corpus = locate(recipe, names_of("--unlabelled", args.unlabelled))
     watched = dict.fromkeys(corpus.watched)
     roles = {"roles": asdict(corpus.roles), "root": corpus.root.resolve()}
     if recipe.corpus == "spoken_commands":

@@ -42,33 +42,42 @@ usage: egs/$corpus/run.sh [options]
   --engine native             graph engine: native, torch (the slow reference), k2 (where it is installed)
   --units phones              output units: phones, chars, bpe, biphones (tied by counts)
   --topology NAME             ctc (default), ctc_compact, two_pdf
-  --set KEY=VALUE             override a setting of the experiments, or of the graphs
-                              (graphs.KEY=VALUE); may be repeated
+  --set KEY=VALUE             override a setting of the experiments, of the graphs (graphs.KEY=VALUE)
+                              or of the Transformer LM (lm.KEY=VALUE); may be repeated
+  -h, --help                  show this
 END
+}
+
+# whole_number OPTION VALUE LEAST MOST: ends with a message for another value; 08 and 010 are none, being octal to some.
+whole_number() {
+  [[ $2 =~ ^(0|[1-9][0-9]{0,5})$ ]] && (($2 >= $3 && $2 <= $4)) ||
+    fail "$1 must be a whole number from $3 to $4, without leading zeros (got '$2')"
 }
 
 parse_options() {
   stage=0 stop_stage=13 data_dir="" exp_dir="" corpus_dir="" experiment="" nj=$(nproc) device=cpu engine=native
   units=phones topology="" mini=false rehearse=false launcher="" settings=()
+  local given="" option
   while (($#)); do
-    [[ " $known_options " == *" $1 "* ]] || fail "unknown option '$1'; did you mean '$(nearest_option "$1")'? (--help lists all)"
-    [[ $1 == --help ]] && { usage; exit 0; }
-    (($# > 1)) || fail "option $1 needs a value"
+    [[ $1 == -h || $1 == --help ]] && { usage; exit 0; }
+    [[ $1 =~ ^--[a-z-]+$ && " $known_options " == *" $1 "* ]] || fail "unknown option '$1'; did you mean '$(nearest_option "$1")'? (--help lists all)"
+    [[ $# -gt 1 && $2 =~ [^[:space:]] && $2 != --* ]] || fail "option $1 needs a value (got '${2-}')"
     if [[ $1 == --set ]]; then
       settings+=("$2")
     else
+      [[ "$given " != *" $1 "* ]] || fail "option $1 is given twice"
+      given+=" $1"
       local name=${1#--}
       printf -v "${name//-/_}" '%s' "$2"
     fi
     shift 2
   done
-  local number
-  for number in "$stage" "$stop_stage" "$nj"; do
-    [[ $number =~ ^[0-9]+$ ]] || fail "--stage, --stop-stage and --nj take whole numbers, got '$number'"
-  done
-  local flag
-  for flag in "$mini" "$rehearse"; do
-    [[ $flag == true || $flag == false ]] || fail "--mini and --rehearse take true or false, got '$flag'"
+  whole_number --stage "$stage" 0 13
+  whole_number --stop-stage "$stop_stage" 0 13
+  whole_number --nj "$nj" 1 4096
+  ((stage <= stop_stage)) || fail "--stage $stage must not be greater than --stop-stage $stop_stage"
+  for option in mini rehearse; do
+    [[ ${!option} == true || ${!option} == false ]] || fail "--$option must be true or false (got '${!option}')"
   done
 }
 
@@ -99,6 +108,7 @@ begin() {
   trap 'stop 143 stopped' TERM
   trap 'stop 129 stopped' HUP
   install_environment synth,deploy
+  "$root/.venv/bin/python" "$root/local/check_call.py" "${common[@]}" --stage "$stage" --stop-stage "$stop_stage"
 }
 
 # stop STATUS HOW: ends what runs, which may write a checkpoint first, and then this script; a second signal kills.

@@ -27,7 +27,6 @@ import torch
 from bench_measure import write_json
 
 from distill.config.experiment import Experiment
-from distill.deploy import onnx as exporting
 from distill.deploy.graph import input_window
 from distill.deploy.onnx_runner import StreamRunner, WholeRunner
 from distill.deploy.session import SAMPLE_RATE, Session
@@ -117,6 +116,8 @@ def teacher(samples: int) -> Row:
 
 def student(name: str, folder: Path, samples: int) -> list[Row]:
     """A streaming student in chunks and whole, torch and ONNX Runtime, fp32 and int8."""
+    from distill.deploy import onnx as exporting
+
     folder.mkdir()
     model = load(name)
     facts, cost, rows = facts_of(model, OUTPUTS, name), sum(macs(model.settings, len(OUTPUTS)).values()), []

@@ -26,12 +26,10 @@ import kaldialign
 import numpy as np
 import torch
 from bench_measure import write_json
-from websockets.asyncio.client import connect
 
 from distill.data.loader import load_cuts
 from distill.data.numerators import text_of
 from distill.deploy.batching import RUNTIMES
-from distill.deploy.serving import data_folder
 from distill.deploy.session import SAMPLE_RATE
 from distill.stages import run_script
 from distill.train.monitor import hardware
@@ -80,6 +78,8 @@ def main() -> None:
 
 def one_run(args: argparse.Namespace, runtime: str) -> dict:
     """A server, all streams, and what came of them."""
+    from distill.deploy.serving import data_folder
+
     data = args.data_dir or data_folder(args.experiment)
     talks = made_up(data, args.set, args.streams, args.seconds)
     server, port = start(args, data, runtime)
@@ -134,6 +134,8 @@ async def everybody(talks: list[Talk], port: int) -> None:
 
 
 async def one(talk: Talk, port: int, offset: float) -> None:
+    from websockets.asyncio.client import connect
+
     await asyncio.sleep(offset)
     try:
         async with connect(f"ws://127.0.0.1:{port}/sherpa", compression=None, open_timeout=30) as socket:

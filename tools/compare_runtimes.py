@@ -27,7 +27,6 @@ from distill.data.numerators import text_of
 from distill.decode.compare import paired_bootstrap
 from distill.decode.wer import ErrorRate, score
 from distill.deploy.onnx_runner import file_name
-from distill.deploy.serving import data_folder
 from distill.deploy.session import SAMPLE_RATE, Facts, Session, open_session
 from distill.deploy.transcriber import PIECE_SPACE, open_reader
 from distill.stages import run_script
@@ -65,6 +64,8 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, help="the recipe's; default: the one beside the experiments' folder")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    from distill.deploy.serving import data_folder
+
     torch.set_num_threads(1)
     rows = []
     for test_set in args.sets.split(","):

@@ -2,6 +2,14 @@
 # All checks and tests. Arguments go to pytest; without any, all tests run: ./tools/test.sh tests/unit -k stages
 # With --k2 first: the tests against the real k2, in an environment of their own (.venv-k2, made when missing).
 set -euo pipefail
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then
+  cat <<END
+usage: tools/test.sh [arguments of pytest]         style, types and tests; all of them without arguments
+       tools/test.sh --k2 [arguments of pytest]    the tests against the real k2, in an environment of their own
+TEST_PROCESSES (2): processes that the tests run in. For pytest's own options: .venv/bin/python -m pytest --help
+END
+  exit 0
+fi
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 if [[ ${1:-} == --k2 ]]; then

@@ -2,32 +2,56 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import model_validator
+from pydantic import StringConstraints, model_validator
 
+from distill.config.bounds import Name, Seed, Source, UnitsName, Width
 from distill.config.decoding import Decoding
 from distill.config.loading import Settings, load_settings, parsed
 from distill.config.model import Model
 from distill.config.training import Augment, Data, Objective, Optim, Saving, Teacher
-from distill.stages import mark
+from distill.stages import TOPOLOGIES, UNITS, check_name, mark
+
+MARKS = tuple(
+    mark(unit if kind == TOPOLOGIES[0] else f"{unit}_{kind}") for kind in TOPOLOGIES for unit in UNITS
+)[1:]  # fmt: skip
+OF_LM = re.compile(r"lm(?:[._-].*)?", re.IGNORECASE)
+FURTHER = ("results.md", "differences.json", "pareto.svg")
+"""What else lies in an exp-dir."""
+
+
+def _check_own_name(name: str, suffix: str) -> None:
+    """Raise ValueError for the name of something that others write into an exp-dir."""
+    if OF_LM.fullmatch(name):
+        raise ValueError("must not be lm, or begin with lm and one of . _ -, as language models' names do")
+    if name.endswith("_init") or name.lower() in FURTHER:
+        raise ValueError(f"must not end in _init, as what stage 5 writes does, and not be one of {', '.join(FURTHER)}")
+    if name.endswith(MARKS):
+        raise ValueError(f"must not end as experiments of other units or topologies do: {', '.join(MARKS)}")
+    check_name(name + suffix)
 
 
 class Experiment(Settings):
     """One training and how it is decoded; its YAML's stem is its name."""
 
-    name: str = ""
+    name: Name = ""
     stage: Literal[6, 8, 9]
     description: str = ""
-    seed: int = 0
+    seed: Seed = 0
     model: Model = Model()
-    pretrained: str | None = None  # stage 5 of a teacher: hf:FOLDER_OR_NAME, fairseq:FILE, torchaudio:FILE; else random
-    init: str | None = None  # experiment whose parameters of the same name and shape are taken over
-    init_units: str | None = None  # units of `init` where they are others; its prediction layers are left then
-    init_blocks: tuple[int, ...] = ()  # block of `init`, from 1, that each block starts from; empty: the same one
-    init_slice: tuple[str, ...] = ()  # beginnings of names of larger tensors whose leading part is taken over
+    pretrained: Source | None = (
+        None  # stage 5 of a teacher: hf:FOLDER_OR_NAME, fairseq:FILE, torchaudio:FILE; else random
+    )
+    init: Name | None = None  # experiment whose parameters of the same name and shape are taken over
+    init_units: UnitsName | None = None  # units of `init` where they are others; its prediction layers are left then
+    init_blocks: tuple[Width, ...] = ()  # block of `init`, from 1, that each block starts from; empty: the same one
+    init_slice: tuple[
+        Annotated[str, StringConstraints(min_length=1)], ...
+    ] = ()  # beginnings of names of larger tensors whose leading part is taken over
     teacher: Teacher | None = None
     data: Data = Data()
     augment: Augment = Augment()
@@ -44,22 +68,27 @@ class Experiment(Settings):
                 f"objective alpha {objective.alpha}, beta {objective.beta} learns from a teacher, but"
                 " 'teacher' is not set; without one use alpha: 1, beta: 1"
             )
-        if self.decoding.chunks and not (self.model.streaming.chunk_frames and min(self.decoding.chunks) > 0):
-            raise ValueError(f"decoding.chunks {self.decoding.chunks} are for a model with streaming.chunk_frames")
+        if self.decoding.chunks and not self.model.streaming.chunk_frames:
+            raise ValueError(
+                f"decoding.chunks {list(self.decoding.chunks)} are for a model with streaming.chunk_frames"
+            )
         if objective.uses_ctc != self.model.ctc_output:
             raise ValueError(
                 f"objective.ctc_scale {objective.ctc_scale} and model.ctc_output {str(self.model.ctc_output).lower()}"
                 " do not go together: a second output needs a scale above 0 to learn, and a scale needs the output"
             )
+        if self.decoding.avg > self.saving.keep:
+            raise ValueError(f"decoding.avg {self.decoding.avg} must be at most saving.keep {self.saving.keep}")
         layers = self.model.encoder.layers
         if len(self.init_blocks) not in (0, layers):
             raise ValueError(
-                f"init_blocks has {len(self.init_blocks)} entries, expected one for each of {layers} blocks"
+                f"init_blocks has {len(self.init_blocks)} entries, expected one for each of the {layers} blocks"
+                " (model.encoder.layers)"
             )
         if len(objective.teacher_layers) not in (0, layers):
             raise ValueError(
                 f"objective.teacher_layers has {len(objective.teacher_layers)} entries, expected one for each"
-                f" of the {layers} blocks (0 for none)"
+                f" of the {layers} blocks (model.encoder.layers; 0 for none)"
             )
         return self
 
@@ -77,7 +106,12 @@ class Experiment(Settings):
         `suffix` goes to its name and to those of the experiments it builds on: with other units they are others;
         an `init` of `init_units` keeps the mark of those.
         """
-        return load_settings(cls, Path(path), overrides)._renamed(suffix)
+        found = load_settings(cls, Path(path), overrides)
+        try:
+            _check_own_name(found.name, suffix)
+        except ValueError as error:
+            raise ValueError(f"{path}: name: {error} (got {found.name!r})") from None
+        return found._renamed(suffix)
 
     def stage_of_init(self, conf_dir: Path, suffix: str) -> int:
         """The stage that makes what it starts from: that of a training of the recipe (its YAMLs, its suffix), or 5."""

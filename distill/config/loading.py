@@ -1,14 +1,17 @@
-"""A tree of settings from YAML files, their bases and `key=value` overrides, with errors that name the key."""
+"""A tree of settings, checked: errors name the key, what it is and what is allowed."""
 
 from __future__ import annotations
 
 import difflib
+import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from distill.config.files import overridden, read
 
 Node = TypeVar("Node", bound="Settings")
 
@@ -22,9 +25,11 @@ class Settings(BaseModel):
     @classmethod
     def _refuse_unknown_keys(cls, values: Any) -> Any:
         if isinstance(values, Mapping):
-            for key in values:
-                if key not in cls.model_fields:
-                    raise ValueError(f"unknown key '{key}'{_nearest(key, cls.model_fields)}")
+            unknown = [key for key in values if key not in cls.model_fields]
+            if unknown:
+                raise ValueError(
+                    "; ".join(f"unknown key {key!r:.80}{_nearest(key, cls.model_fields)}" for key in unknown)
+                )
         return values
 
 
@@ -33,7 +38,11 @@ def load_settings(kind: type[Node], path: Path, overrides: Sequence[str] = ()) -
 
     Raises FileNotFoundError, or ValueError naming file and key.
     """
-    values = overridden(read(path), overrides)
+    values = read(path)
+    try:
+        values = overridden(values, overrides)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     values.setdefault("name", path.stem)
     return parsed(kind, values, str(path))
 
@@ -46,52 +55,6 @@ def parsed(kind: type[Node], values: Mapping[str, Any], where: str) -> Node:
         raise ValueError(f"{where}: {_explain(error)}") from None
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Values of a YAML file over those of its `base`; raises FileNotFoundError, or ValueError for no mapping."""
-    if not path.is_file():
-        near = difflib.get_close_matches(path.stem, [p.stem for p in path.parent.glob("*.yaml")], n=1)
-        raise FileNotFoundError(f"no experiment at {path}{f'; did you mean {near[0]}?' if near else ''}")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not valid YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected a mapping of settings, got {type(values).__name__}")
-    base = values.pop("base", None)
-    return _merge(read(path.parent / base), values) if base else values
-
-
-def _merge(base: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in values.items():
-        old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
-
-
-def overridden(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Values with each "a.b=value" applied; raises ValueError for text of another form."""
-    changed = dict(values)
-    for override in overrides:
-        _override(changed, override)
-    return changed
-
-
-def _override(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals:
-        raise ValueError(f"override '{override}' is not of the form key=value, such as optim.lr=1e-3")
-    *parents, leaf = key.split(".")
-    for parent in parents:
-        node = values.get(parent)
-        values[parent] = dict(node) if isinstance(node, dict) else {}
-        values = values[parent]
-    try:
-        values[leaf] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"override '{override}': not a valid value: {error}") from None
-
-
 def _nearest(key: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     near = difflib.get_close_matches(str(key), list(known), n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else f"; known keys: {', '.join(known)}"
@@ -101,7 +64,14 @@ def _explain(error: ValidationError) -> str:
     lines = []
     for item in error.errors():
         where = ".".join(str(part) for part in item["loc"])
-        message = item["msg"].removeprefix("Value error, ")
-        got = "" if isinstance(item.get("input"), dict) else f" (got {item.get('input')!r})"
+        message = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+        message = re.sub(r"a valid dictionary or instance of \w+", "a mapping of settings", message)
+        message = re.sub(r"\w+ should have (.*) after validation, not \d+", r"must have \1", message)
+        of_a_node = item["type"] == "missing" or (item["type"] == "value_error" and isinstance(item["input"], Mapping))
+        got = "" if of_a_node else f" (got {_SHORT.repr(item['input'])})"
         lines.append(f"{where + ': ' if where else ''}{message}{got}")
     return "; ".join(lines)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from distill.config.bounds import EachOnce, Epsilon, Flag, Positive, Probability, Share, Span, Whole, Width
 from distill.config.loading import Settings
 
 FBANK_SHIFT, FBANK_WIDTH = 160, 400
 """Samples between two Fbank frames, and samples that each of them sees: 10 and 25 ms."""
+MOST_SAMPLES = 160_000
+"""Samples that a frame sees at most: 10 s."""
+LEAST_GABOR = 3
+"""Samples of a kernel that holds a Gabor pair without its mean."""
 
 
 class FrontEnd(Settings):
     """Audio to frames: a stack of convolutions (channels, kernel, stride) over the waveform or over Fbank frames."""
 
     input: Literal["waveform", "fbank"] = "waveform"  # fbank: Kaldi's log-mel energies, a frame each 10 ms
-    mels: int = 80  # of Fbank frames
-    layers: tuple[tuple[int, int, int], ...] = ((512, 10, 5), *((512, 3, 2),) * 4, *((512, 2, 2),) * 2)
-    bias: bool = False  # BASE-like stacks have none, Large-like stacks do
+    mels: Annotated[Whole, Field(ge=1, le=124)] = 80  # of Fbank frames; of more, some have no frequency of their own
+    layers: Annotated[tuple[tuple[Width, Width, Width], ...], Field(min_length=1, max_length=32)] = (
+        (512, 10, 5), *((512, 3, 2),) * 4, *((512, 2, 2),) * 2
+    )  # fmt: skip
+    bias: Flag = False  # BASE-like stacks have none, Large-like stacks do
     norm: Literal["group", "frame"] = "group"  # statistics over time (does not stream) or over channels
     norm_layers: Literal["first", "all"] = "first"
-    norm_eps: float = 1e-5  # of "frame" norms; larger where audio has digital silence (a norm of zeros explodes)
+    norm_eps: Epsilon = 1e-5  # of "frame" norms; larger where audio has digital silence (a norm of zeros explodes)
     first: Literal["random", "gabor"] = "random"  # gabor: log-compressed Gabor pairs at mel centres, trained on
-    causal: bool = False  # pad on the left, so that frame t ends with sample (t + 1) * hop
+    causal: Flag = False  # pad on the left, so that frame t ends with sample (t + 1) * hop
     # normalised per utterance, times a stored gain, or as it is (Fbank frames have a stored mean and scale instead)
     waveform: Literal["utterance", "gain", "none"] = "utterance"
 
@@ -72,6 +79,17 @@ class FrontEnd(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> FrontEnd:
+        if self.receptive > MOST_SAMPLES or self.hop > MOST_SAMPLES:
+            raise ValueError(
+                f"layers: a frame of these sees {self.receptive} samples and is {self.hop} after the last one;"
+                f" at most {MOST_SAMPLES} are allowed"
+            )
+        channels, kernel, _ = self.layers[0]
+        if self.first == "gabor" and (channels % 2 or kernel < LEAST_GABOR):
+            raise ValueError(
+                f"layers: with first: gabor the first one must have an even number of channels and a kernel of"
+                f" {LEAST_GABOR} or more (got {list(self.layers[0])})"
+            )
         if self.input == "waveform":
             return self
         default = FrontEnd.model_fields["layers"].default
@@ -93,21 +111,22 @@ class FrontEnd(Settings):
 class Encoder(Settings):
     """Transformer of wav2vec 2.0: convolutional positions, then blocks."""
 
-    dim: int = 768
-    ffn_dim: int = 3072
-    layers: int = 12
-    heads: int = 12
-    norm_first: bool = False  # pre-LN (Large) or post-LN (BASE)
-    always_project: bool = False  # a projection even where features have the width already, as other libraries keep it
-    relative_buckets: int = 0  # WavLM's gated relative position bias: 320; 0: none
-    relative_distance: int = 800  # frames beyond which all distances share a bucket
-    position_kernel: int = 128
-    position_groups: int = 16
-    position_causal: bool = False
-    dropout: float = 0.1
-    attention_dropout: float = 0.0
-    activation_dropout: float = 0.0
-    layer_drop: float = 0.0
+    dim: Width = 768
+    ffn_dim: Width = 3072
+    layers: Annotated[Whole, Field(ge=1, le=1000)] = 12
+    heads: Width = 12
+    norm_first: Flag = False  # pre-LN (Large) or post-LN (BASE)
+    # a projection even where features have the width already, as other libraries keep it
+    always_project: Flag = False
+    relative_buckets: Annotated[Whole, Field(ge=0, le=65536)] = 0  # WavLM's gated relative position bias: 320; 0: none
+    relative_distance: Positive = 800  # frames beyond which all distances share a bucket
+    position_kernel: Width = 128
+    position_groups: Width = 16
+    position_causal: Flag = False
+    dropout: Share = 0.1
+    attention_dropout: Share = 0.0
+    activation_dropout: Share = 0.0
+    layer_drop: Share = 0.0
 
     @model_validator(mode="after")
     def _check(self) -> Encoder:
@@ -115,6 +134,11 @@ class Encoder(Settings):
             raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
         if self.dim % self.position_groups:
             raise ValueError(f"dim {self.dim} is not a multiple of position_groups {self.position_groups}")
+        if self.relative_buckets and not 4 <= self.relative_buckets < 4 * self.relative_distance:
+            raise ValueError(
+                f"relative_buckets must be 0, or at least 4 and less than 4 times relative_distance"
+                f" {self.relative_distance} (got {self.relative_buckets})"
+            )
         return self
 
 
@@ -125,16 +149,14 @@ class Streaming(Settings):
     model serves many latencies; elsewhere it runs at chunk_frames and history_frames.
     """
 
-    chunk_frames: int = Field(default=0, ge=0)  # 0: full context
-    history_frames: int = Field(default=0, ge=0)
-    sink_frames: int = Field(default=0, ge=0)  # attention sinks: first frames, visible for ever
-    train_chunks: tuple[int, ...] = ()  # 0 stands for full context
-    train_histories: tuple[int, ...] = ()  # empty: always history_frames
+    chunk_frames: Span = 0  # 0: full context
+    history_frames: Span = 0
+    sink_frames: Span = 0  # attention sinks: first frames, visible for ever
+    train_chunks: Annotated[tuple[Span, ...], EachOnce] = ()  # 0 stands for full context
+    train_histories: Annotated[tuple[Span, ...], EachOnce] = ()  # empty: always history_frames
 
     @model_validator(mode="after")
     def _check(self) -> Streaming:
-        if min((*self.train_chunks, *self.train_histories), default=0) < 0:
-            raise ValueError("streaming.train_chunks and train_histories count frames: none can be negative")
         if not self.chunk_frames and (self.train_chunks or self.sink_frames):
             raise ValueError("streaming.train_chunks and sink_frames need streaming.chunk_frames, the size it runs at")
         if self.train_histories and not self.train_chunks:
@@ -145,10 +167,10 @@ class Streaming(Settings):
 class Mask(Settings):
     """Spans of frames and channels zeroed on the convolutions' output while training (as SpecAugment)."""
 
-    time_probability: float = 0.0
-    time_length: int = 10
-    channel_probability: float = 0.0
-    channel_length: int = 64
+    time_probability: Probability = 0.0
+    time_length: Positive = 10
+    channel_probability: Probability = 0.0
+    channel_length: Positive = 64
 
 
 class Model(Settings):
@@ -158,8 +180,8 @@ class Model(Settings):
     encoder: Encoder = Encoder()
     streaming: Streaming = Streaming()
     mask: Mask = Mask()
-    shared_head_dim: int | None = None  # width of the teacher whose prediction layer is shared; None: own head
-    ctc_output: bool = False  # a second output beside it, trained with CTC, for runtimes without a graph
+    shared_head_dim: Width | None = None  # width of the teacher whose prediction layer is shared; None: own head
+    ctc_output: Flag = False  # a second output beside it, trained with CTC, for runtimes without a graph
 
     @model_validator(mode="after")
     def _check_streaming(self) -> Model:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from distill.config.bounds import Beam, Name, Positive, Score, Seed, Share, Weight, Whole, Width
+from distill.config.experiment import OF_LM
 from distill.config.loading import Settings, load_settings
 from distill.config.training import Optim, Saving
 
@@ -15,11 +17,11 @@ from distill.config.training import Optim, Saving
 class Model(Settings):
     """Shape of the decoder: pre-LN blocks, input and output embeddings tied."""
 
-    dim: int = Field(default=512, ge=2)
-    ffn_dim: int = Field(default=2048, ge=1)
-    layers: int = Field(default=6, ge=1)
-    heads: int = Field(default=8, ge=1)
-    dropout: float = Field(default=0.1, ge=0, lt=1)
+    dim: Annotated[Width, Field(ge=2)] = 512
+    ffn_dim: Width = 2048
+    layers: Annotated[Whole, Field(ge=1, le=1000)] = 6
+    heads: Width = 8
+    dropout: Share = 0.1
 
     @model_validator(mode="after")
     def _check(self) -> Model:
@@ -32,10 +34,12 @@ class Text(Settings):
     """What is learnt: the text corpus of stage 0, in units of its own, whatever units the recognisers have."""
 
     units: Literal["bpe", "chars", "words"] = "bpe"
-    most_units: int = Field(default=5000, ge=4)  # of bpe and words; rarer words are then <unk>
-    context: int = Field(default=256, ge=2)  # units of a training row; longer sentences go on in the next
-    batch_units: int = Field(default=8000, ge=1)  # of a batch, over all ranks together, padding included
-    valid: str = "dev"  # cut set whose transcripts validate, and on which the weights are tuned
+    most_units: Annotated[Whole, Field(ge=4, le=10**7)] = 5000  # of bpe and words; rarer words are then <unk>
+    context: Annotated[Whole, Field(ge=2, le=65536)] = (
+        256  # units of a training row; longer sentences go on in the next
+    )
+    batch_units: Positive = 8000  # of a batch, over all ranks together, padding included
+    valid: Name = "dev"  # cut set whose transcripts validate, and on which the weights are tuned
 
 
 class Rescoring(Settings):
@@ -44,18 +48,19 @@ class Rescoring(Settings):
     The weights are those with the fewest errors on the validation cuts; the acoustic weight is 1.
     """
 
-    nbest: int = Field(default=50, ge=1)
-    beam: float = Field(default=12.0, gt=0)  # sequences this much worse than the best are left out
-    graph_weights: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
-    lm_weights: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
-    word_scores: tuple[float, ...] = (-1.0, 0.0, 1.0)
+    nbest: Annotated[Whole, Field(ge=1, le=100_000)] = 50
+    beam: Beam = 12.0  # sequences this much worse than the best are left out
+    graph_weights: tuple[Weight, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    lm_weights: tuple[Weight, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+    word_scores: tuple[Score, ...] = (-1.0, 0.0, 1.0)
 
     @model_validator(mode="after")
     def _check(self) -> Rescoring:
         if 1.0 not in self.graph_weights or 0.0 not in self.lm_weights or 0.0 not in self.word_scores:
+            got = [list(axis) for axis in (self.graph_weights, self.lm_weights, self.word_scores)]
             raise ValueError(
                 "the grid must hold what is done without a language model: 1 in graph_weights, 0 in lm_weights"
-                " and in word_scores"
+                f" and in word_scores (got {got})"
             )
         return self
 
@@ -63,16 +68,22 @@ class Rescoring(Settings):
 class LanguageModel(Settings):
     """One Transformer language model, how it is trained and what it is used for."""
 
-    name: str = ""
+    name: Name = ""
     stage: Literal[11] = 11
     description: str = ""
-    seed: int = 0
+    seed: Seed = 0
     model: Model = Model()
     text: Text = Text()
     optim: Optim
     saving: Saving = Saving()
-    avg: int = Field(default=1, ge=1)  # checkpoints averaged
+    avg: Positive = 1  # checkpoints averaged
     rescoring: Rescoring = Rescoring()
+
+    @model_validator(mode="after")
+    def _check(self) -> LanguageModel:
+        if self.avg > self.saving.keep:
+            raise ValueError(f"avg {self.avg} must be at most saving.keep {self.saving.keep}")
+        return self
 
     @classmethod
     def load(cls, path: Path, overrides: Sequence[str] = ()) -> LanguageModel:
@@ -82,7 +93,13 @@ class LanguageModel(Settings):
                 f"no settings of a Transformer language model at {path}; copy those of another recipe"
                 " (egs/librispeech/conf/lm.yaml), or leave stage 11 out"
             )
-        return load_settings(cls, path, overrides)
+        found = load_settings(cls, path, overrides)
+        if not OF_LM.fullmatch(found.name):
+            raise ValueError(
+                f"{path}: name: must be lm, or lm and one of . _ - and more, which no experiment is called"
+                f" (got {found.name!r})"
+            )
+        return found
 
     def resolved(self) -> dict[str, Any]:
         """All settings as plain values, for checkpoints and hashes."""

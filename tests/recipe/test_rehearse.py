@@ -181,7 +181,7 @@ def test_a_stage_before_its_inputs_names_the_stage_that_makes_them(tmp_path: Pat
 def test_unknown_setting_names_the_nearest(tmp_path: Path) -> None:
     options = ("--mini", "true", "--stage", "5", "--stop-stage", "5", "--set", "optim.update=3")
     done = call(tmp_path / "data", tmp_path / "exp", *options)
-    assert done.status == 1
+    assert done.status == 2
     assert "teacher.yaml" in done.error
     assert "unknown key 'update'; did you mean 'updates'?" in done.error
 
@@ -189,7 +189,7 @@ def test_unknown_setting_names_the_nearest(tmp_path: Path) -> None:
 def test_unknown_experiment_names_the_known(tmp_path: Path) -> None:
     options = ("--mini", "true", "--stage", "6", "--stop-stage", "6", "--experiment", "techer")
     done = call(tmp_path / "data", tmp_path / "exp", *options)
-    assert done.status == 1
+    assert done.status == 2
     assert re.search(r"no experiment 'techer' .*there are: teacher", done.error)
 
 

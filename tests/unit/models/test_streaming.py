@@ -161,7 +161,7 @@ def test_chunks_are_drawn_in_training_and_fixed_elsewhere() -> None:
         ({"train_chunks": (4,)}, "need streaming.chunk_frames"),
         ({"sink_frames": 4}, "need streaming.chunk_frames"),
         ({"chunk_frames": 4, "train_histories": (4,)}, "drawn with train_chunks"),
-        ({"chunk_frames": 4, "train_chunks": (-1,)}, "none can be negative"),
+        ({"chunk_frames": 4, "train_chunks": (-1,)}, "greater than or equal to 0"),
         ({"chunk_frames": -4}, "greater than or equal to 0"),
     ],
 )

@@ -1,0 +1,208 @@
+"""YAML files of settings: what they hold over their bases, and "key=value" overrides of it.
+
+Read is the part of YAML that means the same to everybody: mappings with names as keys, none twice, lists, text,
+numbers, true and false, null. 010, 1:30, 2024-01-01 are text; 1e-3 is a number.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distill.stages import NAME, NAME_RULE
+
+MOST_BYTES, MOST_VALUES, DEEPEST = 1 << 20, 10_000, 20
+PLAIN = ("null", "bool", "int", "float", "str", "seq", "map")  # YAML's types that settings have
+INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)\Z")
+DECIMAL = re.compile(
+    r"(?:[-+]?(?:0|[1-9][0-9]*)(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?|[-+]?\.[0-9]+(?:[eE][-+]?[0-9]+)?"
+    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z"
+)
+
+
+def _plain(tag: str | None, kinds: Sequence[str]) -> bool:
+    return tag is None or str(tag).rpartition(":")[2] in kinds
+
+
+_CONSTRUCTORS = {tag: make for tag, make in yaml.SafeLoader.yaml_constructors.items() if _plain(tag, PLAIN)}
+_RESOLVERS = {
+    first: [pair for pair in pairs if _plain(pair[0], ("null", "bool", "merge"))]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses keys that are no text or stand twice, and types that no setting has."""
+
+    yaml_constructors = _CONSTRUCTORS
+    yaml_implicit_resolvers = _RESOLVERS
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if not isinstance(key, yaml.ScalarNode) or not key.tag.endswith((":str", ":merge")):
+                raise yaml.MarkedYAMLError(problem=f"key {_shown(key)} is not text", problem_mark=key.start_mark)
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"key {key.value!r:.80} stands there twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+    def fetch_flow_collection_start(self, kind: type) -> None:
+        self._check_depth(self.flow_level)  # here: what is deep takes the scanner the square of its depth
+        super().fetch_flow_collection_start(kind)
+
+    def add_indent(self, column: int) -> bool:
+        self._check_depth(len(self.indents))
+        return super().add_indent(column)
+
+    def _check_depth(self, depth: int) -> None:
+        if depth > DEEPEST:
+            raise yaml.MarkedYAMLError(problem=f"nested more than {DEEPEST} deep", problem_mark=self.get_mark())
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", INTEGER, list("-+0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", DECIMAL, list("-+0123456789."))
+
+
+def _shown(key: yaml.Node) -> str:
+    return f"{key.value!r:.80}" if isinstance(key, yaml.ScalarNode) else f"of type {key.tag.rpartition(':')[2]}"
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value of a YAML text; ValueError with `where` it is from, the line, and what is wrong."""
+    try:
+        value = yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        said = "; ".join(part for part in (error.context, error.problem) if part)
+        raise ValueError(f"{where}: not valid YAML: {line}{said}") from None
+    except (yaml.YAMLError, ValueError, LookupError) as error:  # the last two: text that an explicit tag does not fit
+        raise ValueError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ValueError(f"{where}: nested more than {DEEPEST} deep") from None
+    _check_size(value, where)
+    return value
+
+
+def _check_size(value: Any, where: str) -> None:
+    """Raise ValueError for a tree with too many values, as aliases of aliases make it, or too deep a one."""
+    waiting, count = [(value, 0)], 0
+    while waiting:
+        node, depth = waiting.pop()
+        count += 1
+        if depth > DEEPEST:
+            raise ValueError(f"{where}: nested more than {DEEPEST} deep")
+        if count > MOST_VALUES:
+            raise ValueError(f"{where}: more than {MOST_VALUES} values")
+        if isinstance(node, (dict, list)):
+            waiting += [(child, depth + 1) for child in (node.values() if isinstance(node, dict) else node)]
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Values of a YAML file over those of its `base`, over those of that one's, and so on.
+
+    Raises FileNotFoundError, or ValueError naming the file, of bases the chain of files.
+    """
+    found: dict[str, Any] = {}
+    chain = [path]
+    while True:
+        values = _read_one(chain[-1], _led_by(chain))
+        base = values.pop("base", None)
+        if len(chain) > 1:
+            values.pop("name", None)  # a name is its own file's
+        found = merged(values, found)
+        if base is None:
+            return found
+        chain.append(_base_of(chain, base))
+        if chain[-1] in chain[:-1]:
+            raise ValueError(f"{path}: its bases lead in a circle: {_names(chain)}")
+
+
+def _base_of(chain: Sequence[Path], base: Any) -> Path:
+    parts = base.split("/") if isinstance(base, str) else []
+    if not parts or not all(NAME.fullmatch(part) for part in parts):
+        raise ValueError(
+            f"{chain[-1]}: base: must be the name of one YAML file beside this one or below (got {base!r:.60})"
+            f"{_led_by(chain)}; a name has {NAME_RULE}"
+        )
+    return chain[-1].parent.joinpath(*parts)
+
+
+def _names(chain: Sequence[Path]) -> str:
+    return " -> ".join(path.name for path in chain)
+
+
+def _led_by(chain: Sequence[Path]) -> str:
+    return f" (by base: {_names(chain)})" if len(chain) > 1 else ""
+
+
+def _read_one(path: Path, led_by: str) -> dict[str, Any]:
+    if not path.is_file():
+        near = difflib.get_close_matches(path.stem, [p.stem for p in path.parent.glob("*.yaml")], n=1)
+        raise FileNotFoundError(f"no experiment at {path}{led_by}{f'; did you mean {near[0]}?' if near else ''}")
+    if path.stat().st_size > MOST_BYTES:
+        raise ValueError(f"{path}{led_by}: has {path.stat().st_size} bytes; settings have at most {MOST_BYTES}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}{led_by}: line {line} holds byte 0x{error.object[error.start]:02x}, which is not UTF-8;"
+            " save the file in UTF-8"
+        ) from None
+    values = parse_yaml(text, f"{path}{led_by}")
+    if values is not None and not isinstance(values, dict):
+        raise ValueError(f"{path}{led_by}: expected a mapping of settings, got {type(values).__name__}")
+    return values or {}
+
+
+def merged(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` over `base`: mappings are merged, all else is replaced."""
+    both = dict(base)
+    for key, value in values.items():
+        old = both.get(key)
+        both[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return both
+
+
+def overridden(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Values with each "a.b=value" merged in; raises ValueError with all those that have another form."""
+    changed, problems = dict(values), []
+    for override in overrides:
+        try:
+            changed = _override(changed, override)
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError("; ".join(problems))
+    return changed
+
+
+def _override(values: dict[str, Any], override: str) -> dict[str, Any]:
+    shown = repr(override) if len(override) <= 100 else f"{override[:100]!r}…"
+    key, equals, text = override.partition("=")
+    keys = key.split(".")
+    if not equals or not all(keys):
+        raise ValueError(f"override {shown} is not of the form key=value, such as optim.lr=1e-3")
+    if len(keys) > DEEPEST:
+        raise ValueError(f"override {shown}: its key is nested more than {DEEPEST} deep")
+    node: Any = values
+    for depth, name in enumerate(keys[:-1], 1):
+        node = node.get(name)
+        if not isinstance(node, dict):
+            if node is None:
+                break
+            raise ValueError(
+                f"override {shown}: {'.'.join(keys[:depth])} is {node!r:.60}, which holds no other settings"
+            )
+    value = parse_yaml(text, f"override {shown}")
+    for name in reversed(keys):
+        value = {name: value}
+    return merged(values, value)
