@@ -59,6 +59,8 @@ class Recipe:
     rehearse: bool
     settings: tuple[str, ...]
     names: tuple[str, ...] = ()
+    allow_commands: bool = False
+    resample: bool = False
 
     @property
     def manifests(self) -> Path:
@@ -156,6 +158,8 @@ def recipe_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--topology", default="", help=f"{', '.join(TOPOLOGIES)}; empty: {TOPOLOGIES[0]}")
     parser.add_argument("--mini", choices=("true", "false"), default="false")
     parser.add_argument("--rehearse", choices=("true", "false"), default="false")
+    parser.add_argument("--allow-commands", choices=("true", "false"), default="false", help="run commands in data")
+    parser.add_argument("--resample", choices=("true", "false"), default="false", help="convert audio to 16 kHz")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
     return parser
 
@@ -176,7 +180,8 @@ def recipe_from(args: argparse.Namespace) -> Recipe:
     return Recipe(
         args.corpus, args.conf_dir, args.data_dir, args.exp_dir, Path(args.corpus_dir) if args.corpus_dir else None,
         args.nj, args.device, args.engine, units, topology, args.mini == "true", args.rehearse == "true",
-        tuple(args.set), tuple(name for name in args.experiment.split(",") if name),
+        tuple(args.set), tuple(name for name in args.experiment.split(",") if name), args.allow_commands == "true",
+        args.resample == "true",
     )  # fmt: skip
 
 

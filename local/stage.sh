@@ -4,7 +4,7 @@
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/local/environment.sh"
 known_options="--stage --stop-stage --data-dir --exp-dir --corpus-dir --experiment --nj --device --engine --units \
---topology --mini --rehearse --set --help"
+--topology --mini --rehearse --allow-commands --resample --set --help"
 
 fail() {
   echo "run.sh: $*" >&2
@@ -36,6 +36,8 @@ usage: egs/$corpus/run.sh [options]
   --experiment NAME[,NAME…]   experiments of stages 6 to 12 (default: $experiments)
   --data-dir, --exp-dir       where everything is written (default: beside this script)
   --corpus-dir DIR            where the corpus lies
+  --resample true             convert audio of other sampling rates to 16 kHz (default: left out and listed)
+  --allow-commands true       run the commands that stand in wav.scp and cuts in place of audio files
   --nj N                      processes and threads (default: all cores)
   --device cpu|cuda           where models run
   --engine native             graph engine: native, torch (the slow reference), k2 (where it is installed)
@@ -48,7 +50,7 @@ END
 
 parse_options() {
   stage=0 stop_stage=13 data_dir="" exp_dir="" corpus_dir="" experiment="" nj=$(nproc) device=cpu engine=native
-  units=phones topology="" mini=false rehearse=false settings=()
+  units=phones topology="" mini=false rehearse=false allow_commands=false resample=false settings=()
   while (($#)); do
     [[ " $known_options " == *" $1 "* ]] || fail "unknown option '$1'; did you mean '$(nearest_option "$1")'? (--help lists all)"
     [[ $1 == --help ]] && { usage; exit 0; }
@@ -66,8 +68,8 @@ parse_options() {
     [[ $number =~ ^[0-9]+$ ]] || fail "--stage, --stop-stage and --nj take whole numbers, got '$number'"
   done
   local flag
-  for flag in "$mini" "$rehearse"; do
-    [[ $flag == true || $flag == false ]] || fail "--mini and --rehearse take true or false, got '$flag'"
+  for flag in mini rehearse allow_commands resample; do
+    [[ ${!flag} == true || ${!flag} == false ]] || fail "--${flag/_/-} takes true or false, got '${!flag}'"
   done
 }
 
@@ -85,7 +87,8 @@ begin() {
   : "${corpus_dir:=${default_corpus_dir:-}}" "${experiment:=$experiments}"
   common=(--corpus "$corpus" --conf-dir "$conf_dir" --data-dir "$data_dir" --exp-dir "$exp_dir"
     --corpus-dir "$corpus_dir" --experiment "$experiment" --nj "$nj" --device "$device" --engine "$engine"
-    --units "$units" --topology "$topology" --mini "$mini" --rehearse "$rehearse")
+    --units "$units" --topology "$topology" --mini "$mini" --rehearse "$rehearse"
+    --allow-commands "$allow_commands" --resample "$resample")
   local setting
   for setting in "${settings[@]}"; do common+=(--set "$setting"); done
   # Waiting threads spin for less than a millisecond, then sleep: to sleep at once takes a quarter of the speed of
