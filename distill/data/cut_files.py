@@ -70,7 +70,9 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 continue
             row = json.loads(line.removeprefix("\ufeff"))
             if not isinstance(row, dict):
-                raise ValueError(f"a {type(row).__name__}, expected an object")
+                raise ValueError(
+                    f"{path}:{number}: not a cut but a {type(row).__name__}; expected one lhotse cut a line"
+                )
             yield number, row
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path}:{number}: not JSON ({error}); expected one lhotse cut a line") from None
@@ -99,10 +101,11 @@ def _add_source(
         raise Unusable(f"no such channel: {channel!r}, no source of the recording has it ({place})")
     name = recording["id"] if len(among) == 1 else f"{recording['id']}-{channel}"
     audio = _audio(fitting[0], path, place, allow_commands)
-    known = sources.setdefault(name, Source(audio, place, _number(recording, "duration", place)))
+    channels = fitting[0]["channels"]
+    known = sources.setdefault(name, Source(audio, place, _number(recording, "duration", place), len(channels)))
     if known.audio != audio:
         raise Unusable(f"duplicate recording: {name} is another file at {known.place} ({place})")
-    return name, fitting[0]["channels"].index(channel)
+    return name, channels.index(channel)
 
 
 def _audio(source: Mapping[str, Any], path: Path, place: str, allow_commands: bool) -> AudioSource:

@@ -25,6 +25,7 @@ class Source:
     audio: AudioSource
     place: str = ""
     seconds: float | None = None  # as a manifest has it
+    channels: int | None = None  # likewise
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,9 @@ def _recording(name: str, source: Source) -> Recording | Unusable:
         if source.seconds is not None and abs(source.seconds - recording.duration) > TOLERANCE:
             told, found = f"{source.seconds:.2f} s in the manifest", f"{recording.duration:.2f} s in the audio"
             raise Unusable(f"manifest and audio differ: {told}, {found}")
+        if source.channels not in (None, recording.num_channels):
+            told, found = f"{source.channels} in the manifest", f"{recording.num_channels} in the audio"
+            raise Unusable(f"manifest and audio differ: channels, {told}, {found}")
         return recording
     except Unusable as error:
         return Unusable(at(str(error), source.place))
