@@ -422,14 +422,14 @@ def cuts_part(made: Made, part: str, texts: dict[str, str], rng: random.Random, 
 
 def break_cuts(made: Made, path: Path, rng: random.Random) -> None:
     """One fault of a file of cuts that ends stage 0."""
-    name = rf"{path.name}"
+    name = path.name
     kind = rng.choice(("json", "list", "bytes", "empty", "cut off", "command", "command"))
     line: bytes = {
         "json": b'{"id": "a", "start": 0.0, ', "list": b"[1, 2]", "bytes": b'{"id": "' + NOT_UTF8 + b'"}'
     }.get(kind, b"")  # fmt: skip
     made.error = {
         "json": rf"{name}:1: not JSON", "list": rf"{name}:1: not a cut but a list", "bytes": rf"{name}:1: not UTF-8",
-        "empty": rf"{name} is empty", "cut off": rf"{name}: not a whole gzip file",
+        "empty": rf"{name} is empty", "cut off": rf"{name.removesuffix('.gz')}.gz: not a whole gzip file",
         "command": rf"{name}:1: a command.*--allow-commands",
     }[kind]  # fmt: skip
     if kind == "command":
