@@ -75,6 +75,8 @@ class Recipe:
     settings: tuple[str, ...]
     names: tuple[str, ...] = ()
     launcher: str = ""
+    allow_commands: bool = False
+    resample: bool = False
 
     @property
     def threads(self) -> int:
@@ -180,6 +182,8 @@ def recipe_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--launcher", default="", help="starts the processes of stages 6 to 11, such as torchrun")
     parser.add_argument("--mini", choices=("true", "false"), default="false")
     parser.add_argument("--rehearse", choices=("true", "false"), default="false")
+    parser.add_argument("--allow-commands", choices=("true", "false"), default="false", help="run commands in data")
+    parser.add_argument("--resample", choices=("true", "false"), default="false", help="convert audio to 16 kHz")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
     return parser
 
@@ -205,6 +209,7 @@ def recipe_from(args: argparse.Namespace) -> Recipe:
         args.corpus, args.conf_dir, args.data_dir, args.exp_dir, Path(args.corpus_dir) if args.corpus_dir else None,
         args.nj, args.device, args.engine, units, topology, args.mini == "true", args.rehearse == "true",
         tuple(args.set), names_of("--experiment", args.experiment), args.launcher,
+        args.allow_commands == "true", args.resample == "true",
     )  # fmt: skip
     check_folders(recipe)
     if "RANK" in os.environ:

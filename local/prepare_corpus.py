@@ -37,10 +37,11 @@ def main() -> None:
     corpus = locate(recipe, names_of("--unlabelled", args.unlabelled))
     watched = dict.fromkeys(corpus.watched)
     roles = {"roles": asdict(corpus.roles), "root": corpus.root.resolve()}
+    asked = {name: True for name in ("allow_commands", "resample") if getattr(recipe, name)}
     if recipe.corpus == "spoken_commands":
         audio = Stage(0, recipe.data_dir / "audio", {"root": roles["root"]}, watched, resumable=True)
         run_stage(audio, lambda folder: render(corpus, folder))
-    run_stage(Stage(0, recipe.manifests, roles, watched), lambda folder: manifests(recipe, corpus, folder))
+    run_stage(Stage(0, recipe.manifests, roles | asked, watched), lambda folder: manifests(recipe, corpus, folder))
     settings = {"roles": roles["roles"], "seed": SEED}
     run_stage(Stage(0, recipe.cuts, settings, {recipe.manifests: 0}), lambda folder: cuts(recipe, corpus, folder))
     texts = dict.fromkeys((corpus.text, corpus.lexicon, *(path for _, path in corpus.arpas)))
@@ -127,8 +128,8 @@ def manifests(recipe: Recipe, corpus: Corpus, folder: Path) -> None:
     elif recipe.corpus == "spoken_commands":
         parts = corpora.prepare_spoken_commands(corpus.root, recipe.data_dir / "audio", skipped, recipe.nj)
     else:
-        parts = corpora.prepare_own(corpus.root)
-    write_manifests(parts, corpus.roles, folder, recipe.corpus, skipped, recipe.nj)
+        parts = corpora.prepare_own(corpus.root, allow_commands=recipe.allow_commands, jobs=recipe.nj)
+    write_manifests(parts, corpus.roles, folder, recipe.corpus, skipped, recipe.nj, recipe.resample)
 
 
 def cuts(recipe: Recipe, corpus: Corpus, folder: Path) -> None:

@@ -4,7 +4,7 @@
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/local/environment.sh"
 known_options="--stage --stop-stage --data-dir --exp-dir --corpus-dir --experiment --nj --device --engine --units \
---topology --mini --rehearse --set --launcher --help"
+--topology --mini --rehearse --allow-commands --resample --set --launcher --help"
 
 fail() {
   echo "run.sh: $*" >&2
@@ -38,6 +38,8 @@ usage: egs/$corpus/run.sh [options]
   --corpus-dir DIR            where the corpus lies
   --nj N                      processes and threads (default: all cores); on a CPU, training is N processes
   --launcher COMMAND          starts the processes of stages 6 to 11: "torchrun --nproc-per-node 8"
+  --resample true             convert audio of other sampling rates to 16 kHz (default: left out and listed)
+  --allow-commands true       run the commands that stand in wav.scp and cuts in place of audio files
   --device cpu|cuda           where models run
   --engine native             graph engine: native, torch (the slow reference), k2 (where it is installed)
   --units phones              output units: phones, chars, bpe, biphones (tied by counts)
@@ -56,7 +58,7 @@ whole_number() {
 
 parse_options() {
   stage=0 stop_stage=13 data_dir="" exp_dir="" corpus_dir="" experiment="" nj=$(nproc) device=cpu engine=native
-  units=phones topology="" mini=false rehearse=false launcher="" settings=()
+  units=phones topology="" mini=false rehearse=false allow_commands=false resample=false launcher="" settings=()
   local given="" option
   while (($#)); do
     [[ $1 == -h || $1 == --help ]] && { usage; exit 0; }
@@ -76,8 +78,8 @@ parse_options() {
   whole_number --stop-stage "$stop_stage" 0 13
   whole_number --nj "$nj" 1 4096
   ((stage <= stop_stage)) || fail "--stage $stage must not be greater than --stop-stage $stop_stage"
-  for option in mini rehearse; do
-    [[ ${!option} == true || ${!option} == false ]] || fail "--$option must be true or false (got '${!option}')"
+  for option in mini rehearse allow_commands resample; do
+    [[ ${!option} == true || ${!option} == false ]] || fail "--${option/_/-} must be true or false (got '${!option}')"
   done
 }
 
@@ -95,7 +97,8 @@ begin() {
   : "${corpus_dir:=${default_corpus_dir:-}}" "${experiment:=$experiments}"
   common=(--corpus "$corpus" --conf-dir "$conf_dir" --data-dir "$data_dir" --exp-dir "$exp_dir"
     --corpus-dir "$corpus_dir" --experiment "$experiment" --nj "$nj" --device "$device" --engine "$engine"
-    --units "$units" --topology "$topology" --mini "$mini" --rehearse "$rehearse" --launcher "$launcher")
+    --units "$units" --topology "$topology" --mini "$mini" --rehearse "$rehearse" --launcher "$launcher"
+    --allow-commands "$allow_commands" --resample "$resample")
   local setting
   for setting in "${settings[@]}"; do common+=(--set "$setting"); done
   # Waiting threads spin for less than a millisecond, then sleep: to sleep at once takes a quarter of the speed of

@@ -6,23 +6,23 @@ import csv
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
 
-import soundfile
 from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet
 
 from ..text import normalise
+from .audio import sample_faults
 
 log = logging.getLogger(__name__)
-Item = TypeVar("Item")
 
 SAMPLING_RATE = 16000
 SECONDS = (0.1, 35.0)
 """Shortest and longest utterance that is used."""
+OVERSHOOT = 0.1
+"""Seconds that an utterance may go on after its recording's end: it is ended there. What goes on longer is left out."""
 
 
 @dataclass
@@ -49,71 +49,116 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Recordings and supervisions of one part of a corpus."""
+    """Recordings and supervisions of one part of a corpus.
+
+    left_out: names and reasons of what its tables make unusable. places: file and line of each supervision.
+    """
 
     recordings: RecordingSet
     supervisions: SupervisionSet
+    left_out: tuple[tuple[str, str], ...] = ()
+    places: Mapping[str, str] = field(default_factory=dict)
 
 
 def check_manifest(
-    part: str, manifest: Manifest, skipped: Skipped, *, needs_text: bool = True, jobs: int = 2
+    part: str, manifest: Manifest, skipped: Skipped, *, needs_text: bool = True, resample: bool = False, jobs: int = 2
 ) -> Manifest:
     """The usable rest of a part, its text normalised; raises ValueError if nothing is left.
 
-    Left out: recordings that are truncated, of another sampling rate or without supervision, and
-    supervisions of an unusable duration, without text (where it is needed) or without recording.
+    Left out: recordings that cannot be decoded, of another sampling rate (unless they are to be resampled) or without
+    supervision, and supervisions beyond their recording, of an unusable duration, without text (where it is needed),
+    or whose samples are silence, not finite or absurdly loud. Every recording is decoded once.
     """
-    recordings = list(manifest.recordings)
+    for name, reason in manifest.left_out:
+        skipped.add(part, name, reason)
+    segments: dict[str, list[SupervisionSegment]] = {recording.id: [] for recording in manifest.recordings}
+    for segment in manifest.supervisions:
+        if segment.recording_id in segments:
+            segments[segment.recording_id].append(segment)
+        else:
+            skipped.add(part, segment.id, f"no recording: {segment.recording_id}")
     with ThreadPoolExecutor(max(1, jobs)) as pool:
-        faults = list(pool.map(recording_fault, recordings))
-    good = _keep(part, recordings, faults, skipped, lambda recording: recording.id)
-    known = {recording.id for recording in good}
-    segments = [s for s in manifest.supervisions if s.recording_id in known]
-    _note_orphans(part, manifest, skipped)
-    faults = [segment_fault(segment, needs_text) for segment in segments]
-    segments = _keep(part, segments, faults, skipped, lambda segment: segment.id)
-    used = {segment.recording_id for segment in segments}
-    unused = known - used - {s.recording_id for s in manifest.supervisions}
-    for name in unused:
-        skipped.add(part, name, "no supervision")
-    if not segments:
+        checked = pool.map(lambda r: check_recording(r, segments[r.id], needs_text, resample), manifest.recordings)
+        recordings, good, trimmed = _sort_out(part, checked, manifest.places, skipped)
+    if not good:
         reasons = Counter(row[2] for row in skipped.rows if row[0] == part).most_common(3)
         told = "; ".join(f"{reason} ({count})" for reason, count in reasons) or "it is empty"
         raise ValueError(f"{part}: no usable utterance is left: {told}")
+    if trimmed:
+        log.warning("%s: %d utterances end with their recording, up to %g s early: %s",
+                    part, len(trimmed), OVERSHOOT, some(trimmed))  # fmt: skip
     return Manifest(
-        RecordingSet.from_recordings(r for r in good if r.id in used),
-        SupervisionSet.from_segments(_with_normal_text(s) for s in segments),
+        RecordingSet.from_recordings(recordings), SupervisionSet.from_segments(_with_normal_text(s) for s in good)
     )
 
 
-def recording_fault(recording: Recording) -> str | None:
-    """What makes a recording unusable, or None; only its end is decoded, which a truncated file lacks."""
-    if recording.sampling_rate != SAMPLING_RATE:
-        return f"wrong sampling rate: {recording.sampling_rate} Hz, expected {SAMPLING_RATE} Hz"
-    for source in recording.sources:
-        if source.type == "file" and (fault := file_fault(Path(source.source))):
-            return fault
-    return None
+@dataclass(frozen=True)
+class Checked:
+    """A recording as it is used, and each of its supervisions, trimmed to it, with what makes it unusable."""
+
+    recording: Recording
+    segments: list[SupervisionSegment]
+    faults: list[str | None]
+    trimmed: list[str]
 
 
-def file_fault(path: Path) -> str | None:
-    """What makes an audio file unusable, or None."""
-    if not path.is_file():
-        return f"no such file: {path}"
-    try:
-        with soundfile.SoundFile(path) as file:
-            if not file.frames:
-                return f"empty audio: {path}"
-            tail = min(file.frames, 4096)
-            file.seek(file.frames - tail)
-            read = len(file.read(tail, dtype="int16"))
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        return f"truncated or unreadable audio: {path} ({str(error).splitlines()[0]})"
-    return None if read == tail else f"truncated or unreadable audio: {path}"
+def check_recording(
+    recording: Recording, segments: Sequence[SupervisionSegment], needs_text: bool, resample: bool
+) -> Checked:
+    """Checks a recording and its supervisions; its samples are decoded where something of it may be used."""
+    fault = None if resample else rate_fault(recording)
+    inside = [trim(segment, recording.duration) for segment in segments]
+    faults = [fault or segment_fault(segment, needs_text, recording.duration) for segment in inside]
+    usable = [i for i, fault in enumerate(faults) if fault is None]
+    for i, fault in zip(usable, sample_faults(recording, [inside[i] for i in usable]) if usable else (), strict=True):
+        faults[i] = fault
+    if recording.sampling_rate != SAMPLING_RATE and resample:
+        recording = recording.resample(SAMPLING_RATE)
+        inside = [trim(segment, recording.duration) for segment in inside]
+    trimmed = [s.id for s, before in zip(inside, segments, strict=True) if before.duration - s.duration > 0.001]
+    return Checked(recording, inside, faults, trimmed)
 
 
-def segment_fault(segment: SupervisionSegment, needs_text: bool) -> str | None:
-    """What makes a supervision unusable, or None."""
+def _sort_out(
+    part: str, checked: Iterable[Checked], places: Mapping[str, str], skipped: Skipped
+) -> tuple[list[Recording], list[SupervisionSegment], list[str]]:
+    recordings, good, trimmed = [], [], []
+    for one in checked:
+        kept = []
+        for segment, fault in zip(one.segments, one.faults, strict=True):
+            if fault:
+                skipped.add(part, segment.id, at(fault, places.get(segment.id, "")))
+            else:
+                kept.append(segment)
+        if not one.segments:
+            skipped.add(part, one.recording.id, "no supervision")
+        recordings += [one.recording] if kept else []
+        good += kept
+        trimmed += [segment.id for segment in kept if segment.id in one.trimmed]
+    return recordings, good, trimmed
+
+
+def rate_fault(recording: Recording) -> str | None:
+    """A sampling rate other than the recipe's, or None."""
+    if recording.sampling_rate == SAMPLING_RATE:
+        return None
+    return (
+        f"wrong sampling rate: {recording.sampling_rate} Hz, expected {SAMPLING_RATE} Hz; --resample true converts it"
+    )
+
+
+def trim(segment: SupervisionSegment, seconds: float) -> SupervisionSegment:
+    """The supervision, ended with its recording of `seconds` where it goes on for no more than `OVERSHOOT`."""
+    over = segment.end - seconds
+    return replace(segment, duration=round(seconds - segment.start, 8)) if 0 < over <= OVERSHOOT else segment
+
+
+def segment_fault(segment: SupervisionSegment, needs_text: bool, seconds: float) -> str | None:
+    """What makes a supervision of a recording of `seconds` unusable, or None."""
+    if segment.start < 0:
+        return f"begins before its recording: {segment.start:g} s"
+    if segment.end > seconds + 1e-6:
+        return f"beyond its recording: {segment.start:g} to {segment.end:g} s of {seconds:g} s"
     if not SECONDS[0] <= segment.duration <= SECONDS[1]:
         return f"duration outside {SECONDS[0]} to {SECONDS[1]} s: {segment.duration:.2f} s"
     if needs_text and not normalise(segment.text or ""):
@@ -121,24 +166,11 @@ def segment_fault(segment: SupervisionSegment, needs_text: bool) -> str | None:
     return None
 
 
-def _note_orphans(part: str, manifest: Manifest, skipped: Skipped) -> None:
-    known = {recording.id for recording in manifest.recordings}
-    for segment in manifest.supervisions:
-        if segment.recording_id not in known:
-            skipped.add(part, segment.id, f"no recording: {segment.recording_id}")
-
-
-def _keep(
-    part: str,
-    items: Sequence[Item],
-    faults: Sequence[str | None],
-    skipped: Skipped,
-    name: Callable[[Item], str],
-) -> list[Item]:
-    for item, fault in zip(items, faults, strict=True):
-        if fault:
-            skipped.add(part, name(item), fault)
-    return [item for item, fault in zip(items, faults, strict=True) if not fault]
+def at(reason: str, place: str) -> str:
+    """A reason, its kind before a colon, with the file and line that it stands for."""
+    if not place:
+        return reason
+    return f"{reason} ({place})" if ":" in reason else f"{reason}: {place}"
 
 
 def _with_normal_text(segment: SupervisionSegment) -> SupervisionSegment:

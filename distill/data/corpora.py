@@ -13,12 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from lhotse import CutSet, Recording, RecordingSet, SupervisionSegment, SupervisionSet
-from lhotse.kaldi import load_kaldi_data_dir
-from lhotse.recipes import prepare_librispeech as lhotse_prepare_librispeech
+from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet
 
-from .checks import SAMPLING_RATE, Manifest, Skipped, file_fault, some
+from ..text import read_lines
+from .audio import file_fault
+from .checks import SAMPLING_RATE, Manifest, Skipped
+from .cut_files import prepare_cuts
+from .kaldi import prepare_kaldi
 from .layout import LIBRISPEECH, SPOKEN_COMMANDS, check_folder, librispeech_root, own_roles, read_table
+from .utterances import Utterance, file_source, manifest_of
 
 # LibriSpeech
 
@@ -26,45 +29,42 @@ from .layout import LIBRISPEECH, SPOKEN_COMMANDS, check_folder, librispeech_root
 def prepare_librispeech(
     corpus_dir: Path | str, skipped: Skipped, parts: Sequence[str] = LIBRISPEECH.parts, jobs: int = 2
 ) -> dict[str, Manifest]:
-    """LibriSpeech's parts, as lhotse reads them; files lhotse cannot read are an error that names them.
+    """LibriSpeech's parts; transcripts without audio and audio without a transcript are noted in `skipped`.
 
-    Raises FileNotFoundError for a missing corpus or part, ValueError for a bad transcript or FLAC header.
+    Raises FileNotFoundError for a missing corpus or part, ValueError for transcripts that are no UTF-8 text.
     """
     root = librispeech_root(Path(corpus_dir))
-    for part in parts:
-        _check_librispeech_part(root / part, skipped, jobs)
-    found = lhotse_prepare_librispeech(root, dataset_parts=list(parts), num_jobs=jobs)
-    return {part: Manifest(found[part]["recordings"], found[part]["supervisions"]) for part in parts}
+    return {part: _librispeech_part(root / part, skipped, jobs) for part in parts}
 
 
-def _check_librispeech_part(folder: Path, skipped: Skipped, jobs: int) -> None:
+def _librispeech_part(folder: Path, skipped: Skipped, jobs: int) -> Manifest:
     check_folder(folder, f"unpack {folder.name}.tar.gz of https://www.openslr.org/12 beside the others")
-    told = set()
-    for path in sorted(folder.rglob("*.trans.txt")):
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            name, _, text = line.strip().partition(" ")
-            if not name or not text.strip():
-                raise ValueError(f"{path}:{number}: expected 'UTTERANCE TEXT', got {line!r}; mend the line")
-            told.add(name)
-    files = {path.stem: path for path in sorted(folder.rglob("*.flac"))}
-    for name in told - files.keys():
+    files: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*.flac")):
+        files.setdefault(path.stem, []).append(path)
+    utterances = list(_transcripts(folder))
+    left_out = [(name, _twice(paths, folder)) for name, paths in files.items() if len(paths) > 1]
+    for name in dict.fromkeys(u.name for u in utterances if u.name not in files):
         skipped.add(folder.name, name, "transcript without audio")
-    for name in files.keys() - told:
+    for name in sorted(files.keys() - {u.name for u in utterances}):
         skipped.add(folder.name, name, "no supervision")
-    with ThreadPoolExecutor(max(1, jobs)) as pool:
-        unreadable = [path for path, good in zip(files.values(), pool.map(_has_header, files.values())) if not good]
-    if unreadable:
-        raise ValueError(
-            f"{folder}: {len(unreadable)} unreadable audio file(s), {some(unreadable)}; "
-            "unpack the archive again, or remove these files"
-        )
+    sources = {name: file_source(paths[0]) for name, paths in files.items() if len(paths) == 1}
+    return manifest_of(sources, [u for u in utterances if u.name in sources], left_out, jobs)
 
 
-def _has_header(path: Path) -> bool:
-    try:
-        return soundfile.info(path).frames > 0
-    except (soundfile.LibsndfileError, RuntimeError):
-        return False
+def _transcripts(folder: Path) -> Iterator[Utterance]:
+    """The lines 'UTTERANCE TEXT' of a part's *.trans.txt; the speaker is the first number of an utterance's name."""
+    for path in sorted(path for path in folder.rglob("*.trans.txt") if path.is_file()):
+        for number, line in enumerate(read_lines(path), 1):
+            name, *text = line.removeprefix("\ufeff").split(maxsplit=1) or [""]
+            if name:
+                place = f"{path.relative_to(folder.parent)}:{number}"
+                more = {"speaker": name.split("-")[0], "place": place, "more": {"language": "English"}}
+                yield Utterance(name, name, text="".join(text).strip(), **more)
+
+
+def _twice(paths: Sequence[Path], folder: Path) -> str:
+    return f"duplicate id: {' and '.join(str(path.relative_to(folder.parent)) for path in paths)}"
 
 
 # Spoken commands
@@ -139,47 +139,24 @@ def _string_parts(row: Mapping[str, str], paths: Mapping[str, Path]) -> Iterator
 # Corpora of one's own
 
 
-def prepare_own(corpus_dir: Path | str) -> dict[str, Manifest]:
+def prepare_own(corpus_dir: Path | str, *, allow_commands: bool = False, jobs: int = 2) -> dict[str, Manifest]:
     """The parts of a folder of Kaldi data dirs and lhotse cut sets named after what they are for.
 
-    Expected below `corpus_dir`: labelled, unlabelled, dev and one or more test-*, each either a Kaldi
-    data directory (`labelled/wav.scp`) or cuts (`labelled.jsonl.gz`). Raises FileNotFoundError otherwise.
+    Expected below `corpus_dir`: labelled, unlabelled, dev and one or more test-*, each either a Kaldi data directory
+    (`labelled/wav.scp`) or cuts (`labelled.jsonl.gz`). Raises FileNotFoundError otherwise, ValueError for a part that
+    is there in two forms, for tables that cannot be read and for commands that may not run.
     """
-    corpus_dir = Path(corpus_dir)
-    return {part: _prepare_part(corpus_dir, part) for part in own_roles(corpus_dir).parts}
-
-
-def _prepare_part(corpus_dir: Path, part: str) -> Manifest:
-    for suffix in (".jsonl.gz", ".jsonl"):
-        if (path := corpus_dir / f"{part}{suffix}").is_file():
-            return prepare_cuts(path)
-    if (corpus_dir / part).is_dir():
-        return prepare_kaldi(corpus_dir / part)
-    raise FileNotFoundError(
-        f"no {part} in {corpus_dir}: expected a Kaldi data directory {part}/ or lhotse cuts {part}.jsonl.gz"
-    )
-
-
-def prepare_kaldi(data_dir: Path | str) -> Manifest:
-    """Recordings and supervisions of a Kaldi data directory (wav.scp, and segments, text, utt2spk if any)."""
-    data_dir = check_folder(Path(data_dir), "expected a Kaldi data directory with wav.scp")
-    if not (data_dir / "wav.scp").is_file():
-        raise FileNotFoundError(f"{data_dir} holds no wav.scp; is it a Kaldi data directory?")
-    recordings, supervisions, _ = load_kaldi_data_dir(data_dir, sampling_rate=SAMPLING_RATE)
-    if supervisions is None:
-        supervisions = _whole_recordings(recordings)
-    return Manifest(recordings, supervisions)
-
-
-def _whole_recordings(recordings: RecordingSet) -> SupervisionSet:
-    return SupervisionSet.from_segments(
-        SupervisionSegment(r.id, r.id, 0.0, r.duration, speaker=r.id) for r in recordings
-    )
-
-
-def prepare_cuts(path: Path | str) -> Manifest:
-    """Recordings and supervisions of stored lhotse cuts."""
-    recordings, supervisions, _ = CutSet.from_file(path).decompose()
-    if recordings is None or supervisions is None:
-        raise ValueError(f"{path}: expected cuts with recordings and supervisions; make them with lhotse")
-    return Manifest(recordings, supervisions)
+    corpus_dir, manifests = Path(corpus_dir), {}
+    roles = own_roles(corpus_dir)
+    for part in roles.parts:
+        found = [path for name in (part, f"{part}.jsonl.gz", f"{part}.jsonl") if (path := corpus_dir / name).exists()]
+        if not found:
+            raise FileNotFoundError(
+                f"no {part} in {corpus_dir}: expected a Kaldi data directory {part}/ or lhotse cuts {part}.jsonl.gz"
+            )
+        if len(found) > 1:
+            raise ValueError(f"{corpus_dir} holds {' and '.join(path.name for path in found)}; which of them is meant?")
+        prepare = prepare_kaldi if found[0].name == part else prepare_cuts
+        needs_text = part not in roles.unlabelled
+        manifests[part] = prepare(found[0], needs_text=needs_text, allow_commands=allow_commands, jobs=jobs)
+    return manifests

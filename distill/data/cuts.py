@@ -5,28 +5,35 @@ from __future__ import annotations
 import logging
 import os
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from lhotse import CutSet, RecordingSet, SupervisionSet
-from lhotse.cut import Cut, MonoCut
+from lhotse.cut import MonoCut
 
-from .checks import Manifest, Skipped, check_manifest
+from .checks import Manifest, Skipped, check_manifest, some
 from .layout import Roles
 
 log = logging.getLogger(__name__)
 
 
 def write_manifests(
-    parts: Mapping[str, Manifest], roles: Roles, folder: Path, corpus: str, skipped: Skipped, jobs: int = 2
+    parts: Mapping[str, Manifest],
+    roles: Roles,
+    folder: Path,
+    corpus: str,
+    skipped: Skipped,
+    jobs: int = 2,
+    resample: bool = False,
 ) -> None:
     """Checks every part and writes `<corpus>_recordings_<part>.jsonl.gz`, supervisions and skipped.tsv."""
     folder.mkdir(parents=True, exist_ok=True)
     unlabelled = set(roles.unlabelled)
     try:
         for part in roles.parts:
-            manifest = check_manifest(part, parts[part], skipped, needs_text=part not in unlabelled, jobs=jobs)
+            needs_text = part not in unlabelled
+            manifest = check_manifest(part, parts[part], skipped, needs_text=needs_text, resample=resample, jobs=jobs)
             _store(manifest.recordings, folder / f"{corpus}_recordings_{part}.jsonl.gz")
             _store(manifest.supervisions, folder / f"{corpus}_supervisions_{part}.jsonl.gz")
     finally:
@@ -44,16 +51,23 @@ def read_manifest(folder: Path, corpus: str, part: str) -> Manifest:
 def write_cut_sets(manifests: Path, corpus: str, roles: Roles, folder: Path, seed: int = 42) -> dict[str, float]:
     """Writes one cut set a role, `<role>.jsonl.gz`; returns the hours of each.
 
-    One supervision a cut, cuts named after their utterance. Unlabelled cuts carry no text; the true
-    text, where known, goes to `supervision.custom["reference"]`.
+    One supervision a cut, cuts named after their utterance, or `<utterance>-<role>` where an earlier set has that name:
+    sets can be joined. Unlabelled cuts carry no text; the true text, where known, goes to
+    `supervision.custom["reference"]`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     hours = {}
+    taken: set[str] = set()
+    trained_on: set[str] = set()
     for name, parts in roles.by_name().items():
         cuts = [cut for part in parts for cut in utterance_cuts(read_manifest(manifests, corpus, part))]
         if name == "unlabelled":
             cuts = [hide_text(cut) for cut in cuts] + _hidden_share(manifests, corpus, roles, seed)
-        cuts = _sample(cuts, roles.limit(name), seed)
+        cuts = _sample(_distinct(cuts, name, taken), roles.limit(name), seed)
+        if name in ("labelled", "unlabelled"):
+            trained_on |= set(map(_audio_of, cuts))
+        elif seen := [cut.id for cut in cuts if _audio_of(cut) in trained_on]:
+            log.warning("%s: %d utterances are of recordings that are trained on: %s", name, len(seen), some(seen))
         hours[name] = sum(cut.duration for cut in cuts) / 3600
         _store(CutSet.from_cuts(cuts), folder / f"{name}.jsonl.gz")
         log.info("%s: %d utterances, %.2f h", name, len(cuts), hours[name])
@@ -61,10 +75,31 @@ def write_cut_sets(manifests: Path, corpus: str, roles: Roles, folder: Path, see
 
 
 def utterance_cuts(manifest: Manifest) -> list[MonoCut]:
-    """One cut for each supervision, named after it."""
-    cuts = CutSet.from_manifests(manifest.recordings, manifest.supervisions)
-    single = cuts.trim_to_supervisions(keep_overlapping=False)
-    return [cut.with_id(cut.supervisions[0].id) for cut in _ordered(single)]
+    """One cut for each supervision, named after it, in the order of names: the file system has another everywhere."""
+    recordings = {recording.id: recording for recording in manifest.recordings}
+    return [
+        MonoCut(s.id, s.start, s.duration, s.channel, [s.with_offset(-s.start)], recording=recordings[s.recording_id])
+        for s in sorted(manifest.supervisions, key=lambda segment: segment.id)
+    ]
+
+
+def _distinct(cuts: list[MonoCut], role: str, taken: set[str]) -> list[MonoCut]:
+    """The cuts under names that no other cut has; `taken` grows by them."""
+    distinct, renamed = [], []
+    for cut in cuts:
+        name = cut.id
+        while name in taken:
+            name = f"{name}-{role}"
+        taken.add(name)
+        renamed += [name] if name != cut.id else []
+        distinct.append(cut.with_id(name))
+    if renamed:
+        log.warning("%s: %d utterances have the name of another; their cuts: %s", role, len(renamed), some(renamed))
+    return distinct
+
+
+def _audio_of(cut: MonoCut) -> str:
+    return str(cut.recording.sources[0].source) if cut.recording else ""
 
 
 def hide_text(cut: MonoCut) -> MonoCut:
@@ -82,8 +117,7 @@ def _hidden_share(manifests: Path, corpus: str, roles: Roles, seed: int) -> list
         return []
     cuts = [cut for part in roles.labelled for cut in utterance_cuts(read_manifest(manifests, corpus, part))]
     chosen = _sample(cuts, round(roles.hidden_share * len(cuts)), seed)
-    # Another name, so that both sets can be joined.
-    return [hide_text(cut).with_id(f"{cut.id}-unlabelled") for cut in chosen]
+    return [hide_text(cut) for cut in chosen]
 
 
 def _sample(cuts: list[MonoCut], count: int | None, seed: int) -> list[MonoCut]:
@@ -91,11 +125,6 @@ def _sample(cuts: list[MonoCut], count: int | None, seed: int) -> list[MonoCut]:
     if count is None or count >= len(cuts):
         return cuts
     return [cuts[i] for i in sorted(random.Random(seed).sample(range(len(cuts)), count))]
-
-
-def _ordered(cuts: Iterable[Cut]) -> list[MonoCut]:
-    # Manifests follow the order of the file system; ours must be the same everywhere.
-    return sorted((cut for cut in cuts if isinstance(cut, MonoCut)), key=lambda cut: cut.supervisions[0].id)
 
 
 def _store(items: CutSet | RecordingSet | SupervisionSet, path: Path) -> None:

@@ -67,7 +67,8 @@ def own_roles(corpus_dir: Path) -> Roles:
     Raises FileNotFoundError without the folder or a test set.
     """
     check_folder(corpus_dir, "give --corpus-dir")
-    tests = sorted({path.name.split(".")[0] for path in corpus_dir.glob("test-*")})
+    found = [path for path in corpus_dir.glob("test-*") if path.is_dir() or path.name.endswith((".jsonl", ".jsonl.gz"))]
+    tests = sorted({path.name.removesuffix(".gz").removesuffix(".jsonl") for path in found})
     if not tests:
         raise FileNotFoundError(f"no test set in {corpus_dir}: expected test-NAME/ or test-NAME.jsonl.gz")
     return Roles(("labelled",), ("unlabelled",), ("dev",), {name: (name,) for name in tests})

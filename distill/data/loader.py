@@ -27,6 +27,7 @@ from distill.features import fbank
 
 log = logging.getLogger(__name__)
 EVERY_CUT = {"world_size": 1, "rank": 0}  # else lhotse gives each process of a torchrun other cuts
+FAR = 10.0  # times louder or softer (20 dB) than the median utterance: not typical
 
 
 def load_cuts(folder: Path, parts: Sequence[str]) -> CutSet:
@@ -243,26 +244,42 @@ def distortion(augment: Augment, folder: Path) -> Distortion | None:
 
 
 def level(cuts: CutSet, count: int = 200) -> float:
-    """Root mean square of speech samples over the first `count` cuts: what a stored gain is chosen from."""
-    squares, samples = 0.0, 0
-    for cut in list(cuts)[:count]:
-        wave = cut.load_audio()[0].astype(np.float64)
-        squares += float(np.square(wave).sum())
-        samples += len(wave)
-    if not squares:
-        raise ValueError("the training audio is silent: no waveform gain can be chosen")
-    return (squares / samples) ** 0.5
+    """Root mean square of the speech samples of `typical` cuts: what a stored gain is chosen from."""
+    powers = [(float(np.square(wave, dtype=np.float64).sum()), wave.size) for wave in typical(cuts, count)]
+    return float((sum(power for power, _ in powers) / sum(samples for _, samples in powers)) ** 0.5)
 
 
 def fbank_statistics(cuts: CutSet, mels: int, count: int = 200) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and inverse deviation of each mel energy over the first `count` cuts: (mels,) each."""
+    """Mean and inverse deviation of each mel energy over `typical` cuts: (mels,) each."""
     sums, squares, frames = torch.zeros(mels, dtype=torch.float64), torch.zeros(mels, dtype=torch.float64), 0
-    for cut in list(cuts)[:count]:
-        wave = torch.from_numpy(cut.load_audio()).float()
+    for audio in typical(cuts, count):
+        wave = torch.from_numpy(audio)
         energies = fbank(wave, torch.tensor([wave.shape[1]]), mels)[0].double()
         sums, squares, frames = sums + energies.sum(0), squares + energies.square().sum(0), frames + len(energies)
-    if not frames:
-        raise ValueError("the training audio is empty: no mean of its Fbank frames can be taken")
     mean = sums / frames
     deviation = (squares / frames - mean.square()).clamp_min(1e-4).sqrt()
     return mean.float(), (1 / deviation).float()
+
+
+def typical(cuts: CutSet, count: int) -> Iterator[np.ndarray]:
+    """Audio (1, N) of `count` cuts spread over the whole set, without those that are far from their median level.
+
+    A few silent, damaged or absurdly loud utterances thus do not move what is measured. Raises ValueError where no
+    audio is left: all of it empty, silent or not finite.
+    """
+    every = list(cuts)
+    chosen = [every[i * len(every) // count] for i in range(count)] if len(every) > count else every
+    levels = np.array([_level_of(cut) for cut in chosen])
+    sounding = levels[np.isfinite(levels) & (levels > 0)]
+    if not len(sounding):
+        raise ValueError("the training audio is empty or silent: neither a gain nor a mean can be taken of it")
+    low, high = np.median(sounding) / FAR, np.median(sounding) * FAR
+    for cut, value in zip(chosen, levels, strict=True):
+        if low <= value <= high:
+            yield cut.load_audio()[:1].astype(np.float32)
+
+
+def _level_of(cut) -> float:
+    """Root mean square of a cut, not finite where its samples are not, 0 where it has none."""
+    wave = cut.load_audio()[0].astype(np.float64)
+    return float(np.sqrt(np.square(wave).mean())) if wave.size else 0.0

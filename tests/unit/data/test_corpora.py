@@ -74,10 +74,17 @@ def chapter(libri: Path) -> Path:
     return libri / "LibriSpeech/train-clean-100/1/7"
 
 
-def truncate(path: Path) -> None:
-    # Noise does not compress: half the bytes hold about half the frames.
-    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 32000)
+def write_noise(path: Path, channels: int = 1, damaged: bool = False) -> None:
+    """Two seconds that do not compress: half the bytes hold about half the frames."""
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, (32000, channels))
     soundfile.write(path, noise, 16000, subtype="PCM_16")
+    if damaged:
+        data, middle = path.read_bytes(), path.stat().st_size // 2
+        path.write_bytes(data[:middle] + bytes(200) + data[middle + 200 :])
+
+
+def truncate(path: Path) -> None:
+    write_noise(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
@@ -89,6 +96,12 @@ def truncate(path: Path) -> None:
         (lambda path: write_tone(path, 0.05), "duration outside 0.1 to 35.0 s: 0.05 s"),
         (lambda path: write_tone(path, 36.0), "duration outside 0.1 to 35.0 s: 36.00 s"),
         (lambda path: path.unlink(), "transcript without audio"),
+        (lambda path: path.write_bytes(b""), "empty audio"),
+        (lambda path: path.write_text("not audio"), "truncated or unreadable"),
+        (lambda path: write_noise(path, damaged=True), "truncated or unreadable"),
+        (lambda path: soundfile.write(path, np.zeros(8000), 16000), "silent audio"),
+        (lambda path: soundfile.write(path, np.full(8000, 0.25), 16000), "silent audio"),
+        (lambda path: write_noise(path, channels=2), "several channels: 2, expected 1"),
     ],
 )
 def test_unusable_audio_is_skipped_and_listed(libri: Path, tmp_path: Path, spoil, reason: str) -> None:
@@ -101,9 +114,11 @@ def test_unusable_audio_is_skipped_and_listed(libri: Path, tmp_path: Path, spoil
     assert [cut.id for cut in read(tmp_path / "cuts/labelled.jsonl.gz")] == ["1-7-0001"]
 
 
-def test_text_of_punctuation_alone_is_skipped(libri: Path, tmp_path: Path) -> None:
-    rewrite(chapter(libri) / "1-7.trans.txt", [("IT'S ME", "...")])
-    assert prepare(libri, tmp_path).rows == [("train-clean-100", "1-7-0001", "empty text")]
+@pytest.mark.parametrize("text", ["", " ..."])
+def test_an_empty_transcript_is_skipped(libri: Path, tmp_path: Path, text: str) -> None:
+    rewrite(chapter(libri) / "1-7.trans.txt", [(" IT'S ME", text)])
+    reason = "empty text: train-clean-100/1/7/1-7.trans.txt:2"
+    assert prepare(libri, tmp_path).rows == [("train-clean-100", "1-7-0001", reason)]
 
 
 def test_audio_without_transcript_is_skipped(libri: Path, tmp_path: Path) -> None:
@@ -111,22 +126,32 @@ def test_audio_without_transcript_is_skipped(libri: Path, tmp_path: Path) -> Non
     assert prepare(libri, tmp_path).rows == [("train-clean-100", "1-7-0002", "no supervision")]
 
 
-def test_an_empty_file_is_an_error_that_names_it(libri: Path, tmp_path: Path) -> None:
-    (chapter(libri) / "1-7-0000.flac").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"1 unreadable audio file\(s\).*1-7-0000.flac"):
-        prepare(libri, tmp_path)
-
-
-def test_an_empty_transcript_is_an_error_with_its_line(libri: Path, tmp_path: Path) -> None:
-    rewrite(chapter(libri) / "1-7.trans.txt", [(" IT'S ME", "")])
-    with pytest.raises(ValueError, match=r"1-7.trans.txt:2: expected 'UTTERANCE TEXT'"):
-        prepare(libri, tmp_path)
-
-
 def test_nothing_left_is_an_error_that_says_why(libri: Path, tmp_path: Path) -> None:
     for path in chapter(libri).glob("*.flac"):
         write_tone(path, rate=8000)
     with pytest.raises(ValueError, match="train-clean-100: no usable utterance is left: wrong sampling rate"):
+        prepare(libri, tmp_path)
+
+
+@pytest.mark.parametrize("second", ["1-7-0001 OTHER", "1-7-0001"])
+def test_two_transcripts_of_one_utterance_are_listed(libri: Path, tmp_path: Path, second: str) -> None:
+    path = chapter(libri) / "1-7.trans.txt"
+    path.write_text(path.read_text() + second)
+    ((part, name, reason),) = prepare(libri, tmp_path).rows
+    assert (part, name, reason[:14]) == ("train-clean-100", "1-7-0001", "duplicate id: ")
+    assert reason.endswith("7.trans.txt:2 and train-clean-100/1/7/1-7.trans.txt:3")
+
+
+def test_two_files_of_one_utterance_are_listed(libri: Path, tmp_path: Path) -> None:
+    write_tone(chapter(libri).parent / "8/1-7-0001.flac")
+    ((_, name, reason),) = prepare(libri, tmp_path).rows
+    assert (name, reason.split(":")[0]) == ("1-7-0001", "duplicate id") and "1/8/1-7-0001.flac" in reason
+
+
+def test_transcripts_in_another_encoding_are_an_error_with_their_line(libri: Path, tmp_path: Path) -> None:
+    path = chapter(libri) / "1-7.trans.txt"
+    path.write_bytes(path.read_bytes() + b"1-7-0002 CAF\xc9\n")
+    with pytest.raises(ValueError, match=r"1-7\.trans\.txt:3: not UTF-8"):
         prepare(libri, tmp_path)
 
 
@@ -151,19 +176,57 @@ def write_kaldi(folder: Path, texts: dict[str, str]) -> None:
         (folder / file).write_text("".join(f"{row}\n" for row in rows))
 
 
+def prepare_mine(own: Path, out: Path) -> None:
+    """Manifests and cut sets of a corpus of one's own."""
+    roles = layout.own_roles(own)
+    write_manifests(corpora.prepare_own(own), roles, out / "manifests", "mine", Skipped())
+    write_cut_sets(out / "manifests", "mine", roles, out / "cuts")
+
+
 def test_own_corpus_of_kaldi_dirs_and_cuts(libri: Path, tmp_path: Path) -> None:
     own, out = tmp_path / "own", tmp_path / "out"
     for part in ("labelled", "dev", "test-mine"):
         write_kaldi(own / part, {"a1": "hello, there", "a2": "bye"})
     prepare(libri, tmp_path)
     (tmp_path / "cuts/unlabelled.jsonl.gz").rename(own / "unlabelled.jsonl.gz")
-    roles, skipped = layout.own_roles(own), Skipped()
-    write_manifests(corpora.prepare_own(own), roles, out / "manifests", "mine", skipped)
-    write_cut_sets(out / "manifests", "mine", roles, out / "cuts")
+    prepare_mine(own, out)
     labelled = read(out / "cuts/labelled.jsonl.gz")
     assert [(cut.id, cut.supervisions[0].text) for cut in labelled] == [("a1", "HELLO THERE"), ("a2", "BYE")]
     assert len(read(out / "cuts/unlabelled.jsonl.gz")) == 2
     assert (out / "cuts/test-mine.jsonl.gz").is_file()
+
+
+def test_a_name_in_two_parts_becomes_two_cuts_with_audio_of_their_own(tmp_path: Path, caplog) -> None:
+    own, out = tmp_path / "own", tmp_path / "out"
+    parts = ("labelled", "unlabelled", "dev", "test-mine")
+    for length, part in enumerate(parts, 1):
+        write_kaldi(own / part, {"a1": f"words of {part}"})
+        write_tone(own / part / "a1.flac", seconds=0.2 * length)
+    prepare_mine(own, out)
+    cuts = [
+        cut for part in ("labelled", "unlabelled", "dev", "test-mine") for cut in read(out / f"cuts/{part}.jsonl.gz")
+    ]
+    assert [cut.id for cut in cuts] == ["a1", "a1-unlabelled", "a1-dev", "a1-test-mine"]
+    assert [cut.load_audio().shape[1] for cut in cuts] == [3200, 6400, 9600, 12800]
+    assert "unlabelled: 1 utterances have the name of another" in caplog.text
+
+
+def test_audio_that_is_trained_on_and_tested_on_is_a_warning(tmp_path: Path, caplog) -> None:
+    own = tmp_path / "own"
+    for part in ("labelled", "unlabelled", "dev", "test-mine"):
+        write_kaldi(own / part, {f"{part}-1": "HELLO"})
+    (own / "test-mine/wav.scp").write_text(f"test-mine-1 {own}/labelled/labelled-1.flac\n")
+    prepare_mine(own, tmp_path / "out")
+    assert "test-mine: 1 utterances are of recordings that are trained on: test-mine-1" in caplog.text
+    assert "dev: 1 utterances are of" not in caplog.text
+
+
+def test_a_part_in_two_forms_is_an_error(tmp_path: Path) -> None:
+    for part in ("labelled", "unlabelled", "dev", "test-mine"):
+        write_kaldi(tmp_path / part, {"a1": "HELLO"})
+    (tmp_path / "dev.jsonl.gz").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"holds dev and dev\.jsonl\.gz; which of them"):
+        corpora.prepare_own(tmp_path)
 
 
 def test_own_corpus_says_what_is_missing(tmp_path: Path) -> None:

@@ -1,0 +1,159 @@
+"""Audio as recordings: opened without ever waiting for a pipe or device, described by headers, checked by samples."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import stat
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from lhotse import Recording, SupervisionSegment
+from lhotse.audio import AudioSource
+
+LOUDEST = 10.0
+"""Highest sample that is used, full scale being 1: float files of mixed speech go over it, not by 20 dB."""
+FLATTEST = 2 / 32768
+"""Audio that varies by less (one step up and down in 16 bits) is silence."""
+BLOCK = 1 << 19
+"""Samples decoded at a time: 33 s, so a recording of hours takes no more memory than an utterance."""
+COMMAND_SECONDS = 600
+UNKNOWN_LENGTH = 0x7FFF0000
+"""WAV headers of streams announce as many bytes or more (sox, ffmpeg), as their length is not known."""
+
+SEVERAL_CHANNELS = "several channels: {}, expected 1; mix them to one, or name one in a table"
+
+
+class Unusable(ValueError):
+    """Why a recording or utterance cannot be used, as it is listed: the kind, a colon, the particulars."""
+
+
+@contextmanager
+def opened(source: AudioSource) -> Iterator[soundfile.SoundFile]:
+    """The audio of a file or of a command's output; Unusable for what is none, is cut off or holds no samples."""
+    data = io.BytesIO(_output(source.source)) if source.type == "command" else _regular_file(source.source)
+    try:
+        with soundfile.SoundFile(data) as file:
+            if not file.frames:
+                raise Unusable(f"empty audio: {source.source}")
+            announced, there = _bytes(file.extra_info)
+            if there < announced < UNKNOWN_LENGTH:
+                raise Unusable(
+                    f"truncated or unreadable audio: {source.source} ({there} bytes of samples, header: {announced})"
+                )
+            yield file
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise Unusable(f"truncated or unreadable audio: {source.source} ({reason})") from None
+
+
+def _regular_file(name: str) -> str:
+    try:
+        status = os.stat(name)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        raise Unusable(f"no such file: {name!r}" if "\0" in name else f"no such file: {name}") from None
+    except OSError as error:
+        raise Unusable(f"no access: {name} ({error.strerror})") from None
+    if not stat.S_ISREG(status.st_mode):  # opening a named pipe would wait for ever
+        raise Unusable(f"not a regular file: {name}")
+    if not status.st_size:
+        raise Unusable(f"empty audio: {name}")
+    if not os.access(name, os.R_OK):
+        raise Unusable(f"no access: {name} (permission denied)")
+    return name
+
+
+def _output(command: str) -> bytes:
+    process = subprocess.Popen(
+        command, shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        output, errors = process.communicate(timeout=COMMAND_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise Unusable(f"command failed: no end after {COMMAND_SECONDS} s ({command})") from None
+    finally:
+        if process.returncode is None:  # the shell's children too: they hold its output open
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    if process.returncode:
+        last = errors.decode(errors="replace").strip().splitlines()[-1:]
+        raise Unusable(f"command failed: status {process.returncode} ({command}){''.join(f': {e}' for e in last)}")
+    if not output:
+        raise Unusable(f"empty audio: {command}")
+    return output
+
+
+def _bytes(header: str) -> tuple[int, int]:
+    """Bytes of samples that a header announces, and those that are there; libsndfile notes it where they differ."""
+    found = re.search(r"^\s*(?:data|SSND) : (\d+) \(should be (\d+)\)", header, re.MULTILINE)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def recording_of(name: str, source: AudioSource) -> Recording:
+    """The recording of a file or command by its header, all channels; raises Unusable."""
+    with opened(source) as file:
+        whole = AudioSource(source.type, list(range(file.channels)), source.source)
+        return Recording(name, [whole], file.samplerate, file.frames, file.frames / file.samplerate)
+
+
+def file_fault(path: Path) -> str | None:
+    """What makes a file unusable as audio of one channel by its header, or None."""
+    try:
+        channels = recording_of("", AudioSource("file", [0], str(path))).num_channels
+    except Unusable as error:
+        return str(error)
+    return None if channels == 1 else SEVERAL_CHANNELS.format(channels)
+
+
+def sample_faults(recording: Recording, segments: Sequence[SupervisionSegment]) -> list[str | None]:
+    """What makes the samples of each segment unusable, or None; the recording is decoded once, as a whole.
+
+    recording: as its header says, not resampled. A recording that cannot be decoded to its end is unusable as a whole.
+    """
+    source, rate, count = recording.sources[0], recording.sampling_rate, recording.num_samples
+    ends = [(round(s.start * rate), min(round(s.end * rate), count)) for s in segments]
+    bounds = sorted({0, count, *(bound for pair in ends for bound in pair)})
+    try:
+        with opened(source) as file:
+            lows, highs = zip(*(_extremes(file, end - start) for start, end in pairwise(bounds)), strict=True)
+    except Unusable as error:
+        return [str(error)] * len(segments)
+    faults = []
+    for (start, end), segment in zip(ends, segments, strict=True):
+        among = slice(bounds.index(start), bounds.index(end))
+        channel = int(segment.channel)
+        low = np.min([low[channel] for low in lows[among]])
+        high = np.max([high[channel] for high in highs[among]])
+        faults.append(_range_fault(float(low), float(high), source.source))
+    return faults
+
+
+def _extremes(file: soundfile.SoundFile, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest of the next `count` samples of each channel; NaN where a sample is."""
+    lows, highs = [], []
+    while count > 0:
+        block = file.read(min(count, BLOCK), dtype="float32", always_2d=True)
+        if not len(block):
+            raise Unusable(f"truncated or unreadable audio: {file.name} ({count} samples are missing)")
+        lows.append(block.min(0))
+        highs.append(block.max(0))
+        count -= len(block)
+    return np.min(lows, 0), np.max(highs, 0)
+
+
+def _range_fault(low: float, high: float, name: str) -> str | None:
+    if not np.isfinite([low, high]).all():
+        return f"samples are not finite: {name}"
+    if max(-low, high) > LOUDEST:
+        return f"absurdly loud: samples up to {max(-low, high):.3g}, full scale is 1 ({name})"
+    if high - low <= FLATTEST:
+        return f"silent audio: {name}"
+    return None
