@@ -66,7 +66,7 @@ def locate_librispeech(recipe: Recipe, unlabelled: tuple[str, ...]) -> Corpus:
     libri = layout.librispeech_root(root)
     hint = "download it from https://www.openslr.org/11"
     text = layout.find_resource(root, ("librispeech-lm-norm.txt.gz", "librispeech-lm-norm.txt"), hint)
-    lexicon = layout.find_resource(root, ("librispeech-lexicon.txt",), hint)
+    lexicon = layout.find_resource(root, ("librispeech-lexicon.txt", "librispeech-lexicon.txt.gz"), hint)
     roles = replace(layout.LIBRISPEECH, unlabelled=unlabelled or layout.LIBRISPEECH.unlabelled)
     watched = tuple(path for path in (libri / "SPEAKERS.TXT",) if path.is_file())
     return Corpus(root, roles, text, lexicon, watched, tuple(published(root)))
@@ -104,7 +104,7 @@ def locate_own(recipe: Recipe) -> Corpus:
     root = recipe.corpus_dir or recipe.data_dir / "corpus"
     roles = layout.own_roles(root)
     text = layout.find_resource(root, ("lm.txt", "lm.txt.gz"), "one sentence a line, for language models")
-    lexicon = layout.find_resource(root, ("lexicon.txt",), "expected lines 'WORD P1 P2 …'")
+    lexicon = layout.find_resource(root, ("lexicon.txt", "lexicon.txt.gz"), "expected lines 'WORD P1 P2 …'")
     return Corpus(root, roles, text, lexicon, ())
 
 
