@@ -14,8 +14,14 @@ from .checks import Skipped
 
 log = logging.getLogger(__name__)
 
-VOWELS = frozenset("AA AE AH AO AW AX AXR AY EH ER EY IH IX IY OW OY UH UW UX".split())
-OTHERS = frozenset("B CH D DH DX EL EM EN ENG F G HH HV JH K L M N NG NX P Q R S SH T TH V W WH Y Z ZH SPN NSN".split())
+VOWELS = frozenset((
+    "AA", "AE", "AH", "AO", "AW", "AX", "AXR", "AY", "EH", "ER", "EY", "IH", "IX", "IY", "OW", "OY", "UH", "UW",
+    "UX",
+))  # fmt: skip
+OTHERS = frozenset((
+    "B", "CH", "D", "DH", "DX", "EL", "EM", "EN", "ENG", "F", "G", "HH", "HV", "JH", "K", "L", "M", "N",
+    "NG", "NX", "P", "Q", "R", "S", "SH", "T", "TH", "V", "W", "WH", "Y", "Z", "ZH", "SPN", "NSN",
+))  # fmt: skip
 RESERVED = frozenset(("SIL", "<blk>", "<eps>", "<s>", "</s>"))
 _STRESSED = re.compile(r"([A-Z]+)[0-2]")
 _COMMENT = re.compile(r"(?:^|\s)#(?:\s.*)?$")  # CMUdict's, behind an entry or alone
