@@ -67,7 +67,7 @@ def locate_librispeech(recipe: Recipe, unlabelled: tuple[str, ...]) -> Corpus:
     libri = layout.librispeech_root(root)
     hint = "download it from https://www.openslr.org/11"
     text = layout.find_resource(root, ("librispeech-lm-norm.txt.gz", "librispeech-lm-norm.txt"), hint)
-    lexicon = layout.find_resource(root, ("librispeech-lexicon.txt",), hint)
+    lexicon = layout.find_resource(root, ("librispeech-lexicon.txt", "librispeech-lexicon.txt.gz"), hint)
     roles = replace(layout.LIBRISPEECH, unlabelled=unlabelled or layout.LIBRISPEECH.unlabelled)
     transcripts = (path for part in roles.parts for path in sorted((libri / part).glob("*/*/*.trans.txt")))
     watched = (*(path for path in (libri / "SPEAKERS.TXT",) if path.is_file()), *transcripts)
@@ -106,7 +106,7 @@ def locate_own(recipe: Recipe) -> Corpus:
     root = recipe.corpus_dir or recipe.data_dir / "corpus"
     roles = layout.own_roles(root)
     text = layout.find_resource(root, ("lm.txt", "lm.txt.gz"), "one sentence a line, for language models")
-    lexicon = layout.find_resource(root, ("lexicon.txt",), "expected lines 'WORD P1 P2 …'")
+    lexicon = layout.find_resource(root, ("lexicon.txt", "lexicon.txt.gz"), "expected lines 'WORD P1 P2 …'")
     return Corpus(root, roles, text, lexicon, layout.files_of_own(root, roles))
 
 

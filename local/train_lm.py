@@ -65,20 +65,21 @@ def published(recipe: Recipe, order: int) -> Path | None:
 
 
 def taken(path: Path, text: Path, lang, target: Path) -> dict:
-    """A published n-gram, unpacked; perplexity on the sentences whose words it has."""
-    from distill.graphs.arpa import entries, read_arpa
+    """A published n-gram, unpacked and spelt as text is; perplexity on the sentences whose words it has."""
+    from distill.graphs.arpa import normalise_arpa, read_arpa
 
-    if path.suffix == ".gz":
+    respelt = normalise_arpa(path, target)
+    if not respelt and path.suffix == ".gz":
         with gzip.open(path, "rb") as packed, target.open("wb") as plain:
             shutil.copyfileobj(packed, plain, 1 << 20)
-    else:
+    elif not respelt:
         link(path, target)
     sentences = list(islice(known(text, lang), SCORED))
     lm = read_arpa(target, sentences)
     scored = [line for line in sentences if all((word,) in lm.probability for word in line.split())]
     if len(scored) < len(sentences):
         log.warning("%s lacks words of %d of %d sentences", path, len(sentences) - len(scored), len(sentences))
-    return {"entries": entries(target), "perplexity": round(lm.perplexity(scored), 3), "published": True}
+    return {"entries": lm.size, "perplexity": round(lm.perplexity(scored), 3), "published": True}
 
 
 def estimated(order: int, text: Path, lang, target: Path) -> dict:

@@ -1,7 +1,7 @@
 """Transcribe files, a pipe or the microphone with a trained experiment.
 
     transcribe.py --experiment egs/librispeech/exp-mini/ss a.wav b.flac      one line of text per file
-    arecord -f S16_LE -r 16000 | transcribe.py --experiment DIR -            raw 16-bit audio from a pipe
+    arecord -f S16_LE -r 16000 | transcribe.py --experiment DIR -            raw 16-bit audio or WAV from a pipe
     transcribe.py --experiment DIR --microphone                              until Ctrl-C
     transcribe.py --experiment DIR --segments --format json talk.flac        an utterance a line, with times
 
@@ -24,6 +24,7 @@ from distill.decode.confidence import ctm_lines
 from distill.decode.online import ONLINE
 from distill.decode.times import Word
 from distill.deploy import audio
+from distill.deploy.pipe import read_pipe
 from distill.deploy.session import open_session
 from distill.deploy.transcriber import Transcriber, open_reader
 from distill.stages import run_script
@@ -48,7 +49,7 @@ def main() -> None:
 
 def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("audio", nargs="*", help="files; - reads raw s16le 16 kHz mono (or such WAV) from stdin")
+    options.add_argument("audio", nargs="*", help="files; - reads raw s16le 16 kHz mono, WAV or FLAC from stdin")
     options.add_argument("--experiment", type=Path, required=True, help="experiment folder, or its export folder")
     options.add_argument("--runtime", default="onnx", help="onnx, int8 (both after stage 12) or torch")
     options.add_argument("--mode", default="", help="streaming or offline; default: streaming where the model can")
@@ -57,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--beam", type=float, default=ONLINE.beam)
     options.add_argument("--piece", type=float, default=0.1, help="seconds of audio fed at a time")
     options.add_argument("--resample", action="store_true", help="take other sample rates than 16 kHz")
-    options.add_argument("--channel", type=int, help="which channel of a file that has several, from 0")
+    options.add_argument("--channel", type=int, help="which channel of audio that has several, from 0")
     options.add_argument("--partial", action="store_true", help="show the text as it grows (stderr)")
     options.add_argument("--segments", action="store_true", help="a line for each utterance of a file, not for all")
     options.add_argument(
@@ -76,7 +77,7 @@ def utterances(args: argparse.Namespace) -> Iterator[tuple[str, Iterable[np.ndar
         yield "microphone", audio.microphone(args.piece)
     for name in args.audio:
         if name == "-":
-            yield name, audio.read_pipe(sys.stdin.buffer, size)
+            yield name, read_pipe(sys.stdin.buffer, size, args.resample, args.channel)
         else:
             wave = audio.read_audio(Path(name), args.resample, args.channel)
             yield name, (wave[start : start + size] for start in range(0, len(wave), size))

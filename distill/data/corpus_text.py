@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import random
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ..text import normalise, read_lines
+from .checks import Skipped
 from .grammar import Grammar
 from .layout import read_table
+from .lexicon_files import read_lexicon
 
 log = logging.getLogger(__name__)
 
@@ -41,19 +42,20 @@ def write_text(sentences: Iterable[str], path: Path) -> int:
 
 
 def write_lexicon(source: Path, path: Path) -> int:
-    """Writes `WORD P1 P2 …` lines in upper case without stress, sorted, each once; returns how many."""
-    lines = set()
-    for number, line in enumerate(read_lines(source), 1):
-        word, *phones = line.split() or [""]
-        if word and not phones:
-            raise ValueError(f"{source}:{number}: word {word!r} has no pronunciation")
-        if word:
-            lines.add(" ".join([word.upper(), *(re.sub(r"\d$", "", phone) for phone in phones)]))
-    if not lines:
-        raise ValueError(f"the lexicon {source} is empty")
+    """Writes `WORD P1 P2 …` lines spelt as text is, sorted, each once; returns how many.
+
+    Entries of no use are listed in skipped.tsv beside it. Raises ValueError as `read_lexicon` does, or if none is left.
+    """
+    skipped = Skipped()
+    entries = read_lexicon(source, skipped)
+    if not entries:
+        some = f": {len(skipped.rows)} entries, none of use, as {skipped.rows[0][1:]}" if skipped.rows else ""
+        raise ValueError(f"the lexicon {source} is empty{some}; expected lines 'WORD P1 P2 …'")
+    lines = {" ".join([entry.word, *entry.phones]) for entry in entries}
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text("".join(f"{line}\n" for line in sorted(lines)), encoding="utf-8")
     os.replace(temporary, path)
+    skipped.write(path.with_name("skipped.tsv"))
     return len(lines)
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
+from ..text import read_lines
+
 VOWELS = tuple("AEIOU")
 
 
@@ -36,7 +38,7 @@ class Grammar:
     def read(cls, path: Path | str, elide_article: bool = True) -> Grammar:
         """Reads `symbol: [weight] item … | …` lines; ValueError names a bad line or a missing symbol."""
         rules: dict[str, Rule] = {}
-        for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(read_lines(Path(path)), 1):
             text = line.split("#", 1)[0].strip()
             if not text:
                 continue
@@ -73,10 +75,12 @@ def _rule(body: str, where: str) -> Rule:
     alternatives, weights = [], []
     for text in body.split("|"):
         items = text.split()
-        weights.append(int(items.pop(0)) if items and items[0].isdigit() else 1)
+        weights.append(int(items.pop(0)) if items and items[0].isdecimal() else 1)
         if not items:
             raise ValueError(f"{where}: an empty alternative in {body.strip()!r}")
         alternatives.append(tuple(items))
+    if not any(weights):
+        raise ValueError(f"{where}: all weights are 0 in {body.strip()!r}")
     return Rule(tuple(alternatives), tuple(accumulate(weights)))
 
 

@@ -1,4 +1,4 @@
-"""Audio from files and pipes as a session wants it: mono, 16 kHz, float32; anything else is converted or refused."""
+"""Audio from files and the microphone as a session wants it: mono, 16 kHz, float32; else converted or refused."""
 
 from __future__ import annotations
 
@@ -18,17 +18,23 @@ def read_audio(path: Path, resample: bool = False, channel: int | None = None) -
     Raises FileNotFoundError; ValueError for unreadable or empty audio, for another sample rate without
     `resample`, and for several channels where none is chosen (from 0).
     """
-    import soundfile
-
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
-    try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise ValueError(f"unreadable audio: {path} ({str(error).splitlines()[0]})") from None
-    if not len(samples):
-        raise ValueError(f"empty audio: {path}")
+    samples, rate = decoded(path, str(path))
     return resampled(one_channel(samples, channel, str(path)), rate, resample, str(path))
+
+
+def decoded(source: Path | IO[bytes], where: str) -> tuple[np.ndarray, int]:
+    """Samples (n, channels), n > 0, and their rate; ValueError for unreadable or empty audio."""
+    import soundfile
+
+    try:
+        samples, rate = soundfile.read(source, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise ValueError(f"unreadable audio: {where} ({str(error).splitlines()[0]})") from None
+    if not len(samples):
+        raise ValueError(f"empty audio: {where}")
+    return samples, rate
 
 
 def one_channel(samples: np.ndarray, channel: int | None, where: str) -> np.ndarray:
@@ -51,46 +57,6 @@ def resampled(samples: np.ndarray, rate: int, allowed: bool, where: str) -> np.n
 
     common = math.gcd(rate, SAMPLE_RATE)
     return resample_poly(samples, SAMPLE_RATE // common, rate // common).astype(np.float32)
-
-
-def read_pipe(stream: IO[bytes], samples: int = 1600) -> Iterator[np.ndarray]:
-    """Raw 16-bit little-endian mono samples at 16 kHz as they come: int16 (n,), at most `samples` each.
-
-    A WAV header in front is passed over if it says 16 kHz mono 16 bit; ValueError if it says something else.
-    """
-    first = _read_exactly(stream, 44)
-    begun = b"" if _is_wav(first) else first
-    while True:
-        data = begun + _read_some(stream, 2 * samples)
-        whole, begun = data[: len(data) // 2 * 2], data[len(data) // 2 * 2 :]
-        if not whole:
-            break
-        yield np.frombuffer(whole, "<i2")
-    if begun:
-        raise ValueError("the pipe ended in the middle of a 16-bit sample; expected raw s16le, 16 kHz, mono")
-
-
-def _is_wav(header: bytes) -> bool:
-    if header[:4] != b"RIFF" or header[8:12] != b"WAVE":
-        return False
-    kind, channels = int.from_bytes(header[20:22], "little"), int.from_bytes(header[22:24], "little")
-    rate, bits = int.from_bytes(header[24:28], "little"), int.from_bytes(header[34:36], "little")
-    if (kind, channels, rate, bits) != (1, 1, SAMPLE_RATE, 16) or header[36:40] != b"data":
-        raise ValueError(f"the pipe is WAV of {channels} channels, {rate} Hz, {bits} bits; expected 1, 16000, 16")
-    return True
-
-
-def _read_exactly(stream: IO[bytes], size: int) -> bytes:
-    data = b""
-    while len(data) < size and (new := stream.read(size - len(data))):
-        data += new
-    return data
-
-
-def _read_some(stream: IO[bytes], size: int) -> bytes:
-    """What is there, without waiting for all of it where the stream can tell."""
-    read = getattr(stream, "read1", stream.read)
-    return read(size)
 
 
 def microphone(seconds: float = 0.1) -> Iterator[np.ndarray]:

@@ -6,22 +6,33 @@ each order, then sections of "log10-probability w1 … wn [log10-backoff]".
 
 from __future__ import annotations
 
+import logging
 import math
+import re
+import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from distill.text import read_lines
+from distill.text import normalise, read_lines
+
+log = logging.getLogger(__name__)
 
 Ngram = tuple[str, ...]
 START, END = "<s>", "</s>"
+RESERVED = frozenset(("<eps>", "#0"))  # of graphs: a word of this name would be taken for a silent arc
+LONGEST = 10  # words of an n-gram
+ZERO = -99.0  # log10 of what tools write for a probability of zero, where they do not write -inf
+_PROMISE, _SECTION = re.compile(r"ngram\s*\d"), re.compile(r"\\(?:\d+-grams:|end\\)")
 
 
 class Entry(NamedTuple):
     """One n-gram: where it stands (file:line), its log10-probability, its log10-backoff (None without one).
 
-    highest: whether its order is the model's, so that it is the history of nothing.
+    Both are -inf for a probability of zero. highest: whether its order is the model's, so that it is the history of
+    nothing.
     """
 
     where: str
@@ -32,51 +43,49 @@ class Entry(NamedTuple):
 
 
 def read_entries(path: Path) -> Iterator[Entry]:
-    """The n-grams of an ARPA file in its order, plain or gzipped, one at a time.
+    """The n-grams of an ARPA file in its order, plain or gzipped, one at a time; text before the header is passed over.
 
     Raises ValueError naming file and line for a header that is missing or does not match what follows,
     for sections out of order, lines that are no n-gram, and numbers that are no log-probability.
     """
     promised: dict[int, int] = {}
-    order, found, ended = 0, 0, False
+    order, found, ended, behind, before = 0, 0, False, 0, ""
     for number, line in enumerate(read_lines(path), 1):
         text, where = line.strip(), f"{path}:{number}"
-        if text.startswith("ngram ") and not order:
+        if ended:
+            behind += bool(text)
+        elif not order and text == "\\data\\":
+            promised.clear()
+        elif not order and _PROMISE.match(text):
             promised.update([_promise(text, where, len(promised) + 1)])
-        elif text.startswith("\\") and text not in ("\\data\\",):
+        elif text.startswith("\\") and (order or promised or _SECTION.fullmatch(text)):
             _check_count(where, promised, order, found)
             order, found = order + 1, 0
             ended = text == "\\end\\"
-            if ended:
-                break
-            if text != f"\\{order}-grams:" or order not in promised:
-                raise ValueError(f"{where}: expected the section \\{order}-grams: of the header's, got {text!r}")
+            if not ended and (text != f"\\{order}-grams:" or order not in promised):
+                raise ValueError(f"{where}: expected the section \\{order}-grams: of the header's, got {text[:60]!r}")
         elif text and order:
             found += 1
             yield _entry(text.split(), order, where, order == len(promised))
-        elif text and text != "\\data\\":
-            raise ValueError(f"{where}: expected an ARPA header (\\data\\, ngram 1=…), got {text[:60]!r}")
+        elif text and promised:
+            raise ValueError(f"{where}: expected 'ngram {len(promised) + 1}=COUNT' or \\1-grams:, got {text[:60]!r}")
+        elif text:
+            before = before or f"{where}: got {text[:60]!r}"
     if not promised:
-        raise ValueError(f"{path}: it is empty, expected an ARPA header (\\data\\, ngram 1=…); make the n-gram again")
-    if not ended or order <= max(promised, default=0):
-        raise ValueError(f"{path}: no \\end\\ after the {max(promised, default=0)}-grams; is the file cut short?")
-
-
-def entries(path: Path) -> int:
-    """How many n-grams of all orders the header promises; raises ValueError as `read_entries` does."""
-    promised: dict[int, int] = {}
-    for number, line in enumerate(read_lines(path), 1):
-        if line.startswith("ngram "):
-            promised.update([_promise(line.strip(), f"{path}:{number}", len(promised) + 1)])
-        elif line.strip().endswith("-grams:"):
-            break
-    return sum(promised.values())
+        got = before or f"{path}: it is empty"
+        raise ValueError(f"{got}, expected an ARPA header (\\data\\, ngram 1=…); make the n-gram again")
+    if not ended or order <= max(promised):
+        raise ValueError(f"{path}: no \\end\\ after the {max(promised)}-grams; is the file cut short?")
+    if behind:
+        log.warning("%s: %d lines behind \\end\\ are not read", path, behind)
 
 
 def _promise(text: str, where: str, expected: int) -> tuple[int, int]:
-    order, _, count = text.removeprefix("ngram ").partition("=")
-    if order.strip() != str(expected) or not count.strip().isdigit():
-        raise ValueError(f"{where}: expected 'ngram {expected}=COUNT', got {text!r}")
+    order, _, count = text.removeprefix("ngram").partition("=")
+    if order.strip() != str(expected) or not re.fullmatch(r"\s*[0-9]{1,18}", count):
+        raise ValueError(f"{where}: expected 'ngram {expected}=COUNT', got {text[:60]!r}")
+    if expected > LONGEST:
+        raise ValueError(f"{where}: n-grams of more than {LONGEST} words are not read; make the n-gram of lower order")
     return expected, int(count)
 
 
@@ -91,21 +100,25 @@ def _check_count(where: str, promised: Mapping[int, int], order: int, found: int
 
 
 def _entry(fields: list[str], order: int, where: str, highest: bool) -> Entry:
-    words = tuple(fields[1 : order + 1])
+    words, given = tuple(fields[1 : order + 1]), " ".join(fields)[:80]
     try:
         numbers = [float(fields[0]), *map(float, fields[order + 1 :])]
     except ValueError:
         numbers = []
     if len(words) < order or len(numbers) not in (1, 2):
-        raise ValueError(f"{where}: expected 'probability w1 … w{order} [backoff]', got {' '.join(fields)[:80]!r}")
-    if not numbers[0] <= 1e-6 or any(math.isnan(n) or n == math.inf for n in numbers):
+        raise ValueError(f"{where}: expected 'probability w1 … w{order} [backoff]', got {given!r}")
+    if not numbers[0] <= 1e-6 or not numbers[-1] <= -ZERO:
         raise ValueError(
-            f"{where}: expected a log10-probability (at most 0) and at most one finite backoff weight,"
-            f" got {' '.join(fields)[:80]!r}"
+            f"{where}: expected a log10-probability (at most 0) and at most one back-off weight (at most {-ZERO:g}),"
+            f" got {given!r}"
         )
-    if START in words[1:] or END in words[:-1]:
-        raise ValueError(f"{where}: {START} may only begin and {END} only end an n-gram, got '{' '.join(words)}'")
-    return Entry(where, words, numbers[0], numbers[1] if len(numbers) == 2 else None, highest)
+    if START in words[1:] or END in words[:-1] or not RESERVED.isdisjoint(words):
+        raise ValueError(
+            f"{where}: {START} may only begin and {END} only end an n-gram, and {' and '.join(sorted(RESERVED))} are"
+            f" no words, got {given!r}"
+        )
+    probability, *backoff = (number if number > ZERO else -math.inf for number in numbers)
+    return Entry(where, words, probability, backoff[0] if backoff else None, highest)
 
 
 def hole(entry: Entry) -> ValueError:
@@ -136,16 +149,21 @@ class WordLm:
             padded = (START, *sentence.split(), END)
             total += sum(self.score(padded[:place], padded[place]) for place in range(1, len(padded)))
             count += len(padded) - 1
-        return 10 ** (-total / max(1, count))
+        bits = -total / max(1, count)
+        return 10**bits if bits < 300 else math.inf
 
 
 @dataclass(frozen=True)
 class ArpaLm(WordLm):
-    """Back-off n-gram over words: `probability` and `backoff` in log10, keyed by n-gram (tuples)."""
+    """Back-off n-gram over words: `probability` and `backoff` in log10, keyed by n-gram (tuples).
+
+    size: n-grams of the file, also those that were not kept.
+    """
 
     order: int
     probability: Mapping[Ngram, float]
     backoff: Mapping[Ngram, float]
+    size: int = 0
 
     def score(self, history: Ngram, word: str) -> float:
         """log10 p(word | history); raises ValueError for a word without a unigram."""
@@ -162,30 +180,88 @@ class ArpaLm(WordLm):
 def read_arpa(path: Path, sentences: Iterable[str] | None = None) -> ArpaLm:
     """Read an ARPA file whole; raises ValueError as `read_entries` does, and for holes and doubles.
 
+    A probability of zero is kept as 10^ZERO, so that scores stay finite.
     sentences: keep what is needed to score these alone, so that memory does not grow with the file.
     """
     needed = None if sentences is None else _parts(sentences)
     probability: dict[Ngram, float] = {}
     backoff: dict[Ngram, float] = {}
-    order = 0
+    order = size = 0
     for entry in read_entries(path):
-        order = len(entry.ngram)
+        order, size = len(entry.ngram), size + 1
         if needed is not None and entry.ngram not in needed:
             continue
         if order > 1 and entry.ngram[:-1] not in probability:
             raise hole(entry)
         if entry.ngram in probability:
             raise twice(entry)
-        probability[entry.ngram] = entry.probability
+        probability[entry.ngram] = max(entry.probability, ZERO)
         if entry.backoff is not None:
-            backoff[entry.ngram] = entry.backoff
-    return ArpaLm(order, probability, backoff)
+            backoff[entry.ngram] = max(entry.backoff, ZERO)
+    return ArpaLm(order, probability, backoff, size)
 
 
-def _parts(sentences: Iterable[str], longest: int = 10) -> set[Ngram]:
+def _parts(sentences: Iterable[str], longest: int = LONGEST) -> set[Ngram]:
     """Every n-gram of up to `longest` words in the sentences."""
     found: set[Ngram] = set()
     for sentence in sentences:
         words = (START, *sentence.split(), END)
         found.update(words[i:j] for i in range(len(words)) for j in range(i + 1, min(i + longest, len(words)) + 1))
     return found
+
+
+def normalise_arpa(source: Path, target: Path) -> bool:
+    """Write an ARPA file with its words spelt as text is; False, and nothing written, where they are already.
+
+    Words that no text can reach are left out with their n-grams, and listed with the reason in a .skipped.tsv beside
+    the target. Raises ValueError as `read_entries` does, and for two words of one spelling.
+    """
+    spelt = _spellings(source)
+    if all(word == new for word, new in spelt.items()):
+        return False
+    counts: Counter[int] = Counter()
+    body = target.with_name(target.name + ".body")
+    with body.open("w", encoding="utf-8") as file:
+        for entry in read_entries(source):
+            words = [spelt.get(word, word) for word in entry.ngram]
+            if not all(words):
+                continue
+            if not counts[len(words)]:
+                file.write(f"\n\\{len(words)}-grams:\n")
+            counts[len(words)] += 1
+            weight = "" if entry.backoff is None else f"\t{max(entry.backoff, ZERO)!r}"
+            file.write(f"{max(entry.probability, ZERO)!r}\t{' '.join(words)}{weight}\n")
+        file.write("\n\\end\\\n")
+    header = "".join(f"ngram {order}={count}\n" for order, count in counts.items())
+    with body.open("rb") as file, target.open("wb") as whole:
+        whole.write(f"\\data\\\n{header}".encode())
+        shutil.copyfileobj(file, whole, 1 << 20)
+    body.unlink()
+    lost = [f"{word}\t{_unreachable(word)}" for word, new in spelt.items() if not new]
+    target.with_name(target.name + ".skipped.tsv").write_text("".join(f"{line}\n" for line in lost), encoding="utf-8")
+    log.warning("%s: words are spelt anew, as text is; %d of %d can occur in no text", source, len(lost), len(spelt))
+    return True
+
+
+def _spellings(path: Path) -> dict[str, str]:
+    """Each word of an ARPA file as text spells it, empty for one that no text can reach."""
+    found: dict[str, str] = {}
+    first: dict[str, Entry] = {}
+    for entry in read_entries(path):
+        word = entry.ngram[0]
+        if len(entry.ngram) > 1:
+            break
+        if word in (START, END) or word.lower() == "<unk>":
+            continue
+        new = normalise(word)
+        found[word] = new = "" if " " in new else new
+        if new and (other := first.setdefault(new, entry)).ngram[0] != word:
+            raise ValueError(
+                f"{entry.where}: '{word}' and '{other.ngram[0]}' (line {other.where.rpartition(':')[2]}) are one word"
+                f" to text, {new}: make the n-gram of normal text, or remove it and stage 3 estimates one"
+            )
+    return found
+
+
+def _unreachable(word: str) -> str:
+    return f"text is spelt '{normalise(word)}'" if normalise(word) else "none of its letters stay in text"

@@ -11,6 +11,7 @@ import logging
 import math
 from array import array
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 
 import kaldifst
@@ -27,8 +28,9 @@ EMPTY = 0  # the node of the history without words
 def grammar_fst(arpa: Path, words: Mapping[str, int]) -> kaldifst.StdVectorFst:
     """Costs are negated natural logarithms. words: ids, "#0" among them.
 
-    Raises ValueError for a broken file (`arpa.read_entries`), holes, n-grams that stand twice, and words without
-    an id. n-grams with <unk> are left out, counted in the log.
+    Paths of probability zero do not exist. n-grams with <unk> are left out, counted in the log. Raises ValueError for
+    a broken file (`arpa.read_entries`), holes, n-grams that stand twice, words without an id, and a model in which no
+    sentence has a probability.
     """
     grammar, missing, left_out = _Grammar(words["#0"]), [], 0
     for entry in read_entries(arpa):
@@ -49,7 +51,10 @@ def grammar_fst(arpa: Path, words: Mapping[str, int]) -> kaldifst.StdVectorFst:
     if double := grammar.double():
         names = {id_: word for word, id_ in words.items()} | {EMPTY: START}
         raise ValueError(f"{arpa}: '{' '.join(names[id_] for id_ in double)}' stands twice in the file")
-    return grammar.fst()
+    fst = grammar.fst()
+    if fst.start < 0:
+        raise ValueError(f"{arpa}: no sentence has a probability above zero: has {END} one? Make the n-gram again")
+    return fst
 
 
 class _Grammar:
@@ -111,11 +116,14 @@ class _Grammar:
         fst = kaldifst.StdVectorFst()
         for node in state:
             fst.set_final(fst.add_state(), self.final.get(node, math.inf))
-            if node != EMPTY:
-                cost, target = self.penalty[node] + extra[self.parent[node]], goal[self.parent[node]]
+            cost, target = self.penalty[node] + extra[self.parent[node]], goal[self.parent[node]]
+            if node != EMPTY and math.isfinite(cost):
                 fst.add_arc(state[node], kaldifst.StdArc(self.back_off, 0, cost, state[target]))
         for source, label, target, cost in zip(self.ends[::3], self.ends[1::3], self.ends[2::3], self.costs):
-            arc = kaldifst.StdArc(label, label, cost + extra[target], state[goal[target]])
-            fst.add_arc(state[source], arc)
+            if math.isfinite(cost + extra[target]):
+                arc = kaldifst.StdArc(label, label, cost + extra[target], state[goal[target]])
+                fst.add_arc(state[source], arc)
         fst.start = state[start]
+        if not self.final or not all(map(math.isfinite, chain(self.costs, self.penalty, self.final.values()))):
+            kaldifst.connect(fst)  # determinisation does not end where states lead nowhere
         return fst

@@ -1,14 +1,12 @@
-"""Audio as people have it: files of other rates and channels, pipes, and what is refused."""
+"""Audio as people have it: files of other rates and channels, and what is refused."""
 
 from __future__ import annotations
-
-import io
 
 import numpy as np
 import pytest
 import soundfile
 
-from distill.deploy.audio import read_audio, read_pipe
+from distill.deploy.audio import read_audio
 
 TONE = np.sin(2 * np.pi * 440 * np.arange(8000) / 8000).astype(np.float32) / 2
 
@@ -43,27 +41,3 @@ def test_files_that_cannot_be_used_are_named(tmp_path) -> None:
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16000)
     with pytest.raises(ValueError, match="empty audio"):
         read_audio(tmp_path / "empty.wav")
-
-
-@pytest.mark.parametrize("header", [True, False])
-@pytest.mark.parametrize("count", [1, 10, 22, 1600, 5000])
-def test_a_pipe_gives_all_its_samples(header: bool, count: int) -> None:
-    samples = np.random.default_rng(0).integers(-2000, 2000, count).astype("<i2")
-    stream = io.BytesIO()
-    if header:
-        soundfile.write(stream, samples, 16000, format="WAV", subtype="PCM_16")
-    else:
-        stream.write(samples.tobytes())
-    stream.seek(0)
-    np.testing.assert_array_equal(np.concatenate(list(read_pipe(stream, 300))), samples)
-
-
-def test_a_pipe_of_another_kind_is_refused() -> None:
-    stream = io.BytesIO()
-    soundfile.write(stream, TONE, 8000, format="WAV", subtype="PCM_16")
-    stream.seek(0)
-    with pytest.raises(ValueError, match="8000 Hz"):
-        next(read_pipe(stream))
-    with pytest.raises(ValueError, match="middle of a 16-bit sample"):
-        list(read_pipe(io.BytesIO(bytes(101))))
-    assert list(read_pipe(io.BytesIO(b""))) == []

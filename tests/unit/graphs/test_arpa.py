@@ -165,6 +165,16 @@ BROKEN = {
     "a probability above one": ("-1 GO -0.25", "1 GO -0.25", r"arpa:9: expected a log10-probability .*, got '1 GO"),
     "not a number": ("-1 GO -0.25", "nan GO -0.25", r"arpa:9: expected a log10-probability .*, got 'nan GO"),
     "a start inside": ("-0.4 GO TO -3", "-0.4 GO <s> -3", r"arpa:15: <s> may only begin"),
+    "not a number behind": ("-1 GO -0.25", "-1 GO nan", r"arpa:9: .* got '-1 GO nan"),
+    "an infinite weight": ("-1 GO -0.25", "-1 GO inf", r"arpa:9: .* got '-1 GO inf"),
+    "a weight beyond floats": ("-1 GO -0.25", "-1 GO 1e300", r"arpa:9: .* got '-1 GO 1e300"),
+    "an infinite probability": ("-1 GO -0.25", "inf GO -0.25", r"arpa:9: .* got 'inf GO"),
+    "the back-off as a word": ("-1 GO -0.25", "-1 #0 -0.25", r"arpa:9: .*#0 and <eps> are no words, got '-1 #0"),
+    "silence as a word": ("-0.7 TO", "-0.7 <eps>", r"arpa:10: .*#0 and <eps> are no words"),
+    "a count beyond integers": ("ngram 1=4", f"ngram 1={'9' * 5000}", r"arpa:3: expected 'ngram 1=COUNT'"),
+    "a count of other digits": ("ngram 1=4", "ngram 1=²", r"arpa:3: expected 'ngram 1=COUNT'"),
+    "words in the header": ("ngram 2=2", "ngram 2=2\nGO", r"arpa:5: expected 'ngram 3=COUNT' or"),
+    "a header in a section": ("\\2-grams:", "\\2-grams:\n\\data\\", r"arpa:14: the header promises 2 2-grams"),
     "a hole": ("-0.1 <s> GO TO", "-0.1 <s> TO GO", r"arpa:18: the file holds '<s> TO GO' but not its history '<s> TO'"),
     "a double": ("-0.4 GO TO -3", "-0.4 <s> GO -3", r"arpa:15: '<s> GO' stands twice"),
 }  # fmt: skip
@@ -198,7 +208,7 @@ def test_an_ngram_of_the_highest_order_that_stands_twice(end: str, tmp_path: Pat
     ("content", "message"),
     [
         (b"", r"it is empty, expected an ARPA header"),
-        (b"GO -1\n", r"arpa:1: expected an ARPA header"),
+        (b"\nGO -1\n", r"arpa:2: got 'GO -1', expected an ARPA header"),
         (b"\\data\\\n-1 \xe9\n", r"arpa:2: not UTF-8"),
     ],
 )
@@ -207,6 +217,49 @@ def test_other_files(content: bytes, message: str, tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read_arpa(path)
+
+
+def test_a_long_order_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "lm.arpa"
+    path.write_text("\\data\\\n" + "".join(f"ngram {n}=1\n" for n in range(1, 5000)), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"arpa:12: n-grams of more than 10 words are not read"):
+        read_arpa(path)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_preamble_tabs_and_line_ends_make_no_difference(end: str, tmp_path: Path) -> None:
+    text = "made by a tool\n\\version 2\nngrams of order 3\n" + BACK_OFF.replace(" ", "\t").replace("ngram\t", "ngram ")
+    (tmp_path / "plain.arpa").write_text(BACK_OFF, encoding="utf-8")
+    (tmp_path / "other.arpa").write_bytes(text.replace("\n", end).encode("utf-8-sig"))
+    assert read_arpa(tmp_path / "other.arpa") == read_arpa(tmp_path / "plain.arpa")
+
+
+def test_what_stands_behind_the_end_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "lm.arpa").write_text(BACK_OFF + BACK_OFF, encoding="utf-8")
+    assert read_arpa(tmp_path / "lm.arpa").size == 7
+    assert "15 lines behind \\end\\ are not read" in caplog.text
+
+
+@pytest.mark.parametrize("zero", ["-inf", "-99", "-1e30", "-1e308"])
+def test_paths_of_probability_zero_do_not_exist(zero: str, tmp_path: Path) -> None:
+    path, ten = tmp_path / "lm.arpa", math.log(10)
+    path.write_text(BACK_OFF.replace("-0.7 TO -0.125", f"{zero} TO -0.125"), encoding="utf-8")
+    grammar = grammar_fst(path, WORDS)
+    assert path_costs(grammar, ["TO"]) == []
+    assert path_costs(grammar, ["GO", "TO"])[0] == pytest.approx(ten * (0.3 + 0.1 + 3 + 0.125 + 0.6), rel=1e-6)
+    path.write_text(BACK_OFF.replace("-1 GO -0.25", f"-1 GO {zero}"), encoding="utf-8")
+    grammar = grammar_fst(path, WORDS)
+    assert path_costs(grammar, ["GO", "GO", "GO"]) == path_costs(grammar, ["GO", "GO"]) == []
+    assert path_costs(grammar, ["TO", "TO"]) and path_costs(grammar, ["GO", "TO"])
+
+
+@pytest.mark.parametrize("old", ["-0.6 </s>\n", "-0.6 </s>"])
+def test_a_model_without_a_sentence_is_named(old: str, tmp_path: Path) -> None:
+    new = "-inf </s>" if "\n" not in old else ""
+    text = BACK_OFF.replace(old, new)
+    (tmp_path / "lm.arpa").write_text(text if new else text.replace("1=4", "1=3"), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"lm\.arpa: no sentence has a probability above zero"):
+        grammar_fst(tmp_path / "lm.arpa", WORDS)
 
 
 def test_sums_of_a_grammars_paths(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import random
+from collections.abc import Callable
 from pathlib import Path
 
 import kaldifst
@@ -83,3 +86,66 @@ def test_same_inputs_same_graph(lang: Lang, tmp_path: Path) -> None:
     assert (tmp_path / "a.fst").read_bytes() == (tmp_path / "b.fst").read_bytes()
     labels = {arc.ilabel for s in kaldifst.StateIterator(graph) for arc in kaldifst.ArcIterator(graph, s)}
     assert max(labels) <= len(lang.units)  # no #k is left
+
+
+def numbers(line: str, rng: random.Random) -> str:
+    """A line with another number in the place of a probability, a weight or a word."""
+    fields = line.split("\t")
+    odd = ("-inf", "inf", "nan", "-99", "0", "5", "-1e-9", "1e39", "-1e39", "1e400", "-4000", "99", "one", "")
+    fields[rng.randrange(len(fields))] = rng.choice(odd)
+    return "\t".join(fields)
+
+
+def words(line: str, rng: random.Random) -> str:
+    """A line with another word, or words, in one place."""
+    fields = line.split() or [""]
+    odd = (
+        "#0",
+        "#1",
+        "<eps>",
+        "<s>",
+        "</s>",
+        "<unk>",
+        "GO",
+        "SIL",
+        "é",
+        "\ufeffGO",
+        "",
+        "A B",
+        "\\end\\",
+        "\\2-grams:",
+    )
+    fields[rng.randrange(len(fields))] = rng.choice(odd)
+    return " ".join(fields)
+
+
+CHANGES: tuple[Callable[[str, random.Random], str], ...] = (
+    numbers, numbers, numbers, words, words,
+    lambda line, rng: "", lambda line, rng: f"{line}\n{line}", lambda line, rng: line[: rng.randrange(len(line) + 1)],
+    lambda line, rng: f"{line}\t-0.5", lambda line, rng: line + "\r", lambda line, rng: line.replace("\t", " "),
+    lambda line, rng: f"ngram {rng.randrange(9)}={rng.choice((0, 2, 10**30))}", lambda line, rng: f"# {line}",
+)  # fmt: skip
+
+
+@pytest.mark.timeout(120)  # for all: a graph that cannot be determinised would not end
+@pytest.mark.parametrize("most", [1, 3, 12])
+def test_any_arpa_ends_in_a_graph_or_in_an_error_that_names_it(most: int, lang: Lang, tmp_path: Path) -> None:
+    train_word_ngram(SENTENCES, 3, lang.lexicon.words, least=1).write(tmp_path / "whole.arpa")
+    lines = (tmp_path / "whole.arpa").read_text(encoding="utf-8").split("\n")
+    rng, built = random.Random(most), 0
+    for number in range(150):
+        changed = list(lines)
+        for _ in range(rng.randint(1, most)):
+            place = rng.randrange(len(changed))
+            changed[place] = rng.choice(CHANGES)(changed[place] or " ", rng)
+        content = "\n".join(changed).encode()
+        if number % 10 == 9:
+            content = gzip.compress(content)[: rng.choice((-1, -9, 40, 10**6))]
+        path = tmp_path / f"{number}.arpa{'.gz' if number % 10 == 9 else ''}"
+        path.write_bytes(content)
+        try:
+            assert size(build_hlg(lang, path))[0] > 1
+            built += 1
+        except ValueError as error:
+            assert path.name in str(error)
+    assert 0 < built < 150

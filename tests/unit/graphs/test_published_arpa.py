@@ -16,6 +16,7 @@ import pytest
 from distill.config.graphs import Graphs
 from distill.data import layout
 from distill.fsa import DecodingGraph
+from distill.graphs.arpa import normalise_arpa, read_arpa
 from distill.graphs.decoding_graph import build_hlg
 from distill.graphs.lexicon import Lang, Lexicon, write_lang
 
@@ -116,3 +117,25 @@ def test_a_word_that_the_lexicon_lacks_is_named(stages: SimpleNamespace, corpus:
     stages.lm.taken(stages.lm.published(recipe, 4), recipe.text / "lm.txt", lang, target)
     with pytest.raises(ValueError, match=r"1 words that the lexicon lacks, such as \['ZEBRA'\]; .* add their pronunc"):
         build_hlg(lang, target)
+
+
+def test_words_of_an_ngram_are_spelt_as_text_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    foreign = ARPA.replace(" A", " don’t").replace(" B", " cafe\u0301").replace("1=5", "1=7").replace("<UNK>", "<unk>")
+    foreign = foreign.replace("-0.5 don’t", "-0.7 e-mail -0.2\n-0.8 --\n-0.5 don’t").replace("2=2", "2=3")
+    foreign = foreign.replace("-0.3 don’t", "-0.4 e-mail don’t\n-0.3 don’t")
+    (tmp_path / "in.arpa").write_text(foreign, encoding="utf-8")
+    assert normalise_arpa(tmp_path / "in.arpa", tmp_path / "out.arpa")
+    found, (first, last) = read_arpa(tmp_path / "out.arpa"), ("DON'T", "CAFÉ")
+    assert set(found.probability) == {
+        ("<unk>",), ("<s>",), ("</s>",), (first,), (last,), ("<s>", first), (first, last), ("<s>", first, last),
+    }  # fmt: skip
+    assert found.probability["<s>", first, last] == -0.1 and found.backoff[(first,)] == -0.2
+    listed = (tmp_path / "out.arpa.skipped.tsv").read_text(encoding="utf-8").splitlines()
+    assert listed == ["e-mail\ttext is spelt 'E MAIL'", "--\tnone of its letters stay in text"]
+    assert "2 of 4 can occur in no text" in caplog.text and not (tmp_path / "out.arpa.body").exists()
+
+
+def test_two_words_of_an_ngram_that_are_one_to_text(tmp_path: Path) -> None:
+    (tmp_path / "in.arpa").write_text(ARPA.replace("-0.6 B", "-0.6 a"), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"in\.arpa:11: 'a' and 'A' \(line 10\) are one word to text, A"):
+        normalise_arpa(tmp_path / "in.arpa", tmp_path / "out.arpa")
