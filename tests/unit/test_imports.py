@@ -13,9 +13,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = sorted((ROOT / "distill").rglob("*.py"))
 SCRIPTS = sorted([*(ROOT / "local").glob("*.py"), *(ROOT / "tools").glob("*.py")])
-BASE = {"config", "batch", "text", "features"}
+BASE = {"config", "batch", "text", "features", "extras"}
 MAY_IMPORT = {
-    "config": {"stages"}, "batch": set(), "text": set(), "features": {"batch", "config"}, "stages": set(),
+    "config": {"stages"}, "batch": set(), "text": set(), "features": {"batch", "config"}, "stages": {"extras"},
+    "extras": set(),
     "report": set(), "differences": {"report"}, "pareto": {"report"}, "speed": {"report", "pareto"},
     "benchmarks": {"report"}, "language_models": {"report", "differences"},
     "confidences": {"report", "speed", "decode"},
@@ -75,7 +76,16 @@ def test_each_foreign_library_has_one_place(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["stages.py", "report.py", "differences.py", "language_models.py", "speed.py", "pareto.py", "data/layout.py"],
+    [
+        "stages.py",
+        "extras.py",
+        "report.py",
+        "differences.py",
+        "language_models.py",
+        "speed.py",
+        "pareto.py",
+        "data/layout.py",
+    ],
 )
 def test_what_every_call_imports_is_quick(name: str) -> None:
     heavy = {"torch", "numpy", "lhotse", "pydantic"}
