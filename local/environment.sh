@@ -11,7 +11,7 @@ install_environment() {
     [[ " $wanted " == *" $extra "* ]] || wanted="$wanted $extra"
   done
   wanted=${wanted# }
-  [[ -f $marker && $(cat "$marker") == "$stamp $wanted" ]] && return 0
+  [[ -x $venv/bin/python && -f $marker && $(cat "$marker") == "$stamp $wanted" ]] && return 0
   local python=${PYTHON:-python3}
   "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null ||
     { echo "$python is not Python 3.10 or newer; set PYTHON to one that is" >&2; exit 1; }
@@ -24,6 +24,9 @@ install_environment() {
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
     --constraint "$root/constraints.txt" --editable "$root[${wanted// /,}]" ||
     { echo "installation failed; see the lines above, mend it and call again" >&2; exit 1; }
+  # what was installed counts only once it has been used: a marker beside broken libraries would stay for ever
+  (cd "$root" && "$venv/bin/python" -m distill.extras ${wanted//,/ }) ||
+    { echo "$venv is installed, but does not work; see the lines above. Remove it to install it anew" >&2; exit 1; }
   echo "$stamp $wanted" >"$marker"
 }
 
@@ -58,19 +61,33 @@ python_for_k2() {
 }
 
 # install_k2_environment: .venv-k2 as constraints-k2.txt has it. This project is not installed there (its torch is
-# another): PYTHONPATH shows the way.
+# another): PYTHONPATH shows the way. k2's wheel is fetched by its name, since pip reads none of them as meant.
 install_k2_environment() {
   local venv="$root/.venv-k2" stamp python
-  stamp=$(sha256sum "$root/constraints-k2.txt" | cut -c1-16)
-  [[ -f $venv/.installed && $(cat "$venv/.installed") == "$stamp" ]] && return 0
+  stamp=$(sha256sum <"$root/constraints-k2.txt" | cut -c1-16)
+  [[ -x $venv/bin/python && -f $venv/.installed && $(cat "$venv/.installed") == "$stamp" ]] && return 0
   [[ $(uname -sm) == "Linux x86_64" ]] || { echo "k2 1.23.4 has wheels for Linux on x86_64 only" >&2; exit 1; }
   python=$(python_for_k2) || exit 1
   echo "== installing k2 into .venv-k2 (once; 2 GB to fetch, 3.5 GB on disk, some minutes)"
   rm -rf "$venv"
   need_room 4 2
-  "$python" -m venv "$venv"
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
-    --requirement "$root/constraints-k2.txt" ||
-    { echo "installation failed; see the lines above, mend it and call again" >&2; exit 1; }
+  if ! { "$python" -m venv "$venv" && fill_k2_environment "$venv"; }; then
+    rm -rf "$venv"
+    echo "k2 could not be installed, and .venv-k2 is removed again; see the lines above, mend it and call again" >&2
+    exit 1
+  fi
   echo "$stamp" >"$venv/.installed"
+}
+
+# fill_k2_environment VENV: fetch, install, and check by using it. Steps are chained: `set -e` is off inside conditions.
+fill_k2_environment() {
+  local python="$1/bin/python" wheel
+  mkdir -p "$1/wheels" &&
+    wheel=$("$python" "$root/local/fetch_wheel.py" "$(grep '^k2==' "$root/constraints-k2.txt")" "$1/wheels") &&
+    "$python" -m pip install --quiet --disable-pip-version-check --no-compile \
+      --requirement "$root/constraints-k2.txt" "$wheel" &&
+    rm -r "$1/wheels" &&
+    "$python" -c 'import k2, _k2  # k2 first: it loads the libraries of torch that _k2 needs
+one = k2.linear_fsa([1, 2])
+assert k2.intersect(one, one, treat_epsilons_specially=False).num_arcs == 3, "k2.intersect gives a wrong FSA"'
 }

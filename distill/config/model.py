@@ -34,6 +34,8 @@ class FrontEnd(Settings):
     causal: Flag = False  # pad on the left, so that frame t ends with sample (t + 1) * hop
     # normalised per utterance, times a stored gain, or as it is (Fbank frames have a stored mean and scale instead)
     waveform: Literal["utterance", "gain", "none"] = "utterance"
+    # added to the variance of an utterance that is normalised: 1e-7 in transformers, 1e-5 in fairseq and torchaudio
+    waveform_eps: float = Field(default=1e-7, gt=0, le=1e-3)
 
     @property
     def unit(self) -> tuple[int, int]:

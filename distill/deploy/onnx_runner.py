@@ -258,7 +258,7 @@ def normalised(audio: np.ndarray, facts: Facts) -> np.ndarray:
     if facts.waveform != "utterance":
         return audio * np.float32(facts.gain)
     centred = audio - audio.mean()
-    return centred / np.sqrt(np.square(centred).mean() + np.float32(1e-7))
+    return centred / np.sqrt(np.square(centred).mean() + np.float32(facts.waveform_eps))
 
 
 class Waveform:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 SAMPLE_RATE = 16000
-LAYOUT = 2  # of what stage 12 writes: one more whenever graphs or their facts change, so that it writes them anew
+LAYOUT = 3  # of what stage 12 writes: one more whenever graphs or their facts change, so that it writes them anew
 LOUDEST = 8.0  # float samples lie in -1..1; augmentation and clipping go a little beyond, integers far
 
 
@@ -24,7 +24,8 @@ class Facts:
     """What a session must know of a model, stored beside its graphs (export.json).
 
     hop: samples per frame; context, ahead: samples before and after its hop that a frame sees. stride, reach:
-    inputs (samples or Fbank frames) per frame, and seen by one. waveform: utterance, gain or none.
+    inputs (samples or Fbank frames) per frame, and seen by one. waveform: utterance, gain or none; waveform_eps:
+    added to the variance of an utterance.
     chunk, history, sinks: frames, 0 without streaming. kernel: of the positions. outputs: names, blank first.
     predicts: outputs that the model has: main (LF-MMI's, which wants a graph), ctc (whose best outputs can be read).
     """
@@ -48,6 +49,7 @@ class Facts:
     kernel: int
     outputs: tuple[str, ...]
     predicts: tuple[str, ...]
+    waveform_eps: float = 1e-7
 
     @classmethod
     def read(cls, path: Path) -> Facts:

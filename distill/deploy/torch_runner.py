@@ -92,7 +92,7 @@ def facts_of(model: Recogniser, outputs: Sequence[str], name: str) -> Facts:
         name, front.input, front.mels, front.hop, front.context, front.ahead, front.stride, front.reach,
         front.waveform, gain, streaming.chunk_frames, streaming.history_frames, streaming.sink_frames,
         encoder.layers, encoder.heads, encoder.dim, encoder.position_kernel, tuple(outputs),
-        ("main",) if model.ctc is None else ("main", "ctc"),
+        ("main",) if model.ctc is None else ("main", "ctc"), front.waveform_eps,
     )  # fmt: skip
 
 

@@ -177,7 +177,7 @@ class WaveFrontEnd(FrontEnd):
         count = samples[:, None].clamp_min(1)
         mean = (wave * inside).sum(1, keepdim=True) / count
         centred = (wave - mean) * inside
-        return centred * (centred.square().sum(1, keepdim=True) / count + 1e-7).rsqrt()
+        return centred * (centred.square().sum(1, keepdim=True) / count + self.settings.waveform_eps).rsqrt()
 
 
 class FbankFrontEnd(FrontEnd):

@@ -33,9 +33,13 @@ CLASSES = (
 )  # fmt: skip
 
 
-def waves() -> list[Tensor]:
+LEVELS = (0.3, 0.001)  # of quiet audio, what is added to its variance decides
+"""Root mean squares."""
+
+
+def waves(level: float = 0.3) -> list[Tensor]:
     generator = torch.Generator().manual_seed(3)
-    return [0.3 * torch.randn(n, generator=generator) + 0.1 for n in SAMPLES]
+    return [level * (torch.randn(n, generator=generator) + 0.3) for n in SAMPLES]
 
 
 def shaken(model: torch.nn.Module) -> torch.nn.Module:
@@ -61,9 +65,9 @@ def twin(name: str, kind: dict, folder: Path, binary: bool = False) -> torch.nn.
     return model
 
 
-def ours(model: Recogniser) -> dict:
+def ours(model: Recogniser, level: float = 0.3) -> dict:
     """Our features, encoder input, blocks and logits of the padded batch; the last block before the final norm too."""
-    wave, samples = torch.nn.utils.rnn.pad_sequence(waves(), batch_first=True), torch.tensor(SAMPLES)
+    wave, samples = torch.nn.utils.rnn.pad_sequence(waves(level), batch_first=True), torch.tensor(SAMPLES)
     seen: dict = {}
     model.encoder.blocks[-1].register_forward_hook(lambda _, __, out: seen.update(last=out[0]))
     model.encoder.blocks[0].register_forward_pre_hook(lambda _, args: seen.update(first=args[0]))
@@ -74,12 +78,12 @@ def ours(model: Recogniser) -> dict:
     return {**seen, "features": features, "hidden": output.hidden, "logits": output.logits, "lengths": lengths}
 
 
-def theirs(model: torch.nn.Module, batched: bool) -> list[dict]:
+def theirs(model: torch.nn.Module, batched: bool, level: float = 0.3) -> list[dict]:
     """transformers' values per utterance: computed in a padded batch with a mask, or one by one."""
     extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
     trunk = getattr(model, model.base_model_prefix, model)
     results = []
-    for group in [waves()] if batched else [[wave] for wave in waves()]:
+    for group in [waves(level)] if batched else [[wave] for wave in waves(level)]:
         inputs = extractor([w.numpy() for w in group], sampling_rate=16000, padding=True, return_tensors="pt")
         mask = inputs.attention_mask if len(group) > 1 else None
         with torch.no_grad():
@@ -115,17 +119,18 @@ def test_a_broken_safetensors_file_is_named(tmp_path: Path) -> None:
         read_checkpoint(f"hf:{tmp_path}")
 
 
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("kind", [BASE, LARGE], ids=["base", "large"])
 @pytest.mark.parametrize("name", CLASSES)
-def test_every_layer_equals_transformers(name: str, kind: dict, tmp_path: Path) -> None:
+def test_every_layer_equals_transformers(name: str, kind: dict, level: float, tmp_path: Path) -> None:
     reference = twin(name, kind, tmp_path, binary="Hubert" in name)
     checkpoint = read_checkpoint(f"hf:{tmp_path}")
     imported = build_imported(checkpoint, None, UNITS)
-    mine = ours(imported.model.eval())
+    mine = ours(imported.model.eval(), level)
     assert imported.keeps_head == name.endswith("CTC")
     assert bool(checkpoint.left) == name.endswith("PreTraining")
     # with group norm transformers counts the padding in: what it computes alone is right
-    for b, expected in enumerate(theirs(reference, batched=kind is LARGE)):
+    for b, expected in enumerate(theirs(reference, kind is LARGE, level)):
         count = expected["count"]
         assert int(mine["lengths"][b]) == count
         if kind is BASE or b == 0:
@@ -183,12 +188,15 @@ def test_fairseq_files_give_the_same_model_as_hugging_face(name: str, kind: dict
     settings = {
         "conv_feature_layers": "[(16, 10, 5), (16, 3, 2)] + [(24, 2, 2)]", "encoder_attention_heads": 4,
         "layer_norm_first": kind is LARGE, "normalize": True, "activation_fn": "gelu", "max_distance": 800,
+        "extractor_mode": "layer_norm" if kind is LARGE else "default", "encoder_layers": 3, "conv_pos": 16,
     }  # fmt: skip
     content = {"cfg": {"model": {"w2v_args": {"model": settings}} if tuned else settings}, "model": renamed}
     torch.save(content, tmp_path / "model.pt")
     (tmp_path / "dict.ltr.txt").write_text("".join(f"{unit} 1\n" for unit in "ACBDFE|"))
     expected, found = read_checkpoint(f"hf:{tmp_path}"), read_checkpoint(f"fairseq:{tmp_path / 'model.pt'}")
-    assert found.shape == expected.shape and not found.shape.assumed
+    front = expected.shape.settings.front_end.model_copy(update={"waveform_eps": 1e-5})
+    assert found.shape.settings == expected.shape.settings.model_copy(update={"front_end": front})
+    assert not found.shape.assumed
     assert set(found.tensors) == set(expected.tensors)
     for key, tensor in expected.tensors.items():
         assert torch.equal(found.tensors[key], tensor.half().float() if tuned else tensor), key
@@ -215,9 +223,10 @@ def torchaudio_twin(kind: str, large: bool) -> torch.nn.Module:
     return shaken(build(*front, *shape, *buckets, *rest, len(VOCABULARY)))
 
 
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("large", [False, True], ids=["base", "large"])
 @pytest.mark.parametrize("kind", ["wav2vec2", "wavlm", "hubert_pretrain"])
-def test_every_layer_equals_torchaudio(kind: str, large: bool, tmp_path: Path) -> None:
+def test_every_layer_equals_torchaudio(kind: str, large: bool, level: float, tmp_path: Path) -> None:
     reference = torchaudio_twin(kind, large)
     torch.save(reference.state_dict(), tmp_path / "model.pt")
     (tmp_path / "labels.txt").write_text("\n".join(["-", "<s>", "A", "C", "B", "D", "F", "E", "|"]))
@@ -229,11 +238,11 @@ def test_every_layer_equals_torchaudio(kind: str, large: bool, tmp_path: Path) -
         encoder = settings.encoder.model_copy(update={"relative_distance": 80})
         settings = settings.model_copy(update={"encoder": encoder})
     imported = build_imported(checkpoint, settings, UNITS)
-    mine = ours(imported.model.eval())
+    mine = ours(imported.model.eval(), level)
     trunk = getattr(reference, "wav2vec2", reference)
-    for b, wave in enumerate(waves()):
-        if large:
-            wave = torch.nn.functional.layer_norm(wave, wave.shape, eps=1e-7)
+    for b, wave in enumerate(waves(level)):
+        if large:  # as fairseq and torchaudio's bundles do
+            wave = torch.nn.functional.layer_norm(wave, wave.shape)
         with torch.no_grad():
             blocks, _ = trunk.extract_features(wave[None])
             final, _ = trunk(wave[None])
@@ -245,3 +254,37 @@ def test_every_layer_equals_torchaudio(kind: str, large: bool, tmp_path: Path) -
             close(mine["hidden"][-1][b, :count], final[0])
         else:
             close(mine["logits"][b, :count], final[0][:, [VOCABULARY.get(unit, 0) for unit in UNITS]])
+
+
+@pytest.mark.parametrize("kind", [BASE, LARGE], ids=["base", "large"])
+@pytest.mark.parametrize("source", ["hf", "fairseq", "torchaudio"])
+def test_the_norm_of_a_single_convolution_is_of_the_right_kind(source: str, kind: dict, tmp_path: Path) -> None:
+    """Its tensors are the same for both kinds: the source's settings or names tell, or the experiment's do."""
+    one = {"conv_dim": (24,), "conv_kernel": (40,), "conv_stride": (20,), "num_feat_extract_layers": 1}
+    config = transformers.Wav2Vec2Config(**SMALL | one, **kind, attn_implementation="eager")
+    reference = shaken(transformers.Wav2Vec2Model(config))
+    reference.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"do_normalize": True}))
+    state = reference.state_dict()
+    large, settings = kind is LARGE, read_checkpoint(f"hf:{tmp_path}").shape.settings
+    if source == "fairseq":
+        said = {"conv_feature_layers": "[(24, 40, 20)]", "encoder_attention_heads": 4, "normalize": True,
+                "layer_norm_first": large}  # fmt: skip
+        state = {fairseq_name(name, large): tensor for name, tensor in state.items()}
+        torch.save({"cfg": {"model": said}, "model": state}, tmp_path / "model.pt")
+        checkpoint = read_checkpoint(f"fairseq:{tmp_path / 'model.pt'}")
+    elif source == "torchaudio":
+        imported = torchaudio.models.wav2vec2.utils.import_huggingface_model(reference)
+        torch.save(imported.state_dict(), tmp_path / "model.pt")
+        checkpoint = read_checkpoint(f"torchaudio:{tmp_path / 'model.pt'}")
+        assert "front_end.norm" in checkpoint.shape.assumed
+        front = settings.front_end.model_copy(update={"waveform_eps": 1e-5})
+        settings = settings.model_copy(update={"front_end": front})
+    else:
+        checkpoint = read_checkpoint(f"hf:{tmp_path}")
+    model = build_imported(checkpoint, settings if source == "torchaudio" else None, UNITS).model.eval()
+    (wave,) = waves()[:1]
+    with torch.no_grad():
+        hidden = model(wave[None], torch.tensor([len(wave)])).hidden[-1][0]
+        normal = torch.nn.functional.layer_norm(wave, wave.shape, eps=model.settings.front_end.waveform_eps)
+        close(hidden, reference(normal[None]).last_hidden_state[0])

@@ -8,7 +8,8 @@ import torch
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
 from distill.config.model import Encoder, FrontEnd, Model  # noqa: E402
-from distill.models.pretrained.writing import write_folder  # noqa: E402
+from distill.models.pretrained import read_checkpoint  # noqa: E402
+from distill.models.pretrained.writing import obstacles, write_folder  # noqa: E402
 from distill.models.recogniser import Recogniser  # noqa: E402
 
 OUTPUTS = ["<blk>", *"ABCDEFG"]
@@ -62,3 +63,25 @@ def test_what_transformers_lacks_is_named(tmp_path) -> None:
     with pytest.raises(ValueError, match="expected wav2vec2 or hubert"):
         write_folder(model, OUTPUTS, tmp_path, "whisper")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_epsilon_of_another_library_is_an_obstacle() -> None:
+    model = model_of("frame", True, 16, "utterance", None).settings
+    other = model.model_copy(update={"front_end": model.front_end.model_copy(update={"waveform_eps": 1e-5})})
+    assert (obstacles(model), obstacles(other)) == ([], ["front_end.waveform_eps: 1e-05"])
+
+
+@pytest.mark.parametrize(
+    ("outputs", "said", "text"),
+    [
+        (["<blk>", "▁", *"ABCDEF"], "▁AB▁C", "AB C"),
+        (["<blk>", "|", *"ABCDEF"], "A|B", "A|B"),  # a unit of its own
+        (["<blk>", "▁", "|", *"ABCDE"], "▁A|", "▁A|"),
+        (["<blk>", *"ABCDEFG"], "AB", "AB"),
+    ],
+)
+def test_words_are_separated_as_the_outputs_say(outputs: list[str], said: str, text: str, tmp_path) -> None:
+    write_folder(model_of("group", False, 16, "utterance", None), outputs, tmp_path)
+    tokenizer = transformers.Wav2Vec2CTCTokenizer.from_pretrained(tmp_path)
+    assert tokenizer.decode([outputs.index(symbol) for symbol in said]) == text
+    assert read_checkpoint(f"hf:{tmp_path}").units == tuple(outputs)

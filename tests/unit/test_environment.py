@@ -1,18 +1,148 @@
-"""What is said before anything is installed."""
+"""What is checked before anything is installed, how a wheel is chosen, and what counts as installed."""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
 import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
+from distill import extras
+
 ROOT = Path(__file__).resolve().parents[2]
+FETCH = ROOT / "local" / "fetch_wheel.py"
+HERE = f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def sourced(root: Path, command: str, **environment: str) -> subprocess.CompletedProcess:
+    """A command of local/environment.sh, for a project that lies in `root`."""
+    script = f"root={root}; source {ROOT}/local/environment.sh; {command}"
+    return subprocess.run(
+        ["bash", "-euc", script], capture_output=True, text=True, env={**os.environ, "TMPDIR": str(root), **environment}
+    )
 
 
 @pytest.mark.parametrize(("room", "message"), [("0 0", ""), ("900000 1", "installing needs 900001 GiB free in ")])
 def test_a_full_disk_is_told_before_installing(room: str, message: str) -> None:
-    script = f"root={ROOT}; TMPDIR=$root; source $root/local/environment.sh; need_room {room}"
-    done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True)
+    done = sourced(ROOT, f"need_room {room}")
     assert bool(done.returncode) == bool(message)
     assert done.stderr.startswith(message)
+
+
+def wheel(path: Path, tag: str) -> Path:
+    """A wheel named for one Python that holds a module `toy` with that name, as k2's wheels are."""
+    made = path / f"toy-1.2-py{tag}-none-any.whl"
+    with zipfile.ZipFile(made, "w") as archive:
+        archive.writestr("toy.py", f"tag = {tag!r}\n")
+        archive.writestr("toy-1.2.dist-info/METADATA", "Metadata-Version: 2.1\nName: toy\nVersion: 1.2\n")
+        archive.writestr("toy-1.2.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr("toy-1.2.dist-info/RECORD", "")
+    return made
+
+
+def index(folder: Path, tags: tuple[str, ...], wrong_hash: bool = False) -> dict[str, str]:
+    """pip's settings for an index of its own in a folder, whose page lists a wheel for each tag."""
+    page = folder / "simple" / "toy"
+    page.mkdir(parents=True)
+    lines = []
+    for path in (wheel(page, tag) for tag in tags):
+        digest = "0" * 64 if wrong_hash else hashlib.sha256(path.read_bytes()).hexdigest()
+        lines.append(f'<a href="{path.name}#sha256={digest}">{path.name}</a>')
+    (page / "index.html").write_text(f"<!DOCTYPE html><html><body>{''.join(lines)}</body></html>")
+    return {**alone(), "PIP_INDEX_URL": (folder / "simple").as_uri()}
+
+
+def alone() -> dict[str, str]:
+    """pip without the settings of this machine."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+    return {**kept, "PIP_CONFIG_FILE": os.devnull}
+
+
+def fetch(folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(FETCH), "toy==1.2", str(folder)], capture_output=True, text=True, env=environment
+    )
+
+
+@pytest.mark.parametrize("place", ["index", "extra index", "folder", "pip.conf"])
+def test_the_wheel_of_this_python_is_chosen_by_its_name(place: str, tmp_path: Path) -> None:
+    settings = index(tmp_path, ("3.7", "3.99", HERE, "3.8"))
+    url, page = settings["PIP_INDEX_URL"], tmp_path / "simple" / "toy"
+    if place == "extra index":
+        (tmp_path / "empty").mkdir()
+        settings |= {"PIP_INDEX_URL": (tmp_path / "empty").as_uri(), "PIP_EXTRA_INDEX_URL": url}
+    elif place == "folder":
+        settings = {**alone(), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(page)}
+    elif place == "pip.conf":
+        (tmp_path / "pip.conf").write_text(f"[global]\nindex-url = {url}\n")
+        settings = {**alone(), "PIP_CONFIG_FILE": str(tmp_path / "pip.conf")}
+    done = fetch(tmp_path, settings)
+    found = Path(done.stdout.strip())
+    assert (done.returncode, found.name) == (0, f"toy-1.2-cp{HERE.replace('.', '')}-none-any.whl"), done.stderr
+    if place != "index":
+        return
+    target, pip = tmp_path / "installed", [sys.executable, "-m", "pip", "--disable-pip-version-check", "install"]
+    subprocess.run([*pip, "--quiet", "--no-index", "--target", target, found], check=True, env=alone())
+    assert (target / "toy.py").read_text() == f"tag = {HERE!r}\n"
+
+
+def test_a_wheel_that_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
+    for name in ("none", "damaged"):
+        (tmp_path / name).mkdir()
+    missing = fetch(tmp_path, index(tmp_path / "none", ("3.7", "3.8")))
+    assert missing.returncode and f"no wheel for Python {HERE} among the 2 files" in missing.stderr
+    assert "toy-1.2-py3.7-none-any.whl" in missing.stderr and "Traceback" not in missing.stderr
+    damaged = fetch(tmp_path, index(tmp_path / "damaged", (HERE,), wrong_hash=True))
+    assert damaged.returncode and re.search(r"has the sha256 \w{64}, expected 0{64}", damaged.stderr)
+    assert [path.name for path in tmp_path.glob("toy*")] == []
+
+
+def python_that(folder: Path, fails_at: str) -> Path:
+    """A Python whose venv holds a stand-in: it reports what it is asked, and fails where `fails_at` occurs."""
+    tool, made = folder / "tool", folder / "python3"
+    tool.write_text(f'#!/bin/bash\necho "$*" >>{folder}/asked\n[[ "$*" != *"{fails_at}"* ]]\n')
+    made.write_text(f'#!/bin/bash\n[[ $1 == -m ]] || exit 0\nmkdir -p "$3/bin" && cp {tool} "$3/bin/python"\n')
+    for path in (tool, made):
+        path.chmod(0o755)
+    return made
+
+
+@pytest.mark.parametrize("fails_at", ["fetch_wheel.py", "pip install", "import k2", "nothing at all"])
+def test_k2s_environment_counts_only_once_it_has_been_used(fails_at: str, tmp_path: Path) -> None:
+    (tmp_path / "constraints-k2.txt").write_text("k2==1.23.4\n")
+    python, venv = python_that(tmp_path, fails_at), tmp_path / ".venv-k2"
+    done = sourced(tmp_path, "need_room() { :; }; install_k2_environment", PYTHON_K2=str(python))
+    asked = (tmp_path / "asked").read_text()
+    if fails_at != "nothing at all":
+        assert done.returncode and ".venv-k2 is removed again; see the lines above" in done.stderr
+        assert not venv.exists() and fails_at in asked
+    else:
+        assert done.returncode == 0, done.stderr
+        assert "import k2" in asked and (venv / ".installed").is_file()
+
+
+@pytest.mark.parametrize("fails_at", ["pip install", "distill.extras", "nothing at all"])
+def test_the_environment_counts_only_once_it_has_been_used(fails_at: str, tmp_path: Path) -> None:
+    for name in ("constraints.txt", "pyproject.toml"):
+        (tmp_path / name).write_text("")
+    python = python_that(tmp_path, fails_at)
+    call = "need_room() { :; }; install_environment dev,deploy"
+    done = sourced(tmp_path, call, PYTHON=str(python))
+    assert (tmp_path / ".venv" / ".installed").is_file() == (done.returncode == 0) == (fails_at == "nothing at all")
+    asked = (tmp_path / "asked").read_text()
+    sourced(tmp_path, call, PYTHON=str(python))
+    again = (tmp_path / "asked").read_text() != asked
+    assert again == bool(done.returncode)  # what failed is tried again, what works costs nothing
+
+
+def test_a_broken_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "ALWAYS", ("json",))
+    assert extras.broken(["serve"]) == []
+    monkeypatch.setitem(sys.modules, "websockets", None)
+    (line,) = extras.broken(["serve"])
+    assert line.startswith("websockets cannot be imported: ModuleNotFoundError")

@@ -13,11 +13,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = sorted((ROOT / "distill").rglob("*.py"))
 SCRIPTS = sorted([*(ROOT / "local").glob("*.py"), *(ROOT / "tools").glob("*.py")])
-BASE = {"config", "batch", "text", "features", "files"}
+BASE = {"config", "batch", "text", "features", "files", "extras"}
 MAY_IMPORT = {
     "config": {"stages", "files"}, "batch": set(), "text": {"files"}, "features": {"batch", "config", "files"},
-    "files": set(), "locks": set(), "contents": set(), "folders": set(), "launch": set(),
-    "stages": {"files", "locks", "contents", "folders", "launch"},
+    "files": set(), "locks": set(), "contents": set(), "folders": set(), "launch": set(), "extras": set(),
+    "stages": {"files", "locks", "contents", "folders", "launch", "extras"},
     "report": {"files", "folders"}, "differences": {"report", "files"},
     "pareto": {"report", "files"}, "speed": {"report", "pareto", "files"}, "benchmarks": {"report", "files"},
     "language_models": {"report", "differences", "files", "folders"},
@@ -84,6 +84,7 @@ def test_each_foreign_library_has_one_place(path: Path) -> None:
         "contents.py",
         "folders.py",
         "stages.py",
+        "extras.py",
         "report.py",
         "differences.py",
         "language_models.py",
@@ -91,7 +92,7 @@ def test_each_foreign_library_has_one_place(path: Path) -> None:
         "pareto.py",
         "data/layout.py",
     ],
-)  # fmt: skip
+)
 def test_what_every_call_imports_is_quick(name: str) -> None:
     heavy = {"torch", "numpy", "lhotse", "pydantic"}
     assert heavy.isdisjoint(module.split(".")[0] for module in imported(ROOT / "distill" / name))

@@ -140,11 +140,35 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).is_file():
             return read_tensors(folder / name)
-        index = read_json(folder / f"{name}.index.json")
-        if index is not None:
-            parts = sorted(set(index["weight_map"].values()))
-            return {key: tensor for part in parts for key, tensor in read_tensors(folder / part).items()}
+        if (folder / f"{name}.index.json").is_file():
+            return _read_parts(folder / f"{name}.index.json")
     raise FileNotFoundError(f"{folder} has neither model.safetensors nor pytorch_model.bin (nor an index of parts)")
+
+
+def _read_parts(index: Path) -> dict[str, Tensor]:
+    """The tensors that an index places in files beside it."""
+    places = (read_object(index) or {}).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise ValueError(f"{index}: no weight_map, which names each tensor's file")
+    parts = {}
+    for part in sorted(set(map(str, places.values()))):
+        if Path(part).name != part:
+            raise ValueError(f"{index} names a file that is not beside it: {part}")
+        if not (index.parent / part).is_file():
+            raise FileNotFoundError(f"{index} names {part}, which is not there; copy all parts of the model")
+        parts[part] = read_tensors(index.parent / part)
+    lacking = [f"{name} in {part}" for name, part in places.items() if name not in parts[part]]
+    if lacking:
+        raise ValueError(f"{index} names tensors that are not in their files: {', '.join(lacking[:5])}")
+    return {name: parts[part][name] for name, part in places.items()}
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """Content of a JSON file that holds an object; None where there is none; ValueError for another content."""
+    content = read_json(path)
+    if content is not None and not isinstance(content, dict):
+        raise ValueError(f"{path}: expected an object {{…}}, got {str(content)[:40]}")
+    return content
 
 
 def read_json(path: Path) -> Any:

@@ -110,6 +110,10 @@ def differences(checkpoint: Checkpoint, settings: Model) -> list[tuple[str, Any,
             strides_unknown = name == "front_end.layers" and "front_end.strides" in assumed
             if key in NOT_SHAPE or name in assumed or value == wanted:
                 continue
+            if key == "waveform_eps" and settings.front_end.waveform != "utterance":  # nothing reads it
+                continue
+            if key == "norm_layers" and len(settings.front_end.layers) == 1:  # the first is all of them
+                continue
             if not (strides_unknown and _without_strides(value, wanted)):
                 found.append((name, wanted, value))
     return found

@@ -150,12 +150,16 @@ def rename(
 ) -> tuple[dict[str, Tensor], dict[str, str], tuple[str, ...]]:
     """Tensors by our names, {ours: theirs}, and the names left behind because only pre-training needs them.
 
-    Raises ValueError naming every tensor that the table does not know.
+    Raises ValueError naming every tensor that the table does not know, and those that are no weights.
     """
-    ours, origin, left, unknown = {}, {}, [], []
+    ours: dict[str, Tensor] = {}
+    origin: dict[str, str] = {}
+    left, unknown = [], []
     for name, tensor in tensors.items():
         new = table.ours(name)
         if new is not None:
+            if new in origin:
+                raise ValueError(f"{where}: {origin[new]} and {name} are two tensors for one place ({new})")
             ours[new], origin[new] = tensor.float(), name
         elif table.leaves(name):
             left.append(name)
@@ -171,6 +175,12 @@ def rename(
             f"{where}: {len(unknown)} tensors that no wav2vec 2.0, HuBERT or WavLM model has: {listed(unknown)};"
             " a variant that is not built here cannot be imported in part"
         )
+    wrong = [name for new, name in origin.items() if not tensors[name].is_floating_point()]
+    if wrong:
+        raise ValueError(f"{where}: {listed(wrong)} hold no floating-point weights (quantised?)")
+    broken = [origin[new] for new, tensor in ours.items() if not bool(tensor.isfinite().all())]
+    if broken:
+        raise ValueError(f"{where}: NaN or infinite weights in {listed(broken)}: a broken training or file")
     return ours, origin, tuple(left)
 
 

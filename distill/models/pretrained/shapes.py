@@ -24,6 +24,9 @@ class Said:
     strides: tuple[int, ...] | None = None
     norm_first: bool | None = None
     normalises: bool | None = None  # the waveform, per utterance
+    eps: float = 1e-7  # added to its variance there
+    layer_norms: bool | None = None  # in the feature extractor, on all layers (False: group norm on the first)
+    sizes: Mapping[str, tuple[str, Any]] = field(default_factory=dict)  # by our names: (their key, what it says)
     furthest: int | None = None  # distance of WavLM's last bucket
     units: tuple[str, ...] | None = None  # of its prediction layer, blank and word boundary by our names
 
@@ -39,19 +42,53 @@ class Shape:
 def shape_of(tensors: Mapping[str, Tensor], said: Said, where: str) -> Shape:
     """Settings of the model with these tensors (our names); raises ValueError where they are no whole model."""
     front, encoder = _front_end(tensors, where), _encoder(tensors, where)
+    single = len(front["layers"]) == 1  # whose norm may be of either kind: its tensors are the same
+    if single and said.layer_norms:
+        front |= {"norm": "frame", "norm_layers": "all"}
+    _compare(said, _sizes(tensors, front, encoder), where)
     known = _known(said, len(front["layers"]), front["norm"] == "frame", encoder)
+    if encoder["dim"] % max(1, known["encoder.heads"][0]):
+        raise ValueError(f"{where}: {known['encoder.heads'][0]} attention heads do not divide width {encoder['dim']}")
     assumed = {key: value for key, (value, sure) in known.items() if not sure}
     values = {key: value for key, (value, _) in known.items()}
     strides = values["front_end.strides"]
     if len(strides) != len(front["layers"]):
         raise ValueError(f"{where}: {len(front['layers'])} convolutions, but strides {list(strides)}")
     front["layers"] = [(*shape, stride) for shape, stride in zip(front["layers"], strides)]
-    front["waveform"] = values["front_end.waveform"]
+    if single and said.layer_norms is None:
+        assumed |= {"front_end.norm": front["norm"], "front_end.norm_layers": front["norm_layers"]}
+    front |= {"waveform": values["front_end.waveform"], "waveform_eps": said.eps}
     encoder["heads"] = values["encoder.heads"]
     encoder["norm_first"] = values["encoder.norm_first"]
     if "relative_buckets" in encoder:
         encoder["relative_distance"] = values["encoder.relative_distance"]
     return Shape(Model.model_validate({"front_end": front, "encoder": encoder}), assumed)
+
+
+def _sizes(tensors: Mapping[str, Tensor], front: Mapping[str, Any], encoder: Mapping[str, Any]) -> dict[str, Any]:
+    """What tensors show, by the keys of `Said.sizes`."""
+    found = {
+        "channels": [channels for channels, _ in front["layers"]], "kernels": [kernel for _, kernel in front["layers"]],
+        "convolutions": len(front["layers"]), "bias": front["bias"], "layer_norms": front["norm"] == "frame",
+        "relative_buckets": encoder.get("relative_buckets", 0),
+        **{key: encoder[key] for key in ("dim", "ffn_dim", "layers", "position_kernel", "position_groups")},
+    }  # fmt: skip
+    if "heads" in encoder:
+        found["heads"] = encoder["heads"]
+    if "head.output.weight" in tensors:
+        found["outputs"] = len(tensors["head.output.weight"])
+    return found
+
+
+def _compare(said: Said, found: Mapping[str, Any], where: str) -> None:
+    """ValueError naming every setting of the source that its tensors contradict."""
+    wrong = [
+        f"{key} {value} where the tensors have {found[name]}"
+        for name, (key, value) in said.sizes.items()
+        if name in found and value is not None and value != found[name]
+    ]
+    if wrong:
+        raise ValueError(f"{where}: its settings are not those of its tensors: {'; '.join(wrong)}")
 
 
 def _known(said: Said, convolutions: int, layer_norms: bool, encoder: Mapping[str, Any]) -> dict[str, tuple[Any, bool]]:
@@ -74,6 +111,8 @@ def _known(said: Said, convolutions: int, layer_norms: bool, encoder: Mapping[st
 
 def _front_end(tensors: Mapping[str, Tensor], where: str) -> dict[str, Any]:
     convolutions = _numbered(tensors, r"front_end\.layers\.(\d+)\.conv\.weight", where, "feature extractor")
+    for n, weight in enumerate(convolutions):
+        _whole(weight, 3, f"convolution {n} of the feature extractor", where)
     normed = [n for n in range(len(convolutions)) if f"front_end.layers.{n}.norm.weight" in tensors]
     if normed not in ([0], list(range(len(convolutions)))):
         raise ValueError(f"{where}: convolutions {normed} have a norm; the first or all of them are expected to")
@@ -91,7 +130,11 @@ def _encoder(tensors: Mapping[str, Tensor], where: str) -> dict[str, Any]:
     positions = tensors.get("encoder.positions.conv.parametrizations.weight.original1")
     if positions is None:
         raise ValueError(f"{where}: no weight-normed positional convolution, which wav2vec 2.0 models have")
-    (ffn_dim, dim), (_, per_group, kernel) = up[0].shape, positions.shape
+    _whole(up[0], 2, "the first feed-forward layer", where)
+    _whole(positions, 3, "the positional convolution", where)
+    (ffn_dim, dim), (width, per_group, kernel) = up[0].shape, positions.shape
+    if width != dim or dim % per_group:
+        raise ValueError(f"{where}: positional convolution {tuple(positions.shape)} does not fit a width of {dim}")
     projection = tensors.get("encoder.projection.weight")
     encoder = {
         "dim": dim, "ffn_dim": ffn_dim, "layers": len(up), "position_kernel": kernel,
@@ -99,8 +142,15 @@ def _encoder(tensors: Mapping[str, Tensor], where: str) -> dict[str, Any]:
     }  # fmt: skip
     relative = tensors.get("encoder.relative.bias.weight")
     if relative is not None:
+        _whole(relative, 2, "the relative position bias", where)
         encoder["relative_buckets"], encoder["heads"] = relative.shape
     return encoder
+
+
+def _whole(tensor: Tensor, dimensions: int, what: str, where: str) -> None:
+    """ValueError for a tensor of another number of dimensions, or without numbers."""
+    if tensor.ndim != dimensions or not tensor.numel():
+        raise ValueError(f"{where}: {what} has shape {tuple(tensor.shape)}, expected {dimensions} dimensions")
 
 
 def _numbered(tensors: Mapping[str, Tensor], pattern: str, where: str, what: str) -> list[Tensor]:
@@ -121,13 +171,55 @@ def said_by_hugging_face(config: Mapping[str, Any], preprocessor: Mapping[str, A
         raise ValueError(
             f"{where}: {other} in its config.json; only { ({key: expected[key] for key in other}) } is built"
         )
+    norm = config.get("feat_extract_norm")
+    if norm not in (None, "group", "layer"):
+        raise ValueError(f"{where}: feat_extract_norm '{norm}' in its config.json; expected group or layer")
+    layer_norms = None if norm is None else norm == "layer"
+    sizes = {
+        "channels": "conv_dim", "kernels": "conv_kernel", "convolutions": "num_feat_extract_layers",
+        "bias": "conv_bias", "dim": "hidden_size", "ffn_dim": "intermediate_size", "layers": "num_hidden_layers",
+        "outputs": "vocab_size",
+        "heads": "num_attention_heads", "position_kernel": "num_conv_pos_embeddings",
+        "position_groups": "num_conv_pos_embedding_groups",
+    }  # fmt: skip
+    said = {name: (key, config.get(key)) for name, key in sizes.items()}
+    if config.get("model_type") == "wavlm":
+        said["relative_buckets"] = ("num_buckets", config.get("num_buckets"))
     return Said(
-        heads=config.get("num_attention_heads"),
-        strides=tuple(config["conv_stride"]) if "conv_stride" in config else None,
-        norm_first=config.get("do_stable_layer_norm", False),
+        heads=number(config, "num_attention_heads", where),
+        strides=numbers(config, "conv_stride", where),
+        norm_first=flag(config, "do_stable_layer_norm", where) or False,
         normalises=preprocessor.get("do_normalize"),
-        furthest=config.get("max_bucket_distance"),
+        furthest=number(config, "max_bucket_distance", where),
+        layer_norms=layer_norms,
+        sizes={**said, "layer_norms": ("feat_extract_norm: layer =", layer_norms)},
     )
+
+
+def number(settings: Mapping[str, Any], key: str, where: str) -> int | None:
+    """A whole number from 1 on; None where it is not given; ValueError for anything else."""
+    value = settings.get(key)
+    if value is not None and (type(value) is not int or value < 1):
+        raise ValueError(f"{where}: {key} is {value!r}, expected a whole number from 1 on")
+    return value
+
+
+def numbers(settings: Mapping[str, Any], key: str, where: str) -> tuple[int, ...] | None:
+    """A list of whole numbers from 1 on; None where it is not given; ValueError for anything else."""
+    values = settings.get(key)
+    if values is None:
+        return None
+    if not isinstance(values, (list, tuple)) or not all(type(value) is int and value > 0 for value in values):
+        raise ValueError(f"{where}: {key} is {values!r}, expected a list of whole numbers from 1 on")
+    return tuple(values)
+
+
+def flag(settings: Mapping[str, Any], key: str, where: str) -> bool | None:
+    """True or false; None where it is not given; ValueError for anything else."""
+    value = settings.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise ValueError(f"{where}: {key} is {value!r}, expected true or false")
+    return value
 
 
 def said_by_fairseq(settings: Mapping[str, Any], where: str) -> Said:
@@ -136,13 +228,30 @@ def said_by_fairseq(settings: Mapping[str, Any], where: str) -> Said:
     activation = flat.get("activation_fn", "gelu")
     if activation != "gelu":
         raise ValueError(f"{where}: activation {activation}; only gelu is built")
-    layers = flat.get("conv_feature_layers")
+    mode = flat.get("extractor_mode")
+    mode = mode if isinstance(mode, str) else None
+    if mode not in (None, "default", "layer_norm"):
+        raise ValueError(f"{where}: extractor_mode '{mode}'; expected default or layer_norm")
+    layers = None if flat.get("conv_feature_layers") is None else read_list(str(flat["conv_feature_layers"]))
+    if layers is not None and not all(isinstance(layer, tuple) and len(layer) == 3 for layer in layers):
+        raise ValueError(f"{where}: conv_feature_layers {layers}; expected (channels, kernel, stride) each")
+    sizes = {
+        "dim": "encoder_embed_dim", "ffn_dim": "encoder_ffn_embed_dim", "layers": "encoder_layers", "bias": "conv_bias",
+        "heads": "encoder_attention_heads", "position_kernel": "conv_pos", "position_groups": "conv_pos_groups",
+    }  # fmt: skip
+    said = {name: (key, flat.get(key)) for name, key in sizes.items()}
+    if layers is not None:
+        said["channels"] = ("channels of conv_feature_layers", [layer[0] for layer in layers])
+        said["kernels"] = ("kernels of conv_feature_layers", [layer[1] for layer in layers])
+    layer_norms = None if mode is None else mode == "layer_norm"
     return Said(
-        heads=flat.get("encoder_attention_heads"),
-        strides=None if layers is None else tuple(int(stride) for *_, stride in read_list(layers)),
-        norm_first=flat.get("layer_norm_first"),
-        normalises=flat.get("normalize"),
-        furthest=flat.get("max_distance"),
+        heads=number(flat, "encoder_attention_heads", where),
+        strides=None if layers is None else tuple(stride for *_, stride in layers),
+        norm_first=flag(flat, "layer_norm_first", where),
+        normalises=flag(flat, "normalize", where),
+        furthest=number(flat, "max_distance", where),
+        layer_norms=layer_norms,
+        sizes={**said, "layer_norms": ("extractor_mode: layer_norm =", layer_norms)},
     )
 
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from distill.extras import needed
 from distill.models.pretrained import names
-from distill.models.pretrained.files import plain, read_folder, read_json, read_pickle, read_tensors
+from distill.models.pretrained.files import plain, read_folder, read_object, read_pickle, read_tensors
 from distill.models.pretrained.shapes import Said, Shape, said_by_fairseq, said_by_hugging_face, shape_of
+from distill.models.pretrained.vocabulary import BLANK, BOUNDARY, DELIMITER, units_of_folder
 
 log = logging.getLogger(__name__)
 
 FAMILIES = ("wav2vec2", "hubert", "wavlm")
-BLANK, BOUNDARY = "<blk>", "▁"
+EXTRACTOR = "Wav2Vec2FeatureExtractor"
+TORCH_EPS = 1e-5  # of torch's layer_norm, by which fairseq and torchaudio normalise a waveform
 
 
 @dataclass(frozen=True)
@@ -45,26 +48,49 @@ def read_checkpoint(source: str) -> Checkpoint:
     tensors, table, said = readers[kind](place)
     renamed, origin, left = names.rename(tensors, table, source)
     shape = shape_of(renamed, said, source)
-    units = None if said.units is None else tuple(BOUNDARY if unit == "|" else unit for unit in said.units)
-    return Checkpoint(source, renamed, origin, {name: tensors[name].numel() for name in left}, shape, units)
+    return Checkpoint(source, renamed, origin, {name: tensors[name].numel() for name in left}, shape, said.units)
 
 
 def _hugging_face(place: str) -> tuple[dict[str, Tensor], names.Table, Said]:
     folder = Path(place)
     if not folder.is_dir():
         folder = _download(place)
-    config = read_json(folder / "config.json")
+    config = read_object(folder / "config.json")
     if config is None:
         raise FileNotFoundError(f"{folder} has no config.json: not a Hugging Face folder")
     family = config.get("model_type")
     if family not in FAMILIES:
         raise ValueError(f"{folder} is a model of family '{family}'; there are: {', '.join(FAMILIES)}")
-    said = said_by_hugging_face(config, read_json(folder / "preprocessor_config.json") or {}, str(folder))
-    vocabulary = read_json(folder / "vocab.json")
-    if isinstance(vocabulary, dict):
-        blank = config.get("pad_token_id", 0)
-        said = replace(said, units=_in_order({BLANK if row == blank else u: row for u, row in vocabulary.items()}))
-    return read_folder(folder), names.HUGGING_FACE, said
+    said = said_by_hugging_face(config, _preprocessor(folder), str(folder))
+    tensors = read_folder(folder)
+    if "lm_head.weight" in tensors:
+        said = replace(said, units=units_of_folder(folder, config, len(tensors["lm_head.weight"])))
+    return tensors, names.HUGGING_FACE, said
+
+
+def _preprocessor(folder: Path) -> dict[str, Any]:
+    """What is done to the audio: preprocessor_config.json, or its part of processor_config.json, as folders have now.
+
+    Empty where neither is there. Raises ValueError where they differ, and for audio that is not prepared as ours.
+    """
+    found: dict[str, Any] = {}
+    inner = (read_object(folder / "processor_config.json") or {}).get("feature_extractor")
+    for part in (read_object(folder / "preprocessor_config.json"), inner):
+        if not isinstance(part, dict):
+            continue
+        said = {"do_normalize": True, "feature_extractor_type": EXTRACTOR, "sampling_rate": 16000, **part}
+        if found and said["do_normalize"] != found["do_normalize"]:
+            raise ValueError(
+                f"{folder}: do_normalize is {found['do_normalize']} in its preprocessor_config.json, but"
+                f" {said['do_normalize']} in its processor_config.json"
+            )
+        found = said
+    for key, expected in (("feature_extractor_type", EXTRACTOR), ("sampling_rate", 16000)):
+        if found and found[key] != expected:
+            raise ValueError(f"{folder}: {key} {found[key]} of its preprocessor; only {expected} is built")
+    if found and not isinstance(found["do_normalize"], bool):
+        raise ValueError(f"{folder}: do_normalize {found['do_normalize']!r} of its preprocessor is not true or false")
+    return found
 
 
 def _download(name: str) -> Path:
@@ -72,10 +98,8 @@ def _download(name: str) -> Path:
     way_out = f"there is no folder {name}; download the model elsewhere and name its folder"
     if name.count("/") != 1 or name.startswith((".", "/")):
         raise FileNotFoundError(f"hf:{name}: {way_out}, or give a name on the hub such as facebook/hubert-base-ls960")
-    try:
+    with needed(f"hf:{name}: there is no such folder, and to download it"):
         from huggingface_hub import snapshot_download
-    except ImportError:
-        raise ValueError(f"hf:{name}: {way_out}, or pip install huggingface-hub to have it downloaded") from None
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "pytorch_model*.bin"]))
     except Exception as error:  # no network, no such name, no room: many kinds
@@ -89,10 +113,12 @@ def _fairseq(place: str) -> tuple[dict[str, Tensor], names.Table, Said]:
     if not isinstance(tensors, dict):
         raise ValueError(f"{path}: no 'model' inside, which a fairseq checkpoint has")
     settings = plain(content.get("cfg")) or plain(content.get("args")) or {}
-    said = said_by_fairseq(settings if isinstance(settings, dict) else {}, str(path))
+    said = replace(said_by_fairseq(settings if isinstance(settings, dict) else {}, str(path)), eps=TORCH_EPS)
+    if any(".2.1." in name for name in tensors):  # a layer norm, between two transposes
+        said = replace(said, layer_norms=True)
     lists = sorted(path.parent.glob("dict.*.txt"))
     if lists:
-        symbols = [line.split()[0] for line in lists[0].read_text(encoding="utf-8").splitlines() if line.strip()]
+        symbols = _by_our_names(line.split()[0] for line in _lines(lists[0]) if line.strip())
         said = replace(said, units=(BLANK, "<pad>", "</s>", "<unk>", *symbols))  # its blank is <s>
     return _only_tensors(tensors, path), names.FAIRSEQ, said
 
@@ -107,14 +133,20 @@ def _only_tensors(values: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
 def _torchaudio(place: str) -> tuple[dict[str, Tensor], names.Table, Said]:
     path = Path(place)
     labels = path.with_name("labels.txt")
-    said = Said()
+    said = Said(eps=TORCH_EPS)
     if labels.is_file():  # the labels of a torchaudio bundle, one a line; its blank is "-"
-        units = labels.read_text(encoding="utf-8").split()
-        said = Said(units=tuple(BLANK if unit == "-" else unit for unit in units))
+        units = _by_our_names(" ".join(_lines(labels)).split())
+        said = replace(said, units=tuple(BLANK if unit == "-" else unit for unit in units))
     return names.split_joined(read_tensors(path)), names.TORCHAUDIO, said
 
 
-def _in_order(rows: Mapping[str, int]) -> tuple[str, ...] | None:
-    """Units by their rows; None where rows are missing."""
-    ordered = sorted(rows, key=rows.__getitem__)
-    return tuple(ordered) if [rows[unit] for unit in ordered] == list(range(len(rows))) else None
+def _lines(path: Path) -> list[str]:
+    """Lines of a text file; ValueError naming one that is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def _by_our_names(symbols: Iterable[str]) -> list[str]:
+    return [BOUNDARY if symbol == DELIMITER else symbol for symbol in symbols]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from distill.config.model import Model
 from distill.models.pretrained.names import HUGGING_FACE
+from distill.models.pretrained.vocabulary import BOUNDARY, DELIMITER
 from distill.models.recogniser import Recogniser
 
 KINDS = {"wav2vec2": "Wav2Vec2ForCTC", "hubert": "HubertForCTC"}
@@ -35,7 +36,8 @@ def write_folder(model: Recogniser, outputs: Sequence[str], folder: Path, kind: 
     if wrong:
         raise ValueError(f"transformers' {KINDS[kind]} has no counterpart for: {', '.join(wrong)}")
     folder.mkdir(parents=True, exist_ok=True)
-    vocabulary = {symbol: number for number, symbol in enumerate(outputs)}
+    delimiter = DELIMITER if BOUNDARY in outputs and DELIMITER not in outputs else None
+    vocabulary = {delimiter if delimiter and u == BOUNDARY else u: number for number, u in enumerate(outputs)}
     normalise = model.settings.front_end.waveform == "utterance"
     files = {
         "config.json": config(model.settings, outputs, kind),
@@ -46,7 +48,7 @@ def write_folder(model: Recogniser, outputs: Sequence[str], folder: Path, kind: 
         },
         "tokenizer_config.json": {
             "tokenizer_class": "Wav2Vec2CTCTokenizer", "pad_token": outputs[0], "unk_token": outputs[0],
-            "word_delimiter_token": None, "bos_token": None, "eos_token": None,
+            "word_delimiter_token": delimiter, "bos_token": None, "eos_token": None,
         },
     }  # fmt: skip
     for name, content in files.items():
@@ -63,13 +65,15 @@ def write_folder(model: Recogniser, outputs: Sequence[str], folder: Path, kind: 
 def obstacles(model: Model) -> list[str]:
     """Settings that transformers' wav2vec 2.0 and HuBERT do not have."""
     front, encoder = model.front_end, model.encoder
+    many = len(front.layers) > 1
     wrong = {
         "front_end.input: fbank": front.input != "waveform",
         "front_end.first: gabor": front.first != "random",
         "front_end.causal: true": front.causal,
-        "norm: frame on the first layer alone": (front.norm, front.norm_layers) == ("frame", "first"),
-        "norm: group on all layers": (front.norm, front.norm_layers) == ("group", "all"),
+        "norm: frame on the first layer alone": (front.norm, front.norm_layers) == ("frame", "first") and many,
+        "norm: group on all layers": (front.norm, front.norm_layers) == ("group", "all") and many,
         f"front_end.norm_eps: {front.norm_eps}": front.norm == "frame" and front.norm_eps != EPS,
+        f"front_end.waveform_eps: {front.waveform_eps}": front.waveform == "utterance" and front.waveform_eps != 1e-7,
         "encoder.position_causal: true": encoder.position_causal,
         "streaming.chunk_frames": model.streaming.chunk_frames > 0,
         "relative positions": encoder.relative_buckets > 0,

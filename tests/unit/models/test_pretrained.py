@@ -106,7 +106,9 @@ def test_fairseq_files_are_read_without_fairseq(kind: str, tmp_path: Path, monke
     (tmp_path / "dict.ltr.txt").write_text("B 94\nA 51\n")
     source = fairseq(tmp_path / "model.pt", monkeypatch, kind)
     checkpoint = read_checkpoint(source)
-    assert not checkpoint.shape.assumed and checkpoint.shape.settings == SMALL
+    front = SMALL.front_end.model_copy(update={"waveform_eps": 1e-5})
+    assert not checkpoint.shape.assumed
+    assert checkpoint.shape.settings == SMALL.model_copy(update={"front_end": front})
     assert checkpoint.units == ("<blk>", "<pad>", "</s>", "<unk>", "B", "A")
     assert set(checkpoint.left) == (set() if "tuned" in kind else {"quantizer.vars", "final_proj.weight"})
     own = build_model(SMALL, len(OUTPUTS), seed=4).state_dict()
@@ -180,11 +182,186 @@ def test_missing_extra_and_misshapen_tensors_are_named(tmp_path: Path) -> None:
         ({"hidden_act": "relu"}, "'hidden_act': 'relu'.*only.*gelu"),
         ({"add_adapter": True}, "add_adapter"),
         ({"conv_stride": [5, 2, 2]}, "2 convolutions, but strides"),
+        ({"conv_stride": "5, 2"}, "conv_stride is '5, 2', expected a list of whole numbers"),
+        ({"conv_stride": [5, 0]}, r"conv_stride is \[5, 0\], expected a list of whole numbers from 1"),
+        ({"conv_dim": [8, 9]}, r"conv_dim \[8, 9\] where the tensors have \[8, 8\]"),
+        ({"conv_kernel": [10, 3, 3]}, "conv_kernel .* where the tensors have"),
+        ({"conv_bias": True}, "conv_bias True where the tensors have False"),
+        ({"feat_extract_norm": "layer"}, "feat_extract_norm: layer = True where the tensors have False"),
+        ({"feat_extract_norm": "batch"}, "feat_extract_norm 'batch'"),
+        ({"hidden_size": 64}, "hidden_size 64 where the tensors have 128"),
+        ({"intermediate_size": 25}, "intermediate_size 25 where the tensors have 24"),
+        ({"num_hidden_layers": 3, "hidden_size": 1}, "hidden_size 1 where .*; num_hidden_layers 3 where .* have 2"),
+        ({"num_feat_extract_layers": 7}, "num_feat_extract_layers 7 where the tensors have 2"),
+        ({"num_conv_pos_embeddings": 128}, "num_conv_pos_embeddings 128 where the tensors have 8"),
+        ({"num_conv_pos_embedding_groups": 16}, "num_conv_pos_embedding_groups 16 where the tensors have 4"),
+        ({"vocab_size": 32}, "vocab_size 32 where the tensors have 3"),
+        ({"num_attention_heads": 3}, "3 attention heads do not divide width 128"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0, expected a whole number from 1"),
+        ({"num_attention_heads": "two"}, "num_attention_heads is 'two'"),
+        ({"do_stable_layer_norm": "no"}, "do_stable_layer_norm is 'no', expected true or false"),
+        ({"model_type": "wavlm", "num_buckets": 320}, "num_buckets 320 where the tensors have 0"),
     ],
 )
 def test_other_families_and_variants_are_refused(tmp_path: Path, config: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_checkpoint(hugging_face(tmp_path, **config))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"encoder_embed_dim": 768}, "encoder_embed_dim 768 where the tensors have 128"),
+        ({"encoder_layers": 12}, "encoder_layers 12 where the tensors have 2"),
+        ({"extractor_mode": "layer_norm"}, "extractor_mode: layer_norm = True where"),
+        ({"conv_feature_layers": "[(8, 10, 5), (9, 3, 2)]"}, r"channels .* \[8, 9\] where"),
+        ({"conv_feature_layers": "[(8, 10, 5), 4]"}, "expected .channels, kernel, stride. each"),
+        ({"normalize": "yes"}, "normalize is 'yes', expected true or false"),
+        ({"encoder_attention_heads": 5}, "5 attention heads do not divide"),
+    ],
+)
+def test_fairseq_settings_that_contradict_the_tensors_are_named(
+    tmp_path: Path, setting: dict, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key, value in setting.items():
+        monkeypatch.setitem(FLAT, key, value)
+    with pytest.raises(ValueError, match=message):
+        read_checkpoint(fairseq(tmp_path / "model.pt", monkeypatch, "old"))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("lm_head.bias", lambda t: t * float("nan"), r"NaN or infinite weights in lm_head\.bias"),
+        ("lm_head.weight", lambda t: t / 0, r"NaN or infinite weights in lm_head\.weight"),
+        ("lm_head.weight", lambda t: t.to(torch.int8), r"lm_head\.weight hold no floating-point weights"),
+        ("feature_extractor.conv_layers.1.conv.weight", lambda t: t[0], "convolution 1 .* shape .*expected 3"),
+        ("feature_extractor.conv_layers.0.conv.weight", lambda t: t[:0], "convolution 0 .* has shape"),
+        ("encoder.pos_conv_embed.conv.parametrizations.weight.original1", lambda t: t[0], "positional .* expected 3"),
+        (
+            "encoder.pos_conv_embed.conv.parametrizations.weight.original1",
+            lambda t: t[:7],
+            "does not fit a width of 128",
+        ),
+        ("encoder.layers.0.feed_forward.intermediate_dense.weight", lambda t: t[0], "feed-forward .* expected 2"),
+    ],
+)
+def test_tensors_that_are_no_weights_are_named(tmp_path: Path, name: str, change, message: str) -> None:
+    state = state_of(HUGGING_FACE)
+    with pytest.raises(ValueError, match=message):
+        read_checkpoint(hugging_face(tmp_path, state | {name: change(state[name])}))
+
+
+def test_two_tensors_for_one_place_are_named(tmp_path: Path) -> None:
+    state = state_of(HUGGING_FACE)
+    with pytest.raises(ValueError, match=r"wav2vec2\.masked_spec_embed are two tensors for one place"):
+        read_checkpoint(hugging_face(tmp_path, state | {"wav2vec2.masked_spec_embed": state["masked_spec_embed"]}))
+
+
+def beside(folder: Path, **files) -> str:
+    """A folder with a prediction layer of three rows, and these JSON files (`__` for a dot and `json`)."""
+    source = hugging_face(folder)
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return source
+
+
+@pytest.mark.parametrize(
+    ("files", "units"),
+    [
+        ({"vocab": {"B": 2, "|": 1, "<pad>": 0}}, ("<blk>", "▁", "B")),
+        ({"vocab": {"B": 1}, "added_tokens": {"<pad>": 0, "</s>": 2}}, ("<blk>", "B", "</s>")),
+        (
+            {"vocab": {"B": 1}, "tokenizer_config": {"added_tokens_decoder": {"0": {"content": "<pad>"}}}},
+            ("<blk>", "B", "<row 2>"),
+        ),
+        (
+            {"vocab": {"B": 1, "_": 2, "|": 0}, "tokenizer_config": {"word_delimiter_token": {"content": "_"}}},
+            ("<blk>", "B", "▁"),
+        ),
+        ({"vocab": {"|": 1, "P": 0}, "tokenizer_config": {"word_delimiter_token": None}}, ("<blk>", "|", "<row 2>")),
+        (
+            {"vocab": {"eng": {"A": 1}, "deu": {"Ä": 1}}, "tokenizer_config": {"target_lang": "deu"}},
+            ("<blk>", "Ä", "<row 2>"),
+        ),
+        (
+            {"tokenizer": {"model": {"vocab": {"A": 1}}, "added_tokens": [{"content": "x", "id": 2}]}},
+            ("<blk>", "A", "x"),
+        ),
+    ],
+)
+def test_units_are_read_from_every_file_that_lists_some(tmp_path: Path, files: dict, units: tuple) -> None:
+    assert read_checkpoint(beside(tmp_path, **files)).units == units
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"vocab": {"A": 3}}, r"tokens \{'A': 3\} of its vocabulary are not among the 3 rows"),
+        ({"vocab": {"A": "1"}}, "not among the 3 rows"),
+        ({"vocab": {"A": 1, "B": 1}}, "row 1 is both 'A' and 'B'"),
+        ({"vocab": {"A": 1}, "added_tokens": {"A": 2}}, "'A' is row 1 in vocab.json, but 2 in another"),
+        ({"vocab": {"A": 1}, "added_tokens": {"B": 3}}, "not among the 3 rows"),
+        ({"vocab": {"A": 1, "P": 2}, "tokenizer_config": {"pad_token": "P"}}, "blank is row 0 .*, but row 2"),
+        ({"vocab": {"a": {"A": 1}, "b": {"A": 1}}}, "several vocabularies .a, b., but target_lang"),
+        ({"vocab": {"A": 1}, "tokenizer_config": []}, r"tokenizer_config\.json: expected an object"),
+        ({"config": []}, r"config\.json: expected an object"),
+        ({"processor_config": {"feature_extractor": {"do_normalize": True}}}, "do_normalize is False in its preproc"),
+        ({"preprocessor_config": {"sampling_rate": 8000}}, "sampling_rate 8000 of its preprocessor"),
+        ({"preprocessor_config": {"feature_extractor_type": "WhisperFeatureExtractor"}}, "feature_extractor_type Whi"),
+        ({"preprocessor_config": {"do_normalize": "yes"}}, "do_normalize 'yes'"),
+    ],
+)
+def test_files_beside_a_model_that_contradict_are_named(tmp_path: Path, files: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_checkpoint(beside(tmp_path, **files))
+
+
+def test_a_processors_settings_count_as_a_preprocessors(tmp_path: Path) -> None:
+    source = hugging_face(tmp_path)
+    (tmp_path / "preprocessor_config.json").unlink()
+    assert "front_end.waveform" in read_checkpoint(source).shape.assumed
+    for inner, waveform in (
+        ({"do_normalize": False}, "none"),
+        ({"do_normalize": True}, "utterance"),
+        ({}, "utterance"),
+    ):
+        (tmp_path / "processor_config.json").write_text(json.dumps({"feature_extractor": inner}))
+        shape = read_checkpoint(source).shape
+        assert (shape.settings.front_end.waveform, dict(shape.assumed)) == (waveform, {})
+
+
+@pytest.mark.parametrize(
+    ("places", "kind", "message"),
+    [
+        (None, ValueError, "no weight_map"),
+        ({"lm_head.bias": "../a.bin"}, ValueError, r"not beside it: \.\./a\.bin"),
+        ({"lm_head.bias": "none.bin"}, FileNotFoundError, r"names none\.bin, which is not there"),
+        (
+            {"lm_head.bias": "a.bin", "lm_head.weight": "a.bin"},
+            ValueError,
+            r"not in their files: lm_head\.bias in a\.bin",
+        ),
+    ],
+)
+def test_an_index_that_is_wrong_is_named(tmp_path: Path, places: dict | None, kind: type, message: str) -> None:
+    source = hugging_face(tmp_path)
+    (tmp_path / "pytorch_model.bin").unlink()
+    torch.save({"lm_head.weight": torch.ones(2, 2)}, tmp_path / "a.bin")
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": places}))
+    with pytest.raises(kind, match=message):
+        read_checkpoint(source)
+
+
+def test_the_epsilon_of_the_source_must_be_the_experiments(tmp_path: Path) -> None:
+    torch.save(state_of(TORCHAUDIO), tmp_path / "model.pt")
+    checkpoint = read_checkpoint(f"torchaudio:{tmp_path / 'model.pt'}")
+    front = SMALL.front_end.model_copy(update={"waveform": "utterance"})
+    wanted = SMALL.model_copy(update={"front_end": front})
+    with pytest.raises(ValueError, match=r"front_end\.waveform_eps is 1e-07, but the checkpoint has 1e-05"):
+        build_imported(checkpoint, wanted, OUTPUTS)
+    fitting = SMALL.model_copy(update={"front_end": front.model_copy(update={"waveform_eps": 1e-5})})
+    assert build_imported(checkpoint, fitting, OUTPUTS).model.settings == fitting
 
 
 def test_foreign_tensors_and_sources_are_refused(tmp_path: Path) -> None:

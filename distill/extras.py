@@ -1,0 +1,72 @@
+"""What each extra of pyproject.toml brings, so that a missing package is named with the way to install it.
+
+python -m distill.extras dev deploy      imports everything of the project and of these extras: does it work?
+"""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+ALWAYS = (
+    "torch", "torchaudio", "numpy", "scipy", "lhotse", "urllib3", "soundfile", "pydantic", "yaml", "sentencepiece",
+    "safetensors", "kaldifst", "kaldi_decoder", "kaldialign", "kaldi_native_fbank", "tensorboard", "tqdm",
+)  # fmt: skip
+EXTRAS = {
+    "synth": ("espeakng_loader",),
+    "deploy": ("onnx", "onnxruntime", "sherpa_onnx"),
+    "serve": ("websockets",),
+    "hub": ("huggingface_hub",),
+    "dev": ("kaldilm", "pytest", "hypothesis", "transformers", "triton"),
+}
+"""Modules to import; not what is a program only (ruff, mypy)."""
+
+
+def main() -> None:
+    sys.exit("\n".join(broken(sys.argv[1:])) or 0)
+
+
+def broken(extras: Sequence[str]) -> list[str]:
+    """A line for each module of the project and of some extras that cannot be imported."""
+    modules = [*ALWAYS, *(module for extra in extras for module in EXTRAS[extra] if available(module))]
+    lines = []
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # a library that is broken raises whatever it comes to
+            lines.append(f"{module} cannot be imported: {type(error).__name__}: {str(error)[:200]}")
+    return lines
+
+
+def available(module: str) -> bool:
+    """Whether pyproject.toml asks for a module on this machine and Python."""
+    if module == "triton":
+        return (platform.system(), platform.machine()) == ("Linux", "x86_64")
+    return module != "transformers" or sys.version_info >= (3, 11)
+
+
+def way_out(module: str) -> str:
+    """How to install a module of ours; empty for one that is not in pyproject.toml."""
+    for extra, modules in EXTRAS.items():
+        if module in modules:
+            return f"install the extra '{extra}': pip install -e .[{extra}]"
+    return "install the project: pip install -e ." if module in ALWAYS else ""
+
+
+@contextmanager
+def needed(what: str) -> Iterator[None]:
+    """Turn the ModuleNotFoundError of a package of an extra into a ValueError: `what` needs it, and how to get it."""
+    try:
+        yield
+    except ImportError as error:
+        module = (error.name or "").split(".")[0]
+        if not way_out(module):
+            raise
+        raise ValueError(f"{what} needs {module}, which cannot be imported ({error}); {way_out(module)}") from None
+
+
+if __name__ == "__main__":
+    main()
