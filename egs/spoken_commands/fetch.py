@@ -48,7 +48,9 @@ def main() -> None:
     parser.add_argument("--sources", type=Path, default=Path(__file__).with_name("sources.tsv"))
     args = parser.parse_args()
     tables = spoken_commands_tables(args.corpus_dir)
-    for source in read_table(args.sources):
+    for source in read_table(args.sources, ("name", "licence", "homepage", "archive", "bytes", "sha256")):
+        if source["name"] not in TABLES:
+            raise ValueError(f"{args.sources}: source {source['name']!r} is none of {', '.join(TABLES)}")
         kind, column = TABLES[source["name"]]
         rows = read_table(tables[kind], ("utt", "path", column))
         print(f"{source['name']} ({source['licence']}, {source['homepage']})")

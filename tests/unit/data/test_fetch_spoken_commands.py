@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import io
+import re
 import runpy
 import sys
 import tarfile
@@ -15,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+
+from distill.data import layout
 
 from .test_corpora import write_commands
 
@@ -200,3 +203,15 @@ def test_odd_tables_are_refused(
     table.write_text(table.read_text().splitlines()[0] + f"\n{row}\n")
     assert told in fetch(monkeypatch, server, corpus)
     assert not (corpus.parent / "a.flac").exists()
+
+
+def test_the_sources_of_the_recipe_name_licence_and_commit() -> None:
+    rows = layout.read_table(FETCH.with_name("sources.tsv"), ("name", "licence", "homepage", "archive"))
+    assert [row["name"] for row in rows] == list(FILES)
+    assert all(re.fullmatch(rf"{row['homepage']}/archive/[0-9a-f]{{40}}\.tar\.gz", row["archive"]) for row in rows)
+    assert all(row["licence"] for row in rows)
+
+
+def test_an_unknown_source_is_named(monkeypatch: pytest.MonkeyPatch, server: Server, corpus: Path) -> None:
+    monkeypatch.setitem(FILES, "other", {})
+    assert "source 'other' is none of fsdd, intent, wakeword" in fetch(monkeypatch, server, corpus)
