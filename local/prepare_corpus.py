@@ -94,12 +94,10 @@ def embedded(recipe: Recipe) -> Path:
 
 
 def locate_spoken_commands(recipe: Recipe) -> Corpus:
-    root = recipe.corpus_dir or REPOSITORY.parent / "shared/corpora"
-    layout.check_folder(root, "give the folder that holds fsdd, intent and wakeword: --corpus-dir")
-    names = ("fsdd/digits.tsv", "fsdd/connected.tsv", "intent/intent.tsv", "wakeword/wakeword.tsv")
-    watched = tuple(layout.find_resource(root, (name,), "is it the corpus folder?") for name in names)
-    orders = REPOSITORY / "egs/spoken_commands/orders.txt"
-    return Corpus(root, layout.SPOKEN_COMMANDS, orders, root / "lexicon.txt", watched)
+    root = recipe.corpus_dir or recipe.data_dir / "corpus"
+    tables = layout.spoken_commands_tables(root)
+    ours = REPOSITORY / "egs/spoken_commands"
+    return Corpus(root, layout.SPOKEN_COMMANDS, ours / "orders.txt", ours / "lexicon.txt", tuple(tables.values()))
 
 
 def locate_own(recipe: Recipe) -> Corpus:

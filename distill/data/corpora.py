@@ -7,7 +7,7 @@ Every `prepare_*` returns the parts of its corpus as recordings and supervisions
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,7 +20,16 @@ from .audio import file_fault
 from .checks import SAMPLING_RATE, Manifest, Skipped
 from .cut_files import prepare_cuts
 from .kaldi import prepare_kaldi
-from .layout import LIBRISPEECH, SPOKEN_COMMANDS, check_folder, librispeech_root, own_roles, read_table
+from .layout import (
+    LIBRISPEECH,
+    SPOKEN_COMMANDS,
+    SPOKEN_COMMANDS_TABLES,
+    check_folder,
+    librispeech_root,
+    own_roles,
+    read_table,
+    spoken_commands_tables,
+)
 from .utterances import Utterance, file_source, manifest_of
 
 # LibriSpeech
@@ -75,24 +84,32 @@ def prepare_spoken_commands(
 ) -> dict[str, Manifest]:
     """Digit strings (rendered into `audio_dir` by `render_digit_strings`), coffee orders and keywords.
 
-    Parts are named `<kind>-<split>`. Raises FileNotFoundError for a missing folder or table.
+    Parts are named `<kind>-<split>`. Raises FileNotFoundError for a missing folder or table, ValueError for a bad one.
     """
     corpus_dir, audio_dir = Path(corpus_dir).resolve(), Path(audio_dir).resolve()
-    check_folder(corpus_dir, "give the folder that holds fsdd, intent and wakeword: --corpus-dir")
-    tables = {
-        "digits": [row | {"path": f"{row['utt']}.flac"} for row in read_table(corpus_dir / "fsdd/connected.tsv")],
-        "orders": read_table(corpus_dir / "intent/intent.tsv"),
-        "keywords": read_table(corpus_dir / "wakeword/wakeword.tsv"),
+    tables = {kind: read_table(path, SPOKEN_COMMANDS_TABLES[kind][1])
+              for kind, path in spoken_commands_tables(corpus_dir).items()}  # fmt: skip
+    strings = [row | {"path": f"{row['utt']}.flac"} for row in tables["strings"]]
+    orders = [_by_certainty(row) for row in tables["orders"]]
+    sources = {
+        "digits": (audio_dir, strings),
+        "orders": (corpus_dir / "intent", orders),
+        "keywords": (corpus_dir / "wakeword", tables["keywords"]),
     }
-    folders = {"digits": audio_dir, "orders": corpus_dir / "intent", "keywords": corpus_dir / "wakeword"}
     found: dict[str, Manifest] = {}
-    for kind, rows in tables.items():
-        for split in sorted({row["split"] for row in rows}):
-            part = f"{kind}-{split}"
-            if part in SPOKEN_COMMANDS.parts:
-                chosen = [row for row in rows if row["split"] == split]
-                found[part] = _from_rows(part, chosen, folders[kind], skipped, jobs)
+    for part in SPOKEN_COMMANDS.parts:
+        kind, _, split = part.partition("-")
+        folder, rows = sources[kind]
+        chosen = [row for row in rows if row["split"] == split]
+        found[part] = _from_rows(part, chosen, folder, skipped, jobs)
     return found
+
+
+def _by_certainty(order: dict[str, str]) -> dict[str, str]:
+    """The row with the test split in two: transcripts that are sure, and those `checked` calls unsure."""
+    if order["split"] != "test":
+        return order
+    return order | {"split": "test_unsure" if order["checked"] == "unsure" else "test_sure"}
 
 
 def _from_rows(part: str, rows: Sequence[Mapping[str, str]], folder: Path, skipped: Skipped, jobs: int) -> Manifest:
@@ -114,26 +131,53 @@ def _from_rows(part: str, rows: Sequence[Mapping[str, str]], folder: Path, skipp
 
 
 def render_digit_strings(corpus_dir: Path | str, audio_dir: Path | str) -> None:
-    """Writes the strings of `fsdd/connected.tsv` as FLAC: digits at equal level, silence between them."""
-    fsdd = Path(corpus_dir) / "fsdd"
-    paths = {row["utt"]: fsdd / row["path"] for row in read_table(fsdd / "digits.tsv")}
+    """Writes the strings of `fsdd/connected.tsv` as FLAC: digits at equal level, silence between them.
+
+    Raises FileNotFoundError for a digit without audio, ValueError for a row that does not fit its digits or for
+    audio that cannot be used.
+    """
+    tables = spoken_commands_tables(Path(corpus_dir))
+    paths = {
+        row["utt"]: tables["digits"].parent / row["path"]
+        for row in read_table(tables["digits"], SPOKEN_COMMANDS_TABLES["digits"][1])
+    }
     Path(audio_dir).mkdir(parents=True, exist_ok=True)
-    for row in read_table(fsdd / "connected.tsv"):
+    for row in read_table(tables["strings"], SPOKEN_COMMANDS_TABLES["strings"][1]):
         target = Path(audio_dir) / f"{row['utt']}.flac"
         if not target.is_file():
             temporary = target.with_suffix(".tmp")
-            samples = np.clip(np.concatenate(list(_string_parts(row, paths))), -0.99, 0.99)
+            samples = np.clip(np.concatenate(_string_parts(row, paths)), -0.99, 0.99)
             soundfile.write(temporary, samples, SAMPLING_RATE, subtype="PCM_16", format="FLAC")
             os.replace(temporary, target)
 
 
-def _string_parts(row: Mapping[str, str], paths: Mapping[str, Path]) -> Iterator[np.ndarray]:
-    gaps = [int(gap) for gap in row["gaps_ms"].split(",")]
-    yield np.zeros(gaps[0] * SAMPLING_RATE // 1000, np.float32)
-    for name, gap in zip(row["parts"].split(","), gaps[1:], strict=True):
-        digit, _ = soundfile.read(paths[name], dtype="float32")
-        yield digit * np.float32(0.05 / (np.sqrt(np.mean(digit**2)) + 1e-5))
-        yield np.zeros(gap * SAMPLING_RATE // 1000, np.float32)
+def _string_parts(row: Mapping[str, str], paths: Mapping[str, Path]) -> list[np.ndarray]:
+    names, gaps = row["parts"].split(","), row["gaps_ms"].split(",")
+    if len(gaps) != len(names) + 1 or not all(gap.isdigit() for gap in gaps):
+        raise ValueError(
+            f"connected.tsv, {row['utt']}: expected {len(names) + 1} gaps in ms around {len(names)} digits, "
+            f"got {row['gaps_ms']!r}"
+        )
+    silences = [np.zeros(int(gap) * SAMPLING_RATE // 1000, np.float32) for gap in gaps]
+    parts = [silences[0]]
+    for name, silence in zip(names, silences[1:], strict=True):
+        digit = _read_digit(row["utt"], name, paths)
+        parts += [digit * np.float32(0.05 / (np.sqrt(np.mean(digit**2)) + 1e-5)), silence]
+    return parts
+
+
+def _read_digit(string: str, name: str, paths: Mapping[str, Path]) -> np.ndarray:
+    """Samples (N,) of a digit; FileNotFoundError or ValueError with the string it is for."""
+    if name not in paths:
+        raise ValueError(f"connected.tsv, {string}: digit {name!r} is not in digits.tsv")
+    if not paths[name].is_file():
+        raise FileNotFoundError(f"no audio of digit {name} at {paths[name]}; egs/spoken_commands/fetch.py fetches it")
+    if fault := file_fault(paths[name]):
+        raise ValueError(f"{fault}; remove it, and egs/spoken_commands/fetch.py fetches it again")
+    digit, rate = soundfile.read(paths[name], dtype="float32")
+    if rate != SAMPLING_RATE or digit.ndim != 1:
+        raise ValueError(f"{paths[name]}: expected one channel of {SAMPLING_RATE} Hz, got {digit.ndim} at {rate} Hz")
+    return digit
 
 
 # Corpora of one's own

@@ -52,12 +52,19 @@ SPOKEN_COMMANDS = Roles(
     tests={
         "test-digits-seen": ("digits-test_seen",),
         "test-digits-unseen": ("digits-test_unseen",),
-        "test-orders": ("orders-test",),
+        "test-orders": ("orders-test_sure", "orders-test_unsure"),
+        "test-orders-sure": ("orders-test_sure",),
     },
     hidden_share=0.5,
 )
 KALDI_LISTS = re.compile(r"wav\.scp|text|segments|(utt|spk|reco)2\w+")
 AUDIO_FILES = re.compile(r'"type": *"file"[^{}]*?"source": *("(?:[^"\\]|\\.)*")')  # in a line of lhotse's cuts
+SPOKEN_COMMANDS_TABLES = {  # of what, the table, and the columns that are read
+    "digits": ("fsdd/digits.tsv", ("utt", "path")),
+    "strings": ("fsdd/connected.tsv", ("utt", "speaker", "split", "parts", "gaps_ms", "text")),
+    "orders": ("intent/intent.tsv", ("utt", "path", "speaker", "split", "text", "checked")),
+    "keywords": ("wakeword/wakeword.tsv", ("utt", "path", "speaker", "split", "text")),
+}
 REHEARSAL = {"labelled": 24, "unlabelled": 40, "dev": 6, "test": 8}
 
 
@@ -134,9 +141,38 @@ def find_resource(corpus_dir: Path, names: Iterable[str], hint: str) -> Path:
     raise FileNotFoundError(f"no {' or '.join(names)} in {corpus_dir} or {corpus_dir / 'lm'}; {hint}")
 
 
-def read_table(path: Path) -> list[dict[str, str]]:
-    """The rows of a TSV table with a heading line; FileNotFoundError if there is none."""
+def spoken_commands_tables(corpus_dir: Path) -> dict[str, Path]:
+    """The tables of spoken commands by what they list; FileNotFoundError says what has to lie where."""
+    tables = {kind: corpus_dir / name for kind, (name, _) in SPOKEN_COMMANDS_TABLES.items()}
+    missing = [str(path) for path in tables.values() if not path.is_file()]
+    if missing:
+        wanted = "".join(f"\n  {name}: {', '.join(columns)}" for name, columns in SPOKEN_COMMANDS_TABLES.values())
+        raise FileNotFoundError(
+            f"no {' or '.join(missing)}; give the folder of spoken commands as --corpus-dir. It holds these tables "
+            f"(tab-separated, the first line names the columns) and the audio at the paths in them:{wanted}\n"
+            "egs/spoken_commands/README.md says where both come from; egs/spoken_commands/fetch.py fetches the audio"
+        )
+    return tables
+
+
+def read_table(path: Path, columns: Iterable[str] = ()) -> list[dict[str, str]]:
+    """The rows of a TSV table with a heading line.
+
+    Raises FileNotFoundError if there is none, ValueError for a column or cell that is missing.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"no table at {path}; is {path.parent.parent} the corpus folder?")
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file, delimiter="\t"))
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        absent = [name for name in columns if name not in (reader.fieldnames or ())]
+        if absent:
+            found = ", ".join(reader.fieldnames or ()) or "nothing"
+            raise ValueError(f"{path}: the first line names no column {', '.join(absent)}; it has {found}")
+        rows = []
+        for row in reader:
+            if short := [name for name in columns if row[name] is None]:
+                raise ValueError(
+                    f"{path}:{reader.line_num}: no {', '.join(short)} in this line; cells are tab-separated"
+                )
+            rows.append(row)
+    return rows

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Spoken commands: real speech of many speakers, digit strings and coffee orders; minutes on a CPU.
+# The corpus is given as --corpus-dir, or lies in data/corpus: see README.md beside this script.
 set -euo pipefail
 corpus=spoken_commands
 experiments=teacher,sn,ss,single
-default_corpus_dir="$(dirname "${BASH_SOURCE[0]}")/../../../shared/corpora"
 rehearse_settings=(optim.updates=12 optim.epochs=0 data.valid_utterances=4 "data.train=[labelled,unlabelled]"
   lm.optim.updates=4 lm.optim.epochs=0 lm.rescoring.nbest=5 lm.rescoring.beam=4)
 source "$(dirname "${BASH_SOURCE[0]}")/../../local/stage.sh"

@@ -241,11 +241,11 @@ def test_own_corpus_says_what_is_missing(tmp_path: Path) -> None:
 
 
 def write_commands(root: Path) -> None:
-    """Two digits, one connected string of every split, one order of every split, one keyword."""
+    """Two digits, one connected string of every split, orders of every split, one keyword."""
     tables = {
         "fsdd/digits.tsv": [("utt", "path"), ("d1", "wav/d1.flac"), ("d2", "wav/d2.flac")],
         "fsdd/connected.tsv": [("utt", "speaker", "split", "parts", "gaps_ms", "text")],
-        "intent/intent.tsv": [("utt", "path", "speaker", "split", "text")],
+        "intent/intent.tsv": [("utt", "path", "speaker", "split", "text", "checked")],
         "wakeword/wakeword.tsv": [
             ("utt", "path", "speaker", "split", "text"),
             ("k1", "k1.flac", "c", "train", "ALEXA"),
@@ -254,9 +254,10 @@ def write_commands(root: Path) -> None:
     for split in ("train", "dev_seen", "dev_unseen", "test_seen", "test_unseen"):
         row = (f"cd-{split}", "ann", split, "d1,d2", "100,50,25", "ONE TWO")
         tables["fsdd/connected.tsv"].append(row)
-    for split in ("train", "dev", "test"):
-        tables["intent/intent.tsv"].append((f"o-{split}", f"o-{split}.flac", "bob", split, "BREW A LATTE"))
-        write_tone(root / f"intent/o-{split}.flac")
+    for split, checked in (("train", "unsure"), ("dev", "scored"), ("test", "scored"), ("test", "unsure")):
+        name = f"o-{split}-{checked}"
+        tables["intent/intent.tsv"].append((name, f"{name}.flac", "bob", split, "BREW A LATTE", checked))
+        write_tone(root / f"intent/{name}.flac")
     for name in ("fsdd/wav/d1", "fsdd/wav/d2", "wakeword/k1"):
         write_tone(root / f"{name}.flac")
     for name, rows in tables.items():
@@ -275,14 +276,56 @@ def test_spoken_commands(tmp_path: Path) -> None:
     write_manifests(parts, layout.SPOKEN_COMMANDS, tmp_path / "manifests", "spoken_commands", skipped)
     write_cut_sets(tmp_path / "manifests", "spoken_commands", layout.SPOKEN_COMMANDS, tmp_path / "cuts")
     ids = {path.name.split(".")[0]: [cut.id for cut in read(path)] for path in (tmp_path / "cuts").iterdir()}
-    assert ids["labelled"] == ["cd-train", "o-train"]
-    assert ids["dev"] == ["cd-dev_seen", "cd-dev_unseen", "o-dev"]
-    assert ids["test-digits-unseen"] == ["cd-test_unseen"] and ids["test-orders"] == ["o-test"]
+    assert ids["labelled"] == ["cd-train", "o-train-unsure"]
+    assert ids["dev"] == ["cd-dev_seen", "cd-dev_unseen", "o-dev-scored"]
+    assert ids["test-digits-unseen"] == ["cd-test_unseen"]
+    assert ids["test-orders"] == ["o-test-scored", "o-test-unsure"] and ids["test-orders-sure"] == ["o-test-scored"]
     assert "k1" in ids["unlabelled"] and len(ids["unlabelled"]) == 2
 
 
-def test_spoken_commands_need_their_tables(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="--corpus-dir"):
-        corpora.prepare_spoken_commands(tmp_path / "absent", tmp_path, Skipped())
-    with pytest.raises(FileNotFoundError, match=r"connected\.tsv"):
-        corpora.prepare_spoken_commands(tmp_path, tmp_path, Skipped())
+@pytest.mark.parametrize("absent", ["", *(name for name, _ in layout.SPOKEN_COMMANDS_TABLES.values())])
+def test_spoken_commands_need_their_tables(tmp_path: Path, absent: str) -> None:
+    root = tmp_path / "commands"
+    if absent:
+        write_commands(root)
+        (root / absent).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"{absent}.*--corpus-dir") as error:
+        corpora.prepare_spoken_commands(root, tmp_path, Skipped())
+    assert all(f"{name}: {', '.join(columns)}" in str(error.value) for name, columns in SPOKEN)
+
+
+SPOKEN = layout.SPOKEN_COMMANDS_TABLES.values()
+
+
+@pytest.mark.parametrize(("table", "columns"), [pytest.param(*each, id=each[0]) for each in SPOKEN])
+def test_a_table_without_a_column_or_a_cell_is_an_error(tmp_path: Path, table: str, columns: tuple[str, ...]) -> None:
+    write_commands(tmp_path)
+    heading = (tmp_path / table).read_text().splitlines()[0]
+    for column in columns:
+        (tmp_path / table).write_text(heading.replace(column, "other") + "\n")
+        with pytest.raises(ValueError, match=rf"{table}: the first line names no column .*{column}"):
+            layout.read_table(tmp_path / table, columns)
+    (tmp_path / table).write_text(heading + "\nonly\n")
+    with pytest.raises(ValueError, match=rf"{table}:2: no "):
+        layout.read_table(tmp_path / table, columns)
+
+
+@pytest.mark.parametrize(
+    ("parts", "gaps", "told"),
+    [
+        ("d1,d2", "100,50", "expected 3 gaps"),
+        ("d1,d2", "100,x,25", "expected 3 gaps"),
+        ("d1,d9", "100,50,25", "'d9' is not in digits.tsv"),
+        ("d1,absent", "100,50,25", "no audio of digit absent .*fetch.py"),
+        ("d1,cut", "100,50,25", "truncated or unreadable"),
+    ],
+)
+def test_strings_that_do_not_fit_their_digits_are_errors(tmp_path: Path, parts: str, gaps: str, told: str) -> None:
+    write_commands(tmp_path)
+    (tmp_path / "fsdd/digits.tsv").write_text("utt\tpath\nd1\twav/d1.flac\nabsent\twav/no.flac\ncut\twav/cut.flac\n")
+    (tmp_path / "fsdd/wav/cut.flac").write_bytes((tmp_path / "fsdd/wav/d1.flac").read_bytes()[:60])
+    strings = tmp_path / "fsdd/connected.tsv"
+    strings.write_text(strings.read_text().splitlines()[0] + f"\nx\tann\ttrain\t{parts}\t{gaps}\tONE TWO\n")
+    with pytest.raises((ValueError, FileNotFoundError), match=told):
+        corpora.render_digit_strings(tmp_path, tmp_path / "audio")
+    assert not list((tmp_path / "audio").iterdir())
