@@ -1,0 +1,47 @@
+"""Files written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+WAYS_OUT = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EFBIG: "allow larger files (ulimit -f)",
+    errno.EROFS: "make the folder writable",
+    errno.EACCES: "make the folder writable",
+    errno.EPERM: "make the folder writable",
+    errno.EIO: "look at the disk",
+}
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write to, renamed to it at the end of the block.
+
+    Whatever ends the block early, the temporary file is removed and the old one stays. Raises OSError with file,
+    reason and way out where the disk is full, read-only or broken.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, temporary, str(temporary)):
+            raise not_written(path, error.errno) from None
+        raise
+
+
+def not_written(path: Path, number: int | None) -> OSError:
+    """The error of a file that could not be written, from the system's error number."""
+    reason = os.strerror(number).lower() if number else "the disk refused it"
+    way_out = WAYS_OUT.get(number or 0, "look at the folder")
+    error = OSError(f"cannot write {path}: {reason}; {way_out} and give the same command again, it continues")
+    error.errno = number
+    return error
