@@ -22,7 +22,8 @@ class Batch:
     """Utterances padded to the longest.
 
     ids: cut ids. wave (B, N) float32 in -1..1, augmented; clean (B, N): before augmentation, None where
-    nothing asks for it. samples (B,): true lengths. graphs: for each utterance its numerator graph.
+    nothing asks for it. samples (B,): true lengths. graphs: for each utterance its numerator graph. counted: False
+    for the stand-in of a rank whose share of a batch is empty: computed, so that all ranks meet, but worth nothing.
     """
 
     ids: tuple[str, ...]
@@ -30,6 +31,7 @@ class Batch:
     samples: Tensor
     graphs: Sequence = ()
     clean: Tensor | None = None
+    counted: bool = True
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its waveforms on a device (graphs stay where they are)."""
@@ -37,10 +39,19 @@ class Batch:
         wave = self.wave.to(device, non_blocking=True)
         return replace(self, wave=wave, samples=self.samples.to(device), clean=clean)
 
+    def row(self, number: int) -> Batch:
+        """One utterance without its padding."""
+        one, size = slice(number, number + 1), int(self.samples[number])
+        clean = None if self.clean is None else self.clean[one, :size]
+        return replace(
+            self, ids=self.ids[one], wave=self.wave[one, :size], samples=self.samples[one], graphs=self.graphs[one],
+            clean=clean,
+        )  # fmt: skip
+
     @property
     def seconds(self) -> float:
         """Audio without padding."""
-        return float(self.samples.sum()) / SAMPLE_RATE
+        return float(self.samples.sum()) / SAMPLE_RATE if self.counted else 0.0
 
 
 def valid_mask(lengths: Tensor, size: int) -> Tensor:

@@ -27,9 +27,9 @@ class Data(Settings):
     train: tuple[str, ...] = ("labelled",)
     valid: str = "dev"
     valid_utterances: int = 0  # 0: all of the part
-    max_duration: float = 200.0  # seconds of audio per batch and process
+    max_duration: float = 200.0  # seconds of audio per batch, over all ranks together
     buckets: int = 30
-    workers: int = 2  # loading processes; 0: in the training process
+    workers: int = 2  # loading processes of each rank; 0: in the training process
     keep_audio: bool = False  # keep decoded audio in memory (small corpora)
     short_first: bool = False  # first epoch in order of duration
     numerator: Literal["transcript", "one_best", "nbest", "lattice"] = "lattice"  # of cuts without text

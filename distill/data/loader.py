@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from lhotse import CutSet
 from lhotse.dataset.sampling import DynamicBucketingSampler, SimpleCutSampler
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from distill.batch import SAMPLE_RATE, Batch, pad_waves
 from distill.config.training import Augment
@@ -23,6 +26,7 @@ from distill.data.numerators import Numerators, text_of, usable
 from distill.features import fbank
 
 log = logging.getLogger(__name__)
+EVERY_CUT = {"world_size": 1, "rank": 0}  # else lhotse gives each process of a torchrun other cuts
 
 
 def load_cuts(folder: Path, parts: Sequence[str]) -> CutSet:
@@ -55,7 +59,7 @@ class SpeechDataset(Dataset):
         self.seed, self.epoch, self.with_clean = seed, 0, with_clean
         self.kept: dict[str, np.ndarray] | None = {} if keep_audio else None
 
-    def __getitem__(self, cuts: CutSet) -> Batch:
+    def __getitem__(self, cuts: Iterable) -> Batch:
         clean = [self._read(cut) for cut in cuts]
         heard = [self._distort(cut.id, wave) for cut, wave in zip(cuts, clean)]
         wave, samples = pad_waves([torch.from_numpy(x) for x in heard])
@@ -65,13 +69,22 @@ class SpeechDataset(Dataset):
 
     def _read(self, cut) -> np.ndarray:
         if self.kept is not None and cut.id in self.kept:
-            return self.kept[cut.id].astype(np.float32) / 32768
+            kept = self.kept[cut.id]
+            return kept.astype(np.float32) / 32768 if kept.dtype == np.int16 else kept
         if cut.sampling_rate != SAMPLE_RATE:
             raise ValueError(f"cut {cut.id} has {cut.sampling_rate} Hz, expected {SAMPLE_RATE}; resample the cuts")
         wave = cut.load_audio()[0].astype(np.float32)
         if self.kept is not None:
-            self.kept[cut.id] = np.round(wave * 32768).clip(-32768, 32767).astype(np.int16)
+            short = np.round(wave * 32768).clip(-32768, 32767).astype(np.int16)
+            exact = np.array_equal(short.astype(np.float32) / 32768, wave)  # else every later epoch would differ
+            self.kept[cut.id] = short if exact else wave
         return wave
+
+    def keep(self, cuts: Iterable) -> None:
+        """Read what is to be kept, before loading processes start: what they keep themselves ends with them."""
+        for cut in cuts:
+            if self.kept is not None and cut.id not in self.kept:
+                self._read(cut)
 
     def _distort(self, cut_id: str, wave: np.ndarray) -> np.ndarray:
         if self.distortion is None:
@@ -84,8 +97,54 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def share(cuts: Sequence, rank: int, world: int) -> list:
+    """A rank's cuts of a batch, in the batch's order; the longest go first, each to the rank with the least audio."""
+    loads, mine = [0.0] * world, []
+    for place in sorted(range(len(cuts)), key=lambda place: (-cuts[place].duration, place)):
+        least = loads.index(min(loads))
+        loads[least] += cuts[place].duration
+        if least == rank:
+            mine.append(place)
+    return [cuts[place] for place in sorted(mine)]
+
+
+class _Shares(Dataset):
+    """A rank's share of each batch; graphs are packed for the way from a loading process to the training process.
+
+    Tensors would travel as shared memory, of which a loading process holds one open file for each tensor that it
+    keeps, for ever.
+    """
+
+    def __init__(self, dataset: SpeechDataset, rank: int, world: int) -> None:
+        self.dataset, self.rank, self.world = dataset, rank, world
+
+    def __getitem__(self, cuts: CutSet) -> Batch:
+        whole = list(cuts)
+        mine = share(whole, self.rank, self.world)
+        batch = replace(self.dataset[mine or whole[:1]], counted=bool(mine))
+        return batch if get_worker_info() is None else replace(batch, graphs=[_packed(g) for g in batch.graphs])
+
+
+def _packed(graph: Any) -> tuple[type, dict[str, Any]]:
+    values = {field.name: getattr(graph, field.name) for field in fields(graph)}
+    return type(graph), {k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in values.items()}
+
+
+def _unpacked(packed: Any) -> Any:
+    if not isinstance(packed, tuple):
+        return packed
+    kind, values = packed
+    return kind(**{k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in values.items()})
+
+
+def _begin_loading(worker: int) -> None:
+    """Leave signals to the training process, which finishes its update first; loading ends with it."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class TrainLoader:
-    """Epochs of batches, bucketed by duration, shuffled by seed and epoch, sharded over ranks."""
+    """Epochs of batches, bucketed by duration, shuffled by seed and epoch; each rank gets its share of every batch."""
 
     def __init__(
         self, cuts: CutSet, dataset: SpeechDataset, settings: DataSettings, seed: int, rank: int, world: int
@@ -98,18 +157,22 @@ class TrainLoader:
         self.dataset.epoch = number
         chosen = _Skipping(self._sampler(number), skip)
         workers = min(self.settings.workers, available_cores())  # more would only take turns, and torch warns
-        yield from DataLoader(self.dataset, sampler=chosen, batch_size=None, num_workers=workers)
+        if workers:
+            self.dataset.keep(self.cuts)
+        loader: DataLoader = DataLoader(
+            _Shares(self.dataset, self.rank, self.world), sampler=chosen, batch_size=None, num_workers=workers,
+            worker_init_fn=_begin_loading, multiprocessing_context="fork" if workers else None,
+            generator=torch.Generator().manual_seed(number),  # torch's own belongs to the model alone
+        )  # fmt: skip
+        for batch in loader:
+            yield replace(batch, graphs=[_unpacked(graph) for graph in batch.graphs])
 
     def count(self, number: int) -> int:
         """Batches of an epoch; nothing is read for it."""
         return sum(1 for _ in self._sampler(number))
 
     def _sampler(self, number: int):
-        common = {
-            "max_duration": self.settings.max_duration,
-            "world_size": self.world,
-            "rank": self.rank,
-        }
+        common = {"max_duration": self.settings.max_duration, **EVERY_CUT}
         if number == 0 and self.settings.short_first:
             ordered = CutSet.from_cuts(sorted(self.cuts, key=lambda cut: (cut.duration, cut.id)))
             return SimpleCutSampler(ordered, shuffle=False, **common)
@@ -139,9 +202,11 @@ class _Skipping:
 
 
 def in_order(cuts: CutSet, dataset: SpeechDataset, max_duration: float) -> Iterator[Batch]:
-    """All cuts once, longest first, for validation and decoding."""
+    """All cuts once, longest first, for validation and decoding; on every rank all that it is given."""
+    if not len(cuts):
+        return
     ordered = CutSet.from_cuts(sorted(cuts, key=lambda cut: (-cut.duration, cut.id)))
-    for chosen in SimpleCutSampler(ordered, max_duration=max_duration, shuffle=False):
+    for chosen in SimpleCutSampler(ordered, max_duration=max_duration, shuffle=False, **EVERY_CUT):
         yield dataset[chosen]
 
 

@@ -8,6 +8,7 @@ from dataclasses import fields
 
 import numpy as np
 import torch
+from torch.utils.data import get_worker_info
 
 from distill.config.training import Data as Settings
 from distill.data.lattices import Lattices
@@ -69,7 +70,8 @@ class Numerators:
             some = cuts[start : start + TOGETHER]
             fresh = self._make([cut for cut in some if cut[0] not in self._made])
             found += [fresh[cut_id] if cut_id in fresh else self._made[cut_id] for cut_id, _ in some]
-            self._keep(fresh)
+            if get_worker_info() is None:  # what a loading process keeps ends with its epoch: it would only grow
+                self._keep(fresh)
         return found
 
     def _keep(self, fresh: Mapping[str, Hmm | str]) -> None:

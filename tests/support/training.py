@@ -1,0 +1,182 @@
+"""A training of seconds on real parts: audio files, cut sets, loading processes, graphs, several ranks."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from lhotse import CutSet, Recording, SupervisionSegment
+
+from distill.batch import Batch
+from distill.config.experiment import Experiment
+from distill.config.training import Teacher
+from distill.data.distort import Distortion
+from distill.data.loader import SpeechDataset, TrainLoader, in_order
+from distill.data.numerators import Numerators
+from distill.fsa import NativeEngine
+from distill.graphs.lexicon import Lang, Lexicon, write_lang
+from distill.graphs.ngram import train_unit_ngram
+from distill.graphs.numerator import UnitLm
+from distill.losses.mmi import LfMmi
+from distill.losses.objective import build_objective
+from distill.models import checkpoint
+from distill.models.build import build_model
+from distill.train.distributed import Ranks, join
+from distill.train.loop import Trainer
+from distill.train.teacher import TeacherTargets
+
+ALONE = Ranks()
+PLAIN = {"dropout": 0.0, "layer_drop": 0.0}
+RANDOM = {"dropout": 0.1, "layer_drop": 0.5}  # with masks and augmentation
+SETTINGS = {
+    "name": "toy",
+    "stage": 6,
+    "model": {
+        "front_end": {"layers": [[8, 40, 20], [8, 8, 4]], "norm": "frame", "causal": True, "waveform": "gain"},
+        "encoder": {
+            "dim": 8, "ffn_dim": 16, "layers": 2, "heads": 2, "position_kernel": 3, "position_groups": 2,
+            "norm_first": True,
+        },
+    },
+    "data": {"max_duration": 1.5, "buckets": 2},
+    "objective": {"alpha": 1, "beta": 1},
+    "optim": {"updates": 16, "lr": 0.01},
+    "saving": {"every_updates": 3},
+}  # fmt: skip
+
+
+def write_speech(folder: Path, count: int = 24) -> CutSet:
+    """Noisy tones of 0.15 to 0.6 s with transcripts of A and B."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draw, cuts = np.random.default_rng(1), []
+    for number in range(count):
+        text = " ".join(draw.choice(["A", "B"], draw.integers(1, 4)))
+        time = np.arange(int(draw.uniform(0.15, 0.6) * 16000)) / 16000
+        wave = 0.3 * np.sin(time * 2 * np.pi * draw.choice([220, 900])) + 0.01 * draw.standard_normal(len(time))
+        path = folder / f"cut-{number:04}.wav"
+        soundfile.write(path, wave, 16000, subtype="PCM_16")
+        recording = Recording.from_file(path)
+        cut = recording.to_cut()
+        cut.id = path.stem
+        cut.supervisions = [SupervisionSegment(path.stem, recording.id, 0.0, cut.duration, text=text)]
+        cuts.append(cut)
+    return CutSet.from_cuts(cuts)
+
+
+def write_letters(folder: Path) -> Lang:
+    """A language of the two words."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "lexicon.txt").write_text("A A\nB B\n", encoding="utf-8")
+    write_lang(Lexicon.read(folder / "lexicon.txt"), folder)
+    return Lang.load(folder)
+
+
+def made_numerators(lang: Lang) -> Numerators:
+    lm = train_unit_ngram([(1, 2), (2, 2, 1), (1,), (1, 1, 2)], 2, len(lang.tokens))
+    return Numerators(lang, UnitLm(lm, len(lang.tokens)))
+
+
+def loader_of(cuts: CutSet, numerators: Numerators, experiment: Experiment, ranks: Ranks = ALONE, **dataset: Any):
+    """The loader of an experiment; dataset: `distortion`, `with_clean` of its SpeechDataset."""
+    made = SpeechDataset(
+        numerators, dataset.get("distortion"), experiment.seed, dataset.get("with_clean", False),
+        experiment.data.keep_audio,
+    )  # fmt: skip
+    return TrainLoader(cuts, made, experiment.data, experiment.seed, ranks.rank, ranks.world)
+
+
+def toy_trainer(
+    folder: Path,
+    cuts: CutSet,
+    lang: Lang,
+    ranks: Ranks = ALONE,
+    noise: dict[str, float] = PLAIN,
+    double: bool = False,
+    taught: bool = False,
+    **changes: Any,
+) -> Trainer:
+    """noise: PLAIN or RANDOM. double: float64 throughout. taught: learns kept targets of an untrained teacher too."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {**SETTINGS, **changes}
+    encoder = {**content["model"]["encoder"], **noise}
+    mask = {"time_probability": 0.2, "time_length": 3} if noise is RANDOM else {}
+    experiment = Experiment.parse({**content, "model": {**content["model"], "encoder": encoder, "mask": mask}}, "toy")
+    numerators = made_numerators(lang)
+    distortion = Distortion(volume_probability=0.5, volume=(0.3, 3.0)) if noise is RANDOM else None
+    loader = loader_of(cuts, numerators, experiment, ranks, distortion=distortion, with_clean=taught)
+    valid = CutSet.from_cuts(ranks.mine(sorted(cuts, key=lambda cut: cut.id)[:9]))
+    reading = SpeechDataset(numerators, None, 0, taught, False)
+    mmi = LfMmi(NativeEngine(), lang.topology.compose(numerators.lm.fsa))
+    model = build_model(experiment.model, len(lang.outputs))
+    objective = build_objective(experiment.objective, experiment.layer_map, mmi, (8, 2), (8, 2), None)
+    if double:
+        model, objective = model.double(), objective.double()
+    teacher = None
+    if taught:
+        settings = Teacher(experiment="t", hears="clean", keep_targets=True)
+        teacher = TeacherTargets(settings, build_model(experiment.model, len(lang.outputs), 7), [1, 2])
+
+    def moved(batches: Iterator[Batch]) -> Iterator[Batch]:
+        return (replace(batch, wave=batch.wave.double()) for batch in batches) if double else batches
+
+    return Trainer(
+        experiment, model, objective, teacher, lambda epoch, skip: moved(loader.epoch(epoch, skip)),
+        lambda: moved(in_order(valid, reading, 1.5)), experiment.optim.updates, lang.outputs, folder, ranks,
+        torch.device("cpu"),
+    )  # fmt: skip
+
+
+def assert_same_training(left: Path, right: Path) -> None:
+    """Same epoch checkpoints, bit for bit, and the same losses."""
+    names = sorted(path.name for path in left.glob("*.pt*"))
+    assert names == sorted(path.name for path in right.glob("*.pt*")) and "last.pt" in names and len(names) > 1
+    for name in names:
+        one, other = (checkpoint.load(folder / name) for folder in (left, right))
+        for part in ("model", "objective"):
+            assert one[part].keys() == other[part].keys()
+            assert [key for key in one[part] if not torch.equal(one[part][key], other[part][key])] == [], name
+        facts = ({**content["progress"], "wall_seconds": 0} for content in (one, other))
+        assert next(facts) == next(facts), name
+
+
+def in_ranks(world: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What work(ranks, *arguments) returns in each of `world` processes; AssertionError with a failed one's trace."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")  # a new interpreter would import torch for seconds
+    pipes = [context.Pipe(duplex=False) for _ in range(world)]
+    processes = [
+        context.Process(target=_rank, args=(rank, world, port, pipe[1], work, arguments))
+        for rank, pipe in enumerate(pipes)
+    ]
+    for process in processes:
+        process.start()
+    found = [pipe[0].recv() if pipe[0].poll(120) else (None, "no answer within 120 s") for pipe in pipes]
+    for process in processes:
+        process.join(10)
+        process.kill()
+    assert [error for _, error in found if error] == []
+    return [value for value, _ in found]
+
+
+def _rank(rank: int, world: int, port: int, pipe: Any, work: Callable[..., Any], arguments: tuple) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    try:
+        pipe.send((work(join("cpu")[0], *arguments), None))
+    except BaseException:
+        pipe.send((None, traceback.format_exc()))
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()

@@ -1,0 +1,162 @@
+"""Batches from loading processes: the same ones, without gathering handles or memory; shares of ranks."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from lhotse import CutSet
+
+import distill.data.loader as module
+from distill.config.experiment import Experiment
+from distill.data.loader import SpeechDataset, in_order, share
+from distill.graphs.lexicon import Lang
+from distill.train.distributed import Ranks
+from tests.support.training import SETTINGS, in_ranks, loader_of, made_numerators, write_letters, write_speech
+
+
+@pytest.fixture(scope="module")
+def cuts(tmp_path_factory: pytest.TempPathFactory) -> CutSet:
+    return write_speech(tmp_path_factory.mktemp("speech"))
+
+
+@pytest.fixture(scope="module")
+def lang(tmp_path_factory: pytest.TempPathFactory) -> Lang:
+    return write_letters(tmp_path_factory.mktemp("lang"))
+
+
+@pytest.fixture(autouse=True)
+def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "available_cores", lambda: 8)
+    monkeypatch.setattr("torch.utils.data.DataLoader.check_worker_number_rationality", lambda self: None)
+
+
+def experiment(**data) -> Experiment:
+    return Experiment.parse({**SETTINGS, "data": {**SETTINGS["data"], **data}}, "toy")
+
+
+def children() -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+
+
+def handles_and_memory() -> tuple[int, float]:
+    """Most open files of this process and its loading processes, and MiB of memory of the largest."""
+    pids = [os.getpid(), *children()]
+    pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids]
+    return max(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids), max(pages) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def repeated(cuts: CutSet, times: int) -> CutSet:
+    return CutSet.from_cuts(cut.with_id(f"{cut.id}-{n}") for n in range(times) for cut in cuts)
+
+
+def test_handles_and_memory_stay_flat_over_two_thousand_batches(cuts: CutSet, lang: Lang) -> None:
+    many = repeated(cuts.subset(first=20), 100)
+    loader = loader_of(many, made_numerators(lang), experiment(max_duration=0.1, workers=4))
+    measured, count = [], 0
+    for count, batch in enumerate(loader.epoch(0), 1):
+        assert len(batch.graphs) == 1
+        if count in (100, 1900):
+            assert len(children()) == 4
+            measured.append(handles_and_memory())
+    assert count == 2000
+    (_, memory), (handles, later) = measured
+    assert handles < 200 and later < memory + 30
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_loading_processes_change_nothing(cuts: CutSet, lang: Lang, keep: bool) -> None:
+    alone, helped = (
+        loader_of(cuts, made_numerators(lang), experiment(workers=workers, keep_audio=keep)) for workers in (0, 3)
+    )
+    for epoch in (0, 1):
+        for one, other in zip(alone.epoch(epoch), helped.epoch(epoch), strict=True):
+            assert one.ids == other.ids and torch.equal(one.wave, other.wave)
+            for left, right in zip(one.graphs, other.graphs, strict=True):
+                assert type(left) is type(right) and torch.equal(left.src, right.src)
+                assert torch.equal(left.weight, right.weight) and left.accepts_empty == right.accepts_empty
+
+
+def test_kept_audio_outlives_the_loading_processes(tmp_path: Path, lang: Lang) -> None:
+    loader = loader_of(write_speech(tmp_path, 4), made_numerators(lang), experiment(workers=2, keep_audio=True))
+    first = {id_ for batch in loader.epoch(0) for id_ in batch.ids}
+    for path in tmp_path.glob("*.wav"):
+        path.unlink()
+    assert {id_ for batch in loader.epoch(1) for id_ in batch.ids} == first and len(first) == 4
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+def test_audio_is_kept_as_it_was_read(tmp_path: Path, cuts: CutSet, subtype: str) -> None:
+    cut = copy.deepcopy(cuts[0])
+    wave = np.random.default_rng(0).standard_normal(cut.num_samples)  # beyond -1..1 in places
+    soundfile.write(tmp_path / "x.wav", wave, 16000, subtype=subtype)
+    cut.recording.sources[0].source = str(tmp_path / "x.wav")
+    dataset = SpeechDataset(None, None, 0, False, True)
+    assert torch.equal(dataset[[cut]].wave, dataset[[cut]].wave)
+
+
+def test_what_was_trained_on_is_not_read_again(cuts: CutSet, lang: Lang, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = loader_of(cuts, made_numerators(lang), experiment(workers=0))
+    read: list[str] = []
+    original = SpeechDataset._read
+    monkeypatch.setattr(SpeechDataset, "_read", lambda self, cut: read.append(cut.id) or original(self, cut))
+    rest = [id_ for batch in loader.epoch(0, skip=3) for id_ in batch.ids]
+    assert sorted(read) == sorted(rest) and 0 < len(rest) < len(cuts)
+
+
+# Ranks
+
+
+def epochs(ranks: Ranks, cuts: CutSet, lang: Lang) -> list[list[tuple[str, ...]]]:
+    loader = loader_of(cuts, made_numerators(lang), experiment(workers=0), ranks)
+    return [[batch.ids if batch.counted else () for batch in loader.epoch(number)] for number in (0, 1)]
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_share_the_batches_of_one_process(cuts: CutSet, lang: Lang, world: int) -> None:
+    alone, shares = epochs(Ranks(), cuts, lang), in_ranks(world, epochs, cuts, lang)
+    for number in (0, 1):
+        for whole, *parts in zip(alone[number], *(share[number] for share in shares), strict=True):
+            assert sorted(id_ for part in parts for id_ in part) == sorted(whole)
+    assert all(ids for ids in alone[0])
+
+
+def test_shares_are_even_in_audio(cuts: CutSet) -> None:
+    loads = [sum(cut.duration for cut in share(list(cuts), rank, 3)) for rank in range(3)]
+    assert max(loads) - min(loads) <= max(cut.duration for cut in cuts)
+    assert sum(loads) == pytest.approx(sum(cut.duration for cut in cuts))
+
+
+def test_more_ranks_than_cuts_leave_some_without(cuts: CutSet, lang: Lang) -> None:
+    loader = loader_of(cuts.subset(first=1), made_numerators(lang), experiment(workers=0), Ranks(1, 2))
+    (batch,) = loader.epoch(0)
+    assert not batch.counted and batch.seconds == 0 and len(batch.ids) == 1
+
+
+def validated(ranks: Ranks, cuts: CutSet) -> list[str]:
+    reading = SpeechDataset(None, None, 0, False, False)
+    return [id_ for batch in in_order(cuts, reading, 1.0) for id_ in batch.ids]
+
+
+def test_in_order_gives_every_rank_all_it_asks_for(cuts: CutSet) -> None:
+    for ids in in_ranks(2, validated, cuts):
+        assert sorted(ids) == sorted(cut.id for cut in cuts)
+
+
+def test_no_cuts_are_no_batches() -> None:
+    assert list(in_order(CutSet.from_cuts([]), SpeechDataset(None, None, 0, False, False), 1.0)) == []
+
+
+def test_workers_leave_signals_to_the_training_process(cuts: CutSet, lang: Lang) -> None:
+    loader = loader_of(repeated(cuts, 10), made_numerators(lang), experiment(workers=2))
+    batches: Iterator = loader.epoch(0)
+    next(batches)
+    for pid in children():
+        os.kill(pid, 15)
+    assert len(list(batches)) == loader.count(0) - 1
