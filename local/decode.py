@@ -6,13 +6,15 @@ With --runtime onnx or int8 it is what stage 12 exported that runs, over HLG onl
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import graph_search
 import ngram_methods
 import side_by_side
+from model_outputs import exported_modes, modes, run_model, test_sets
 
 from distill.config.experiment import Experiment
 from distill.stages import Recipe, Stage, names_of, recipe_from, recipe_parser, run_script, run_stage
@@ -20,127 +22,80 @@ from distill.stages import Recipe, Stage, names_of, recipe_from, recipe_parser, 
 log = logging.getLogger("decode")
 
 
+class Run(NamedTuple):
+    """A decoding: an experiment over a test set in one of its modes, by torch or what was exported."""
+
+    experiment: Experiment
+    test_set: str
+    mode: str
+    runtime: str = "torch"
+
+    @property
+    def label(self) -> str:
+        """The mode as results name it."""
+        return self.mode if self.runtime == "torch" else f"{self.mode}-{self.runtime}"
+
+
 def main() -> None:
     parser = recipe_parser(__doc__)
     parser.add_argument("--sets", default="", help="cut sets, comma-separated; empty: all test-*")
     parser.add_argument("--runtime", default="torch", choices=("torch", "onnx", "int8"), help="what runs the model")
     args = parser.parse_args()
-    recipe = recipe_from(args)
+    ranks, recipe = side_by_side.join(recipe_from(args))
+    yamls = [recipe.experiment_yaml(name) for name in recipe.names]
+    experiments = [Experiment.load(path, recipe.overrides, recipe.suffix) for path in yamls]
     sets = names_of("--sets", args.sets) or test_sets(recipe)
-    side_by_side.each(recipe, partial(decode_experiment, sets=sets, runtime=args.runtime))
+    runs = list(all_runs(experiments, sets, args.runtime))
+    rescored = [each for each in experiments if {*each.decoding.methods} & {*ngram_methods.RESCORING}]
+    tuned = rescored if args.runtime == "torch" else []
+    weights = side_by_side.unfinished(tuned, lambda each: [ngram_methods.weights_stage(recipe, each)])
+    side_by_side.each(
+        recipe,
+        ranks,
+        (ngram_methods.choose_weights, weights),
+        (decode, side_by_side.unfinished(runs, lambda run: stages(recipe, run).values())),
+    )
 
 
-def decode_experiment(recipe: Recipe, name: str, sets: Sequence[str], runtime: str) -> None:
-    experiment = Experiment.load(recipe.experiment_yaml(name), recipe.overrides, recipe.suffix)
-    for test_set in sets:
-        for mode in modes(experiment) if runtime == "torch" else exported_modes(experiment):
-            decode(recipe, experiment, test_set, mode, runtime)
+def all_runs(experiments: Sequence[Experiment], sets: Sequence[str], runtime: str) -> Iterator[Run]:
+    """What is to be decoded, the slow ones first."""
+    found = [
+        Run(experiment, test_set, mode, runtime)
+        for experiment in experiments
+        for test_set in sets
+        for mode in (modes(experiment) if runtime == "torch" else exported_modes(experiment))
+    ]
+    yield from sorted(found, key=lambda run: run.mode == "offline")
 
 
-def modes(experiment: Experiment) -> list[str]:
-    """offline; streaming at the model's chunk; streaming-N at chunks of N frames that `decoding.chunks` asks for."""
-    if not experiment.model.streaming.chunk_frames:
-        return ["offline"]
-    return ["offline", "streaming", *(f"streaming-{chunk}" for chunk in experiment.decoding.chunks)]
-
-
-def main_mode(experiment: Experiment) -> str:
-    """The mode whose rates stand for the model, and in which weights are chosen: streaming, where it streams."""
-    return "streaming" if "streaming" in modes(experiment) else "offline"
-
-
-def exported_modes(experiment: Experiment) -> list[str]:
-    """How stage 12's graphs run: in chunks where the model streams."""
-    return ["streaming" if experiment.model.streaming.chunk_frames else "offline"]
-
-
-def test_sets(recipe: Recipe) -> list[str]:
-    """Names of the test sets that stage 0 made."""
-    found = sorted(path.name.removesuffix(".jsonl.gz") for path in recipe.cuts.glob("test-*.jsonl.gz"))
-    if not found:
-        raise FileNotFoundError(f"no test-* cut set in {recipe.cuts}; stage 0 makes them (run.sh --stage 0)")
-    return found
-
-
-def decode(recipe: Recipe, experiment: Experiment, test_set: str, mode: str, runtime: str = "torch") -> None:
-    """One folder per method; the model runs once for all methods that are not up to date."""
-    folder = recipe.exp(experiment.name)
+def stages(recipe: Recipe, run: Run) -> dict[str, Stage]:
+    """The folder of each method of a run."""
+    experiment, folder = run.experiment, recipe.exp(run.experiment.name)
     settings = {"decoding": ngram_methods.search_settings(experiment)}
-    needed = {folder: experiment.stage, recipe.graphs: 4, recipe.cuts / f"{test_set}.jsonl.gz": 0}
-    computed: dict = {}
-    if runtime != "torch":
+    needed = {folder: experiment.stage, recipe.graphs: 4, recipe.cuts / f"{run.test_set}.jsonl.gz": 0}
+    if run.runtime != "torch":
         needed[folder / "export"] = 12
-    label = mode if runtime == "torch" else f"{mode}-{runtime}"
-    for method in experiment.decoding.methods if runtime == "torch" else ("1best",):
+    found: dict[str, Stage] = {}
+    for method in experiment.decoding.methods if run.runtime == "torch" else ("1best",):
         inputs = dict(needed)
         if method in ngram_methods.RESCORING:
             inputs |= {recipe.lm: 3, ngram_methods.weights_folder(recipe, experiment): 10}
-            ngram_methods.choose_weights(
-                recipe, experiment, lambda part: run_model(recipe, experiment, part, main_mode(experiment))
-            )
-        stage = Stage(10, folder / f"decode_{test_set}_{label}_{method}", {**settings, "method": method}, inputs)
-
-        def work(out: Path, method: str = method) -> None:
-            if not computed:
-                computed.update(run_model(recipe, experiment, test_set, mode, runtime))
-            write(recipe, experiment, test_set, label, method, computed, out)
-
-        run_stage(stage, work)
+        out = folder / f"decode_{run.test_set}_{run.label}_{method}"
+        found[method] = Stage(10, out, {**settings, "method": method}, inputs)
+    return found
 
 
-def run_model(recipe: Recipe, experiment: Experiment, test_set: str, mode: str, runtime: str = "torch") -> dict:
-    """Log-probabilities (T, V), reference words and cuts by cut id, and the model's facts."""
-    import torch
-    from tqdm import tqdm
+def decode(recipe: Recipe, run: Run) -> None:
+    """One folder per method; the model runs once for all methods that are not up to date."""
+    computed: dict = {}
 
-    from distill.batch import SAMPLE_RATE
-    from distill.data.loader import SpeechDataset, in_order, load_cuts
-    from distill.data.numerators import text_of
-    from distill.decode import log_probs
-    from distill.models.checkpoint import load_recogniser
-    from distill.models.latency import latency
-    from distill.train.monitor import commit
+    def work(out: Path, method: str) -> None:
+        if not computed:
+            computed.update(run_model(recipe, run.experiment, run.test_set, run.mode, run.runtime))
+        write(recipe, run.experiment, run.test_set, run.label, method, computed, out)
 
-    torch.set_num_threads(max(1, recipe.nj))
-    model, trained, units, epoch = load_recogniser(recipe.exp(experiment.name), avg=experiment.decoding.avg)
-    cuts = load_cuts(recipe.cuts, [test_set])
-    batches = in_order(cuts, SpeechDataset(None, None, 0, False, False), 4 * experiment.data.max_duration)
-    batches = (batch.to(recipe.device) for batch in batches)
-    model = model.to(recipe.device)
-    streaming, _, other_chunk = mode.partition("-")
-    if other_chunk:
-        model = model.run_at(int(other_chunk), trained.model.streaming.history_frames)
-    if runtime != "torch":
-        pairs = over_sessions(recipe.exp(experiment.name), cuts, mode, runtime)
-    elif streaming == "streaming":
-        step = model.settings.streaming.chunk_frames * model.settings.front_end.hop
-        pairs = log_probs.streaming(model, batches, step)
-    else:
-        pairs = log_probs.offline(model, batches)
-    delay = latency(model.settings)
-    facts = {
-        "experiment": experiment.name, "corpus": recipe.corpus, "lm": None,
-        "mode": mode if runtime == "torch" else f"{mode}-{runtime}",
-        "chunk_ms": delay.chunk, "lookahead_mean_ms": delay.mean, "lookahead_max_ms": delay.max,
-        "epoch": epoch, "avg": experiment.decoding.avg, "seed": trained.seed, "commit": commit(),
-    }  # fmt: skip
-    scores = dict(tqdm(pairs, desc=f"{experiment.name} {test_set} {mode}", total=len(cuts), disable=None))
-    references = {cut.id: (text_of(cut) or "").split() for cut in cuts}
-    by_id = {cut.id: cut for cut in cuts}
-    return {
-        "scores": scores, "references": references, "facts": facts, "units": units, "cuts": by_id,
-        "frame": model.settings.front_end.hop / SAMPLE_RATE,
-        "chunk": model.settings.streaming.chunk_frames if streaming == "streaming" else 0,
-    }  # fmt: skip
-
-
-def over_sessions(folder: Path, cuts: Iterable, mode: str, runtime: str) -> Iterator[tuple]:
-    """Pairs of cut id and log-probabilities (T, V) from what stage 12 exported."""
-    from distill.deploy.session import open_session
-
-    session = open_session(folder, runtime, mode)
-    for cut in cuts:
-        yield cut.id, session.whole(cut.load_audio()[0])
+    for method, stage in stages(recipe, run).items():
+        run_stage(stage, partial(work, method=method))
 
 
 def write(

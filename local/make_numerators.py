@@ -1,17 +1,26 @@
-"""Stage 7: the teacher's lattices over HLG on the unlabelled part; students make their numerators of them."""
+"""Stage 7: the teacher's lattices over HLG on the unlabelled part; students make their numerators of them.
+
+They are stored in shards, each written whole by one process: the ranks of a launcher share them, else the processes
+of --nj on a CPU. The same shards hold the same bytes whoever wrote them.
+"""
 
 from __future__ import annotations
 
-import json
 import logging
-import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import side_by_side
+from model_outputs import cut_set
 
 from distill.config.experiment import Experiment
-from distill.stages import Recipe, Stage, names_of, recipe_from, recipe_parser, run_script, run_stage
+from distill.files import replacing
+from distill.stages import Alone, Recipe, Stage, names_of, recipe_from, recipe_parser, run_script, run_stage, write_json
+
+if TYPE_CHECKING:
+    from distill.train.distributed import Ranks
 
 log = logging.getLogger("make_numerators")
 USED = ("avg", "beam", "max_active", "acoustic_scale", "lattice_beam")  # of the decoding settings
@@ -21,7 +30,8 @@ def main() -> None:
     parser = recipe_parser(__doc__)
     parser.add_argument("--parts", default="unlabelled", help="cut sets, comma-separated")
     args = parser.parse_args()
-    recipe, parts = recipe_from(args), names_of("--parts", args.parts)
+    ranks, recipe = side_by_side.join(recipe_from(args))
+    parts = names_of("--parts", args.parts)
     for name in recipe.names:
         experiment = Experiment.load(recipe.experiment_yaml(name), recipe.overrides, recipe.suffix)
         if experiment.stage != 6:
@@ -30,55 +40,74 @@ def main() -> None:
         settings = {"decoding": {key: decoding[key] for key in USED}, "parts": args.parts}
         needed = {recipe.exp(experiment.name): 6, recipe.graphs: 4, recipe.cuts: 0}
         stage = Stage(7, recipe.num / experiment.name, settings, needed, resumable=True)
-        run_stage(stage, partial(write, recipe, experiment, parts))
+        run_stage(stage, partial(write, recipe, ranks, name, parts), ranks)
 
 
-def write(recipe: Recipe, experiment: Experiment, parts: Sequence[str], folder: Path) -> None:
+def write(recipe: Recipe, ranks: Alone | Ranks, name: str, parts: Sequence[str], folder: Path) -> None:
     """A folder of shards for each part; skipped.tsv; summary.json with sizes and the pseudo-labels' error rates."""
-    import torch
+    from distill.data import lattices
 
-    torch.set_num_threads(max(1, recipe.nj))
-    listener = Listener(recipe, experiment)
+    missing = [(part, k) for part in parts for k in lattices.missing(folder / part, len(ordered(recipe.cuts, part)))]
+    side_by_side.each(recipe, ranks, (partial(write_shard, name=name, folder=folder), missing))
+    if not ranks.first:
+        return
     summary, skipped = {}, []
     for part in parts:
-        summary[part], silent = write_part(listener, recipe, folder / part, part)
-        skipped += silent
+        cuts = ordered(recipe.cuts, part)
+        lattices.finish(folder / part, len(cuts))
+        stored = lattices.Lattices([folder / part])
+        summary[part] = facts(stored, sum(cut.duration for cut in cuts))
+        skipped += [f"{cut_id}\tno complete path that says something\n" for cut_id in sorted(stored.silent)]
         log.info("%s: %s", part, ", ".join(f"{key} {value}" for key, value in summary[part].items()))
-    (folder / "skipped.tsv").write_text("".join(line + "\n" for line in skipped), encoding="utf-8")
-    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    with replacing(folder / "skipped.tsv") as temporary:
+        temporary.write_text("".join(skipped), encoding="utf-8")
+    write_json(folder / "summary.json", summary)
 
 
-def write_part(listener: Listener, recipe: Recipe, folder: Path, part: str) -> tuple[dict[str, Any], list[str]]:
-    """The shards that are not there yet; returns the part's facts and its (cut id, reason) lines without a lattice."""
-    from tqdm import tqdm
+@cache
+def ordered(folder: Path, part: str) -> list:
+    """The cuts of a part, longest first: cut into shards they need little padding."""
+    return sorted(cut_set(folder, part), key=lambda cut: (-cut.duration, cut.id))
 
+
+def write_shard(recipe: Recipe, item: tuple[str, int], name: str, folder: Path) -> None:
+    """Lattices of the shard `item`, (part, number), by the teacher `name`."""
     from distill.data import lattices
-    from distill.data.loader import load_cuts
 
-    cuts = sorted(load_cuts(recipe.cuts, [part]), key=lambda cut: (-cut.duration, cut.id))
-    started = time.monotonic()
-    with tqdm(desc=f"lattices of {part}", total=len(cuts), disable=None) as bar:
-        lattices.write_part(folder, cuts, partial(listener.hear, bar.update), listener.shift, listener.beam)
-    took, seconds = time.monotonic() - started, sum(cut.duration for cut in cuts)
-    stored = lattices.Lattices([folder])
-    facts = {
-        "utterances": len(cuts), "without_lattice": len(stored.silent), "audio_hours": round(seconds / 3600, 3),
-        "seconds": round(took, 1), "bytes_per_second": round(stored.bytes / seconds, 1),
+    part, number = item
+    cuts, teacher = ordered(recipe.cuts, part), labeller(recipe, name)
+    found = teacher.label(lattices.shard_of(cuts, number))
+    lattices.write_shard(lattices.shard_path(folder / part, number), found, teacher.shift, teacher.beam)
+    log.info("%s: lattices of %d of %d cuts, shard %d", part, len(found), len(cuts), number)
+
+
+def facts(stored, seconds: float) -> dict[str, Any]:
+    """What summary.json holds of a part."""
+    return {
+        "utterances": len(stored) + len(stored.silent), "without_lattice": len(stored.silent),
+        "audio_hours": round(seconds / 3600, 3), "bytes_per_second": round(stored.bytes / seconds, 1),
         **shape(stored), **quality(stored),
     }  # fmt: skip
-    return facts, [f"{name}\tno complete path that says something" for name in sorted(stored.silent)]
 
 
-class Listener:
+@cache
+def labeller(recipe: Recipe, name: str) -> Labeller:
+    return Labeller(recipe, Experiment.load(recipe.experiment_yaml(name), recipe.overrides, recipe.suffix))
+
+
+class Labeller:
     """The teacher with its decoding graph."""
 
     def __init__(self, recipe: Recipe, experiment: Experiment) -> None:
+        import torch
+
         from distill.batch import SAMPLE_RATE
         from distill.decode.lattice import GraphDecoder
         from distill.fsa import Search, build_engine
         from distill.graphs.lexicon import Lang
         from distill.models.checkpoint import load_recogniser
 
+        torch.set_num_threads(1 if recipe.device == "cpu" else max(1, recipe.nj))  # sums depend on their number
         decoding = experiment.decoding
         self.model, trained, units, _ = load_recogniser(recipe.exp(experiment.name), avg=decoding.avg)
         self.model.to(recipe.device)
@@ -93,8 +122,8 @@ class Listener:
         engine, hlg = build_engine(recipe.engine), recipe.graphs / "HLG.fst"
         self.decoder = GraphDecoder(engine, hlg, lang, search, decoding.acoustic_scale)
 
-    def hear(self, tell: Callable[[int], object], cuts: list) -> list:
-        """What the teacher hears in each cut (`distill.data.lattices.Heard`), in order of their ids; tells of each."""
+    def label(self, cuts: Sequence) -> list:
+        """The lattice of each cut and what else is stored (`distill.data.lattices.Heard`), by cut id."""
         from lhotse import CutSet
 
         from distill.data.loader import SpeechDataset, in_order
@@ -105,10 +134,7 @@ class Listener:
         batches = (b.to(self.device) for b in in_order(CutSet.from_cuts(cuts), reading, self.batch_seconds))
         truth = {cut.id: (cut.supervisions[0].custom or {}).get("reference") for cut in cuts if cut.supervisions}
         work = partial(self._heard, truth)
-        found = {}
-        for name, heard in decode_all(self.decoder, work, log_probs.offline(self.model, batches)):
-            found[name] = heard
-            tell(1)
+        found = dict(decode_all(self.decoder, work, log_probs.offline(self.model, batches)))
         return [found[name] for name in sorted(found)]
 
     def _heard(self, truth: dict[str, str | None], name: str, lattice) -> Any:

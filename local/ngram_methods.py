@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from graph_search import graph_decoder
+from model_outputs import main_mode, run_model
 
 from distill.config.experiment import Experiment
+from distill.files import replacing
 from distill.stages import Recipe, Stage, run_stage, write_json
 
 log = logging.getLogger("decode")
@@ -27,20 +29,22 @@ def search_settings(experiment: Experiment) -> dict[str, Any]:
     return {key: value for key, value in decoding.items() if key not in ("methods", "chunks")}
 
 
-def choose_weights(recipe: Recipe, experiment: Experiment, run: Callable[[str], dict]) -> None:
-    """weights.json in `weights_folder`: what leaves the fewest errors on the validation cuts.
-
-    run: gives what `run_model` says of a cut set, in the mode that stands for the model.
-    """
-    valid = experiment.data.valid
+def weights_stage(recipe: Recipe, experiment: Experiment) -> Stage:
+    """The stage that writes weights.json into `weights_folder`."""
     needed = {recipe.exp(experiment.name): experiment.stage, recipe.graphs: 4, recipe.lm: 3}
-    needed[recipe.cuts / f"{valid}.jsonl.gz"] = 0
+    needed[recipe.cuts / f"{experiment.data.valid}.jsonl.gz"] = 0
     settings = {"decoding": search_settings(experiment)}
+    return Stage(10, weights_folder(recipe, experiment), settings, needed)
+
+
+def choose_weights(recipe: Recipe, experiment: Experiment) -> None:
+    """weights.json in `weights_folder`: what leaves the fewest errors on the validation cuts, in the main mode."""
 
     def work(out: Path) -> None:
         from distill.decode.rescoring import tune
 
-        decoding, computed = experiment.decoding, run(valid)
+        decoding, valid = experiment.decoding, experiment.data.valid
+        computed = run_model(recipe, experiment, valid, main_mode(experiment))
         lists = sentence_lists(recipe, experiment, computed, exchange=True)
         scales, scores = decoding.rescoring_scales, decoding.rescoring_word_scores
         tuning = tune(lists, computed["references"], (1.0,), scales, scores)
@@ -48,7 +52,7 @@ def choose_weights(recipe: Recipe, experiment: Experiment, run: Callable[[str], 
         log.info("%s: %d errors on %s, before %d, with %s", experiment.name, tuning.errors, valid, tuning.before,
                  tuning.weights)  # fmt: skip
 
-    run_stage(Stage(10, weights_folder(recipe, experiment), settings, needed), work)
+    run_stage(weights_stage(recipe, experiment), work)
 
 
 def weights_folder(recipe: Recipe, experiment: Experiment) -> Path:
@@ -134,7 +138,8 @@ def over_method(recipe: Recipe, experiment: Experiment, method: str, computed: d
     if method == "whole-lattice-rescoring":
         found = whole_lattices(recipe, experiment, computed, weights)
     else:
-        (folder / "nbest.json").write_text(json.dumps(as_plain(lists)) + "\n", encoding="utf-8")
+        with replacing(folder / "nbest.json") as temporary:
+            temporary.write_text(json.dumps(as_plain(lists)) + "\n", encoding="utf-8")
         if method == "nbest-oracle":
             found = {n: each.words[error_counts(each, references[n]).argmin()] for n, each in lists.items()}
         else:

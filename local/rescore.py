@@ -7,10 +7,12 @@ import logging
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import side_by_side
-from decode import headline, main_mode, run_model, test_sets, write_errors
+from decode import headline, write_errors
 from graph_search import check_outputs, graph_decoder
+from model_outputs import main_mode, run_model, test_sets
 from ngram_methods import rescoring_facts, search_settings
 
 from distill.config.experiment import Experiment
@@ -23,21 +25,27 @@ NOT_OF_TRAINING = ("description", "rescoring", "avg")
 
 
 def main() -> None:
-    recipe = recipe_from(recipe_parser(__doc__).parse_args())
+    ranks, recipe = side_by_side.join(recipe_from(recipe_parser(__doc__).parse_args()))
     settings = LanguageModel.load(recipe.lm_yaml, recipe.lm_overrides)
+    yamls = [recipe.experiment_yaml(name) for name in recipe.names]
+    experiments = [Experiment.load(path, recipe.overrides, recipe.suffix) for path in yamls]
     valid = recipe.cuts / f"{settings.text.valid}.jsonl.gz"
     identity = {key: value for key, value in settings.resolved().items() if key not in NOT_OF_TRAINING}
     folder = recipe.exp(settings.name)
     training = Stage(11, folder, identity, {recipe.text / "lm.txt": 0, valid: 0}, resumable=True)
-    run_stage(training, lambda out: train(recipe, settings, out))
+    run_stage(training, lambda out: train(recipe, settings, out), ranks)
     needed = {folder: 11, recipe.lm: 3, recipe.lang: 2, valid: 0}
     measured = Stage(11, folder / "perplexity", {"avg": settings.avg}, needed)
-    run_stage(measured, lambda out: measure(recipe, settings, out))
-    side_by_side.each(recipe, partial(rescore_experiment, settings=settings))
-
-
-def rescore_experiment(recipe: Recipe, name: str, settings: LanguageModel) -> None:
-    rescore(recipe, settings, Experiment.load(recipe.experiment_yaml(name), recipe.overrides, recipe.suffix))
+    run_stage(measured, lambda out: measure(recipe, settings, out) if ranks.first else None, ranks)
+    sets = [(experiment, test_set) for test_set in test_sets(recipe) for experiment in experiments]
+    weights = side_by_side.unfinished(experiments, lambda each: [weights_stage(recipe, settings, each)])
+    decodings = side_by_side.unfinished(sets, lambda pair: [rescoring_stage(recipe, settings, *pair)])
+    side_by_side.each(
+        recipe,
+        ranks,
+        (partial(choose_weights, settings=settings), weights),
+        (partial(rescore, settings=settings), decodings),
+    )
 
 
 def transcripts(recipe: Recipe, part: str) -> list[str]:
@@ -100,28 +108,42 @@ def measure(recipe: Recipe, settings: LanguageModel, folder: Path) -> None:
         log.info("%s on %s: %s", name, settings.text.valid, facts)
 
 
-def rescore(recipe: Recipe, settings: LanguageModel, experiment: Experiment) -> None:
-    """Weights from the validation cuts, then every test set with them."""
-    folder, lm = recipe.exp(experiment.name), recipe.exp(settings.name)
-    tuned = folder / "rescoring"
-    chosen = {
-        "decoding": search_settings(experiment),
-        "avg": settings.avg,
-        "rescoring": settings.resolved()["rescoring"],
-    }
-    needed = {folder: experiment.stage, recipe.graphs: 4, lm: 11}
-    mode = main_mode(experiment)
+def weights_stage(recipe: Recipe, settings: LanguageModel, experiment: Experiment) -> Stage:
+    """The stage that chooses the weights on the validation cuts."""
     valid = recipe.cuts / f"{settings.text.valid}.jsonl.gz"
-    stage = Stage(11, tuned, chosen, {**needed, valid: 0})
-    run_stage(stage, lambda out: choose(recipe, settings, experiment, mode, out))
-    for test_set in test_sets(recipe):
-        inputs = {**needed, tuned: 11, recipe.cuts / f"{test_set}.jsonl.gz": 0}
-        stage = Stage(11, folder / f"decode_{test_set}_{mode}_{METHOD}", {**chosen, "method": METHOD}, inputs)
+    needed = {**inputs(recipe, settings, experiment), valid: 0}
+    return Stage(11, recipe.exp(experiment.name) / "rescoring", chosen(settings, experiment), needed)
 
-        def work(out: Path, test_set: str = test_set) -> None:
-            write(recipe, settings, experiment, test_set, mode, out)
 
-        run_stage(stage, work)
+def rescoring_stage(recipe: Recipe, settings: LanguageModel, experiment: Experiment, test_set: str) -> Stage:
+    """The stage that rescores a test set with the weights."""
+    folder = recipe.exp(experiment.name)
+    needed = {folder / "rescoring": 11, recipe.cuts / f"{test_set}.jsonl.gz": 0}
+    out = folder / f"decode_{test_set}_{main_mode(experiment)}_{METHOD}"
+    facts = {**chosen(settings, experiment), "method": METHOD}
+    return Stage(11, out, facts, {**inputs(recipe, settings, experiment), **needed})
+
+
+def chosen(settings: LanguageModel, experiment: Experiment) -> dict[str, Any]:
+    """The settings that weights and rescored results depend on."""
+    rescoring = settings.resolved()["rescoring"]
+    return {"decoding": search_settings(experiment), "avg": settings.avg, "rescoring": rescoring}
+
+
+def inputs(recipe: Recipe, settings: LanguageModel, experiment: Experiment) -> dict[Path, int]:
+    """What is read for them, whatever the cut set."""
+    return {recipe.exp(experiment.name): experiment.stage, recipe.graphs: 4, recipe.exp(settings.name): 11}
+
+
+def choose_weights(recipe: Recipe, experiment: Experiment, settings: LanguageModel) -> None:
+    work = partial(choose, recipe, settings, experiment, main_mode(experiment))
+    run_stage(weights_stage(recipe, settings, experiment), work)
+
+
+def rescore(recipe: Recipe, pair: tuple[Experiment, str], settings: LanguageModel) -> None:
+    experiment, test_set = pair
+    work = partial(write, recipe, settings, experiment, test_set, main_mode(experiment))
+    run_stage(rescoring_stage(recipe, settings, experiment, test_set), work)
 
 
 def found(
@@ -132,10 +154,10 @@ def found(
     from distill.lm.scoring import load_lm
 
     scorer, *_ = load_lm(recipe.exp(settings.name), recipe.device)
-    computed, chosen = run_model(recipe, experiment, part, mode), settings.rescoring
-    decoder = graph_decoder(recipe, experiment, chosen.beam)
+    computed, wanted = run_model(recipe, experiment, part, mode), settings.rescoring
+    decoder = graph_decoder(recipe, experiment, wanted.beam)
     check_outputs(recipe, experiment, decoder.lang, computed["units"])
-    lists = candidate_lists(decoder, computed["scores"].items(), chosen.nbest, chosen.beam)
+    lists = candidate_lists(decoder, computed["scores"].items(), wanted.nbest, wanted.beam)
     return score_all(lists, scorer), computed
 
 

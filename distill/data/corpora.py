@@ -7,7 +7,7 @@ Every `prepare_*` returns the parts of its corpus as recordings and supervisions
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 

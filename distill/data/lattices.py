@@ -8,21 +8,23 @@ kept as float16, relative to the best sequence's: its own are exactly 0.
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
+from distill.files import replacing
 from distill.fsa.sequences import SequenceGraph
 
 FORMAT = "lattices/1"
 INDEX = "shards.json"
 SHARD = 250  # cuts
+
+Cut = TypeVar("Cut")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,10 +67,8 @@ def write_shard(path: Path, heard: Sequence[Heard], frame_shift: float, beam: fl
         "beam": np.array([graph.beam for graph in graphs], dtype=np.float32),
         **_arrays(graphs),
     }
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    os.replace(temporary, path)
 
 
 def _arrays(graphs: Sequence[SequenceGraph]) -> dict[str, np.ndarray]:
@@ -198,27 +198,25 @@ def shard_path(folder: Path, number: int) -> Path:
     return folder / f"{number:05d}.npz"
 
 
-def write_part(
-    folder: Path, cuts: Sequence[Any], hear: Callable[[Sequence[Any]], Sequence[Heard]], frame_shift: float, beam: float
-) -> None:
-    """Write a part in shards of `SHARD` cuts, those that are not there yet: a killed run goes on where it was.
-
-    hear: from some cuts to what was heard in them. The rest as in `write_shard`.
-    """
+def missing(folder: Path, cuts: int) -> list[int]:
+    """Numbers of the shards of a part of so many cuts that are not there yet; makes the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    starts = range(0, len(cuts), SHARD)
-    for number, start in enumerate(starts):
-        path = shard_path(folder, number)
-        if not path.is_file():
-            write_shard(path, hear(cuts[start : start + SHARD]), frame_shift, beam)
-    _finish(folder, len(starts))
+    return [number for number in range(_shards_of(cuts)) if not shard_path(folder, number).is_file()]
 
 
-def _finish(folder: Path, shards: int) -> None:
-    """Write the index of a part whose shards are all there."""
-    temporary = folder / (INDEX + ".tmp")
-    temporary.write_text(json.dumps({"format": FORMAT, "shards": shards}) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / INDEX)
+def shard_of(cuts: Sequence[Cut], number: int) -> Sequence[Cut]:
+    """The cuts of a shard, from those of the part."""
+    return cuts[number * SHARD : (number + 1) * SHARD]
+
+
+def finish(folder: Path, cuts: int) -> None:
+    """Write the index of a part of so many cuts whose shards are all there."""
+    with replacing(folder / INDEX) as temporary:
+        temporary.write_text(json.dumps({"format": FORMAT, "shards": _shards_of(cuts)}) + "\n", encoding="utf-8")
+
+
+def _shards_of(cuts: int) -> int:
+    return -(-cuts // SHARD)
 
 
 class Lattices(Mapping[str, SequenceGraph]):

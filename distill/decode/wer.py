@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import kaldialign
 import numpy as np
 
 from distill.decode.bootstrap import interval, resampled
+from distill.files import replacing
 
 GAP = "*"  # in errs files, as icefall has it
 NOTHING = "\0"  # no word of a transcript, unlike GAP
@@ -140,6 +140,5 @@ def _error_lines(rate: ErrorRate, scored: Sequence[Scored]) -> Iterable[str]:
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Write a whole file of lines or nothing."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from distill.config.training import Data
-from distill.data.lattices import Heard, Lattices, Shard, shard_path, write_part, write_shard
+from distill.data.lattices import Heard, Lattices, Shard, finish, missing, shard_of, shard_path, write_shard
 from distill.data.numerators import Numerators
 from distill.fsa import Numerator
 from distill.fsa.sequences import SequenceGraph
@@ -35,8 +36,15 @@ def all_heard() -> list[Heard]:
 def part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "num" / "teacher" / "unlabelled"
     monkeypatch.setattr("distill.data.lattices.SHARD", 7)
-    write_part(folder, all_heard(), list, SHIFT, BEAM)
+    write_missing(folder)
     return folder
+
+
+def write_missing(folder: Path) -> None:
+    cuts = all_heard()
+    for number in missing(folder, len(cuts)):
+        write_shard(shard_path(folder, number), shard_of(cuts, number), SHIFT, BEAM)
+    finish(folder, len(cuts))
 
 
 def scores(graph: SequenceGraph) -> dict[tuple[int, ...], float]:
@@ -74,24 +82,27 @@ def test_same_lattices_same_bytes(part: Path, tmp_path: Path) -> None:
 
 
 def test_a_killed_writer_goes_on_where_it_was(part: Path, tmp_path: Path) -> None:
-    calls: list[int] = []
-
-    def hear(cuts: list[Heard]) -> list[Heard]:
-        calls.append(len(cuts))
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return list(cuts)
-
     folder = tmp_path / "killed"
-    with pytest.raises(KeyboardInterrupt):
-        write_part(folder, all_heard(), hear, SHIFT, BEAM)
+    assert missing(folder, len(all_heard())) == [0, 1]
+    write_shard(shard_path(folder, 0), shard_of(all_heard(), 0), SHIFT, BEAM)
+    (folder / "00001.npz.tmp").write_bytes(b"half")
     with pytest.raises(FileNotFoundError, match="stage 7"):  # what is half written is not there
         Lattices([folder])
-    (folder / "00001.npz.tmp").write_bytes(b"half")
-    write_part(folder, all_heard(), hear, SHIFT, BEAM)
-    assert calls == [7, 6, 6]  # the first shard is not made again
+    assert missing(folder, len(all_heard())) == [1]
+    write_missing(folder)
     assert [shard_path(folder, n).read_bytes() for n in (0, 1)] == [shard_path(part, n).read_bytes() for n in (0, 1)]
     assert Lattices([folder]).bytes == sum(shard_path(folder, n).stat().st_size for n in (0, 1))
+    assert not list(folder.glob("*.tmp"))
+
+
+def test_a_shard_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(np, "savez_compressed", full)
+    with pytest.raises(OSError, match=r"00000\.npz: no space left .*make room"):
+        write_shard(shard_path(tmp_path, 0), all_heard(), SHIFT, BEAM)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.99])

@@ -36,7 +36,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(rescore, "found", found)
     monkeypatch.setattr(rescore, "write_errors", lambda *_: None)
     yield SimpleNamespace(choose=rescore.choose, write=rescore.write, asked=asked)
-    for name in ("rescore", "decode", "ngram_methods", "graph_search"):
+    for name in ("rescore", "decode", "ngram_methods", "graph_search", "model_outputs", "side_by_side"):
         sys.modules.pop(name, None)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from distill.config.experiment import Experiment
-from distill.data.lattices import Heard, write_part
+from distill.data.lattices import Heard, finish, shard_path, write_shard
 from distill.fsa.formats import save_fsa
 from distill.fsa.graph import Fsa
 from distill.fsa.sequences import SequenceGraph
@@ -41,7 +41,10 @@ def folders(tmp_path: Path) -> Folders:
         3.0,
     )
     cuts = [Heard("cut", graph, np.ones(4))]
-    write_part(tmp_path / "num/teacher/unlabelled", cuts, list, frame_shift=0.04, beam=3.0)
+    part = tmp_path / "num/teacher/unlabelled"
+    part.mkdir(parents=True)
+    write_shard(shard_path(part, 0), cuts, frame_shift=0.04, beam=3.0)
+    finish(part, len(cuts))
     (tmp_path / "lexicon.txt").write_text("A A\nB B\n", encoding="utf-8")
     write_lang(Lexicon.read(tmp_path / "lexicon.txt"), tmp_path)
     return Folders(tmp_path, tmp_path, tmp_path, tmp_path)

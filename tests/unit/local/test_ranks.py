@@ -1,0 +1,33 @@
+"""Stages 7 and 10 by one process, by --nj processes and by ranks: the same files, each written once."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from .conftest import Tiny
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder but `.done`, which holds seconds."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".done")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def labels(tiny: Tiny) -> dict[str, bytes]:
+    """What stage 7 left, and nothing in the next call's way."""
+    found = contents(tiny.data / "num")
+    shutil.rmtree(tiny.data / "num")
+    return found
+
+
+def test_labels_are_the_same_by_any_number_of_processes(tiny: Tiny) -> None:
+    tiny.run("make_numerators.py", "--nj", "1")
+    one = labels(tiny)
+    logged = tiny.run("make_numerators.py", "--nj", "2")
+    two = labels(tiny)
+    ranks = tiny.run_ranks("make_numerators.py", 2)
+    assert len([name for name in one if name.endswith(".npz")]) == 8
+    assert one == two == labels(tiny)
+    assert logged.count("lattices of") == sum(each.count("lattices of") for each in ranks) == 8
+    assert not [name for name in one if ".tmp" in name or ".lock" in name]
