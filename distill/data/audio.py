@@ -123,16 +123,14 @@ def sample_faults(recording: Recording, segments: Sequence[SupervisionSegment]) 
     bounds = sorted({0, count, *(bound for pair in ends for bound in pair)})
     try:
         with opened(source) as file:
-            lows, highs = zip(*(_extremes(file, end - start) for start, end in pairwise(bounds)), strict=True)
+            ranges = np.array([_extremes(file, end - start) for start, end in pairwise(bounds)])
     except Unusable as error:
         return [str(error)] * len(segments)
+    index = {bound: i for i, bound in enumerate(bounds)}
     faults = []
     for (start, end), segment in zip(ends, segments, strict=True):
-        among = slice(bounds.index(start), bounds.index(end))
-        channel = int(segment.channel)
-        low = np.min([low[channel] for low in lows[among]])
-        high = np.max([high[channel] for high in highs[among]])
-        faults.append(_range_fault(float(low), float(high), source.source))
+        among = ranges[index[start] : index[end], :, int(segment.channel)]
+        faults.append(_range_fault(float(among[:, 0].min()), float(among[:, 1].max()), source.source))
     return faults
 
 

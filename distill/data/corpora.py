@@ -68,8 +68,9 @@ def _transcripts(folder: Path) -> Iterator[Utterance]:
             name, *text = line.removeprefix("\ufeff").split(maxsplit=1) or [""]
             if name:
                 place = f"{path.relative_to(folder.parent)}:{number}"
-                more = {"speaker": name.split("-")[0], "place": place, "more": {"language": "English"}}
-                yield Utterance(name, name, text="".join(text).strip(), **more)
+                speaker, said = name.split("-")[0], "".join(text).strip()
+                more = {"language": "English"}
+                yield Utterance(name, name, text=said, speaker=speaker, place=place, more=more)
 
 
 def _twice(paths: Sequence[Path], folder: Path) -> str:

@@ -116,8 +116,10 @@ def _audio(source: Mapping[str, Any], path: Path, place: str, allow_commands: bo
         raise ValueError(f"{path}:{place.rpartition(':')[2]}: a command, {value!r}; {COMMANDS}")
     if kind not in ("file", "command") or (kind == "file" and "://" in value):
         raise Unusable(f"not an audio file: {kind} {value[:80]}, expected a file ({place})")
-    beside = path.parent / value
-    return AudioSource(kind, [0], str(beside) if kind == "file" and os.path.lexists(beside) else value)
+    if kind == "file":
+        beside = path.parent / value
+        value = str(beside) if "\0" not in value and os.path.lexists(beside) else os.path.abspath(value)
+    return AudioSource(kind, [0], value)
 
 
 def _objects(row: Mapping[str, Any], key: str, place: str) -> list[dict[str, Any]]:

@@ -160,7 +160,8 @@ def _located(value: str, folder: Path, place: str) -> Path:
         raise Unusable(at("no path", place))
     if value == "-" or "://" in value or ARCHIVE.search(value):
         raise Unusable(f"not an audio file: {value}, expected a path; copy the audio to a file ({place})")
-    raise Unusable(f"no such file: {value} in {folder.name} or above ({place})")
+    where = "" if os.path.isabs(value) else f" in {folder.name} or above"
+    raise Unusable(f"no such file: {value}{where} ({place})")
 
 
 def _stretch(rest: str, place: str) -> dict[str, Any]:
