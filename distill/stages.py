@@ -43,8 +43,8 @@ OF_STAGES = re.compile(r"(manifests|cuts|fbank|text|num|audio)|(lang|lm|graphs)(
 OF_CORPUS = re.compile(r"labelled|unlabelled|dev|test-.*|LibriSpeech|(train|dev)-.*|fsdd|intent|wakeword")
 Result = TypeVar("Result")
 MOST_JOBS = 4096
-NAME = re.compile(r"(?!.*\.(?:tmp|old|lock|aside-\d+)\Z)[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
-NAME_RULE = "letters a to z, digits, . _ - (no . or - first, at most 200, not ending in .tmp, .old, .lock, .aside-N)"
+NAME = re.compile(r"(?!.*(?:\.aside-|\.(?:tmp|old|lock)\Z))[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
+NAME_RULE = "letters a to z, digits, . _ - (no . or - first, at most 200, no .aside-, not ending in .tmp, .old, .lock)"
 NO_K2 = (
     "--engine k2 needs k2, which this Python does not have; wheels for each torch stand at"
     " https://k2-fsa.github.io/k2/installation. --engine native gives the same values, faster"

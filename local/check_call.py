@@ -122,7 +122,7 @@ class Call:
             yield from self.unfit_teacher(experiment, experiment.teacher.experiment)
 
     def unfit_start(self, experiment: Experiment, name: str) -> Iterator[str]:
-        makers = [each for each in self.by_name.values() if each.stage == 6 and each.init == name]
+        makers = [each for each in self.experiments.values() if each.stage == 6 and each.init == name]
         if name == experiment.name:
             yield f"init: must be another experiment than itself (got {name!r})"
         elif self.known(name) is not None or self.done(self.recipe.exp(name)) or not makers:

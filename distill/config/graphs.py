@@ -34,4 +34,8 @@ class Graphs(Settings):
     def load(cls, path: Path, overrides: Sequence[str] = ()) -> Graphs:
         """Defaults, then those of a YAML file if it is there, then "key=value" overrides."""
         values = read(path) if path.is_file() else {}
-        return parsed(cls, overridden(values, overrides), str(path))
+        try:
+            values = overridden(values, overrides)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        return parsed(cls, values, str(path))

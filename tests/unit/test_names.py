@@ -18,7 +18,7 @@ from distill.stages import Recipe, names_of
 PIECES = ["a", "T1", "sn", "teacher", "_init", "lm", "..", ".", "/", "-", "--set", " ", "\n", "\t", "\0", "ü", "字",
           "$(id)", "*", "~", "\\", ":", "'", ";", "|", ".tmp", ".old", ".lock", ".aside-3", "_bpe", "_biphones",
           "_two_pdf", "x" * 90, "results.md", "é", "\u202e", "%2e%2e", "&", "C:", "0", "9z", "_", "con"]  # fmt: skip
-ENDINGS = (".tmp", ".old", ".lock", ".aside-3", ".aside-30", ".aside-39")
+ENDINGS = (".tmp", ".old", ".lock")
 MARKS = tuple(
     f"_{unit}{kind}" for unit in ("phones", "chars", "bpe", "biphones") for kind in ("", "_ctc_compact", "_two_pdf")
 )[1:]  # fmt: skip
@@ -33,7 +33,7 @@ def generated(count: int, seed: int = 11) -> list[str]:
         "-",
         "/",
         "a/b",
-        "/tmp/x",
+        "/etc/x",
         "~",
         "lm",
         "LM",
@@ -54,7 +54,8 @@ NAMES = generated(450)
 def is_name(text: str) -> bool:
     """By the rule that messages give, read letter by letter."""
     allowed = set(string.ascii_letters + string.digits + "._-")
-    return set(text) <= allowed and text[:1] not in ("", ".", "-") and len(text) <= 200 and not text.endswith(ENDINGS)
+    of_stages = text.endswith(ENDINGS) or ".aside-" in text
+    return set(text) <= allowed and text[:1] not in ("", ".", "-") and len(text) <= 200 and not of_stages
 
 
 def is_own(text: str) -> bool:
