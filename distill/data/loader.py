@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from distill.data.numerators import Numerators, text_of, usable
 from distill.features import fbank
 
 log = logging.getLogger(__name__)
+LAST_UPDATE = 30  # seconds; as long as torchrun waits before it kills
 EVERY_CUT = {"world_size": 1, "rank": 0}  # else lhotse gives each process of a torchrun other cuts
 FAR = 10.0  # times louder or softer (20 dB) than the median utterance: not typical
 
@@ -139,8 +140,8 @@ def _unpacked(packed: Any) -> Any:
 
 
 def _begin_loading(worker: int) -> None:
-    """Leave signals to the training process, which finishes its update first; loading ends with it."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """Leave signals to the training process, which finishes its update first, but outlive one by LAST_UPDATE."""
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(LAST_UPDATE))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -153,7 +154,7 @@ class TrainLoader:
         self.cuts, self.dataset, self.settings = cuts, dataset, settings
         self.seed, self.rank, self.world = seed, rank, world
 
-    def epoch(self, number: int, skip: int = 0) -> Iterator[Batch]:
+    def epoch(self, number: int, skip: int = 0) -> Generator[Batch, None, None]:
         """Batches of one epoch (counted from 0), without the first `skip` (already trained on)."""
         self.dataset.epoch = number
         chosen = _Skipping(self._sampler(number), skip)

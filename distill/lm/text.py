@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -130,7 +130,7 @@ class TextLoader:
         self.seed, self.rank, self.world = seed, rank, world
         self.lengths = np.diff(corpus.rows, axis=1)[:, 0]
 
-    def epoch(self, number: int, skip: int = 0) -> Iterator[TextBatch]:
+    def epoch(self, number: int, skip: int = 0) -> Generator[TextBatch, None, None]:
         """Batches of one epoch (counted from 0), without the first `skip`."""
         for rows in self._plan(number)[skip:]:
             mine = rows[self.rank :: self.world]

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -118,7 +118,7 @@ class Trainer:
         model: nn.Module,
         objective: nn.Module,
         teacher: TeacherTargets | None,
-        batches: Callable[[int, int], Iterator[Any]],
+        batches: Callable[[int, int], Generator[Any, None, None]],
         valid: Callable[[], Iterator[Any]],
         updates: int,
         units: Sequence[str],
@@ -185,22 +185,22 @@ class Trainer:
 
     def _epoch(self, monitor: Monitor) -> None:
         progress = self.progress
-        batches = self.batches(progress.epoch, progress.batch)
-        while progress.updates < self.total:
-            group = list(islice(batches, self.settings.accumulate))
-            if not group:
-                break
-            rate = learning_rate(self.settings, progress.updates / self.total)
-            values = self._update(group, rate)
-            progress.updates += 1
-            progress.batch += len(group)
-            progress.losses += values["loss"]
-            progress.losses_of += 1
-            monitor.update(progress.updates, values, rate)
-            if self._ending:
-                self._end()
-            if progress.updates % self.experiment.saving.every_updates == 0:
-                self._save("last.pt")
+        with contextlib.closing(self.batches(progress.epoch, progress.batch)) as batches:  # ends loading processes
+            while progress.updates < self.total:
+                group = list(islice(batches, self.settings.accumulate))
+                if not group:
+                    break
+                rate = learning_rate(self.settings, progress.updates / self.total)
+                values = self._update(group, rate)
+                progress.updates += 1
+                progress.batch += len(group)
+                progress.losses += values["loss"]
+                progress.losses_of += 1
+                monitor.update(progress.updates, values, rate)
+                if self._ending:
+                    self._end()
+                if progress.updates % self.experiment.saving.every_updates == 0:
+                    self._save("last.pt")
         if not progress.batch:
             raise ValueError(f"{self.experiment.name}: epoch {progress.epoch + 1} has no batches to train on")
 

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import socket
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from lhotse import CutSet, Recording, SupervisionSegment
 
 from distill.batch import Batch
 from distill.config.experiment import Experiment
-from distill.config.training import Teacher
 from distill.data.distort import Distortion
 from distill.data.loader import SpeechDataset, TrainLoader, in_order
 from distill.data.numerators import Numerators
@@ -44,7 +43,7 @@ SETTINGS = {
         "front_end": {"layers": [[8, 40, 20], [8, 8, 4]], "norm": "frame", "causal": True, "waveform": "gain"},
         "encoder": {
             "dim": 8, "ffn_dim": 16, "layers": 2, "heads": 2, "position_kernel": 3, "position_groups": 2,
-            "norm_first": True,
+            "norm_first": True, "position_causal": True,
         },
     },
     "data": {"max_duration": 1.5, "buckets": 2},
@@ -101,17 +100,17 @@ def toy_trainer(
     ranks: Ranks = ALONE,
     noise: dict[str, float] = PLAIN,
     double: bool = False,
-    taught: bool = False,
     **changes: Any,
 ) -> Trainer:
-    """noise: PLAIN or RANDOM. double: float64 throughout. taught: learns kept targets of an untrained teacher too."""
+    """noise: PLAIN or RANDOM. double: float64 throughout. A `teacher` in the changes is untrained."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {**SETTINGS, **changes}
     encoder = {**content["model"]["encoder"], **noise}
     mask = {"time_probability": 0.2, "time_length": 3} if noise is RANDOM else {}
     experiment = Experiment.parse({**content, "model": {**content["model"], "encoder": encoder, "mask": mask}}, "toy")
-    numerators = made_numerators(lang)
-    distortion = Distortion(volume_probability=0.5, volume=(0.3, 3.0)) if noise is RANDOM else None
+    torch.manual_seed(experiment.seed)
+    numerators, taught = made_numerators(lang), experiment.teacher is not None
+    distortion = Distortion(pitch_probability=0.0, noise_probability=0.5) if noise is RANDOM else None
     loader = loader_of(cuts, numerators, experiment, ranks, distortion=distortion, with_clean=taught)
     valid = CutSet.from_cuts(ranks.mine(sorted(cuts, key=lambda cut: cut.id)[:9]))
     reading = SpeechDataset(numerators, None, 0, taught, False)
@@ -121,12 +120,12 @@ def toy_trainer(
     if double:
         model, objective = model.double(), objective.double()
     teacher = None
-    if taught:
-        settings = Teacher(experiment="t", hears="clean", keep_targets=True)
-        teacher = TeacherTargets(settings, build_model(experiment.model, len(lang.outputs), 7), [1, 2])
+    if experiment.teacher is not None:
+        teacher = TeacherTargets(experiment.teacher, build_model(experiment.model, len(lang.outputs), 7), [1, 2])
 
-    def moved(batches: Iterator[Batch]) -> Iterator[Batch]:
-        return (replace(batch, wave=batch.wave.double()) for batch in batches) if double else batches
+    def moved(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
+        for batch in batches:
+            yield replace(batch, wave=batch.wave.double()) if double else batch
 
     return Trainer(
         experiment, model, objective, teacher, lambda epoch, skip: moved(loader.epoch(epoch, skip)),
@@ -148,8 +147,11 @@ def assert_same_training(left: Path, right: Path) -> None:
         assert next(facts) == next(facts), name
 
 
-def in_ranks(world: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What work(ranks, *arguments) returns in each of `world` processes; AssertionError with a failed one's trace."""
+def in_ranks(world: int, work: Callable[..., Any], *arguments: Any, lost: int | None = None) -> list[Any]:
+    """What work(ranks, *arguments) returns in each of `world` processes; AssertionError with a failed one's trace.
+
+    lost: a rank that returns nothing, as it ends itself.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -161,12 +163,21 @@ def in_ranks(world: int, work: Callable[..., Any], *arguments: Any) -> list[Any]
     ]
     for process in processes:
         process.start()
-    found = [pipe[0].recv() if pipe[0].poll(120) else (None, "no answer within 120 s") for pipe in pipes]
+    for _, sending in pipes:
+        sending.close()
+    found = [(None, None) if rank == lost else _received(pipe) for rank, (pipe, _) in enumerate(pipes)]
     for process in processes:
         process.join(10)
         process.kill()
     assert [error for _, error in found if error] == []
     return [value for value, _ in found]
+
+
+def _received(pipe: Any) -> tuple[Any, str | None]:
+    try:
+        return pipe.recv() if pipe.poll(120) else (None, "no answer within 120 s")
+    except EOFError:
+        return None, "ended without an answer"
 
 
 def _rank(rank: int, world: int, port: int, pipe: Any, work: Callable[..., Any], arguments: tuple) -> None:

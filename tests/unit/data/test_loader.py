@@ -122,7 +122,7 @@ def epochs(ranks: Ranks, cuts: CutSet, lang: Lang) -> list[list[tuple[str, ...]]
 def test_ranks_share_the_batches_of_one_process(cuts: CutSet, lang: Lang, world: int) -> None:
     alone, shares = epochs(Ranks(), cuts, lang), in_ranks(world, epochs, cuts, lang)
     for number in (0, 1):
-        for whole, *parts in zip(alone[number], *(of_rank[number] for of_rank in shares), strict=True):
+        for whole, *parts in zip(alone[number], *(ids[number] for ids in shares), strict=True):
             assert sorted(id_ for part in parts for id_ in part) == sorted(whole)
     assert all(ids for ids in alone[0])
 

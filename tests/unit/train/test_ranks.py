@@ -1,0 +1,206 @@
+"""One, two and four processes train alike, are shared out evenly, and end together."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from lhotse import CutSet
+
+from distill.graphs.lexicon import Lang
+from distill.models import checkpoint
+from distill.train.distributed import Ranks, join
+from tests.support.training import (
+    PLAIN,
+    RANDOM,
+    assert_same_training,
+    in_ranks,
+    toy_trainer,
+    write_letters,
+    write_speech,
+)
+
+Found = tuple[list[float], dict[str, torch.Tensor], float]
+
+
+@pytest.fixture(scope="module")
+def cuts(tmp_path_factory: pytest.TempPathFactory) -> CutSet:
+    return write_speech(tmp_path_factory.mktemp("speech"))
+
+
+@pytest.fixture(scope="module")
+def lang(tmp_path_factory: pytest.TempPathFactory) -> Lang:
+    return write_letters(tmp_path_factory.mktemp("lang"))
+
+
+def trained(ranks: Ranks, folder: Path, cuts: CutSet, lang: Lang, updates: int, noise: dict, accumulate: int) -> Found:
+    """Loss of each update, gradients of the first, validation loss at the end."""
+    optim = {"updates": updates, "lr": 0.003, "accumulate": accumulate}
+    trainer = toy_trainer(folder, cuts, lang, ranks, noise, double=True, optim=optim)
+    losses: list[float] = []
+    gradients: dict[str, torch.Tensor] = {}
+    update = trainer._update
+
+    def noting(group, rate):
+        values = update(group, rate)
+        losses.append(values["loss"])
+        if not gradients:
+            gradients.update(
+                {k: p.grad.clone().numpy() for k, p in trainer.model.named_parameters() if p.grad is not None}
+            )
+        return values
+
+    trainer._update = noting  # type: ignore[method-assign]
+    return losses, gradients, trainer.run()["valid_loss"]
+
+
+def close(left: Found, right: Found) -> None:
+    assert left[0] == pytest.approx(right[0], rel=1e-6) and left[2] == pytest.approx(right[2], rel=1e-6)
+    assert left[1].keys() == right[1].keys()
+    largest = max(abs(value).max() for value in left[1].values())
+    for name, value in left[1].items():
+        assert abs(value - right[1][name]).max() <= 1e-6 * largest, name
+
+
+def test_one_two_and_four_processes_train_alike(tmp_path: Path, cuts: CutSet, lang: Lang) -> None:
+    alone = trained(Ranks(), tmp_path / "1", cuts, lang, 50, PLAIN, 1)
+    assert len(alone[0]) == 50 and alone[0][-1] < alone[0][0]
+    for world in (2, 4):
+        found = in_ranks(world, trained, tmp_path / str(world), cuts, lang, 50, PLAIN, 1)
+        for each in found:
+            close(alone, each)
+
+
+@pytest.mark.parametrize("accumulate", [2, 3])
+def test_accumulated_batches_are_alike_too(tmp_path: Path, cuts: CutSet, lang: Lang, accumulate: int) -> None:
+    alone = trained(Ranks(), tmp_path / "1", cuts, lang, 4, PLAIN, accumulate)
+    close(alone, in_ranks(2, trained, tmp_path / "2", cuts, lang, 4, PLAIN, accumulate)[1])
+
+
+def test_more_ranks_than_cuts_train_alike(tmp_path: Path, cuts: CutSet, lang: Lang) -> None:
+    few = cuts.subset(first=2)
+    alone = trained(Ranks(), tmp_path / "1", few, lang, 3, PLAIN, 1)
+    for each in in_ranks(4, trained, tmp_path / "4", few, lang, 3, PLAIN, 1):
+        close(alone, each)
+
+
+DROP = {"dropout": 0.0, "layer_drop": 0.5}
+
+
+def test_blocks_are_dropped_alike(tmp_path: Path, cuts: CutSet, lang: Lang) -> None:
+    alone = trained(Ranks(), tmp_path / "1", cuts, lang, 20, DROP, 1)
+    for each in in_ranks(2, trained, tmp_path / "2", cuts, lang, 20, DROP, 1):
+        close(alone, each)
+
+
+def run_until(ranks: Ranks, folder: Path, cuts: CutSet, lang: Lang, updates: int, rank: int, ends: str) -> object:
+    """Train; before an update, one rank is ended by a signal. Returns exit status or message."""
+    trainer = toy_trainer(folder, cuts, lang, ranks, RANDOM)
+    update = trainer._update
+
+    def ending(group, rate):
+        if trainer.progress.updates == updates and ranks.rank == rank:
+            if ends == "silently":
+                os._exit(9)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return update(group, rate)
+
+    trainer._update = ending  # type: ignore[method-assign]
+    begun = time.monotonic()
+    try:
+        trainer.run()
+    except (SystemExit, RuntimeError) as ended:
+        return str(ended), trainer.progress.updates, time.monotonic() - begun
+    return "finished", trainer.progress.updates, 0.0
+
+
+def whole(ranks: Ranks, folder: Path, cuts: CutSet, lang: Lang) -> None:
+    toy_trainer(folder, cuts, lang, ranks, RANDOM).run()
+
+
+def test_a_signal_to_one_rank_ends_all_after_the_same_update(tmp_path: Path, cuts: CutSet, lang: Lang) -> None:
+    in_ranks(2, whole, tmp_path / "whole", cuts, lang)
+    ended = in_ranks(2, run_until, tmp_path / "ended", cuts, lang, 4, 1, "asked")
+    assert [(status, updates) for status, updates, _ in ended] == [("143", 5), ("143", 5)]
+    assert checkpoint.load(tmp_path / "ended/last.pt")["progress"]["updates"] == 5
+    in_ranks(2, whole, tmp_path / "ended", cuts, lang)
+    assert_same_training(tmp_path / "whole", tmp_path / "ended")
+
+
+@pytest.mark.parametrize("dies", [0, 1])
+def test_when_a_rank_dies_the_other_stops_and_names_the_way_out(
+    tmp_path: Path, cuts: CutSet, lang: Lang, dies: int
+) -> None:
+    found = in_ranks(2, run_until, tmp_path / "died", cuts, lang, 4, dies, "silently", lost=dies)
+    message, _, seconds = found[1 - dies]
+    assert "another rank stopped" in message and "continues from the last checkpoint" in message and seconds < 60
+    in_ranks(2, whole, tmp_path / "died", cuts, lang)
+    in_ranks(2, whole, tmp_path / "whole", cuts, lang)
+    assert_same_training(tmp_path / "whole", tmp_path / "died")
+
+
+def test_another_number_of_ranks_continues(
+    tmp_path: Path, cuts: CutSet, lang: Lang, caplog: pytest.LogCaptureFixture
+) -> None:
+    in_ranks(2, run_until, tmp_path, cuts, lang, 4, 0, "asked")
+    with caplog.at_level("INFO"):
+        result = toy_trainer(tmp_path, cuts, lang, noise=RANDOM).run()
+    assert result["updates"] == 16 and "begun on 2 processes, continued on 1" in caplog.text
+
+
+def other_folders(ranks: Ranks, folder: Path, cuts: CutSet, lang: Lang) -> str:
+    try:
+        toy_trainer(folder / f"{ranks.rank}", cuts, lang, ranks).run()
+    except ValueError as error:
+        return str(error)
+    return "trained"
+
+
+def test_ranks_without_a_shared_folder_are_refused(tmp_path: Path, cuts: CutSet, lang: Lang) -> None:
+    toy_trainer(tmp_path / "1", cuts, lang).run()
+    found = in_ranks(2, other_folders, tmp_path, cuts, lang)
+    assert all("they must share exp-dir" in message for message in found)
+
+
+def test_not_finite_names_the_cuts_of_all_ranks(tmp_path: Path, cuts: CutSet, lang: Lang) -> None:
+    batches = in_ranks(2, second_epoch, tmp_path, cuts, lang)
+    assert len(set(batches)) == 2
+    for message in in_ranks(2, broken, tmp_path, cuts, lang):
+        assert "update 1: loss not finite" in message
+        assert set(re.findall(r"cut-\d+", message)) == {cut_id for ids in batches for cut_id in ids}
+
+
+def second_epoch(ranks: Ranks, folder: Path, cuts: CutSet, lang: Lang) -> tuple[str, ...]:
+    return next(toy_trainer(folder, cuts, lang, ranks).batches(1, 0)).ids
+
+
+def broken(ranks: Ranks, folder: Path, cuts: CutSet, lang: Lang) -> str:
+    trainer = toy_trainer(folder, cuts, lang, ranks)
+    try:
+        trainer._check_finite({"loss": float("nan")}, [next(trainer.batches(1, 0))])
+    except FloatingPointError as error:
+        return str(error)
+    return "passed"
+
+
+def test_threads_are_shared_by_the_ranks_of_a_machine() -> None:
+    assert [Ranks(local_world=n).threads(4) for n in (1, 2, 3, 8)] == [4, 2, 1, 1]
+
+
+def test_half_an_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(ValueError, match=r"WORLD_SIZE and LOCAL_RANK not; .* unset RANK"):
+        join("cpu")
+
+
+def test_a_gpu_that_is_not_there_is_named() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(ValueError, match="--device cuda: torch sees no GPU"):
+        join("cuda")

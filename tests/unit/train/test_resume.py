@@ -1,0 +1,197 @@
+"""A training that was killed, or asked to end, and continues: bit for bit what it would have become."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from lhotse import CutSet
+
+import distill.data.loader as module
+from distill.graphs.lexicon import Lang
+from distill.models import checkpoint
+from distill.train.loop import Trainer
+from tests.support.training import RANDOM, SETTINGS, assert_same_training, toy_trainer, write_letters, write_speech
+
+TAUGHT = {
+    "teacher": {"experiment": "t", "hears": "clean", "keep_targets": True},
+    "objective": {"alpha": 0.8, "beta": 0.8, "teacher_layers": [1, 2]},
+}
+CHUNKS = {"chunk_frames": 4, "history_frames": 8, "train_chunks": [4, 8], "train_histories": [8, 16]}
+KINDS = {
+    "random": {"noise": RANDOM},
+    "workers": {"noise": RANDOM, "data": {"max_duration": 1.5, "buckets": 2, "workers": 2}},
+    "kept audio": {"noise": RANDOM, "data": {"max_duration": 1.5, "buckets": 2, "keep_audio": True}},
+    "kept targets": {"noise": RANDOM, **TAUGHT},
+    "accumulated": {"noise": RANDOM, "optim": {"updates": 9, "lr": 0.01, "accumulate": 2}},
+    "chunks": {"noise": RANDOM, "model": {**SETTINGS["model"], "streaming": CHUNKS}},
+}
+
+
+@pytest.fixture(scope="module")
+def cuts(tmp_path_factory: pytest.TempPathFactory) -> CutSet:
+    return write_speech(tmp_path_factory.mktemp("speech"))
+
+
+@pytest.fixture(scope="module")
+def lang(tmp_path_factory: pytest.TempPathFactory) -> Lang:
+    return write_letters(tmp_path_factory.mktemp("lang"))
+
+
+@pytest.fixture(autouse=True)
+def cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "available_cores", lambda: 2)
+
+
+class Killed(BaseException):
+    pass
+
+
+def dies(trainer: Trainer, updates: int, at: str) -> None:
+    """End the training without a word when `updates` are done, at a place where a kill may strike."""
+    original = getattr(trainer, at)
+
+    def dying(*arguments):
+        if trainer.progress.updates >= updates:
+            raise Killed
+        return original(*arguments)
+
+    setattr(trainer, at, dying)
+    with pytest.raises(Killed):
+        trainer.run()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_killed_training_becomes_the_unbroken_one(tmp_path: Path, cuts: CutSet, lang: Lang, kind: str) -> None:
+    changes = KINDS[kind]
+    toy_trainer(tmp_path / "whole", cuts, lang, **changes).run()
+    for updates, place in ((4, "_update"), (7, "_loss"), (8, "_validate")):
+        dies(toy_trainer(tmp_path / "killed", cuts, lang, **changes), updates, place)
+    result = toy_trainer(tmp_path / "killed", cuts, lang, **changes).run()
+    assert_same_training(tmp_path / "whole", tmp_path / "killed")
+    assert result["train_loss"] < 100 and result["valid_loss"] < 100
+
+
+@pytest.mark.parametrize(("place", "every"), [("_validate", 4), ("_finish_epoch", 16)])
+def test_the_last_epoch_is_never_missing(tmp_path: Path, cuts: CutSet, lang: Lang, place: str, every: int) -> None:
+    toy_trainer(tmp_path / "whole", cuts, lang).run()
+    saving = {"every_updates": every}  # the last update's checkpoint is written before the epoch's
+    dies(toy_trainer(tmp_path / "killed", cuts, lang, saving=saving), 16, place)
+    assert checkpoint.load(tmp_path / "killed/last.pt")["progress"]["updates"] == 16
+    result = toy_trainer(tmp_path / "killed", cuts, lang, saving=saving).run()
+    assert_same_training(tmp_path / "whole", tmp_path / "killed")
+    assert result == toy_trainer(tmp_path / "killed", cuts, lang, saving=saving).run()  # nothing left to do
+
+
+def test_a_kill_between_the_epoch_and_its_progress_changes_nothing(tmp_path: Path, cuts: CutSet, lang: Lang) -> None:
+    toy_trainer(tmp_path / "whole", cuts, lang).run()
+    dying = toy_trainer(tmp_path / "killed", cuts, lang)
+    save = dying._save
+
+    def until_epoch(name: str) -> None:
+        save(name)
+        if name == "epoch-2.pt":
+            raise Killed
+
+    dying._save = until_epoch  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        dying.run()
+    toy_trainer(tmp_path / "killed", cuts, lang).run()
+    assert_same_training(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_an_epoch_longer_than_every_updates_leaves_a_checkpoint(tmp_path: Path, cuts: CutSet, lang: Lang) -> None:
+    dies(toy_trainer(tmp_path, cuts, lang, saving={"every_updates": 2}), 3, "_update")
+    assert [path.name for path in tmp_path.glob("*.pt")] == ["last.pt"]
+    assert checkpoint.load(tmp_path / "last.pt")["progress"]["updates"] == 2
+
+
+def test_train_loss_is_the_mean_of_the_last_epoch(tmp_path: Path, cuts: CutSet, lang: Lang) -> None:
+    trainer = toy_trainer(tmp_path, cuts, lang)
+    losses: dict[int, list[float]] = {}
+    update = trainer._update
+
+    def noting(group, rate):
+        values = update(group, rate)
+        losses.setdefault(trainer.progress.epoch, []).append(values["loss"])
+        return values
+
+    trainer._update = noting  # type: ignore[method-assign]
+    result = trainer.run()
+    last = losses[max(losses)]
+    assert len(losses) > 1 < len(last) and result["train_loss"] == pytest.approx(sum(last) / len(last))
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("place", ["_update", "_validate"])
+def test_a_signal_leaves_a_checkpoint(
+    tmp_path: Path, cuts: CutSet, lang: Lang, number: int, status: int, place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    toy_trainer(tmp_path / "whole", cuts, lang).run()
+    asked = toy_trainer(tmp_path / "ended", cuts, lang)
+    original = getattr(asked, place)
+
+    def signalled(*arguments):
+        if asked.progress.updates >= 4:
+            os.kill(os.getpid(), number)
+        return original(*arguments)
+
+    setattr(asked, place, signalled)
+    before = signal.getsignal(number)
+    with caplog.at_level("INFO"), pytest.raises(SystemExit) as ended:
+        asked.run()
+    assert ended.value.code == status and signal.getsignal(number) == before
+    updates = checkpoint.load(tmp_path / "ended/last.pt")["progress"]["updates"]
+    assert f"checkpoint at update {updates} written to {tmp_path}/ended/last.pt; the same command" in caplog.text
+    assert updates == (5 if place == "_update" else asked.progress.updates)
+    toy_trainer(tmp_path / "ended", cuts, lang).run()
+    assert_same_training(tmp_path / "whole", tmp_path / "ended")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"\x00" * 5000])
+def test_a_damaged_checkpoint_is_named_and_left(tmp_path: Path, cuts: CutSet, lang: Lang, content: bytes) -> None:
+    toy_trainer(tmp_path, cuts, lang).run()
+    (tmp_path / "last.pt").write_bytes(content)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(ValueError, match=r"last\.pt: unreadable .*move last\.pt away .*epoch-1\.pt"):
+        toy_trainer(tmp_path, cuts, lang).run()
+    assert (tmp_path / "last.pt").read_bytes() == content
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_disk_without_room_leaves_the_last_checkpoint(
+    tmp_path: Path, cuts: CutSet, lang: Lang, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy_trainer(tmp_path / "whole", cuts, lang).run()
+    full = toy_trainer(tmp_path / "full", cuts, lang)
+    save = torch.save
+
+    def fills_up(content, file):
+        if full.progress.updates >= 5:
+            file.write(b"half of it")
+            raise OSError(28, "No space left on device")
+        save(content, file)
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match=r"last\.pt: no space left on device"):
+        patched.setattr(torch, "save", fills_up)
+        full.run()
+    assert list(tmp_path.rglob("*.tmp")) == []
+    toy_trainer(tmp_path / "full", cuts, lang).run()
+    assert_same_training(tmp_path / "whole", tmp_path / "full")
+
+
+def test_an_epoch_without_batches_is_an_error(tmp_path: Path, cuts: CutSet, lang: Lang) -> None:
+    trainer = toy_trainer(tmp_path, cuts, lang)
+    trainer.batches = lambda epoch, skip: (batch for batch in ())
+    with pytest.raises(ValueError, match="epoch 1 has no batches"):
+        trainer.run()
+
+
+def test_only_epochs_of_this_training_are_removed(tmp_path: Path, cuts: CutSet, lang: Lang) -> None:
+    (tmp_path / "epoch-99.pt").write_bytes(b"of another training")
+    toy_trainer(tmp_path, cuts, lang, saving={"every_updates": 50, "keep": 1}).run()
+    names = sorted(path.name for path in tmp_path.glob("*.pt"))
+    assert len(names) == 3 and "epoch-99.pt" in names and "epoch-1.pt" not in names
