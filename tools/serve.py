@@ -30,8 +30,8 @@ def main() -> None:
     if not args.open:
         serving.check(address)
     limits = Limits(
-        message=args.max_message, stream=args.max_stream, idle=args.idle, streams=args.streams, backlog=args.backlog,
-        slow=args.slow, leave=args.leave, opening=args.opening,
+        message=args.max_message, stream=args.max_stream, lasting=args.max_time, idle=args.idle,
+        streams=args.streams, backlog=args.backlog, slow=args.slow, leave=args.leave, opening=args.opening,
     )  # fmt: skip
     setup = serving.Setup(args.experiment, args.data_dir, args.runtime, args.threads)
     recognition = serving.open_recognition(setup)
@@ -87,6 +87,7 @@ def add_limits(group: argparse._ArgumentGroup, limits: Limits) -> None:
         ("streams", limits.streams, "streams open at once"),
         ("max-message", limits.message, "bytes of a message"),
         ("max-stream", limits.stream, "seconds of audio of a stream"),
+        ("max-time", limits.lasting, "seconds that a stream may last, pauses included"),
         ("idle", limits.idle, "seconds that a stream may go without audio"),
         ("backlog", limits.backlog, "seconds of audio that wait for the model before no more is read"),
         ("slow", limits.slow, "seconds in which a client must take a message"),

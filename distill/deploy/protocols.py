@@ -70,20 +70,24 @@ class Sherpa:
 
 
 class Vosk:
-    """Vosk's: int16 samples at the rate of a "config" message, then "eof"; one reply to every message of audio."""
+    """Vosk's: int16 samples at the rate of a "config" message, then "eof"; one reply to every message of audio.
+
+    A sample may begin in one message and end in the next.
+    """
 
     answers = True
 
     def __init__(self, rate: int = SAMPLE_RATE) -> None:
         self._rate, self._words = rate, True
         self._resampler: Resampler | None = None
+        self._begun, self._warned = b"", False
 
     def hear(self, message: str | bytes) -> np.ndarray | None:
         if isinstance(message, str):
             return self._told(message)
-        if len(message) % 2:
-            raise ValueError(f"{len(message)} bytes are no int16 samples; send 2 bytes a sample, mono")
-        samples = np.frombuffer(message, "<i2")
+        message = self._begun + message
+        self._begun = message[len(message) // 2 * 2 :]
+        samples = np.frombuffer(message[: len(message) // 2 * 2], "<i2")
         if self._resampler is None:
             self._resampler = Resampler(self._rate)
         return self._resampler(checked(samples)) if len(samples) else samples.astype(np.float32)
@@ -101,16 +105,20 @@ class Vosk:
         return None if told.get("eof") else np.zeros(0, np.float32)
 
     def _configure(self, config: Any) -> None:
-        rate = config.get("sample_rate", self._rate) if isinstance(config, dict) else None
-        if not isinstance(rate, int | float) or not RATES[0] <= rate <= RATES[1] or rate != int(rate):
-            raise ValueError(f"sample_rate {rate!r}; expected a whole number from {RATES[0]} to {RATES[1]}")
+        given = config.get("sample_rate", self._rate) if isinstance(config, dict) else None
+        rate = _number(given)
+        if not RATES[0] <= rate <= RATES[1] or rate != int(rate):
+            raise ValueError(f"sample_rate {given!r:.60}; expected a whole number from {RATES[0]} to {RATES[1]}")
         if self._resampler is not None and int(rate) != self._rate:
-            raise ValueError(f"sample_rate {rate} after audio at {self._rate}; send the config first")
-        if ignored := sorted(config.keys() - {"sample_rate", "words"}):
-            log.warning("a Vosk client asks for what is not there, and goes without it: %s", ", ".join(ignored)[:80])
+            raise ValueError(f"sample_rate {rate:g} after audio at {self._rate}; send the config first")
+        if (ignored := sorted(config.keys() - {"sample_rate", "words"})) and not self._warned:
+            self._warned = True  # once a stream, however often it asks
+            log.warning("a Vosk client asks for what is not there, and goes without it: %.120s", ascii(ignored))
         self._rate, self._words = int(rate), bool(config.get("words", True))
 
     def rest(self) -> np.ndarray:
+        if self._begun:
+            log.warning("a Vosk client's stream ended within a sample: its last byte is left out")
         return self._resampler.rest() if self._resampler is not None else np.zeros(0, np.float32)
 
     def say(self, result: Result) -> str:
@@ -121,6 +129,14 @@ class Vosk:
 
     def farewell(self) -> str | None:
         return None
+
+
+def _number(given: Any) -> float:
+    """A number, or the text of one, as some clients send it; nan for anything else."""
+    try:
+        return float(given) if isinstance(given, str | int | float) else math.nan
+    except (ValueError, OverflowError):
+        return math.nan
 
 
 def _words(result: Result) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ import numpy as np
 from websockets.asyncio.server import Server as SocketServer
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.datastructures import Headers
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidMessage
 from websockets.http11 import Request, Response
 
 from distill.deploy import page
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 PATHS = ("/", "/sherpa", "/vosk")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+BOUGHT = 10.0  # seconds that a client may take for a second of audio, in the long run
 # Why streams are closed by the server, and the code they are told (RFC 6455, section 7.4)
 CODES = {
     "malformed": 1007, "too_long": 1009, "silent": 1008, "busy": 1013, "failed": 1011, "leaving": 1001,
@@ -43,13 +44,15 @@ CODES = {
 class Limits:
     """What one client may ask for.
 
-    message: bytes. stream: seconds of audio. idle: seconds without audio. streams: open at once. backlog:
-    seconds of audio that wait for the model before no more is read. slow: seconds in which a message must be
-    taken. leave: seconds that open streams have to end when the server does. opening: seconds of a handshake.
+    message: bytes. stream: seconds of audio. lasting: seconds from a stream's first message to its end. idle: seconds
+    waited for audio; a second of audio buys `BOUGHT` more, so that who sends drop by drop is idle too. streams: open
+    at once. backlog: seconds of audio that wait for the model before no more is read. slow: seconds in which a message
+    must be taken. leave: seconds that open streams have to end when the server does. opening: seconds of a handshake.
     """
 
     message: int = 1 << 20
     stream: float = 3600.0
+    lasting: float = 7200.0
     idle: float = 30.0
     streams: int = 64
     backlog: float = 10.0
@@ -105,6 +108,7 @@ class Server:
             self._handle, self.address.host, self.address.port, process_request=self._request, compression=None,
             max_size=limits.message, max_queue=8, write_limit=1 << 16, ssl=self.address.tls,
             open_timeout=limits.opening, close_timeout=2, server_header=None, logger=_quiet(),
+            create_connection=_Socket,
         )  # fmt: skip
 
     async def close(self, now: asyncio.Event | None = None) -> None:
@@ -129,6 +133,14 @@ class Server:
 
     def _request(self, connection: ServerConnection, request: Request) -> Response | None:
         """HTTP before WebSocket: who may come in, and what needs no socket."""
+        try:
+            return self._answered(request)
+        except (ValueError, LookupError) as error:  # as of urlsplit, of text that is no UTF-8, of a header given twice
+            return _answer(HTTPStatus.BAD_REQUEST, f"a malformed request: {ascii(str(error))[:120]}\n")
+
+    def _answered(self, request: Request) -> Response | None:
+        if getattr(request, "method", "GET") != "GET":  # older versions of the library refuse it themselves
+            return _answer(HTTPStatus.METHOD_NOT_ALLOWED, "only GET is answered here\n")
         path = urlsplit(request.path).path
         upgrade = request.headers.get("Upgrade", "").lower() == "websocket"
         if not self._known(request):
@@ -143,7 +155,7 @@ class Server:
         if path == "/metrics":
             return _answer(HTTPStatus.OK, self.metrics.text(), "text/plain; version=0.0.4; charset=utf-8")
         if path not in PATHS:
-            return _answer(HTTPStatus.NOT_FOUND, f"no {path}; streams go to {', '.join(PATHS)}\n")
+            return _answer(HTTPStatus.NOT_FOUND, f"no {ascii(path)[:80]}; streams go to {', '.join(PATHS)}\n")
         if not upgrade:
             return _answer(HTTPStatus.UPGRADE_REQUIRED, "open a WebSocket here\n")
         return None
@@ -184,6 +196,19 @@ class Server:
             self.metrics.add("streams_open", -1)
 
 
+class _Socket(ServerConnection):
+    """Tells a client whose request is no HTTP of a GET so, where the library would only hang up."""
+
+    _told = False
+
+    def send_data(self) -> None:
+        if isinstance(self.protocol.handshake_exc, InvalidMessage) and not self._told:
+            self._told = True
+            answer = _answer(HTTPStatus.BAD_REQUEST, "a malformed request: expected GET … HTTP/1.1 and its headers\n")
+            self.transport.write(answer.serialize())
+        super().send_data()
+
+
 class _Connection:
     """One client: what it sends goes to its stream, what is heard goes back."""
 
@@ -194,7 +219,8 @@ class _Connection:
         self._news = asyncio.Event()
         self._left: asyncio.Future[None] = self._loop.create_future()
         self._given = self._heard = 0  # samples
-        self._since = self._loop.time()  # when audio came last
+        self._patience = self.limits.idle  # seconds that are still waited for audio
+        self._until = self._loop.time() + self.limits.lasting
         self._partial: Result | None = None
         assert socket.request is not None
         address = urlsplit(socket.request.path)
@@ -248,17 +274,25 @@ class _Connection:
 
     async def _receive(self) -> str | bytes | None:
         """The next message; None where the server leaves. Raises Refused for a silent client."""
+        begun = self._loop.time()
+        if begun > self._until:
+            raise self._overdue()
         receiving = asyncio.ensure_future(self.socket.recv())
         try:
             either: set[asyncio.Future] = {receiving, self._left}
-            done, _ = await asyncio.wait(either, timeout=self.limits.idle, return_when=asyncio.FIRST_COMPLETED)
+            wait = min(self._patience, self._until - begun)
+            done, _ = await asyncio.wait(either, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+            self._patience -= self._loop.time() - begun
             if receiving in done:
                 return receiving.result()
             if done:
                 return None
-            raise self._silent()
+            raise self._silent() if self._patience <= 0 else self._overdue()
         finally:
             receiving.cancel()
+
+    def _overdue(self) -> Refused:
+        return Refused("too_long", f"the stream lasts longer than {self.limits.lasting:g} s")
 
     def _silent(self) -> Refused:
         return Refused("silent", f"no audio came for {self.limits.idle:g} s")
@@ -282,11 +316,9 @@ class _Connection:
             samples = dialogue.hear(message) if message is not None else None
         except ValueError as error:
             raise Refused("malformed", str(error)) from None
-        if samples is not None and not len(samples) and self._loop.time() - self._since > self.limits.idle:
-            raise self._silent()
-        if samples is None or len(samples):
-            self._since = self._loop.time()
-        self._given += 0 if samples is None else len(samples)
+        count = 0 if samples is None else len(samples)
+        self._patience = min(self.limits.idle, self._patience + BOUGHT * count / SAMPLE_RATE)
+        self._given += count
         if self._given > self.limits.stream * SAMPLE_RATE:
             raise Refused("too_long", f"the stream is longer than {self.limits.stream:g} s")
         return samples

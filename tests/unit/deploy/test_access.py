@@ -47,6 +47,48 @@ def test_http_beside_the_sockets(decoder: OnlineDecoder) -> None:
     serving(decoder, visit)
 
 
+MALFORMED = {
+    "no HTTP": b"\x16\x03\x01\x02\0\x01\r\n\r\n",
+    "another method": b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n",
+    "a body": b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello",
+    "another version": b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n",
+    "a header without a name": b"GET / HTTP/1.1\r\n: localhost\r\n\r\n",
+    "a host that is none": b"GET / HTTP/1.1\r\nHost: [::1\r\n\r\n",
+    "a path that is none": b"GET //[::1/ HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "two hosts": b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n",
+    "two upgrades": b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nUpgrade: websocket\r\n\r\n",
+    "an origin that is none": b"GET / HTTP/1.1\r\nHost: localhost\r\nOrigin: http://[\r\n\r\n",
+    "a path of other bytes": b"GET /\xff\xfe HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "a token of other bytes": b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer \xff\r\n\r\n",
+    "a key that is none": b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n\r\n",
+    "no key": b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+    "a line too long": b"GET /" + b"a" * 20000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "too many headers": b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 500 + b"\r\n",
+    "cut": b"GET / HTTP/1.1\r\nHost: local",
+}  # fmt: skip
+
+
+def test_malformed_requests_are_told_so(decoder: OnlineDecoder, caplog: pytest.LogCaptureFixture) -> None:
+    async def ask(url: str, request: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection(*url.removeprefix("ws://").split(":"))
+        writer.write(request)
+        if not request.endswith(b"\r\n\r\n") and b"hello" not in request:
+            writer.write_eof()
+        answer = await asyncio.wait_for(reader.read(), 8)
+        writer.close()
+        return answer
+
+    async def visit(server: Server, url: str) -> None:
+        answers = await asyncio.gather(*(ask(url, request) for request in MALFORMED.values()))
+        statuses = {name: answer[:12] for name, answer in zip(MALFORMED, answers)}
+        assert {name: status for name, status in statuses.items() if not status.startswith(b"HTTP/1.1 4")} == {}
+        assert (await asyncio.to_thread(get, url + "/health"))[0] == 200
+
+    serving(decoder, visit, Limits(opening=2.0, leave=0.0), Address(port=0, token="secret"))
+    assert "Traceback" not in caplog.text and not caplog.records
+
+
 def test_a_token_and_an_origin_are_asked_for(decoder: OnlineDecoder) -> None:
     said = sentence(10)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,6 +31,9 @@ BAD = {
     "oversized": ([bytes(70000)], 1009, ""),
     "silent": ([], 1008, "no audio came for 0.5 s"),
     "silent amid audio": ([np.zeros(800, np.float32).tobytes()], 1008, "no audio came"),
+    "a rate of a longer text": ([f'{{"config": {{"sample_rate": "{"9" * 5000}"}}}}'], 1007, "sample_rate '9"),
+    "a rate that is none": (['{"config": {"sample_rate": [16000]}}'], 1007, "sample_rate [16000]"),
+    "a rate without a bound": (['{"config": {"sample_rate": Infinity}}'], 1007, "sample_rate inf"),
     "endless": ([np.zeros(8000, np.float32).tobytes()] * 9, 1009, "longer than 4 s"),
     "too loud for the model": ([np.full(4000, 0.99, np.float32).tobytes()], 1011, "too loud"),
 }  # fmt: skip
@@ -86,8 +91,74 @@ def test_bad_company_harms_nobody(decoder: OnlineDecoder) -> None:
 
     server = serving(decoder, visit, Limits(message=65536, stream=4.0, idle=0.5, leave=0.0, opening=1.5))
     counts = {kind: metric(server, f'streams_refused_total{{reason="{kind}"}}') for kind in ("malformed", "silent")}
-    assert counts == {"malformed": 9, "silent": 3}
+    assert counts == {"malformed": 12, "silent": 3}
     assert metric(server, "streams_open") == 0 and not server.recognition._streams
+
+
+async def drip(url: str, message: bytes, seconds: float) -> tuple[int, str]:
+    """Send a message again and again; how the server ends it."""
+    async with connect(url) as socket:
+
+        async def send() -> None:
+            with contextlib.suppress(ConnectionClosed):
+                while True:
+                    await socket.send(message)
+                    await asyncio.sleep(seconds)
+
+        sending = asyncio.create_task(send())
+        try:
+            return await closed_with(socket)
+        finally:
+            sending.cancel()
+
+
+def test_who_sends_drop_by_drop_is_silent_too(decoder: OnlineDecoder) -> None:
+    async def visit(server: Server, url: str) -> None:
+        one, second = np.zeros(1, np.float32).tobytes(), np.zeros(1600, np.float32).tobytes()
+        found = await asyncio.gather(drip(url, one, 0.1), drip(url + "/vosk", b"\0", 0.1), drip(url, second, 0.3))
+        assert [code for code, _ in found] == [1008, 1008, 1009]  # a third of real time is not silent
+        assert found[2][1] == "the stream lasts longer than 4 s"
+
+    serving(decoder, visit, Limits(idle=0.8, lasting=4.0, leave=0.0))
+
+
+def test_a_message_that_never_ends_is_silence(decoder: OnlineDecoder) -> None:
+    async def visit(server: Server, url: str) -> None:
+        async def fragments():
+            while True:
+                yield b"\0" * 4
+                await asyncio.sleep(0.1)
+
+        async with connect(url) as socket:
+            sending = asyncio.create_task(socket.send(fragments()))
+            assert (await closed_with(socket))[0] == 1008
+            sending.cancel()
+
+    serving(decoder, visit, Limits(idle=0.5, leave=0.0))
+
+
+ODD = "bad\nINFO all is well\r\x1b[31m\u202e\x00\u2028" + "x" * 5000
+
+
+def test_what_clients_write_stands_escaped_and_short_in_the_log(
+    decoder: OnlineDecoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def visit(server: Server, url: str) -> None:
+        async with connect(url) as socket:
+            for _ in range(3):
+                await socket.send(json.dumps({"config": {"sample_rate": 16000, ODD: 1}}))
+            await socket.send('{"eof": 1}')
+            await socket.recv()
+        for message in (ODD, json.dumps({"config": {"sample_rate": ODD}}), json.dumps({ODD: 1})):
+            async with connect(url + "/vosk") as socket:
+                await socket.send(message)
+                assert (await closed_with(socket))[0] == 1007
+
+    with caplog.at_level(logging.INFO):
+        serving(decoder, visit)
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("distill")]
+    assert len(told) == 1 and "bad\\nINFO" in told[0]
+    assert len(told[0]) < 250 and told[0].isascii() and told[0].isprintable()
 
 
 def test_who_takes_nothing_is_let_go(decoder: OnlineDecoder, monkeypatch: pytest.MonkeyPatch) -> None:

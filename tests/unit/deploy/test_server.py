@@ -76,6 +76,31 @@ def test_a_vosk_client_gets_its_words(decoder: OnlineDecoder, path: str, rate: i
     serving(decoder, visit)
 
 
+@pytest.mark.parametrize("rate", ['"8000"', "8000.0", '" 8000.0 "', "8e3"])
+def test_a_vosk_client_may_write_its_rate_as_text(decoder: OnlineDecoder, rate: str) -> None:
+    said = sentence(2)
+
+    async def visit(server: Server, url: str) -> None:
+        async with connect(url) as socket:
+            await socket.send(f'{{"config": {{"sample_rate": {rate}}}}}')
+            await socket.send((audio(decoder, said, 8000) * 32767).astype(np.int16).tobytes())
+            await socket.recv()
+            await socket.send('{"eof": 1}')
+            assert json.loads(await socket.recv())["text"].split() == said
+
+    serving(decoder, visit)
+
+
+@pytest.mark.parametrize("size", [1, 999, 6401])
+def test_samples_may_lie_across_messages_and_the_last_may_be_half(size: int, caplog: pytest.LogCaptureFixture) -> None:
+    samples = np.arange(-3000, 3000, dtype="<i2")
+    content, talk = samples.tobytes() + b"\7", Vosk()
+    pieces = [talk.hear(content[at : at + size]) for at in range(0, len(content), size)]
+    assert all(piece is not None for piece in pieces) and len(talk.rest()) == 0
+    np.testing.assert_array_equal(np.concatenate(pieces), samples.astype(np.float32) / 32768)
+    assert "its last byte is left out" in caplog.text
+
+
 def test_a_pause_ends_an_utterance(decoder: OnlineDecoder) -> None:
     first, second = sentence(3), sentence(4)
     pause = np.zeros(2 * 16000, np.float32)
