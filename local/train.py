@@ -88,6 +88,7 @@ def train(recipe: Recipe, experiment: Experiment, folder: Path) -> None:
         "commit": commit(),
         "config": experiment.resolved(),
         "hardware": hardware(device),
+        "ranks": ranks.world,
         "command": command_line(),
     }
     if ranks.first:

@@ -154,6 +154,37 @@ def test_a_second_call_does_nothing(rehearsal: Rehearsal) -> None:
     assert "making" not in again.output
 
 
+# Several processes
+
+
+@pytest.fixture(scope="session")
+def two_ranks(rehearsal: Rehearsal, tmp_path_factory: pytest.TempPathFactory) -> Rehearsal:
+    """Teacher, its numerators and a student by two processes, from the rehearsal's cuts and graphs."""
+    folder = tmp_path_factory.mktemp("two_ranks")
+    data, exp = folder / "data", folder / "exp"
+    shutil.copytree(rehearsal.data, data, ignore=shutil.ignore_patterns("corpus", "num"))
+    options = ("--stage", "5", "--stop-stage", "8", "--experiment", "teacher,sn")
+    launcher = ("--launcher", "torchrun --standalone --nproc-per-node 2")
+    return Rehearsal(data, exp, False, call(data, exp, "--rehearse", "true", *options, *launcher))
+
+
+def test_two_ranks_train_as_one_process_does(rehearsal: Rehearsal, two_ranks: Rehearsal) -> None:
+    assert two_ranks.call.status == 0, two_ranks.call.output[-3000:]
+    for name in ("teacher", "sn"):
+        one, two = (json.loads((each.exp / name / "result.json").read_text()) for each in (rehearsal, two_ranks))
+        assert (one["ranks"], two["ranks"]) == (1, 2)
+        assert two["updates"] == one["updates"] and abs(two["valid_loss"] - one["valid_loss"]) < 1e-3
+        one, two = ({p.name for p in (each.exp / name).glob("*.pt")} for each in (rehearsal, two_ranks))
+        assert one == two
+
+
+def test_two_ranks_write_everything_once(two_ranks: Rehearsal) -> None:
+    assert two_ranks.call.output.count("from teacher_init:") == 1
+    paths = [*two_ranks.data.rglob("*"), *two_ranks.exp.rglob("*")]
+    assert not [path for path in paths if re.search(r"\.(tmp|old|lock|aside)\b", path.name)]
+    assert (two_ranks.data / "num/teacher/.done").is_file()
+
+
 # Wrong input
 
 
