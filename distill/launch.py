@@ -26,7 +26,9 @@ log = logging.getLogger(__name__)
 LAUNCHED = "DISTILL_LAUNCHED"
 GRACE = 20.0  # seconds for the others to end by themselves once one has failed
 TORCHRUN = re.compile(r"torchrun|torch\.distributed\.(run|launch)|accelerate")
-PEER_GONE = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|failed to recv|socket", re.IGNORECASE)
+PEER_GONE = re.compile(
+    r"another rank stopped|gloo|nccl|connection (closed|reset|refused)|broken pipe|failed to recv", re.IGNORECASE
+)
 
 
 class Terminated(KeyboardInterrupt):

@@ -154,6 +154,53 @@ def test_a_second_call_does_nothing(rehearsal: Rehearsal) -> None:
     assert "making" not in again.output
 
 
+# Several processes
+
+
+LAUNCHER = ("--launcher", "torchrun --standalone --nproc-per-node 2")
+NOT_RANDOM = [  # ranks draw numbers of their own
+    f"{key}_probability=0" for key in ("model.mask.time", "model.mask.channel", "augment.volume", "augment.noise")
+]  # fmt: skip
+
+
+def copied(rehearsal: Rehearsal, folder: Path) -> Path:
+    """The rehearsal's cuts and graphs in a data-dir of their own."""
+    return shutil.copytree(rehearsal.data, folder / "data", ignore=shutil.ignore_patterns("corpus", "num"))
+
+
+def left_over(*folders: Path) -> list[Path]:
+    paths = [path for folder in folders for path in folder.rglob("*")]
+    return [path for path in paths if re.search(r"\.(tmp|old|lock|aside)\b", path.name)]
+
+
+def test_two_ranks_write_everything_once(rehearsal: Rehearsal, tmp_path: Path) -> None:
+    """Teacher, its numerators, a student."""
+    data, exp = copied(rehearsal, tmp_path), tmp_path / "exp"
+    options = ("--stage", "5", "--stop-stage", "8", "--experiment", "teacher,sn", *LAUNCHER)
+    done = call(data, exp, "--rehearse", "true", *options)
+    assert done.status == 0, done.output[-3000:]
+    assert done.output.count("from teacher_init:") == 1 and (data / "num/teacher/.done").is_file()
+    for name in ("teacher", "sn"):
+        assert json.loads((exp / name / "result.json").read_text())["ranks"] == 2
+        assert (exp / name / "last.pt").is_file() and any((exp / name).glob("epoch-*.pt"))
+    assert left_over(data, exp) == []
+
+
+def test_two_ranks_train_as_one_process_does(rehearsal: Rehearsal, tmp_path: Path) -> None:
+    data, settings = copied(rehearsal, tmp_path), [part for each in NOT_RANDOM for part in ("--set", each)]
+    found = []
+    for number, launcher in enumerate(((), LAUNCHER)):
+        options = ("--stage", "5", "--stop-stage", "6", "--experiment", "teacher", *settings, *launcher)
+        done = call(data, tmp_path / f"exp-{number}", "--rehearse", "true", *options)
+        assert done.status == 0, done.output[-3000:]
+        found.append(json.loads((tmp_path / f"exp-{number}/teacher/result.json").read_text()))
+    one, two = found
+    assert (one["ranks"], two["ranks"]) == (1, 2) and one["updates"] == two["updates"] == 12
+    assert abs(one["valid_loss"] - two["valid_loss"]) < 1e-3
+    names = [{path.name for path in (tmp_path / f"exp-{n}/teacher").glob("*.pt")} for n in range(2)]
+    assert names[0] == names[1]
+
+
 # Wrong input
 
 

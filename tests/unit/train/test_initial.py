@@ -69,13 +69,12 @@ def test_a_checkpoint_becomes_an_experiment_folder(tmp_path: Path, monkeypatch: 
     assert checkpoint.load_recogniser(tmp_path / "other")[2] == list(OUTPUTS)
 
 
-def test_stage_5_notices_another_file_of_the_same_name(tmp_path: Path) -> None:
-    source = hugging_face(tmp_path / "hf")
-    before = init_teacher.source(experiment(pretrained=source))
-    assert set(before["files"]) == {"config.json", "preprocessor_config.json", "pytorch_model.bin"}
-    (tmp_path / "hf" / "config.json").write_text("{}")
-    assert init_teacher.source(experiment(pretrained=source)) != before
-    assert init_teacher.source(experiment()) == {}
+def test_stage_5_reads_all_files_of_a_checkpoint(tmp_path: Path) -> None:
+    """They are its inputs, whose contents are compared: another file of the same name is noticed."""
+    found = init_teacher.source(experiment(pretrained=hugging_face(tmp_path / "hf")))
+    assert {path.name for path in found} == {"config.json", "preprocessor_config.json", "pytorch_model.bin"}
+    assert init_teacher.source(experiment(pretrained=f"fairseq:{found[0]}")) == found[:1]
+    assert init_teacher.source(experiment()) == []
 
 
 def cuts() -> list:
