@@ -51,6 +51,8 @@ def write_cut_sets(manifests: Path, corpus: str, roles: Roles, folder: Path, see
     hours = {}
     for name, parts in roles.by_name().items():
         cuts = [cut for part in parts for cut in utterance_cuts(read_manifest(manifests, corpus, part))]
+        if name == "labelled":
+            cuts += _at_other_speeds(manifests, corpus, roles)
         if name == "unlabelled":
             cuts = [hide_text(cut) for cut in cuts] + _hidden_share(manifests, corpus, roles, seed)
         cuts = _sample(cuts, roles.limit(name), seed)
@@ -84,6 +86,15 @@ def _hidden_share(manifests: Path, corpus: str, roles: Roles, seed: int) -> list
     chosen = _sample(cuts, round(roles.hidden_share * len(cuts)), seed)
     # Another name, so that both sets can be joined.
     return [hide_text(cut).with_id(f"{cut.id}-unlabelled") for cut in chosen]
+
+
+def _at_other_speeds(manifests: Path, corpus: str, roles: Roles) -> list[MonoCut]:
+    return [
+        cut.perturb_speed(factor)
+        for part, factors in roles.speeds.items()
+        for factor in factors
+        for cut in utterance_cuts(read_manifest(manifests, corpus, part))
+    ]
 
 
 def _sample(cuts: list[MonoCut], count: int | None, seed: int) -> list[MonoCut]:

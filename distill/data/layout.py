@@ -20,6 +20,8 @@ class Roles:
     """Share of the labelled utterances that are also used as unlabelled audio, their text hidden."""
     limits: Mapping[str, int] = field(default_factory=dict)
     """Most utterances of a cut set, for rehearsals; `test` stands for every test set."""
+    speeds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Labelled parts that are trained on at other speeds too, beside their own: part -> factors."""
 
     def by_name(self) -> dict[str, tuple[str, ...]]:
         """Name of each cut set -> the parts it is made of."""
@@ -53,6 +55,7 @@ SPOKEN_COMMANDS = Roles(
         "test-orders-sure": ("orders-test_sure",),
     },
     hidden_share=0.5,
+    speeds={"orders-train": (0.9, 1.1)},  # a quarter of the audio, and the harder task
 )
 SPOKEN_COMMANDS_TABLES = {  # of what, the table, and the columns that are read
     "digits": ("fsdd/digits.tsv", ("utt", "path")),
