@@ -61,6 +61,8 @@ def write_cut_sets(manifests: Path, corpus: str, roles: Roles, folder: Path, see
     trained_on: set[str] = set()
     for name, parts in roles.by_name().items():
         cuts = [cut for part in parts for cut in utterance_cuts(read_manifest(manifests, corpus, part))]
+        if name == "labelled":
+            cuts += _at_other_speeds(manifests, corpus, roles)
         if name == "unlabelled":
             cuts = [hide_text(cut) for cut in cuts] + _hidden_share(manifests, corpus, roles, seed)
         cuts = _sample(_distinct(cuts, name, taken), roles.limit(name), seed)
@@ -118,6 +120,15 @@ def _hidden_share(manifests: Path, corpus: str, roles: Roles, seed: int) -> list
     cuts = [cut for part in roles.labelled for cut in utterance_cuts(read_manifest(manifests, corpus, part))]
     chosen = _sample(cuts, round(roles.hidden_share * len(cuts)), seed)
     return [hide_text(cut) for cut in chosen]
+
+
+def _at_other_speeds(manifests: Path, corpus: str, roles: Roles) -> list[MonoCut]:
+    return [
+        cut.perturb_speed(factor)
+        for part, factors in roles.speeds.items()
+        for factor in factors
+        for cut in utterance_cuts(read_manifest(manifests, corpus, part))
+    ]
 
 
 def _sample(cuts: list[MonoCut], count: int | None, seed: int) -> list[MonoCut]:

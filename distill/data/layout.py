@@ -23,6 +23,8 @@ class Roles:
     """Share of the labelled utterances that are also used as unlabelled audio, their text hidden."""
     limits: Mapping[str, int] = field(default_factory=dict)
     """Most utterances of a cut set, for rehearsals; `test` stands for every test set."""
+    speeds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Labelled parts that are trained on at other speeds too, beside their own: part -> factors."""
 
     def by_name(self) -> dict[str, tuple[str, ...]]:
         """Name of each cut set -> the parts it is made of."""
@@ -56,6 +58,7 @@ SPOKEN_COMMANDS = Roles(
         "test-orders-sure": ("orders-test_sure",),
     },
     hidden_share=0.5,
+    speeds={"orders-train": (0.9, 1.1)},  # a quarter of the audio, and the harder task
 )
 KALDI_LISTS = re.compile(r"wav\.scp|text|segments|(utt|spk|reco)2\w+")
 AUDIO_FILES = re.compile(r'"type": *"file"[^{}]*?"source": *("(?:[^"\\]|\\.)*")')  # in a line of lhotse's cuts
