@@ -21,6 +21,17 @@ def labels(tiny: Tiny) -> dict[str, bytes]:
     return found
 
 
+def decodings(tiny: Tiny) -> dict[str, bytes]:
+    """What stage 10 left, and nothing in the next call's way."""
+    folders = [*tiny.exp.glob("*/decode_*"), *tiny.exp.glob("*/rescoring_*")]
+    found = {
+        f"{path.parent.name}/{path.name}/{name}": data for path in folders for name, data in contents(path).items()
+    }
+    for path in folders:
+        shutil.rmtree(path)
+    return found
+
+
 def test_labels_are_the_same_by_any_number_of_processes(tiny: Tiny) -> None:
     tiny.run("make_numerators.py", "--nj", "1")
     one = labels(tiny)
@@ -31,3 +42,26 @@ def test_labels_are_the_same_by_any_number_of_processes(tiny: Tiny) -> None:
     assert one == two == labels(tiny)
     assert logged.count("lattices of") == sum(each.count("lattices of") for each in ranks) == 8
     assert not [name for name in one if ".tmp" in name or ".lock" in name]
+
+
+def test_labelling_goes_on_with_what_is_missing(tiny: Tiny) -> None:
+    tiny.run("make_numerators.py", "--nj", "1")
+    part = tiny.data / "num/teacher/unlabelled"
+    whole, kept = contents(part), (part / "00002.npz").stat().st_mtime_ns
+    for name in ("00001.npz", "shards.json", "../.done"):
+        (part / name).unlink()
+    (part / "00001.npz.tmp").write_bytes(b"half")
+    logged = tiny.run_ranks("make_numerators.py", 2)
+    assert sum(each.count("lattices of") for each in logged) == 1
+    assert contents(part) == whole and (part / "00002.npz").stat().st_mtime_ns == kept
+
+
+def test_decodings_are_the_same_by_any_number_of_processes(tiny: Tiny) -> None:
+    tiny.run("decode.py", "--nj", "1")
+    one = decodings(tiny)
+    tiny.run("decode.py", "--nj", "2")
+    two = decodings(tiny)
+    logged = tiny.run_ranks("decode.py", 2)
+    assert len([name for name in one if name.endswith("wer.json")]) == 18  # 3 modes, 2 test sets, 3 methods
+    assert one == two == decodings(tiny)
+    assert all("%WER" in each for each in logged)

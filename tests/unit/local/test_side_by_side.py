@@ -1,0 +1,116 @@
+"""Items shared by processes: each once, no process left behind, and a process that is killed is an error."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from .conftest import ROOT
+
+SCRIPT = f"""
+import os, sys, time
+from pathlib import Path
+sys.path.insert(0, {str(ROOT / "local")!r})
+import side_by_side
+from distill.stages import Alone, recipe_from, recipe_parser, run_script
+
+OUT = Path(__file__).parent
+
+def work(recipe, item):
+    with (OUT / f"item-{{item}}").open("a") as file:
+        file.write(f"{{os.getpid()}} {{os.environ['OMP_NUM_THREADS']}} {{recipe.nj}}\\n")
+    while item in ("wrong", "odd") and not (OUT / "item-long").exists():
+        time.sleep(0.05)
+    if item == "wrong":
+        raise ValueError("item wrong: expected a right one")
+    if item == "odd":
+        raise ZeroDivisionError("odd")
+    time.sleep(600 if item == "long" else 0.5)
+
+def main():
+    recipe = recipe_from(recipe_parser("").parse_args())
+    side_by_side.each(recipe, Alone(), *((work, phase.split("+")) for phase in recipe.names))
+    print("all done", flush=True)
+
+if __name__ == "__main__":
+    run_script(main)
+"""
+
+
+def start(folder: Path, phases: str) -> subprocess.Popen:
+    (folder / "script.py").write_text(SCRIPT, encoding="utf-8")
+    options = ["--corpus", "x", "--conf-dir", "x", "--data-dir", "x", "--exp-dir", "x", "--nj", "2"]
+    return subprocess.Popen(
+        [sys.executable, str(folder / "script.py"), *options, "--experiment", phases],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def worker(folder: Path, item: str) -> int:
+    """The process that works on an item, once it does."""
+    path, end = folder / f"item-{item}", time.monotonic() + 120
+    while not (path.exists() and path.read_text().endswith("\n")):
+        assert time.monotonic() < end, f"{item} was never begun"
+        time.sleep(0.05)
+    return int(path.read_text().split()[0])
+
+
+def gone(process: int, seconds: float = 20) -> bool:
+    """Whether a process ends within some seconds; one that nobody has waited for yet has ended."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_each_item_is_done_once_in_two_processes(tmp_path: Path) -> None:
+    process = start(tmp_path, "a+b+c,d")
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0 and "all done" in output, output
+    lines = [(tmp_path / f"item-{name}").read_text().splitlines() for name in "abcd"]
+    assert [len(each) for each in lines] == [1, 1, 1, 1]
+    assert len({each[0].split()[0] for each in lines}) == 2
+    assert {tuple(each[0].split()[1:]) for each in lines} == {("1", "1")}
+
+
+@pytest.mark.parametrize(
+    ("item", "message"), [("wrong", "E item wrong: expected a right one"), ("odd", "E ZeroDivisionError: odd")]
+)
+def test_an_error_ends_all(tmp_path: Path, item: str, message: str) -> None:
+    process = start(tmp_path, f"long+{item}")
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 1 and message in output, output
+    assert gone(worker(tmp_path, "long"))
+
+
+def test_a_killed_process_is_an_error_that_ends_all(tmp_path: Path) -> None:
+    process = start(tmp_path, "long+a+b+c+d+e+f+g")
+    killed, other = worker(tmp_path, "long"), worker(tmp_path, "a")
+    os.kill(killed, signal.SIGKILL)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 1 and "Traceback" not in output, output
+    assert f"process {killed} ended before its work was done, by signal SIGKILL (did memory run out?" in output
+    assert gone(other)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_no_process_outlives_the_one_that_started_it(tmp_path: Path, number: signal.Signals) -> None:
+    process = start(tmp_path, "long+long")
+    child = worker(tmp_path, "long")
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode in (143, 130, -signal.SIGKILL) and "Traceback" not in output, output
+    assert gone(child)
