@@ -24,6 +24,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Protocol
 
+from distill.extras import explained
+
 log = logging.getLogger(__name__)
 
 ENGINES = ("native", "torch", "k2")
@@ -196,6 +198,12 @@ def run_script(main: Callable[[], None]) -> None:
         if os.environ.get("DISTILL_TRACEBACK"):
             raise
         log.error("%s (DISTILL_TRACEBACK=1 shows where)", error)
+        sys.exit(1)
+    except ImportError as error:
+        message = explained(error, Path(sys.argv[0]).name) if error.name else str(error)  # ours explain themselves
+        if not message or os.environ.get("DISTILL_TRACEBACK"):
+            raise
+        log.error("%s", message)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
