@@ -56,16 +56,31 @@ def way_out(module: str) -> str:
     return "install the project: pip install -e ." if module in ALWAYS else ""
 
 
+def explained(error: ImportError, what: str) -> str:
+    """What to tell a user of a missing package: `what` needs it, and how to get it; empty where it is none of ours."""
+    module = (error.name or "").split(".")[0]
+    return f"{what} needs {module}, which cannot be imported ({error}); {way_out(module)}" if way_out(module) else ""
+
+
 @contextmanager
 def needed(what: str) -> Iterator[None]:
-    """Turn the ModuleNotFoundError of a package of an extra into a ValueError: `what` needs it, and how to get it."""
+    """Raise ValueError, as `explained`, where an import in the block finds a package of an extra missing."""
     try:
         yield
     except ImportError as error:
-        module = (error.name or "").split(".")[0]
-        if not way_out(module):
+        if not (message := explained(error, what)):
             raise
-        raise ValueError(f"{what} needs {module}, which cannot be imported ({error}); {way_out(module)}") from None
+        raise ValueError(message) from None
+
+
+@contextmanager
+def needed_or_exit(what: str) -> Iterator[None]:
+    """As `needed`, for a script's own imports: its message ends the process."""
+    try:
+        with needed(what):
+            yield
+    except ValueError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

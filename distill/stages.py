@@ -28,6 +28,7 @@ from typing import Any, Protocol, TypeVar
 
 from distill import folders, launch
 from distill.contents import Contents
+from distill.extras import explained
 from distill.files import replacing
 from distill.folders import ASIDE, DONE, STARTED
 from distill.locks import locked
@@ -288,6 +289,12 @@ def run_script(main: Callable[[], None]) -> None:
         if os.environ.get("DISTILL_TRACEBACK"):
             raise
         _log_error(error)
+        sys.exit(1)
+    except ImportError as error:
+        message = explained(error, Path(sys.argv[0]).name) if error.name else str(error)  # ours explain themselves
+        if not message or os.environ.get("DISTILL_TRACEBACK"):
+            raise
+        log.error("%s", message)
         sys.exit(1)
     except KeyboardInterrupt as interruption:
         sys.exit(getattr(interruption, "status", 130))

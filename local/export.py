@@ -57,11 +57,15 @@ def work(recipe: Recipe, experiment: Experiment, out: Path) -> None:
     model, trained, outputs, _ = load_recogniser(recipe.exp(experiment.name), avg=experiment.decoding.avg)
     facts = facts_of(model, outputs, experiment.name)
     audio = some_audio(recipe)
-    write_json(out / "export.json", {"model": facts.plain(), "experiment": trained.resolved()})
     copy_symbols(recipe, outputs, out)
+    other_frames = {}
     for output in facts.predicts:
         write_graphs(recipe, model, facts, output, out)
         check(model, facts, output, out, audio)
+        if facts.input == "waveform":
+            other_frames[output] = sherpa_difference(facts, output, out, audio)
+    content = {"model": facts.plain(), "experiment": trained.resolved(), "sherpa_other_frames": other_frames}
+    write_json(out / "export.json", content)
     if not obstacles(model.settings):
         write_folder(model, outputs, out / "transformers")
     temporary = out / "audio.npy"
@@ -156,6 +160,23 @@ def check(model: Recogniser, facts: Facts, output: str, out: Path, audio) -> Non
         if not difference < TOLERANCE:
             raise ValueError(f"{path.name} differs from torch by {difference:.2g}, expected at most {TOLERANCE}")
         log.info("%s %s: within %.1g of torch", facts.name, path.name, difference)
+
+
+def sherpa_difference(facts: Facts, output: str, out: Path, audio) -> float:
+    """Share of frames whose best output is another one in sherpa-onnx, which normalises each utterance."""
+    import numpy as np
+
+    from distill.deploy.onnx import SHERPA_EPS
+    from distill.deploy.onnx_runner import WholeRunner, file_name, load_graph
+    from distill.deploy.session import Session
+
+    path = out / file_name("whole", output, False)
+    ours = Session(WholeRunner(path, facts)).whole(audio)
+    normal = (audio - audio.mean()) / np.sqrt(audio.var() + np.float32(SHERPA_EPS))
+    (theirs,) = load_graph(path).run(None, {"x": normal[None].astype(np.float32)})[0]
+    share = float((ours.argmax(1) != theirs.argmax(1)).mean())
+    log.info("%s %s: %.1f %% of frames have another best output in sherpa-onnx", facts.name, path.name, 100 * share)
+    return share
 
 
 def timing(recipe: Recipe, experiment: Experiment, model: Recogniser, facts: Facts, out: Path, audio: Path) -> dict:

@@ -29,8 +29,12 @@ from distill.decode.wer import ErrorRate, score
 from distill.deploy.onnx_runner import file_name
 from distill.deploy.session import SAMPLE_RATE, Facts, Session, open_session
 from distill.deploy.transcriber import PIECE_SPACE, open_reader
+from distill.extras import needed_or_exit
 from distill.stages import run_script
 from distill.train.monitor import commit, hardware
+
+with needed_or_exit("compare_runtimes.py"):
+    from distill.deploy.serving import data_folder
 
 SILENCE = np.zeros(SAMPLE_RATE // 2, np.float32)
 BATCH = 16
@@ -121,7 +125,11 @@ def ways(model: Model, mode: str, output: str) -> Iterator[tuple[str, Found, Fou
     kind = "sherpa" if mode == "streaming" else "whole"
     for int8 in (False, True):
         path = model.export / file_name(kind, output, int8)
-        if path.is_file() and model.facts.input == "fbank" and (mode, output) != ("offline", "main"):
+        if (
+            path.is_file()
+            and (model.facts.input == "fbank" or mode == "offline")
+            and (mode, output) != ("offline", "main")
+        ):
             for name, batch in (("alone", 1), ("in batches", BATCH)):
                 found = over_sherpa(model, path, mode, output, batch)
                 yield (f"sherpa-onnx{' int8' if int8 else ''} {name}", *found)
@@ -163,7 +171,9 @@ def over_sherpa(model: Model, path: Path, mode: str, output: str, batch: int) ->
 
     tokens = str(model.export / "tokens.txt")
     if mode == "offline":
-        offline = sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(str(path), tokens)
+        kinds = sherpa_onnx.OfflineRecognizer
+        load = kinds.from_zipformer_ctc if model.facts.input == "fbank" else kinds.from_omnilingual_asr_ctc
+        offline = load(str(path), tokens)
         return in_batches(model, batch, lambda waves: whole(offline, waves))
     graph = str(model.export / "ctc_graph.fst") if output == "main" else ""
     online = sherpa_onnx.OnlineRecognizer.from_zipformer2_ctc(tokens, str(path), num_threads=1, ctc_graph=graph)

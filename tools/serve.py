@@ -16,10 +16,13 @@ import logging
 import os
 from pathlib import Path
 
-from distill.deploy import serving
 from distill.deploy.batching import RUNTIMES
-from distill.deploy.server import Address, Limits
+from distill.extras import needed_or_exit
 from distill.stages import run_script
+
+with needed_or_exit("serve.py"):
+    from distill.deploy import serving
+    from distill.deploy.server import Address, Limits
 
 
 def main() -> None:

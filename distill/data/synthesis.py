@@ -140,7 +140,7 @@ def require_synthesiser() -> Any:
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
             "the embedded corpus is synthesised by espeak-ng, which is not installed; "
-            "run: pip install 'distill-asr[synth]' (or pip install espeakng-loader==0.2.4)"
+            "install the extra 'synth': pip install -e .[synth] (or pip install espeakng-loader==0.2.4)"
         ) from None
     return espeakng_loader
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx.numpy_helper
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 OPSET = 17  # what the oldest runtimes in use read, LayerNormalization included
 UNUSED_DIM, UNUSED_KERNEL = 4, 3  # sizes of the zipformer's states that our encoders lack: as small as it takes
 EMBED_STATE = (128, 3, 19)
+SHERPA_EPS = 1e-5  # what sherpa-onnx adds to the variance of a waveform that it normalises
 
 
 class StreamOnnx(nn.Module):
@@ -47,14 +49,30 @@ class StreamOnnx(nn.Module):
 
 
 class WaveOnnx(nn.Module):
-    """`WholeGraph` as sherpa-onnx's omnilingual models are: normalised waveform (N, samples) -> (N, T, V)."""
+    """`WholeGraph` as sherpa-onnx's omnilingual models are: waveform (N, samples) -> (N, T, V).
 
-    def __init__(self, graph: WholeGraph) -> None:
+    That runtime hands over (wave - mean) / sqrt(variance + SHERPA_EPS). With the default `undo` of 1 the level is found
+    again, since the epsilon leaves the variance below 1, and the model's own gain or normalisation takes its place; of
+    the wave, only its mean is lost. With 0, x is what the first convolution reads (`onnx_runner.normalised`).
+    """
+
+    def __init__(self, graph: WholeGraph, gain: float) -> None:
         super().__init__()
-        self.graph = graph
+        self.graph, self.gain, self.front = graph, gain, graph.settings.front_end
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.graph(x[..., None])
+    def forward(self, x: Tensor, undo: Tensor) -> Tensor:
+        return self.graph(torch.where(undo > 0, self._undone(x), x)[..., None])
+
+    def _undone(self, x: Tensor) -> Tensor:
+        """What the first convolution reads of a wave that sherpa-onnx has normalised."""
+        wide = x.double()  # 1 minus the variance is as small as 1e-4 for loud speech
+        variance = (wide - wide.mean(1, keepdim=True)).square().mean(1, keepdim=True)
+        rest = (1 - variance).clamp_min(SHERPA_EPS)  # samples of -1..1 have a variance of at most 1
+        if self.front.waveform == "utterance":
+            factor = (SHERPA_EPS / (SHERPA_EPS * variance + self.front.waveform_eps * rest)).sqrt()
+        else:
+            factor = (SHERPA_EPS / rest).sqrt() * self.gain
+        return (wide * factor).float()
 
 
 class FbankOnnx(nn.Module):
@@ -186,13 +204,15 @@ def zipformer_obstacle(model: Recogniser) -> str:
 
 
 def export_whole(model: Recogniser, path: Path, output: str = "main") -> None:
-    """Whole utterances: `from_zipformer_ctc` for Fbank, `from_omnilingual_asr_ctc` for waveform models."""
+    """Whole utterances: `from_zipformer_ctc` for Fbank, `from_omnilingual_asr_ctc` for waveform models (`WaveOnnx`)."""
     graph, front = WholeGraph(model, output), model.settings.front_end
     vocabulary = {"vocab_size": model.outputs, "version": 1}
     if front.input == "waveform":
         axes = {"x": {0: "N", 1: "samples"}, "logits": {0: "N", 1: "T"}}
         x = torch.randn(1, 4 * front.receptive + 1600)
-        write(WaveOnnx(graph), (x,), path, ["x"], ["logits"], axes, {"model_type": "omnilingual-asr", **vocabulary})
+        whole = WaveOnnx(graph, float(model.front_end.gain))  # type: ignore[arg-type]
+        facts = {"model_type": "omnilingual-asr", **vocabulary}
+        write(whole, (x, torch.tensor(1.0)), path, ["x", "undo"], ["logits"], axes, facts, ["undo"])
         return
     axes = {"x": {0: "N", 1: "J"}, "x_lens": {0: "N"}, "log_probs": {0: "N", 1: "T"}, "log_probs_len": {0: "N"}}
     x, lens = torch.randn(2, 120, front.mels), torch.tensor([120, 97])
@@ -203,9 +223,12 @@ def export_whole(model: Recogniser, path: Path, output: str = "main") -> None:
 
 def write(
     module: nn.Module, args: tuple, path: Path, inputs: Sequence[str], outputs: Sequence[str],
-    axes: Mapping[str, Mapping[int, str]], metadata: Mapping[str, Any],
+    axes: Mapping[str, Mapping[int, str]], metadata: Mapping[str, Any], optional: Sequence[str] = (),
 ) -> None:  # fmt: skip
-    """Trace, check and write one file with its metadata, under a temporary name first."""
+    """Trace, check and write one file with its metadata, under a temporary name first.
+
+    optional: inputs that a runtime may leave out, as sherpa-onnx does: they are then as in `args`.
+    """
     with replacing(path) as temporary, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing notes every size that is fixed, as it is meant to be
         torch.onnx.export(
@@ -213,6 +236,9 @@ def write(
             dynamic_axes=axes, opset_version=OPSET, dynamo=False,
         )  # fmt: skip
         content = onnx.load(str(temporary))
+        for name in optional:
+            value = args[inputs.index(name)].numpy()
+            content.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
         onnx.checker.check_model(content)
         onnx.helper.set_model_props(content, {key: str(value) for key, value in metadata.items()})
         onnx.save(content, str(temporary))

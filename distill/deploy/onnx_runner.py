@@ -10,6 +10,7 @@ import numpy as np
 from distill.deploy.batching import Piece
 from distill.deploy.fbank import Fbank
 from distill.deploy.session import Facts
+from distill.extras import needed
 
 
 def open_onnx(folder: Path, mode: str, output: str, int8: bool, threads: int) -> StreamRunner | WholeRunner:
@@ -50,10 +51,8 @@ def load_graph(path: Path, threads: int = 1):
     In 8-bit files GELU is computed by tanh, in 0.6 of the time: it differs by at most 5e-4, far less than the steps
     of the values that are made of it.
     """
-    try:
+    with needed("a session of ONNX Runtime"):
         import onnxruntime
-    except ImportError:
-        raise ValueError("ONNX Runtime is missing; install the extra 'deploy' (pip install -e .[deploy])") from None
     if not path.is_file():
         raise FileNotFoundError(f"no {path}; stage 12 writes it (run.sh --stage 12 --stop-stage 12)")
     options = onnxruntime.SessionOptions()
@@ -250,7 +249,7 @@ class WholeRunner:
             fbank = Fbank(self.facts.mels)
             x = fbank.take(audio, True)
             return self._graph.run(None, {"x": x[None], "x_lens": np.array([len(x)])})[0][0]
-        return self._graph.run(None, {"x": normalised(audio, self.facts)[None]})[0][0]
+        return self._graph.run(None, {"x": normalised(audio, self.facts)[None], "undo": np.array(0, np.float32)})[0][0]
 
 
 def normalised(audio: np.ndarray, facts: Facts) -> np.ndarray:

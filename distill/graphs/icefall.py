@@ -24,7 +24,8 @@ def write_icefall_lang(lang: Lang, folder: Path, unit_lm: Fsa | None = None, hlg
 
     - tokens.txt: the units and, behind them, the disambiguation symbols #0, #1, ….
     - words.txt: with <UNK>, which has no pronunciation: a transcript that needs it has no path.
-    - lexicon.txt, lexicon_disambig.txt, L.pt, L_disambig.pt.
+    - lexicon.txt, lexicon_disambig.txt, L.pt, L_disambig.pt; uniq_lexicon.txt, for the UniqLexicon of the graph
+      compilers, which take one pronunciation a word: the first.
     - P.fst.txt from unit_lm, the denominator's LM: it has no back-off, so nothing is removed from it.
     - HLG.pt from hlg, whose labels become the model's outputs.
 
@@ -72,6 +73,7 @@ def write_numerators(graphs: Iterable[tuple[str, Hmm]], folder: Path, together: 
 def _write_lexicons(lang: Lang, folder: Path) -> None:
     said = lang.lexicon.pronunciations
     write_text(folder / "lexicon.txt", (f"{word} {' '.join(p)}" for word in lang.lexicon.words for p in said[word]))
+    write_text(folder / "uniq_lexicon.txt", (f"{word} {' '.join(said[word][0])}" for word in lang.lexicon.words))
     lines = []
     for word, units, mark in disambiguated(lang)[0]:
         lines.append(" ".join([word, *(lang.units[unit] for unit in units), *([f"#{mark}"] if mark else [])]))

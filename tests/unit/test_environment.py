@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from distill import extras
+from distill.stages import run_script
 
 ROOT = Path(__file__).resolve().parents[2]
 FETCH = ROOT / "local" / "fetch_wheel.py"
@@ -146,3 +148,52 @@ def test_a_broken_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "websockets", None)
     (line,) = extras.broken(["serve"])
     assert line.startswith("websockets cannot be imported: ModuleNotFoundError")
+
+
+def test_every_extra_of_the_project_has_its_modules() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    block = project.split("[project.optional-dependencies]")[1].split("\n[")[0]
+    assert set(re.findall(r"^(\w+) = ", block, re.M)) == set(extras.EXTRAS)
+    asked = {name.replace("-", "_") for name in re.findall(r'"([a-z-]+)>=', block)} | {"ruff", "mypy", "pre_commit"}
+    assert {module for modules in extras.EXTRAS.values() for module in modules} <= asked
+
+
+LACKING = """import runpy, sys
+sys.modules[{module!r}] = None
+sys.path[:0] = ["tools", "local"]
+sys.argv = {argv!r}
+runpy.run_path({argv!r}[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "argv", "extra"),
+    [
+        ("websockets", ["tools/serve.py", "--experiment", "none"], "serve"),
+        ("websockets", ["tools/bench_server.py", "--help"], "serve"),
+        ("onnx", ["tools/bench_rtf.py", "--help"], "deploy"),
+    ],
+)
+def test_a_tool_names_the_extra_that_it_lacks(module: str, argv: list[str], extra: str) -> None:
+    script = LACKING.format(module=module, argv=argv)
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"{Path(argv[0]).name} needs {module}" in done.stderr and f"pip install -e .[{extra}]" in done.stderr
+
+
+@pytest.mark.parametrize("module", [module for modules in extras.EXTRAS.values() for module in modules])
+def test_a_script_names_the_extra_of_any_missing_package(module: str, monkeypatch, caplog) -> None:
+    def main() -> None:
+        importlib.import_module(f"{module}.part")
+
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(SystemExit):
+        run_script(main)
+    (extra,) = [name for name, modules in extras.EXTRAS.items() if module in modules]
+    assert f"needs {module}," in caplog.text and f"pip install -e .[{extra}]" in caplog.text
+
+
+def test_a_missing_module_of_nobodys_stays_an_error() -> None:
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        run_script(lambda: importlib.import_module("no_such_module"))

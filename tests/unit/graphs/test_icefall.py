@@ -38,6 +38,10 @@ def test_what_is_written(lang: Lang, tmp_path: Path) -> None:
     assert [tokens[name] for name in marks] == list(range(len(lang.tokens), len(tokens)))
     assert words == {**lang.words, "<UNK>": len(lang.words)}
     assert "GO G OW" in (out / "lexicon.txt").read_text().splitlines()
+    unique = [line.split(maxsplit=1) for line in (out / "uniq_lexicon.txt").read_text().splitlines()]
+    assert [word for word, _ in unique] == list(lang.lexicon.words)  # one a word, and the first
+    assert all(units.split() == list(lang.lexicon.pronunciations[word][0]) for word, units in unique)
+    assert any(len(found) > 1 for found in lang.lexicon.pronunciations.values())
     disambiguated = (out / "lexicon_disambig.txt").read_text().splitlines()
     assert {"TO T UW #1", "TOO T UW #2", "TWO T UW #3", "GO G OW"} <= set(disambiguated)
     assert len({line.split(maxsplit=1)[1] for line in disambiguated}) == len(disambiguated)
