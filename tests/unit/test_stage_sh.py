@@ -66,9 +66,17 @@ def started(run: Path) -> tuple[subprocess.Popen, int]:
     return process, int(pid.read_text())
 
 
-def gone(pid: int) -> bool:
-    state = Path(f"/proc/{pid}/stat")
-    return not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+def gone(pid: int, seconds: float = 10) -> bool:
+    """Whether a process ends within some seconds."""
+    state, end = Path(f"/proc/{pid}/stat"), time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if state.read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.05)
+    return False
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
