@@ -50,9 +50,10 @@ inline Vec<T, L> repeat(const T* from) {
     if constexpr (P == L) return load<Vec<T, L>>(from);
     else if constexpr (P == 1) return same<Vec<T, L>>(*from);
     else if constexpr (P * sizeof(T) == 8) {
-        double bits;  // eight bytes as one number, which every machine can broadcast
+        // As an integer: two floats of which the second is 0 would be a denormal double, which is flushed to 0.
+        int64_t bits;
         std::memcpy(&bits, from, 8);
-        return (Vec<T, L>)same<Vec<double, L * sizeof(T) / 8>>(bits);
+        return (Vec<T, L>)same<Vec<int64_t, L * sizeof(T) / 8>>(bits);
     } else {
 #if defined(__AVX__)
         return (Vec<T, L>)_mm256_broadcast_ps((const __m128*)from);

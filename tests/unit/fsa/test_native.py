@@ -85,6 +85,23 @@ def test_groups_of_every_width_and_any_threads(dtype: torch.dtype, batch: int, t
         torch.testing.assert_close(found[2].double(), expected[2], rtol=0, atol=bound)
 
 
+@NEEDS_COMPILER
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("needs_posterior", [False, True])
+@pytest.mark.parametrize("width", [1, 2, 4, 8])
+def test_an_utterance_that_ends_first_leaves_its_group_alone(
+    dtype: torch.dtype, needs_posterior: bool, width: int
+) -> None:
+    """Without the second pass that would make a wrong total good: every total is sound at once."""
+    hmm = topology.ctc(random_fsa(60, 4, 0.1, units=9))
+    log_probs, lengths = random_log_probs(3, 90, 3.0, units=9), torch.tensor([90, 71, 40])
+    batch = cpu._Batch(log_probs.to(dtype), lengths, needs_posterior)
+    batch.score_shared(cpu._Graph(hmm, 0.0), 0.0, 1, size=min(width, cpu._library().lfmmi_lanes(dtype.itemsize)))
+    assert batch.status.tolist() == [0, 0, 0]
+    expected = TorchEngine().score(log_probs, lengths, hmm).total
+    torch.testing.assert_close(batch.total, expected, rtol=1e-5 if dtype == torch.float32 else 1e-11, atol=0)
+
+
 SEGMENT = 4  # frames that a direction holds at once
 
 
