@@ -32,15 +32,11 @@ from distill.deploy.onnx_runner import StreamRunner, WholeRunner
 from distill.deploy.session import SAMPLE_RATE, Session
 from distill.deploy.timing import gemm_peak, piece_of, run
 from distill.deploy.torch_runner import TorchRunner, facts_of
-from distill.extras import needed_or_exit
 from distill.models.build import build_model
 from distill.models.recogniser import Recogniser
 from distill.models.size import macs
 from distill.stages import run_script
 from distill.train.monitor import commit, hardware
-
-with needed_or_exit("bench_rtf.py"):
-    from distill.deploy import onnx as exporting
 
 CONF = Path(__file__).resolve().parents[1] / "egs" / "librispeech" / "conf"
 GOALS = {  # (case, engine): times faster than T1

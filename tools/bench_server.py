@@ -31,14 +31,8 @@ from distill.data.loader import load_cuts
 from distill.data.numerators import text_of
 from distill.deploy.batching import RUNTIMES
 from distill.deploy.session import SAMPLE_RATE
-from distill.extras import needed_or_exit
 from distill.stages import run_script
 from distill.train.monitor import hardware
-
-with needed_or_exit("bench_server.py"):
-    from websockets.asyncio.client import connect
-
-    from distill.deploy.serving import data_folder
 
 PIECE = SAMPLE_RATE // 10
 PAUSES = (0.3, 1.6)  # seconds between utterances; the longer ones end a segment

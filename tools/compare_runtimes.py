@@ -29,12 +29,8 @@ from distill.decode.wer import ErrorRate, score
 from distill.deploy.onnx_runner import file_name
 from distill.deploy.session import SAMPLE_RATE, Facts, Session, open_session
 from distill.deploy.transcriber import PIECE_SPACE, open_reader
-from distill.extras import needed_or_exit
 from distill.stages import run_script
 from distill.train.monitor import commit, hardware
-
-with needed_or_exit("compare_runtimes.py"):
-    from distill.deploy.serving import data_folder
 
 SILENCE = np.zeros(SAMPLE_RATE // 2, np.float32)
 BATCH = 16
