@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+ROOM = 1 << 16  # bytes; a disk with less is full
 WAYS_OUT = {
     errno.ENOSPC: "make room",
     errno.EDQUOT: "make room",
@@ -33,6 +35,8 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
+            error = error.__context__  # why torch could not write to an open file, which it does not say itself
         if isinstance(error, OSError) and error.filename in (None, temporary, str(temporary)):
             raise not_written(path, error.errno) from None
         raise
@@ -45,3 +49,20 @@ def not_written(path: Path, number: int | None) -> OSError:
     error = OSError(f"cannot write {path}: {reason}; {way_out} and give the same command again, it continues")
     error.errno = number
     return error
+
+
+def refusal(folder: Path) -> int:
+    """Why a library that does not say it could not write in a folder: ENOSPC where the disk is full, else EIO."""
+    return errno.ENOSPC if shutil.disk_usage(folder).free < ROOM else errno.EIO
+
+
+def of_disk(folder: Path, error: BaseException) -> OSError | None:
+    """The error with file and way out, for one that the disk gave while files were written below `folder`.
+
+    None for another error, and for one that names its file itself.
+    """
+    if isinstance(error, OSError):
+        bare = error.errno in WAYS_OUT and error.strerror and not error.filename
+        return not_written(folder, error.errno) if bare else None
+    full = isinstance(error, RuntimeError) and folder.is_dir() and refusal(folder) == errno.ENOSPC
+    return not_written(folder, errno.ENOSPC) if full else None

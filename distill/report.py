@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distill.files import replacing
 from distill.folders import ASIDE
 
 TIMING = "export/timing.json"
@@ -373,9 +374,8 @@ def _distinct(runs: Sequence[Run], key: str) -> list[str]:
 def write_text(path: Path, text: str) -> None:
     """Write a whole file or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 # Committed results

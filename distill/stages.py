@@ -26,10 +26,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from distill import folders, launch
+from distill import files, folders, launch
 from distill.contents import Contents
 from distill.extras import explained
-from distill.files import replacing
 from distill.folders import ASIDE, DONE, STARTED
 from distill.locks import locked
 
@@ -317,7 +316,8 @@ def _log_error(error: Exception) -> None:
             return
     reason = str(error)
     if isinstance(error, OSError) and error.strerror:
-        reason = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        way_out = f"; {files.WAYS_OUT[error.errno]}" if error.errno in files.WAYS_OUT else ""
+        reason = (f"{error.strerror}: {error.filename}" if error.filename else error.strerror) + way_out
     log.error("%s (DISTILL_TRACEBACK=1 shows where)", reason)
 
 
@@ -423,10 +423,13 @@ class Stage:
         try:
             yield folder
             self._complete(folder, identity, time.monotonic() - started)
-        except BaseException:
+        except BaseException as error:
+            of_disk = files.of_disk(folder, error)
             if not self.resumable and folder.is_dir():
                 with contextlib.suppress(OSError):  # a full disk gets its room back
                     folders.remove(folder)
+            if of_disk:
+                raise of_disk from error
             raise
 
     def _open(self, folder: Path) -> dict[str, Any]:
@@ -638,7 +641,7 @@ def link(source: Path, target: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a whole file or nothing, keys sorted."""
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with files.replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write(json.dumps(value, indent=1, sort_keys=True) + "\n")
         file.flush()
         os.fsync(file.fileno())

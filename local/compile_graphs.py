@@ -7,6 +7,7 @@ import logging
 import shutil
 from pathlib import Path
 
+from distill.files import replacing
 from distill.stages import Recipe, Stage, recipe_from, recipe_parser, run_script, run_stage
 
 log = logging.getLogger("compile_graphs")
@@ -21,7 +22,7 @@ def main() -> None:
 
 def write(recipe: Recipe, folder: Path) -> None:
     """denominator.pt, HLG.fst (OpenFst), HLG.pt (k2), summary.json."""
-    from distill.fsa.formats import load_fsa
+    from distill.fsa.formats import load_fsa, save_fst
     from distill.graphs.decoding_graph import build_hlg, size
     from distill.graphs.lexicon import Lang
 
@@ -31,7 +32,7 @@ def write(recipe: Recipe, folder: Path) -> None:
     lm.validate(lang.topology.num_units)
     denominator = lang.topology.compose(lm)
     hlg = build_hlg(lang, recipe.lm / ARPA)
-    hlg.write(str(folder / "HLG.fst"))
+    save_fst(folder / "HLG.fst", hlg)
     write_for_k2(folder, lang)
     states, arcs = size(hlg)
     perplexity = json.loads((recipe.lm / "summary.json").read_text(encoding="utf-8"))
@@ -47,7 +48,8 @@ def write(recipe: Recipe, folder: Path) -> None:
     }
     for name, facts in summary.items():
         log.info("%s: %s", name, ", ".join(f"{key} {value}" for key, value in facts.items()))
-    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    with replacing(folder / "summary.json") as temporary:
+        temporary.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
 
 
 def write_for_k2(folder: Path, lang) -> None:

@@ -109,6 +109,7 @@ def write_ctc_graph(recipe: Recipe, out: Path) -> None:
     """ctc_graph.fst: the decoding graph whose input labels are the model's outputs, counted from 1."""
     import kaldifst
 
+    from distill.fsa.formats import save_fst
     from distill.graphs.decoding_graph import over_outputs
     from distill.graphs.lexicon import Lang
 
@@ -119,7 +120,7 @@ def write_ctc_graph(recipe: Recipe, out: Path) -> None:
     if columns == list(range(len(columns))):
         link(hlg, target)
     else:  # units that share an output
-        over_outputs(kaldifst.StdVectorFst.read(str(hlg)), columns).write(str(target))
+        save_fst(target, over_outputs(kaldifst.StdVectorFst.read(str(hlg)), columns))
 
 
 def write_graphs(recipe: Recipe, model: Recogniser, facts: Facts, output: str, out: Path) -> None:

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 from distill.config.graphs import Graphs
+from distill.files import replacing
 from distill.stages import Recipe, Stage, link, recipe_from, recipe_parser, run_script, run_stage
 
 log = logging.getLogger("train_lm")
@@ -55,7 +56,8 @@ def write(recipe: Recipe, graphs: Graphs, folder: Path) -> None:
         found = taken(path, text, lang, target) if path else estimated(order, text, lang, target)
         summary[f"words.{order}gram"] = found
         log.info("word %d-gram: %s", order, found)
-    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    with replacing(folder / "summary.json") as temporary:
+        temporary.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
 
 
 def published(recipe: Recipe, order: int) -> Path | None:

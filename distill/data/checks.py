@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet
+
+from distill.files import replacing
 
 from ..text import normalise
 from .audio import sample_faults
@@ -37,12 +38,10 @@ class Skipped:
 
     def write(self, path: Path) -> None:
         """Writes part, name and reason as a TSV file, and logs how many of each kind."""
-        temporary = path.with_name(path.name + ".tmp")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
+        with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, delimiter="\t", lineterminator="\n")
             writer.writerow(("part", "name", "reason"))
             writer.writerows(sorted(self.rows))
-        os.replace(temporary, path)
         for (part, reason), count in sorted(Counter((p, r.split(":")[0]) for p, _, r in self.rows).items()):
             log.warning("%s: %d skipped: %s (see %s)", part, count, reason, path.name)
 

@@ -14,9 +14,14 @@ import soundfile
 
 def flac(cut) -> bytes:
     """The first channel of a cut as 16-bit FLAC."""
-    buffer = io.BytesIO()
     samples = np.round(cut.load_audio()[0] * 32768).clip(-32768, 32767).astype(np.int16)
-    soundfile.write(buffer, samples, int(cut.sampling_rate), format="FLAC", subtype="PCM_16")
+    return as_flac(samples, int(cut.sampling_rate))
+
+
+def as_flac(samples: np.ndarray, rate: int) -> bytes:
+    """Samples (N,), int16 or float in ±1, as 16-bit FLAC; written to a file it is Python that sees a full disk."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, format="FLAC", subtype="PCM_16")
     return buffer.getvalue()
 
 

@@ -6,7 +6,6 @@ Every `prepare_*` returns the parts of its corpus as recordings and supervisions
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,9 +14,12 @@ import numpy as np
 import soundfile
 from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet
 
+from distill.files import replacing
+
 from ..text import read_lines
 from .audio import file_fault
 from .checks import SAMPLING_RATE, Manifest, Skipped
+from .clips import as_flac
 from .cut_files import prepare_cuts
 from .kaldi import prepare_kaldi
 from .layout import (
@@ -146,10 +148,9 @@ def render_digit_strings(corpus_dir: Path | str, audio_dir: Path | str) -> None:
     for row in read_table(tables["strings"], SPOKEN_COMMANDS_TABLES["strings"][1]):
         target = Path(audio_dir) / f"{row['utt']}.flac"
         if not target.is_file():
-            temporary = target.with_suffix(".tmp")
             samples = np.clip(np.concatenate(_string_parts(row, paths)), -0.99, 0.99)
-            soundfile.write(temporary, samples, SAMPLING_RATE, subtype="PCM_16", format="FLAC")
-            os.replace(temporary, target)
+            with replacing(target) as temporary:
+                temporary.write_bytes(as_flac(samples, SAMPLING_RATE))
 
 
 def _string_parts(row: Mapping[str, str], paths: Mapping[str, Path]) -> list[np.ndarray]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+
+from distill.files import replacing
 
 from ..text import normalise, read_lines
 from .checks import Skipped
@@ -25,8 +26,8 @@ def write_text(sentences: Iterable[str], path: Path) -> int:
 
     Raises ValueError if none is left.
     """
-    temporary, count, empty = path.with_name(path.name + ".tmp"), 0, 0
-    with temporary.open("w", encoding="utf-8") as file:
+    count = empty = 0
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for sentence in sentences:
             text = normalise(sentence)
             if text:
@@ -34,9 +35,8 @@ def write_text(sentences: Iterable[str], path: Path) -> int:
                 count += 1
             else:
                 empty += 1
-    if not count:
-        raise ValueError(f"the text corpus for {path} is empty: language models and denominator need text")
-    os.replace(temporary, path)
+        if not count:
+            raise ValueError(f"the text corpus for {path} is empty: language models and denominator need text")
     log.info("text corpus: %d sentences, %d empty lines left out", count, empty)
     return count
 
@@ -52,9 +52,8 @@ def write_lexicon(source: Path, path: Path) -> int:
         some = f": {len(skipped.rows)} entries, none of use, as {skipped.rows[0][1:]}" if skipped.rows else ""
         raise ValueError(f"the lexicon {source} is empty{some}; expected lines 'WORD P1 P2 …'")
     lines = {" ".join([entry.word, *entry.phones]) for entry in entries}
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(f"{line}\n" for line in sorted(lines)), encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in sorted(lines)), encoding="utf-8")
     skipped.write(path.with_name("skipped.tsv"))
     return len(lines)
 

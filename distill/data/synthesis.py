@@ -29,6 +29,9 @@ import numpy as np
 import soundfile
 from scipy.signal import lfilter, resample_poly
 
+from distill.files import replacing
+
+from .clips import as_flac
 from .grammar import Grammar
 from .noise import COLOURS, add_noise, coloured_noise, rms
 
@@ -129,7 +132,7 @@ def generate_corpus(
         _write_text(corpus_dir, grammar, speakers, scale, seed)
         shutil.copyfile(source_dir / "lexicon.txt", corpus_dir / "librispeech-lexicon.txt")
         _write_speakers(corpus_dir / "LibriSpeech", speakers)
-        _write_atomically(corpus_dir / "embedded.json", json.dumps(settings | {"complete": True}, indent=1))
+        _write(corpus_dir / "embedded.json", json.dumps(settings | {"complete": True}, indent=1))
     return corpus_dir
 
 
@@ -216,7 +219,7 @@ def _claim(corpus_dir: Path, settings: dict[str, Any]) -> bool:
         shutil.rmtree(corpus_dir / "LibriSpeech", ignore_errors=True)
         complete = False
     if not complete:
-        _write_atomically(stamp, json.dumps(settings, indent=1))
+        _write(stamp, json.dumps(settings, indent=1))
     return complete
 
 
@@ -228,8 +231,10 @@ def _synthesise_all(speakers: Sequence[Speaker], corpus_dir: Path, processes: in
     if len(missing) < len(speakers):
         log.info("%d speakers are there already", len(speakers) - len(missing))
     shutil.rmtree(partial, ignore_errors=True)
-    _run_in_fresh_processes(missing, root, partial, max(1, processes))
-    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        _run_in_fresh_processes(missing, root, partial, max(1, processes))
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # also of a call that failed: a full disk gets its room back
 
 
 def _run_in_fresh_processes(speakers: Sequence[Speaker], root: Path, partial: Path, processes: int) -> None:
@@ -240,18 +245,40 @@ def _run_in_fresh_processes(speakers: Sequence[Speaker], root: Path, partial: Pa
     try:
         while pending or running:
             while pending and len(running) < processes:
-                speaker = pending.pop()
-                child = context.Process(target=_synthesise_speaker, args=(speaker, root, partial), daemon=True)
+                speaker, (here, there) = pending.pop(), context.Pipe(duplex=False)
+                child = context.Process(target=_child, args=(speaker, root, partial, there), daemon=True)
                 child.start()
-                running[child.sentinel] = (child, speaker)
-            for sentinel in wait(list(running)):
-                child, speaker = running.pop(sentinel)
-                child.join()
-                if child.exitcode:
-                    raise RuntimeError(f"speaker {speaker.number}: synthesis ended with exit code {child.exitcode}")
+                there.close()  # so that the end of the child is the end of the pipe
+                running[here] = (child, speaker)
+            for pipe in wait(list(running)):
+                child, speaker = running.pop(pipe)
+                _check(child, pipe, speaker)
     finally:
         for child, _ in running.values():
             child.terminate()
+            child.join()
+
+
+def _child(speaker: Speaker, root: Path, partial: Path, pipe: Any) -> None:
+    """One speaker, and None through the pipe, or what is wrong: the parent raises it, once and without a trace."""
+    try:
+        _synthesise_speaker(speaker, root, partial)
+    except (OSError, ValueError, RuntimeError) as error:
+        pipe.send(str(error))
+    else:
+        pipe.send(None)
+
+
+def _check(child: Any, pipe: Any, speaker: Speaker) -> None:
+    """Raise RuntimeError where a child has failed or is gone."""
+    try:
+        reason = pipe.recv()
+    except EOFError:
+        child.join()
+        reason = f"its process ended with exit code {child.exitcode}"
+    child.join()
+    if reason:
+        raise RuntimeError(f"speaker {speaker.number} of the embedded corpus: {reason}")
 
 
 def _speaker_dir(root: Path, speaker: Speaker) -> Path:
@@ -266,9 +293,9 @@ def _synthesise_speaker(speaker: Speaker, root: Path, partial: Path) -> None:
     lines = []
     for index, (text, samples) in enumerate(zip(speaker.texts, _speak(speaker), strict=True)):
         name = f"{speaker.chapter}-{index:04d}"
-        soundfile.write(chapter / f"{name}.flac", samples, SAMPLING_RATE, subtype="PCM_16")
+        _write(chapter / f"{name}.flac", as_flac(samples, SAMPLING_RATE))
         lines.append(f"{name} {text}\n")
-    (chapter / f"{speaker.chapter}.trans.txt").write_text("".join(lines))
+    _write(chapter / f"{speaker.chapter}.trans.txt", "".join(lines))
     target = _speaker_dir(root, speaker)
     target.parent.mkdir(parents=True, exist_ok=True)
     os.rename(work, target)
@@ -386,7 +413,7 @@ def _write_text(corpus_dir: Path, grammar: Grammar, speakers: Sequence[Speaker],
         if text not in spoken:
             lines.append(text)
     data = gzip.compress(("\n".join(lines) + "\n").encode(), mtime=0)
-    _write_atomically(corpus_dir / "librispeech-lm-norm.txt.gz", data)
+    _write(corpus_dir / "librispeech-lm-norm.txt.gz", data)
 
 
 def _write_speakers(root: Path, speakers: Sequence[Speaker]) -> None:
@@ -395,10 +422,9 @@ def _write_speakers(root: Path, speakers: Sequence[Speaker]) -> None:
         files = sorted(_speaker_dir(root, s).rglob("*.flac"))
         minutes = sum(soundfile.info(path).duration for path in files) / 60
         lines.append(f"{s.number:<5}| {s.sex} | {s.part:<17}| {minutes:<5.2f} | espeak-ng {s.accent}\n")
-    _write_atomically(root / "SPEAKERS.TXT", "".join(lines))
+    _write(root / "SPEAKERS.TXT", "".join(lines))
 
 
-def _write_atomically(path: Path, content: str | bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(temporary, path)
+def _write(path: Path, content: str | bytes) -> None:
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)

@@ -7,7 +7,6 @@ and omnilingual whole utterances); no runtime needs anything of this project.
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.deploy.graph import Past, StreamGraph, WholeGraph
+from distill.files import replacing
 from distill.models.recogniser import Recogniser
 
 log = logging.getLogger(__name__)
@@ -253,17 +253,6 @@ def quiet():
         yield
     finally:
         logging.disable(before)
-
-
-@contextmanager
-def replacing(path: Path):
-    """A temporary path that takes the place of `path` when the block ends without an error."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def quantise(source: Path, target: Path, keep: Sequence[str] = ("layers.0/", "/head/")) -> None:

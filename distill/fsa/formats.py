@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 import tempfile
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from distill.files import refusal, replacing
 from distill.fsa.graph import Fsa, Hmm
 
 if TYPE_CHECKING:
@@ -154,9 +154,15 @@ def save_fsa(path: Path, fsa: Fsa) -> None:
 
 def save_dict(path: Path, content: dict[str, Any]) -> None:
     """torch.save under a temporary name, then rename."""
-    temporary = path.with_name(path.name + ".tmp")
-    torch.save(content, temporary)
-    os.replace(temporary, path)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)
+
+
+def save_fst(path: Path, fst: kaldifst.StdVectorFst) -> None:
+    """Write OpenFst's binary form under a temporary name, then rename; raises OSError where the disk refuses it."""
+    with replacing(path) as temporary:
+        if not fst.write(str(temporary)):  # OpenFst gives no reason
+            raise OSError(refusal(path.parent), "OpenFst could not write")
 
 
 def load_fsa(path: Path) -> Fsa:
@@ -246,7 +252,7 @@ def transducer_to_k2_dict(fst: kaldifst.StdVectorFst) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory() as folder:  # arc by arc through Python takes minutes for a large graph
         path = Path(folder) / "graph.fst"
-        fst.write(str(path))
+        save_fst(path, fst)
         start, final, source, arcs = read_openfst(path)
     ending = np.flatnonzero(np.isfinite(final))
     source = np.concatenate([source, ending])

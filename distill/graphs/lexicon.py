@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from distill.files import replacing
 from distill.graphs.topology import Topology, load_topology
 from distill.text import read_lines
 
@@ -169,6 +169,5 @@ def write_symbols(path: Path, symbols: Iterable[str]) -> None:
 
 def write_text(path: Path, lines: Iterable[str]) -> None:
     """Write lines under a temporary name, then rename."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")

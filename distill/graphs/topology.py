@@ -17,7 +17,6 @@ Graphs over units never hold context: it comes in when they are composed.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -28,6 +27,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from distill.files import replacing
 from distill.fsa.graph import Fsa, Hmm, Numerator
 
 if TYPE_CHECKING:
@@ -290,9 +290,8 @@ def _read_classes(path: Path, num_units: int, kind: str) -> np.ndarray:
 
 
 def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 class _Arcs(NamedTuple):

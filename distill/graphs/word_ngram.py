@@ -8,7 +8,6 @@ So memory grows with the number of distinct n-grams of one order, 16 bytes each,
 from __future__ import annotations
 
 import math
-import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import IO
 
 import numpy as np
 
+from distill.files import replacing
 from distill.graphs.arpa import END, START, WordLm
 from distill.graphs.ngram import Counts
 
@@ -78,8 +78,7 @@ class WordNgram(WordLm):
 
     def write(self, path: Path) -> None:
         """Write the ARPA file, n-grams in alphabetical order."""
-        temporary = path.with_name(path.name + ".tmp")
-        with temporary.open("w", encoding="utf-8") as file:
+        with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
             file.write("\\data\\\n")
             file.writelines(f"ngram {n}={len(level)}\n" for n, level in enumerate(self.levels, 1))
             for n, level in enumerate(self.levels, 1):
@@ -87,7 +86,6 @@ class WordNgram(WordLm):
                 for first in range(0, len(level), BLOCK):
                     file.writelines(self._lines(n, slice(first, first + BLOCK)))
             file.write("\n\\end\\\n")
-        os.replace(temporary, path)
 
     def _lines(self, order: int, some: slice) -> Iterator[str]:
         level = self.levels[order - 1]

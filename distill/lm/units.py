@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 
+from distill.files import replacing
 from distill.graphs.lexicon import read_symbols, write_symbols
 from distill.graphs.pieces import BOUNDARY, SPECIAL, Bpe, train_bpe
 
@@ -83,6 +84,5 @@ def _words(sentences: Iterable[str], most: int) -> list[str]:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a whole file or nothing."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)

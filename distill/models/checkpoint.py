@@ -25,12 +25,7 @@ def save(path: Path, content: dict[str, Any]) -> None:
 
 def _write(path: Path, content: dict[str, Any]) -> None:
     with replacing(path) as temporary, temporary.open("wb") as file:
-        try:
-            torch.save(content, file)
-        except RuntimeError as error:
-            if isinstance(error.__context__, OSError):  # why torch could not write, which it does not say itself
-                raise error.__context__ from None
-            raise
+        torch.save(content, file)
 
 
 def load(path: Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:

@@ -10,6 +10,7 @@ import yaml
 
 from distill.config.experiment import Experiment
 from distill.config.model import Model
+from distill.files import replacing
 from distill.models import checkpoint
 from distill.models.build import build_model
 from distill.models.pretrained import build_imported, read_checkpoint
@@ -75,6 +76,5 @@ def _write(experiment: Experiment, model: Recogniser, outputs: Sequence[str], fo
 
 
 def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

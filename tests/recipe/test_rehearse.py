@@ -173,8 +173,10 @@ def test_a_stage_killed_at_random_moments_leaves_the_same_files(rehearsal: Rehea
         with in_its_place(root) as whole:
             copy_before(stage, whole, root)
             if longest:  # the first time it is not killed, to see how long it takes
-                left -= kill_until_done(task, draw, longest, min(left, 3), begun, 0.0)
-            longest = max(longest, finish(task, begun))
+                struck = kill_until_done(task, draw, longest, min(left, 3), begun, 0.0)
+                left, longest = left - struck, longest if struck else 0.8 * longest
+            seconds = finish(task, begun)
+            longest = longest or seconds
             assert differences(stage, whole, root) == []
 
 

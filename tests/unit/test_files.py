@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from distill import files
 from distill.files import replacing
 
 
@@ -52,3 +53,37 @@ def test_a_real_limit_of_file_size_is_reported(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, preexec_fn=limit)
     assert "x: file too large; allow larger files" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_library_that_hides_the_disks_error_is_seen_through(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="x: no space left on device; make room"), replacing(tmp_path / "x") as temporary:
+        temporary.write_text("half")
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        finally:
+            raise RuntimeError("unexpected pos 576 vs 534")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "lang: no space left on device; make room"),
+        (RuntimeError("unexpected pos 576 vs 534"), "lang: no space left on device; make room"),
+        (ValueError("cut 1: no audio"), ""),
+        (KeyboardInterrupt(), ""),
+        (FileNotFoundError(errno.ENOENT, "No such file", "cuts"), ""),
+    ],
+)
+def test_the_disks_errors_are_told_from_others_while_it_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, message: str
+) -> None:
+    (tmp_path / "lang").mkdir()
+    monkeypatch.setattr(files, "refusal", lambda folder: errno.ENOSPC)
+    found = files.of_disk(tmp_path / "lang", error)
+    assert message in str(found) if message else found is None
+
+
+def test_a_librarys_error_stays_where_there_is_room(tmp_path: Path) -> None:
+    assert files.refusal(tmp_path) == errno.EIO
+    assert files.of_disk(tmp_path, RuntimeError("of its own")) is None

@@ -347,7 +347,24 @@ def test_a_read_only_folder_is_one_line(tmp_path: Path, caplog: pytest.LogCaptur
 
     with pytest.raises(SystemExit) as ended:
         run_script(lambda: run_stage(Stage(2, tmp_path / "lang", {}, {}), full))
-    assert ended.value.code == 1 and "No space left on device: " in caplog.text and "lang.tmp/big" in caplog.text
+    assert (
+        ended.value.code == 1
+        and "No space left on device: " in caplog.text
+        and "lang.tmp/big; make room" in caplog.text
+    )
+    assert len(caplog.records) == 1 and list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_without_a_files_name_is_named_by_the_stages_folder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(folder: Path) -> None:
+        write(folder, "half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(SystemExit):
+        run_script(lambda: run_stage(Stage(2, tmp_path / "lang", {}, {}), full))
+    assert f"cannot write {tmp_path}/lang.tmp: no space left on device; make room" in caplog.text
     assert len(caplog.records) == 1 and list(tmp_path.iterdir()) == []
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from distill.config.model import Model
+from distill.files import replacing
 from distill.models.pretrained.names import HUGGING_FACE
 from distill.models.pretrained.vocabulary import BOUNDARY, DELIMITER
 from distill.models.recogniser import Recogniser
@@ -52,14 +53,12 @@ def write_folder(model: Recogniser, outputs: Sequence[str], folder: Path, kind: 
         },
     }  # fmt: skip
     for name, content in files.items():
-        temporary = folder / f"{name}.tmp"
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.replace(folder / name)
+        with replacing(folder / name) as temporary:
+            temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     prefix = kind + "."
     tensors = {name if name.startswith("lm_head") else prefix + name: x for name, x in their_tensors(model).items()}
-    temporary = folder / "model.safetensors.tmp"
-    save_file({name: x.contiguous() for name, x in tensors.items()}, str(temporary), metadata={"format": "pt"})
-    temporary.replace(folder / "model.safetensors")
+    with replacing(folder / "model.safetensors") as temporary:
+        save_file({name: x.contiguous() for name, x in tensors.items()}, str(temporary), metadata={"format": "pt"})
 
 
 def obstacles(model: Model) -> list[str]:

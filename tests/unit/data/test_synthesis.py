@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import builtins
+import errno
 import filecmp
 import gzip
+import os
 import random
+import signal
 from pathlib import Path
 
 import pytest
@@ -104,6 +107,27 @@ def test_a_killed_run_continues(corpus: Path, tmp_path: Path, monkeypatch: pytes
     synthesis.generate_corpus(target, MINI, scale=0.01)
     assert {path: path.stat().st_mtime_ns for path in part.rglob("*.flac")} == before
     assert files(target) == files(corpus)
+
+
+def test_a_full_disk_is_named_once_and_gets_its_room_back(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def full(samples: object, rate: int) -> bytes:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(synthesis, "as_flac", full)
+    with pytest.raises(RuntimeError, match=r"speaker 101 of the embedded corpus: .*No space left on device"):
+        synthesis.generate_corpus(tmp_path, MINI, scale=0.01, processes=1)
+    assert "Traceback" not in capfd.readouterr().err and set(files(tmp_path)) <= {".lock", "embedded.json"}
+    monkeypatch.undo()
+    synthesis.generate_corpus(tmp_path, MINI, scale=0.01, processes=2)
+    assert files(tmp_path) == files(corpus)
+
+
+def test_a_process_that_is_killed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthesis, "_synthesise_speaker", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(RuntimeError, match="speaker 101 of the embedded corpus: its process ended with exit code -9"):
+        synthesis.generate_corpus(tmp_path, MINI, scale=0.01, processes=1)
 
 
 def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from distill.fsa.formats import (
     load_fsa,
     read_openfst,
     save_fsa,
+    save_fst,
     to_openfst_text,
     transducer_to_k2_dict,
 )
@@ -195,3 +196,14 @@ def test_broken_openfst_binary(tmp_path: Path, content: bytes | str) -> None:
     path.write_bytes(path.read_bytes()[:-8] if isinstance(content, str) else content)
     with pytest.raises(ValueError, match=r"t\.fst: cut short, or not an OpenFst"):
         read_openfst(path)
+
+
+def test_a_graph_that_openfst_could_not_write_is_an_error(tmp_path: Path) -> None:
+    class Refused:
+        def write(self, path: str) -> bool:
+            Path(path).write_bytes(b"half")
+            return False
+
+    with pytest.raises(OSError, match=r"cannot write .*HLG\.fst"):
+        save_fst(tmp_path / "HLG.fst", Refused())  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
