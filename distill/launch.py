@@ -59,6 +59,13 @@ def end_cleanly() -> None:
         follow_parent()
 
 
+def ending() -> None:
+    """Undo `end_cleanly` when nothing is left to clean up: an exception in the interpreter's last steps is a trace."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if getattr(signal.getsignal(number), "__module__", "") == __name__:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def follow_parent() -> None:
     """SIGTERM for this process once the one that started it is gone, however it ended; where the system can."""
     with contextlib.suppress(OSError, AttributeError):

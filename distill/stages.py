@@ -301,6 +301,7 @@ def run_script(main: Callable[[], None]) -> None:
         if "multiprocessing" in sys.modules:
             for child in sys.modules["multiprocessing"].active_children():
                 child.terminate()
+        launch.ending()
 
 
 def _log_error(error: Exception) -> None:

@@ -97,6 +97,13 @@ def test_no_process_outlives_a_signal(start, tmp_path: Path, number: int) -> Non
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there the system ends them")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_at_the_very_end_leaves_no_trace(start, number: int) -> None:
+    at_exit = f"import atexit; atexit.register(lambda: os.kill(os.getpid(), {int(number)}))"
+    process = start("--nj", "1", "--do", at_exit)
+    assert (process.communicate(timeout=60)[0], process.returncode) == ("", -number)
+
+
 def test_no_process_outlives_a_killed_parent(start, tmp_path: Path) -> None:
     parent = start("--nj", "2", "--do", WAIT)
     ranks = wait_for(tmp_path / "exp/rank-0", tmp_path / "exp/rank-1")
