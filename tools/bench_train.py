@@ -72,56 +72,53 @@ def about(args: argparse.Namespace) -> dict[str, str]:
 
 def measured(args: argparse.Namespace, name: str, ranks: int) -> Iterator[float]:
     """Seconds of audio per second in each situation, of a training that runs through all of them."""
-    with started(args, name, ranks) as stamps:
-        wait_for(stamps, 2, LONGEST_START)
+    with contextlib.closing(Training(args, name, ranks)) as training:
+        training.wait_for(2, LONGEST_START)
         for pinned in SITUATIONS.values():
             with busy(pinned):
                 time.sleep(2)  # until the system has moved the processes to their cores
-                first = len(stamps) - 1
+                first = len(training.stamps)
                 time.sleep(args.seconds)
-                wait_for(stamps, first + 3, 20 * args.seconds)
-                (begun, before), (ended, after) = stamps[first + 1], stamps[-1]
+                training.wait_for(first + 2, 20 * args.seconds)
+                (begun, before), (ended, after) = training.stamps[first], training.stamps[-1]
             yield (after - before) / (ended - begun)
 
 
-def wait_for(stamps: list[tuple[float, float]], count: int, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while len(stamps) < count:
-        if time.monotonic() > end:
-            raise RuntimeError(f"no {count} updates within {seconds:g} s: are the folders those of the mini recipe?")
-        time.sleep(0.1)
+class Training:
+    """A training in processes of its own; `stamps` grows by (time, seconds of audio so far) with each update."""
 
+    def __init__(self, args: argparse.Namespace, name: str, ranks: int) -> None:
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+        folders = ["--data-dir", str(args.data_dir.resolve()), "--exp-dir", str(args.exp_dir.resolve())]
+        command = [sys.executable, *launcher, str(Path(__file__).resolve()), *folders, "--nj", str(args.nj)]
+        threads = {"OMP_NUM_THREADS": str(args.nj // ranks), "GOMP_SPINCOUNT": "200000"}
+        self.stamps: list[tuple[float, float]] = []
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # shown only where it fails: torchrun's end is noisy
+        self.process = subprocess.Popen(
+            [*command, "--train", name], stdout=subprocess.PIPE, stderr=self.errors, text=True,
+            env={**os.environ, **threads, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        threading.Thread(target=self._read, daemon=True).start()
 
-@contextlib.contextmanager
-def started(args: argparse.Namespace, name: str, ranks: int) -> Iterator[list[tuple[float, float]]]:
-    """A training; the list grows by (time, seconds of audio so far) after each update."""
-    threads = args.nj // ranks
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-    folders = ["--data-dir", str(args.data_dir.resolve()), "--exp-dir", str(args.exp_dir.resolve())]
-    command = [sys.executable, *launcher, str(Path(__file__).resolve()), *folders, "--nj", str(args.nj)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": "200000", "PYTHONPATH": str(ROOT)}
-    errors = tempfile.TemporaryFile("w+")  # shown where it fails: torchrun also writes when it is asked to end
-    process = subprocess.Popen(
-        [*command, "--train", name],
-        stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True, env=environment,
-    )  # fmt: skip
-    stamps: list[tuple[float, float]] = []
+    def wait_for(self, count: int, seconds: float) -> None:
+        """Until there are so many stamps; raises RuntimeError where they do not come."""
+        end = time.monotonic() + seconds
+        while len(self.stamps) < count:
+            if time.monotonic() > end or self.process.poll() is not None:
+                self.errors.seek(0)
+                raise RuntimeError(f"no training within {seconds:g} s: {self.errors.read()[-3000:]}")
+            time.sleep(0.1)
 
-    def read() -> None:
-        for line in process.stdout or ():
+    def close(self) -> None:
+        """End it; torchrun ends the processes that it started."""
+        self.process.terminate()
+        self.process.wait()
+        self.errors.close()
+
+    def _read(self) -> None:
+        for line in self.process.stdout or ():
             moment, audio = line.split()
-            stamps.append((float(moment), float(audio)))
-
-    threading.Thread(target=read, daemon=True).start()
-    try:
-        yield stamps
-    except RuntimeError as error:
-        errors.seek(0)
-        raise RuntimeError(f"{error}\n{errors.read()[-3000:]}") from None
-    finally:
-        process.terminate()  # torchrun ends the processes that it started
-        process.wait()
-        errors.close()
+            self.stamps.append((float(moment), float(audio)))
 
 
 @contextlib.contextmanager
