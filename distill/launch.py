@@ -70,6 +70,11 @@ def rank() -> int:
     return int(os.environ.get("RANK", 0))
 
 
+def threads(jobs: int) -> int:
+    """Threads of this process where `jobs` cores are to be used: its share among those of this machine."""
+    return max(1, jobs // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
 def another_ended(error: BaseException) -> bool:
     """Whether an error only says that another process of the stage is gone."""
     return "RANK" in os.environ and isinstance(error, RuntimeError) and bool(PEER_GONE.search(str(error)))

@@ -82,7 +82,7 @@ class Recipe:
     @property
     def threads(self) -> int:
         """Threads of each process that runs a stage on this machine: its share of `nj`."""
-        return max(1, self.nj // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+        return launch.threads(self.nj)
 
     @property
     def manifests(self) -> Path:

@@ -141,12 +141,13 @@ def train(args: argparse.Namespace) -> None:
     """Train until killed, on a part of the cuts; the first rank prints a line for each update after the first epoch."""
     import torch
 
+    from distill import launch
     from distill.config.experiment import Experiment
     from distill.train.distributed import join
     from distill.train.setup import Folders, build_trainer
 
     ranks, device = join("cpu")
-    torch.set_num_threads(ranks.threads(args.nj))
+    torch.set_num_threads(launch.threads(args.nj))
     experiment = Experiment.load(ROOT / f"egs/librispeech/conf/mini/{args.train}.yaml", ("data.short_first=false",))
     data = args.data_dir
     with tempfile.TemporaryDirectory() as folder:
