@@ -170,8 +170,7 @@ runpy.run_path({argv!r}[0], run_name="__main__")
     ("module", "argv", "extra"),
     [
         ("websockets", ["tools/serve.py", "--experiment", "none"], "serve"),
-        ("websockets", ["tools/bench_server.py", "--help"], "serve"),
-        ("onnx", ["tools/bench_rtf.py", "--help"], "deploy"),
+        ("websockets", ["tools/bench_server.py", "--experiment", "none"], "serve"),
     ],
 )
 def test_a_tool_names_the_extra_that_it_lacks(module: str, argv: list[str], extra: str) -> None:

@@ -45,7 +45,8 @@ if __name__ == "__main__":
 
 def start(folder: Path, phases: str) -> subprocess.Popen:
     (folder / "script.py").write_text(SCRIPT, encoding="utf-8")
-    options = ["--corpus", "x", "--conf-dir", "x", "--data-dir", "x", "--exp-dir", "x", "--nj", "2"]
+    folders = [f"--{name}-dir={folder / name}" for name in ("conf", "data", "exp")]
+    options = ["--corpus", "x", *folders, "--nj", "2"]
     return subprocess.Popen(
         [sys.executable, str(folder / "script.py"), *options, "--experiment", phases],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
