@@ -142,6 +142,22 @@ def test_the_environment_counts_only_once_it_has_been_used(fails_at: str, tmp_pa
     assert again == bool(done.returncode)  # what failed is tried again, what works costs nothing
 
 
+@pytest.mark.parametrize("marked", ["deploy dev", "dev deploy", "dev deploy synth", "synth dev deploy"])
+@pytest.mark.parametrize("asked", ["dev,deploy", "deploy,dev", "dev"])
+def test_the_order_of_extras_installs_nothing(marked: str, asked: str, tmp_path: Path) -> None:
+    for name in ("constraints.txt", "pyproject.toml"):
+        (tmp_path / name).write_text("")
+    call, python = "need_room() { :; }; install_environment", python_that(tmp_path, "nothing at all")
+    sourced(tmp_path, f"{call} serve", PYTHON=str(python))
+    marker = tmp_path / ".venv/.installed"
+    marker.write_text(f"{marker.read_text().split()[0]} {marked}\n")
+    (tmp_path / "asked").unlink()
+    sourced(tmp_path, f"{call} {asked}", PYTHON=str(python))
+    assert not (tmp_path / "asked").exists()
+    sourced(tmp_path, f"{call} {asked},serve", PYTHON=str(python))
+    assert marker.read_text().split()[1:] == sorted({*marked.split(), "serve"})
+
+
 def test_a_broken_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extras, "ALWAYS", ("json",))
     assert extras.broken(["serve"]) == []
