@@ -17,12 +17,12 @@ install_environment() {
     need_room 6 2
     "$python" -m venv "$venv"
   fi
-  # --no-compile: modules are compiled when they are first imported, which most never are
+  # --no-compile: modules are compiled when they are first imported, which most never are; the check imports the others
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
     --constraint "$root/constraints.txt" --editable "$root[${wanted// /,}]" ||
     { echo "installation failed; see the lines above, mend it and call again" >&2; exit 1; }
   # what was installed counts only once it has been used: a marker beside broken libraries would stay for ever
-  (cd "$root" && "$venv/bin/python" -m distill.extras ${wanted//,/ }) ||
+  (cd "$root" && env -u PYTHONDONTWRITEBYTECODE "$venv/bin/python" -m distill.extras $wanted) ||
     { echo "$venv is installed, but does not work; see the lines above. Remove it to install it anew" >&2; exit 1; }
   echo "$stamp $wanted" >"$marker"
 }

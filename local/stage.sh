@@ -107,6 +107,8 @@ begin() {
   export OMP_NUM_THREADS="$nj" GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-200000}"
   RECIPE_COMMAND="egs/$corpus/run.sh$( (($# == 0)) || printf ' %q' "$@")"
   export RECIPE_COMMAND # what results name as the command that made them
+  # Some thirty processes import the same modules: one of them compiles each, instead of all (4 s each time).
+  unset PYTHONDONTWRITEBYTECODE
   timings=() started=$SECONDS child=""
   trap 'stop 130 interrupted' INT
   trap 'stop 143 stopped' TERM
