@@ -167,6 +167,13 @@ def options(*given: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["bash", "-euc", script, "run.sh", *given], cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "OMP_THREAD_LIMIT"])
+def test_all_cores_are_used_whatever_libraries_may(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "1")
+    cores = len(os.sched_getaffinity(0))
+    assert options().stdout.split() == ["0", "13", str(cores)]
+
+
 @pytest.mark.parametrize(
     ("given", "named"),
     [
