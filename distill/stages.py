@@ -395,7 +395,7 @@ class Stage:
         """The folder to write into until `stack` is closed; None where the output is up to date."""
         self.check_inputs()
         if self.up_to_date():
-            self._tidy()
+            self.tidy()
             return None
         stack.enter_context(self._lock())
         if self.up_to_date(quiet=True):  # another process has made it meanwhile
@@ -461,13 +461,14 @@ class Stage:
             if os.path.lexists(leftover):
                 folders.remove(leftover)
 
-    def _tidy(self) -> None:
+    def tidy(self) -> None:
         """Remove a killed call's leftovers where the output is complete, as far as that can be done."""
         if launch.rank() or not any(os.path.lexists(self.out.with_name(self.out.name + end)) for end in LEFTOVERS):
             return
         with contextlib.suppress(OSError, RuntimeError, ValueError), locked(self.out):
             if not self.resumable:
                 self._remove_leftovers()
+                (self.out / STARTED).unlink(missing_ok=True)
 
     def _continue_or_put_aside(self) -> dict[str, Any]:
         """Leave a folder that the work may continue in; rename one that it may not, saying why."""

@@ -71,6 +71,7 @@ def unfinished(items: Iterable[Item], stages: Callable[[Item], Iterable[Stage]])
             found.append(item)
             continue
         for stage in of_item:
+            stage.tidy()
             log.info("stage %d: up to date (%s)", stage.number, stage.out)
     return found
 

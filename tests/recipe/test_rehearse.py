@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -14,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.support.kills import finish, kill_until_done, stage_command
+from tests.support.stage_files import copy_before, differences, in_its_place
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = ROOT / "egs/librispeech/run.sh"
@@ -152,6 +156,26 @@ def test_a_second_call_does_nothing(rehearsal: Rehearsal) -> None:
     assert time.monotonic() - begun < 45  # seconds on an idle machine, most of it imports
     assert stamps == {path: path.stat().st_mtime_ns for path in rehearsal.exp.rglob("*.pt")}
     assert "making" not in again.output
+
+
+# Killed in a stage
+
+KILLS = int(os.environ.get("DISTILL_KILLS", "0"))  # in each stage; without it one in each of three
+SEED = int(os.environ.get("DISTILL_SEED", "11"))
+
+
+@pytest.mark.timeout(1200 * (KILLS + 1))
+@pytest.mark.parametrize("stage", range(14) if KILLS else (0, 7, 13))
+def test_a_stage_killed_at_random_moments_leaves_the_same_files(rehearsal: Rehearsal, stage: int) -> None:
+    root, draw, longest, left = rehearsal.data.parent, random.Random(f"{SEED}/{stage}"), 0.0, max(1, KILLS)
+    task, begun = stage_command(stage, root), f"== stage {stage}:"
+    while left:
+        with in_its_place(root) as whole:
+            copy_before(stage, whole, root)
+            if longest:  # the first time it is not killed, to see how long it takes
+                left -= kill_until_done(task, draw, longest, min(left, 3), begun, 0.0)
+            longest = max(longest, finish(task, begun))
+            assert differences(stage, whole, root) == []
 
 
 # Several processes

@@ -9,6 +9,8 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 from tests.support.training import assert_same_training
@@ -28,41 +30,53 @@ def train_command(data: Path, exp: Path, *settings: str) -> list[str]:
     return [sys.executable, str(ROOT / "local/train.py"), *flags, *sets]
 
 
-def finish(command: list[str], seconds: float = 600) -> str:
-    """Run to the end; returns what was printed."""
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds, env=environment()
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
-    return done.stdout
+def finish(command: list[str], begun: str = "") -> float:
+    """Run to the end; returns the seconds since it printed `begun`."""
+    seconds = until_end(command, 600, begun)
+    assert seconds is not None, f"not ended within 600 s: {command}"
+    return seconds
 
 
-def killed_after(command: list[str], seconds: float) -> bool:
-    """kill -9 the command and its children after some seconds; False where it had ended by itself."""
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, env=environment()
-    )
-    try:
-        status = process.wait(seconds)
-        assert status == 0, f"exit status {status}"
-        return False
-    except subprocess.TimeoutExpired:
-        return True
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+def until_end(command: list[str], most: float, begun: str = "") -> float | None:
+    """Seconds from when the command printed `begun` to its end; kill -9 it and its children after `most`, then None."""
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=environment()
+        )
+        try:
+            while process.poll() is None and begun.encode() not in os.pread(output.fileno(), 1 << 20, 0):
+                time.sleep(0.01)
+            start = time.monotonic()
+            status = process.wait(most)
+            assert status == 0, os.pread(output.fileno(), 1 << 20, 0)[-3000:].decode()
+            return time.monotonic() - start
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
-def kill_until_done(command: list[str], draw: random.Random, longest: float, kills: int) -> int:
+def kill_until_done(
+    command: list[str], draw: random.Random, longest: float, kills: int, begun: str = "", spared: float = 0.3
+) -> int:
     """Kill the command at random moments, again and again, until it is through or has been killed so often.
 
-    Its first third, in which libraries are imported, is left alone: nothing is written in it.
+    spared: the share of its time, counted from when it has printed `begun`, in which it is left alone: for a training
+    the first third, in which libraries are imported and nothing is written.
     """
     for count in range(kills):
-        if not killed_after(command, draw.uniform(0.3 * longest, longest)):
+        if until_end(command, draw.uniform(spared * longest, longest), begun) is not None:
             return count
     return kills
+
+
+def stage_command(stage: int, root: Path, *options: str) -> list[str]:
+    """One stage of a rehearsal in root/data and root/exp."""
+    folders = ["--data-dir", str(root / "data"), "--exp-dir", str(root / "exp")]
+    numbers = ["--stage", str(stage), "--stop-stage", str(stage)]
+    return [str(ROOT / "egs/librispeech/run.sh"), "--rehearse", "true", "--nj", "1", *folders, *numbers, *options]
 
 
 def assert_same_experiment(left: Path, right: Path) -> None:

@@ -336,6 +336,8 @@ def test_killed_at_any_change_a_stage_is_made_by_the_next_call(
         run_stage(Stage(2, folder / "lang", {"v": 2}, {}, resumable), lambda f: write(f, "new"))
         assert (folder / "lang/file").read_text() == "new"
         assert {p.name for p in folder.iterdir()} - {"lang"} == ({"lang.aside-1"} if resumable else set())
+        marks = {".done", ".started"} if resumable else {".done"}
+        assert {p.name for p in (folder / "lang").iterdir()} == {"file", *marks}, after
     assert ended > 5
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from distill.stages import Stage, run_stage
 
 from .conftest import ROOT
 
@@ -115,3 +118,17 @@ def test_no_process_outlives_the_one_that_started_it(tmp_path: Path, number: sig
     output, _ = process.communicate(timeout=60)
     assert process.returncode in (143, 130, -signal.SIGKILL) and "Traceback" not in output, output
     assert gone(child)
+
+
+def test_what_a_kill_left_beside_a_finished_item_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "local")
+    from side_by_side import unfinished
+
+    stage = Stage(10, tmp_path / "decode_test", {}, {})
+    run_stage(stage, lambda folder: None)
+    for name in ("decode_test.old", "decode_test.tmp"):
+        shutil.copytree(tmp_path / "decode_test", tmp_path / name)
+    (tmp_path / "decode_test.tmp/.done").rename(tmp_path / "decode_test.tmp/.started")
+    (tmp_path / "decode_test.lock").write_text("{}")
+    assert unfinished(["item"], lambda item: [stage]) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["decode_test"]
