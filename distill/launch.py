@@ -83,13 +83,25 @@ def another_ended(error: BaseException) -> bool:
 def by_launcher(launcher: str) -> int:
     """Run this script by a launcher that sets RANK, WORLD_SIZE and so on, as torchrun does; its exit status.
 
-    torchrun is looked up beside this Python first. Raises FileNotFoundError for a program that is not there.
+    Raises as `command_of`.
     """
-    words = [word for part in shlex.split(launcher) for word in _program(part)]
-    if not shutil.which(words[0]):
-        raise FileNotFoundError(f"--launcher {launcher}: no program {words[0]}; expected e.g. torchrun")
+    words = command_of(launcher)
     script = sys.argv if TORCHRUN.search(launcher) else [sys.executable, *sys.argv]
     return _run([[*words, *script]], [os.environ | {LAUNCHED: "1"}])
+
+
+def command_of(launcher: str) -> list[str]:
+    """Program and arguments of a launcher, looked up beside this Python first.
+
+    Raises ValueError for what no shell would read, FileNotFoundError for a program that is not there.
+    """
+    try:
+        words = [word for part in shlex.split(launcher) for word in _program(part)]
+    except ValueError as error:
+        raise ValueError(f"--launcher {launcher}: {str(error).lower()}; expected a command, e.g. torchrun") from None
+    if not words or not shutil.which(words[0]):
+        raise FileNotFoundError(f"--launcher {launcher}: no program {''.join(words[:1])!r}; expected e.g. torchrun")
+    return words
 
 
 def _program(word: str) -> list[str]:

@@ -100,6 +100,9 @@ def test_a_call_that_fits_is_silent_and_writes_nothing(check: Check, tmp_path: P
         ("teacher", ("--set", "lm.text.valid=dve"), r"text\.valid: no cut set 'dve'"),
         ("teacher", ("--device", "gpu"), "--device 'gpu' must be cpu, cuda or cuda:N"),
         ("teacher", ("--nj", "0"), "--nj 0 must be 1 to"), ("teacher", ("--units", "phone"), "did you mean 'phones'"),
+        ("teacher", ("--launcher", "torchrum -n 2"), "--launcher torchrum -n 2: no program 'torchrum'; expected"),
+        ("teacher", ("--launcher", "torchrun 'a b"), "--launcher torchrun 'a b: no closing quotation; expected"),
+        ("teacher", ("--launcher", "''"), "--launcher '': no program ''"),
         ("teacher", ("--topology", "hmm"), "--topology hmm is not known"), ("teacher", ("--engine", "k3"), "'k2'"),
     ],
 )  # fmt: skip

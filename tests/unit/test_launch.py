@@ -134,7 +134,7 @@ def test_a_launcher_starts_the_script(start, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("launcher", "message"),
-    [("no-such-program -n 2", "no program no-such-program"), ("env X=1", "expected it to set RANK")],
+    [("no-such-program -n 2", "no program 'no-such-program'"), ("env X=1", "expected it to set RANK")],
 )
 def test_a_launcher_that_cannot_be_used(start, launcher: str, message: str) -> None:
     failing = start("--launcher", launcher)
