@@ -77,6 +77,11 @@ def rank() -> int:
     return int(os.environ.get("RANK", 0))
 
 
+def threads(jobs: int) -> int:
+    """Threads of this process where `jobs` cores are to be used: its share among those of this machine."""
+    return max(1, jobs // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
 def another_ended(error: BaseException) -> bool:
     """Whether an error only says that another process of the stage is gone."""
     return "RANK" in os.environ and isinstance(error, RuntimeError) and bool(PEER_GONE.search(str(error)))
@@ -85,13 +90,25 @@ def another_ended(error: BaseException) -> bool:
 def by_launcher(launcher: str) -> int:
     """Run this script by a launcher that sets RANK, WORLD_SIZE and so on, as torchrun does; its exit status.
 
-    torchrun is looked up beside this Python first. Raises FileNotFoundError for a program that is not there.
+    Raises as `command_of`.
     """
-    words = [word for part in shlex.split(launcher) for word in _program(part)]
-    if not shutil.which(words[0]):
-        raise FileNotFoundError(f"--launcher {launcher}: no program {words[0]}; expected e.g. torchrun")
+    words = command_of(launcher)
     script = sys.argv if TORCHRUN.search(launcher) else [sys.executable, *sys.argv]
     return _run([[*words, *script]], [os.environ | {LAUNCHED: "1"}])
+
+
+def command_of(launcher: str) -> list[str]:
+    """Program and arguments of a launcher, looked up beside this Python first.
+
+    Raises ValueError for what no shell would read, FileNotFoundError for a program that is not there.
+    """
+    try:
+        words = [word for part in shlex.split(launcher) for word in _program(part)]
+    except ValueError as error:
+        raise ValueError(f"--launcher {launcher}: {str(error).lower()}; expected a command, e.g. torchrun") from None
+    if not words or not shutil.which(words[0]):
+        raise FileNotFoundError(f"--launcher {launcher}: no program {''.join(words[:1])!r}; expected e.g. torchrun")
+    return words
 
 
 def _program(word: str) -> list[str]:

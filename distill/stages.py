@@ -81,7 +81,7 @@ class Recipe:
     @property
     def threads(self) -> int:
         """Threads of each process that runs a stage on this machine: its share of `nj`."""
-        return max(1, self.nj // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+        return launch.threads(self.nj)
 
     @property
     def manifests(self) -> Path:
@@ -153,7 +153,7 @@ class Recipe:
     def exp(self, name: str) -> Path:
         """Folder of an experiment, by its full name (`Experiment.name`); ValueError for one that leads elsewhere."""
         if not NAME.fullmatch(name):
-            raise ValueError(f"an experiment's name is a folder in {self.exp_dir}, {NAME_RULE}; got {name!r}")
+            raise ValueError(f"an experiment's name is a folder in {self.exp_dir}: expected {NAME_RULE}; got {name!r}")
         return self.exp_dir / name
 
     def experiment_yaml(self, name: str) -> Path:
@@ -369,7 +369,7 @@ class Stage:
         hashes = made | self.contents.hashes([path for path in self.inputs if path not in made])
         inputs: dict[str, str] = {}
         for path in self.inputs:
-            key = f"{path.parent.name}/{path.name}"
+            key = _key(path)
             inputs[key] = _hash([inputs[key], hashes[path]]) if key in inputs else hashes[path]
         return {"settings": self.settings, "inputs": inputs}
 
@@ -384,13 +384,18 @@ class Stage:
                 log.warning("stage %d: not taken as done: %s", self.number, error)
             return False
         self.contents.remember(done.get("seen"))
-        changes = _changes(done, self.identity())
+        changes = self._changes(done, self.identity())
         if changes and not quiet:
             log.info("stage %d: making %s again: %s", self.number, self.out, "; ".join(changes))
         if not changes and self.contents.seen != done.get("seen", {}) and launch.rank() == 0:
             with contextlib.suppress(OSError):  # only saves reading the same files again
                 write_json(self.out / DONE, {**done, "seen": self.contents.seen})
         return not changes
+
+    def _changes(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+        """What differs, a phrase each; other names of folders in which stages have made inputs are no difference."""
+        made = [_key(path) for path, stage in self.inputs.items() if stage is not None]
+        return _changes({**before, "inputs": _renamed(before["inputs"], now["inputs"], made)}, now)
 
     def begin(self, stack: contextlib.ExitStack) -> Path | None:
         """The folder to write into until `stack` is closed; None where the output is up to date."""
@@ -487,7 +492,7 @@ class Stage:
             return identity
         if started is not None:
             folders.check_stage(self.out, started, self.number)
-            why = "; ".join(_changes(started, identity))
+            why = "; ".join(self._changes(started, identity))
         if why:
             aside = folders.put_aside(self.out)
             log.warning("stage %d: put %s aside as %s, starting afresh: %s", self.number, self.out, aside, why)
@@ -605,6 +610,22 @@ def _made_hash(path: Path) -> str | None:
         with contextlib.suppress(FileNotFoundError, ValueError):
             return str(folders.read_mark(folder / DONE)["hash"])
     return None
+
+
+def _key(path: Path) -> str:
+    """What marks call an input."""
+    return f"{path.parent.name}/{path.name}"
+
+
+def _renamed(old: Mapping[str, str], new: Mapping[str, str], made: Iterable[str]) -> dict[str, str]:
+    """Old inputs, where the folder above has another name now under the new one: same name, same hash."""
+    inputs = dict(old)
+    for key in made:
+        name, digest = key.rpartition("/")[2], new[key]
+        gone = (k for k in inputs if k not in new and k.rpartition("/")[2] == name and inputs[k] == digest)
+        if key not in inputs and (before := next(gone, None)):
+            inputs[key] = inputs.pop(before)
+    return inputs
 
 
 def _hash(value: Any) -> str:

@@ -97,12 +97,14 @@ def read_lines(path: Path) -> Iterator[str]:
         try:
             for number, line in enumerate(file, 1):
                 try:
-                    yield line.decode("utf-8").rstrip("\r\n").removeprefix(_BYTE_ORDER_MARK)
+                    text = line.decode("utf-8").rstrip("\r\n")
                 except UnicodeDecodeError as error:
                     raise ValueError(
                         f"{path}:{number}: not UTF-8 (byte 0x{line[error.start]:02x} at column {error.start + 1});"
                         f" {_way_out(line, path.name)}"
                     ) from None
+                for part in text.split("\r"):  # some programs end lines so
+                    yield part.removeprefix(_BYTE_ORDER_MARK)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise ValueError(
                 f"{path}:{number + 1}: it is no whole gzip archive ({error}); fetch or pack it again, or name it"

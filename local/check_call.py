@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 
+from distill import launch
 from distill.config.experiment import Experiment
 from distill.config.graphs import Graphs
 from distill.lm.settings import LanguageModel
@@ -86,6 +87,11 @@ class Call:
         recipe, owner = self.recipe, dict[str, str]()
         if recipe.device != "cpu" and not any(path for kind in GPUS for path in Path("/dev").glob(kind)):
             yield f"--device {recipe.device}: this machine shows no GPU; use --device cpu"
+        if recipe.launcher:
+            try:
+                launch.command_of(recipe.launcher)
+            except (ValueError, OSError) as error:
+                yield str(error)
         for stem, experiment in self.experiments.items():
             path = recipe.conf_dir / f"{stem}.yaml"
             first = owner.setdefault(experiment.name, stem)

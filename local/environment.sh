@@ -4,14 +4,11 @@ root=${root:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)}
 
 # install_environment EXTRA[,EXTRA…]: the project with these extras (those installed before are kept).
 install_environment() {
-  local venv="$root/.venv" marker="$root/.venv/.installed" extra wanted=""
-  local stamp
+  local venv="$root/.venv" marker="$root/.venv/.installed" stamp wanted stamp_then="" extras_then=""
   stamp=$(cat "$root/pyproject.toml" "$root/constraints.txt" | sha256sum | cut -c1-16)
-  for extra in ${1//,/ } $(cut -d' ' -f2- "$marker" 2>/dev/null || true); do
-    [[ " $wanted " == *" $extra "* ]] || wanted="$wanted $extra"
-  done
-  wanted=${wanted# }
-  [[ -x $venv/bin/python && -f $marker && $(cat "$marker") == "$stamp $wanted" ]] && return 0
+  [[ ! -f $marker ]] || read -r stamp_then extras_then <"$marker" || true
+  wanted=$(sorted_words "${1//,/ } $extras_then")
+  [[ -x $venv/bin/python && "$stamp_then $(sorted_words "$extras_then")" == "$stamp $wanted" ]] && return 0
   local python=${PYTHON:-python3}
   "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null ||
     { echo "$python is not Python 3.10 or newer; set PYTHON to one that is" >&2; exit 1; }
@@ -20,14 +17,19 @@ install_environment() {
     need_room 6 2
     "$python" -m venv "$venv"
   fi
-  # --no-compile: modules are compiled when they are first imported, which most never are
+  # --no-compile: modules are compiled when they are first imported, which most never are; the check imports the others
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
     --constraint "$root/constraints.txt" --editable "$root[${wanted// /,}]" ||
     { echo "installation failed; see the lines above, mend it and call again" >&2; exit 1; }
   # what was installed counts only once it has been used: a marker beside broken libraries would stay for ever
-  (cd "$root" && "$venv/bin/python" -m distill.extras ${wanted//,/ }) ||
+  (cd "$root" && env -u PYTHONDONTWRITEBYTECODE "$venv/bin/python" -m distill.extras $wanted) ||
     { echo "$venv is installed, but does not work; see the lines above. Remove it to install it anew" >&2; exit 1; }
   echo "$stamp $wanted" >"$marker"
+}
+
+# sorted_words TEXT: each word once, in an order that is always the same.
+sorted_words() {
+  printf '%s\n' $1 | LC_ALL=C sort -u | xargs
 }
 
 # need_room INSTALLED FETCHED: ends with a message where so many GiB find no room, here and in pip's temporary folder.

@@ -3,12 +3,11 @@
 An older pip reads such a name as "py3" and takes whichever its index lists first, a newer one refuses all of them.
 Here the file is chosen by its name, for the Python that runs this, from the indexes and folders that pip is
 configured with, and stored under a name that every pip reads as meant: `k2-1.23.4-cp310-none-any.whl`.
-
-usage: fetch_wheel.py NAME==VERSION FOLDER (prints the path of the file)
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import importlib
 import re
@@ -21,12 +20,15 @@ PYTHON = sys.version_info[:2]
 
 
 def main() -> None:
-    requirement, folder = sys.argv[1:]
-    name, _, version = requirement.partition("==")
+    parser = argparse.ArgumentParser(description="Fetch a wheel for this Python; prints the path of the file.")
+    parser.add_argument("requirement", metavar="NAME==VERSION")
+    parser.add_argument("folder", type=Path)
+    args = parser.parse_args()
+    name, _, version = args.requirement.partition("==")
     try:
-        print(fetch(name, version, Path(folder)))
+        print(fetch(name, version, args.folder))
     except (ValueError, OSError) as error:
-        sys.exit(f"{requirement} cannot be fetched: {error}")
+        sys.exit(f"{args.requirement} cannot be fetched: {error}")
 
 
 def fetch(name: str, version: str, folder: Path) -> Path:

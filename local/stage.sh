@@ -57,8 +57,9 @@ whole_number() {
 }
 
 parse_options() {
-  stage=0 stop_stage=13 data_dir="" exp_dir="" corpus_dir="" experiment="" nj=$(nproc) device=cpu engine=native
+  stage=0 stop_stage=13 data_dir="" exp_dir="" corpus_dir="" experiment="" device=cpu engine=native
   units=phones topology="" mini=false rehearse=false allow_commands=false resample=false launcher="" settings=()
+  nj=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc) # those would be counted in place of the cores
   local given="" option
   while (($#)); do
     [[ $1 == -h || $1 == --help ]] && { usage; exit 0; }
@@ -106,6 +107,8 @@ begin() {
   export OMP_NUM_THREADS="$nj" GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-200000}"
   RECIPE_COMMAND="egs/$corpus/run.sh$( (($# == 0)) || printf ' %q' "$@")"
   export RECIPE_COMMAND # what results name as the command that made them
+  # Some thirty processes import the same modules: one of them compiles each, instead of all (4 s each time).
+  unset PYTHONDONTWRITEBYTECODE
   timings=() started=$SECONDS child=""
   trap 'stop 130 interrupted' INT
   trap 'stop 143 stopped' TERM

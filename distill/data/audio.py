@@ -49,7 +49,7 @@ def opened(source: AudioSource) -> Iterator[soundfile.SoundFile]:
                     f"truncated or unreadable audio: {source.source} ({there} bytes of samples, header: {announced})"
                 )
             yield file
-    except (soundfile.LibsndfileError, RuntimeError) as error:
+    except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:  # TypeError: .raw, for want of a header
         reason = (str(error).splitlines() or [""])[0]
         raise Unusable(f"truncated or unreadable audio: {source.source} ({reason})") from None
 

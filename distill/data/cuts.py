@@ -51,13 +51,13 @@ def read_manifest(folder: Path, corpus: str, part: str) -> Manifest:
 def write_cut_sets(manifests: Path, corpus: str, roles: Roles, folder: Path, seed: int = 42) -> dict[str, float]:
     """Writes one cut set a role, `<role>.jsonl.gz`; returns the hours of each.
 
-    One supervision a cut, cuts named after their utterance, or `<utterance>-<role>` where an earlier set has that name:
-    sets can be joined. Unlabelled cuts carry no text; the true text, where known, goes to
-    `supervision.custom["reference"]`.
+    One supervision a cut, cuts named after their utterance, or `<utterance>-<role>` where an earlier set has another
+    cut of that name: sets can be joined. Test sets may share cuts. Unlabelled cuts carry no text; the true text, where
+    known, goes to `supervision.custom["reference"]`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     hours = {}
-    taken: set[str] = set()
+    taken: dict[str, MonoCut] = {}
     trained_on: set[str] = set()
     for name, parts in roles.by_name().items():
         cuts = [cut for part in parts for cut in utterance_cuts(read_manifest(manifests, corpus, part))]
@@ -65,7 +65,7 @@ def write_cut_sets(manifests: Path, corpus: str, roles: Roles, folder: Path, see
             cuts += _at_other_speeds(manifests, corpus, roles)
         if name == "unlabelled":
             cuts = [hide_text(cut) for cut in cuts] + _hidden_share(manifests, corpus, roles, seed)
-        cuts = _sample(_distinct(cuts, name, taken), roles.limit(name), seed)
+        cuts = _sample(_distinct(cuts, name, taken, name in roles.tests), roles.limit(name), seed)
         if name in ("labelled", "unlabelled"):
             trained_on |= set(map(_audio_of, cuts))
         elif seen := [cut.id for cut in cuts if _audio_of(cut) in trained_on]:
@@ -85,14 +85,14 @@ def utterance_cuts(manifest: Manifest) -> list[MonoCut]:
     ]
 
 
-def _distinct(cuts: list[MonoCut], role: str, taken: set[str]) -> list[MonoCut]:
-    """The cuts under names that no other cut has; `taken` grows by them."""
+def _distinct(cuts: list[MonoCut], role: str, taken: dict[str, MonoCut], may_share: bool) -> list[MonoCut]:
+    """The cuts under names that no other cut has, `taken` by name grows by them; may_share: equal cuts may have one."""
     distinct, renamed = [], []
     for cut in cuts:
         name = cut.id
-        while name in taken:
+        while name in taken and not (may_share and taken[name] == cut):
             name = f"{name}-{role}"
-        taken.add(name)
+        taken[name] = cut
         renamed += [name] if name != cut.id else []
         distinct.append(cut.with_id(name))
     if renamed:

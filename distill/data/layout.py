@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -91,7 +92,7 @@ def files_of_own(corpus_dir: Path, roles: Roles) -> tuple[Path, ...]:
         cuts = [path for suffix in (".jsonl.gz", ".jsonl") if (path := corpus_dir / f"{part}{suffix}").is_file()]
         lists = [path for path in sorted((corpus_dir / part).glob("*")) if KALDI_LISTS.fullmatch(path.name)]
         audio = _audio_of_cuts(cuts[0]) if cuts else _audio_of_kaldi(corpus_dir / part / "wav.scp")
-        found |= dict.fromkeys(path for path in (*(cuts[:1] or lists), *audio) if path.is_file())
+        found |= dict.fromkeys(path for path in (*(cuts[:1] or lists), *audio) if os.path.isfile(path))
     return tuple(found)
 
 
@@ -100,9 +101,9 @@ def _audio_of_kaldi(wav_scp: Path) -> Iterator[Path]:
         return
     with wav_scp.open(encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
-            _, _, place = line.strip().partition(" ")
-            if place and not place.rstrip().endswith("|") and "\0" not in place:
-                yield wav_scp.parent / place.strip()
+            place = "".join(line.split(maxsplit=1)[1:]).strip()
+            if not place.endswith("|"):
+                yield from (base / place for base in (wav_scp.parent, wav_scp.parents[1]))
 
 
 def _audio_of_cuts(path: Path) -> Iterator[Path]:
@@ -111,6 +112,7 @@ def _audio_of_cuts(path: Path) -> Iterator[Path]:
             for line in lines:
                 for source in AUDIO_FILES.findall(line):
                     yield path.parent / json.loads(source)
+                    yield Path(json.loads(source)).absolute()
         except (OSError, EOFError, ValueError):
             return  # whoever reads the cuts says what is wrong with them
 

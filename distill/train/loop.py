@@ -145,8 +145,9 @@ class Trainer:
             encoder.draws = self._alike
         self.parameters = [p for p in self.step.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            self.parameters, self.settings.lr, self.settings.betas, self.settings.eps, self.settings.weight_decay
-        )
+            self.parameters, self.settings.lr, self.settings.betas, self.settings.eps, self.settings.weight_decay,
+            fused=device.type in ("cpu", "cuda"),
+        )  # fmt: skip
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.settings.precision == "float16")
         self.progress = Progress()
         self._asked, self._ending = Asked(), False

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import platform
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -16,22 +19,56 @@ from tqdm import tqdm
 log = logging.getLogger(__name__)
 
 
+class Curves:
+    """Values over updates for tensorboard; a disk without room ends the curves, not the training."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only needed here
+
+        self.folder, self._hook = folder, threading.excepthook
+        threading.excepthook = self._other_thread  # the writer's own thread would print where it failed
+        self._writer: SummaryWriter | None = None
+        with self._ending_with_room():
+            self._writer = SummaryWriter(str(folder), purge_step=step)
+
+    def add(self, prefix: str, values: Mapping[str, float], step: int) -> None:
+        """A point of each value."""
+        with self._ending_with_room():
+            for name, value in values.items():
+                if self._writer is not None:
+                    self._writer.add_scalar(f"{prefix}/{name}", value, step)
+
+    def close(self) -> None:
+        with self._ending_with_room():
+            if self._writer is not None:
+                self._writer.close()
+        threading.excepthook = self._hook
+
+    @contextlib.contextmanager
+    def _ending_with_room(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._writer = None
+            log.warning("no more curves for tensorboard in %s: %s", self.folder, error.strerror or error)
+
+    def _other_thread(self, failed: threading.ExceptHookArgs) -> None:
+        if not issubclass(failed.exc_type, OSError) or not type(failed.thread).__module__.startswith("tensorboard"):
+            self._hook(failed)
+
+
 class Monitor:
     """Progress of the first process; silent on the others."""
 
     def __init__(self, folder: Path, title: str, total: int, done: int, enabled: bool) -> None:
         self.enabled, self.total = enabled, total
         self._means: dict[str, float] = {}
-        self._writer = None
         terminal = sys.stderr.isatty()
         self._line_every = float("inf") if terminal else 30.0
         self._last_line = self._begin = time.monotonic()
         self._first = done
         self._bar = tqdm(total=total, initial=done, desc=title, unit="update", disable=not (enabled and terminal))
-        if enabled:
-            from torch.utils.tensorboard import SummaryWriter  # slow to import, and only needed here
-
-            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=done)
+        self._curves = Curves(folder / "tensorboard", done) if enabled else None
 
     def update(self, step: int, values: dict[str, float], rate: float) -> None:
         """Values of one update."""
@@ -42,9 +79,8 @@ class Monitor:
             self._means[name] = 0.98 * old + 0.02 * value
         self._bar.set_postfix_str(" ".join(f"{k} {v:.3g}" for k, v in self._means.items()), refresh=False)
         self._bar.update(step - self._bar.n)
-        if self._writer is not None and step % 10 == 0:
-            for name, value in {**values, "lr": rate}.items():
-                self._writer.add_scalar(f"train/{name}", value, step)
+        if self._curves is not None and step % 10 == 0:
+            self._curves.add("train", {**values, "lr": rate}, step)
         if time.monotonic() - self._last_line > self._line_every:
             self._last_line = time.monotonic()
             log.info("update %d of %d (%s left): %s", step, self.total, self._left(step), self.summary())
@@ -55,22 +91,17 @@ class Monitor:
             return
         text = " ".join(f"{name} {value:.4g}" for name, value in values.items())
         log.info("epoch %d, update %d of %d: train %s | valid %s", epoch, step, self.total, self.summary(), text)
-        if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(f"valid/{name}", value, step)
+        if self._curves is not None:
+            self._curves.add("valid", values, step)
 
     def summary(self) -> str:
         """Running means in one line."""
         return " ".join(f"{name} {value:.4g}" for name, value in self._means.items())
 
-    def mean(self, name: str) -> float:
-        """Running mean of one value, NaN before the first update."""
-        return self._means.get(name, float("nan"))
-
     def close(self) -> None:
         self._bar.close()
-        if self._writer is not None:
-            self._writer.close()
+        if self._curves is not None:
+            self._curves.close()
 
     def _left(self, step: int) -> str:
         speed = (step - self._first) / max(1e-9, time.monotonic() - self._begin)

@@ -100,6 +100,9 @@ def test_a_call_that_fits_is_silent_and_writes_nothing(check: Check, tmp_path: P
         ("teacher", ("--set", "lm.text.valid=dve"), r"text\.valid: no cut set 'dve'"),
         ("teacher", ("--device", "gpu"), "--device 'gpu' must be cpu, cuda or cuda:N"),
         ("teacher", ("--nj", "0"), "--nj 0 must be 1 to"), ("teacher", ("--units", "phone"), "did you mean 'phones'"),
+        ("teacher", ("--launcher", "torchrum -n 2"), "--launcher torchrum -n 2: no program 'torchrum'; expected"),
+        ("teacher", ("--launcher", "torchrun 'a b"), "--launcher torchrun 'a b: no closing quotation; expected"),
+        ("teacher", ("--launcher", "''"), "--launcher '': no program ''"),
         ("teacher", ("--topology", "hmm"), "--topology hmm is not known"), ("teacher", ("--engine", "k3"), "'k2'"),
     ],
 )  # fmt: skip
@@ -165,6 +168,13 @@ def test_the_check_needs_no_torch() -> None:
 def options(*given: str) -> subprocess.CompletedProcess[str]:
     script = 'corpus=mine experiments=teacher; source local/stage.sh; parse_options "$@"; echo "$stage $stop_stage $nj"'
     return subprocess.run(["bash", "-euc", script, "run.sh", *given], cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "OMP_THREAD_LIMIT"])
+def test_all_cores_are_used_whatever_libraries_may(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "1")
+    cores = len(os.sched_getaffinity(0))
+    assert options().stdout.split() == ["0", "13", str(cores)]
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,8 @@ def test_a_wheel_that_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
 def python_that(folder: Path, fails_at: str) -> Path:
     """A Python whose venv holds a stand-in: it reports what it is asked, and fails where `fails_at` occurs."""
     tool, made = folder / "tool", folder / "python3"
-    tool.write_text(f'#!/bin/bash\necho "$*" >>{folder}/asked\n[[ "$*" != *"{fails_at}"* ]]\n')
+    seen = "$* bytecode:${PYTHONDONTWRITEBYTECODE-written}"
+    tool.write_text(f'#!/bin/bash\necho "{seen}" >>{folder}/asked\n[[ "$*" != *"{fails_at}"* ]]\n')
     made.write_text(f'#!/bin/bash\n[[ $1 == -m ]] || exit 0\nmkdir -p "$3/bin" && cp {tool} "$3/bin/python"\n')
     for path in (tool, made):
         path.chmod(0o755)
@@ -134,17 +135,35 @@ def test_the_environment_counts_only_once_it_has_been_used(fails_at: str, tmp_pa
         (tmp_path / name).write_text("")
     python = python_that(tmp_path, fails_at)
     call = "need_room() { :; }; install_environment dev,deploy"
-    done = sourced(tmp_path, call, PYTHON=str(python))
+    done = sourced(tmp_path, call, PYTHON=str(python), PYTHONDONTWRITEBYTECODE="1")
     assert (tmp_path / ".venv" / ".installed").is_file() == (done.returncode == 0) == (fails_at == "nothing at all")
     asked = (tmp_path / "asked").read_text()
+    assert fails_at == "pip install" or "-m distill.extras deploy dev bytecode:written" in asked
     sourced(tmp_path, call, PYTHON=str(python))
     again = (tmp_path / "asked").read_text() != asked
     assert again == bool(done.returncode)  # what failed is tried again, what works costs nothing
 
 
+@pytest.mark.parametrize("marked", ["deploy dev", "dev deploy", "dev deploy synth", "synth dev deploy"])
+@pytest.mark.parametrize("asked", ["dev,deploy", "deploy,dev", "dev"])
+def test_the_order_of_extras_installs_nothing(marked: str, asked: str, tmp_path: Path) -> None:
+    for name in ("constraints.txt", "pyproject.toml"):
+        (tmp_path / name).write_text("")
+    call, python = "need_room() { :; }; install_environment", python_that(tmp_path, "nothing at all")
+    sourced(tmp_path, f"{call} serve", PYTHON=str(python))
+    marker = tmp_path / ".venv/.installed"
+    marker.write_text(f"{marker.read_text().split()[0]} {marked}\n")
+    (tmp_path / "asked").unlink()
+    sourced(tmp_path, f"{call} {asked}", PYTHON=str(python))
+    assert not (tmp_path / "asked").exists()
+    sourced(tmp_path, f"{call} {asked},serve", PYTHON=str(python))
+    assert marker.read_text().split()[1:] == sorted({*marked.split(), "serve"})
+
+
 def test_a_broken_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extras, "ALWAYS", ("json",))
-    assert extras.broken(["serve"]) == []
+    monkeypatch.setattr(extras, "PARTS", ("json.decoder", "onnxruntime.no_such_part"))
+    assert extras.broken(["serve"]) == [] != extras.broken(["deploy"])
     monkeypatch.setitem(sys.modules, "websockets", None)
     (line,) = extras.broken(["serve"])
     assert line.startswith("websockets cannot be imported: ModuleNotFoundError")
@@ -170,8 +189,7 @@ runpy.run_path({argv!r}[0], run_name="__main__")
     ("module", "argv", "extra"),
     [
         ("websockets", ["tools/serve.py", "--experiment", "none"], "serve"),
-        ("websockets", ["tools/bench_server.py", "--help"], "serve"),
-        ("onnx", ["tools/bench_rtf.py", "--help"], "deploy"),
+        ("websockets", ["tools/bench_server.py", "--experiment", "none"], "serve"),
     ],
 )
 def test_a_tool_names_the_extra_that_it_lacks(module: str, argv: list[str], extra: str) -> None:

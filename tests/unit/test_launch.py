@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from distill import launch
+
 SCRIPT = """
 import os, signal, sys, time
 from pathlib import Path
@@ -139,7 +141,7 @@ def test_a_launcher_starts_the_script(start, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("launcher", "message"),
-    [("no-such-program -n 2", "no program no-such-program"), ("env X=1", "expected it to set RANK")],
+    [("no-such-program -n 2", "no program 'no-such-program'"), ("env X=1", "expected it to set RANK")],
 )
 def test_a_launcher_that_cannot_be_used(start, launcher: str, message: str) -> None:
     failing = start("--launcher", launcher)
@@ -153,3 +155,9 @@ def test_torchrun_gives_no_traceback_of_its_own(start, tmp_path: Path) -> None:
     assert failing.returncode == 1 and output.count("bad lexicon") == 1
     assert "Traceback" not in output and "elastic" not in output
     assert os.path.exists(tmp_path / "exp/rank-0")
+
+
+def test_threads_are_shared_by_the_ranks_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for world, expected in {"1": 4, "2": 2, "3": 1, "8": 1}.items():
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", world)
+        assert launch.threads(4) == expected

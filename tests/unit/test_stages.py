@@ -118,6 +118,35 @@ def test_added_and_removed_inputs_are_named(tmp_path: Path, caplog: pytest.LogCa
     assert "a.wav is gone" in caplog.text and "b.wav is new" in caplog.text
 
 
+@pytest.mark.parametrize("resumable", [False, True])
+def test_a_renamed_folder_of_a_recipe_changes_nothing(tmp_path: Path, resumable: bool) -> None:
+    def stage(data: Path, exp: Path) -> Stage:
+        inputs = {data / "cuts": 0, data / "num/teacher": 7, exp / "teacher": 6, exp / "text": 0}
+        return Stage(8, exp / "sn", {}, inputs, resumable)
+
+    for number, name in ((0, "data/cuts"), (7, "data/num/teacher"), (6, "exp/teacher")):
+        run_stage(Stage(number, tmp_path / name, {"made": name}, {}), write)
+    (tmp_path / "exp/text").write_text("ONE")
+    run_stage(stage(tmp_path / "data", tmp_path / "exp"), write)
+    for name in ("data", "exp"):
+        (tmp_path / name).rename(tmp_path / f"{name}-2026")
+    moved = stage(tmp_path / "data-2026", tmp_path / "exp-2026")
+    assert run_stage(moved, refuse) is False
+    run_stage(Stage(6, tmp_path / "exp-2026/teacher", {"made": "otherwise"}, {}), write)
+    assert moved.up_to_date() is False
+
+
+def test_inputs_of_the_user_that_are_moved_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Their places stand in what is made of them."""
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one/a.wav").write_text("")
+    run_stage(Stage(0, tmp_path / "out", {}, {tmp_path / "one/a.wav": None}), write)
+    (tmp_path / "one").rename(tmp_path / "two")
+    with caplog.at_level(logging.INFO):
+        assert run_stage(Stage(0, tmp_path / "out", {}, {tmp_path / "two/a.wav": None}), write)
+    assert "one/a.wav is gone" in caplog.text and "two/a.wav is new" in caplog.text
+
+
 def test_a_missing_input_names_its_stage(tmp_path: Path) -> None:
     stage = Stage(4, tmp_path / "graphs", {}, {tmp_path / "lm": 3})
     with pytest.raises(FileNotFoundError, match=r"stage 4 needs .*lm, which stage 3 makes"):
@@ -402,7 +431,7 @@ def test_k2_where_it_is_not_installed(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("name", ["..", ".", "", "a/b", "/abs", "../x", "a\nb", "a b", "t.aside-1"])
 def test_an_experiments_folder_lies_in_the_exp_dir(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match="expected letters, digits"):
+    with pytest.raises(ValueError, match="letters a to z, digits"):
         a_recipe(tmp_path).exp(name)
 
 

@@ -91,6 +91,12 @@ def test_lines_begin_without_byte_order_marks(name: str, tmp_path: Path) -> None
     assert list(read_lines(tmp_path / name)) == ["RED R EH D", "LAMP"]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n", "\r\r\n"])
+def test_lines_end_as_any_system_ends_them(end: str, tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(f"\ufeffu1 RED{end}u2 BLUE{end}".encode())
+    assert list(read_lines(tmp_path / "text")) == ["u1 RED", "u2 BLUE"]
+
+
 @pytest.mark.parametrize("keep", [0, 5, 12, 30, -4, -1])
 def test_archives_that_are_cut_are_named(keep: int, tmp_path: Path) -> None:
     packed = gzip.compress("".join(f"WORD{n} A B\n" for n in range(100)).encode())

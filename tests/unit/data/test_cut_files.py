@@ -165,5 +165,5 @@ def test_files_that_cannot_be_read_are_errors_with_their_line(tmp_path: Path, co
 def test_files_that_are_no_whole_gzip_are_errors(tmp_path: Path, spoil) -> None:
     path = tmp_path / "dev.jsonl.gz"
     path.write_bytes(spoil(gzip.compress(json.dumps(cut(tmp_path)).encode() * 50)))
-    with pytest.raises(ValueError, match="not a whole gzip file"):
+    with pytest.raises(ValueError, match="no whole gzip archive"):
         prepare_cuts(path)

@@ -126,6 +126,18 @@ def test_audio_that_cannot_be_used_is_listed(tmp_path: Path, spoil, reason: str)
     assert listed[0][1].startswith(reason) and "labelled/wav.scp:2" in listed[0][1]
 
 
+@pytest.mark.parametrize(
+    "name", ["a.raw", "a.RAW", "a.wav", "a.pcm", "a", "a" * 300, "a.mp3", "a.sph", "a.au", "a.aiff"]
+)
+def test_files_of_no_audio_are_listed_whatever_they_are_called(tmp_path: Path, name: str) -> None:
+    folder = write(tmp_path, wav_scp=f"u1 u1.wav\nu2 {name}\n")
+    if len(name) < 256:
+        (folder / name).write_bytes(b"\1\2" * 4000)
+    manifest, listed = used(folder)
+    assert texts(manifest) == {"u1": "RED LAMP"}
+    assert [utterance for utterance, _ in listed] == ["u2"] and "labelled/wav.scp:2" in listed[0][1]
+
+
 def test_only_the_segments_with_damaged_samples_are_left_out(tmp_path: Path) -> None:
     samples = 0.1 * np.sin(np.arange(6400))
     samples[4000], samples[4800:] = np.inf, 0

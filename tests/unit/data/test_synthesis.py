@@ -146,5 +146,5 @@ def test_missing_synthesiser_says_what_to_install(tmp_path: Path, monkeypatch: p
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", absent)
-    with pytest.raises(ModuleNotFoundError, match=r"distill-asr\[synth\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install -e \.\[synth\]"):
         synthesis.generate_corpus(tmp_path, MINI, scale=0.01)

@@ -18,10 +18,14 @@ def corpus(tmp_path: Path) -> Path:
     for part in ("labelled", "unlabelled", "dev"):
         (tmp_path / part).mkdir()
         (tmp_path / f"{part}.wav").write_text(part)
-        (tmp_path / part / "wav.scp").write_text(f"u1 {tmp_path / part}.wav\nu2 sox a.flac - |\nu3 ../dev.wav\nu4\n")
+        (tmp_path / part / "wav.scp").write_text(
+            f"u1 {tmp_path / part}.wav\nu2 sox a.flac - |\nu3\t../dev.wav\nu4\n"
+            f"u5\tother.wav \nu6 a\0b\nu7 {'n' * 300}\n"
+        )
         (tmp_path / part / "text").write_text("u1 RED\n")
         (tmp_path / part / "utt2spk").write_text("u1 s\n")
     (tmp_path / "cut wav.wav").write_text("cut")
+    (tmp_path / "other.wav").write_text("other")
     cut = {"recording": {"sources": [{"type": "file", "channels": [0], "source": str(tmp_path / "cut wav.wav")}]}}
     with gzip.open(tmp_path / "test-a.jsonl.gz", "wt") as file:
         file.write(json.dumps(cut) + "\n")
@@ -34,7 +38,8 @@ def stage(corpus: Path) -> Stage:
 
 EDITS = {
     "labelled/text": "u1 BLUE\n", "dev/utt2spk": "u1 t\n", "labelled/segments": "u1 u1 0 1\n", "dev/wav.scp": "u1 x\n",
-    "labelled.wav": "louder", "cut wav.wav": "recut", "dev/reco2dur": "u1 1\n",
+    "labelled.wav": "louder", "other.wav": "louder", "dev.wav": "louder", "cut wav.wav": "recut",
+    "dev/reco2dur": "u1 1\n",
 }  # fmt: skip
 
 

@@ -77,7 +77,7 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = tmp_path_factory.mktemp("tiny") / "data"
     for name in ("lang_phones", "graphs", "lm", "cuts"):
         (data / name).mkdir(parents=True)
-        write_json(data / name / ".done", {"hash": name})
+        write_json(data / name / ".done", {"settings": {}, "inputs": {}, "hash": name})
     lang = build_decoder(data / "lang_phones").lang
     for name in ("HLG.fst", "lm.arpa"):
         (data / "lang_phones" / name).rename(data / "graphs" / name)
@@ -131,7 +131,7 @@ def tiny(tiny_data: Path, tmp_path: Path) -> Tiny:
         folder.mkdir(parents=True)
         content = {"model": model.state_dict(), "experiment": experiment.resolved(), "units": units}
         checkpoint.save(folder / "epoch-1.pt", content)
-        write_json(folder / ".done", {"hash": name})
+        write_json(folder / ".done", {"settings": {}, "inputs": {}, "hash": name})
     data = tmp_path / "data"
     data.mkdir()
     for path in tiny_data.iterdir():

@@ -38,7 +38,7 @@ def work(recipe, item):
 
 def main():
     recipe = recipe_from(recipe_parser("").parse_args())
-    side_by_side.each(recipe, Alone(), *((work, phase.split("+")) for phase in recipe.names))
+    side_by_side.each(recipe, Alone(), *((work, phase.split("_")) for phase in recipe.names))
     print("all done", flush=True)
 
 if __name__ == "__main__":
@@ -48,7 +48,8 @@ if __name__ == "__main__":
 
 def start(folder: Path, phases: str) -> subprocess.Popen:
     (folder / "script.py").write_text(SCRIPT, encoding="utf-8")
-    options = ["--corpus", "x", "--conf-dir", "x", "--data-dir", "x", "--exp-dir", "x", "--nj", "2"]
+    folders = [f"--{name}-dir={folder / name}" for name in ("conf", "data", "exp")]
+    options = ["--corpus", "x", *folders, "--nj", "2"]
     return subprocess.Popen(
         [sys.executable, str(folder / "script.py"), *options, "--experiment", phases],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -80,7 +81,7 @@ def gone(process: int, seconds: float = 20) -> bool:
 
 
 def test_each_item_is_done_once_in_two_processes(tmp_path: Path) -> None:
-    process = start(tmp_path, "a+b+c,d")
+    process = start(tmp_path, "a_b_c,d")
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0 and "all done" in output, output
     lines = [(tmp_path / f"item-{name}").read_text().splitlines() for name in "abcd"]
@@ -93,14 +94,14 @@ def test_each_item_is_done_once_in_two_processes(tmp_path: Path) -> None:
     ("item", "message"), [("wrong", "E item wrong: expected a right one"), ("odd", "E ZeroDivisionError: odd")]
 )
 def test_an_error_ends_all(tmp_path: Path, item: str, message: str) -> None:
-    process = start(tmp_path, f"long+{item}")
+    process = start(tmp_path, f"long_{item}")
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 1 and message in output, output
     assert gone(worker(tmp_path, "long"))
 
 
 def test_a_killed_process_is_an_error_that_ends_all(tmp_path: Path) -> None:
-    process = start(tmp_path, "long+a+b+c+d+e+f+g")
+    process = start(tmp_path, "long_a_b_c_d_e_f_g")
     killed, other = worker(tmp_path, "long"), worker(tmp_path, "a")
     os.kill(killed, signal.SIGKILL)
     output, _ = process.communicate(timeout=200)
@@ -111,7 +112,7 @@ def test_a_killed_process_is_an_error_that_ends_all(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_no_process_outlives_the_one_that_started_it(tmp_path: Path, number: signal.Signals) -> None:
-    process = start(tmp_path, "long+long")
+    process = start(tmp_path, "long_long")
     child = worker(tmp_path, "long")
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)

@@ -188,10 +188,6 @@ def broken(ranks: Ranks, folder: Path, cuts: CutSet, lang: Lang) -> str:
     return "passed"
 
 
-def test_threads_are_shared_by_the_ranks_of_a_machine() -> None:
-    assert [Ranks(local_world=n).threads(4) for n in (1, 2, 3, 8)] == [4, 2, 1, 1]
-
-
 def test_half_an_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.delenv("WORLD_SIZE", raising=False)
