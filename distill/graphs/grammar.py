@@ -32,13 +32,14 @@ def grammar_fst(arpa: Path, words: Mapping[str, int]) -> kaldifst.StdVectorFst:
     a broken file (`arpa.read_entries`), holes, n-grams that stand twice, words without an id, and a model in which no
     sentence has a probability.
     """
-    grammar, missing, left_out = _Grammar(words["#0"]), [], 0
+    grammar, missing, unfounded, left_out = _Grammar(words["#0"]), [], "", 0
     for entry in read_entries(arpa):
         ids = [EMPTY if word in (START, END) else words.get(word, -1) for word in entry.ngram]
         if min(ids) >= 0:
             grammar.add(entry, tuple(ids))
         elif UNKNOWN.isdisjoint(entry.ngram):
             missing += [entry.ngram[0]] if len(ids) == 1 else []
+            unfounded = unfounded or f"{entry.where}: '{' '.join(entry.ngram)}'"
         else:
             left_out += 1
     if missing:
@@ -46,11 +47,14 @@ def grammar_fst(arpa: Path, words: Mapping[str, int]) -> kaldifst.StdVectorFst:
             f"{arpa} has {len(missing)} words that the lexicon lacks, such as {sorted(missing)[:5]};"
             " train the n-gram on the lexicon's words (stage 3), or add their pronunciations to the lexicon"
         )
+    if unfounded:
+        raise ValueError(f"{unfounded} holds a word that has no 1-gram; make the n-gram again")
     if left_out:
         log.info("%s: %d n-grams with %s are left out", arpa, left_out, " or ".join(sorted(UNKNOWN)))
     if double := grammar.double():
         names = {id_: word for word, id_ in words.items()} | {EMPTY: START}
-        raise ValueError(f"{arpa}: '{' '.join(names[id_] for id_ in double)}' stands twice in the file")
+        ngram = tuple(names[id_] for id_ in double)
+        raise twice([entry for entry in read_entries(arpa) if entry.ngram == ngram][1])
     fst = grammar.fst()
     if fst.start < 0:
         raise ValueError(f"{arpa}: no sentence has a probability above zero: has {END} one? Make the n-gram again")

@@ -429,7 +429,7 @@ def break_cuts(made: Made, path: Path, rng: random.Random) -> None:
     }.get(kind, b"")  # fmt: skip
     made.error = {
         "json": rf"{name}:1: not JSON", "list": rf"{name}:1: not a cut but a list", "bytes": rf"{name}:1: not UTF-8",
-        "empty": rf"{name} is empty", "cut off": rf"{name.removesuffix('.gz')}.gz: not a whole gzip file",
+        "empty": rf"{name} is empty", "cut off": rf"{name.removesuffix('.gz')}.gz:\d+: it is no whole gzip archive",
         "command": rf"{name}:1: a command.*--allow-commands",
     }[kind]  # fmt: skip
     if kind == "command":

@@ -431,7 +431,7 @@ def test_k2_where_it_is_not_installed(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("name", ["..", ".", "", "a/b", "/abs", "../x", "a\nb", "a b", "t.aside-1"])
 def test_an_experiments_folder_lies_in_the_exp_dir(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match="letters a to z, digits"):
+    with pytest.raises(ValueError, match="expected letters a to z, digits"):
         a_recipe(tmp_path).exp(name)
 
 

@@ -89,7 +89,8 @@ def test_other_cuts_are_listed_by_their_type(tmp_path: Path, change: dict[str, A
     ("recording", "reason"),
     [
         ({"duration": 30.0}, "manifest and audio differ: 30.00 s in the manifest, 0.50 s in the audio"),
-        ({"sources": []}, "no sources in the cut"),
+        ({"sources": []}, "no sources: expected a list"),
+        ({"sources": {"a": 1}}, "no sources: expected a list"),
         ({"id": 5}, "no recording"),
         ({"id": "u1"}, "duplicate recording: u1 is another file at labelled.jsonl:1"),
         ({"transforms": [{"name": "ReverbWithImpulseResponse", "kwargs": {}}]}, "transformed audio"),
@@ -126,6 +127,14 @@ def test_supervisions_that_cannot_be_used_are_listed(tmp_path: Path, supervision
     manifest, listed = used(tmp_path, row)
     assert names(manifest) == {"u1"} and [name for name, _ in listed] == ["u2"]
     assert listed[0][1].startswith(reason) and "labelled.jsonl:2" in listed[0][1]
+
+
+@pytest.mark.parametrize("key", ["id", "text", "speaker", "custom"])
+def test_half_characters_are_listed_by_their_line(tmp_path: Path, key: str) -> None:
+    row = cut(tmp_path)
+    row["supervisions"][0][key] = {"a": "RED\ud800"} if key == "custom" else "RED\ud800"
+    manifest, listed = used(tmp_path, row)
+    assert names(manifest) == {"u1"} and listed[0][0] == "line 2" and listed[0][1].startswith("half a character")
 
 
 def test_one_name_twice_is_listed(tmp_path: Path) -> None:
@@ -165,5 +174,5 @@ def test_files_that_cannot_be_read_are_errors_with_their_line(tmp_path: Path, co
 def test_files_that_are_no_whole_gzip_are_errors(tmp_path: Path, spoil) -> None:
     path = tmp_path / "dev.jsonl.gz"
     path.write_bytes(spoil(gzip.compress(json.dumps(cut(tmp_path)).encode() * 50)))
-    with pytest.raises(ValueError, match="no whole gzip archive"):
+    with pytest.raises(ValueError, match=r"dev\.jsonl\.gz:\d+: it is no whole gzip archive"):
         prepare_cuts(path)

@@ -194,13 +194,21 @@ def test_broken_files(name: str, tmp_path: Path) -> None:
             read(path)
 
 
+@pytest.mark.parametrize(("old", "new"), [("-0.4 GO TO -3", "-0.4 GO LEFT"), ("-0.1 <s> GO TO", "-0.1 <s> GO LEFT")])
+def test_an_ngram_of_a_word_without_a_1gram_is_named(old: str, new: str, tmp_path: Path) -> None:
+    path = tmp_path / "lm.arpa"
+    path.write_text(BACK_OFF.replace(old, new), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"arpa:\d+: '.*LEFT' holds a word that has no 1-gram"):
+        grammar_fst(path, WORDS)
+
+
 @pytest.mark.parametrize("end", ["TO", "</s>"])
 def test_an_ngram_of_the_highest_order_that_stands_twice(end: str, tmp_path: Path) -> None:
     path = tmp_path / "lm.arpa"
     ngrams = f"-0.1 <s> GO TO\n-0.2 <s> GO </s>\n-0.3 <s> GO {end}\n"
     path.write_text(BACK_OFF.replace("3=1", "3=3").replace("-0.1 <s> GO TO\n", ngrams), encoding="utf-8")
     for read in (read_arpa, lambda arpa: grammar_fst(arpa, WORDS)):
-        with pytest.raises(ValueError, match=f"'<s> GO {end}' stands twice in the file"):
+        with pytest.raises(ValueError, match=rf"arpa:\d+: '<s> GO {end}' stands twice in the file"):
             read(path)
 
 
