@@ -87,14 +87,14 @@ def another_ended(error: BaseException) -> bool:
     return "RANK" in os.environ and isinstance(error, RuntimeError) and bool(PEER_GONE.search(str(error)))
 
 
-def by_launcher(launcher: str) -> int:
+def by_launcher(launcher: str, more: Sequence[str] = ()) -> int:
     """Run this script by a launcher that sets RANK, WORLD_SIZE and so on, as torchrun does; its exit status.
 
-    Raises as `command_of`.
+    more: options beside those of this process. Raises as `command_of`.
     """
     words = command_of(launcher)
     script = sys.argv if TORCHRUN.search(launcher) else [sys.executable, *sys.argv]
-    return _run([[*words, *script]], [os.environ | {LAUNCHED: "1"}])
+    return _run([[*words, *script, *more]], [os.environ | {LAUNCHED: "1"}])
 
 
 def command_of(launcher: str) -> list[str]:
@@ -118,7 +118,7 @@ def _program(word: str) -> list[str]:
     return [str(beside)] if "/" not in word and word and beside.is_file() else [word]
 
 
-def by_count(count: int) -> int:
+def by_count(count: int, more: Sequence[str] = ()) -> int:
     """Run this script in `count` processes of one thread on this machine; the exit status of the first that fails."""
     with socket.socket() as reserved:  # bound, not listening: nobody else gets the port until rank 0 listens there
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -129,7 +129,7 @@ def by_count(count: int) -> int:
             "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
         }  # fmt: skip
         environments = [os.environ | common | {"RANK": str(n), "LOCAL_RANK": str(n)} for n in range(count)]
-        return _run([[sys.executable, *sys.argv]] * count, environments)
+        return _run([[sys.executable, *sys.argv, *more]] * count, environments)
 
 
 def _run(commands: Sequence[Sequence[str]], environments: Sequence[Mapping[str, str]]) -> int:

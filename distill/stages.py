@@ -585,11 +585,12 @@ def by_first(ranks: Group, call: Callable[[], Result]) -> Result:
     return result
 
 
-def relaunched(recipe: Recipe, stages: Sequence[Stage]) -> bool:
+def relaunched(recipe: Recipe, stages: Sequence[Stage], more: Sequence[str] = ()) -> bool:
     """Run this script in several processes if one of its stages has work to do; returns whether that was done.
 
-    They come from the recipe's launcher, or on a CPU there are `nj`, each of one thread. False: this process does the
-    work, or is one of them, or there is nothing to do. Ends the script with their exit status if they fail.
+    They come from the recipe's launcher, or on a CPU there are `nj`, each of one thread; they are given `more` options.
+    False: this process does the work, or is one of them, or there is nothing to do. Ends the script with their exit
+    status if they fail.
     """
     if "RANK" in os.environ or not (recipe.launcher or (recipe.device == "cpu" and recipe.nj > 1)):
         return False
@@ -599,7 +600,7 @@ def relaunched(recipe: Recipe, stages: Sequence[Stage]) -> bool:
     if pending is None:
         return False
     pending.check_inputs()
-    if status := launch.by_launcher(recipe.launcher) if recipe.launcher else launch.by_count(recipe.nj):
+    if status := launch.by_launcher(recipe.launcher, more) if recipe.launcher else launch.by_count(recipe.nj, more):
         sys.exit(status)
     return True
 

@@ -17,7 +17,7 @@ import side_by_side
 from model_outputs import exported_modes, modes, run_model, test_sets
 
 from distill.config.experiment import Experiment
-from distill.stages import Recipe, Stage, names_of, recipe_from, recipe_parser, run_script, run_stage
+from distill.stages import Recipe, Stage, names_of, recipe_from, recipe_parser, relaunched, run_script, run_stage
 
 log = logging.getLogger("decode")
 
@@ -41,20 +41,20 @@ def main() -> None:
     parser.add_argument("--sets", default="", help="cut sets, comma-separated; empty: all test-*")
     parser.add_argument("--runtime", default="torch", choices=("torch", "onnx", "int8"), help="what runs the model")
     args = parser.parse_args()
-    ranks, recipe = side_by_side.join(recipe_from(args))
+    recipe = recipe_from(args)
     yamls = [recipe.experiment_yaml(name) for name in recipe.names]
     experiments = [Experiment.load(path, recipe.overrides, recipe.suffix) for path in yamls]
     sets = names_of("--sets", args.sets) or test_sets(recipe)
     runs = list(all_runs(experiments, sets, args.runtime))
     rescored = [each for each in experiments if {*each.decoding.methods} & {*ngram_methods.RESCORING}]
     tuned = rescored if args.runtime == "torch" else []
-    weights = side_by_side.unfinished(tuned, lambda each: [ngram_methods.weights_stage(recipe, each)])
-    side_by_side.each(
-        recipe,
-        ranks,
-        (ngram_methods.choose_weights, weights),
-        (decode, side_by_side.unfinished(runs, lambda run: stages(recipe, run).values())),
-    )
+    choices = [(each, [ngram_methods.weights_stage(recipe, each)]) for each in tuned]
+    decodings = [(run, list(stages(recipe, run).values())) for run in runs]
+    if recipe.launcher and relaunched(recipe, side_by_side.stages_of(choices, decodings)):
+        return
+    ranks, recipe = side_by_side.join(recipe)
+    weights, unfinished = map(side_by_side.unfinished, (choices, decodings))
+    side_by_side.each(recipe, ranks, (ngram_methods.choose_weights, weights), (decode, unfinished))
 
 
 def all_runs(experiments: Sequence[Experiment], sets: Sequence[str], runtime: str) -> Iterator[Run]:

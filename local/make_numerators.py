@@ -17,7 +17,18 @@ from model_outputs import cut_set
 
 from distill.config.experiment import Experiment
 from distill.files import replacing
-from distill.stages import Alone, Recipe, Stage, names_of, recipe_from, recipe_parser, run_script, run_stage, write_json
+from distill.stages import (
+    Alone,
+    Recipe,
+    Stage,
+    names_of,
+    recipe_from,
+    recipe_parser,
+    relaunched,
+    run_script,
+    run_stage,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from distill.train.distributed import Ranks
@@ -30,17 +41,23 @@ def main() -> None:
     parser = recipe_parser(__doc__)
     parser.add_argument("--parts", default="unlabelled", help="cut sets, comma-separated")
     args = parser.parse_args()
-    ranks, recipe = side_by_side.join(recipe_from(args))
-    parts = names_of("--parts", args.parts)
-    for name in recipe.names:
-        experiment = Experiment.load(recipe.experiment_yaml(name), recipe.overrides, recipe.suffix)
-        if experiment.stage != 6:
-            continue
-        decoding = experiment.resolved()["decoding"]
-        settings = {"decoding": {key: decoding[key] for key in USED}, "parts": args.parts}
-        needed = {recipe.exp(experiment.name): 6, recipe.graphs: 4, recipe.cuts: 0}
-        stage = Stage(7, recipe.num / experiment.name, settings, needed, resumable=True)
+    recipe, parts = recipe_from(args), names_of("--parts", args.parts)
+    loaded = {name: Experiment.load(recipe.experiment_yaml(name), recipe.overrides, recipe.suffix)
+              for name in recipe.names}  # fmt: skip
+    stages = {name: stage_of(recipe, each, args.parts) for name, each in loaded.items() if each.stage == 6}
+    if recipe.launcher and relaunched(recipe, list(stages.values())):
+        return
+    ranks, recipe = side_by_side.join(recipe)
+    for name, stage in stages.items():
         run_stage(stage, partial(write, recipe, ranks, name, parts), ranks)
+
+
+def stage_of(recipe: Recipe, teacher: Experiment, parts: str) -> Stage:
+    """The stage that writes the lattices of a teacher."""
+    decoding = teacher.resolved()["decoding"]
+    settings = {"decoding": {key: decoding[key] for key in USED}, "parts": parts}
+    needed = {recipe.exp(teacher.name): 6, recipe.graphs: 4, recipe.cuts: 0}
+    return Stage(7, recipe.num / teacher.name, settings, needed, resumable=True)
 
 
 def write(recipe: Recipe, ranks: Alone | Ranks, name: str, parts: Sequence[str], folder: Path) -> None:
@@ -107,7 +124,7 @@ class Labeller:
         from distill.graphs.lexicon import Lang
         from distill.models.checkpoint import load_recogniser
 
-        torch.set_num_threads(1 if recipe.device == "cpu" else max(1, recipe.nj))  # sums depend on their number
+        torch.set_num_threads(1 if recipe.device == "cpu" else recipe.threads)  # sums depend on their number
         decoding = experiment.decoding
         self.model, trained, units, _ = load_recogniser(recipe.exp(experiment.name), avg=decoding.avg)
         self.model.to(recipe.device)

@@ -49,7 +49,7 @@ def run_model(recipe: Recipe, experiment: Experiment, test_set: str, mode: str, 
     from distill.models.latency import latency
     from distill.train.monitor import commit
 
-    torch.set_num_threads(max(1, recipe.nj))
+    torch.set_num_threads(recipe.threads)
     model, trained, units, epoch = load_recogniser(recipe.exp(experiment.name), avg=experiment.decoding.avg)
     cuts = cut_set(recipe.cuts, test_set)
     batches = in_order(cuts, SpeechDataset(None, None, 0, False, False), 4 * experiment.data.max_duration)

@@ -17,15 +17,29 @@ from ngram_methods import rescoring_facts, search_settings
 
 from distill.config.experiment import Experiment
 from distill.lm.settings import LanguageModel
-from distill.stages import Recipe, Stage, command_line, recipe_from, recipe_parser, run_script, run_stage, write_json
+from distill.stages import (
+    Recipe,
+    Stage,
+    command_line,
+    recipe_from,
+    recipe_parser,
+    relaunched,
+    run_script,
+    run_stage,
+    write_json,
+)
 
 log = logging.getLogger("rescore")
 METHOD = "transformer-lm"
+TRAIN_ONLY = "--train-only"
 NOT_OF_TRAINING = ("description", "rescoring", "avg")
 
 
 def main() -> None:
-    ranks, recipe = side_by_side.join(recipe_from(recipe_parser(__doc__).parse_args()))
+    parser = recipe_parser(__doc__)
+    parser.add_argument(TRAIN_ONLY, action="store_true", help="leave the rest to the process that started this one")
+    args = parser.parse_args()
+    recipe = recipe_from(args)
     settings = LanguageModel.load(recipe.lm_yaml, recipe.lm_overrides)
     yamls = [recipe.experiment_yaml(name) for name in recipe.names]
     experiments = [Experiment.load(path, recipe.overrides, recipe.suffix) for path in yamls]
@@ -33,18 +47,27 @@ def main() -> None:
     identity = {key: value for key, value in settings.resolved().items() if key not in NOT_OF_TRAINING}
     folder = recipe.exp(settings.name)
     training = Stage(11, folder, identity, {recipe.text / "lm.txt": 0, valid: 0}, resumable=True)
-    run_stage(training, lambda out: train(recipe, settings, out), ranks)
     needed = {folder: 11, recipe.lm: 3, recipe.lang: 2, valid: 0}
     measured = Stage(11, folder / "perplexity", {"avg": settings.avg}, needed)
+    pairs = [(experiment, test_set) for test_set in test_sets(recipe) for experiment in experiments]
+    choices = [(each, [weights_stage(recipe, settings, each)]) for each in experiments]
+    rescorings = [(pair, [rescoring_stage(recipe, settings, *pair)]) for pair in pairs]
+    if recipe.launcher:
+        if relaunched(recipe, [training, measured, *side_by_side.stages_of(choices, rescorings)]):
+            return
+    else:
+        relaunched(recipe, [training], (TRAIN_ONLY,))  # the rest is done here, by processes that share no work
+    ranks, recipe = side_by_side.join(recipe)
+    run_stage(training, lambda out: train(recipe, settings, out), ranks)
+    if args.train_only:
+        return
     run_stage(measured, lambda out: measure(recipe, settings, out) if ranks.first else None, ranks)
-    sets = [(experiment, test_set) for test_set in test_sets(recipe) for experiment in experiments]
-    weights = side_by_side.unfinished(experiments, lambda each: [weights_stage(recipe, settings, each)])
-    decodings = side_by_side.unfinished(sets, lambda pair: [rescoring_stage(recipe, settings, *pair)])
+    weights, unfinished = map(side_by_side.unfinished, (choices, rescorings))
     side_by_side.each(
         recipe,
         ranks,
         (partial(choose_weights, settings=settings), weights),
-        (partial(rescore, settings=settings), decodings),
+        (partial(rescore, settings=settings), unfinished),
     )
 
 
@@ -65,7 +88,7 @@ def train(recipe: Recipe, settings: LanguageModel, folder: Path) -> None:
     from distill.train.monitor import commit, hardware
 
     ranks, device = join(recipe.device)
-    torch.set_num_threads(max(1, recipe.nj))
+    torch.set_num_threads(recipe.threads)
     valid = transcripts(recipe, settings.text.valid)
     trainer = build_lm_trainer(settings, recipe.text / "lm.txt", valid, folder, ranks, device)
     result = {
@@ -76,6 +99,7 @@ def train(recipe: Recipe, settings: LanguageModel, folder: Path) -> None:
         "commit": commit(),
         "config": settings.resolved(),
         "hardware": hardware(device),
+        "ranks": ranks.world,
         "command": command_line(),
     }
     if ranks.first:
@@ -91,7 +115,7 @@ def measure(recipe: Recipe, settings: LanguageModel, folder: Path) -> None:
     from distill.graphs.lexicon import Lang
     from distill.lm.scoring import load_lm, perplexity
 
-    torch.set_num_threads(max(1, recipe.nj))
+    torch.set_num_threads(recipe.threads)
     known = Lang.load(recipe.lang).lexicon.pronunciations
     all_of_them = transcripts(recipe, settings.text.valid)
     sentences = [text for text in all_of_them if all(word in known for word in text.split())]

@@ -7,15 +7,14 @@ import logging
 import multiprocessing
 import os
 import signal
-import threading
-import time
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from distill import launch
 from distill.stages import Alone, Recipe, Stage, log_to_console
 
 if TYPE_CHECKING:
@@ -25,18 +24,18 @@ log = logging.getLogger("side_by_side")
 Item = TypeVar("Item")
 Phase = tuple[Callable[[Recipe, Any], None], Sequence[Any]]  # work, and the items that it is done for
 GRACE = 10.0  # seconds in which a process that was asked to end may remove its temporary files
+LONGEST_WAIT = 7 * 86400.0  # seconds that ranks without more items wait for the others
 KNOWN = (FileNotFoundError, OSError, FloatingPointError, ValueError, RuntimeError)
 
 
 def join(recipe: Recipe) -> tuple[Alone | Ranks, Recipe]:
-    """The ranks that a launcher started, and the recipe with this rank's device and its share of the threads."""
+    """The ranks that a launcher started, and the recipe with this rank's device."""
     if "RANK" not in os.environ:
         return Alone(), recipe
     from distill.train import distributed
 
-    ranks, device = distributed.join(recipe.device)
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world))
-    return ranks, replace(recipe, device=str(device), nj=max(1, recipe.nj // here))
+    ranks, device = distributed.join(recipe.device, LONGEST_WAIT)
+    return ranks, replace(recipe, device=str(device))
 
 
 def each(recipe: Recipe, ranks: Alone | Ranks, *phases: Phase) -> None:
@@ -62,15 +61,19 @@ def each(recipe: Recipe, ranks: Alone | Ranks, *phases: Phase) -> None:
         _spread(replace(recipe, nj=recipe.nj // processes), phases, processes)
 
 
-def unfinished(items: Iterable[Item], stages: Callable[[Item], Iterable[Stage]]) -> list[Item]:
+def stages_of(*phases: Sequence[tuple[Item, Sequence[Stage]]]) -> list[Stage]:
+    """The stages of all items of some phases."""
+    return [stage for items in phases for _, stages in items for stage in stages]
+
+
+def unfinished(items: Iterable[tuple[Item, Sequence[Stage]]]) -> list[Item]:
     """The items of which a stage has something to do, so that no process is started for nothing."""
     found = []
-    for item in items:
-        of_item = list(stages(item))
-        if not all(stage.up_to_date() for stage in of_item):
+    for item, stages in items:
+        if not all(stage.up_to_date() for stage in stages):
             found.append(item)
             continue
-        for stage in of_item:
+        for stage in stages:
             stage.tidy()
             log.info("stage %d: up to date (%s)", stage.number, stage.out)
     return found
@@ -123,18 +126,17 @@ def _processes(recipe: Recipe, count: int) -> Iterator[list[Process]]:
     """`count` processes that wait for items; none of them outlives the block."""
     context = multiprocessing.get_context("spawn")  # a fork of threads that hold locks may wait for ever
     started: list[Process] = []
-    with _ending_on_sigterm():
-        try:
-            with _environment("OMP_NUM_THREADS", str(recipe.nj)):  # libraries read it when they are loaded
-                for _ in range(count):
-                    here, there = context.Pipe()
-                    process = context.Process(target=_serve, args=(recipe, there), daemon=True)
-                    process.start()
-                    there.close()  # so that the end of the process is the end of the pipe
-                    started.append(Process(process, here))
-            yield list(started)
-        finally:
-            _end(started)
+    try:
+        with _environment("OMP_NUM_THREADS", str(recipe.nj)):  # libraries read it when they are loaded
+            for _ in range(count):
+                here, there = context.Pipe()
+                process = context.Process(target=_serve, args=(recipe, there), daemon=True)
+                process.start()
+                there.close()  # so that the end of the process is the end of the pipe
+                started.append(Process(process, here))
+        yield list(started)
+    finally:
+        _end(started)
 
 
 def _end(started: Sequence[Process]) -> None:
@@ -145,23 +147,6 @@ def _end(started: Sequence[Process]) -> None:
         each.process.kill()
         each.process.join()
         each.pipe.close()
-
-
-@contextlib.contextmanager
-def _ending_on_sigterm() -> Iterator[None]:
-    """SIGTERM ends the block as an exception does, so that what it opened is closed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _exit)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _exit(number: int, _frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
 
 
 @contextlib.contextmanager
@@ -180,10 +165,10 @@ def _environment(name: str, value: str) -> Iterator[None]:
 def _serve(recipe: Recipe, pipe: Connection) -> None:
     """What a process does: work on the items that come, and answer with None or the error of each."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the parent ends its processes
-    signal.signal(signal.SIGTERM, _exit)
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    launch.end_cleanly()
+    launch.follow_parent()
     log_to_console()
-    with contextlib.suppress(EOFError):
+    try:
         while True:
             work, item = pipe.recv()
             try:
@@ -192,6 +177,10 @@ def _serve(recipe: Recipe, pipe: Connection) -> None:
                 pipe.send(_plain(error))
             else:
                 pipe.send(None)
+    except (EOFError, BrokenPipeError):  # the parent is gone
+        return
+    except launch.Terminated as ended:
+        sys.exit(ended.status)
 
 
 def _plain(error: Exception) -> Exception:
@@ -200,13 +189,3 @@ def _plain(error: Exception) -> Exception:
     if kind is None or os.environ.get("DISTILL_TRACEBACK"):
         log.exception("in process %d", os.getpid())
     return kind(str(error)) if kind else RuntimeError(f"{type(error).__name__}: {error}")
-
-
-def _follow_parent() -> None:
-    """End this process soon after its parent, however that ended."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(GRACE)
-    os._exit(1)

@@ -92,10 +92,10 @@ class Ranks:
             ) from None
 
 
-def join(device: str) -> tuple[Ranks, torch.device]:
+def join(device: str, longest_wait: float = LONGEST_WAIT) -> tuple[Ranks, torch.device]:
     """Enter the group that torchrun describes in the environment, or run alone.
 
-    device: cpu, cuda or cuda:N; with torchrun each process takes the GPU of its local rank.
+    device: cpu, cuda or cuda:N; with torchrun each process takes the GPU of its local rank. longest_wait: seconds.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device {device}: torch sees no GPU here; use --device cpu")
@@ -106,7 +106,7 @@ def join(device: str) -> tuple[Ranks, torch.device]:
     if where.type == "cuda":
         torch.cuda.set_device(where)
     if not dist.is_initialized():
-        longest = timedelta(seconds=float(os.environ.get("DISTILL_TIMEOUT", LONGEST_WAIT)))
+        longest = timedelta(seconds=float(os.environ.get("DISTILL_TIMEOUT", longest_wait)))
         with ranks.meeting():
             dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=longest)
     return ranks, where

@@ -28,6 +28,12 @@ from tests.unit.deploy.talking import WORDS, build_decoder
 
 ROOT = Path(__file__).parents[3]
 PARTS = {"unlabelled": 13, "dev": 3, "test-clean": 5, "test-other": 3}
+LM = """
+model: {dim: 16, ffn_dim: 32, layers: 1, heads: 2, dropout: 0}
+text: {units: words, batch_units: 200}
+optim: {updates: 12, lr: 1.0e-2}
+rescoring: {nbest: 4, beam: 4}
+"""
 SMALL_SHARDS = "from distill.data import lattices; lattices.SHARD = 4"
 
 
@@ -75,7 +81,7 @@ def succeeded(process: subprocess.Popen) -> str:
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data folder: cut sets of noise, lang folder, n-grams, graphs."""
     data = tmp_path_factory.mktemp("tiny") / "data"
-    for name in ("lang_phones", "graphs", "lm", "cuts"):
+    for name in ("lang_phones", "graphs", "lm", "cuts", "text"):
         (data / name).mkdir(parents=True)
         write_json(data / name / ".done", {"settings": {}, "inputs": {}, "hash": name})
     lang = build_decoder(data / "lang_phones").lang
@@ -85,6 +91,7 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_fsa(data / "graphs/denominator.pt", train_unit_ngram(units, 2, len(lang.units)))
     rng = np.random.default_rng(0)
     text = [" ".join(rng.choice(WORDS, 5)) for _ in range(300)]
+    (data / "text/lm.txt").write_text("\n".join(text) + "\n", encoding="utf-8")
     for order in (3, 4):
         train_word_ngram(text, order, lang.lexicon.words, least=1).write(data / f"lm/words.{order}gram.arpa")
     for part, count in PARTS.items():
@@ -132,6 +139,7 @@ def tiny(tiny_data: Path, tmp_path: Path) -> Tiny:
         content = {"model": model.state_dict(), "experiment": experiment.resolved(), "units": units}
         checkpoint.save(folder / "epoch-1.pt", content)
         write_json(folder / ".done", {"settings": {}, "inputs": {}, "hash": name})
+    (tmp_path / "conf/lm.yaml").write_text(LM, encoding="utf-8")
     data = tmp_path / "data"
     data.mkdir()
     for path in tiny_data.iterdir():

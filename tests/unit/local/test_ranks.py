@@ -1,11 +1,16 @@
-"""Stages 7 and 10 by one process, by --nj processes and by ranks: the same files, each written once."""
+"""Stages 7, 10 and 11 by one process, by --nj processes and by ranks: the same files, each written once."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
+import pytest
+
 from .conftest import Tiny
+
+LAUNCHER = ("--launcher", "torchrun --standalone --nproc-per-node 2", "--nj", "2")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -40,6 +45,8 @@ def test_labels_are_the_same_by_any_number_of_processes(tiny: Tiny) -> None:
     ranks = tiny.run_ranks("make_numerators.py", 2)
     assert len([name for name in one if name.endswith(".npz")]) == 8
     assert one == two == labels(tiny)
+    assert tiny.run("make_numerators.py", *LAUNCHER).count("lattices of") == 4  # the first rank's half
+    assert one == labels(tiny)
     assert logged.count("lattices of") == 8
     assert [each.count("lattices of") for each in ranks] == [4, 0]  # the first rank's half: the others log warnings
     assert not [name for name in one if ".tmp" in name or ".lock" in name]
@@ -66,3 +73,16 @@ def test_decodings_are_the_same_by_any_number_of_processes(tiny: Tiny) -> None:
     assert len([name for name in one if name.endswith("wer.json")]) == 18  # 3 modes, 2 test sets, 3 methods
     assert one == two == decodings(tiny)
     assert ["%WER" in each for each in logged] == [True, False]
+    tiny.run("decode.py", *LAUNCHER)
+    assert one == decodings(tiny)
+
+
+@pytest.mark.parametrize(("options", "ranks"), [(("--nj", "1"), 1), (("--nj", "2"), 2), (LAUNCHER, 2)])
+def test_the_language_model_is_trained_and_used_once(options: tuple[str, ...], ranks: int, tiny: Tiny) -> None:
+    output = tiny.run("rescore.py", *options)
+    assert json.loads((tiny.exp / "lm/result.json").read_text())["ranks"] == ranks
+    perplexity = json.loads((tiny.exp / "lm/perplexity/summary.json").read_text())["models"]["transformer"]
+    assert perplexity["perplexity"] == pytest.approx(4.49, abs=0.02)
+    assert len(list(tiny.exp.glob("*/decode_*_transformer-lm/wer.json"))) == 4  # 2 experiments, 2 test sets
+    assert output.count("transformer on dev") == 1 and not list(tiny.exp.rglob("*.lock"))
+    assert "stage 11: making" not in tiny.run("rescore.py", *options)
