@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import pickletools
@@ -69,7 +70,18 @@ def read_pickle(path: Path, stubs: bool = False) -> Any:
     except Exception as error:  # torch raises many kinds for cut, foreign or unsafe files
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         reason = f"it names {named[1]}" if named else f"{type(error).__name__}: {str(error)[:80].splitlines()[:1]}"
-        raise ValueError(f"{path}: cannot be read as a checkpoint, and is not read any further ({reason})") from None
+        way_out = "" if named else f"; {_way_out(path)}"
+        raise ValueError(
+            f"{path}: cannot be read as a checkpoint, and is not read any further ({reason}){way_out}"
+        ) from None
+
+
+def _way_out(path: Path) -> str:
+    """What to do about a file that is none; git leaves pointers in the places of large files."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        if file.read(40).startswith(b"version https://git-lfs"):
+            return "it is only git's pointer to the file: fetch that with git lfs pull"
+    return "is it the whole file, and of this kind? Download it again"
 
 
 def _globals(path: Path) -> list[str]:
@@ -132,7 +144,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return dict(load_file(path))
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: cannot be read ({error})") from None
+        raise ValueError(f"{path}: cannot be read ({error}); {_way_out(path)}") from None
 
 
 def read_folder(folder: Path) -> dict[str, Tensor]:

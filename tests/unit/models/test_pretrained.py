@@ -389,11 +389,21 @@ def test_parts_with_an_index_are_one_model(tmp_path: Path) -> None:
     assert len(tensors) == len(whole) and torch.equal(tensors["head.output.bias"], whole["lm_head.bias"])
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_pointers_to_large_files_are_named_as_such(tmp_path: Path, name: str) -> None:
+    source = hugging_face(tmp_path)
+    for path in tmp_path.glob("*.bin"):
+        path.unlink()
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    with pytest.raises(ValueError, match=rf"{name}: cannot be read.*git lfs pull"):
+        read_checkpoint(source)
+
+
 def test_broken_files_are_named(tmp_path: Path) -> None:
     source = hugging_face(tmp_path)
     content = (tmp_path / "pytorch_model.bin").read_bytes()
     (tmp_path / "pytorch_model.bin").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"pytorch_model\.bin: cannot be read as a checkpoint"):
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin: cannot be read as a checkpoint.*Download it again"):
         read_checkpoint(source)
     torch.save([1, 2], tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match="expected named tensors"):
