@@ -27,7 +27,9 @@ LAUNCHED = "DISTILL_LAUNCHED"
 GRACE = 20.0  # seconds for the others to end by themselves once one has failed
 TORCHRUN = re.compile(r"torchrun|torch\.distributed\.(run|launch)|accelerate")
 PEER_GONE = re.compile(
-    r"another rank stopped|gloo|nccl|connection (closed|reset|refused)|broken pipe|failed to recv", re.IGNORECASE
+    r"another rank stopped|gloo|nccl|connection (closed|reset|refused)|(closed|reset) by peer|broken pipe"
+    "|failed to recv|timed out",
+    re.IGNORECASE,
 )
 
 

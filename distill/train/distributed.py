@@ -13,9 +13,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from distill.launch import PEER_GONE
+
 Item = TypeVar("Item")
 LONGEST_WAIT = 1800.0  # seconds in a collective; DISTILL_TIMEOUT is another value
-LOST = ("closed by peer", "reset by peer", "broken pipe", "connection refused", "timed out", "nccl", "gloo")
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Ranks:
             yield
         except RuntimeError as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            if self.world == 1 or not any(sign in reason.lower() for sign in LOST):
+            if self.world == 1 or not PEER_GONE.search(reason):
                 raise
             raise RuntimeError(
                 f"rank {self.rank} of {self.world}: another rank stopped (its own message says why; here: {reason});"

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "losses": BASE | {"fsa"},
     "lm": BASE | {"graphs", "models"},
     "decode": BASE | {"fsa", "graphs", "models"},
-    "train": BASE | {"fsa", "graphs", "data", "models", "losses", "decode", "lm"},
+    "train": BASE | {"launch", "fsa", "graphs", "data", "models", "losses", "decode", "lm"},
     "deploy": BASE | {"models", "decode"},
 }  # fmt: skip
 ONLY_IN = {
