@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from math import gcd
 from pathlib import Path
 
 from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet
@@ -20,6 +21,8 @@ from .audio import sample_faults
 log = logging.getLogger(__name__)
 
 SAMPLING_RATE = 16000
+SLOWEST, MOST_PHASES = 4000, 3200
+"""Lowest rate that is converted; most filters that it takes, which grow with the rates' ratio, to gigabytes."""
 SECONDS = (0.1, 35.0)
 """Shortest and longest utterance that is used."""
 OVERSHOOT = 0.1
@@ -105,7 +108,7 @@ def check_recording(
     recording: Recording, segments: Sequence[SupervisionSegment], needs_text: bool, resample: bool
 ) -> Checked:
     """Checks a recording and its supervisions; its samples are decoded where something of it may be used."""
-    fault = None if resample else rate_fault(recording)
+    fault = rate_fault(recording, resample)
     inside = [trim(segment, recording.duration) for segment in segments]
     faults = [fault or segment_fault(segment, needs_text, recording.duration) for segment in inside]
     usable = [i for i, fault in enumerate(faults) if fault is None]
@@ -137,13 +140,16 @@ def _sort_out(
     return recordings, good, trimmed
 
 
-def rate_fault(recording: Recording) -> str | None:
-    """A sampling rate other than the recipe's, or None."""
-    if recording.sampling_rate == SAMPLING_RATE:
+def rate_fault(recording: Recording, resample: bool) -> str | None:
+    """A sampling rate other than the recipe's, unless it may be converted and can be in bounded time; or None."""
+    rate = recording.sampling_rate
+    if rate == SAMPLING_RATE:
         return None
-    return (
-        f"wrong sampling rate: {recording.sampling_rate} Hz, expected {SAMPLING_RATE} Hz; --resample true converts it"
-    )
+    if not resample:
+        return f"wrong sampling rate: {rate} Hz, expected {SAMPLING_RATE} Hz; --resample true converts it"
+    if rate < SLOWEST or SAMPLING_RATE // gcd(rate, SAMPLING_RATE) > MOST_PHASES:
+        return f"wrong sampling rate: {rate} Hz cannot be converted to {SAMPLING_RATE} Hz; resample it to that"
+    return None
 
 
 def trim(segment: SupervisionSegment, seconds: float) -> SupervisionSegment:

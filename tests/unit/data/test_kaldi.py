@@ -167,6 +167,14 @@ def test_an_utterance_that_ends_after_its_recording_is_trimmed(tmp_path: Path, c
     assert "1 utterances end with their recording" in caplog.text and "u2" in caplog.text
 
 
+@pytest.mark.parametrize("rate", [1, 3999, 16001, 44101, 47999])
+def test_rates_that_cannot_be_converted_are_listed(tmp_path: Path, rate: int) -> None:
+    folder = write(tmp_path)
+    soundfile.write(folder / "u2.wav", 0.1 * np.sin(np.arange(max(rate, 2000))), rate)
+    manifest, listed = used(folder, resample=True)
+    assert texts(manifest) == {"u1": "RED LAMP"} and listed[0][1].startswith(f"wrong sampling rate: {rate} Hz cannot")
+
+
 @pytest.mark.parametrize("rate", [8000, 44100])
 def test_other_rates_are_converted_when_asked_for(tmp_path: Path, rate: int) -> None:
     folder = write(tmp_path, segments="u1 u1 0.0 0.3\nu2 u2 0.1 0.4\n")
