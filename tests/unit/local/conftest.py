@@ -66,7 +66,12 @@ class Tiny:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
-        common = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        common = {
+            "WORLD_SIZE": str(world),
+            "LOCAL_WORLD_SIZE": str(world),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
         ranks = [self.start(script, **common, RANK=str(n), LOCAL_RANK=str(n)) for n in range(world)]
         return [succeeded(rank) for rank in ranks]
 
