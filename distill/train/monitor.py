@@ -110,7 +110,7 @@ class Monitor:
 
 
 def hardware(device: torch.device) -> str:
-    """The machine in a few words: GPU, or processor and threads."""
+    """The machine in a few words: GPU, or processor and the threads of all its ranks."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     name = platform.processor() or platform.machine()
@@ -118,7 +118,8 @@ def hardware(device: torch.device) -> str:
     if cpuinfo.exists():
         models = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         name = models[0].split(":", 1)[1].strip() if models else name
-    return f"{name}, {torch.get_num_threads()} of {os.cpu_count()} cores"
+    cores = torch.get_num_threads() * int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return f"{name}, {cores} of {os.cpu_count()} cores"
 
 
 def commit() -> str:
