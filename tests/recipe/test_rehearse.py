@@ -114,8 +114,10 @@ def test_files_are_where_icefall_has_them(rehearsal: Rehearsal) -> None:
     decoding = rehearsal.exp / "ss/decode_test-clean_streaming_1best"
     names = {path.name for path in decoding.iterdir()}
     prefixed = {f"{kind}-test-clean-streaming-1best.txt" for kind in ("recogs", "errs", "wer-summary")}
-    timed = {"words.ctm", "words.json"}  # confidences and their figure too, once there are words to be sure of
-    assert prefixed | timed | {"wer.json", "utt2spk", "errors.html", ".done"} == names
+    timed = {"words.ctm", "words.json"}
+    recognised = json.loads((decoding / "words.json").read_text()).values()
+    judged = {"confidence.json", "reliability.svg"} if any(recognised) else set()
+    assert prefixed | timed | judged | {"wer.json", "utt2spk", "errors.html", ".done"} == names
     for path in ("lang_phones/tokens.txt", "lang_phones/words.txt", "lang_phones/lexicon.txt", "graphs/HLG.pt"):
         assert (rehearsal.data / path).is_file()
 
