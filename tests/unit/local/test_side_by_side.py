@@ -130,5 +130,5 @@ def test_what_a_kill_left_beside_a_finished_item_is_removed(tmp_path: Path, monk
         shutil.copytree(tmp_path / "decode_test", tmp_path / name)
     (tmp_path / "decode_test.tmp/.done").rename(tmp_path / "decode_test.tmp/.started")
     (tmp_path / "decode_test.lock").write_text("{}")
-    assert unfinished(["item"], lambda item: [stage]) == []
+    assert unfinished([("item", [stage])]) == []
     assert [path.name for path in tmp_path.iterdir()] == ["decode_test"]
