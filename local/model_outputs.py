@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.config.experiment import Experiment
-from distill.stages import Recipe
+from distill.stages import Recipe, Stage, run_stage
 
 
 def modes(experiment: Experiment) -> list[str]:
@@ -37,7 +37,10 @@ def test_sets(recipe: Recipe) -> list[str]:
 
 
 def run_model(recipe: Recipe, experiment: Experiment, test_set: str, mode: str, runtime: str = "torch") -> dict:
-    """Log-probabilities (T, V), reference words and cuts by cut id, and the model's facts."""
+    """Log-probabilities (T, V), reference words and cuts by cut id, and the model's facts.
+
+    The log-probabilities of the main mode are kept (`kept_stage`): stages 10 and 11 need them.
+    """
     import torch
     from tqdm import tqdm
 
@@ -72,7 +75,13 @@ def run_model(recipe: Recipe, experiment: Experiment, test_set: str, mode: str, 
         "chunk_ms": delay.chunk, "lookahead_mean_ms": delay.mean, "lookahead_max_ms": delay.max,
         "epoch": epoch, "avg": experiment.decoding.avg, "seed": trained.seed, "commit": commit(),
     }  # fmt: skip
-    scores = dict(tqdm(pairs, desc=f"{experiment.name} {test_set} {mode}", total=len(cuts), disable=None))
+    pairs = tqdm(pairs, desc=f"{experiment.name} {test_set} {mode}", total=len(cuts), disable=None)
+    if runtime == "torch" and mode == main_mode(experiment):
+        kept = kept_stage(recipe, experiment, test_set)
+        run_stage(kept, lambda folder: log_probs.write(folder, dict(pairs)))
+        scores = log_probs.read(kept.out)
+    else:
+        scores = dict(pairs)
     references = {cut.id: (text_of(cut) or "").split() for cut in cuts}
     by_id = {cut.id: cut for cut in cuts}
     return {
@@ -80,6 +89,14 @@ def run_model(recipe: Recipe, experiment: Experiment, test_set: str, mode: str, 
         "frame": model.settings.front_end.hop / SAMPLE_RATE,
         "chunk": model.settings.streaming.chunk_frames if streaming == "streaming" else 0,
     }  # fmt: skip
+
+
+def kept_stage(recipe: Recipe, experiment: Experiment, test_set: str) -> Stage:
+    """The stage that writes the main mode's log-probabilities of a cut set: half of what decoding it takes."""
+    folder = recipe.exp(experiment.name)
+    needed = {folder: experiment.stage, recipe.cuts / f"{test_set}.jsonl.gz": 0}
+    out = folder / f"log_probs_{test_set}_{main_mode(experiment)}"
+    return Stage(10, out, {"avg": experiment.decoding.avg}, needed)
 
 
 @cache

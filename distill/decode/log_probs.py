@@ -1,9 +1,11 @@
-"""Log-probabilities of utterances: whole, or chunk by chunk as they stream."""
+"""Log-probabilities of utterances: whole, or chunk by chunk as they stream; and on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -75,3 +77,27 @@ def _by_utterance(batch: Batch, logits: torch.Tensor, lengths: torch.Tensor) -> 
     log_probs = logits.float().log_softmax(-1).cpu().numpy()
     for cut_id, frames, length in zip(batch.ids, log_probs, lengths.tolist()):
         yield cut_id, frames[:length]
+
+
+VALUES, FRAMES = "log_probs.npy", "frames.json"
+
+
+def write(folder: Path, found: Mapping[str, np.ndarray]) -> None:
+    """All utterances, (T, V) float32 by id, one behind the other in one array; their order is kept."""
+    frames = {name: len(each) for name, each in found.items()}
+    outputs = max((each.shape[1] for each in found.values()), default=0)
+    (folder / FRAMES).write_text(json.dumps(frames) + "\n", encoding="utf-8")
+    shape = (sum(frames.values()), outputs)
+    if not all(shape):
+        np.save(folder / VALUES, np.zeros(shape, np.float32))
+        return
+    values = np.lib.format.open_memmap(folder / VALUES, "w+", np.float32, shape)
+    np.concatenate(list(found.values()), out=values)
+    values.flush()
+
+
+def read(folder: Path) -> dict[str, np.ndarray]:
+    """What `write` was given."""
+    frames: dict[str, int] = json.loads((folder / FRAMES).read_text(encoding="utf-8"))
+    ends = np.cumsum(list(frames.values()), dtype=np.int64)
+    return dict(zip(frames, np.split(np.load(folder / VALUES), ends[:-1])))

@@ -28,7 +28,7 @@ def labels(tiny: Tiny) -> dict[str, bytes]:
 
 def decodings(tiny: Tiny) -> dict[str, bytes]:
     """What stage 10 left, and nothing in the next call's way."""
-    folders = [*tiny.exp.glob("*/decode_*"), *tiny.exp.glob("*/rescoring_*")]
+    folders = [path for name in ("decode", "rescoring", "log_probs") for path in tiny.exp.glob(f"*/{name}_*")]
     found = {
         f"{path.parent.name}/{path.name}/{name}": data for path in folders for name, data in contents(path).items()
     }
@@ -86,3 +86,11 @@ def test_the_language_model_is_trained_and_used_once_by_any_number_of_processes(
         for path in (tiny.exp / "lm", *tiny.exp.glob("*/decode_*"), *tiny.exp.glob("*/rescoring")):
             shutil.rmtree(path)
     assert perplexities == pytest.approx([perplexities[0]] * 3, rel=0.01)
+
+
+def test_stage_11_reads_the_log_probabilities_of_stage_10(tiny: Tiny) -> None:
+    tiny.run("decode.py", "--nj", "2")
+    kept = {path: path.stat().st_mtime_ns for path in tiny.exp.glob("*/log_probs_*/log_probs.npy")}
+    assert len(kept) == 6  # 2 experiments on dev and 2 test sets
+    assert "log_probs" in tiny.run("rescore.py", "--nj", "1")
+    assert kept == {path: path.stat().st_mtime_ns for path in tiny.exp.glob("*/log_probs_*/log_probs.npy")}
