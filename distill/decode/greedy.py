@@ -7,6 +7,7 @@ the argmax of the posteriors under the denominator graph does.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -61,17 +62,22 @@ class _Paths:
     def best(self, gain: np.ndarray) -> np.ndarray:
         """gain (T, V) of each output in each frame -> (T,) outputs; of equal sums the likelier path."""
         labels = gain.argmax(1)
-        return labels if self._accepts(labels) else self._viterbi(gain)
+        return labels if not len(gain) or self._accepts(labels) else self._viterbi(gain)
+
+    @cached_property
+    def _onward(self) -> dict[int, dict[int, list[int]]]:
+        """States that follow a state, by their label: few, so a labelling is followed faster than by whole arrays."""
+        found: dict[int, dict[int, list[int]]] = {}
+        for src, dst, label in zip(self.src.tolist(), self.dst.tolist(), self.label[self.dst].tolist()):
+            found.setdefault(src, {}).setdefault(label, []).append(dst)
+        return found
 
     def _accepts(self, labels: np.ndarray) -> bool:
-        alive = self.begins > -np.inf
-        for t, label in enumerate(labels):
-            if t:
-                onward = self.dst[alive[self.src]]
-                alive = np.zeros_like(alive)
-                alive[onward] = True
-            alive &= self.label == label
-        return bool((alive & (self.ends > -np.inf)).any())
+        onward = self._onward
+        alive = set(np.flatnonzero((self.begins > -np.inf) & (self.label == labels[:1])).tolist())
+        for label in labels[1:].tolist():
+            alive = {dst for src in alive if src in onward for dst in onward[src].get(label, ())}
+        return any(self.ends[state] > -np.inf for state in alive)
 
     def _viterbi(self, gain: np.ndarray) -> np.ndarray:
         score = np.full((len(gain), len(self.label)), -np.inf)
@@ -117,14 +123,13 @@ def closest_pronunciation(hypothesis: Sequence[int], pronunciations: Sequence[Se
 
 def _extend(errors: np.ndarray, units: Sequence[int], target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Edit distance continued through `units`: new errors[j], and where in the hypothesis the word began."""
-    start = np.arange(len(errors))
+    places = start = np.arange(len(errors))
     for unit in units:
         deleted, substituted = errors + 1, errors[:-1] + (target != unit)
         new, origin = deleted.copy(), start.copy()
         better = substituted < new[1:]
         new[1:][better], origin[1:][better] = substituted[better], start[:-1][better]
-        for j in range(1, len(new)):  # insertions run along the row
-            if new[j - 1] + 1 < new[j]:
-                new[j], origin[j] = new[j - 1] + 1, origin[j - 1]
-        errors, start = new, origin
+        before = np.minimum.accumulate(new - places)  # insertions run along the row
+        last = np.maximum.accumulate(np.where(new - places == before, places, 0))
+        errors, start = before + places, origin[last]
     return errors, start

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 
 import kaldialign
 import numpy as np
 import pytest
+import torch
 
-from distill.decode.greedy import best_units, closest_pronunciation, collapse
+from distill.decode.greedy import _Paths, best_units, closest_pronunciation, collapse
 from distill.fsa import NativeEngine
 from distill.graphs import topology
 from distill.graphs.ngram import train_unit_ngram
@@ -55,3 +57,22 @@ def test_best_units_follow_the_ngram_where_the_audio_says_nothing_of_order() -> 
     denominator = topology.ctc(train_unit_ngram([(1, 2)] * 50, 2, 4))
     doubtful = np.log(np.array([[0.02, 0.9, 0.04, 0.04], [0.02, 0.02, 0.47, 0.49]], dtype=np.float32))
     assert best_units(NativeEngine(), denominator, monophones("ctc", 4), [doubtful]) == [[1, 2]]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_best_labelling_of_all_paths_is_found(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    arcs = [pair for pair in itertools.product(range(4), repeat=2) if rng.random() < 0.5]
+    src, dst = torch.tensor(arcs, dtype=torch.int64).reshape(-1, 2).unbind(1)
+    begins, ends = (torch.tensor(np.where(rng.random(4) < 0.6, 0.0, -np.inf)) for _ in range(2))
+    label = torch.tensor(rng.integers(0, 3, 4))
+    gain = rng.integers(1, 90, (seed % 5, 3)).astype(np.float64)
+    graph = SimpleNamespace(src=src, dst=dst, weight=torch.zeros(len(arcs)), label=label, initial=begins, final=ends)
+    sums = [
+        sum(frame[label[state]] for frame, state in zip(gain, path))
+        for path in itertools.product(range(4), repeat=len(gain))
+        if path and begins[path[0]] == 0 == ends[path[-1]] and {*itertools.pairwise(path)} <= {*arcs}
+    ]
+    found = _Paths(graph).best(gain)  # type: ignore[arg-type]
+    assert len(found) == (len(gain) if sums else 0)
+    assert sum(frame[label] for frame, label in zip(gain, found)) == max(sums, default=0)
