@@ -8,6 +8,8 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
@@ -165,10 +167,10 @@ def _environment(name: str, value: str) -> Iterator[None]:
 def _serve(recipe: Recipe, pipe: Connection) -> None:
     """What a process does: work on the items that come, and answer with None or the error of each."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the parent ends its processes
-    launch.end_cleanly()
-    launch.follow_parent()
-    log_to_console()
     try:
+        launch.end_cleanly()
+        threading.Thread(target=_follow_parent, daemon=True).start()
+        log_to_console()
         while True:
             work, item = pipe.recv()
             try:
@@ -189,3 +191,13 @@ def _plain(error: Exception) -> Exception:
     if kind is None or os.environ.get("DISTILL_TRACEBACK"):
         log.exception("in process %d", os.getpid())
     return kind(str(error)) if kind else RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _follow_parent() -> None:
+    """End this process soon after its parent, however and whenever that ended: it may be gone already."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE)
+    os._exit(1)
