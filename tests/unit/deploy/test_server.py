@@ -49,7 +49,7 @@ def test_confidence_before_the_end_is_for_who_asks(decoder: OnlineDecoder) -> No
     async def visit(server: Server, url: str) -> None:
         plain = await sherpa(url, audio(decoder, said))
         sure = await sherpa(url + "/sherpa?confidence", audio(decoder, said))
-        assert [m["tokens"] for m in plain] == [m["tokens"] for m in sure]
+        assert plain[-1]["tokens"] == sure[-1]["tokens"] == said  # partial results are fewer where chunks wait together
         assert all(0 < word["conf"] <= 1 for m in sure for word in m["result"])
         assert not any("conf" in word for m in plain[:-1] for word in m["result"])
         assert all("conf" in word for word in plain[-1]["result"]) and plain[-1]["settled"] == len(said)
