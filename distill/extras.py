@@ -64,7 +64,7 @@ def way_out(module: str) -> str:
 
 
 def explained(error: ImportError, what: str) -> str:
-    """What to tell a user of a missing package: `what` needs it, and how to get it; empty where it is none of ours."""
+    """The message for a missing package: `what` needs it, and how to get it; empty where it is none of ours."""
     module = (error.name or "").split(".")[0]
     return f"{what} needs {module}, which cannot be imported ({error}); {way_out(module)}" if way_out(module) else ""
 

@@ -95,7 +95,7 @@ begin() {
   [[ $mini == true ]] && kind=-mini
   [[ $rehearse == true ]] && kind=-rehearse && settings=("${rehearse_settings[@]}" "${settings[@]}")
   : "${data_dir:=$recipe_dir/data$kind}" "${exp_dir:=$recipe_dir/exp$kind}"
-  : "${corpus_dir:=${default_corpus_dir:-}}" "${experiment:=$experiments}"
+  : "${experiment:=$experiments}"
   common=(--corpus "$corpus" --conf-dir "$conf_dir" --data-dir "$data_dir" --exp-dir "$exp_dir"
     --corpus-dir "$corpus_dir" --experiment "$experiment" --nj "$nj" --device "$device" --engine "$engine"
     --units "$units" --topology "$topology" --mini "$mini" --rehearse "$rehearse" --launcher "$launcher"
@@ -140,12 +140,6 @@ run() {
   wait "$child"
   child=""
   timings+=("$(printf '%5d s  stage %d: %s' $((SECONDS - begun)) "$number" "$title")")
-}
-
-# absent N "title": a stage that is not built yet.
-absent() {
-  ((($1 >= stage && $1 <= stop_stage))) || return 0
-  echo "== stage $1: $2: not built yet, passed over"
 }
 
 finish() {

@@ -79,11 +79,11 @@ def _recording(name: str, source: Source) -> Recording | Unusable:
     try:
         recording = recording_of(name, source.audio)
         if source.seconds is not None and abs(source.seconds - recording.duration) > TOLERANCE:
-            told, found = f"{source.seconds:.2f} s in the manifest", f"{recording.duration:.2f} s in the audio"
-            raise Unusable(f"manifest and audio differ: {told}, {found}")
+            stated, found = f"{source.seconds:.2f} s in the manifest", f"{recording.duration:.2f} s in the audio"
+            raise Unusable(f"manifest and audio differ: {stated}, {found}")
         if source.channels not in (None, recording.num_channels):
-            told, found = f"{source.channels} in the manifest", f"{recording.num_channels} in the audio"
-            raise Unusable(f"manifest and audio differ: channels, {told}, {found}")
+            stated, found = f"{source.channels} in the manifest", f"{recording.num_channels} in the audio"
+            raise Unusable(f"manifest and audio differ: channels, {stated}, {found}")
         return recording
     except Unusable as error:
         return Unusable(at(str(error), source.place))

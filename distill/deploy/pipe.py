@@ -91,7 +91,7 @@ class _Pushed:
         self._stream, self._begun = stream, begun
 
     def some(self, size: int) -> bytes:
-        """What is there, without waiting for all of it where the stream can tell."""
+        """The bytes that are there, without waiting for more where the stream supports it."""
         begun, self._begun = self._begun[:size], self._begun[size:]
         return begun or getattr(self._stream, "read1", self._stream.read)(size)
 

@@ -197,7 +197,7 @@ class Server:
 
 
 class _Socket(ServerConnection):
-    """Tells a client whose request is no HTTP of a GET so, where the library would only hang up."""
+    """Answers a malformed request with a status, where the library would only close the connection."""
 
     _told = False
 
