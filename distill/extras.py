@@ -25,8 +25,8 @@ EXTRAS = {
 """Modules to import; not what is a program only (ruff, mypy)."""
 PARTS = (
     "torch._dynamo", "torch.distributed.run", "torch.utils.tensorboard", "scipy.signal", "lhotse.dataset",
-    "onnxruntime.quantization", "distill.data.synthesis", "distill.train.setup", "distill.train.language",
-    "distill.decode.ngram_rescoring", "distill.deploy.onnx",
+    "onnxruntime.quantization", "distill.data.synthetic.speech", "distill.train.setup", "distill.train.language_model",
+    "distill.decode.ngram_rescoring", "distill.export.onnx",
 )  # fmt: skip
 """What stages import of these when they come to it; to import it once compiles it for all of their processes."""
 
@@ -38,7 +38,7 @@ def main() -> None:
 def broken(extras: Sequence[str]) -> list[str]:
     """A line for each module of the project and of some extras that cannot be imported."""
     modules = [*ALWAYS, *(module for extra in extras for module in EXTRAS[extra] if available(module))]
-    without_deploy = () if "deploy" in extras else ("onnxruntime", "distill.deploy")
+    without_deploy = () if "deploy" in extras else ("onnxruntime", "distill.export")
     lines = []
     for module in [*modules, *(part for part in PARTS if not part.startswith(without_deploy))]:
         try:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+ASIDE = ".aside-"  # of the name of what was put aside, before its number
 ROOM = 1 << 16  # bytes; a disk with less is full
 WAYS_OUT = {
     errno.ENOSPC: "make room",
@@ -66,3 +69,19 @@ def of_disk(folder: Path, error: BaseException) -> OSError | None:
         return not_written(folder, error.errno) if bare else None
     full = isinstance(error, RuntimeError) and folder.is_dir() and refusal(folder) == errno.ENOSPC
     return not_written(folder, errno.ENOSPC) if full else None
+
+
+def link(source: Path, target: Path) -> None:
+    """The same file in another place, or a copy of it where the file system has no links."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a whole file or nothing, keys sorted."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(value, indent=1, sort_keys=True) + "\n")
+        file.flush()
+        os.fsync(file.fileno())

@@ -6,6 +6,7 @@ import gzip
 import re
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from unicodedata import bidirectional, category, combining, normalize
 
@@ -117,3 +118,13 @@ def _way_out(line: bytes, name: str) -> str:
         return f"it is gzipped: name it {name}.gz"
     encoding = "UTF-16" if line.startswith((b"\xff\xfe", b"\xfe\xff")) else "ISO-8859-1"
     return f"convert it, for instance with: iconv -f {encoding} -t UTF-8 {name}"
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word, its begin and end in seconds, and how sure the lattice is that it is said there, 0 to 1."""
+
+    text: str
+    start: float
+    end: float
+    confidence: float

@@ -10,11 +10,11 @@ from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 
-from distill import launch
 from distill.config.experiment import Experiment
 from distill.config.graphs import Graphs
-from distill.lm.settings import LanguageModel
-from distill.stages import Recipe, recipe_from, recipe_parser
+from distill.config.language_model import LanguageModel
+from distill.recipe import launch
+from distill.recipe.options import Recipe, recipe_from, recipe_parser
 
 CUT_SETS = ("labelled", "unlabelled", "dev")  # of every corpus, beside its test-*
 OPTIONS = {"engine": "native", "units": "phones", "topology": "", "device": "cpu", "nj": 1}  # that are always right

@@ -8,7 +8,9 @@ import shutil
 from pathlib import Path
 
 from distill.files import replacing
-from distill.stages import Recipe, Stage, recipe_from, recipe_parser, run_script, run_stage
+from distill.recipe.options import Recipe, recipe_from, recipe_parser
+from distill.recipe.script import run_script
+from distill.recipe.stage import Stage, run_stage
 
 log = logging.getLogger("compile_graphs")
 ARPA = "words.3gram.arpa"

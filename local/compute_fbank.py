@@ -6,7 +6,10 @@ import logging
 import os
 from pathlib import Path
 
-from distill.stages import Recipe, Stage, names_of, recipe_from, recipe_parser, run_script, run_stage
+from distill.config.names import names_of
+from distill.recipe.options import Recipe, recipe_from, recipe_parser
+from distill.recipe.script import run_script
+from distill.recipe.stage import Stage, run_stage
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +39,7 @@ def chosen_parts(recipe: Recipe, asked: list[str], force: bool) -> list[str]:
 
 def compute(recipe: Recipe, parts: list[str], folder: Path) -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")  # lhotse's bars would mix with the log
-    from distill.data.features import compute_fbank
+    from distill.data.stored_fbank import compute_fbank
 
     for part in parts:
         count = compute_fbank(recipe.cuts / f"{part}.jsonl.gz", folder, recipe.nj)

@@ -11,13 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import graph_search
-import ngram_methods
-import side_by_side
-from model_outputs import exported_modes, modes, run_model, test_sets
-
 from distill.config.experiment import Experiment
-from distill.stages import Recipe, Stage, names_of, recipe_from, recipe_parser, relaunched, run_script, run_stage
+from distill.config.names import names_of
+from distill.recipe import ngram_rescoring, parallel
+from distill.recipe import search as graph_search
+from distill.recipe.emissions import exported_modes, modes, run_model, test_sets
+from distill.recipe.options import Recipe, recipe_from, recipe_parser
+from distill.recipe.script import run_script
+from distill.recipe.stage import Stage, relaunched, run_stage
 
 log = logging.getLogger("decode")
 
@@ -46,15 +47,15 @@ def main() -> None:
     experiments = [Experiment.load(path, recipe.overrides, recipe.suffix) for path in yamls]
     sets = names_of("--sets", args.sets) or test_sets(recipe)
     runs = list(all_runs(experiments, sets, args.runtime))
-    rescored = [each for each in experiments if {*each.decoding.methods} & {*ngram_methods.RESCORING}]
+    rescored = [each for each in experiments if {*each.decoding.methods} & {*ngram_rescoring.RESCORING}]
     tuned = rescored if args.runtime == "torch" else []
-    choices = [(each, [ngram_methods.weights_stage(recipe, each)]) for each in tuned]
+    choices = [(each, [ngram_rescoring.weights_stage(recipe, each)]) for each in tuned]
     decodings = [(run, list(stages(recipe, run).values())) for run in runs]
-    if recipe.launcher and relaunched(recipe, side_by_side.stages_of(choices, decodings)):
+    if recipe.launcher and relaunched(recipe, parallel.stages_of(choices, decodings)):
         return
-    ranks, recipe = side_by_side.join(recipe)
-    weights, unfinished = map(side_by_side.unfinished, (choices, decodings))
-    side_by_side.each(recipe, ranks, (ngram_methods.choose_weights, weights), (decode, unfinished))
+    ranks, recipe = parallel.join(recipe)
+    weights, unfinished = map(parallel.unfinished, (choices, decodings))
+    parallel.each(recipe, ranks, (ngram_rescoring.choose_weights, weights), (decode, unfinished))
 
 
 def all_runs(experiments: Sequence[Experiment], sets: Sequence[str], runtime: str) -> Iterator[Run]:
@@ -71,15 +72,15 @@ def all_runs(experiments: Sequence[Experiment], sets: Sequence[str], runtime: st
 def stages(recipe: Recipe, run: Run) -> dict[str, Stage]:
     """The folder of each method of a run."""
     experiment, folder = run.experiment, recipe.exp(run.experiment.name)
-    settings = {"decoding": ngram_methods.search_settings(experiment)}
+    settings = {"decoding": ngram_rescoring.search_settings(experiment)}
     needed = {folder: experiment.stage, recipe.graphs: 4, recipe.cuts / f"{run.test_set}.jsonl.gz": 0}
     if run.runtime != "torch":
         needed[folder / "export"] = 12
     found: dict[str, Stage] = {}
     for method in experiment.decoding.methods if run.runtime == "torch" else ("1best",):
         inputs = dict(needed)
-        if method in ngram_methods.RESCORING:
-            inputs |= {recipe.lm: 3, ngram_methods.weights_folder(recipe, experiment): 10}
+        if method in ngram_rescoring.RESCORING:
+            inputs |= {recipe.lm: 3, ngram_rescoring.weights_folder(recipe, experiment): 10}
         out = folder / f"decode_{run.test_set}_{run.label}_{method}"
         found[method] = Stage(10, out, {**settings, "method": method}, inputs)
     return found
@@ -102,16 +103,16 @@ def write(
     recipe: Recipe, experiment: Experiment, test_set: str, mode: str, method: str, computed: dict, folder: Path
 ) -> None:
     """recogs-, errs-, wer-summary-, wer.json, utt2spk and errors.html of one method; of 1best words.ctm and more."""
-    from distill.decode.wer import write_results
     from distill.graphs.lexicon import Lang
+    from distill.scoring.wer import write_results
 
     lang = Lang.load(recipe.lang)
     graph_search.check_outputs(recipe, experiment, lang, computed["units"])
     facts = {**computed["facts"], "method": method, "lm": "3gram" if method == "1best" else None}
     if method == "1best":
         scored = over_words(recipe, experiment, computed, folder)
-    elif method in ngram_methods.METHODS:
-        scored, more = ngram_methods.over_method(recipe, experiment, method, computed, folder)
+    elif method in ngram_rescoring.METHODS:
+        scored, more = ngram_rescoring.over_method(recipe, experiment, method, computed, folder)
         facts.update(more)
     else:
         scored = over_units(recipe, lang, computed)
@@ -122,9 +123,9 @@ def write(
 
 def write_errors(folder: Path, scored: list, facts: Mapping, cuts: Mapping) -> None:
     """Who spoke, and the page of errors."""
-    from distill.data import clips
-    from distill.decode.compare import write_speakers
-    from distill.decode.page import Audio, write_page
+    from distill.report.errors_page import clips
+    from distill.report.errors_page.page import Audio, write_page
+    from distill.scoring.compare import write_speakers
 
     speakers = clips.speakers(cuts.values())
     if speakers:
@@ -140,11 +141,11 @@ def over_words(recipe: Recipe, experiment: Experiment, computed: dict, folder: P
     """
     from distill.decode import confidence
     from distill.decode.recognise import recognise
-    from distill.decode.wer import score
+    from distill.scoring.wer import score
 
     decoder, decoding = graph_search.graph_decoder(recipe, experiment), experiment.decoding
     chunk = computed["chunk"] if recipe.engine == "native" else 0
-    nbest = 0 if decoding.blank_skip or not {*decoding.methods} & {*ngram_methods.METHODS} else decoding.nbest
+    nbest = 0 if decoding.blank_skip or not {*decoding.methods} & {*ngram_rescoring.METHODS} else decoding.nbest
     scores, frame = computed["scores"].items(), computed["frame"]
     found = dict(recognise(decoder, scores, frame, chunk, decoding.blank_skip, nbest))
     if nbest:
@@ -159,10 +160,10 @@ def over_words(recipe: Recipe, experiment: Experiment, computed: dict, folder: P
 
 def over_units(recipe: Recipe, lang, computed: Mapping) -> list:
     """Units of the best path of the denominator's posteriors, against the closest pronunciations."""
-    from distill.decode.greedy import best_units, closest_pronunciation
-    from distill.decode.wer import score
-    from distill.fsa import build_engine
+    from distill.decode.denominator_path import best_units, closest_pronunciation
     from distill.fsa.formats import load_fsa
+    from distill.lfmmi import build_engine
+    from distill.scoring.wer import score
 
     denominator = lang.topology.compose(load_fsa(recipe.graphs / "denominator.pt"))
     engine, names, scored = build_engine(recipe.engine), list(computed["scores"]), []

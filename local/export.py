@@ -9,25 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import delays
-
 from distill.config.experiment import Experiment
-from distill.deploy.session import LAYOUT
-from distill.stages import (
-    Recipe,
-    Stage,
-    command_line,
-    link,
-    recipe_from,
-    recipe_parser,
-    run_script,
-    run_stage,
-    write_json,
-)
+from distill.files import link, write_json
+from distill.recipe import word_latency
+from distill.recipe.options import Recipe, recipe_from, recipe_parser
+from distill.recipe.script import command_line, run_script
+from distill.recipe.stage import Stage, run_stage
+from distill.runtime.session import LAYOUT
 
 if TYPE_CHECKING:
-    from distill.deploy.session import Facts
     from distill.models.recogniser import Recogniser
+    from distill.runtime.session import Facts
 
 log = logging.getLogger("export")
 AUDIO_SECONDS = 20.0
@@ -40,8 +32,8 @@ def main() -> None:
         experiment = Experiment.load(recipe.experiment_yaml(name), recipe.overrides, recipe.suffix)
         folder = recipe.exp(experiment.name)
         needed = {folder: experiment.stage, recipe.lang: 2, recipe.graphs: 4, recipe.cuts: 0}
-        needed.setdefault(recipe.exp(delays.aligning(experiment)), 6)
-        settings = {"decoding": experiment.resolved()["decoding"], "seconds": [AUDIO_SECONDS, delays.SECONDS]}
+        needed.setdefault(recipe.exp(word_latency.aligning(experiment)), 6)
+        settings = {"decoding": experiment.resolved()["decoding"], "seconds": [AUDIO_SECONDS, word_latency.SECONDS]}
         settings["layout"] = LAYOUT
         run_stage(Stage(12, folder / "export", settings, needed), partial(work, recipe, experiment))
 
@@ -50,9 +42,9 @@ def work(recipe: Recipe, experiment: Experiment, out: Path) -> None:
     """Graphs, tokens, timing: all of an export folder."""
     import numpy as np
 
-    from distill.deploy.torch_runner import facts_of
     from distill.models.checkpoint import load_recogniser
     from distill.models.pretrained.writing import obstacles, write_folder
+    from distill.runtime.torch_runner import facts_of
 
     model, trained, outputs, _ = load_recogniser(recipe.exp(experiment.name), avg=experiment.decoding.avg)
     facts = facts_of(model, outputs, experiment.name)
@@ -125,8 +117,8 @@ def write_ctc_graph(recipe: Recipe, out: Path) -> None:
 
 def write_graphs(recipe: Recipe, model: Recogniser, facts: Facts, output: str, out: Path) -> None:
     """All graphs of one output, fp32 and int8."""
-    from distill.deploy import onnx
-    from distill.deploy.onnx_runner import file_name
+    from distill.export import onnx
+    from distill.runtime.onnx_runner import file_name
 
     writers = {"whole": onnx.export_whole}
     if facts.chunk:
@@ -147,9 +139,9 @@ def check(model: Recogniser, facts: Facts, output: str, out: Path, audio) -> Non
     """Raise ValueError if a graph does not give what torch gives."""
     import numpy as np
 
-    from distill.deploy.onnx_runner import StreamRunner, WholeRunner, file_name
-    from distill.deploy.session import Session
-    from distill.deploy.torch_runner import TorchRunner
+    from distill.runtime.onnx_runner import StreamRunner, WholeRunner, file_name
+    from distill.runtime.session import Session
+    from distill.runtime.torch_runner import TorchRunner
 
     heard = audio[: 5 * 16000]
     expected = Session(TorchRunner(model.read(output), facts, False)).whole(heard)
@@ -167,9 +159,9 @@ def sherpa_difference(facts: Facts, output: str, out: Path, audio) -> float:
     """Share of frames whose best output is another one in sherpa-onnx, which normalises each utterance."""
     import numpy as np
 
-    from distill.deploy.onnx import SHERPA_EPS
-    from distill.deploy.onnx_runner import WholeRunner, file_name, load_graph
-    from distill.deploy.session import Session
+    from distill.export.onnx import SHERPA_EPS
+    from distill.runtime.onnx_runner import WholeRunner, file_name, load_graph
+    from distill.runtime.session import Session
 
     path = out / file_name("whole", output, False)
     ours = Session(WholeRunner(path, facts)).whole(audio)
@@ -184,10 +176,10 @@ def timing(recipe: Recipe, experiment: Experiment, model: Recogniser, facts: Fac
     """timing.json: speed and memory of every way to run the model, its size, cost and look-ahead."""
     import torch
 
-    from distill.deploy.timing import gemm_peak
+    from distill.models.cost import macs
     from distill.models.latency import latency
     from distill.models.recogniser import count_parameters
-    from distill.models.size import macs
+    from distill.runtime.timing import gemm_peak
     from distill.train.monitor import commit, hardware
 
     settings = model.settings
@@ -198,7 +190,7 @@ def timing(recipe: Recipe, experiment: Experiment, model: Recogniser, facts: Fac
         "chunk_ms": delay.chunk, "lookahead_mean_ms": delay.mean, "lookahead_max_ms": delay.max,
         "lookahead_parts": [asdict(part) for part in delay.parts], "gemm_gflops": gemm_peak(),
         "rows": list(timing_rows(recipe.exp(experiment.name), facts, out, audio)),
-        "delays": delays.rows(recipe, experiment, out),
+        "delays": word_latency.rows(recipe, experiment, out),
         "hardware": hardware(torch.device("cpu")), "commit": commit(),
         "command": command_line(),
     }  # fmt: skip
@@ -206,8 +198,8 @@ def timing(recipe: Recipe, experiment: Experiment, model: Recogniser, facts: Fac
 
 def timing_rows(folder: Path, facts: Facts, out: Path, audio: Path) -> Iterator[dict]:
     """One row per runtime and mode."""
-    from distill.deploy.onnx_runner import file_name
-    from distill.deploy.timing import Work, measure
+    from distill.runtime.onnx_runner import file_name
+    from distill.runtime.timing import Work, measure
 
     for mode in ("streaming", "offline") if facts.chunk else ("offline",):
         for runtime in ("torch", "onnx", "int8"):

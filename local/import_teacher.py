@@ -13,7 +13,8 @@ import argparse
 import logging
 from pathlib import Path
 
-from distill.stages import Stage, run_script
+from distill.recipe.script import run_script
+from distill.recipe.stage import Stage
 
 
 def main() -> None:
@@ -25,7 +26,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S")
 
     from distill.graphs.lexicon import Lang
-    from distill.train.initial import import_folder
+    from distill.train.import_teacher import import_folder
 
     outputs = Lang.load(args.lang).outputs if args.lang else None
     with Stage(5, args.out, {"from": args.source}, {}).writing() as folder:  # replaces an import, nothing else

@@ -5,9 +5,11 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from distill import folders
 from distill.config.experiment import Experiment
-from distill.stages import Stage, recipe_from, recipe_parser, run_script, run_stage
+from distill.recipe import folders
+from distill.recipe.options import recipe_from, recipe_parser
+from distill.recipe.script import run_script
+from distill.recipe.stage import Stage, run_stage
 
 
 def main() -> None:
@@ -37,7 +39,7 @@ def source(experiment: Experiment) -> list[Path]:
 def write(experiment: Experiment, lang_dir: Path, folder: Path) -> None:
     """Epoch 0 of an experiment that has not been trained."""
     from distill.graphs.lexicon import Lang
-    from distill.train.initial import write_pretrained, write_random
+    from distill.train.import_teacher import write_pretrained, write_random
 
     outputs = Lang.load(lang_dir).outputs
     if experiment.pretrained is None:

@@ -7,9 +7,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from distill.config.names import names_of
 from distill.data import layout
 from distill.data.layout import Roles
-from distill.stages import Recipe, Stage, link, names_of, recipe_from, recipe_parser, run_script, run_stage
+from distill.files import link
+from distill.recipe.options import Recipe, recipe_from, recipe_parser
+from distill.recipe.script import run_script
+from distill.recipe.stage import Stage, run_stage
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SEED = 42
@@ -85,7 +89,7 @@ def published(root: Path) -> Iterator[tuple[int, Path]]:
 
 def embedded(recipe: Recipe) -> Path:
     """The folder of the embedded corpus, synthesised where it is missing or unfinished."""
-    from distill.data.synthesis import generate_corpus
+    from distill.data.synthetic.speech import generate_corpus
 
     root = recipe.corpus_dir or recipe.data_dir / "corpus"
     scale = REHEARSAL_SCALE if recipe.rehearse else 1.0
@@ -117,8 +121,8 @@ def render(corpus: Corpus, folder: Path) -> None:
 def manifests(recipe: Recipe, corpus: Corpus, folder: Path) -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")  # lhotse's bars would mix with the log
     from distill.data import corpora
-    from distill.data.checks import Skipped
     from distill.data.cuts import write_manifests
+    from distill.data.manifests import Skipped
 
     skipped = Skipped()
     if recipe.corpus == "librispeech":

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from distill.config.graphs import Graphs
-from distill.stages import Recipe, Stage, recipe_from, recipe_parser, run_script, run_stage
+from distill.recipe.options import Recipe, recipe_from, recipe_parser
+from distill.recipe.script import run_script
+from distill.recipe.stage import Stage, run_stage
 
 log = logging.getLogger("prepare_lang")
 
@@ -57,7 +59,7 @@ def write(recipe: Recipe, graphs: Graphs, folder: Path) -> None:
 
 def write_pieces(recipe: Recipe, graphs: Graphs, lexicon, folder: Path) -> None:
     """The lang folder of characters or BPE; only a topology without blank needs a unit for pauses."""
-    from distill.graphs import pieces
+    from distill.graphs import bpe as pieces
     from distill.graphs.lexicon import write_lang
     from distill.text import read_lines
 
@@ -75,7 +77,7 @@ def write_pieces(recipe: Recipe, graphs: Graphs, lexicon, folder: Path) -> None:
 
 def biphones(recipe: Recipe, graphs: Graphs, lang):
     """Left biphones tied by their counts in the labelled transcripts, as these decide what can be trained."""
-    from distill.graphs.context import count_pairs, tied_left_biphones
+    from distill.graphs.biphones import count_pairs, tied_left_biphones
     from distill.graphs.denominator import Pronouncer
 
     spoken = Pronouncer(lang, graphs.seed, graphs.silence_edge, graphs.silence_inside)

@@ -7,36 +7,37 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from distill import confidences, differences, language_models, report, speed
-from distill.stages import recipe_from, recipe_parser, run_script
+from distill.recipe.options import recipe_from, recipe_parser
+from distill.recipe.script import run_script
+from distill.report import calibration, differences, language_models, recognition, speed
 
 log = logging.getLogger("report")
 
 
 def main() -> None:
     recipe = recipe_from(recipe_parser(__doc__).parse_args())
-    runs = report.read_runs(recipe.exp_dir)
+    runs = recognition.read_runs(recipe.exp_dir)
     differences.write(recipe.exp_dir, list(compared(recipe.exp_dir, runs)))
     rows = differences.read(recipe.exp_dir, runs)
     path = recipe.exp_dir / "RESULTS.md"
     further = [
         *language_models.sections(recipe.exp_dir, runs, rows),
         *differences.sections(rows),
-        *confidences.sections(recipe.exp_dir, runs),
+        *calibration.sections(recipe.exp_dir, runs),
         *speed.sections(runs, recipe.exp_dir / speed.PLOT),
     ]
-    text = report.markdown_report(runs, further=further)
-    report.write_text(path, f"# Results: {recipe.corpus}\n\n{text}")
-    print(report.terminal_report(runs))
+    text = recognition.markdown_report(runs, further=further)
+    recognition.write_text(path, f"# Results: {recipe.corpus}\n\n{text}")
+    print(recognition.terminal_report(runs))
     print(language_models.terminal(recipe.exp_dir, runs))
     print(differences.terminal(rows))
     print(speed.terminal(runs))
     print(f"all of it: {path}")
 
 
-def compared(exp_dir: Path, runs: Sequence[report.Run]) -> Iterator[dict[str, Any]]:
+def compared(exp_dir: Path, runs: Sequence[recognition.Run]) -> Iterator[dict[str, Any]]:
     """A row for each pair of decodings whose utterances are there and the same."""
-    from distill.decode.compare import compare_folders
+    from distill.scoring.compare import compare_folders
 
     for pair in differences.pairs(runs):
         try:

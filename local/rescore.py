@@ -9,25 +9,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import side_by_side
 from decode import headline, write_errors
-from graph_search import check_outputs, graph_decoder
-from model_outputs import main_mode, run_model, test_sets
-from ngram_methods import rescoring_facts, search_settings
 
 from distill.config.experiment import Experiment
-from distill.lm.settings import LanguageModel
-from distill.stages import (
-    Recipe,
-    Stage,
-    command_line,
-    recipe_from,
-    recipe_parser,
-    relaunched,
-    run_script,
-    run_stage,
-    write_json,
-)
+from distill.config.language_model import LanguageModel
+from distill.files import write_json
+from distill.recipe import parallel
+from distill.recipe.emissions import main_mode, run_model, test_sets
+from distill.recipe.ngram_rescoring import rescoring_facts, search_settings
+from distill.recipe.options import Recipe, recipe_from, recipe_parser
+from distill.recipe.script import command_line, run_script
+from distill.recipe.search import check_outputs, graph_decoder
+from distill.recipe.stage import Stage, relaunched, run_stage
 
 log = logging.getLogger("rescore")
 METHOD = "transformer-lm"
@@ -53,17 +46,17 @@ def main() -> None:
     choices = [(each, [weights_stage(recipe, settings, each)]) for each in experiments]
     rescorings = [(pair, [rescoring_stage(recipe, settings, *pair)]) for pair in pairs]
     if recipe.launcher:
-        if relaunched(recipe, [training, measured, *side_by_side.stages_of(choices, rescorings)]):
+        if relaunched(recipe, [training, measured, *parallel.stages_of(choices, rescorings)]):
             return
     else:
         relaunched(recipe, [training], (TRAIN_ONLY,))  # the rest is done here, by processes that share no work
-    ranks, recipe = side_by_side.join(recipe)
+    ranks, recipe = parallel.join(recipe)
     run_stage(training, lambda out: train(recipe, settings, out), ranks)
     if args.train_only:
         return
     run_stage(measured, lambda out: measure(recipe, settings, out) if ranks.first else None, ranks)
-    weights, unfinished = map(side_by_side.unfinished, (choices, rescorings))
-    side_by_side.each(
+    weights, unfinished = map(parallel.unfinished, (choices, rescorings))
+    parallel.each(
         recipe,
         ranks,
         (partial(choose_weights, settings=settings), weights),
@@ -84,7 +77,7 @@ def train(recipe: Recipe, settings: LanguageModel, folder: Path) -> None:
     import torch
 
     from distill.train.distributed import join
-    from distill.train.language import build_lm_trainer, forget_text
+    from distill.train.language_model import build_lm_trainer, forget_text
     from distill.train.monitor import commit, hardware
 
     ranks, device = join(recipe.device)
@@ -174,7 +167,7 @@ def found(
     recipe: Recipe, settings: LanguageModel, experiment: Experiment, part: str, mode: str
 ) -> tuple[dict, Mapping]:
     """Scored candidates of every utterance by id, and what `run_model` says."""
-    from distill.decode.rescoring import candidate_lists, score_all
+    from distill.decode.nbest import candidate_lists, score_all
     from distill.lm.scoring import load_lm
 
     scorer, *_ = load_lm(recipe.exp(settings.name), recipe.device)
@@ -187,7 +180,7 @@ def found(
 
 def choose(recipe: Recipe, settings: LanguageModel, experiment: Experiment, mode: str, folder: Path) -> None:
     """weights.json: what leaves the fewest errors on the validation cuts, and all that was tried."""
-    from distill.decode.rescoring import tune
+    from distill.decode.nbest import tune
 
     lists, computed = found(recipe, settings, experiment, settings.text.valid, mode)
     grid = settings.rescoring
@@ -204,8 +197,8 @@ def write(
     recipe: Recipe, settings: LanguageModel, experiment: Experiment, test_set: str, mode: str, folder: Path
 ) -> None:
     """recogs-, errs-, wer-summary-, wer.json, utt2spk and errors.html of a test set at the weights chosen before."""
-    from distill.decode.rescoring import Weights
-    from distill.decode.wer import score, write_results
+    from distill.decode.nbest import Weights
+    from distill.scoring.wer import score, write_results
 
     tuning = json.loads((recipe.exp(experiment.name) / "rescoring/weights.json").read_text(encoding="utf-8"))
     weights = Weights(**tuning["weights"])

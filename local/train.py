@@ -8,17 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill.config.experiment import Experiment
-from distill.stages import (
-    Recipe,
-    Stage,
-    command_line,
-    recipe_from,
-    recipe_parser,
-    relaunched,
-    run_script,
-    run_stage,
-    write_json,
-)
+from distill.files import write_json
+from distill.recipe.options import Recipe, recipe_from, recipe_parser
+from distill.recipe.script import command_line, run_script
+from distill.recipe.stage import Stage, relaunched, run_stage
 
 if TYPE_CHECKING:
     from distill.train.distributed import Ranks

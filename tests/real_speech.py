@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.data.grammar import Grammar
+from distill.data.synthetic.sentences import Grammar
 from distill.graphs.decoding_graph import build_hlg
 from distill.graphs.lexicon import Lang, Lexicon, write_lang
 from distill.graphs.word_ngram import train_word_ngram

@@ -9,10 +9,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from distill.decode.bootstrap import FEWEST
-from distill.decode.compare import NORMAL_FROM, Difference, MatchedPairs, matched_pairs, paired_bootstrap, read_speakers
-from distill.decode.wer import read_results
-from distill.report import write_text
+from distill.report.recognition import write_text
+from distill.scoring.bootstrap import FEWEST
+from distill.scoring.compare import (
+    NORMAL_FROM,
+    Difference,
+    MatchedPairs,
+    matched_pairs,
+    paired_bootstrap,
+    read_speakers,
+)
+from distill.scoring.wer import read_results
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from distill.fsa import Fsa, Hmm
+    from distill.fsa.graph import Fsa, Hmm
     from distill.graphs.lexicon import Lang
 
 
@@ -34,7 +34,7 @@ def main() -> None:
 
     from distill.fsa.formats import load_fsa
     from distill.fsa.lattice import DecodingGraph
-    from distill.graphs.icefall import write_icefall_lang, write_numerators
+    from distill.graphs.icefall_lang import write_icefall_lang, write_numerators
     from distill.graphs.lexicon import Lang
 
     lang, unit_lm = Lang.load(args.lang_dir), load_fsa(args.graphs_dir / "denominator.pt")

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from distill import benchmarks, confidences, differences, language_models, report, speed
+from distill.report import benchmarks, calibration, differences, language_models, recognition, speed
 
 ROOT = Path(__file__).resolve().parents[1]
 INTRODUCTION = """# Results
@@ -28,10 +28,10 @@ def main() -> None:
         target = ROOT / "egs" / args.corpus / "results" / args.label
         exp_dir = args.collect.resolve()
         further = [differences.DIFFERENCES, *language_models.files(exp_dir)]
-        further += confidences.files(report.read_runs(exp_dir))
-        copies = report.collect(exp_dir, target, ROOT, further)
+        further += calibration.files(recognition.read_runs(exp_dir))
+        copies = recognition.collect(exp_dir, target, ROOT, further)
         print(f"{len(copies)} files below egs/{args.corpus}/results/{args.label}")
-    report.write_text(ROOT / "RESULTS.md", whole(ROOT))
+    recognition.write_text(ROOT / "RESULTS.md", whole(ROOT))
     print(f"wrote {ROOT / 'RESULTS.md'}")
 
 
@@ -41,15 +41,15 @@ def whole(root: Path) -> str:
     parts = [INTRODUCTION] if folders else [INTRODUCTION, "No results are committed yet.\n"]
     for folder in folders:
         title = f"## {folder.parents[1].name}, {folder.name}"
-        runs = report.read_runs(folder)
+        runs = recognition.read_runs(folder)
         plot, compared = folder / speed.PLOT, differences.read(folder, runs)
         further = [
             *language_models.sections(folder, runs, compared),
             *differences.sections(compared),
-            *confidences.sections(folder, runs, (folder / confidences.PLOT).relative_to(root).as_posix()),
+            *calibration.sections(folder, runs, (folder / calibration.PLOT).relative_to(root).as_posix()),
             *speed.sections(runs, plot, plot.relative_to(root).as_posix()),
         ]
-        parts.append(f"{title}\n\n{report.markdown_report(runs, 3, further)}")
+        parts.append(f"{title}\n\n{recognition.markdown_report(runs, 3, further)}")
     for path in sorted((root / "benchmarks").glob("*.json")):
         lines = benchmarks.benchmark_lines(benchmarks.read_benchmark(path))
         parts.append("\n".join([f"## Benchmark {path.stem}", "", *lines, ""]))

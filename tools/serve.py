@@ -16,13 +16,13 @@ import logging
 import os
 from pathlib import Path
 
-from distill.deploy.batching import RUNTIMES
 from distill.extras import needed_or_exit
-from distill.stages import run_script
+from distill.recipe.script import run_script
+from distill.runtime.batching import RUNTIMES
 
 with needed_or_exit("serve.py"):
-    from distill.deploy import serving
-    from distill.deploy.server import Address, Limits
+    from distill.server import app as serving
+    from distill.server.server import Address, Limits
 
 
 def main() -> None:

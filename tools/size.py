@@ -17,9 +17,9 @@ import torch
 
 from distill.config.experiment import Experiment
 from distill.losses.objective import build_objective
+from distill.models.cost import macs, parameters, predict_rtf, quantizer_parameters
 from distill.models.latency import latency
-from distill.models.size import macs, parameters, predict_rtf, quantizer_parameters
-from distill.stages import run_script
+from distill.recipe.script import run_script
 from distill.train.monitor import hardware
 
 LARGE, BASE = 768, 256

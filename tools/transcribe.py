@@ -22,12 +22,12 @@ import numpy as np
 
 from distill.decode.confidence import ctm_lines
 from distill.decode.online import ONLINE
-from distill.decode.times import Word
-from distill.deploy import audio
-from distill.deploy.pipe import read_pipe
-from distill.deploy.session import open_session
-from distill.deploy.transcriber import Transcriber, open_reader
-from distill.stages import run_script
+from distill.recipe.script import run_script
+from distill.runtime import audio
+from distill.runtime.pipe import read_pipe
+from distill.runtime.session import open_session
+from distill.runtime.transcriber import Transcriber, open_reader
+from distill.text import Word
 
 
 def main() -> None:

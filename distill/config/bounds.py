@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, Field
 
-from distill.stages import NAME, NAME_RULE, TOPOLOGIES, UNITS, check_name
+from distill.config.names import NAME, NAME_RULE, TOPOLOGIES, UNITS, check_name
 
 Sequenced = TypeVar("Sequenced", bound=Sequence)
 

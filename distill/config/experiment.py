@@ -13,8 +13,8 @@ from distill.config.bounds import Name, Seed, Source, UnitsName, Width
 from distill.config.decoding import Decoding
 from distill.config.loading import Settings, load_settings, parsed
 from distill.config.model import Model
+from distill.config.names import TOPOLOGIES, UNITS, check_name, mark
 from distill.config.training import Augment, Data, Objective, Optim, Saving, Teacher
-from distill.stages import TOPOLOGIES, UNITS, check_name, mark
 
 MARKS = tuple(
     mark(unit if kind == TOPOLOGIES[0] else f"{unit}_{kind}") for kind in TOPOLOGIES for unit in UNITS

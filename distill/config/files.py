@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from distill.stages import NAME, NAME_RULE
+from distill.config.names import NAME, NAME_RULE
 
 MOST_BYTES, MOST_VALUES, DEEPEST = 1 << 20, 10_000, 20
 PLAIN = ("null", "bool", "int", "float", "str", "seq", "map")  # YAML's types that settings have

@@ -33,7 +33,7 @@ Pitch = Annotated[Number, Field(ge=0.25, le=4)]
 
 
 class Lattice(Settings):
-    """How stored lattices become numerators (Manohar et al. 2018; the formula: `distill.graphs.weighting`)."""
+    """How stored lattices become numerators (Manohar et al. 2018; the formula: `distill.graphs.numerator_weights`)."""
 
     beam: Beam = 4.0  # sequences this much worse than the best are left out
     lm_scale: Weight = 0.5  # share of the denominator LM that the decoding graph's scores stand in for

@@ -18,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 
 from distill.files import replacing
-from distill.fsa.sequences import SequenceGraph
+from distill.search.determinise import SequenceGraph
 
 FORMAT = "lattices/1"
 INDEX = "shards.json"

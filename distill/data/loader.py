@@ -20,10 +20,10 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from distill.batch import SAMPLE_RATE, Batch, pad_waves
 from distill.config.training import Augment
 from distill.config.training import Data as DataSettings
-from distill.data.distort import Distortion, utterance_rng
+from distill.data.augment import Distortion, utterance_rng
 from distill.data.noise import NoiseClips
 from distill.data.numerators import Numerators, text_of, usable
-from distill.features import fbank
+from distill.fbank import fbank
 
 log = logging.getLogger(__name__)
 LAST_UPDATE = 30  # seconds; as long as torchrun waits before it kills

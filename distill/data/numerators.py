@@ -12,10 +12,10 @@ from torch.utils.data import get_worker_info
 
 from distill.config.training import Data as Settings
 from distill.data.lattices import Lattices
-from distill.fsa import Fsa, Hmm, Numerator
+from distill.fsa.graph import Fsa, Hmm, Numerator
 from distill.graphs.lexicon import Lang
 from distill.graphs.numerator import UnitLm, lattice_graph, nbest_graph, transcript_graph
-from distill.graphs.weighting import with_lm_all
+from distill.graphs.numerator_weights import with_lm_all
 
 KEPT_ARCS = 20_000_000  # of the numerators kept in memory; beyond them the oldest are made again
 TOGETHER = 256  # cuts whose graphs are weighted at once
@@ -26,7 +26,7 @@ class Numerators:
 
     A cut with text gets its transcript's graph (all pronunciations, optional silence), one without what
     `settings.numerator` says: the teacher's best sequence, its best ones, or its lattice. All carry the
-    denominator LM's weights (`distill.graphs.weighting`). stored: the teacher's lattices. frame_ratio: frames
+    denominator LM's weights (`distill.graphs.numerator_weights`). stored: the teacher's lattices. frame_ratio: frames
     of the trained model per frame of the lattices.
     """
 

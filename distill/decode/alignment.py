@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from distill.decode.times import Span, WordTimes
-from distill.fsa import Hmm
+from distill.decode.word_times import Span, WordTimes
+from distill.fsa.graph import Hmm
 from distill.graphs.lexicon import Lang
 from distill.graphs.numerator import transcript_graph
 

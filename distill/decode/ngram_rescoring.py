@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from distill.decode.rescoring import Candidates, Weights, Words
-from distill.fsa.sequences import SequenceGraph
+from distill.decode.nbest import Candidates, Weights, Words
 from distill.graphs.arpa import END, START, ArpaLm
+from distill.search.determinise import SequenceGraph
 
 UNKNOWN = ("<unk>", "<UNK>")
 REMEMBERED = 1 << 18  # scores of (history, word) kept

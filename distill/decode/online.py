@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from distill.decode.endpoint import Endpoint
-from distill.decode.lattice import GraphDecoder, Hypothesis
-from distill.decode.times import Span, Unit, Word, WordTimes
-from distill.fsa import Lattice, NativeEngine, Search
-from distill.fsa.search import OngoingSearch
+from distill.decode.graph_decoder import GraphDecoder, Hypothesis
+from distill.decode.word_times import Span, Unit, WordTimes
+from distill.fsa.lattice import Lattice, Search
 from distill.graphs.lexicon import Lang
+from distill.lfmmi import NativeEngine
+from distill.search.beam import OngoingSearch
+from distill.text import Word
 
 log = logging.getLogger(__name__)
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from distill.decode.greedy import BLANK
-from distill.decode.lattice import GraphDecoder, Hypothesis, decode_all
+from distill.decode.denominator_path import BLANK
+from distill.decode.graph_decoder import GraphDecoder, Hypothesis, decode_all
+from distill.decode.nbest import Candidates, candidates
 from distill.decode.online import OnlineDecoder, OnlineSearch
-from distill.decode.rescoring import Candidates, candidates
-from distill.decode.times import Word, WordTimes
-from distill.fsa import Lattice, Search
+from distill.decode.word_times import WordTimes
+from distill.fsa.lattice import Lattice, Search
+from distill.text import Word
 
 log = logging.getLogger(__name__)
 

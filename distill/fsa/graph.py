@@ -145,7 +145,7 @@ class Hmm:
 
 @dataclass(frozen=True)
 class Numerator(Hmm):
-    """The graph of one utterance, with what is known of its frames (`distill.fsa.frames` applies both).
+    """The graph of one utterance, with what is known of its frames (`distill.lfmmi.frame_constraints` applies both).
 
     window (S, 2) int64, optional: first and last frame that may be spent in a state.
     confidence (T,) float32, optional: how much each frame counts in training.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import kaldifst
 
-from distill.graphs.grammar import grammar_fst
+from distill.graphs.grammar_fst import grammar_fst
 from distill.graphs.lexicon import Lang
 
 

@@ -10,9 +10,9 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from distill.fsa.graph import Fsa
-from distill.graphs.chain_lm import train_chain_ngram
 from distill.graphs.lexicon import Lang
-from distill.graphs.ngram import train_unit_ngram
+from distill.graphs.unit_chain_ngram import train_chain_ngram
+from distill.graphs.unit_ngram import train_unit_ngram
 
 if TYPE_CHECKING:
     from distill.config.graphs import Graphs

@@ -1,6 +1,6 @@
 """Numerator graphs: the unit sequences that count as correct, from a transcript or from what a teacher heard.
 
-Every unit sequence stands on exactly one path. `distill.graphs.weighting` puts the denominator LM's weights
+Every unit sequence stands on exactly one path. `distill.graphs.numerator_weights` puts the denominator LM's weights
 on the paths: then the numerator is a part of the denominator, and the LF-MMI objective is at most zero
 (Povey et al. 2016; papers/001, Eq. 5).
 """
@@ -14,7 +14,7 @@ from itertools import islice, takewhile
 import numpy as np
 
 from distill.fsa.graph import Fsa
-from distill.fsa.sequences import SequenceGraph
+from distill.search.determinise import SequenceGraph
 
 
 class UnitLm:

@@ -2,7 +2,7 @@
 
 A topology says which of the model's outputs the frames of a unit may take. A unit has a class, which
 follows from the unit itself (monophones) or from the unit and the one before it (left biphones,
-`distill.graphs.context`). Three kinds give outputs to classes:
+`distill.graphs.biphones`). Three kinds give outputs to classes:
 
 - ctc: output 0 is blank, 1 + c is class c. Repeats collapse, a blank separates equal outputs
   (Graves et al. 2006; k2's `ctc_topo(modified=False)`).

@@ -18,7 +18,7 @@ import numpy as np
 
 from distill.files import replacing
 from distill.graphs.arpa import END, START, WordLm
-from distill.graphs.ngram import Counts
+from distill.graphs.unit_ngram import Counts
 
 BLOCK = 1_000_000  # words at once
 NONE = -1

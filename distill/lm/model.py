@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distill.config.language_model import Model
 from distill.config.model import Encoder
-from distill.lm.settings import Model
-from distill.models.transformer import Block
+from distill.models.encoder import Block
 
 FURTHEST = 10_000.0  # longest wave of the positions
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from distill.config.language_model import LanguageModel
 from distill.lm.model import TransformerLm, build_lm
-from distill.lm.settings import LanguageModel
 from distill.lm.text import PADDING, padded, split_rows
 from distill.lm.units import UNKNOWN, Units
 from distill.models import checkpoint

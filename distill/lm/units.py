@@ -9,8 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from distill.files import replacing
+from distill.graphs.bpe import BOUNDARY, SPECIAL, Bpe, train_bpe
 from distill.graphs.lexicon import read_symbols, write_symbols
-from distill.graphs.pieces import BOUNDARY, SPECIAL, Bpe, train_bpe
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from distill.batch import valid_mask
 from distill.config.training import Objective
-from distill.fsa import Engine, Hmm, build_engine
-from distill.fsa.frames import weighted, within_windows
+from distill.fsa.graph import Hmm
+from distill.lfmmi import Engine, build_engine
+from distill.lfmmi.frame_constraints import weighted, within_windows
 from distill.losses.term import Term
 
 OUTPUT_RANGE = 30.0  # logits beyond this are penalised, as in Kaldi's chain training

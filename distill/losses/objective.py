@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from distill.batch import valid_mask
 from distill.config.training import Objective as ObjectiveSettings
-from distill.fsa import Hmm
+from distill.fsa.graph import Hmm
 from distill.losses.hidden import HiddenMse
 from distill.losses.mmi import Ctc, LfMmi
 from distill.losses.term import Term, masked_mse

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from distill.config.experiment import Experiment
 from distill.files import replacing
-from distill.models.build import build_model
 from distill.models.recogniser import Recogniser
+from distill.models.transfer import build_model
 
 FORMAT = "distill-asr/1"
 

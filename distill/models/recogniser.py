@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from distill.config.model import Model as ModelSettings
 from distill.models import streaming
-from distill.models.frontend import build_front_end
+from distill.models.encoder import Encoder
+from distill.models.front_end import build_front_end
 from distill.models.streaming import StreamState
-from distill.models.transformer import Encoder
 
 
 class Output(NamedTuple):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from distill.batch import valid_mask
 from distill.config.model import Streaming
-from distill.models.transformer import KeyValue
+from distill.models.encoder import KeyValue
 
 if TYPE_CHECKING:
     from distill.models.recogniser import Recogniser

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distill.models.encoder import KeyValue
 from distill.models.recogniser import Recogniser
 from distill.models.streaming import StreamState
-from distill.models.transformer import KeyValue
 
 
 def key(model: Recogniser, state: StreamState) -> Hashable:

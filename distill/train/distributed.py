@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,7 +14,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from distill.launch import PEER_GONE
+PEER_GONE = re.compile(
+    r"another rank stopped|gloo|nccl|connection (closed|reset|refused)|(closed|reset) by peer|broken pipe"
+    "|failed to recv|timed out",
+    re.IGNORECASE,
+)
+
 
 Item = TypeVar("Item")
 LONGEST_WAIT = 1800.0  # seconds in a collective; DISTILL_TIMEOUT is another value

@@ -20,8 +20,8 @@ from distill.batch import Batch
 from distill.config.training import Optim, Saving
 from distill.losses.objective import Losses, Targets
 from distill.models import checkpoint
+from distill.models.encoder import Encoder
 from distill.models.recogniser import Recogniser, count_parameters
-from distill.models.transformer import Encoder
 from distill.train.distributed import Ranks
 from distill.train.monitor import Monitor
 from distill.train.schedule import learning_rate

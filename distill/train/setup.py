@@ -15,16 +15,16 @@ from distill.data.lattices import Lattices
 from distill.data.loader import SpeechDataset, TrainLoader, fbank_statistics, in_order, level, load_cuts, train_loader
 from distill.data.numerators import Numerators, usable
 from distill.files import replacing
-from distill.fsa import Hmm
 from distill.fsa.formats import load_fsa
+from distill.fsa.graph import Hmm
 from distill.graphs.lexicon import Lang
 from distill.graphs.numerator import UnitLm
 from distill.losses.mmi import build_mmi
 from distill.losses.objective import build_objective
 from distill.models import checkpoint
-from distill.models.build import build_model, copy_matching
-from distill.models.frontend import FbankFrontEnd, FrontEnd, WaveFrontEnd
+from distill.models.front_end import FbankFrontEnd, FrontEnd, WaveFrontEnd
 from distill.models.recogniser import Recogniser
+from distill.models.transfer import build_model, copy_matching
 from distill.train.distributed import Ranks
 from distill.train.loop import Trainer
 from distill.train.teacher import TeacherTargets

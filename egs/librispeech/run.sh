@@ -13,11 +13,11 @@ begin "$@"
 run 0 "corpus, manifests, cut sets" prepare_corpus.py
 run 1 "Fbank features" compute_fbank.py
 run 2 "lexicon and units" prepare_lang.py
-run 3 "n-gram language models" train_lm.py
+run 3 "n-gram language models" train_ngrams.py
 run 4 "denominator and decoding graph" compile_graphs.py
 run 5 "teacher's first weights" init_teacher.py
 run 6 "teacher, LF-MMI on the labelled part" train.py --stage 6
-run 7 "teacher's numerators for the unlabelled part" make_numerators.py
+run 7 "teacher's numerators for the unlabelled part" label_unlabelled.py
 run 8 "T -> SN" train.py --stage 8
 run 9 "SN -> SS" train.py --stage 9
 run 10 "decoding" decode.py

@@ -18,17 +18,17 @@ from lhotse import CutSet, Recording, SupervisionSegment
 
 from distill.batch import Batch
 from distill.config.experiment import Experiment
-from distill.data.distort import Distortion
+from distill.data.augment import Distortion
 from distill.data.loader import SpeechDataset, TrainLoader, in_order
 from distill.data.numerators import Numerators
-from distill.fsa import NativeEngine
 from distill.graphs.lexicon import Lang, Lexicon, write_lang
-from distill.graphs.ngram import train_unit_ngram
 from distill.graphs.numerator import UnitLm
+from distill.graphs.unit_ngram import train_unit_ngram
+from distill.lfmmi import NativeEngine
 from distill.losses.mmi import LfMmi
 from distill.losses.objective import build_objective
 from distill.models import checkpoint
-from distill.models.build import build_model
+from distill.models.transfer import build_model
 from distill.train.distributed import Ranks, join
 from distill.train.loop import Trainer
 from distill.train.teacher import TeacherTargets

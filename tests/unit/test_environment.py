@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from distill import extras
-from distill.stages import run_script
+from distill.recipe.script import run_script
 
 ROOT = Path(__file__).resolve().parents[2]
 FETCH = ROOT / "local" / "fetch_wheel.py"
@@ -189,7 +189,7 @@ runpy.run_path({argv!r}[0], run_name="__main__")
     ("module", "argv", "extra"),
     [
         ("websockets", ["tools/serve.py", "--experiment", "none"], "serve"),
-        ("websockets", ["tools/bench_server.py", "--experiment", "none"], "serve"),
+        ("websockets", ["benchmarks/server.py", "--experiment", "none"], "serve"),
     ],
 )
 def test_a_tool_names_the_extra_that_it_lacks(module: str, argv: list[str], extra: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,31 +13,27 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = sorted((ROOT / "distill").rglob("*.py"))
-SCRIPTS = sorted([*(ROOT / "local").glob("*.py"), *(ROOT / "tools").glob("*.py")])
-BASE = {"config", "batch", "text", "features", "files", "extras"}
+SCRIPTS = sorted(path for folder in ("local", "tools", "benchmarks") for path in (ROOT / folder).glob("*.py"))
+BASE = {"config", "batch", "text", "fbank", "files", "extras"}
+GRAPHS = BASE | {"kernels", "fsa", "search", "lfmmi", "graphs"}
 MAY_IMPORT = {
-    "config": {"stages", "files"}, "batch": set(), "text": {"files"}, "features": {"batch", "config", "files"},
-    "files": set(), "locks": set(), "contents": set(), "folders": set(), "launch": set(), "extras": set(),
-    "stages": {"files", "locks", "contents", "folders", "launch", "extras"},
-    "report": {"files", "folders"}, "differences": {"report", "files"},
-    "pareto": {"report", "files"}, "speed": {"report", "pareto", "files"}, "benchmarks": {"report", "files"},
-    "language_models": {"report", "differences", "files", "folders"},
-    "confidences": {"report", "speed", "decode", "files"},
-    "fsa": BASE,
-    "graphs": BASE | {"fsa"},
-    "data": BASE | {"fsa", "graphs"},
-    "models": BASE,
-    "losses": BASE | {"fsa"},
-    "lm": BASE | {"graphs", "models"},
-    "decode": BASE | {"fsa", "graphs", "models"},
-    "train": BASE | {"launch", "fsa", "graphs", "data", "models", "losses", "decode", "lm"},
-    "deploy": BASE | {"models", "decode"},
+    "config": {"files"}, "batch": {"config"}, "text": {"files"}, "fbank": {"batch", "config", "files"},
+    "files": set(), "extras": set(), "kernels": {"files"},
+    "fsa": BASE, "search": BASE | {"kernels", "fsa"}, "lfmmi": BASE | {"kernels", "fsa", "search"},
+    "graphs": GRAPHS, "data": GRAPHS, "models": BASE, "losses": BASE | {"fsa", "lfmmi"}, "lm": GRAPHS | {"models"},
+    "scoring": BASE, "decode": GRAPHS | {"models", "scoring"},
+    "train": GRAPHS | {"data", "models", "losses", "decode", "lm"},
+    "export": BASE | {"models"}, "runtime": BASE | {"models", "decode", "export"},
+    "server": BASE | {"runtime", "decode", "models"}, "report": BASE | {"scoring"},
+    "recipe": GRAPHS | {"data", "models", "losses", "lm", "scoring", "decode", "train", "export", "runtime", "report"},
 }  # fmt: skip
+"""Rooms and files at the root, and what each may import; a room below another is part of it."""
 ONLY_IN = {
-    "lhotse": ("data/",), "k2": ("fsa/k2.py",), "onnx": ("deploy/",), "onnxruntime": ("deploy/",),
-    "argparse": ("stages.py",), "transformers": ("models/pretrained",), "s3prl": ("models/pretrained",),
-    "triton": ("fsa/triton",),
+    "lhotse": ("data/",), "k2": ("lfmmi/k2.py",), "onnx": ("export/",), "onnxruntime": ("export/", "runtime/"),
+    "argparse": ("recipe/",), "transformers": ("models/pretrained",), "s3prl": ("models/pretrained",),
+    "triton": ("lfmmi/triton",),
 }  # fmt: skip
+BEING_MENDED = {"distill.models.streaming": {"distill.models.recogniser"}}
 LONGEST_FUNCTION = 60
 
 
@@ -46,7 +43,7 @@ def name_of(path: Path) -> str:
 
 def imported(path: Path) -> Iterator[str]:
     """Full names of the modules a file imports, wherever in the file."""
-    package = ("distill", *path.relative_to(ROOT / "distill").parent.parts)
+    package = path.relative_to(ROOT).parent.parts
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -69,6 +66,37 @@ def test_imports_point_one_way(path: Path) -> None:
     assert wrong_directions(path) == []
 
 
+def test_no_files_import_each_other_in_a_circle() -> None:
+    files = {".".join(("distill", *path.relative_to(ROOT / "distill").with_suffix("").parts)): path for path in LIBRARY}
+    files = {name.removesuffix(".__init__"): path for name, path in files.items()}
+    below = {
+        name: {m if m in files else m.rpartition(".")[0] for m in imported(path)} & set(files)
+        for name, path in files.items()
+    }
+    done: set[str] = set()
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, " -> ".join((*way[way.index(name) :], name))
+        if name not in done:
+            for other in below[name] - {name} - BEING_MENDED.get(name, set()):
+                visit(other, (*way, name))
+            done.add(name)
+
+    for name in files:
+        visit(name, ())
+
+
+def test_no_script_imports_a_script() -> None:
+    scripts = {path.stem: path for path in SCRIPTS if "__main__" in path.read_text(encoding="utf-8")}
+    for path in SCRIPTS:
+        modules = list(imported(path))
+        beside = {p.stem for p in SCRIPTS if p.parent == path.parent} if path.parent.name != "benchmarks" else set()
+        assert not beside & {module.split(".")[0] for module in modules}, path.name
+        of_package = {m.split(".")[1] for m in modules if m.startswith(("benchmarks.", "local.", "tools."))}
+        assert not (bare & {p.stem for p in SCRIPTS if p.parent == path.parent} - sys.stdlib_module_names)
+        assert not of_package & set(scripts), f"{path.name} imports {of_package & set(scripts)}"
+
+
 @pytest.mark.parametrize("path", LIBRARY, ids=name_of)
 def test_each_foreign_library_has_one_place(path: Path) -> None:
     foreign = {module.split(".")[0] for module in imported(path)}
@@ -79,20 +107,11 @@ def test_each_foreign_library_has_one_place(path: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "files.py",
-        "locks.py",
-        "contents.py",
-        "folders.py",
-        "stages.py",
-        "extras.py",
-        "report.py",
-        "differences.py",
-        "language_models.py",
-        "speed.py",
-        "pareto.py",
-        "data/layout.py",
+        "files.py", "extras.py", "config/names.py", "recipe/locks.py", "recipe/contents.py", "recipe/folders.py",
+        "recipe/stage.py", "recipe/options.py", "recipe/script.py", "report/recognition.py", "report/differences.py",
+        "report/language_models.py", "report/speed.py", "report/pareto.py", "data/layout.py",
     ],
-)
+)  # fmt: skip
 def test_what_every_call_imports_is_quick(name: str) -> None:
     heavy = {"torch", "numpy", "lhotse", "pydantic"}
     assert heavy.isdisjoint(module.split(".")[0] for module in imported(ROOT / "distill" / name))

@@ -62,5 +62,5 @@ def test_help_needs_no_extra(path: Path) -> None:
 
 
 def test_what_is_needed_is_followed_through_our_modules() -> None:
-    assert "onnx" in needed(ROOT / "distill/deploy/onnx.py")
+    assert "onnx" in needed(ROOT / "distill/export/onnx.py")
     assert "torch" in needed(ROOT / "tools/size.py") and "pydantic" in needed(ROOT / "local/check_call.py")

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from distill.config.model import Model
-from distill.models.build import build_model
 from distill.models.pretrained.names import listed
 from distill.models.pretrained.sources import Checkpoint
 from distill.models.recogniser import Recogniser
+from distill.models.transfer import build_model
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from distill.config.graphs import Graphs
-from distill.data.grammar import Grammar
-from distill.fsa import DecodingGraph, Fsa
+from distill.data.synthetic.sentences import Grammar
+from distill.fsa.graph import Fsa
+from distill.fsa.lattice import DecodingGraph
 from distill.graphs.decoding_graph import build_hlg
 from distill.graphs.denominator import build_denominator
 from distill.graphs.lexicon import Lang, Lexicon, write_lang

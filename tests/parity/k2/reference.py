@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill.fsa import Fsa
+from distill.fsa.graph import Fsa
 from distill.graphs.topology import Topology
 
 GRID = 2.0**-10

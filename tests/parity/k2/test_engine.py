@@ -10,14 +10,16 @@ import torch
 from conftest import Mini, spoken
 from reference import log_probs
 
-from distill.decode.greedy import best_units
-from distill.decode.lattice import GraphDecoder
-from distill.fsa import Fsa, Search, build_engine
-from distill.fsa.k2 import K2Engine
-from distill.graphs.context import count_pairs, tied_left_biphones
+from distill.decode.denominator_path import best_units
+from distill.decode.graph_decoder import GraphDecoder
+from distill.fsa.graph import Fsa
+from distill.fsa.lattice import Search
+from distill.graphs.biphones import count_pairs, tied_left_biphones
 from distill.graphs.decoding_graph import build_hlg
 from distill.graphs.denominator import Pronouncer
 from distill.graphs.topology import Topology, monophones
+from distill.lfmmi import build_engine
+from distill.lfmmi.k2 import K2Engine
 
 
 def tied(mini: Mini) -> Topology:

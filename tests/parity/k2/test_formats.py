@@ -11,7 +11,6 @@ import torch
 from conftest import Mini
 from reference import acceptor, frames_graph, rounded
 
-from distill.fsa import DecodingGraph, Fsa
 from distill.fsa.epsilons import decoding_graph_from_k2_dict, decoding_graph_to_k2_dict, frames_only
 from distill.fsa.formats import (
     from_k2_dict,
@@ -26,6 +25,8 @@ from distill.fsa.formats import (
     save_fsa,
     to_openfst_text,
 )
+from distill.fsa.graph import Fsa
+from distill.fsa.lattice import DecodingGraph
 from distill.graphs.decoding_graph import lexicon_fst
 from distill.graphs.topology import monophones
 

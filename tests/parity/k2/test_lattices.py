@@ -10,8 +10,9 @@ import pytest
 import torch
 from conftest import Mini, spoken
 
-from distill.fsa import DecodingGraph, Engine, Lattice, Search, build_engine
-from distill.fsa.sequences import Hearing, determinised
+from distill.fsa.lattice import DecodingGraph, Lattice, Search
+from distill.lfmmi import Engine, build_engine
+from distill.search.determinise import Hearing, determinised
 
 SEARCH = Search(beam=30.0, lattice_beam=5.0, max_active=100_000)  # nothing near the best is lost on the way
 

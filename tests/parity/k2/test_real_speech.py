@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from distill.decode.lattice import GraphDecoder
+from distill.decode.graph_decoder import GraphDecoder
+from distill.decode.nbest import Weights
 from distill.decode.ngram_rescoring import ArpaWalk, Exchange, rescored
 from distill.decode.online import OnlineDecoder, OnlineSearch
-from distill.decode.rescoring import Weights
-from distill.fsa import Search, build_engine
 from distill.fsa.epsilons import decoding_graph_to_k2_dict
-from distill.fsa.k2 import segments
+from distill.fsa.lattice import Search
 from distill.graphs.arpa import read_arpa
 from distill.graphs.word_ngram import train_word_ngram
+from distill.lfmmi import build_engine
+from distill.lfmmi.k2 import segments
 from tests.real_speech import Real, load_real
 
 SEARCH = Search(beam=15.0, lattice_beam=5.0, max_active=5000)

@@ -10,15 +10,17 @@ from conftest import Mini, spoken
 from reference import acceptor, frames_graph, log_probs, rounded, score
 from torch import Tensor
 
-from distill.fsa import DecodingGraph, Engine, Fsa, Hmm, Search, build_engine
 from distill.fsa.formats import hmm_from_k2_dict
-from distill.fsa.sequences import Hearing, determinised
-from distill.graphs.context import count_pairs, tied_left_biphones
+from distill.fsa.graph import Fsa, Hmm
+from distill.fsa.lattice import DecodingGraph, Search
+from distill.graphs.biphones import count_pairs, tied_left_biphones
 from distill.graphs.denominator import Pronouncer
 from distill.graphs.numerator import UnitLm, lattice_graph, sequences_graph, transcript_graph
+from distill.graphs.numerator_weights import with_lm
 from distill.graphs.topology import Topology, monophones
-from distill.graphs.weighting import with_lm
+from distill.lfmmi import Engine, build_engine
 from distill.losses.mmi import LfMmi
+from distill.search.determinise import Hearing, determinised
 
 UNITS = 5  # blank and four units
 ENGINES = ("native", "torch", "k2")
@@ -148,7 +150,7 @@ def test_numerators_of_lattices(engine: Engine, mini: Mini, heard: list[Fsa], ki
 
 
 def test_outputs_that_may_not_stand(engine: Engine, mini: Mini) -> None:
-    """Time windows forbid outputs by -inf (`distill.fsa.frames`)."""
+    """Time windows forbid outputs by -inf (`distill.lfmmi.frame_constraints`)."""
     topology, lengths = mini.lang.topology, torch.tensor([40, 33])
     probs = log_probs(2, 40, topology.num_outputs, FLAT, 6)
     generator = torch.Generator().manual_seed(0)

@@ -16,8 +16,8 @@ import pytest
 from lhotse import CutSet
 
 from distill.data import corpora, layout
-from distill.data.checks import Skipped
 from distill.data.cuts import write_cut_sets, write_manifests
+from distill.data.manifests import Skipped
 from tests.support.bad_corpora import LAYOUTS, LIBRISPEECH, PARTS, Made, make
 
 COUNT = int(os.environ.get("DISTILL_BAD_CORPORA", "150"))

@@ -10,10 +10,9 @@ import soundfile
 from lhotse import CutSet
 
 from distill.data import corpora, layout
-from distill.data.checks import Skipped
 from distill.data.cuts import write_cut_sets, write_manifests
-
-from .conftest import write_tone
+from distill.data.manifests import Skipped
+from tests.support.corpora import write_tone
 
 
 def prepare(corpus: Path, out: Path, roles: layout.Roles = layout.LIBRISPEECH) -> Skipped:

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from distill.data import corpus_text, layout
-
-from .test_corpora import write_commands
+from tests.unit.data.test_corpora import write_commands
 
 ORDERS = Path(__file__).parents[3] / "egs/spoken_commands/orders.txt"
 

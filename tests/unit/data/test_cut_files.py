@@ -12,10 +12,9 @@ import pytest
 import soundfile
 from lhotse import CutSet, Recording, SupervisionSegment
 
-from distill.data.checks import Manifest, Skipped, check_manifest
 from distill.data.cut_files import prepare_cuts
-
-from .conftest import write_tone
+from distill.data.manifests import Manifest, Skipped, check_manifest
+from tests.support.corpora import write_tone
 
 
 def cut(root: Path, name: str = "u2") -> dict[str, Any]:

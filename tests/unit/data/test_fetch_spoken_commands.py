@@ -18,8 +18,7 @@ import pytest
 import soundfile
 
 from distill.data import layout
-
-from .test_corpora import write_commands
+from tests.unit.data.test_corpora import write_commands
 
 FETCH = Path(__file__).parents[3] / "egs/spoken_commands/fetch.py"
 FILES = {

@@ -11,9 +11,8 @@ import pytest
 import soundfile
 
 from distill.data import kaldi
-from distill.data.checks import Manifest, Skipped, check_manifest
-
-from .conftest import write_tone
+from distill.data.manifests import Manifest, Skipped, check_manifest
+from tests.support.corpora import write_tone
 
 
 def write(root: Path, **tables: str) -> Path:

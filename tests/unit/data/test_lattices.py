@@ -12,13 +12,13 @@ import torch
 from distill.config.training import Data
 from distill.data.lattices import Heard, Lattices, Shard, finish, missing, shard_of, shard_path, write_shard
 from distill.data.numerators import Numerators
-from distill.fsa import Numerator
-from distill.fsa.sequences import SequenceGraph
+from distill.fsa.graph import Numerator
 from distill.graphs.lexicon import Lang, Lexicon, write_lang
-from distill.graphs.ngram import train_unit_ngram
 from distill.graphs.numerator import UnitLm
+from distill.graphs.unit_ngram import train_unit_ngram
 from distill.losses.mmi import LfMmi
-from tests.unit.graphs.test_weighting import ENGINE, HEARD, OUTPUTS, language
+from distill.search.determinise import SequenceGraph
+from tests.unit.graphs.test_numerator_weights import ENGINE, HEARD, OUTPUTS, language
 
 SHIFT, BEAM = 0.02, 6.0
 
@@ -205,7 +205,7 @@ def test_text_comes_before_lattices_and_problems_are_told(lang: Lang, part: Path
 
 
 def test_sequences_that_the_lm_forbids_are_a_problem(lang: Lang, part: Path) -> None:
-    from distill.fsa import Fsa
+    from distill.fsa.graph import Fsa
 
     nothing = UnitLm(Fsa.from_arcs([(0, 1, 3, 0.0), (1, 2, 3, 0.0)], {2: 0.0}, 3), OUTPUTS)
     made = Numerators(lang, nothing, Lattices([part]), Data(numerator="one_best"))

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from distill.data.noise import NoiseClips, add_noise, coloured_noise, rms
-
-from .conftest import write_tone
+from tests.support.corpora import write_tone
 
 
 @pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0])

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from distill.data import synthesis
-from distill.data.grammar import Grammar
+from distill.data.synthetic import speech as synthesis
+from distill.data.synthetic.sentences import Grammar
 
 MINI = Path(__file__).parents[3] / "egs/librispeech/mini"
 

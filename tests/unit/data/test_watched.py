@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from distill.data.layout import files_of_own, own_roles
-from distill.stages import Stage, run_stage
+from distill.recipe.stage import Stage, run_stage
 
 
 @pytest.fixture

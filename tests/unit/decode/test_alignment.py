@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from distill.decode.alignment import align, viterbi
-from distill.decode.greedy import collapse
-from distill.decode.lattice import GraphDecoder
-from distill.decode.times import WordTimes
-from distill.fsa import NativeEngine
+from distill.decode.denominator_path import collapse
+from distill.decode.graph_decoder import GraphDecoder
+from distill.decode.word_times import WordTimes
 from distill.graphs.numerator import transcript_graph
-from tests.unit.decode.conftest import Small, random_log_probs, spoken
+from distill.lfmmi import NativeEngine
+from tests.support.decoding import Small, random_log_probs, spoken
 
 FRAME = 0.02
 

@@ -10,23 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distill.decode.confidence import (
-    Judged,
-    calibration,
-    fitted,
-    judged,
-    normalised_cross_entropy,
-    write_calibration,
-    write_words,
-)
-from distill.decode.lattice import GraphDecoder
+from distill.decode.confidence import write_words
+from distill.decode.graph_decoder import GraphDecoder
+from distill.decode.nbest import candidate_lists
 from distill.decode.recognise import recognise, without_blanks
-from distill.decode.reliability import reliability_svg
-from distill.decode.rescoring import candidate_lists
-from distill.decode.times import Word
-from distill.decode.wer import score
-from distill.fsa import NativeEngine, Search
-from tests.unit.decode.conftest import Small, random_log_probs, spoken
+from distill.fsa.lattice import Search
+from distill.lfmmi import NativeEngine
+from distill.report.reliability_plot import reliability_svg, write_calibration
+from distill.scoring.calibration import Judged, calibration, fitted, judged, normalised_cross_entropy
+from distill.scoring.wer import score
+from distill.text import Word
+from tests.support.decoding import Small, random_log_probs, spoken
 
 
 def drawn(count: int, slope: float = 1.0, seed: int = 0) -> list[Judged]:

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distill.decode.lattice import GraphDecoder
+from distill.decode.graph_decoder import GraphDecoder
+from distill.decode.nbest import Weights, candidates, score_all
 from distill.decode.ngram_rescoring import ArpaWalk, Exchange, as_plain, rescored
-from distill.decode.rescoring import Weights, candidates, score_all
-from distill.fsa import NativeEngine, Search
+from distill.fsa.lattice import Search
 from distill.graphs.arpa import read_arpa
-from tests.unit.decode.conftest import LEXICON, SENTENCES, Small, make_small, random_log_probs
+from distill.lfmmi import NativeEngine
+from tests.support.decoding import LEXICON, SENTENCES, Small, make_small, random_log_probs
 
 WIDE = Search(200.0, 200.0, 0)
 FRAMES = 5

@@ -13,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.decode.endpoint import KALDI, PATIENT, SHERPA, Endpoint, Rule
-from distill.decode.lattice import GraphDecoder
+from distill.decode.graph_decoder import GraphDecoder
 from distill.decode.online import OnlineDecoder, OnlineSearch, Progress, load_lang
-from distill.decode.times import Unit, confidences, spans_of
-from distill.fsa import Lattice, NativeEngine, Search
-from distill.fsa.sequences import arc_posteriors, best_path
-from tests.unit.decode.conftest import Small, random_log_probs, spoken
+from distill.decode.word_times import Unit, confidences, spans_of
+from distill.fsa.lattice import Lattice, Search
+from distill.lfmmi import NativeEngine
+from distill.search.determinise import arc_posteriors, best_path
+from tests.support.decoding import Small, random_log_probs, spoken
 
 FRAME = 0.02
 

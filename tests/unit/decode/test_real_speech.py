@@ -9,11 +9,12 @@ import kaldifst
 import numpy as np
 import pytest
 
-from distill.decode.lattice import GraphDecoder, best_paths
+from distill.decode.graph_decoder import GraphDecoder, best_paths
 from distill.decode.online import OnlineDecoder, OnlineSearch
 from distill.decode.recognise import recognise
-from distill.decode.wer import score
-from distill.fsa import NativeEngine, Search
+from distill.fsa.lattice import Search
+from distill.lfmmi import NativeEngine
+from distill.scoring.wer import score
 from tests.real_speech import Real, load_real
 
 FRAME = 0.02

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from distill.config.experiment import Experiment
-from distill.decode.rescoring import Candidates
-from distill.lm.settings import LanguageModel
+from distill.config.language_model import LanguageModel
+from distill.decode.nbest import Candidates
 
 LOCAL = Path(__file__).parents[3] / "local"
 # on dev the language model knows better than the search, on test-clean it is the other way round
@@ -36,7 +36,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(rescore, "found", found)
     monkeypatch.setattr(rescore, "write_errors", lambda *_: None)
     yield SimpleNamespace(choose=rescore.choose, write=rescore.write, asked=asked)
-    for name in ("rescore", "decode", "ngram_methods", "graph_search", "model_outputs", "side_by_side"):
+    for name in ("rescore", "decode"):
         sys.modules.pop(name, None)
 
 

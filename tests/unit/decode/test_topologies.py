@@ -9,17 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from distill.decode.greedy import best_labels, best_units
-from distill.decode.lattice import GraphDecoder
-from distill.fsa import Fsa, NativeEngine, Search
-from distill.graphs.context import count_pairs, left_biphones, tied_left_biphones
+from distill.decode.denominator_path import best_labels, best_units
+from distill.decode.graph_decoder import GraphDecoder
+from distill.fsa.graph import Fsa
+from distill.fsa.lattice import Search
+from distill.graphs.biphones import count_pairs, left_biphones, tied_left_biphones
+from distill.graphs.bpe import PAUSE, char_lexicon, char_symbols
 from distill.graphs.decoding_graph import build_hlg
 from distill.graphs.lexicon import Lang, Lexicon, write_lang
-from distill.graphs.ngram import train_unit_ngram
-from distill.graphs.pieces import PAUSE, char_lexicon, char_symbols
 from distill.graphs.topology import KINDS, Topology, monophones, save_topology
+from distill.graphs.unit_ngram import train_unit_ngram
 from distill.graphs.word_ngram import train_word_ngram
-from tests.unit.decode.conftest import Small, random_log_probs
+from distill.lfmmi import NativeEngine
+from tests.support.decoding import Small, random_log_probs
 from tests.unit.graphs.test_topology import CONTEXTS, labellings, make, path_weights, random_graph, sequences
 
 FRAMES = 4

@@ -26,8 +26,8 @@ from distill.fsa.formats import (
     transducer_to_k2_dict,
 )
 from distill.fsa.graph import Fsa
-from distill.fsa.native import NativeEngine
 from distill.graphs import topology
+from distill.lfmmi.native import NativeEngine
 
 
 def graph(seed: int = 0, states: int = 5, labels: int = 4) -> Fsa:

@@ -15,7 +15,7 @@ import kaldilm
 import pytest
 
 from distill.graphs.arpa import WordLm, read_arpa
-from distill.graphs.grammar import grammar_fst
+from distill.graphs.grammar_fst import grammar_fst
 from distill.graphs.word_ngram import train_word_ngram
 
 SENTENCES = ["GO TO NINE", "GO TO NINE", "GO TO ANNA", "TWO AN NINE", "A GO", "ANNA", "GO TO NINE TOO TOO TOO"]

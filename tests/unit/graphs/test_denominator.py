@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from distill.config.graphs import Graphs
-from distill.graphs import ngram
+from distill.graphs import unit_ngram as ngram
 from distill.graphs.denominator import Pronouncer, build_denominator
 from distill.graphs.lexicon import Lang
-from distill.graphs.ngram import unit_perplexity
+from distill.graphs.unit_ngram import unit_perplexity
 
 
 def test_silence_and_pronunciations_are_drawn_at_their_rates(lang: Lang) -> None:

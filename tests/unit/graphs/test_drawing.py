@@ -11,11 +11,11 @@ import kaldifst
 import pytest
 import torch
 
-from distill.fsa import Fsa
 from distill.fsa.formats import k2_dict, save_fsa
+from distill.fsa.graph import Fsa
 from distill.graphs.drawing import RADIUS, draw, picture_of, read_content
-from distill.graphs.ngram import train_unit_ngram
 from distill.graphs.numerator import transcript_graph
+from distill.graphs.unit_ngram import train_unit_ngram
 from tools import draw_graph
 
 NAMES = {1: "AH", 2: "B<", 3: "K"}

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from distill.fsa import Fsa, NativeEngine
+from distill.fsa.graph import Fsa
 from distill.graphs import topology
 from distill.graphs.numerator import UnitLm, sequences_graph, transcript_graph
-from distill.graphs.weighting import with_lm
+from distill.graphs.numerator_weights import with_lm
+from distill.lfmmi import NativeEngine
 
 UNITS = 4
 

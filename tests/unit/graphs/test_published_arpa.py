@@ -15,7 +15,7 @@ import pytest
 
 from distill.config.graphs import Graphs
 from distill.data import layout
-from distill.fsa import DecodingGraph
+from distill.fsa.lattice import DecodingGraph
 from distill.graphs.arpa import normalise_arpa, read_arpa
 from distill.graphs.decoding_graph import build_hlg
 from distill.graphs.lexicon import Lang, Lexicon, write_lang
@@ -49,10 +49,10 @@ ngram 3=1
 def stages(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     monkeypatch.syspath_prepend(str(LOCAL))
     import prepare_corpus
-    import train_lm
+    import train_ngrams
 
-    yield SimpleNamespace(corpus=prepare_corpus, lm=train_lm)
-    for name in ("prepare_corpus", "train_lm"):
+    yield SimpleNamespace(corpus=prepare_corpus, lm=train_ngrams)
+    for name in ("prepare_corpus", "train_ngrams"):
         sys.modules.pop(name, None)
 
 

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from distill.fsa import Fsa, NativeEngine
+from distill.fsa.graph import Fsa
 from distill.graphs import topology
-from distill.graphs.context import count_pairs, left_biphones, tied_left_biphones
+from distill.graphs.biphones import count_pairs, left_biphones, tied_left_biphones
 from distill.graphs.topology import KINDS, Topology, load_topology, monophones, save_topology
+from distill.lfmmi import NativeEngine
 
 UNITS = 4  # blank and three units
 # (1, 2) and (2, 1) often, unit 3 so rarely that it shares outputs with nothing but other rare units

@@ -15,7 +15,7 @@ import pytest
 from distill.graphs import word_ngram
 from distill.graphs.arpa import read_arpa
 from distill.graphs.word_ngram import train_word_ngram
-from tests.unit.graphs.test_ngram import witten_bell
+from tests.unit.graphs.test_unit_ngram import witten_bell
 
 SENTENCES = ["GO TO NINE", "GO TO NINE", "GO TO ANNA", "TWO AN NINE", "A GO", "ANNA", "GO TO NINE TOO TOO TOO"]
 Ngram = tuple[str, ...]

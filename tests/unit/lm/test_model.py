@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from distill.config.language_model import Model
 from distill.lm.model import TransformerLm, build_lm, count_parameters
 from distill.lm.scoring import log_probabilities
-from distill.lm.settings import Model
 from distill.lm.text import PADDING, padded
 
 UNITS = 11

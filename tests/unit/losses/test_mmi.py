@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from distill.config.training import Objective as Settings
-from distill.fsa import Fsa, NativeEngine, TorchEngine
+from distill.fsa.graph import Fsa
 from distill.graphs import topology
+from distill.lfmmi import NativeEngine, TorchEngine
 from distill.losses.mmi import LfMmi, build_mmi
 from tests.unit.losses.test_objective import LENGTHS, UNITS, linear_graph, loop_graph
 

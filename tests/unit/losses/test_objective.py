@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from distill.config.training import Objective as Settings
-from distill.fsa import Fsa, NativeEngine
+from distill.fsa.graph import Fsa
 from distill.graphs import topology
+from distill.lfmmi import NativeEngine
 from distill.losses.mmi import LfMmi
 from distill.losses.objective import Objective, Targets, build_objective, fit_frames
 from distill.models.recogniser import Head

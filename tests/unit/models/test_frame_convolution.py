@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from distill.config.model import FrontEnd
-from distill.models.frontend import build_front_end, frame_convolution
+from distill.models.front_end import build_front_end, frame_convolution
 
 
 @pytest.mark.parametrize("bias", [False, True])

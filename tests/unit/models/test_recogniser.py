@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.config.model import Encoder, FrontEnd, Mask, Model, Streaming
+from distill.models.encoder import mask_spans
 from distill.models.recogniser import Recogniser
-from distill.models.transformer import mask_spans
-from tests.unit.models.streams import assert_step_equals_forward
+from tests.support.streams import assert_step_equals_forward
 
 HOP, CHUNK, HISTORY = 32, 4, 6
 SMALL = FrontEnd(

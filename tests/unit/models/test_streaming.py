@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from distill.batch import SAMPLE_RATE
 from distill.config.experiment import Experiment
 from distill.config.model import Encoder, FrontEnd, Model, Streaming
+from distill.models.encoder import attention_mask, drawn
 from distill.models.latency import latency
 from distill.models.recogniser import Recogniser
-from distill.models.transformer import attention_mask, drawn
-from tests.unit.models.streams import assert_step_equals_forward
+from tests.support.streams import assert_step_equals_forward
 
 WAVE = {"norm": "frame", "norm_layers": "all", "waveform": "gain"}
 FBANK = {"input": "fbank", "norm": "frame", "waveform": "none", "mels": 20}

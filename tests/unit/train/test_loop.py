@@ -11,13 +11,14 @@ import torch
 from distill.batch import Batch
 from distill.config.experiment import Experiment
 from distill.config.training import Teacher
-from distill.fsa import Fsa, NativeEngine
+from distill.fsa.graph import Fsa
 from distill.graphs import topology
+from distill.lfmmi import NativeEngine
 from distill.losses.mmi import LfMmi
 from distill.losses.objective import build_objective
 from distill.models import checkpoint
-from distill.models.build import build_model, copy_matching
 from distill.models.recogniser import Recogniser
+from distill.models.transfer import build_model, copy_matching
 from distill.train.distributed import Ranks
 from distill.train.loop import Trainer
 from distill.train.teacher import TeacherTargets

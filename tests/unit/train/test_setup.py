@@ -12,12 +12,12 @@ from distill.config.experiment import Experiment
 from distill.data.lattices import Heard, finish, shard_path, write_shard
 from distill.fsa.formats import save_fsa
 from distill.fsa.graph import Fsa
-from distill.fsa.sequences import SequenceGraph
 from distill.graphs.lexicon import Lang, Lexicon, write_lang
-from distill.graphs.ngram import train_unit_ngram
 from distill.graphs.numerator import UnitLm
+from distill.graphs.unit_ngram import train_unit_ngram
 from distill.models import checkpoint
-from distill.train.initial import write_random
+from distill.search.determinise import SequenceGraph
+from distill.train.import_teacher import write_random
 from distill.train.setup import Folders, Graphs, initial_model, stored_numerators
 
 

@@ -1,0 +1,260 @@
+"""Graph search on real log-probabilities, one thread: ours whole and in chunks, kaldi-decoder, k2.
+
+The graph is that of the recipe, and with --text and --dictionary (CMUdict's format) also one of a bigram over
+--words words (benchmarks/words.py). Every row of a case has the same beam and max_active: `score` is the mean 1-best
+log-score of an utterance, so that rows compare at equal scores; `wer` is that of the 1-best, in percent; `of_fp32` and
+`of_int8` are its time as a share of what streaming S5 takes for the same audio in this run (random weights, which do
+not change its time). The narrowest beam whose `wer` is within 1 % of the widest one's is `enough`.
+
+    taskset -c 0 python benchmarks/decode.py --experiment egs/librispeech/exp-mini/ss --data egs/librispeech/data-mini
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.measure import measure, write_json
+from benchmarks.models import student
+from benchmarks.words import Sources, large_graph
+from distill.batch import SAMPLE_RATE
+from distill.decode.graph_decoder import GraphDecoder
+from distill.fsa.lattice import Lattice, Search
+from distill.graphs.lexicon import Lang
+from distill.lfmmi import NativeEngine
+from distill.recipe.script import command_line, run_script
+from distill.runtime.timing import run as run_session
+from distill.scoring.wer import score
+from distill.search.beam import OngoingSearch, _openfst
+
+BEAMS = ((20.0, 7000), (15.0, 2000), (13.0, 1000), (12.0, 1000), (10.0, 500))  # and max_active
+WITHIN = 1.01  # of the widest beam's word error rate
+MISSING = -20.0  # log-probability of outputs that the model does not have
+CHUNK = 16
+S5_SECONDS = 15.0
+
+Found = list[tuple[float, Sequence[int]]]  # of each utterance: score and word ids of the best path
+
+
+@dataclass(frozen=True)
+class Case:
+    """A graph with what is searched: log_probs (T, V) each, with what was said; seconds of audio in all."""
+
+    name: str
+    decoder: GraphDecoder
+    log_probs: list[np.ndarray]
+    references: list[list[str]]
+    seconds: float
+
+
+def main() -> None:
+    args = parse()
+    torch.set_num_threads(1)
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        s5 = s5_rows(Path(folder))
+        for case in cases(args, Path(folder)):
+            found = [measured(case, Search(beam, 6.0, most), args, Path(folder)) for beam, most in BEAMS]
+            rows += judged(found)
+    for each in rows:
+        for name, seconds in s5.items():
+            each[f"of_{name}"] = round(each["per_audio_second"] / seconds, 3)
+    for name, seconds in s5.items():
+        rows.append({"case": "S5 streaming", "engine": f"ONNX Runtime, {name}", "per_audio_second": round(seconds, 6)})
+    show(rows)
+    if args.json:
+        from distill.train.monitor import commit, hardware
+
+        facts = {"hardware": hardware(torch.device("cpu")), "commit": commit(), "command": command_line()}
+        write_json(args.json, {**facts, "rows": rows})
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--experiment", type=Path, required=True, help="folder of a trained model")
+    parser.add_argument("--data", type=Path, required=True, help="data folder of its recipe")
+    parser.add_argument("--set", default="test-other", help="cut set")
+    parser.add_argument("--utterances", type=int, default=100)
+    parser.add_argument("--text", type=Path, help="text of the larger graph: UTTERANCE WORDS…, as LibriSpeech's")
+    parser.add_argument("--dictionary", type=Path, help="its pronunciations, as CMUdict has them")
+    parser.add_argument("--words", type=int, default=5000)
+    parser.add_argument("--drawn", type=int, default=90_000, help="sentences that make its bigram dense")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--k2-python", type=Path, help="Python of an environment with k2, for its rows")
+    parser.add_argument("--json", type=Path, help="write the table here")
+    args = parser.parse_args()
+    if (args.text is None) != (args.dictionary is None):
+        parser.error("--text and --dictionary belong together")
+    return args
+
+
+def s5_rows(folder: Path, rounds: int = 5) -> dict[str, float]:
+    """Seconds per second of audio of streaming S5 in ONNX Runtime, by its numbers: medians."""
+    audio = (0.1 * np.random.default_rng(0).standard_normal(int(S5_SECONDS * SAMPLE_RATE))).astype(np.float32)
+    found = {}
+    for row in student("s5_stream", folder / "s5", len(audio)):
+        if row.case.endswith("streaming") and row.engine.startswith("onnx"):
+            times = [run_session(row.session, audio, row.piece)[0] for _ in range(rounds + 1)][1:]
+            found["int8" if row.int8 else "fp32"] = float(np.median(times)) / S5_SECONDS
+    return found
+
+
+def cases(args: argparse.Namespace, folder: Path) -> list[Case]:
+    """The recipe's graph, and the larger one."""
+    log_probs, references, hop = heard(args)
+    seconds = sum(map(len, log_probs)) * hop / SAMPLE_RATE
+    lang = Lang.load(args.data / "lang_phones")
+    decoder = GraphDecoder(NativeEngine(), args.data / "graphs/HLG.fst", lang)
+    found = [Case("recipe", decoder, log_probs, references, seconds)]
+    if args.text:
+        sources = Sources(args.text, args.dictionary, args.data / "text/lm.txt", args.words, args.drawn)
+        larger, hlg = large_graph(sources, folder)
+        frames = [as_outputs(each, lang, larger) for each in log_probs]
+        found.append(Case(sources.name, GraphDecoder(NativeEngine(), hlg, larger), frames, references, seconds))
+    return found
+
+
+def heard(args: argparse.Namespace) -> tuple[list[np.ndarray], list[list[str]], int]:
+    """Log-probabilities of the first utterances, what was said in them, and the samples of a frame."""
+    from distill.data.loader import SpeechDataset, in_order, load_cuts
+    from distill.decode import log_probs
+    from distill.models.checkpoint import load_recogniser
+
+    model, *_ = load_recogniser(args.experiment, avg=1)
+    cuts = load_cuts(args.data / "cuts", [args.set]).subset(first=args.utterances)
+    batches = in_order(cuts, SpeechDataset(None, None, 0, False, False), 200)
+    said = {cut.id: cut.supervisions[0].text.split() for cut in cuts}
+    names, found = zip(*log_probs.offline(model, batches))
+    return list(found), [said[name] for name in names], model.settings.front_end.hop
+
+
+def as_outputs(log_probs: np.ndarray, model: Lang, graph: Lang) -> np.ndarray:
+    """(T, V of the model) -> (T, V of the graph), columns by the units' names."""
+    place = {unit: column for column, unit in enumerate(model.units)}
+    padded = np.concatenate([log_probs, np.full((len(log_probs), 1), MISSING, np.float32)], axis=1)
+    return np.ascontiguousarray(padded[:, [place.get(unit, -1) for unit in graph.units]])
+
+
+def measured(case: Case, search: Search, args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """Rows of all engines at one beam; ratios are to ours over whole utterances."""
+    decoder = case.decoder.searching(search)
+    frames = [decoder.frames(each) for each in case.log_probs]
+    narrow = decoder.searching(Search(search.beam, 0.1, search.max_active))
+    runs: dict[str, Callable[[], Found]] = {
+        "ours": lambda: ours(decoder, case.log_probs),
+        "ours, 1-best only": lambda: ours(narrow, case.log_probs),
+        f"ours, chunks of {CHUNK} and partials": lambda: in_chunks(decoder, frames),
+        "kaldi-decoder": kaldi(decoder, frames),
+    }
+    rows = [row(case, search, engine, measure(run, args.repeats)["cpu_seconds"], run()) for engine, run in runs.items()]
+    if args.k2_python:
+        rows.append(of_k2(case, search, args, folder))
+    for each in rows:
+        each["ratio"] = round(each["per_audio_second"] / rows[0]["per_audio_second"], 2)
+    return rows
+
+
+def row(case: Case, search: Search, engine: str, seconds: float, found: Found) -> dict[str, Any]:
+    names, counts = case.decoder.words, []
+    for reference, (_, words) in zip(case.references, found):
+        counts.append(score("", reference, [names[word] for word in words]).errors)
+    return {
+        "case": case.name, "engine": engine, "beam": search.beam, "max_active": search.max_active,
+        "per_audio_second": round(seconds / case.seconds, 6), "score": round(float(np.mean([x for x, _ in found])), 3),
+        "wer": round(100 * sum(counts) / sum(map(len, case.references)), 2),
+        "states": case.decoder.graph.num_states, "arcs": len(case.decoder.graph.label),
+    }  # fmt: skip
+
+
+def judged(by_beam: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """All rows of a case, widest beam first; those of the narrowest beam that is wide enough are marked."""
+    widest = by_beam[0][0]["wer"]
+    enough = [rows for rows in by_beam if rows[0]["wer"] <= WITHIN * widest][-1]
+    return [{**each, "enough": "yes" if rows is enough else ""} for rows in by_beam for each in rows]
+
+
+def ours(decoder: GraphDecoder, log_probs: list[np.ndarray]) -> Found:
+    return [said(decoder, lattice) for lattice in decoder.lattices(log_probs)]
+
+
+def said(decoder: GraphDecoder, lattice: Lattice) -> tuple[float, Sequence[int]]:
+    best = decoder.best(lattice)
+    return best.score, [decoder.lang.words[word] for word in best.words]
+
+
+def in_chunks(decoder: GraphDecoder, frames: list[np.ndarray]) -> Found:
+    found = []
+    for each in frames:
+        search = OngoingSearch(decoder.graph, decoder.search)
+        for start in range(0, len(each), CHUNK):
+            search.feed(each[start : start + CHUNK])
+            search.best()
+        found.append(said(decoder, search.lattice(True)))
+    return found
+
+
+def kaldi(decoder: GraphDecoder, frames: list[np.ndarray]) -> Callable[[], Found]:
+    """FasterDecoder: one best path, no lattice."""
+    import kaldi_decoder
+    import kaldifst
+
+    fst = _openfst(decoder.graph)
+    options = kaldi_decoder.FasterDecoderOptions(beam=decoder.search.beam, max_active=decoder.search.max_active)
+
+    def run() -> Found:
+        scores = []
+        for each in frames:
+            found = kaldi_decoder.FasterDecoder(fst, options)
+            found.decode(kaldi_decoder.DecodableCtc(each))
+            _, path = found.get_best_path(use_final_probs=found.reached_final())
+            _, _, words, cost = kaldifst.get_linear_symbol_sequence(path)
+            scores.append((-float(cost.value1 + cost.value2), words))
+        return scores
+
+    return run
+
+
+def of_k2(case: Case, search: Search, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """k2's intersect_dense_pruned, run by another Python."""
+    path = folder / "case.pt"
+    lengths = torch.tensor([len(each) for each in case.log_probs])
+    frames = [torch.from_numpy(case.decoder.frames(each)) for each in case.log_probs]
+    padded = torch.nn.utils.rnn.pad_sequence(frames, batch_first=True)
+    graph = case.decoder.graph
+    arrays = {
+        name: torch.from_numpy(getattr(graph, name)) for name in ("first", "dst", "label", "word", "score", "final")
+    }
+    torch.save({"log_probs": padded, "lengths": lengths, "graph": arrays}, path)
+    command = [args.k2_python, "-m", "benchmarks.decode_k2", path, "--repeats", str(args.repeats)]
+    command += ["--beam", str(search.beam), "--max-active", str(search.max_active)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}  # not installed there
+    done = subprocess.run([str(each) for each in command], capture_output=True, text=True, env=environment)
+    if done.returncode:
+        sys.exit(f"k2's row failed: {done.stderr[-2000:]}")
+    figures = json.loads(done.stdout.splitlines()[-1])
+    return row(case, search, "k2", figures["cpu_seconds"], list(zip(figures["scores"], figures["words"])))
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    for each in rows:
+        shares = " ".join(f"{each.get(name, 0):6.3f}" for name in ("of_fp32", "of_int8"))
+        print(
+            f"{each['case'][:30]:30} {each['engine']:32} {each.get('beam', 0):4.0f} {each.get('max_active', 0):5d}"
+            f" {each['per_audio_second']:9.5f} s/s {each.get('ratio', 0):6.2f}  of S5 {shares}"
+            f"  score {each.get('score', 0):.3f}  WER {each.get('wer', 0):.2f} {each.get('enough', '')}"
+        )
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,167 @@
+"""Real-time factor of the paper's largest teacher and of students, on one thread, in one run.
+
+    python -m benchmarks.rtf [--seconds 15] [--rounds 5] [--json FILE] [--profile] [--students NAME,…]
+
+T1 runs in torch, fp32, over a whole utterance; each student whole and in chunks, in torch and ONNX Runtime, fp32
+and int8. Weights are random: they do not change the time. All take turns, round after round, so that a busy
+machine slows all alike; seconds are those of the processor, the ratio is T1's over a row's in the same round.
+The limit is what the row's multiply-adds would take at the speed of large matrix products on this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.measure import write_json
+from benchmarks.models import OUTPUTS, Row, load, student
+from distill.export.network import input_window
+from distill.models.cost import macs
+from distill.recipe.script import run_script
+from distill.runtime.session import SAMPLE_RATE, Session
+from distill.runtime.timing import gemm_peak, run
+from distill.runtime.torch_runner import TorchRunner, facts_of
+from distill.train.monitor import commit, hardware
+
+CONF = Path(__file__).resolve().parents[1] / "egs" / "librispeech" / "conf"
+GOALS = {  # (case, engine): times faster than T1
+    ("s5_stream streaming", "onnx"): 9, ("s5_stream streaming", "onnx int8"): 15,
+    ("s5_fbank_stream streaming", "onnx int8"): 25, ("s5_fbank40_stream streaming", "onnx int8"): 25,
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=15.0, help="length of the utterance")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--students", default="s5_stream,s5_fbank_stream,s5_fbank40_stream")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--profile", action="store_true", help="share of each kind of operator in a chunk")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    audio = (0.1 * np.random.default_rng(0).standard_normal(int(args.seconds * SAMPLE_RATE))).astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [teacher(len(audio))]
+        for name in args.students.split(","):
+            rows += student(name, Path(folder) / name, len(audio))
+        for number in range(args.rounds + 1):  # the first round warms up
+            for row in rows:
+                row.times += [run(row.session, audio, row.piece)[0]] if number or row.engine != "torch" else []
+        peaks = {False: gemm_peak(), True: int8_peak(Path(folder))}
+        found = [figures(row, rows[0], args.seconds, args.rounds, peaks) for row in rows]
+        show(found, peaks)
+        profiles = {name: profile(Path(folder), name) for name in args.students.split(",") if args.profile}
+    for name, shares in profiles.items():
+        print(f"{name}, int8 chunks: " + ", ".join(f"{kind} {share} %" for kind, share in shares.items()))
+    if args.json:
+        about: dict[str, object] = {
+            "hardware": hardware(torch.device("cpu")),
+            "commit": commit(),
+            "command": shlex.join(sys.argv),
+        }
+        about |= {"seconds_of_audio": args.seconds, "goals": list(goals(found))}
+        about |= {"gemm_gflops": peaks[False], "int8_gops": peaks[True], "profiles": profiles}
+        write_json(args.json, {**about, "rows": found})
+
+
+def goals(rows: Sequence[dict]) -> Iterator[dict]:
+    """What was wanted of the streaming rows: times faster than T1."""
+    for (case, engine), times in GOALS.items():
+        for row in rows:
+            if (row["case"], row["engine"]) == (case, engine):
+                got = f"{row['ratio']:.1f} x"
+                yield {"goal": f"{case}, {engine}: {times} x faster than T1", "got": got, "met": row["ratio"] >= times}
+
+
+def teacher(samples: int) -> Row:
+    """T1 in torch over the whole utterance."""
+    model = load("teacher")
+    session = Session(TorchRunner(model, facts_of(model, OUTPUTS, "T1"), False))
+    return Row("T1 whole", "torch", session, samples, sum(macs(model.settings, len(OUTPUTS)).values()), False, [])
+
+
+def figures(row: Row, first: Row, seconds: float, rounds: int, peaks: dict[bool, float]) -> dict:
+    """What is told of a row: medians over rounds, and the distance to what the machine could do."""
+    times, baseline = row.times[-rounds:], first.times[-rounds:]
+    ratios = [theirs / ours for theirs, ours in zip(baseline, times)]
+    spent = statistics.median(times)
+    limit = 2 * row.macs * seconds / peaks[row.int8] / 1e9
+    return {
+        "case": row.case, "engine": row.engine, "seconds": spent, "ratio": statistics.median(ratios),
+        "ratio_low": min(ratios), "ratio_high": max(ratios), "rtf": spent / seconds,
+        "macs_per_second": row.macs, "limit_seconds": limit, "share_of_peak": limit / spent,
+    }  # fmt: skip
+
+
+def int8_peak(folder: Path, size: int = 1024, repeats: int = 15) -> float:
+    """GOP/s of one thread in ONNX Runtime's product of 8-bit matrices."""
+    import onnx
+
+    from distill.runtime.onnx_runner import load_graph
+
+    path = folder / "product.onnx"
+    weight = np.random.default_rng(0).integers(-64, 64, (size, size)).astype(np.int8)
+    node = onnx.helper.make_node("MatMulInteger", ["a", "b"], ["y"])
+    a = onnx.helper.make_tensor_value_info("a", onnx.TensorProto.UINT8, [size, size])
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.INT32, [size, size])
+    graph = onnx.helper.make_graph([node], "product", [a], [y], [onnx.numpy_helper.from_array(weight, "b")])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9), str(path))
+    session, times = load_graph(path), []
+    feed = {"a": np.random.default_rng(1).integers(0, 255, (size, size)).astype(np.uint8)}
+    for _ in range(repeats):
+        start = time.process_time()
+        session.run(None, feed)
+        times.append(time.process_time() - start)
+    return 2 * size**3 / statistics.median(times) / 1e9
+
+
+def profile(folder: Path, name: str, chunks: int = 20) -> dict[str, float]:
+    """Share of each kind of operator in the time of a student's chunks, its history full, in percent, largest first."""
+    import onnxruntime
+
+    path, model = folder / name / "stream.int8.onnx", load(name)
+    streaming = model.settings.streaming
+    sizes = {"R": streaming.history_frames, "T_in": input_window(model.front_end, streaming.chunk_frames)[0]}
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.enable_profiling, options.log_severity_level = 1, True, 3
+    options.profile_file_prefix = str(path.with_suffix(""))
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    feed = {}
+    for item in session.get_inputs():
+        shape = [1, *(sizes.get(size, size) for size in item.shape[1:])]
+        feed[item.name] = np.zeros(shape, np.float32 if item.type == "tensor(float)" else np.int64)
+    feed["valid"][:], feed["processed"][:] = 10**6, 10**6
+    for _ in range(chunks):
+        session.run(None, feed)
+    spent: Counter[str] = Counter()
+    for event in json.loads(Path(session.end_profiling()).read_text()):
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            spent[event["args"]["op_name"]] += event["dur"]
+    return {name: round(100 * value / spent.total(), 1) for name, value in spent.most_common(12)}
+
+
+def show(rows: list[dict], peaks: dict[bool, float]) -> None:
+    """One table."""
+    print(f"one thread: {peaks[False]:.0f} GFLOP/s fp32 (numpy), {peaks[True]:.0f} GOP/s int8 (ONNX Runtime)")
+    print(f"{'case':28s} {'engine':10s} {'seconds':>8s} {'RTF':>7s} {'T1 / it':>8s} {'range':>13s} {'of peak':>8s}")
+    for row in rows:
+        spread = f"{row['ratio_low']:.1f}-{row['ratio_high']:.1f}"
+        print(
+            f"{row['case']:28s} {row['engine']:10s} {row['seconds']:8.3f} {row['rtf']:7.4f} {row['ratio']:8.2f}"
+            f" {spread:>13s} {100 * row['share_of_peak']:7.0f}%"
+        )
+
+
+if __name__ == "__main__":
+    run_script(main)

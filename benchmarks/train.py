@@ -1,0 +1,166 @@
+"""Speed of training on a CPU: N threads in one process against N processes of one thread.
+
+    python -m benchmarks.train --data-dir DIR --exp-dir DIR [--nj 2] [--seconds 25] [--names teacher,sn] [--json FILE]
+
+The folders are those of the mini recipe (egs/librispeech/run.sh --mini true), whole or up to stage 7. Seconds of audio
+that are trained on per second: alone, beside a process that is always busy, and beside one that keeps a core for
+itself. A part of the training set is trained on; its first epoch, in which audio is read and the teacher's targets
+are computed, is not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.measure import write_json
+from distill.recipe.script import run_script
+
+ROOT = Path(__file__).resolve().parents[1]
+CUTS = 120
+LONGEST_START = 180.0  # seconds
+SITUATIONS = {"nothing": None, "a busy process": False, "a busy process with a core of its own": True}
+GOALS = {"nothing": 1.1, "a busy process": 2.0, "a busy process with a core of its own": 8.0}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--exp-dir", type=Path, required=True)
+    parser.add_argument("--nj", type=int, default=len(os.sched_getaffinity(0)), help="threads, or processes")
+    parser.add_argument("--seconds", type=float, default=25.0, help="of each measurement")
+    parser.add_argument("--names", default="teacher,sn", help="experiments in egs/librispeech/conf/mini")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--train", default="", help=argparse.SUPPRESS)  # what the started processes do
+    args = parser.parse_args()
+    if args.train:
+        train(args)
+        return
+    rows, goals = [], []
+    for name in args.names.split(","):
+        speeds = {ranks: list(measured(args, name, ranks)) for ranks in (1, args.nj)}
+        for beside, one, several in zip(SITUATIONS, speeds[1], speeds[args.nj]):
+            for engine, speed in ((f"{args.nj} threads", one), (f"{args.nj} processes", several)):
+                rows.append({"case": name, "beside": beside, "engine": engine, "audio_seconds_per_second": speed})
+            ratio = several / one
+            rows[-1]["speed_ratio"] = ratio
+            goal = f"{name} beside {beside}: at least {GOALS[beside]} x the speed of threads"
+            goals.append({"goal": goal, "got": round(ratio, 2), "met": ratio >= GOALS[beside]})
+            print(f"{name} beside {beside}: {one:.1f} with threads, {several:.1f} with processes", flush=True)
+    if args.json:
+        write_json(args.json, {**about(args), "goals": goals, "rows": rows})
+
+
+def about(args: argparse.Namespace) -> dict[str, str]:
+    import torch
+
+    from distill.train.monitor import commit, hardware
+
+    command = f"benchmarks/train.py --data-dir DIR --exp-dir DIR --nj {args.nj} --seconds {args.seconds:g}"
+    return {"hardware": hardware(torch.device("cpu")), "commit": commit(), "command": command}
+
+
+def measured(args: argparse.Namespace, name: str, ranks: int) -> Iterator[float]:
+    """Seconds of audio per second in each situation, of a training that runs through all of them."""
+    with contextlib.closing(Training(args, name, ranks)) as training:
+        training.wait_for(2, LONGEST_START)
+        for pinned in SITUATIONS.values():
+            with busy(pinned):
+                time.sleep(2)  # until the system has moved the processes to their cores
+                first = len(training.stamps)
+                time.sleep(args.seconds)
+                training.wait_for(first + 2, 20 * args.seconds)
+                (begun, before), (ended, after) = training.stamps[first], training.stamps[-1]
+            yield (after - before) / (ended - begun)
+
+
+class Training:
+    """A training in processes of its own; `stamps` grows by (time, seconds of audio so far) with each update."""
+
+    def __init__(self, args: argparse.Namespace, name: str, ranks: int) -> None:
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+        folders = ["--data-dir", str(args.data_dir.resolve()), "--exp-dir", str(args.exp_dir.resolve())]
+        command = [sys.executable, *launcher, "-m", "benchmarks.train", *folders, "--nj", str(args.nj)]
+        threads = {"OMP_NUM_THREADS": str(args.nj // ranks), "GOMP_SPINCOUNT": "200000"}
+        self.stamps: list[tuple[float, float]] = []
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # shown only where it fails: torchrun's end is noisy
+        self.process = subprocess.Popen(
+            [*command, "--train", name], stdout=subprocess.PIPE, stderr=self.errors, text=True,
+            env={**os.environ, **threads, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def wait_for(self, count: int, seconds: float) -> None:
+        """Until there are so many stamps; raises RuntimeError where they do not come."""
+        end = time.monotonic() + seconds
+        while len(self.stamps) < count:
+            if time.monotonic() > end or self.process.poll() is not None:
+                self.errors.seek(0)
+                raise RuntimeError(f"no training within {seconds:g} s: {self.errors.read()[-3000:]}")
+            time.sleep(0.1)
+
+    def close(self) -> None:
+        """End it; torchrun ends the processes that it started."""
+        self.process.terminate()
+        self.process.wait()
+        self.errors.close()
+
+    def _read(self) -> None:
+        for line in self.process.stdout or ():
+            moment, audio = line.split()
+            self.stamps.append((float(moment), float(audio)))
+
+
+@contextlib.contextmanager
+def busy(pinned: bool | None) -> Iterator[None]:
+    """Another program at work, on the last core or wherever the system puts it; None: none."""
+    if pinned is None:
+        yield
+        return
+    core = max(os.sched_getaffinity(0))
+    pin = f"import os; os.sched_setaffinity(0, {{{core}}})\n" if pinned else ""
+    process = subprocess.Popen([sys.executable, "-c", f"{pin}while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train until killed, on a part of the cuts; the first rank prints a line for each update after the first epoch."""
+    import torch
+
+    from distill.config.experiment import Experiment
+    from distill.recipe import launch
+    from distill.train.distributed import join
+    from distill.train.setup import Folders, build_trainer
+
+    ranks, device = join("cpu")
+    torch.set_num_threads(launch.threads(args.nj))
+    experiment = Experiment.load(ROOT / f"egs/librispeech/conf/mini/{args.train}.yaml", ("data.short_first=false",))
+    data = args.data_dir
+    with tempfile.TemporaryDirectory() as folder:
+        folders = Folders(data, data / "lang_phones", data / "graphs", args.exp_dir)
+        trainer = build_trainer(experiment, folders, Path(folder), "native", ranks, device)
+        loader = trainer.batches.__self__  # type: ignore[attr-defined]
+        loader.cuts = loader.cuts.subset(first=min(CUTS, len(loader.cuts)))
+        for epoch in itertools.count():
+            for batch in trainer.batches(epoch, 0):
+                trainer._update([batch], experiment.optim.lr)
+                trainer.progress.updates += 1
+                if ranks.first and epoch:
+                    print(time.monotonic(), trainer.progress.audio_seconds, flush=True)
+
+
+if __name__ == "__main__":
+    run_script(main)

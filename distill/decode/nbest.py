@@ -1,0 +1,171 @@
+"""n-best rescoring: distinct word sequences of a lattice, ranked again with weights that a development set chose.
+
+score = acoustic + g graph + l lm + w words, all natural logs; acoustic + graph alone (g 1, l and w 0) is the
+order that the search gave. Weights are chosen by the errors they leave, on the sentences given to `tune` only.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+
+from distill.decode.graph_decoder import GraphDecoder, decode_all
+from distill.fsa.lattice import Lattice
+from distill.scoring.wer import score as scored
+from distill.search.determinise import SequenceGraph
+
+Words = tuple[str, ...]
+
+
+class Weights(NamedTuple):
+    """Factors of the graph's and the language model's scores beside the acoustic one's 1, and a score per word."""
+
+    graph: float = 1.0
+    lm: float = 0.0
+    word: float = 0.0
+
+
+UNCHANGED = Weights()
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Word sequences of an utterance, best first, and their scores: acoustic, graph, lm (K,) float64."""
+
+    words: tuple[Words, ...]
+    acoustic: np.ndarray
+    graph: np.ndarray
+    lm: np.ndarray
+
+    def with_lm(self, lm: np.ndarray) -> Candidates:
+        """The same with other scores of a language model: (K,)."""
+        return Candidates(self.words, self.acoustic, self.graph, lm)
+
+    def features(self) -> np.ndarray:
+        """What weights multiply, behind the acoustic score: (K, 4)."""
+        length = np.array([len(words) for words in self.words], dtype=np.float64)
+        return np.stack([self.acoustic, self.graph, self.lm, length], axis=1)
+
+    def best(self, weights: Weights) -> Words:
+        """The words that score best; the earlier of equals."""
+        return self.words[int(np.argmax(self.features() @ np.array([1.0, *weights])))]
+
+
+def candidates(decoder: GraphDecoder, lattice: Lattice, count: int, beam: float) -> Candidates:
+    """Up to `count` distinct word sequences within `beam` of the best; one without words where there is no path."""
+    if not lattice.num_states:
+        zero = np.zeros(1)
+        return Candidates(((),), zero, zero, zero)
+    graph = decoder.word_lattice(lattice, beam)
+    said = list(islice((ids for ids, below in graph.ranked() if below >= -beam), count))
+    parts = np.array([_parts(graph, ids) for ids in said])
+    words = tuple(tuple(decoder.words[word] for word in ids) for ids in said)
+    return Candidates(words, parts[:, 1], parts[:, 0], np.zeros(len(said)))
+
+
+def candidate_lists(
+    decoder: GraphDecoder, utterances: Iterable[tuple[str, np.ndarray]], count: int, beam: float
+) -> dict[str, Candidates]:
+    """`candidates` of (id, log-probabilities (T, V)) pairs, by id."""
+    return dict(decode_all(decoder, lambda _, lattice: candidates(decoder, lattice, count, beam), utterances))
+
+
+def _parts(graph: SequenceGraph, said: Sequence[int]) -> tuple[float, float]:
+    """Graph and acoustic score of one sequence of a deterministic graph."""
+    state = 0
+    sums = np.array(graph.best, dtype=np.float64)
+    for symbol in said:
+        first, last = np.searchsorted(graph.src, [state, state + 1])
+        arc = first + int(np.flatnonzero(graph.symbol[first:last] == symbol)[0])
+        sums += graph.graph[arc], graph.acoustic[arc]
+        state = int(graph.dst[arc])
+    sums += graph.final_graph[state], graph.final_acoustic[state]
+    return float(sums[0]), float(sums[1])
+
+
+def score_all(lists: Mapping[str, Candidates], score: Callable[[Sequence[Words]], np.ndarray]) -> dict[str, Candidates]:
+    """The candidates of all utterances with the scores of a language model, which gets them all at once."""
+    flat = [words for each in lists.values() for words in each.words]
+    values = np.asarray(score(flat), dtype=np.float64)
+    ends = np.cumsum([len(each.words) for each in lists.values()])
+    pieces = np.split(values, ends[:-1]) if len(ends) else []
+    return {name: each.with_lm(piece) for (name, each), piece in zip(lists.items(), pieces)}
+
+
+# Choosing weights
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The weights chosen, the errors they and unchanged scores leave on the development set, and all that was tried.
+
+    oracle: fewest errors of any choice among the candidates; tried: (graph, lm, word, errors) of every point.
+    """
+
+    weights: Weights
+    errors: int
+    before: int
+    oracle: int
+    ref_words: int
+    utterances: int
+    tried: tuple[tuple[float, float, float, int], ...]
+
+    def fields(self) -> dict:
+        """Plain values for a JSON file."""
+        return {**asdict(self), "weights": self.weights._asdict()}
+
+
+def tune(
+    lists: Mapping[str, Candidates],
+    references: Mapping[str, Sequence[str]],
+    graph: Sequence[float],
+    lm: Sequence[float],
+    word: Sequence[float],
+) -> Tuning:
+    """The point of the grid whose neighbourhood leaves the fewest errors, among those no worse than unchanged scores.
+
+    Counted are the errors of a point and of those beside it, which says more than its own where they are few;
+    of equals the one with fewer itself, then the one nearest to unchanged scores. Raises ValueError without a
+    sentence, or for a grid without UNCHANGED.
+    """
+    axes = [sorted(set(axis)) for axis in (graph, lm, word)]
+    points = [Weights(*values) for values in itertools.product(*axes)]
+    if UNCHANGED not in points:
+        raise ValueError(f"the grid of weights must hold {tuple(UNCHANGED)}, what is done without rescoring")
+    if not lists:
+        raise ValueError("no utterances to choose weights on; the development set is empty")
+    errors = {name: error_counts(each, references[name]) for name, each in lists.items()}
+    total = np.sum([_errors_at(each, errors[name], points) for name, each in lists.items()], axis=0)
+    best = _choice(total.reshape([len(axis) for axis in axes]), points)
+    tried = tuple((*point, int(count)) for point, count in zip(points, total))
+    return Tuning(
+        points[best], int(total[best]), int(total[points.index(UNCHANGED)]),
+        sum(int(count.min()) for count in errors.values()),
+        sum(len(references[name]) for name in lists), len(lists), tried,
+    )  # fmt: skip
+
+
+def error_counts(each: Candidates, reference: Sequence[str]) -> np.ndarray:
+    """Word errors of every candidate: (K,)."""
+    return np.array([scored("", reference, words).errors for words in each.words])
+
+
+def _errors_at(each: Candidates, errors: np.ndarray, points: Sequence[Weights]) -> np.ndarray:
+    """Errors of the best candidate at every point: (G,)."""
+    factors = np.concatenate([np.ones((len(points), 1)), np.array(points)], axis=1)
+    return errors[np.argmax(factors @ each.features().T, axis=1)]
+
+
+def _choice(total: np.ndarray, points: Sequence[Weights]) -> int:
+    """Place of the point to take, from the errors on the grid (graph, lm, word)."""
+    padded = np.pad(total.astype(np.float64), 1, mode="edge")
+    steps = itertools.product((0, 1, 2), repeat=total.ndim)
+    around = sum(padded[tuple(slice(s, s + n) for s, n in zip(step, total.shape))] for step in steps)
+    away = np.array([sum(abs(a - b) for a, b in zip(point, UNCHANGED)) for point in points])
+    worse = total.ravel() > total.ravel()[points.index(UNCHANGED)]
+    return int(np.lexsort((away, total.ravel(), np.asarray(around).ravel(), worse))[0])

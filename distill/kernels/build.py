@@ -1,0 +1,90 @@
+"""C++ kernels: compiled at first use, kept in a cache, called through ctypes.
+
+A kernel is one .cpp file beside this module with a plain C interface; the headers there are everybody's. The cache
+is `DISTILL_CACHE`, else `distill-asr` in XDG_CACHE_HOME or ~/.cache; what stands there is named by a hash of
+source and headers, the compiler, its options and the processor, so nothing stale is ever loaded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+SOURCES = Path(__file__).parent
+OPTIONS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
+
+
+@functools.cache
+def load_kernel(name: str, options: tuple[str, ...] = ()) -> ctypes.CDLL | None:
+    """The compiled `<name>.cpp`; None, with one warning, where it cannot be compiled.
+
+    options: of the compiler, beside the usual ones. CXX names another compiler; an empty CXX means none.
+    """
+    source = SOURCES / f"{name}.cpp"
+    compiler = find_compiler()
+    if compiler is None:
+        _warn_once("no C++ compiler (c++, g++ or clang++, or CXX): graphs are scored and searched in slower forms")
+        return None
+    try:
+        return ctypes.CDLL(str(_compiled(source, compiler, (*OPTIONS, *options))))
+    except (OSError, subprocess.CalledProcessError) as error:
+        detail = error.stderr[-2000:] if isinstance(error, subprocess.CalledProcessError) else error
+        log.warning("%s could not be compiled, so it runs in a slower form: %s", source.name, detail)
+        return None
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    log.warning(message)
+
+
+def find_compiler() -> str | None:
+    """Path of the C++ compiler, None if there is none."""
+    if "CXX" in os.environ:
+        return shutil.which(os.environ["CXX"]) if os.environ["CXX"] else None
+    return next((path for path in map(shutil.which, ("c++", "g++", "clang++")) if path), None)
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels are kept."""
+    if "DISTILL_CACHE" in os.environ:
+        return Path(os.environ["DISTILL_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distill-asr"
+
+
+def _compiled(source: Path, compiler: str, options: tuple[str, ...]) -> Path:
+    """The shared library, compiled if it is not in the cache; two processes may compile the same one at once."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    key = "\n".join([version, *options, _processor(), *map(_text, [source, *sorted(SOURCES.glob("*.h"))])])
+    path = cache_folder() / f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    if path.is_file():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        out = Path(folder) / path.name
+        subprocess.run([compiler, *options, str(source), "-o", str(out)], capture_output=True, text=True, check=True)
+        os.replace(out, path)
+    return path
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def _processor() -> str:
+    """What -march=native depends on: the processor's features, where the system tells them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.machine() + platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())

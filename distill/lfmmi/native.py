@@ -1,0 +1,44 @@
+"""The native engine: on each device the fastest of our own implementations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from distill.fsa.graph import Hmm
+from distill.kernels.build import load_kernel
+from distill.lfmmi.cpu import KERNEL, CpuEngine
+from distill.lfmmi.engine import Engine, Precision, Score, check_options
+from distill.lfmmi.reference import TorchEngine
+from distill.search.beam import SearchesLattices
+
+
+class NativeEngine(SearchesLattices):
+    """C++ kernels on processors, Triton kernels on GPUs; plain torch where there is no compiler, no Triton, elsewhere.
+
+    leaky: coefficient of the leaky HMM in shared graphs (`distill.lfmmi.leaky`), 0 for none.
+    precision: "float32", "float64", or "input" for that of the log-probabilities.
+    """
+
+    def __init__(self, leaky: float = 0.0, precision: Precision = "input") -> None:
+        check_options(leaky, precision)
+        self.leaky, self.precision = leaky, precision
+        self._engines: dict[str, Engine] = {}
+
+    def score(self, log_probs: Tensor, lengths: Tensor, graph: Hmm | Sequence[Hmm]) -> Score:
+        """Sum all paths of `graph`: log_probs (B, T, V), lengths (B,) -> Score (`Engine.score`)."""
+        kind = log_probs.device.type
+        if kind not in self._engines:
+            self._engines[kind] = self._build(kind)
+        return self._engines[kind].score(log_probs, lengths, graph)
+
+    def _build(self, kind: str) -> Engine:
+        if kind == "cpu" and load_kernel(KERNEL) is not None:
+            return CpuEngine(self.leaky, self.precision)
+        if kind == "cuda":
+            from distill.lfmmi import triton  # not before there is a GPU
+
+            if triton.available():
+                return triton.TritonEngine(self.leaky, self.precision)
+        return TorchEngine(self.leaky, self.precision)

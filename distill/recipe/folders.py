@@ -1,0 +1,132 @@
+"""The folders of stages: the marks in them, what may be removed, what is put aside, and what must not collide."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distill.files import ASIDE
+
+STARTED, DONE = ".started", ".done"
+MARKS = frozenset({STARTED, DONE, f"{STARTED}.tmp", f"{DONE}.tmp"})
+REPOSITORY = Path(__file__).resolve().parents[2]
+OF_THE_REPOSITORY = ("distill", "local", "tools", "tests", "benchmarks", "egs")
+OF_A_RECIPE = ("conf", "mini", "results")
+
+
+def read_mark(path: Path) -> dict[str, Any]:
+    """What a stage's mark says; FileNotFoundError without one, ValueError with the file for what is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"there is no {path}") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path} is a folder, where a stage's mark is a file") from None
+    except (ValueError, RecursionError):
+        reason = "cut short or not a stage's" if path.stat().st_size else "empty"
+        raise ValueError(f"{path} is {reason}") from None
+    if not isinstance(content, dict) or not all(isinstance(content.get(k), dict) for k in ("settings", "inputs")):
+        raise ValueError(f"{path} does not name settings and inputs, as a stage's mark does")
+    if path.name == DONE and not isinstance(content.get("hash"), str):
+        raise ValueError(f"{path} does not name a hash, as a stage's mark does")
+    return content
+
+
+def is_blank(folder: Path) -> bool:
+    """Whether there is nothing in a folder but marks."""
+    return folder.is_dir() and all(name in MARKS and (folder / name).is_file() for name in os.listdir(folder))
+
+
+def check_own(folder: Path, mark: str, number: int) -> None:
+    """Raise ValueError unless stage `number` made the folder, or there is nothing in it, or no such folder."""
+    if not os.path.lexists(folder) or is_blank(folder):
+        return
+    try:
+        found = read_mark(folder / mark)
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"stage {number} writes {folder}, but something is there that no stage is known to have made ({error}):"
+            " it is left as it is. Move it away, or give another --data-dir or --exp-dir"
+        ) from None
+    check_stage(folder, found, number)
+
+
+def check_stage(folder: Path, mark: Mapping[str, Any], number: int) -> None:
+    """Raise ValueError if the mark is of another stage."""
+    if mark.get("stage", number) != number:
+        raise ValueError(
+            f"stage {number} writes {folder}, but stage {mark['stage']} made it; choose another name for what stage"
+            f" {number} makes, or another folder"
+        )
+
+
+def files_in(folder: Path) -> list[str]:
+    """Every file below a folder but its marks, relative to it, sorted."""
+    found = (Path(root, name) for root, _, names in os.walk(folder) for name in names)
+    return sorted({path.relative_to(folder).as_posix() for path in found} - MARKS)
+
+
+def put_aside(folder: Path) -> Path:
+    """Rename a folder to the next free NAME.aside-N beside it."""
+    number = 1
+    while os.path.lexists(aside := folder.with_name(f"{folder.name}{ASIDE}{number}")):
+        number += 1
+    folder.rename(aside)
+    return aside
+
+
+def remove(folder: Path) -> None:
+    """Remove what a stage made; its marks go last, so that a kill leaves a folder which is still known as a stage's."""
+    if folder.is_symlink():
+        folder.unlink()
+        return
+    for entry in sorted(folder.iterdir(), key=lambda path: path.name in MARKS):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    folder.rmdir()
+
+
+def check_separate(option: str, folder: Path, others: Mapping[str, Path]) -> None:
+    """Raise ValueError if a folder is one of the others, by whatever name; `others`: option -> folder."""
+    for name, other in others.items():
+        if same(folder, other):
+            raise ValueError(f"{option} and {name} are the same folder, {folder.resolve()}; give two")
+
+
+def same(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one place."""
+    if one.resolve() == other.resolve():
+        return True
+    return one.exists() and other.exists() and os.path.samefile(one, other)
+
+
+def check_writable_place(option: str, folder: Path) -> None:
+    """Raise ValueError for a file, the root, a folder above the repository, or one that the repository has itself."""
+    for path in (folder.absolute(), *folder.absolute().parents):
+        if path.is_symlink() and not path.exists():
+            raise ValueError(f"{option} {folder}: {path} is a link that leads nowhere; expected a folder")
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{option} {folder}: {path} is a file; expected a folder, or a name that is free")
+    for found in (folder.resolve(), Path(os.path.abspath(folder))):
+        if found in (found.parent, Path(os.path.expanduser("~"))) or REPOSITORY.is_relative_to(found):
+            raise ValueError(f"{option} {folder}: expected a folder of its own, got {found}; give one below it")
+        if found.is_relative_to(REPOSITORY) and _of_repository(found.relative_to(REPOSITORY).parts):
+            raise ValueError(f"{option} {folder}: {found} is the repository's; give a folder outside, or egs/*/NAME")
+
+
+def _of_repository(parts: tuple[str, ...]) -> bool:
+    if parts[0] == "egs" and len(parts) > 2:
+        return parts[2] in OF_A_RECIPE
+    return parts[0] in OF_THE_REPOSITORY or parts[0].startswith(".")
+
+
+def below(folder: Path, other: Path) -> str | None:
+    """The first name on the way from `other` down to `folder`; None if it does not lie below."""
+    found, top = folder.resolve(), other.resolve()
+    return found.relative_to(top).parts[0] if found != top and found.is_relative_to(top) else None

@@ -1,0 +1,228 @@
+"""The options of a recipe's run.sh, and the folders that follow from them."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from distill.config.names import NAME, NAME_RULE, TOPOLOGIES, UNITS, mark, names_of
+from distill.files import ASIDE
+from distill.recipe import folders, launch
+from distill.recipe.script import log_to_console
+
+ENGINES = ("native", "torch", "k2")
+GRAPHS, LM = "graphs.", "lm."
+OF_STAGES = re.compile(r"(manifests|cuts|fbank|text|num|audio)|(lang|lm|graphs)(_.*)?")  # folders in a data-dir
+OF_CORPUS = re.compile(r"labelled|unlabelled|dev|test-.*|LibriSpeech|(train|dev)-.*|fsdd|intent|wakeword")
+MOST_JOBS = 4096
+
+
+NO_K2 = (
+    "--engine k2 needs k2, which this Python does not have; wheels for each torch stand at"
+    " https://k2-fsa.github.io/k2/installation. --engine native gives the same values, faster"
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The options of one call of a recipe's run.sh, and the folders that follow from them."""
+
+    corpus: str
+    conf_dir: Path
+    data_dir: Path
+    exp_dir: Path
+    corpus_dir: Path | None
+    nj: int
+    device: str
+    engine: str
+    units: str
+    topology: str
+    mini: bool
+    rehearse: bool
+    settings: tuple[str, ...]
+    names: tuple[str, ...] = ()
+    launcher: str = ""
+    allow_commands: bool = False
+    resample: bool = False
+
+    @property
+    def threads(self) -> int:
+        """Threads of each process that runs a stage on this machine: its share of `nj`."""
+        return launch.threads(self.nj)
+
+    @property
+    def manifests(self) -> Path:
+        return self.data_dir / "manifests"
+
+    @property
+    def cuts(self) -> Path:
+        return self.data_dir / "cuts"
+
+    @property
+    def fbank(self) -> Path:
+        return self.data_dir / "fbank"
+
+    @property
+    def text(self) -> Path:
+        return self.data_dir / "text"
+
+    @property
+    def variant(self) -> str:
+        """Units, and the topology where it is not the usual one: `biphones`, `phones_two_pdf`."""
+        return self.units if self.topology == TOPOLOGIES[0] else f"{self.units}_{self.topology}"
+
+    @property
+    def suffix(self) -> str:
+        """The variant's `mark`."""
+        return mark(self.variant)
+
+    @property
+    def lang(self) -> Path:
+        return self.data_dir / f"lang_{self.variant}"
+
+    @property
+    def lm(self) -> Path:
+        return self.data_dir / f"lm{self.suffix}"
+
+    @property
+    def graphs(self) -> Path:
+        return self.data_dir / f"graphs{self.suffix}"
+
+    @property
+    def num(self) -> Path:
+        return self.data_dir / "num"
+
+    @property
+    def graph_overrides(self) -> tuple[str, ...]:
+        """The `--set graphs.KEY=VALUE` of this call, without "graphs."."""
+        return tuple(item.removeprefix(GRAPHS) for item in self.settings if item.startswith(GRAPHS))
+
+    @property
+    def lm_overrides(self) -> tuple[str, ...]:
+        """The `--set lm.KEY=VALUE` of this call, without "lm."."""
+        return tuple(item.removeprefix(LM) for item in self.settings if item.startswith(LM))
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """The `--set KEY=VALUE` that concern experiments."""
+        return tuple(item for item in self.settings if not item.startswith((GRAPHS, LM)))
+
+    @property
+    def graphs_yaml(self) -> Path:
+        """Settings of language models and graphs; the file need not be there."""
+        return self.conf_dir / "graphs.yaml"
+
+    @property
+    def lm_yaml(self) -> Path:
+        """Settings of the Transformer language model."""
+        return self.conf_dir / "lm.yaml"
+
+    def exp(self, name: str) -> Path:
+        """Folder of an experiment, by its full name (`Experiment.name`); ValueError for one that leads elsewhere."""
+        if not NAME.fullmatch(name):
+            raise ValueError(f"an experiment's name is a folder in {self.exp_dir}: expected {NAME_RULE}; got {name!r}")
+        return self.exp_dir / name
+
+    def experiment_yaml(self, name: str) -> Path:
+        """Settings of an experiment; raises FileNotFoundError with the known ones, the nearest first."""
+        path = self.conf_dir / f"{name}.yaml"
+        if path in (self.graphs_yaml, self.lm_yaml) or not path.is_file():
+            known = sorted(p.stem for p in self.conf_dir.glob("*.yaml") if p not in (self.graphs_yaml, self.lm_yaml))
+            near = get_close_matches(name, known, n=len(known) or 1, cutoff=0.0)
+            raise FileNotFoundError(f"no experiment '{name}' in {self.conf_dir}; there are: {', '.join(near)}")
+        return path
+
+
+def recipe_parser(description: str | None) -> argparse.ArgumentParser:
+    """The options that every stage script takes; run.sh passes them on."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--corpus", required=True, help="name of the recipe below egs/")
+    for name in ("conf-dir", "data-dir", "exp-dir"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--corpus-dir", default="", help="where the corpus lies; empty: the recipe's default")
+    parser.add_argument("--experiment", default="", help="comma-separated names of YAML files")
+    parser.add_argument("--nj", type=int, default=os.cpu_count() or 1, help="processes and threads")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--engine", default="native", help=", ".join(ENGINES))
+    parser.add_argument("--units", default="phones", help=", ".join(UNITS))
+    parser.add_argument("--topology", default="", help=f"{', '.join(TOPOLOGIES)}; empty: {TOPOLOGIES[0]}")
+    parser.add_argument("--launcher", default="", help="starts the processes of stages 6 to 11, such as torchrun")
+    parser.add_argument("--mini", choices=("true", "false"), default="false")
+    parser.add_argument("--rehearse", choices=("true", "false"), default="false")
+    parser.add_argument("--allow-commands", choices=("true", "false"), default="false", help="run commands in data")
+    parser.add_argument("--resample", choices=("true", "false"), default="false", help="convert audio to 16 kHz")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
+    return parser
+
+
+def recipe_from(args: argparse.Namespace) -> Recipe:
+    """The recipe of parsed options; also sets up logging and the thread count for the script."""
+    log_to_console()
+    units = _known("--units", args.units, UNITS)
+    if _known("--engine", args.engine, ENGINES) == "k2" and importlib.util.find_spec("k2") is None:
+        raise ValueError(NO_K2)
+    topology = _known("--topology", args.topology or TOPOLOGIES[0], TOPOLOGIES)
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", args.device):
+        raise ValueError(f"--device {args.device!r} must be cpu, cuda or cuda:N")
+    if not 1 <= args.nj <= MOST_JOBS:
+        raise ValueError(f"--nj {args.nj} must be 1 to {MOST_JOBS}")
+    recipe = Recipe(
+        args.corpus, args.conf_dir, args.data_dir, args.exp_dir, Path(args.corpus_dir) if args.corpus_dir else None,
+        args.nj, args.device, args.engine, units, topology, args.mini == "true", args.rehearse == "true",
+        tuple(args.set), names_of("--experiment", args.experiment), args.launcher,
+        args.allow_commands == "true", args.resample == "true",
+    )  # fmt: skip
+    check_folders(recipe)
+    if "RANK" in os.environ:
+        os.environ["OMP_NUM_THREADS"] = str(recipe.threads)
+    os.environ.setdefault("OMP_NUM_THREADS", str(args.nj))
+    return recipe
+
+
+def check_folders(recipe: Recipe) -> None:
+    """Raise ValueError, before anything is written, where the folders of a call would get into each other's way."""
+    written = {"--data-dir": recipe.data_dir, "--exp-dir": recipe.exp_dir}
+    read = {"--conf-dir": recipe.conf_dir}
+    if recipe.corpus_dir is not None:
+        read["--corpus-dir"] = recipe.corpus_dir
+    folders.check_separate("--data-dir", recipe.data_dir, {"--exp-dir": recipe.exp_dir})
+    for option, folder in written.items():
+        folders.check_writable_place(option, folder)
+        folders.check_separate(option, folder, read)
+    for option, folder in [*written.items(), *read.items()]:
+        if (name := folders.below(folder, recipe.data_dir)) and OF_STAGES.fullmatch(name):
+            raise ValueError(f"{option} {folder} lies in {recipe.data_dir / name}, which a stage writes; give another")
+        if (name := folders.below(folder, recipe.exp_dir)) and _of_experiments(recipe, name):
+            raise ValueError(f"{option} {folder} lies in {recipe.exp_dir / name}, an experiment's; give another")
+    if recipe.corpus_dir is not None:
+        _check_beside_corpus(written, recipe.corpus_dir)
+
+
+def _of_experiments(recipe: Recipe, name: str) -> bool:
+    """Whether an experiment of the recipe may have this folder: one named after its YAML, or what comes before it."""
+    known = {path.stem for path in recipe.conf_dir.glob("*.yaml")} | set(recipe.names)
+    return any(name == stem or name.startswith((f"{stem}_", f"{stem}{ASIDE}")) for stem in known)
+
+
+def _check_beside_corpus(written: Mapping[str, Path], corpus_dir: Path) -> None:
+    """Raise ValueError for a folder to write in that is a part of the corpus: one with files that no stage made."""
+    for option, folder in written.items():
+        name = folders.below(folder, corpus_dir)
+        if name and (OF_STAGES.fullmatch(name) or OF_CORPUS.fullmatch(name)):
+            raise ValueError(
+                f"{option} {folder} lies in {corpus_dir / name}, where files of the corpus are looked for; give another"
+            )
+
+
+def _known(option: str, value: str, known: Iterable[str]) -> str:
+    """The value, if it is known; else ValueError with the known ones, the nearest first."""
+    if value not in known:
+        near = get_close_matches(value, list(known), n=len(list(known)), cutoff=0.0)
+        raise ValueError(f"{option} {value} is not known; did you mean '{near[0]}'? There are: {', '.join(near)}")
+    return value

@@ -1,0 +1,71 @@
+"""What every script does: logging, errors in one line, exit statuses."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from distill import files
+from distill.extras import explained
+from distill.recipe import launch
+
+log = logging.getLogger(__name__)
+
+
+def log_to_console() -> None:
+    """Time, level and message of everything from INFO up; on ranks but the first from WARNING up."""
+    level = logging.WARNING if launch.rank() else logging.INFO
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S")
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a script's main: user errors become one line, an interruption a quiet exit, children end with it."""
+    launch.end_cleanly()
+    try:
+        main()
+    except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
+        if os.environ.get("DISTILL_TRACEBACK"):
+            raise
+        _log_error(error)
+        sys.exit(1)
+    except ImportError as error:
+        message = explained(error, Path(sys.argv[0]).name) if error.name else str(error)  # ours explain themselves
+        if not message or os.environ.get("DISTILL_TRACEBACK"):
+            raise
+        log.error("%s", message)
+        sys.exit(1)
+    except KeyboardInterrupt as interruption:
+        sys.exit(getattr(interruption, "status", 130))
+    finally:
+        if "multiprocessing" in sys.modules:
+            for child in sys.modules["multiprocessing"].active_children():
+                child.terminate()
+        launch.ending()
+
+
+def _log_error(error: Exception) -> None:
+    """One line; of several ranks with the same error the first alone gives it, of those that lost another none."""
+    if launch.another_ended(error):
+        reason = str(error).strip().splitlines()[0]
+        log.info("stopping, as another process of this stage is gone: %s", reason)
+        return
+    if launch.rank():
+        try:
+            time.sleep(3.0)  # the end of the first one ends this process meanwhile, if that has the same error
+        except KeyboardInterrupt:
+            return
+    reason = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        way_out = f"; {files.WAYS_OUT[error.errno]}" if error.errno in files.WAYS_OUT else ""
+        reason = (f"{error.strerror}: {error.filename}" if error.filename else error.strerror) + way_out
+    log.error("%s (DISTILL_TRACEBACK=1 shows where)", reason)
+
+
+def command_line() -> str:
+    """What results name as the command that made them: run.sh's where it started this script, else the script's."""
+    return shlex.join(shlex.split(os.environ.get("RECIPE_COMMAND", "")) or sys.argv)

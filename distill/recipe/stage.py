@@ -1,0 +1,360 @@
+"""The stage contract: what a stage reads, what it leaves behind, and when it may be passed over.
+
+A stage writes into a temporary folder that is renamed when complete, and leaves `.done` with its settings and
+hashes of what its inputs hold. The same again: nothing to do. Others: done again, saying why. What a stage is not
+known to have made is never removed; a folder that it would continue in is put aside where it cannot. Only the
+standard library is imported, so asking a finished recipe costs no time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from distill import files
+from distill.files import write_json
+from distill.recipe import folders, launch
+from distill.recipe.contents import Contents
+from distill.recipe.folders import DONE, STARTED
+from distill.recipe.locks import locked
+from distill.recipe.options import Recipe
+
+log = logging.getLogger(__name__)
+
+LEFTOVERS = (".tmp", ".old", ".lock")
+Result = TypeVar("Result")
+
+
+class Stage:
+    """One stage with one output folder.
+
+    inputs: files or folders it reads -> number of the stage that writes them, None for those of the user.
+    resumable: the work continues in the folder itself after a kill, as long as settings and inputs are the same.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        out: Path,
+        settings: Mapping[str, Any],
+        inputs: Mapping[Path, int | None],
+        resumable: bool = False,
+    ) -> None:
+        self.number, self.out, self.resumable = number, Path(out), resumable
+        self.settings = json.loads(json.dumps(settings, sort_keys=True, default=str))
+        self.inputs = {Path(path): stage for path, stage in inputs.items()}
+        self.contents = Contents()
+
+    def check_inputs(self) -> None:
+        """Raise FileNotFoundError naming the stage that makes what is missing or not complete."""
+        for path, stage in self.inputs.items():
+            if path.is_file():
+                continue
+            try:
+                folders.read_mark(path / DONE)
+            except (FileNotFoundError, ValueError) as error:
+                why = f" ({error})" if isinstance(error, ValueError) else ""
+                raise FileNotFoundError(
+                    f"stage {self.number} needs {path}, which is not there{why}"
+                    if stage is None
+                    else f"stage {self.number} needs {path}, which stage {stage} makes{why}; run it first:"
+                    f" run.sh --stage {stage} --stop-stage {stage} with the same options"
+                ) from None
+
+    def identity(self) -> dict[str, Any]:
+        """Settings and hashes of the inputs: what must be equal for the output to be valid."""
+        made = {path: found for path in self.inputs if (found := _made_hash(path))}
+        hashes = made | self.contents.hashes([path for path in self.inputs if path not in made])
+        inputs: dict[str, str] = {}
+        for path in self.inputs:
+            key = _key(path)
+            inputs[key] = _hash([inputs[key], hashes[path]]) if key in inputs else hashes[path]
+        return {"settings": self.settings, "inputs": inputs}
+
+    def up_to_date(self, quiet: bool = False) -> bool:
+        """Whether the output was made from these settings and inputs; logs what changed if not."""
+        try:
+            done = folders.read_mark(self.out / DONE)
+        except FileNotFoundError:
+            return False
+        except ValueError as error:
+            if not quiet:
+                log.warning("stage %d: not taken as done: %s", self.number, error)
+            return False
+        self.contents.remember(done.get("seen"))
+        changes = self._changes(done, self.identity())
+        if changes and not quiet:
+            log.info("stage %d: making %s again: %s", self.number, self.out, "; ".join(changes))
+        if not changes and self.contents.seen != done.get("seen", {}) and launch.rank() == 0:
+            with contextlib.suppress(OSError):  # only saves reading the same files again
+                write_json(self.out / DONE, {**done, "seen": self.contents.seen})
+        return not changes
+
+    def _changes(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+        """What differs, a phrase each; other names of folders in which stages have made inputs are no difference."""
+        made = [_key(path) for path, stage in self.inputs.items() if stage is not None]
+        return _changes({**before, "inputs": _renamed(before["inputs"], now["inputs"], made)}, now)
+
+    def begin(self, stack: contextlib.ExitStack) -> Path | None:
+        """The folder to write into until `stack` is closed; None where the output is up to date."""
+        self.check_inputs()
+        if self.up_to_date():
+            self.tidy()
+            return None
+        stack.enter_context(self._lock())
+        if self.up_to_date(quiet=True):  # another process has made it meanwhile
+            return None
+        return stack.enter_context(self._written())
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Path]:
+        """The folder to write into; renamed and marked done when the block ends without an error."""
+        self.check_inputs()
+        with self._lock(), self._written() as folder:
+            yield folder
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        with locked(self.out):
+            yield
+
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[Path]:
+        started = time.monotonic()
+        folder = self.out if self.resumable else self._tmp
+        identity = self._open(folder)
+        try:
+            yield folder
+            self._complete(folder, identity, time.monotonic() - started)
+        except BaseException as error:
+            of_disk = files.of_disk(folder, error)
+            if not self.resumable and folder.is_dir():
+                with contextlib.suppress(OSError):  # a full disk gets its room back
+                    folders.remove(folder)
+            if of_disk:
+                raise of_disk from error
+            raise
+
+    def _open(self, folder: Path) -> dict[str, Any]:
+        """Make the folder to write into, free of other work, with the mark of this stage; returns the identity."""
+        if self.out.exists() and not self.out.is_dir():
+            raise ValueError(f"stage {self.number} writes a folder {self.out}, and that is a file; move it away")
+        if self.resumable:
+            identity = self._continue_or_put_aside()
+        else:
+            identity = self.identity()
+            folders.check_own(self.out, DONE, self.number)
+            self._remove_leftovers()
+        if (folder / DONE).is_dir():
+            raise ValueError(f"{folder / DONE} is a folder, where stage {self.number} writes a file; move it away")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / STARTED, {**identity, "stage": self.number, "seen": self.contents.seen})
+        (folder / DONE).unlink(missing_ok=True)
+        return identity
+
+    @property
+    def _tmp(self) -> Path:
+        return self.out.with_name(self.out.name + ".tmp")
+
+    @property
+    def _old(self) -> Path:
+        return self.out.with_name(self.out.name + ".old")
+
+    def _remove_leftovers(self) -> None:
+        """Remove what a killed call of this stage has left beside its output; ValueError for what is another's."""
+        for leftover, mark in ((self._tmp, STARTED), (self._old, DONE)):
+            folders.check_own(leftover, mark, self.number)
+            if os.path.lexists(leftover):
+                folders.remove(leftover)
+
+    def tidy(self) -> None:
+        """Remove a killed call's leftovers where the output is complete, as far as that can be done."""
+        if launch.rank() or not any(os.path.lexists(self.out.with_name(self.out.name + end)) for end in LEFTOVERS):
+            return
+        with contextlib.suppress(OSError, RuntimeError, ValueError), locked(self.out):
+            if not self.resumable:
+                self._remove_leftovers()
+                (self.out / STARTED).unlink(missing_ok=True)
+
+    def _continue_or_put_aside(self) -> dict[str, Any]:
+        """Leave a folder that the work may continue in; rename one that it may not, saying why."""
+        started, why = None, ""
+        try:
+            started = folders.read_mark(self.out / STARTED)
+            self.contents.remember(started.get("seen"))
+        except (FileNotFoundError, ValueError) as error:
+            why = str(error)
+        identity = self.identity()
+        if not os.path.lexists(self.out) or folders.is_blank(self.out):
+            return identity
+        if started is not None:
+            folders.check_stage(self.out, started, self.number)
+            why = "; ".join(self._changes(started, identity))
+        if why:
+            aside = folders.put_aside(self.out)
+            log.warning("stage %d: put %s aside as %s, starting afresh: %s", self.number, self.out, aside, why)
+        return identity
+
+    def _complete(self, folder: Path, identity: Mapping[str, Any], seconds: float) -> None:
+        """Write `.done`, and put the folder in its place."""
+        done = {
+            **identity, "stage": self.number, "seen": self.contents.seen, "hash": _hash(identity),
+            "seconds": round(seconds, 1), "files": [] if self.resumable else folders.files_in(folder),
+        }  # fmt: skip
+        write_json(folder / DONE, done)
+        if not self.resumable:
+            self._replace(folder)
+
+    def _replace(self, folder: Path) -> None:
+        if added := self._added():
+            aside = folders.put_aside(self.out)
+            log.warning("put %s aside as %s: it holds what no stage wrote: %s", self.out, aside, ", ".join(added[:5]))
+        if replaced := os.path.lexists(self.out):
+            self.out.rename(self._old)
+        folder.rename(self.out)
+        (self.out / STARTED).unlink()
+        if replaced:
+            folders.remove(self._old)
+
+    def _added(self) -> list[str]:
+        """Files in the output folder that this stage has not written."""
+        if not os.path.lexists(self.out) or folders.is_blank(self.out):
+            return []
+        written = folders.read_mark(self.out / DONE).get("files")
+        return sorted(set(folders.files_in(self.out)) - set(written)) if isinstance(written, list) else []
+
+
+class Group(Protocol):
+    """The processes that run a stage together (`distill.train.distributed.Ranks`)."""
+
+    @property
+    def first(self) -> bool: ...
+
+    def share(self, value: Any) -> Any:
+        """The first process's value, on every process."""
+
+    def wait(self) -> None:
+        """Return once every process has called it."""
+
+
+class Alone:
+    """The group of a single process."""
+
+    first = True
+
+    def share(self, value: Any) -> Any:
+        return value
+
+    def wait(self) -> None:
+        return None
+
+
+def run_stage(stage: Stage, work: Callable[[Path], None], ranks: Group | None = None) -> bool:
+    """Do the work unless it is done already; returns whether anything was done.
+
+    With several `ranks` the first one checks, locks, opens and completes the folder; all of them work in it.
+    """
+    ranks = ranks or Alone()
+    with contextlib.ExitStack() as stack:
+        folder = by_first(ranks, lambda: stage.begin(stack))
+        if folder is None:
+            log.info("stage %d: up to date (%s)", stage.number, stage.out)
+            return False
+        work(folder)
+        ranks.wait()
+    ranks.wait()
+    return True
+
+
+def by_first(ranks: Group, call: Callable[[], Result]) -> Result:
+    """What the first rank's call returns, on every rank; its error ends them all, and the first alone raises it."""
+    result, error = None, None
+    if ranks.first:
+        try:
+            result = call()
+        except Exception as raised:
+            error = raised
+    result, failed = ranks.share((result, error is not None))
+    if error is not None:
+        raise error
+    if failed:
+        sys.exit(1)
+    return result
+
+
+def relaunched(recipe: Recipe, stages: Sequence[Stage], more: Sequence[str] = ()) -> bool:
+    """Run this script in several processes if one of its stages has work to do; returns whether that was done.
+
+    They come from the recipe's launcher, or on a CPU there are `nj`, each of one thread; they are given `more` options.
+    False: this process does the work, or is one of them, or there is nothing to do. Ends the script with their exit
+    status if they fail.
+    """
+    if "RANK" in os.environ or not (recipe.launcher or (recipe.device == "cpu" and recipe.nj > 1)):
+        return False
+    if launch.LAUNCHED in os.environ:
+        raise ValueError(f"--launcher {recipe.launcher}: expected it to set RANK and WORLD_SIZE, as torchrun does")
+    pending = next((stage for stage in stages if not stage.up_to_date(quiet=True)), None)
+    if pending is None:
+        return False
+    pending.check_inputs()
+    if status := launch.by_launcher(recipe.launcher, more) if recipe.launcher else launch.by_count(recipe.nj, more):
+        sys.exit(status)
+    return True
+
+
+def _made_hash(path: Path) -> str | None:
+    """Hash of the stage that made a path where it lies in a stage's folder."""
+    for folder in (path, path.parent):
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            return str(folders.read_mark(folder / DONE)["hash"])
+    return None
+
+
+def _key(path: Path) -> str:
+    """What marks call an input."""
+    return f"{path.parent.name}/{path.name}"
+
+
+def _renamed(old: Mapping[str, str], new: Mapping[str, str], made: Iterable[str]) -> dict[str, str]:
+    """Old inputs, where the folder above has another name now under the new one: same name, same hash."""
+    inputs = dict(old)
+    for key in made:
+        name, digest = key.rpartition("/")[2], new[key]
+        gone = (k for k in inputs if k not in new and k.rpartition("/")[2] == name and inputs[k] == digest)
+        if key not in inputs and (before := next(gone, None)):
+            inputs[key] = inputs.pop(before)
+    return inputs
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    old, new = _flat(before["settings"]), _flat(now["settings"])
+    changes = [f"{k} was {old.get(k)!r}, is {new.get(k)!r}" for k in sorted(old | new) if old.get(k) != new.get(k)]
+    old_inputs, new_inputs = before["inputs"], now["inputs"]
+    changed = [p for p in sorted(old_inputs | new_inputs) if old_inputs.get(p) != new_inputs.get(p)]
+    more = [f"and {len(changed) - 8} more"] if len(changed) > 8 else []
+    return changes[:4] + [f"{path} {_how(path, old_inputs, new_inputs)}" for path in changed[:8]] + more
+
+
+def _how(path: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    if path not in old:
+        return "is new"
+    return "changed" if path in new else "is gone"
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping) and value:
+        return {k: v for name in value for k, v in _flat(value[name], f"{key}.{name}" if key else name).items()}
+    return {key: value}

@@ -1,0 +1,71 @@
+"""The GPU benchmark: what it says without a GPU, and its table, made small on a CPU."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from distill.config.experiment import Experiment
+from distill.lfmmi import TorchEngine
+
+ROOT = Path(__file__).resolve().parents[3]
+STUDENT = {
+    "stage": 6,
+    "model": {
+        "front_end": {"layers": [[8, 10, 5], [8, 4, 4]]},
+        "encoder": {"dim": 16, "ffn_dim": 16, "layers": 1, "heads": 1, "position_kernel": 4, "position_groups": 1},
+    },
+    "objective": {"alpha": 1.0, "beta": 1.0},
+    "optim": {"updates": 1},
+}
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT))
+
+    from benchmarks import lfmmi_gpu
+
+    return lfmmi_gpu
+
+
+def test_without_a_gpu_it_says_so(bench: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench_lfmmi_gpu.py"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as ending:
+        bench.main()
+    assert ending.value.code == 3
+    assert capsys.readouterr().err.splitlines() == [
+        "benchmarks/lfmmi_gpu.py: torch finds no CUDA device here, so nothing was measured"
+    ]
+
+
+def test_the_table_has_every_row(bench: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Full:
+        def score(self, *arguments: Any) -> Any:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nTried to allocate 900 GiB")
+
+    monkeypatch.setattr(bench, "engines", lambda: iter([("ours", TorchEngine()), ("full", Full())]))
+    monkeypatch.setattr(bench, "NativeEngine", TorchEngine)
+    graph = bench.numerators(1, 1)[0]
+    monkeypatch.setattr(bench, "denominator", lambda name: graph)
+    experiment = Experiment.parse(STUDENT, "a test")
+    rows = list(bench.all_rows(torch.device("cpu"), batch=2, frames=6, repeats=1, experiment=experiment))
+    assert [row["engine"] for row in rows] == [*["ours", "full"] * 3, "whole step", "LF-MMI in it"]
+    assert all(row["seconds"] > 0 for row in rows if row["engine"] != "full")
+    assert rows[1]["error"] == "CUDA out of memory." and "CUDA out of memory." in bench.line(rows[1])
+    assert 0 < rows[-1]["ratio"] < 1 and "training step of" in bench.line(rows[-1])
+    bench.write_json(tmp_path / "table.json", {"hardware": "none", "rows": rows})
+    assert json.loads((tmp_path / "table.json").read_text())["rows"] == rows
+
+
+def test_graphs_have_the_sizes_that_results_name(bench: Any) -> None:
+    sizes = [(g.num_states, len(g.src)) for g in map(bench.denominator, ("bigram", "trigram"))]
+    assert sizes == [(85, 3655), (2145, 46915)]
+    with pytest.raises(ValueError, match="no denominator 'unigram'"):
+        bench.denominator("unigram")

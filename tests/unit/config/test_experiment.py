@@ -1,0 +1,116 @@
+"""Settings: unknown keys, types, overrides, bases, and rules between settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distill.config.experiment import Experiment
+from distill.config.graphs import Graphs
+from distill.config.model import FrontEnd
+from distill.config.training import Optim
+from distill.train.schedule import learning_rate
+
+MINIMAL = "stage: 6\nobjective: {alpha: 1, beta: 1}\noptim: {updates: 10}\n"
+EGS = Path(__file__).parents[3] / "egs"
+CONF = sorted(path for path in EGS.glob("*/conf/**/*.yaml") if path.stem not in ("lm", "graphs"))
+
+
+@pytest.fixture
+def minimal(tmp_path: Path) -> Path:
+    path = tmp_path / "teacher.yaml"
+    path.write_text(MINIMAL)
+    return path
+
+
+@pytest.mark.parametrize("path", CONF, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_experiment_of_the_recipes_is_valid(path: Path) -> None:
+    experiment = Experiment.load(path)
+    assert experiment.name == path.stem and experiment.description
+    assert Experiment.parse(experiment.resolved(), "again") == experiment
+
+
+@pytest.mark.parametrize("path", sorted(EGS.glob("*/conf/graphs.yaml")), ids=lambda path: path.parents[1].name)
+def test_the_graphs_of_the_recipes_differ_from_the_defaults(path: Path) -> None:
+    assert Graphs.load(path) != Graphs()
+
+
+def test_base_is_merged_and_overrides_win(minimal: Path, tmp_path: Path) -> None:
+    child = tmp_path / "sn.yaml"
+    child.write_text("base: teacher.yaml\nstage: 8\noptim: {lr: 0.25}\n")
+    experiment = Experiment.load(child, ["optim.updates=7", "model.encoder.dim=96", "data.train=[a, b]"])
+    assert (experiment.name, experiment.stage, experiment.optim.lr) == ("sn", 8, 0.25)
+    assert experiment.optim.updates == 7 and experiment.data.train == ("a", "b")
+    assert experiment.model.encoder.dim == 96 and experiment.model.encoder.layers == 12
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.lrr=1", "unknown key 'lrr'; did you mean 'lr'"),
+        ("model.front_end.causl=true", "model.front_end: unknown key 'causl'; did you mean 'causal'"),
+        ("optim.lr=fast", r"optim\.lr.*valid number.*'fast'"),
+        ("optim.epochs=3", "either optim.updates or optim.epochs"),
+        ("objective.alpha=0.5", "'teacher' is not set"),
+        ("model.streaming.chunk_frames=16", "needs a model that streams"),
+        ("model.encoder.heads=7", "not a multiple of heads 7"),
+        ("objective.teacher_layers=[1, 2]", "one for each of the 12 blocks"),
+        ("teacher={experiment: t, keep_targets: true}", "needs teacher.hears: clean"),
+        ("optim.lr", "not of the form key=value"),
+        ("stage=7", "stage"),
+    ],
+)
+def test_wrong_settings_name_key_and_way_out(minimal: Path, override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Experiment.load(minimal, [override])
+
+
+def test_unreadable_files_are_named(tmp_path: Path, minimal: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="did you mean teacher"):
+        Experiment.load(tmp_path / "techer.yaml")
+    minimal.write_text("a: [")
+    with pytest.raises(ValueError, match=r"teacher\.yaml: not valid YAML"):
+        Experiment.load(minimal)
+    minimal.write_text("just text")
+    with pytest.raises(ValueError, match="expected a mapping"):
+        Experiment.load(minimal)
+
+
+def test_front_end_geometry_of_wav2vec2() -> None:
+    assert (FrontEnd().hop, FrontEnd().receptive) == (320, 400)
+
+
+def test_tri_state_schedule() -> None:
+    linear = Optim(updates=1, lr=2.0, phases=(0.1, 0.4, 0.5), final_scale=0.05)
+    assert learning_rate(linear, 0.0) == pytest.approx(0.02)
+    assert learning_rate(linear, 0.1) == learning_rate(linear, 0.49) == 2.0
+    assert learning_rate(linear, 0.75) == pytest.approx(2.0 * (1 + 0.05) / 2)
+    exponential = linear.model_copy(update={"decay": "exponential"})
+    assert learning_rate(exponential, 0.75) == pytest.approx(2.0 * 0.05**0.5)
+    for settings in (linear, exponential):
+        assert learning_rate(settings, 1.0) == pytest.approx(0.1)
+
+
+def test_a_start_may_have_other_units_than_the_variant(tmp_path: Path) -> None:
+    path = tmp_path / "teacher_ctc.yaml"
+    for units, expected in (("phones", "teacher"), ("chars", "teacher_chars")):
+        path.write_text(MINIMAL + f"init: teacher\ninit_units: {units}\n")
+        assert Experiment.load(path, suffix="_bpe").init == expected
+    path.write_text(MINIMAL + "init: teacher\n")
+    assert Experiment.load(path, suffix="_bpe").init == "teacher_bpe"
+
+
+def test_the_stage_of_what_it_starts_from_is_that_of_a_training(tmp_path: Path) -> None:
+    for name, text in {
+        "teacher": "{stage: 6, init: teacher_init, objective: {alpha: 1, beta: 1}, optim: {updates: 1}}",
+        "again": "{base: teacher.yaml, init: teacher}",
+        "ctc": "{base: teacher.yaml, init: teacher, init_units: phones}",
+        "sn": "{base: teacher.yaml, stage: 8, init: teacher}",
+        "ss": "{base: teacher.yaml, stage: 9, init: sn}",
+    }.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    for name, stage in {"teacher": 5, "again": 6, "ctc": 6, "sn": 6, "ss": 8}.items():
+        for suffix in ("", "_bpe"):
+            loaded = Experiment.load(tmp_path / f"{name}.yaml", (), suffix)
+            assert loaded.stage_of_init(tmp_path, suffix) == stage, (name, suffix)

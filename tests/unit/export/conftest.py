@@ -1,0 +1,5 @@
+"""Fixtures: small models of every kind."""
+
+from __future__ import annotations
+
+from tests.support.models import decoder, model, streaming_model  # noqa: F401

@@ -1,0 +1,241 @@
+"""What run.sh checks before its first stage: options, and every experiment of the call with what it builds on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+TEACHER = "{stage: 6, init: teacher_init, objective: {alpha: 1, beta: 1}, optim: {updates: 1}}"
+SN = "{base: teacher.yaml, stage: 8, init: teacher, teacher: {experiment: teacher}, model: {encoder: {layers: 2}}, "
+SN += "objective: {alpha: 0.8, beta: 0.8, teacher_layers: [2, 4]}}"
+FILES = {
+    "teacher": TEACHER, "sn": SN, "ss": "{base: sn.yaml, stage: 9, init: sn}", "lm": "optim: {updates: 1}",
+    "again": "{base: teacher.yaml, init: teacher}", "self": "{base: teacher.yaml, init: self}",
+    "astray": "{base: teacher.yaml, init: techer}", "odd_teacher": "{base: sn.yaml, teacher: {experiment: ss}}",
+    "no_teacher": "{base: sn.yaml, teacher: {experiment: techer}}", "same": "{base: teacher.yaml, name: teacher}",
+    "deep": "{base: sn.yaml, objective: {teacher_layers: [2, 13]}}",
+    "part": "{base: teacher.yaml, data: {train: [dve]}}",
+    "wrong": "{base: teacher.yaml, seed: -1}", "from_wrong": "{base: teacher.yaml, init: wrong}",
+    "file": "{base: teacher.yaml, pretrained: 'fairseq:none.pt'}",
+    "skips": "{base: teacher.yaml, decoding: {blank_skip: 1}}",
+    "phones": "{base: teacher.yaml, init: teacher, init_units: phones}",
+}  # fmt: skip
+Check = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Check]:
+    """check(experiments, *options) -> exit status, what was printed; folders are conf, data and exp of tmp_path."""
+    (tmp_path / "conf").mkdir()
+    for name, text in FILES.items():
+        (tmp_path / f"conf/{name}.yaml").write_text(text)
+    monkeypatch.syspath_prepend(str(ROOT / "local"))
+    import check_call
+
+    def run(experiments: str, *options: str) -> tuple[int, str]:
+        folders = [part for kind in ("conf", "data", "exp") for part in (f"--{kind}-dir", str(tmp_path / kind))]
+        monkeypatch.setattr(
+            "sys.argv", ["check_call", "--corpus", "mine", *folders, "--experiment", experiments, *options]
+        )
+        with pytest.raises(SystemExit) as stop:
+            check_call.main()
+        return int(stop.value.code or 0), capsys.readouterr().err
+
+    yield run
+    sys.modules.pop("check_call")
+
+
+def done(*folders: Path) -> None:
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / ".done").write_text(json.dumps({"hash": "x"}))
+
+
+def test_a_call_that_fits_is_silent_and_writes_nothing(check: Check, tmp_path: Path) -> None:
+    assert check("teacher,sn,ss,again") == (0, "")
+    assert check("ss", "--stage", "10") == (0, "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["conf"]
+
+
+@pytest.mark.parametrize(
+    ("experiments", "options", "message"),
+    [
+        ("teacher,sn,nothing", (), "no experiment 'nothing' in .*; there are: "),
+        ("graphs", (), "no experiment 'graphs'"), ("lm", (), "no experiment 'lm'"),
+        ("teacher,../conf/sn", (), r"--experiment .*'\.\./conf/sn' must be a name"),
+        ("teacher,teacher", (), "teacher stands there more than once"),
+        ("teacher,", (), "'' must be a name"), ("teacher, sn", (), "' sn' must be a name"),
+        ("teacher,same", (), r"same\.yaml: name: teacher is also that of teacher\.yaml"),
+        ("teacher,wrong", (), r"wrong\.yaml: seed: must be greater"),
+        ("from_wrong", (), r"wrong\.yaml: seed: must be greater"),
+        ("self", (), r"self\.yaml: init: must be another experiment"),
+        ("astray", (), r"init: techer must be an experiment of .* or end in _init"),
+        ("teacher,sn,ss,odd_teacher", (), r"odd_teacher\.yaml: teacher\.experiment: ss is trained in stage 9"),
+        ("teacher,no_teacher", (), r"teacher\.experiment: no experiment 'techer'; did you mean 'teacher'"),
+        ("teacher,deep", (), r"objective\.teacher_layers: names block 13, but teacher has 12"),
+        ("sn", (), r"init: teacher is not trained .*name it in --experiment, and run its stage 6"),
+        ("again,teacher", (), r"again\.yaml: init: teacher is not trained .* before again"),
+        ("teacher,sn", ("--stage", "8"), r"sn\.yaml: init: teacher is not trained"),
+        ("teacher", ("--stage", "6"), "stage 5 makes .*teacher_init, which is not there"),
+        ("phones", ("--units", "bpe"), r"phones\.yaml: init: teacher is not trained"),
+        ("part", (), "data.train: no cut set 'dve'; there are: dev"),
+        ("file", (), r"file\.yaml: pretrained: no file at none\.pt"),
+        ("skips", ("--topology", "two_pdf"), "decoding.blank_skip needs a blank"),
+        ("teacher", ("--set", "optim.lrr=1"), "optim: unknown key 'lrr'; did you mean 'lr'"),
+        ("teacher", ("--set", "graphs.order=5"), r"graphs\.yaml: order: must be less than or equal to 4 \(got 5\)"),
+        ("teacher", ("--set", "graphs.=5"), "'=5' is not of the form"),
+        ("teacher", ("--set", "lm.optim.clip=0"), r"lm\.yaml: optim\.clip: must be greater than 0 \(got 0\)"),
+        ("teacher", ("--set", "lm.name=teacher"), r"lm\.yaml: name: must be lm"),
+        ("teacher", ("--set", "lm.text.valid=dve"), r"text\.valid: no cut set 'dve'"),
+        ("teacher", ("--device", "gpu"), "--device 'gpu' must be cpu, cuda or cuda:N"),
+        ("teacher", ("--nj", "0"), "--nj 0 must be 1 to"), ("teacher", ("--units", "phone"), "did you mean 'phones'"),
+        ("teacher", ("--launcher", "torchrum -n 2"), "--launcher torchrum -n 2: no program 'torchrum'; expected"),
+        ("teacher", ("--launcher", "torchrun 'a b"), "--launcher torchrun 'a b: no closing quotation; expected"),
+        ("teacher", ("--launcher", "''"), "--launcher '': no program ''"),
+        ("teacher", ("--topology", "hmm"), "--topology hmm is not known"), ("teacher", ("--engine", "k3"), "'k2'"),
+    ],
+)  # fmt: skip
+def test_a_call_that_cannot_end_well_names_what_is_wrong(
+    check: Check, tmp_path: Path, experiments: str, options: tuple[str, ...], message: str
+) -> None:
+    status, said = check(experiments, *options)
+    assert status == 2 and re.search(f"^run.sh: .*({message})", said, flags=re.MULTILINE), said
+    assert not (tmp_path / "data").exists() and not (tmp_path / "exp").exists()
+
+
+def test_all_that_is_wrong_is_reported_at_once_and_once(check: Check) -> None:
+    options = ("--engine", "k3", "--set", "optim.lrr=1", "--set", "graphs.order=5", "--set", "lm.seed=x")
+    said = check("teacher,sn,nothing", *options)[1]
+    for part in ("--engine k3", "'nothing'", "order: must be", "seed: must be"):
+        assert said.count(part) == 1, said
+    assert re.search(r"teacher\.yaml, .*sn\.yaml: optim: unknown key 'lrr'", said) and said.count("lrr") == 1
+
+
+def test_what_is_trained_already_need_not_be_named(check: Check, tmp_path: Path) -> None:
+    done(tmp_path / "exp/teacher")
+    assert "stage 7 makes" in check("sn")[1]
+    done(tmp_path / "data/num/teacher")
+    assert check("sn") == (0, "")
+    assert "teacher_bpe is not trained" in check("sn", "--units", "bpe")[1]
+    assert check("phones", "--units", "bpe") == (0, "")
+
+
+def test_cut_sets_that_are_there_are_known(check: Check, tmp_path: Path) -> None:
+    done(tmp_path / "data/cuts")
+    (tmp_path / "data/cuts/mine.jsonl.gz").touch()
+    (tmp_path / "data/cuts/dev.jsonl.gz").touch()
+    assert check("teacher", "--stage", "5", "--set", "data.train=[mine]") == (0, "")
+    assert "no cut set 'labelled'; there are:" in check("teacher", "--stage", "5")[1]
+
+
+@pytest.mark.parametrize(
+    ("corpus", "conf", "experiments"),
+    [
+        ("librispeech", "conf", "teacher,s5,s5_stream,s5_single,s1,s1_stream,s5_dynamic,s5_fbank40,s5_fbank40_stream"),
+        ("librispeech", "conf", "teacher_hubert,s5_hubert,teacher_wavlm"),
+        ("librispeech", "conf/mini", "teacher,sn,ss,single,m1,m2,m3,sn_nbest,ss_dynamic,sn_fbank40,ss_fbank40"),
+        ("spoken_commands", "conf", "teacher,sn,ss,single,teacher_ctc,sn_fbank40,ss_fbank40"),
+    ],
+)  # fmt: skip
+def test_calls_of_the_recipes_fit(check: Check, tmp_path: Path, corpus: str, conf: str, experiments: str) -> None:
+    shutil.rmtree(tmp_path / "conf")
+    shutil.copytree(ROOT / f"egs/{corpus}/{conf}", tmp_path / "conf")
+    assert check(experiments) == (0, "")
+    done(tmp_path / "exp/teacher")
+    assert check(experiments, "--units", "bpe", "--set", "lm.text.units=chars") == (0, "")
+
+
+def test_the_check_needs_no_torch() -> None:
+    code = "import sys; sys.path.insert(0, 'local'); import check_call; sys.exit('torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment).returncode == 0
+
+
+# run.sh's own options
+
+
+def options(*given: str) -> subprocess.CompletedProcess[str]:
+    script = 'corpus=mine experiments=teacher; source local/stage.sh; parse_options "$@"; echo "$stage $stop_stage $nj"'
+    return subprocess.run(["bash", "-euc", script, "run.sh", *given], cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "OMP_THREAD_LIMIT"])
+def test_all_cores_are_used_whatever_libraries_may(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "1")
+    cores = len(os.sched_getaffinity(0))
+    assert options().stdout.split() == ["0", "13", str(cores)]
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ("--stage 9 --stop-stage 3", "--stage 9"), ("--stage 99", "--stage"), ("--stage 14", "--stage"),
+        ("--stage 08 --stop-stage 08", "--stage"), ("--stage 010 --stop-stage 010", "--stage"), ("--nj 0", "--nj"),
+        ("--nj 999999999999999999999", "--nj"), ("--nj 5000", "--nj"), ("--nj -1", "--nj"), ("--nj 2.5", "--nj"),
+        ("--nj 0x4", "--nj"), ("--stage +3", "--stage"), ("--stop-stage 3a", "--stop-stage"),
+        ("--stop-stage", "--stop-stage"),
+        ("--stage --nj 3", "--stage"), ("--nj 3 --nj 4", "--nj"), ("--mini yes", "--mini"),
+        ("--rehearse 1", "--rehearse"),
+        ("--stge 3", "--stage"), ("--stage=3", "--stage"), ("3", "'3'"), ("-x", "'-x'"), ("--stage ", "--stage"),
+        ("--set", "--set"), ("--data-dir\t ", "--data-dir"), ("--exp-dir\t\n", "--exp-dir"),
+        ("--stage\t3\n4", "--stage"),
+        ("--stage --stop-stage\t3", "'--stage --stop-stage'"), ("--nj\t8 ", "--nj"), ("--stage\tstop_stage", "--stage"),
+        ("--nj\ta[$(touch x)]", "--nj"),
+    ],
+)  # fmt: skip
+def test_a_wrong_option_ends_the_call_by_its_name(given: str, named: str) -> None:
+    found = options(*given.split("\t" if "\t" in given else " "))
+    assert found.returncode == 2 and found.stderr.startswith("run.sh: ") and named in found.stderr, found.stderr
+    assert not found.stdout and not (ROOT / "x").exists()
+
+
+def test_right_options_are_taken() -> None:
+    assert (
+        options("--stage", "0", "--stop-stage", "13", "--nj", "4096", "--set", "a=1", "--set", "a=2").stdout
+        == "0 13 4096\n"
+    )
+    assert options("--stage", "3", "--stop-stage", "3", "--nj", "1").stdout == "3 3 1\n"
+
+
+@pytest.mark.parametrize(
+    "call", ["egs/librispeech/run.sh -h", "egs/spoken_commands/run.sh --help", "tools/check.sh --help",
+             "tools/check.sh -h", "tools/test.sh --help", "tools/test.sh -h"],
+)  # fmt: skip
+def test_help_installs_and_runs_nothing(tmp_path: Path, call: str) -> None:
+    for name in ("local", "tools", "egs/librispeech/run.sh", "egs/spoken_commands/run.sh"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
+    before, begun = sorted(tmp_path.rglob("*")), time.monotonic()
+    found = subprocess.run(call.split(), cwd=tmp_path, capture_output=True, text=True, timeout=10)
+    assert found.returncode == 0 and found.stdout.startswith("usage: ") and not found.stderr
+    assert sorted(tmp_path.rglob("*")) == before and time.monotonic() - begun < 5
+
+
+def test_check_sh_takes_no_arguments() -> None:
+    found = subprocess.run(["tools/check.sh", "tests"], cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 2 and "tests" in found.stderr
+
+
+def test_wrong_calls_of_run_sh_end_with_2_before_any_stage(tmp_path: Path) -> None:
+    """The whole way, where an environment is installed."""
+    if not (ROOT / ".venv/.installed").is_file():
+        pytest.skip("no environment is installed")
+    folders = ["--data-dir", str(tmp_path / "data"), "--exp-dir", str(tmp_path / "exp"), "--mini", "true"]
+    wrong = ["--experiment", "teacher,sn,nonexisting", "--set", "optim.lrr=1e-3"]
+    environment: dict[str, Any] = {**os.environ, "PYTHONPATH": str(ROOT)}
+    found = subprocess.run(
+        [str(ROOT / "egs/librispeech/run.sh"), *folders, *wrong], capture_output=True, text=True, env=environment
+    )
+    assert found.returncode == 2 and "'nonexisting'" in found.stderr and "'lrr'" in found.stderr
+    assert "== stage" not in found.stdout and not any(tmp_path.iterdir())

@@ -1,0 +1,104 @@
+"""run.sh and signals: what runs is asked to end, waited for, and does not outlive it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+RUN = """#!/usr/bin/env bash
+set -euo pipefail
+corpus=own experiments=teacher
+source "$(dirname "${BASH_SOURCE[0]}")/../../local/stage.sh"
+begin "$@"
+run 0 "slow" slow.py
+run 1 "next" slow.py
+finish
+"""
+SLOW = """
+import os, sys, time
+from pathlib import Path
+from distill.recipe.launch import end_cleanly
+end_cleanly()
+here = Path(__file__).parent
+try:
+    (here / "pid").write_text(str(os.getpid()))
+    time.sleep(60)
+except KeyboardInterrupt as stopped:
+    time.sleep(0.5)
+    (here / "checkpoint").touch()
+    sys.exit(stopped.status)
+"""
+
+
+@pytest.fixture
+def run_sh(tmp_path: Path) -> Path:
+    """A recipe of slow stages in a repository of its own."""
+    for folder in ("local", ".venv/bin", "egs/own/conf"):
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.copy(ROOT / "local/stage.sh", tmp_path / "local")
+    (tmp_path / "local/environment.sh").write_text("install_environment() { :; }\n")
+    (tmp_path / "local/slow.py").write_text(SLOW)
+    (tmp_path / "local/check_call.py").touch()
+    python = tmp_path / ".venv/bin/python"
+    python.write_text(f'#!/usr/bin/env bash\nexec {sys.executable} "$@"\n')
+    run = tmp_path / "egs/own/run.sh"
+    run.write_text(RUN)
+    for path in (python, run):
+        path.chmod(0o755)
+    return run
+
+
+def started(run: Path) -> tuple[subprocess.Popen, int]:
+    """A call of run.sh and the number of the process that its stage has started."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([run], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    pid, end = run.parents[2] / "local/pid", time.monotonic() + 60
+    while not (pid.exists() and pid.read_text()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return process, int(pid.read_text())
+
+
+def gone(pid: int, seconds: float = 10) -> bool:
+    """Whether a process ends within some seconds."""
+    state, end = Path(f"/proc/{pid}/stat"), time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if state.read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_the_stage_that_runs(run_sh: Path, number: int) -> None:
+    process, child = started(run_sh)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert gone(child) and (run_sh.parents[2] / "local/checkpoint").exists()
+    assert "the same command continues where it stopped" in output and "stage 1" not in output
+
+
+def test_a_stage_that_ends_by_itself_ends_the_recipe(run_sh: Path) -> None:
+    process, child = started(run_sh)
+    os.kill(child, signal.SIGTERM)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 143 and "stage 1" not in output
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there the system ends it")
+def test_a_stage_does_not_outlive_a_killed_recipe(run_sh: Path) -> None:
+    process, child = started(run_sh)
+    process.kill()
+    process.communicate(timeout=30)
+    assert gone(child)

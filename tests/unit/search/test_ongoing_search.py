@@ -1,0 +1,123 @@
+"""A search that goes on as frames come: for any chunking what the whole utterance gives, and best paths on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distill.fsa.lattice import Lattice, Search
+from distill.kernels import build
+from distill.search import beam as search
+from distill.search.beam import OngoingSearch, Partial
+from distill.search.determinise import best_path
+from tests.support.lattices import OUTPUTS, lattice_of, random_graph
+from tests.unit.search.test_beam import peaked
+
+FRAMES = 70  # several prunings
+GRAPH = random_graph(7, states=300, arcs=1500)
+
+
+def fed(log_probs: np.ndarray, cuts: Sequence[int], limits: Search) -> tuple[OngoingSearch, list[Partial]]:
+    ongoing, partials = OngoingSearch(GRAPH, limits), []
+    for piece in np.split(log_probs, sorted(cuts)):
+        ongoing.feed(piece)
+        partials.append(ongoing.best())
+    return ongoing, [each for each in partials if each is not None]
+
+
+def same(a: Lattice, b: Lattice) -> bool:
+    return all(np.array_equal(getattr(a, field.name), getattr(b, field.name)) for field in fields(Lattice))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 30), st.lists(st.integers(0, FRAMES), max_size=12), st.sampled_from([0.1, 6.0]),
+    st.sampled_from([8.0, 15.0]), st.sampled_from([0, 40]),
+)  # fmt: skip
+def test_any_chunking_gives_the_lattice_of_the_whole(seed, cuts, lattice_beam, beam, most) -> None:
+    log_probs, limits = peaked(seed, FRAMES, OUTPUTS), Search(beam, lattice_beam, most)
+    ongoing, _ = fed(log_probs, cuts, limits)
+    assert same(ongoing.lattice(True), lattice_of(GRAPH, log_probs, limits))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 30), st.lists(st.integers(1, FRAMES), min_size=1, max_size=12))
+def test_what_is_settled_stays(seed, cuts) -> None:
+    ongoing, partials = fed(peaked(seed, FRAMES, OUTPUTS), cuts, Search(15.0, 6.0, 100))
+    lattice = ongoing.lattice(True)
+    path, _ = best_path(lattice)
+    rows = [list(zip(p.frame.tolist(), p.label.tolist(), p.word.tolist())) for p in partials]
+    # the lattice's best path is as good as the last partial's; it may be another one, where loops change places
+    best = float(lattice.acoustic[path].sum() + lattice.graph[path].sum() + lattice.final[lattice.dst[path[-1]]])
+    assert best == pytest.approx(partials[-1].score - partials[-1].ending, abs=1e-3)
+    for place, partial in enumerate(partials):
+        for later in rows[place + 1 :]:
+            assert later[: partial.settled] == rows[place][: partial.settled]
+
+
+def test_much_is_settled_of_what_is_clear() -> None:
+    _, partials = fed(peaked(3, 400, OUTPUTS), range(20, 400, 20), Search(8.0, 1.0, 50))
+    shares = [partial.settled / len(partial.label) for partial in partials[3:]]
+    assert np.mean(shares) > 0.7
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("frames", [1, 30, 60])
+def test_best_so_far_is_the_best_path_of_these_frames(seed: int, frames: int) -> None:
+    log_probs, limits = peaked(seed, 60, OUTPUTS), Search(15.0, 6.0, 0)
+    ongoing, partials = fed(log_probs[:frames], range(0, frames, 7), limits)
+    lattice = ongoing.lattice(False)
+    path, _ = best_path(lattice)
+    best = partials[-1]
+    assert best.label.tolist() == lattice.label[path].tolist()
+    assert best.word.tolist() == lattice.word[path].tolist()
+    assert best.score == pytest.approx(float(lattice.acoustic[path].sum() + lattice.graph[path].sum()), abs=1e-3)
+    assert best.acoustic.sum() + best.graph.sum() == pytest.approx(best.score, abs=1e-3)
+    ended = lattice_of(GRAPH, log_probs[:frames], limits)
+    if ended.complete:
+        path, _ = best_path(ended)
+        score = ended.acoustic[path].sum() + ended.graph[path].sum() + ended.final[ended.dst[path[-1]]]
+        assert best.score - best.ending == pytest.approx(float(score), abs=1e-3)
+    else:
+        assert best.ending == np.inf
+
+
+def test_the_lattice_can_be_had_on_the_way() -> None:
+    log_probs, limits = peaked(0, FRAMES, OUTPUTS), Search(15.0, 6.0, 0)
+    ongoing = OngoingSearch(GRAPH, limits)
+    for start in range(0, FRAMES, 10):
+        ongoing.feed(log_probs[start : start + 10])
+        assert same(ongoing.lattice(True), lattice_of(GRAPH, log_probs[: start + 10], limits))
+
+
+def test_without_a_compiler_it_is_slower_but_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    log_probs, limits = peaked(1, 20, OUTPUTS), Search(30.0, 4.0, 0)
+    _, (*_, fast) = fed(log_probs, [7, 12], limits)
+    kept = (build.load_kernel, build._warn_once, search._kernel)
+    monkeypatch.setenv("CXX", "")
+    for each in kept:
+        each.cache_clear()
+    _, (*_, slow) = fed(log_probs, [7, 12], limits)
+    monkeypatch.undo()
+    for each in kept:
+        each.cache_clear()
+    assert slow.word.tolist() == fast.word.tolist() and slow.label.tolist() == fast.label.tolist()
+    assert slow.score == pytest.approx(fast.score, abs=1e-3) and slow.ending == pytest.approx(fast.ending, abs=1e-3)
+    assert slow.settled == 0
+
+
+def test_a_beam_that_leaves_no_path_is_told() -> None:
+    ongoing = OngoingSearch(GRAPH, Search(15.0, 6.0, 0))
+    assert ongoing.best() is None and ongoing.lattice(True).num_states == 0
+    hopeless = np.full((3, OUTPUTS), -np.inf, dtype=np.float32)
+    assert not ongoing.feed(hopeless)
+    assert ongoing.best() is None and ongoing.lattice(True).num_states == 0
+    with pytest.raises(ValueError, match="outputs"):
+        ongoing.feed(hopeless[:, :1])
+    with pytest.raises(ValueError, match="NaN"):
+        ongoing.feed(np.full((3, OUTPUTS), np.nan, dtype=np.float32))

@@ -1,0 +1,189 @@
+"""Who may come in: token, origin, TLS; what is served over HTTP; wrong settings of the server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import ssl
+import subprocess
+from pathlib import Path
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidMessage, InvalidStatus
+
+from distill.decode.online import OnlineDecoder
+from distill.server import app as setup
+from distill.server.metrics import Metrics
+from distill.server.page import FILES, file
+from distill.server.scheduler import Recognition
+from distill.server.server import Address, Limits, Server
+from tests.support.clients import Loudness, audio, get, sentence, serving, sherpa
+
+
+def test_http_beside_the_sockets(decoder: OnlineDecoder) -> None:
+    async def visit(server: Server, url: str) -> None:
+        async def fetch(path: str, **headers: str) -> tuple[int, str, dict[str, str]]:
+            return await asyncio.to_thread(get, url + path, **headers)
+
+        assert (await fetch("/health"))[:2] == (200, "ok\n")
+        status, text, headers = await fetch("/metrics")
+        assert status == 200 and headers["Content-Type"].startswith("text/plain")
+        assert re.search(r"^distill_streams_open 0$", text, re.MULTILINE)
+        for path in FILES:
+            status, text, headers = await fetch(path)
+            assert status == 200 and text and "default-src 'none'" in headers["Content-Security-Policy"]
+        assert (await fetch("/nothing"))[0] == 404
+        assert (await fetch("/sherpa"))[0] == 426
+        assert (await fetch("/", Host="evil.example"))[0] == 403
+        assert (await fetch("/", Origin="http://evil.example"))[0] == 403
+        server.recognition.close()
+        assert (await fetch("/health"))[:2] == (503, "the recognition has stopped\n")
+
+    serving(decoder, visit)
+
+
+MALFORMED = {
+    "no HTTP": b"\x16\x03\x01\x02\0\x01\r\n\r\n",
+    "another method": b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n",
+    "a body": b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello",
+    "another version": b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n",
+    "a header without a name": b"GET / HTTP/1.1\r\n: localhost\r\n\r\n",
+    "a host that is none": b"GET / HTTP/1.1\r\nHost: [::1\r\n\r\n",
+    "a path that is none": b"GET //[::1/ HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "two hosts": b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n",
+    "two upgrades": b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nUpgrade: websocket\r\n\r\n",
+    "an origin that is none": b"GET / HTTP/1.1\r\nHost: localhost\r\nOrigin: http://[\r\n\r\n",
+    "a path of other bytes": b"GET /\xff\xfe HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "a token of other bytes": b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer \xff\r\n\r\n",
+    "a key that is none": b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n\r\n",
+    "no key": b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+    "a line too long": b"GET /" + b"a" * 20000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "too many headers": b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 500 + b"\r\n",
+    "cut": b"GET / HTTP/1.1\r\nHost: local",
+}  # fmt: skip
+
+
+def test_malformed_requests_are_told_so(decoder: OnlineDecoder, caplog: pytest.LogCaptureFixture) -> None:
+    async def ask(url: str, request: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection(*url.removeprefix("ws://").split(":"))
+        writer.write(request)
+        if not request.endswith(b"\r\n\r\n") and b"hello" not in request:
+            writer.write_eof()
+        answer = await asyncio.wait_for(reader.read(), 8)
+        writer.close()
+        return answer
+
+    async def visit(server: Server, url: str) -> None:
+        answers = await asyncio.gather(*(ask(url, request) for request in MALFORMED.values()))
+        statuses = {name: answer[:12] for name, answer in zip(MALFORMED, answers)}
+        assert {name: status for name, status in statuses.items() if not status.startswith(b"HTTP/1.1 4")} == {}
+        assert (await asyncio.to_thread(get, url + "/health"))[0] == 200
+
+    serving(decoder, visit, Limits(opening=2.0, leave=0.0), Address(port=0, token="secret"))
+    assert "Traceback" not in caplog.text and not caplog.records
+
+
+def test_a_token_and_an_origin_are_asked_for(decoder: OnlineDecoder) -> None:
+    said = sentence(10)
+
+    async def visit(server: Server, url: str) -> None:
+        for wrong in (url, url + "/?token=no", url + "/metrics"):
+            with pytest.raises(InvalidStatus, match="401"):
+                await connect(wrong)
+        with pytest.raises(InvalidStatus, match="403"):
+            await connect(url + "/?token=secret", origin="https://evil.example")
+        assert (await sherpa(url + "/?token=secret", audio(decoder, said)))[-1]["text"].split() == said
+        async with connect(url, additional_headers={"Authorization": "Bearer secret"}, origin="https://good.example"):
+            pass
+        assert (await asyncio.to_thread(get, url + "/"))[0] == 200  # the page itself asks for the token
+
+    serving(decoder, visit, address=Address(port=0, token="secret", origins=("https://good.example",)))
+
+
+def test_the_page_loads_nothing_from_elsewhere() -> None:
+    for path in FILES:
+        found = file(path)
+        assert found is not None
+        assert not re.search(r"""(?:https?:)?//(?!\s)[\w-]+\.[\w.]+""", found[0]), path
+    assert file("/../server.py") is None
+
+
+def test_a_port_that_is_taken_and_folders_that_lack_something(decoder: OnlineDecoder, tmp_path: Path) -> None:
+    async def visit(server: Server, url: str) -> None:
+        second = Recognition(Loudness(4), decoder, Metrics())
+        with pytest.raises(ValueError, match="cannot listen on 127"):
+            await setup.run(second, Address(port=server.port), Limits(), lambda port: None)
+
+    serving(decoder, visit)
+    with pytest.raises(FileNotFoundError, match="train it first"):
+        setup.open_recognition(setup.Setup(tmp_path / "exp" / "ss"))
+    with pytest.raises(ValueError, match="--token"):
+        setup.check(Address(host="0.0.0.0"))
+    with pytest.raises(FileNotFoundError, match="PEM"):
+        setup.tls_context(tmp_path / "cert.pem", None)
+    assert setup.data_folder(tmp_path / "exp-mini" / "ss") == tmp_path.resolve() / "data-mini"
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A self-signed certificate of this machine with its key, in one file."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl to make a certificate with")
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run([*command, *names, "-keyout", path, "-out", path], check=True, capture_output=True)
+    return path
+
+
+def test_tls_with_a_token(decoder: OnlineDecoder, certificate: Path) -> None:
+    said, trusting = sentence(12), ssl.create_default_context(cafile=str(certificate))
+
+    async def visit(server: Server, url: str) -> None:
+        secure = url.replace("ws://", "wss://")
+        page = await asyncio.to_thread(get, secure.replace("wss://", "https://") + "/", trusting)
+        assert page[0] == 200 and "<title>" in page[1]
+        with pytest.raises(InvalidStatus, match="401"):
+            await connect(secure, ssl=trusting)
+        with pytest.raises(ssl.SSLCertVerificationError):  # who does not know the certificate
+            await connect(secure + "/?token=secret")
+        with pytest.raises((OSError, EOFError, InvalidMessage)):  # who does not speak TLS
+            await connect(url + "/?token=secret", open_timeout=2)
+        messages = await sherpa(secure + "/?token=secret", audio(decoder, said), ssl=trusting)
+        assert messages[-1]["text"].split() == said
+
+    serving(decoder, visit, address=Address(port=0, token="secret", tls=setup.tls_context(certificate, None)))
+
+
+def test_a_file_that_is_no_certificate_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cert.pem").write_text("nothing", encoding="utf-8")
+    with pytest.raises(ValueError, match="no certificate with its key"):
+        setup.tls_context(tmp_path / "cert.pem", None)
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_a_signal_ends_open_streams_and_a_second_one_at_once(decoder: OnlineDecoder, presses: int) -> None:
+    said, limits = sentence(13), Limits(leave=0.3 if presses == 1 else 60.0)
+    recognition, ports = Recognition(Loudness(len(decoder.lang.outputs)), decoder, Metrics()), list[int]()
+
+    async def run() -> None:
+        ending = asyncio.create_task(setup.run(recognition, Address(port=0), limits, ports.append))
+        while not ports:
+            await asyncio.sleep(0.01)
+        async with connect(f"ws://127.0.0.1:{ports[0]}") as socket:
+            await socket.send(audio(decoder, said).tobytes())
+            await socket.recv()
+            for _ in range(presses):
+                os.kill(os.getpid(), signal.SIGINT)
+                await asyncio.sleep(0.1)
+            messages = [message async for message in socket]
+            assert messages[-1] == "Done!" and " ".join(said) in messages[-2] and socket.close_code == 1001
+        await asyncio.wait_for(ending, 5)
+
+    asyncio.run(run())
+    assert not recognition.alive

@@ -1,0 +1,196 @@
+"""Clients that are slow, silent, oversized, malformed, abrupt or too many: a clear end for them, no harm to others."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from distill.decode.online import OnlineDecoder
+from distill.server.protocols import Sherpa
+from distill.server.server import Limits, Server
+from tests.support.clients import CHUNK, HOP, audio, closed_with, metric, sentence, serving, sherpa, vosk
+
+BAD = {
+    "text amid audio": ([np.zeros(800, np.float32).tobytes(), "what?"], 1007, "Done at the end"),
+    "half a sample": ([b"\0\0\0"], 1007, "3 bytes"),
+    "not finite": ([np.array([np.nan], np.float32).tobytes()], 1007, "1 NaN"),
+    "integers as floats": ([np.full(10, 3000, np.float32).tobytes()], 1007, "divide 16-bit"),
+    "no JSON": (["{{"], 1007, "config"),
+    "deep JSON": (["{" + '"a":[' * 10000], 1007, "config"),
+    "a rate of text": (['{"config": {"sample_rate": "fast"}}'], 1007, "sample_rate 'fast'"),
+    "a rate of no use": (['{"config": {"sample_rate": 15999}}', b"\0\0"], 1007, "no simple ratio"),
+    "oversized": ([bytes(70000)], 1009, ""),
+    "silent": ([], 1008, "no audio came for 0.5 s"),
+    "silent amid audio": ([np.zeros(800, np.float32).tobytes()], 1008, "no audio came"),
+    "a rate of a longer text": ([f'{{"config": {{"sample_rate": "{"9" * 5000}"}}}}'], 1007, "sample_rate '9"),
+    "a rate that is none": (['{"config": {"sample_rate": [16000]}}'], 1007, "sample_rate [16000]"),
+    "a rate without a bound": (['{"config": {"sample_rate": Infinity}}'], 1007, "sample_rate inf"),
+    "endless": ([np.zeros(8000, np.float32).tobytes()] * 9, 1009, "longer than 4 s"),
+    "too loud for the model": ([np.full(4000, 0.99, np.float32).tobytes()], 1011, "too loud"),
+}  # fmt: skip
+
+
+def test_bad_company_harms_nobody(decoder: OnlineDecoder) -> None:
+    said = sentence(5, 20)
+
+    async def bad(url: str, messages: Sequence[str | bytes], code: int, reason: str) -> None:
+        async with connect(url) as socket:
+            for message in messages:
+                try:
+                    await socket.send(message)
+                except ConnectionClosed:
+                    break
+            found = await closed_with(socket)
+            assert found[0] == code and reason in found[1], found
+
+    async def abrupt(url: str, after: int) -> None:
+        socket = await connect(url)
+        for _ in range(after):
+            await socket.send(np.full(2000, 0.3, np.float32).tobytes())
+        socket.transport.abort()
+
+    async def invalid(url: str) -> None:
+        socket = await connect(url)
+        await socket.send(b"\xff\xfe{", text=True)
+        code, reason = await closed_with(socket)
+        assert code == 1007 and "invalid start byte at position 0" in reason
+
+    async def empty(url: str) -> None:
+        async with connect(url) as socket:
+            with pytest.raises(ConnectionClosed, match="no audio came"):
+                for _ in range(50):
+                    await socket.send(b"")
+                    await asyncio.sleep(0.05)
+
+    async def mute(url: str) -> None:
+        """Connects, and never says what it wants."""
+        reader, writer = await asyncio.open_connection(*url.removeprefix("ws://").split(":"))
+        assert await asyncio.wait_for(reader.read(), 8) == b""
+        writer.close()
+
+    async def good(url: str) -> None:
+        for _ in range(4):
+            messages = await sherpa(url, audio(decoder, said), 400)
+            assert messages[-1]["text"].split() == said
+
+    async def visit(server: Server, url: str) -> None:
+        await asyncio.gather(
+            *(bad(url, *case) for case in BAD.values()), *(abrupt(url, n) for n in range(6)), invalid(url), empty(url),
+            mute(url), good(url), good(url),
+        )  # fmt: skip
+        await good(url)
+
+    server = serving(decoder, visit, Limits(message=65536, stream=4.0, idle=0.5, leave=0.0, opening=1.5))
+    counts = {kind: metric(server, f'streams_refused_total{{reason="{kind}"}}') for kind in ("malformed", "silent")}
+    assert counts == {"malformed": 12, "silent": 3}
+    assert metric(server, "streams_open") == 0 and not server.recognition._streams
+
+
+async def drip(url: str, message: bytes, seconds: float) -> tuple[int, str]:
+    """Send a message again and again; how the server ends it."""
+    async with connect(url) as socket:
+
+        async def send() -> None:
+            with contextlib.suppress(ConnectionClosed):
+                while True:
+                    await socket.send(message)
+                    await asyncio.sleep(seconds)
+
+        sending = asyncio.create_task(send())
+        try:
+            return await closed_with(socket)
+        finally:
+            sending.cancel()
+
+
+def test_who_sends_drop_by_drop_is_silent_too(decoder: OnlineDecoder) -> None:
+    async def visit(server: Server, url: str) -> None:
+        one, second = np.zeros(1, np.float32).tobytes(), np.zeros(1600, np.float32).tobytes()
+        found = await asyncio.gather(drip(url, one, 0.1), drip(url + "/vosk", b"\0", 0.1), drip(url, second, 0.3))
+        assert [code for code, _ in found] == [1008, 1008, 1009]  # a third of real time is not silent
+        assert found[2][1] == "the stream lasts longer than 4 s"
+
+    serving(decoder, visit, Limits(idle=0.8, lasting=4.0, leave=0.0))
+
+
+def test_a_message_that_never_ends_is_silence(decoder: OnlineDecoder) -> None:
+    async def visit(server: Server, url: str) -> None:
+        async def fragments():
+            while True:
+                yield b"\0" * 4
+                await asyncio.sleep(0.1)
+
+        async with connect(url) as socket:
+            sending = asyncio.create_task(socket.send(fragments()))
+            assert (await closed_with(socket))[0] == 1008
+            sending.cancel()
+
+    serving(decoder, visit, Limits(idle=0.5, leave=0.0))
+
+
+ODD = "bad\nINFO all is well\r\x1b[31m\u202e\x00\u2028" + "x" * 5000
+
+
+def test_what_clients_write_stands_escaped_and_short_in_the_log(
+    decoder: OnlineDecoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def visit(server: Server, url: str) -> None:
+        async with connect(url) as socket:
+            for _ in range(3):
+                await socket.send(json.dumps({"config": {"sample_rate": 16000, ODD: 1}}))
+            await socket.send('{"eof": 1}')
+            await socket.recv()
+        for message in (ODD, json.dumps({"config": {"sample_rate": ODD}}), json.dumps({ODD: 1})):
+            async with connect(url + "/vosk") as socket:
+                await socket.send(message)
+                assert (await closed_with(socket))[0] == 1007
+
+    with caplog.at_level(logging.INFO):
+        serving(decoder, visit)
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("distill")]
+    assert len(told) == 1 and "bad\\nINFO" in told[0]
+    assert len(told[0]) < 250 and told[0].isascii() and told[0].isprintable()
+
+
+def test_who_takes_nothing_is_let_go(decoder: OnlineDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Sherpa.say
+    monkeypatch.setattr(Sherpa, "say", lambda self, result: plain(self, result) + " " * 3_000_000)
+    said = sentence(6)
+
+    async def visit(server: Server, url: str) -> None:
+        async with connect(url, max_size=None, max_queue=1, close_timeout=0.1) as slow:
+            with contextlib.suppress(ConnectionClosed):  # it may be let go before it has sent all
+                for _ in range(40):
+                    await slow.send(np.full(CHUNK * HOP, 0.2, np.float32).tobytes())
+                    await asyncio.sleep(0.005)
+            for _ in range(200):
+                if metric(server, 'streams_refused_total{reason="slow"}'):
+                    break
+                await asyncio.sleep(0.02)
+            else:
+                raise AssertionError("the slow client was not let go")
+        replies = await vosk(url, audio(decoder, said))
+        assert replies[-1]["text"].split() == said
+
+    serving(decoder, visit, Limits(slow=0.3, leave=0.0))
+
+
+def test_no_more_streams_than_allowed(decoder: OnlineDecoder) -> None:
+    async def visit(server: Server, url: str) -> None:
+        async with connect(url) as first, connect(url):
+            await first.send(np.zeros(10, np.float32).tobytes())
+            async with connect(url) as third:
+                assert await closed_with(third) == (1013, "too many streams; try later")
+        said = sentence(7)
+        await asyncio.sleep(0.05)
+        assert (await sherpa(url, audio(decoder, said)))[-1]["text"].split() == said
+
+    serving(decoder, visit, Limits(streams=2, leave=0.0))

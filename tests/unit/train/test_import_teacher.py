@@ -1,0 +1,107 @@
+"""Stage 5: what an untrained experiment begins with; and what front-ends store of the training audio."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from distill.config.experiment import Experiment
+from distill.config.model import FrontEnd
+from distill.data.loader import fbank_statistics
+from distill.fbank import fbank
+from distill.models import checkpoint
+from distill.models.front_end import build_front_end
+from distill.train.import_teacher import import_folder, write_pretrained, write_random
+from distill.train.setup import calibrate
+from local import import_teacher, init_teacher
+from tests.unit.models.test_pretrained import HUGGING_FACE, OUTPUTS, SMALL, hugging_face, state_of
+
+
+def experiment(**changes) -> Experiment:
+    values = {
+        "name": "teacher", "stage": 6, "model": SMALL.model_dump(), "objective": {"alpha": 1, "beta": 1},
+        "optim": {"updates": 1},
+    }  # fmt: skip
+    return Experiment.parse({**values, **changes}, "test")
+
+
+def test_an_imported_teacher_is_epoch_0_with_a_list_of_its_tensors(tmp_path: Path) -> None:
+    source = hugging_face(tmp_path / "hf")
+    write_pretrained(experiment(pretrained=source), OUTPUTS, tmp_path)
+    model, found, units, epoch = checkpoint.load_recogniser(tmp_path)
+    assert epoch == 0 and tuple(units) == OUTPUTS and found.pretrained == source
+    theirs = state_of(HUGGING_FACE)["encoder.layers.1.feed_forward.output_dense.weight"]
+    assert torch.equal(model.encoder.blocks[1].ffn_down.weight, theirs)
+    listed = (tmp_path / "import.tsv").read_text().splitlines()
+    for name in model.state_dict():
+        assert name == "front_end.gain" or sum(line.split("\t")[1] == name for line in listed) == 1, name
+    with pytest.raises(ValueError, match=r"model\.encoder\.ffn_dim is 48, but the checkpoint has 24"):
+        wider = SMALL.encoder.model_copy(update={"ffn_dim": 48})
+        model_settings = SMALL.model_copy(update={"encoder": wider}).model_dump()
+        write_pretrained(experiment(pretrained=source, model=model_settings), OUTPUTS, tmp_path)
+
+
+def test_random_weights_follow_the_seed(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        (tmp_path / str(seed)).mkdir()
+        write_random(experiment(seed=seed), OUTPUTS, tmp_path / str(seed))
+    one, two = (checkpoint.load_recogniser(tmp_path / str(seed))[0] for seed in (1, 2))
+    assert not torch.equal(one.encoder.projection.weight, two.encoder.projection.weight)
+
+
+def test_a_checkpoint_becomes_an_experiment_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = hugging_face(tmp_path / "hf")
+    (tmp_path / "hf" / "vocab.json").write_text('{"<pad>": 0, "|": 1, "A": 2}')
+    monkeypatch.setattr(sys, "argv", ["import_teacher.py", "--from", source, "--out", str(tmp_path / "mine")])
+    import_teacher.main()
+    _, found, units, _ = checkpoint.load_recogniser(tmp_path / "mine")
+    assert units == ["<blk>", "▁", "A"] and found.name == "mine"
+    written = yaml.safe_load((tmp_path / "mine" / "model.yaml").read_text())
+    assert experiment(model=written["model"]).model == SMALL, "model.yaml is what an experiment's YAML must say"
+    import_folder(source, OUTPUTS, tmp_path / "other", "other")
+    assert checkpoint.load_recogniser(tmp_path / "other")[2] == list(OUTPUTS)
+
+
+def test_stage_5_reads_all_files_of_a_checkpoint(tmp_path: Path) -> None:
+    """They are its inputs, whose contents are compared: another file of the same name is noticed."""
+    found = init_teacher.source(experiment(pretrained=hugging_face(tmp_path / "hf")))
+    assert {path.name for path in found} == {"config.json", "preprocessor_config.json", "pytorch_model.bin"}
+    assert init_teacher.source(experiment(pretrained=f"fairseq:{found[0]}")) == found[:1]
+    assert init_teacher.source(experiment()) == []
+
+
+def cuts() -> list:
+    draw = np.random.default_rng(0)
+    waves = [0.1 * draw.standard_normal((1, n)).astype(np.float32) for n in (8000, 16000)]
+    return [SimpleNamespace(load_audio=lambda wave=wave: wave) for wave in waves]
+
+
+def test_fbank_frames_are_normalised_by_the_training_audio() -> None:
+    mean, scale = fbank_statistics(cuts(), 20)
+    frames = torch.cat(
+        [fbank(torch.from_numpy(c.load_audio()), torch.tensor([c.load_audio().shape[1]]), 20)[0] for c in cuts()]
+    )
+    torch.testing.assert_close(mean, frames.mean(0), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(1 / scale, frames.std(0, correction=0), rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="audio is empty or silent"):
+        fbank_statistics([], 20)
+
+
+def test_each_front_end_stores_what_it_needs() -> None:
+    loader = SimpleNamespace(cuts=cuts())
+    stack = {"layers": ((8, 3, 2),), "norm": "frame"}
+    features = build_front_end(FrontEnd(input="fbank", waveform="none", mels=20, **stack))
+    calibrate(features, loader)
+    assert torch.equal(features.mean, fbank_statistics(cuts(), 20)[0])
+    gain = build_front_end(FrontEnd(waveform="gain", **stack))
+    calibrate(gain, loader)
+    assert float(gain.gain) == pytest.approx(10, rel=0.02)
+    plain = build_front_end(FrontEnd(waveform="none", **stack))
+    calibrate(plain, loader)
+    assert float(plain.gain) == 1
