@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
 import shutil
@@ -85,3 +86,12 @@ def write_json(path: Path, value: Any) -> None:
         file.write(json.dumps(value, indent=1, sort_keys=True) + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def as_flac(samples: Any, rate: int) -> bytes:
+    """Samples (N,), int16 or float in ±1, as 16-bit FLAC; written by Python, which reports a full disk."""
+    import soundfile
+
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()

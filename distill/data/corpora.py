@@ -14,12 +14,10 @@ import numpy as np
 import soundfile
 from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet
 
-from distill.files import replacing
+from distill.files import as_flac, replacing
+from distill.text import read_lines
 
-from ..text import read_lines
 from .audio import file_fault
-from .checks import SAMPLING_RATE, Manifest, Skipped
-from .clips import as_flac
 from .cut_files import prepare_cuts
 from .kaldi import prepare_kaldi
 from .layout import (
@@ -32,6 +30,7 @@ from .layout import (
     read_table,
     spoken_commands_tables,
 )
+from .manifests import SAMPLING_RATE, Manifest, Skipped
 from .utterances import Utterance, file_source, manifest_of
 
 # LibriSpeech

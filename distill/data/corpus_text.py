@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from distill.files import replacing
+from distill.text import normalise, read_lines
 
-from ..text import normalise, read_lines
-from .checks import Skipped
-from .grammar import Grammar
 from .layout import read_table
 from .lexicon_files import read_lexicon
+from .manifests import Skipped
+from .synthetic.sentences import Grammar
 
 log = logging.getLogger(__name__)
 

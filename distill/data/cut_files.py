@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 from lhotse.audio import AudioSource
 
-from ..text import read_lines
+from distill.text import read_lines
+
 from .audio import Unusable
-from .checks import Manifest, at
 from .kaldi import COMMANDS
+from .manifests import Manifest, at
 from .utterances import TOLERANCE, Source, Utterance, manifest_of
 
 

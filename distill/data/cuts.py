@@ -12,8 +12,8 @@ from pathlib import Path
 from lhotse import CutSet, RecordingSet, SupervisionSet
 from lhotse.cut import MonoCut
 
-from .checks import Manifest, Skipped, check_manifest, some
 from .layout import Roles
+from .manifests import Manifest, Skipped, check_manifest, some
 
 log = logging.getLogger(__name__)
 

@@ -12,10 +12,11 @@ from typing import Any
 
 from lhotse.audio import AudioSource
 
-from ..text import read_lines
+from distill.text import read_lines
+
 from .audio import Unusable
-from .checks import Manifest, at, some
 from .layout import check_folder
+from .manifests import Manifest, at, some
 from .utterances import Source, Utterance, file_source, manifest_of
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from unicodedata import normalize
 
-from ..text import normalise, read_lines
-from .checks import Skipped
+from distill.text import normalise, read_lines
+
+from .manifests import Skipped
 
 log = logging.getLogger(__name__)
 

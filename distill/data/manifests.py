@@ -14,8 +14,8 @@ from pathlib import Path
 from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet
 
 from distill.files import replacing
+from distill.text import normalise
 
-from ..text import normalise
 from .audio import sample_faults
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet
 from lhotse.audio import AudioSource
 
 from .audio import SEVERAL_CHANNELS, Unusable, recording_of
-from .checks import Manifest, at
+from .manifests import Manifest, at
 
 TOLERANCE = 0.025
 """Seconds by which a manifest may differ from its audio, as in lhotse."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
-from ..text import read_lines
+from distill.text import read_lines
 
 VOWELS = tuple("AEIOU")
 

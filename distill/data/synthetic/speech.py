@@ -29,11 +29,9 @@ import numpy as np
 import soundfile
 from scipy.signal import lfilter, resample_poly
 
-from distill.files import replacing
-
-from .clips import as_flac
-from .grammar import Grammar
-from .noise import COLOURS, add_noise, coloured_noise, rms
+from distill.data.noise import COLOURS, add_noise, coloured_noise, rms
+from distill.data.synthetic.sentences import Grammar
+from distill.files import as_flac, replacing
 
 log = logging.getLogger(__name__)
 

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
-import soundfile
+
+from distill.files import as_flac
 
 
 def flac(cut) -> bytes:
     """The first channel of a cut as 16-bit FLAC."""
     samples = np.round(cut.load_audio()[0] * 32768).clip(-32768, 32767).astype(np.int16)
     return as_flac(samples, int(cut.sampling_rate))
-
-
-def as_flac(samples: np.ndarray, rate: int) -> bytes:
-    """Samples (N,), int16 or float in ±1, as 16-bit FLAC; written to a file it is Python that sees a full disk."""
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, rate, format="FLAC", subtype="PCM_16")
-    return buffer.getvalue()
 
 
 def link(cut, folder: Path) -> str | None:

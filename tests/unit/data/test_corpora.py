@@ -275,7 +275,8 @@ def test_spoken_commands(tmp_path: Path) -> None:
     write_manifests(parts, layout.SPOKEN_COMMANDS, tmp_path / "manifests", "spoken_commands", skipped)
     write_cut_sets(tmp_path / "manifests", "spoken_commands", layout.SPOKEN_COMMANDS, tmp_path / "cuts")
     ids = {path.name.split(".")[0]: [cut.id for cut in read(path)] for path in (tmp_path / "cuts").iterdir()}
-    assert ids["labelled"] == ["cd-train", "o-train-unsure", "o-train-unsure_sp0.9", "o-train-unsure_sp1.1"]
+    other_speeds = [f"{name}_sp{factor}" for name in ("cd-train", "o-train-unsure") for factor in (0.9, 1.1)]
+    assert ids["labelled"] == ["cd-train", "o-train-unsure", *other_speeds]
     assert ids["dev"] == ["cd-dev_seen", "cd-dev_unseen", "o-dev-scored"]
     assert ids["test-digits-unseen"] == ["cd-test_unseen"]
     assert ids["test-orders"] == ["o-test-scored", "o-test-unsure"] and ids["test-orders-sure"] == ["o-test-scored"]
@@ -289,7 +290,7 @@ def test_other_speeds_change_the_audio_alone(tmp_path: Path) -> None:
     parts = corpora.prepare_spoken_commands(root, audio, skipped)
     write_manifests(parts, layout.SPOKEN_COMMANDS, tmp_path / "manifests", "spoken_commands", skipped)
     write_cut_sets(tmp_path / "manifests", "spoken_commands", layout.SPOKEN_COMMANDS, tmp_path / "cuts")
-    _, own, slow, _ = read(tmp_path / "cuts/labelled.jsonl.gz")
+    _, own, _, _, slow, _ = read(tmp_path / "cuts/labelled.jsonl.gz")
     assert slow.supervisions[0].text == own.supervisions[0].text == "BREW A LATTE"
     assert slow.load_audio().shape[1] == pytest.approx(own.load_audio().shape[1] / 0.9, abs=1)
 
