@@ -74,7 +74,7 @@ def main() -> None:
         rows.append({"case": "S5 streaming", "engine": f"ONNX Runtime, {name}", "per_audio_second": round(seconds, 6)})
     show(rows)
     if args.json:
-        from distill.train.monitor import commit, hardware
+        from distill.recipe.provenance import commit, hardware
 
         facts = {"hardware": hardware(torch.device("cpu")), "commit": commit(), "command": command_line()}
         write_json(args.json, {**facts, "rows": rows})

@@ -28,11 +28,11 @@ from benchmarks.measure import write_json
 from benchmarks.models import OUTPUTS, Row, load, student
 from distill.export.network import input_window
 from distill.models.cost import macs
+from distill.recipe.provenance import commit, hardware
 from distill.recipe.script import run_script
 from distill.runtime.session import SAMPLE_RATE, Session
 from distill.runtime.timing import gemm_peak, run
 from distill.runtime.torch_runner import TorchRunner, facts_of
-from distill.train.monitor import commit, hardware
 
 CONF = Path(__file__).resolve().parents[1] / "egs" / "librispeech" / "conf"
 GOALS = {  # (case, engine): times faster than T1

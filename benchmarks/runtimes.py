@@ -24,13 +24,13 @@ import torch
 from benchmarks.measure import write_json
 from distill.data.loader import load_cuts
 from distill.data.numerators import text_of
+from distill.recipe.provenance import commit, hardware
 from distill.recipe.script import run_script
 from distill.runtime.onnx_runner import file_name
 from distill.runtime.session import SAMPLE_RATE, Facts, Session, open_session
 from distill.runtime.transcriber import PIECE_SPACE, open_reader
 from distill.scoring.compare import paired_bootstrap
 from distill.scoring.wer import ErrorRate, score
-from distill.train.monitor import commit, hardware
 
 SILENCE = np.zeros(SAMPLE_RATE // 2, np.float32)
 BATCH = 16

@@ -29,10 +29,10 @@ import torch
 from benchmarks.measure import write_json
 from distill.data.loader import load_cuts
 from distill.data.numerators import text_of
+from distill.recipe.provenance import hardware
 from distill.recipe.script import run_script
 from distill.runtime.batching import RUNTIMES
 from distill.runtime.session import SAMPLE_RATE
-from distill.train.monitor import hardware
 
 PIECE = SAMPLE_RATE // 10
 PAUSES = (0.3, 1.6)  # seconds between utterances; the longer ones end a segment

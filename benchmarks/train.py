@@ -63,7 +63,7 @@ def main() -> None:
 def about(args: argparse.Namespace) -> dict[str, str]:
     import torch
 
-    from distill.train.monitor import commit, hardware
+    from distill.recipe.provenance import commit, hardware
 
     command = f"benchmarks/train.py --data-dir DIR --exp-dir DIR --nj {args.nj} --seconds {args.seconds:g}"
     return {"hardware": hardware(torch.device("cpu")), "commit": commit(), "command": command}

@@ -8,8 +8,9 @@ U  units of a transcript        L  blocks of an encoder
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,6 +53,33 @@ class Batch:
     def seconds(self) -> float:
         """Audio without padding."""
         return float(self.samples.sum()) / SAMPLE_RATE if self.counted else 0.0
+
+
+class Output(NamedTuple):
+    """A model's outputs for a batch.
+
+    logits (B, T, V), lengths (B,). hidden: (B, T, C) each, 0 the first block's input, i the output of block i.
+    ctc_logits (B, T, V): of the second, CTC output, None without one. mapped_last (B, T, d_T): the last hidden state
+    behind a shared head's projection to the teacher's width, None where the head is not shared.
+    """
+
+    logits: Tensor
+    lengths: Tensor
+    hidden: tuple[Tensor, ...]
+    ctc_logits: Tensor | None = None
+    mapped_last: Tensor | None = None
+
+
+class Targets(NamedTuple):
+    """A teacher's outputs for a batch: logits (B, T, V), lengths (B,), ctc_logits (B, T, V) or None.
+
+    hidden: {block: (B, T, d_T)}, numbered as in `Output`, of the blocks that a loss needs.
+    """
+
+    logits: Tensor
+    hidden: Mapping[int, Tensor]
+    lengths: Tensor
+    ctc_logits: Tensor | None = None
 
 
 def valid_mask(lengths: Tensor, size: int) -> Tensor:

@@ -179,8 +179,8 @@ def timing(recipe: Recipe, experiment: Experiment, model: Recogniser, facts: Fac
     from distill.models.cost import macs
     from distill.models.latency import latency
     from distill.models.recogniser import count_parameters
+    from distill.recipe.provenance import commit, hardware
     from distill.runtime.timing import gemm_peak
-    from distill.train.monitor import commit, hardware
 
     settings = model.settings
     delay = latency(settings)

@@ -76,9 +76,9 @@ def train(recipe: Recipe, settings: LanguageModel, folder: Path) -> None:
     """Train to the end and write result.json."""
     import torch
 
+    from distill.recipe.provenance import commit, hardware
     from distill.train.distributed import join
     from distill.train.language_model import build_lm_trainer, forget_text
-    from distill.train.monitor import commit, hardware
 
     ranks, device = join(recipe.device)
     torch.set_num_threads(recipe.threads)

@@ -65,8 +65,8 @@ def train(recipe: Recipe, experiment: Experiment, folder: Path) -> None:
     """Train to the end and write result.json."""
     import torch
 
+    from distill.recipe.provenance import commit, hardware
     from distill.train.distributed import join
-    from distill.train.monitor import commit, hardware
     from distill.train.setup import Folders, build_trainer
 
     ranks, device = join(recipe.device)

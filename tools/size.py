@@ -19,8 +19,8 @@ from distill.config.experiment import Experiment
 from distill.losses.objective import build_objective
 from distill.models.cost import macs, parameters, predict_rtf, quantizer_parameters
 from distill.models.latency import latency
+from distill.recipe.provenance import hardware
 from distill.recipe.script import run_script
-from distill.train.monitor import hardware
 
 LARGE, BASE = 768, 256
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill.batch import valid_mask
+from distill.batch import Output, Targets, valid_mask
 from distill.losses.term import Term, masked_mse
 
 
@@ -27,16 +27,15 @@ class HiddenMse(nn.Module):
         own = [i for i in layer_map if not (shared and i == last)]
         self.projections = nn.ModuleDict({str(i): nn.Linear(student_dim, teacher_dim, bias=False) for i in own})
 
-    def forward(
-        self, hidden: Sequence[Tensor], targets: Mapping[int, Tensor], lengths: Tensor, through: nn.Module | None
-    ) -> dict[str, Term]:
-        """hidden: (B, T, d) per student block; targets: {teacher block: (B, T, d_T)}; lengths (B,)."""
-        inside = valid_mask(lengths, hidden[0].shape[1])
+    def forward(self, student: Output, teacher: Targets, lengths: Tensor) -> dict[str, Term]:
+        """lengths (B,): frames valid in both; raises ValueError for a head that is not shared where it should be."""
+        inside = valid_mask(lengths, student.logits.shape[1])
         terms = {}
         for i, g in self.layer_map.items():
-            by_head = through if self.shared and i == self.last else None
-            projection = self.projections[str(i)] if by_head is None else by_head
-            terms[f"hidden{i}"] = masked_mse(projection(hidden[i - 1]), self._target(targets[g], i), inside)
+            mapped = student.mapped_last if self.shared and i == self.last else None
+            if mapped is None:
+                mapped = self.projections[str(i)](student.hidden[i])
+            terms[f"hidden{i}"] = masked_mse(mapped, self._target(teacher.hidden[g], i), inside)
         return terms
 
     def _target(self, target: Tensor, i: int) -> Tensor:

@@ -6,27 +6,17 @@ A teacher is fine-tuned with alpha = beta = 1: LF-MMI alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from distill.batch import valid_mask
+from distill.batch import Batch, Output, Targets, valid_mask
 from distill.config.training import Objective as ObjectiveSettings
-from distill.fsa.graph import Hmm
 from distill.losses.hidden import HiddenMse
 from distill.losses.mmi import Ctc, LfMmi
 from distill.losses.term import Term, masked_mse
-
-
-class Targets(NamedTuple):
-    """What the teacher says: logits (B, T, V), hidden {block from 1: (B, T, d_T)}, lengths (B,), ctc: as logits."""
-
-    logits: Tensor
-    hidden: Mapping[int, Tensor]
-    lengths: Tensor
-    ctc: Tensor | None = None
 
 
 class Losses(NamedTuple):
@@ -46,20 +36,9 @@ class Objective(nn.Module):
         super().__init__()
         self.settings, self.mmi, self.hidden, self.ctc = settings, mmi, hidden, ctc
 
-    def forward(
-        self,
-        logits: Tensor,
-        hidden: Sequence[Tensor],
-        lengths: Tensor,
-        numerators: Sequence[Hmm],
-        targets: Targets | None,
-        through: nn.Module | None,
-        second: Tensor | None = None,
-    ) -> Losses:
-        """logits (B, T, V), hidden (B, T, C) per block, lengths (B,); through: a shared head's projection.
-
-        second (B, T, V): logits of the second output, trained with CTC and, where the teacher has one, its logits.
-        """
+    def forward(self, student: Output, targets: Targets | None, batch: Batch) -> Losses:
+        """The terms of a batch; a second output learns with CTC and, where the teacher has one, from its logits."""
+        logits, lengths, second, numerators = student.logits, student.lengths, student.ctc_logits, batch.graphs
         alpha, beta = self.settings.alpha, self.settings.beta
         terms: dict[str, Term] = {}
         dropped, recomputed = torch.zeros((), dtype=torch.int64, device=logits.device), 0
@@ -78,10 +57,10 @@ class Objective(nn.Module):
             if self.settings.uses_outputs:
                 inside = valid_mask(frames, logits.shape[1])
                 terms["outputs"] = masked_mse(logits, targets.logits, inside).weighted(alpha * (1 - beta))
-                if second is not None and targets.ctc is not None:
-                    terms["ctc_outputs"] = masked_mse(second, targets.ctc, inside).weighted(alpha * (1 - beta))
+                if second is not None and targets.ctc_logits is not None:
+                    terms["ctc_outputs"] = masked_mse(second, targets.ctc_logits, inside).weighted(alpha * (1 - beta))
             if self.hidden is not None:
-                for name, term in self.hidden(hidden, targets.hidden, frames, through).items():
+                for name, term in self.hidden(student, targets, frames).items():
                     terms[name] = term.weighted(1 - alpha)
         return Losses(terms, dropped, recomputed)
 
@@ -106,7 +85,7 @@ def fit_frames(targets: Targets, lengths: Tensor, size: int) -> tuple[Targets, T
         return nn.functional.pad(x, (0, 0, 0, max(0, size - x.shape[1])))[:, :size]
 
     hidden = {block: fit(x) for block, x in targets.hidden.items()}
-    second = None if targets.ctc is None else fit(targets.ctc)
+    second = None if targets.ctc_logits is None else fit(targets.ctc_logits)
     return Targets(fit(targets.logits), hidden, theirs, second), torch.minimum(theirs, lengths)
 
 

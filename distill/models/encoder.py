@@ -159,10 +159,10 @@ class Encoder(nn.Module):
         self.dropout = nn.Dropout(settings.dropout)
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
-        """Whole utterances: features (B, T, C), lengths (B,) -> hidden states (B, T, dim), one per block.
+        """Whole utterances: features (B, T, C), lengths (B,) -> hidden states (B, T, dim), see `distill.batch.Output`.
 
-        A hidden state is what a block adds up to (post-LN: after its second norm); the last one of a
-        pre-LN encoder is taken after the final norm: what the head reads. The same for every imported model.
+        The last one of a pre-LN encoder is taken after the final norm, as the head's input. The same for every
+        imported model.
         """
         inside = valid_mask(lengths, features.shape[1])
         x = self.project(self.feature_norm(features), inside)
@@ -173,7 +173,7 @@ class Encoder(nn.Module):
         mask = attention_mask(inside, streaming)
         frame = torch.arange(features.shape[1], device=features.device)
         relative = self.relative_bias(frame, frame)
-        hidden = []
+        hidden = [x]
         for block in self.blocks:
             dropped = self.training and self.settings.layer_drop > 0
             if not (dropped and float(torch.rand((), generator=self.draws)) < self.settings.layer_drop):

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from torch import Tensor, nn
 
+from distill.batch import Output
 from distill.config.model import Model as ModelSettings
 from distill.models import streaming
 from distill.models.encoder import Encoder
 from distill.models.front_end import build_front_end
 from distill.models.streaming import StreamState
-
-
-class Output(NamedTuple):
-    """logits (B, T, V), lengths (B,), hidden: one (B, T, C) per block, counted from 0; ctc: as logits, or None."""
-
-    logits: Tensor
-    lengths: Tensor
-    hidden: tuple[Tensor, ...]
-    ctc: Tensor | None = None
 
 
 class Head(nn.Module):
@@ -68,8 +58,10 @@ class Recogniser(nn.Module):
             raise ValueError(f"wave must be (B, N) and samples (B,), got {tuple(wave.shape)}, {tuple(samples.shape)}")
         features, lengths = self.front_end(wave, samples)
         hidden = self.encoder(features, lengths)
-        second = None if self.ctc is None else self.ctc(self.head.mapped(hidden[-1]))
-        return Output(self.head(hidden[-1]), lengths, hidden, second)
+        mapped = self.head.mapped(hidden[-1])
+        ctc_logits = None if self.ctc is None else self.ctc(mapped)
+        mapped_last = None if self.head.through is None else mapped
+        return Output(self.head.output(mapped), lengths, hidden, ctc_logits, mapped_last)
 
     def predict(self, hidden: Tensor) -> Tensor:
         """What `step` gives of the last hidden state (B, T, C): logits (B, T, V) of the output chosen by `read`."""

@@ -51,7 +51,7 @@ def run_model(recipe: Recipe, experiment: Experiment, test_set: str, mode: str, 
     from distill.decode import log_probs
     from distill.models.checkpoint import load_recogniser
     from distill.models.latency import latency
-    from distill.train.monitor import commit
+    from distill.recipe.provenance import commit
 
     torch.set_num_threads(recipe.threads)
     model, trained, units, epoch = load_recogniser(recipe.exp(experiment.name), avg=experiment.decoding.avg)

@@ -41,7 +41,7 @@ class TorchRunner:
         if not self.facts.frames(audio.shape[1]):
             return np.zeros((0, self.model.outputs), np.float32)
         output = self.model(audio, torch.tensor([audio.shape[1]]))
-        logits = output.logits if self.model.main_output else output.ctc
+        logits = output.logits if self.model.main_output else output.ctc_logits
         return logits[0].log_softmax(-1).numpy()
 
 

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distill.batch import Batch
+from distill.batch import Batch, Targets
 from distill.config.training import Optim, Saving
-from distill.losses.objective import Losses, Targets
+from distill.losses.objective import Losses
 from distill.models import checkpoint
 from distill.models.encoder import Encoder
 from distill.models.recogniser import Recogniser, count_parameters
@@ -78,10 +78,7 @@ class Step(nn.Module):
     def forward(self, batch: Batch, targets: Targets | None) -> Losses:
         """The terms of the loss of a batch on this device."""
         output = self.model(batch.wave, batch.samples)
-        through = self.model.head.through
-        return self.objective(
-            output.logits, output.hidden, output.lengths, batch.graphs, targets, through, output.ctc
-        )  # fmt: skip
+        return self.objective(output, targets, batch)
 
     def sizes(self) -> dict[str, int]:
         """Parameters of the model's parts."""

@@ -1,19 +1,15 @@
-"""What a training shows: a progress bar with the time left, log lines, tensorboard; and facts about the run."""
+"""What a training shows: a progress bar with the time left, log lines, tensorboard."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import platform
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 log = logging.getLogger(__name__)
@@ -107,27 +103,3 @@ class Monitor:
         speed = (step - self._first) / max(1e-9, time.monotonic() - self._begin)
         seconds = int((self.total - step) / max(speed, 1e-9))
         return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
-
-
-def hardware(device: torch.device) -> str:
-    """The machine in a few words: GPU, or processor and the threads of all its ranks."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        models = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        name = models[0].split(":", 1)[1].strip() if models else name
-    cores = torch.get_num_threads() * int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return f"{name}, {cores} of {os.cpu_count()} cores"
-
-
-def commit() -> str:
-    """The checked-out commit, with + where files differ from it; "unknown" outside a git checkout."""
-    try:
-        return subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
-            cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
-        ).stdout.strip()  # fmt: skip
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

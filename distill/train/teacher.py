@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from distill.batch import Batch
+from distill.batch import Batch, Targets
 from distill.config.training import Teacher as TeacherSettings
-from distill.losses.objective import Targets
 from distill.models.recogniser import Recogniser
 
 
@@ -54,12 +53,12 @@ class TeacherTargets:
         if wave is None:
             raise ValueError("the teacher hears clean audio, but the batch carries none")
         output = self.model(wave, batch.samples)
-        hidden = {block: output.hidden[block - 1] for block in self.blocks}
-        return Targets(output.logits, hidden, output.lengths, output.ctc)
+        hidden = {block: output.hidden[block] for block in self.blocks}
+        return Targets(output.logits, hidden, output.lengths, output.ctc_logits)
 
     def _keep(self, cut_id: str, alone: Batch) -> None:
         targets = self._run(alone)
         columns = [targets.logits, *(targets.hidden[block] for block in self.blocks)]
-        columns += [] if targets.ctc is None else [targets.ctc]
+        columns += [] if targets.ctc_logits is None else [targets.ctc_logits]
         length = int(targets.lengths[0])
         self._kept[cut_id] = tuple(x[0, :length].half().cpu() for x in columns)

@@ -75,7 +75,7 @@ def ours(model: Recogniser, level: float = 0.3) -> dict:
         features, lengths = model.front_end(wave, samples)
         output = model(wave, samples)
     assert output.lengths.tolist() == lengths.tolist()
-    return {**seen, "features": features, "hidden": output.hidden, "logits": output.logits, "lengths": lengths}
+    return {**seen, "features": features, "hidden": output.hidden[1:], "logits": output.logits, "lengths": lengths}
 
 
 def theirs(model: torch.nn.Module, batched: bool, level: float = 0.3) -> list[dict]:

@@ -6,12 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from distill.batch import Batch, Output, Targets
 from distill.config.training import Objective as Settings
 from distill.fsa.graph import Fsa
 from distill.graphs import topology
 from distill.lfmmi import NativeEngine
 from distill.losses.mmi import LfMmi
-from distill.losses.objective import Objective, Targets, build_objective, fit_frames
+from distill.losses.objective import Objective, build_objective, fit_frames
 from distill.models.recogniser import Head
 
 UNITS, DIM, TEACHER_DIM, BLOCKS = 4, 6, 10, 3
@@ -38,14 +39,20 @@ def make(seed: int = 0, **settings):
     objective = build_objective(options, layer_map, mmi, (DIM, BLOCKS), (TEACHER_DIM, 4), TEACHER_DIM)
     head = Head(DIM, UNITS, TEACHER_DIM)
     hidden = tuple(torch.randn(2, 9, DIM) for _ in range(BLOCKS))
+    hidden = (torch.zeros(2, 9, DIM), *hidden)
     blocks = {block: torch.randn(2, 9, TEACHER_DIM) for block in (2, 4)}
     targets = Targets(torch.randn(2, 9, UNITS), blocks, LENGTHS)
     numerators = [topology.ctc(linear_graph([1, 2])), topology.ctc(linear_graph([3]))]
     return objective, head, hidden, targets, numerators
 
 
+def losses_of(objective: Objective, head: Head, hidden, targets, numerators):
+    output = Output(head(hidden[-1]), LENGTHS, hidden, None, head.through(hidden[-1]))
+    return objective(output, targets, Batch(("a", "b"), torch.empty(0), LENGTHS, numerators))
+
+
 def total(objective: Objective, head: Head, hidden, targets, numerators) -> torch.Tensor:
-    losses = objective(head(hidden[-1]), hidden, LENGTHS, numerators, targets, head.through)
+    losses = losses_of(objective, head, hidden, targets, numerators)
     return sum(term.weight * term.total / term.count for term in losses.terms.values())
 
 
@@ -53,8 +60,8 @@ def test_the_whole_objective_is_equation_one_to_five() -> None:
     objective, head, hidden, targets, numerators = make(alpha=0.7, beta=0.6, mmi_scale=5.0)
     logits = head(hidden[-1])
     inside = torch.arange(9)[None] < LENGTHS[:, None]
-    first = F.mse_loss(objective.hidden.projections["1"](hidden[0])[inside], targets.hidden[2][inside])
-    last = F.mse_loss(head.through(hidden[2])[inside], targets.hidden[4][inside])
+    first = F.mse_loss(objective.hidden.projections["1"](hidden[1])[inside], targets.hidden[2][inside])
+    last = F.mse_loss(head.through(hidden[3])[inside], targets.hidden[4][inside])
     outputs = F.mse_loss(logits[inside], targets.logits[inside])
     log_probs = logits.log_softmax(-1)
     ctc = F.ctc_loss(
@@ -79,7 +86,7 @@ def test_the_whole_objective_is_equation_one_to_five() -> None:
 )
 def test_ablations_are_values_of_alpha_and_beta(alpha: float, beta: float, terms: set[str]) -> None:
     objective, head, hidden, targets, numerators = make(alpha=alpha, beta=beta)
-    losses = objective(head(hidden[-1]), hidden, LENGTHS, numerators, targets, head.through)
+    losses = losses_of(objective, head, hidden, targets, numerators)
     assert set(losses.terms) == terms
     assert sum(term.weight for term in losses.terms.values()) > 0
 
@@ -89,7 +96,7 @@ def test_shared_head_learns_from_hidden_and_prediction_terms_alike() -> None:
     assert set(objective.hidden.projections) == {"1"}, "the last W belongs to the head"
     for name in ("mmi", "hidden3"):
         head.zero_grad()
-        losses = objective(head(hidden[-1]), hidden, LENGTHS, numerators, targets, head.through)
+        losses = losses_of(objective, head, hidden, targets, numerators)
         losses.terms[name].total.backward()
         assert head.through.weight.grad.abs().sum() > 0
 

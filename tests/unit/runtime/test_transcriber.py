@@ -144,7 +144,7 @@ def test_the_second_output_leaves_the_first_alone_and_streams_and_exports() -> N
     np.testing.assert_array_equal(forward(model, wave), forward(build(WAVE, True), wave))
     with torch.no_grad():
         output = model(torch.from_numpy(wave)[None], torch.tensor([len(wave)]))
-        second = output.ctc[0].log_softmax(-1)
+        second = output.ctc_logits[0].log_softmax(-1)
         exported = WholeGraph(model, "ctc")((torch.from_numpy(wave) * 3)[None, :, None])[0]
     facts = facts_of(model, OUTPUTS, "two")
     assert facts.predicts == ("main", "ctc")

@@ -1,0 +1,38 @@
+"""Where a result comes from: the machine and the commit."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def hardware(device: torch.device) -> str:
+    """The GPU, or the processor and the threads of all ranks on it."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        name = models[0].split(":", 1)[1].strip() if models else name
+    cores = torch.get_num_threads() * int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return f"{name}, {cores} of {os.cpu_count()} cores"
+
+
+def commit() -> str:
+    """The checked-out commit, with + where files differ from it; "unknown" outside a git checkout."""
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
