@@ -31,7 +31,7 @@ def main() -> None:
         import k2
     except ImportError as error:
         sys.exit(f"this Python has no k2 ({error}); ./tools/test.sh --k2 makes one that has: .venv-k2/bin/python")
-    from distill.fsa.epsilons import decoding_graph_to_k2_dict
+    from distill.fsa.k2_format import decoding_graph_to_k2_dict
     from distill.fsa.lattice import DecodingGraph
 
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Stage 4: the denominator, and the decoding graph HLG with the word 3-gram."""
+"""Stage 4: the denominator, and the decoding graph HLG with the word 3-gram, or that of --hlg."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import shutil
 from pathlib import Path
 
-from distill.files import replacing
+from distill.files import write_json
 from distill.recipe.options import Recipe, recipe_from, recipe_parser
 from distill.recipe.script import run_script
 from distill.recipe.stage import Stage, run_stage
@@ -18,54 +18,44 @@ ARPA = "words.3gram.arpa"
 
 def main() -> None:
     recipe = recipe_from(recipe_parser(__doc__).parse_args())
-    stage = Stage(4, recipe.graphs, {"arpa": ARPA}, {recipe.lang: 2, recipe.lm: 3})
-    run_stage(stage, lambda folder: write(recipe, folder))
+    inputs: dict[Path, int | None] = {recipe.lang: 2, recipe.lm: 3}
+    if recipe.hlg:
+        inputs[recipe.hlg] = None
+    run_stage(Stage(4, recipe.graphs, {"arpa": ARPA}, inputs), lambda folder: write(recipe, folder))
 
 
 def write(recipe: Recipe, folder: Path) -> None:
-    """denominator.pt, HLG.fst (OpenFst), HLG.pt (k2), summary.json."""
-    from distill.fsa.formats import load_fsa, save_fst
-    from distill.graphs.decoding_graph import build_hlg, size
+    """denominator.pt, HLG.fst (OpenFst), HLG.pt (k2: labels are outputs, every arc takes a frame), summary.json."""
+    from distill.fsa.k2_format import decoding_graph_to_k2_dict, load_fsa, save_dict
+    from distill.fsa.lattice import DecodingGraph
+    from distill.fsa.openfst import save_fst
+    from distill.graphs.decoding_graph import build_hlg, read_hlg
     from distill.graphs.lexicon import Lang
 
     lang = Lang.load(recipe.lang)
+    topology = lang.topology
     shutil.copy(recipe.lm / "units.pt", folder / "denominator.pt")
     lm = load_fsa(folder / "denominator.pt")
-    lm.validate(lang.topology.num_units)
-    denominator = lang.topology.compose(lm)
-    hlg = build_hlg(lang, recipe.lm / ARPA)
+    lm.validate(topology.num_units)
+    denominator = topology.compose(lm)
+    hlg = read_hlg(recipe.hlg, lang).to_openfst() if recipe.hlg else build_hlg(lang, recipe.lm / ARPA)
     save_fst(folder / "HLG.fst", hlg)
-    write_for_k2(folder, lang)
-    states, arcs = size(hlg)
-    perplexity = json.loads((recipe.lm / "summary.json").read_text(encoding="utf-8"))
-    summary = {
-        "topology": {
-            "kind": lang.topology.kind,
-            "units": lang.topology.num_units,
-            "outputs": lang.topology.num_outputs,
-        },
-        "unit_lm": {"states": lm.num_states, "arcs": lm.num_arcs, "perplexity": perplexity["units"]["perplexity"]},
-        "denominator": {"states": denominator.num_states, "arcs": len(denominator.src)},
-        "hlg": {"states": states, "arcs": arcs, "perplexity": perplexity[ARPA.removesuffix(".arpa")]["perplexity"]},
-    }
-    for name, facts in summary.items():
-        log.info("%s: %s", name, ", ".join(f"{key} {value}" for key, value in facts.items()))
-    with replacing(folder / "summary.json") as temporary:
-        temporary.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-
-
-def write_for_k2(folder: Path, lang) -> None:
-    """HLG.pt, which k2 and icefall decode with: labels are the model's outputs, and every arc takes a frame."""
-    from distill.fsa.epsilons import decoding_graph_to_k2_dict
-    from distill.fsa.formats import save_dict
-    from distill.fsa.lattice import DecodingGraph
-
+    graph = DecodingGraph.read(folder / "HLG.fst")
     try:
-        content = decoding_graph_to_k2_dict(DecodingGraph.read(folder / "HLG.fst"), lang.topology.output_columns)
+        save_dict(folder / "HLG.pt", decoding_graph_to_k2_dict(graph, topology.output_columns))
     except ValueError as error:  # nothing else here needs it
         log.warning("HLG.pt is not written: %s", error)
-    else:
-        save_dict(folder / "HLG.pt", content)
+    perplexity = json.loads((recipe.lm / "summary.json").read_text(encoding="utf-8"))
+    of_words = None if recipe.hlg else perplexity[ARPA.removesuffix(".arpa")]["perplexity"]
+    summary = {
+        "topology": {"kind": topology.kind, "units": topology.num_units, "outputs": topology.num_outputs},
+        "unit_lm": {"states": lm.num_states, "arcs": lm.num_arcs, "perplexity": perplexity["units"]["perplexity"]},
+        "denominator": {"states": denominator.num_states, "arcs": len(denominator.src)},
+        "hlg": {"states": graph.num_states, "arcs": len(graph.label), "perplexity": of_words},
+    }
+    for name, sizes in summary.items():
+        log.info("%s: %s", name, ", ".join(f"{key} {value}" for key, value in sizes.items()))
+    write_json(folder / "summary.json", summary)
 
 
 if __name__ == "__main__":

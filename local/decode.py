@@ -161,7 +161,7 @@ def over_words(recipe: Recipe, experiment: Experiment, computed: dict, folder: P
 def over_units(recipe: Recipe, lang, computed: Mapping) -> list:
     """Units of the best path of the denominator's posteriors, against the closest pronunciations."""
     from distill.decode.denominator_path import best_units, closest_pronunciation
-    from distill.fsa.formats import load_fsa
+    from distill.fsa.k2_format import load_fsa
     from distill.lfmmi import build_engine
     from distill.scoring.wer import score
 

@@ -101,7 +101,7 @@ def write_ctc_graph(recipe: Recipe, out: Path) -> None:
     """ctc_graph.fst: the decoding graph whose input labels are the model's outputs, counted from 1."""
     import kaldifst
 
-    from distill.fsa.formats import save_fst
+    from distill.fsa.openfst import save_fst
     from distill.graphs.decoding_graph import over_outputs
     from distill.graphs.lexicon import Lang
 

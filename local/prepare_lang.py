@@ -38,7 +38,7 @@ def main() -> None:
 
 def write(recipe: Recipe, graphs: Graphs, folder: Path) -> None:
     """tokens.txt, words.txt, lexicon.txt, topology.json (pdfs.txt, bpe.model), and L_disambig.pt as k2 reads it."""
-    from distill.fsa.formats import save_dict, transducer_to_k2_dict
+    from distill.fsa.k2_format import save_dict, transducer_to_k2_dict
     from distill.graphs.decoding_graph import lexicon_fst
     from distill.graphs.lexicon import Lang, Lexicon, write_lang
     from distill.graphs.topology import monophones, save_topology

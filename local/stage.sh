@@ -4,7 +4,7 @@
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/local/environment.sh"
 known_options="--stage --stop-stage --data-dir --exp-dir --corpus-dir --experiment --nj --device --engine --units \
---topology --mini --rehearse --allow-commands --resample --set --launcher --help"
+--topology --mini --rehearse --allow-commands --resample --hlg --set --launcher --help"
 
 fail() {
   echo "run.sh: $*" >&2
@@ -44,6 +44,7 @@ usage: egs/$corpus/run.sh [options]
   --engine native             graph engine: native, torch (the slow reference), k2 (where it is installed)
   --units phones              output units: phones, chars, bpe, biphones (tied by counts)
   --topology NAME             ctc (default), ctc_compact, two_pdf
+  --hlg FILE                  decode with this HLG (OpenFst .fst, k2 or icefall .pt) instead of compiling one
   --set KEY=VALUE             override a setting of the experiments, of the graphs (graphs.KEY=VALUE)
                               or of the Transformer LM (lm.KEY=VALUE); may be repeated
   -h, --help                  show this
@@ -58,7 +59,7 @@ whole_number() {
 
 parse_options() {
   stage=0 stop_stage=13 data_dir="" exp_dir="" corpus_dir="" experiment="" device=cpu engine=native
-  units=phones topology="" mini=false rehearse=false allow_commands=false resample=false launcher="" settings=()
+  units=phones topology="" mini=false rehearse=false allow_commands=false resample=false hlg="" launcher="" settings=()
   nj=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc) # those would be counted in place of the cores
   local given="" option
   while (($#)); do
@@ -99,7 +100,7 @@ begin() {
   common=(--corpus "$corpus" --conf-dir "$conf_dir" --data-dir "$data_dir" --exp-dir "$exp_dir"
     --corpus-dir "$corpus_dir" --experiment "$experiment" --nj "$nj" --device "$device" --engine "$engine"
     --units "$units" --topology "$topology" --mini "$mini" --rehearse "$rehearse" --launcher "$launcher"
-    --allow-commands "$allow_commands" --resample "$resample")
+    --allow-commands "$allow_commands" --resample "$resample" --hlg "$hlg")
   local setting
   for setting in "${settings[@]}"; do common+=(--set "$setting"); done
   # Waiting threads spin for less than a millisecond, then sleep: to sleep at once takes a quarter of the speed of

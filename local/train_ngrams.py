@@ -39,7 +39,7 @@ def main() -> None:
 
 def write(recipe: Recipe, graphs: Graphs, folder: Path) -> None:
     """units.pt, words.3gram.arpa, words.4gram.arpa, unknown_words.txt, summary.json."""
-    from distill.fsa.formats import save_fsa
+    from distill.fsa.k2_format import save_fsa
     from distill.graphs.denominator import build_denominator, pronouncer_of
     from distill.graphs.lexicon import Lang, write_text
     from distill.graphs.unit_ngram import unit_perplexity

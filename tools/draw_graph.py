@@ -1,38 +1,49 @@
-"""Draw a small graph as SVG: a k2 dict (denominator.pt, HLG.pt, L_disambig.pt) or an OpenFst file (HLG.fst)."""
+"""Write a small graph as Graphviz text: a k2 dict (denominator.pt, HLG.pt, L_disambig.pt) or an OpenFst file (HLG.fst).
+
+python tools/draw_graph.py data/lang_phones/L_disambig.pt --states 40 --output L.dot && dot -Tsvg L.dot -o L.svg
+"""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
-from distill.graphs.drawing import draw, picture_of, read_content
+from distill.files import replacing
+from distill.fsa.k2_format import load_dict, transducer_to_k2_dict
+from distill.graphs.dot import dot
 from distill.graphs.lexicon import read_symbols
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
-    parser.add_argument("--output", type=Path, required=True, help="where the picture goes")
+    parser.add_argument("--output", type=Path, required=True, help="the .dot file; Graphviz renders it (dot -Tsvg)")
     parser.add_argument("--isymbols", type=Path, help="names of the labels: lines 'symbol number', such as tokens.txt")
     parser.add_argument("--osymbols", type=Path, help="names of the output labels, such as words.txt")
     parser.add_argument("--states", type=int, default=0, help="draw only the N states nearest to the start")
     args = parser.parse_args()
-    try:
-        picture = picture_of(read_content(args.file), names(args.isymbols), names(args.osymbols), args.states)
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"draw_graph.py: {error}")
-    temporary = args.output.with_name(args.output.name + ".tmp")
-    temporary.write_text(draw(picture), encoding="utf-8")
-    os.replace(temporary, args.output)
-    print(f"{len(picture.states)} states, {sum(map(len, picture.arcs.values()))} arcs: {args.output}")
+    names = [{n: symbol for symbol, n in read_symbols(path).items()} if path else {}
+             for path in (args.isymbols, args.osymbols)]  # fmt: skip
+    text = dot(read(args.file), *names, args.states, str(args.file))
+    with replacing(args.output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(f"render it with Graphviz: dot -Tsvg {args.output} -o {args.output.with_suffix('.svg')}")
 
 
-def names(path: Path | None) -> dict[int, str]:
-    """Symbols by number; nothing without a file."""
-    return {number: symbol for symbol, number in read_symbols(path).items()} if path else {}
+def read(path: Path) -> object:
+    """A graph file as a k2 dict."""
+    if path.suffix != ".fst":
+        return load_dict(path)
+    import kaldifst
+
+    if not path.is_file():
+        raise FileNotFoundError(f"no graph at {path}")
+    return transducer_to_k2_dict(kaldifst.StdVectorFst.read(str(path)))
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"tools/draw_graph.py: {error}")

@@ -32,7 +32,7 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    from distill.fsa.formats import load_fsa
+    from distill.fsa.k2_format import load_fsa
     from distill.fsa.lattice import DecodingGraph
     from distill.graphs.icefall_lang import write_icefall_lang, write_numerators
     from distill.graphs.lexicon import Lang

@@ -1,4 +1,4 @@
-"""The two graph types of LF-MMI: `Fsa` holds a graph over units, `Hmm` is what the engine runs.
+"""The two graph types of LF-MMI: `Fsa` is a graph over units, `Hmm` the form in which an engine runs it.
 
 An `Fsa` is an epsilon-free weighted acceptor over units (a language model, a transcript, the paths of
 a lattice). Composed with a topology (`distill.graphs.topology`) it becomes an `Hmm`, whose states
@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 class Arcs:
-    """What a graph of arcs counts: `src` has an entry for each arc, `final` for each state."""
+    """Sizes of a graph whose `src` has an entry for each arc and whose `final` has one for each state."""
 
     src: np.ndarray
     final: np.ndarray
@@ -55,8 +55,7 @@ class Fsa(Arcs):
         columns = list(zip(*arcs)) if arcs else [(), (), (), ()]
         src, dst, label = (np.array(column, dtype=np.int32) for column in columns[:3])
         weights = np.full(num_states, -np.inf)
-        for state, weight in final.items():
-            weights[state] = weight
+        weights[list(final)] = list(final.values())
         return cls(src, dst, label, np.array(columns[3], dtype=np.float64), weights)
 
     def validate(self, num_labels: int, where: str = "graph") -> None:
@@ -77,35 +76,19 @@ class Fsa(Arcs):
             raise ValueError(f"{where} has an arc at state {top}, expected 0..{self.num_states - 1}")
         if np.isnan(self.weight).any() or np.isnan(self.final).any():
             raise ValueError(f"{where} has NaN weights; expected natural logs, -inf for what cannot be")
-        useless = np.flatnonzero(~self.on_a_path())
+        useless = np.flatnonzero(~on_a_path(self.src, self.dst, self.final))
         if len(useless):
             raise ValueError(
                 f"{where} is not connected: {len(useless)} of {self.num_states} states (the first: {useless[0]})"
                 " lie on no path from state 0 to a final state; leave them out (OpenFst: fstconnect, k2: k2.connect)"
             )
 
-    def on_a_path(self) -> np.ndarray:
-        """Which states (S,) bool lie on a path from the start to a final state."""
-        start = np.zeros(self.num_states, dtype=bool)
-        start[:1] = True
-        return _spread(start, self.src, self.dst) & _spread(np.isfinite(self.final), self.dst, self.src)
-
-
-def _spread(reached: np.ndarray, src: np.ndarray, dst: np.ndarray) -> np.ndarray:
-    """States (S,) bool that arcs lead to from `reached`, itself included."""
-    while True:
-        further = reached.copy()
-        further[dst[reached[src]]] = True
-        if (further == reached).all():
-            return reached
-        reached = further
-
 
 @dataclass(frozen=True)
 class Hmm:
-    """States with one output label each: the form in which the engine runs every graph.
+    """States with one output label each: the form in which an engine runs every graph.
 
-    label (S,) int64: output column that a frame spent in the state scores with.
+    label (S,) int64: output column that scores a frame spent in the state.
     initial (S,), final (S,) float64: log-weights of a path's first and last state.
     src, dst (A,) int64, weight (A,) float64: transitions, each taking one frame.
     accepts_empty: float, log-weight of the path without frames, -inf if there is none.
@@ -123,20 +106,6 @@ class Hmm:
     def num_states(self) -> int:
         return len(self.label)
 
-    def shortest_path(self) -> int:
-        """Least number of frames a path takes; a large number if there is no path at all."""
-        return int(self._distance_to_end().min()) if self.num_states else NO_PATH
-
-    def _distance_to_end(self) -> Tensor:
-        frames = torch.where(self.initial > -torch.inf, 1, NO_PATH)
-        for _ in range(self.num_states):  # Bellman-Ford; graphs are shallow or tiny
-            step = frames.clone()
-            step.scatter_reduce_(0, self.dst, frames[self.src] + 1, reduce="amin")
-            if torch.equal(step, frames):
-                break
-            frames = step
-        return torch.where(self.final > -torch.inf, frames, NO_PATH)
-
     def to(self, device: torch.device | str) -> Hmm:
         """The same graph with its tensors on another device."""
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -145,14 +114,42 @@ class Hmm:
 
 @dataclass(frozen=True)
 class Numerator(Hmm):
-    """The graph of one utterance, with what is known of its frames (`distill.lfmmi.frame_constraints` applies both).
+    """The graph of one utterance with constraints and weights of its frames (`distill.lfmmi.frame_constraints`).
 
     window (S, 2) int64, optional: first and last frame that may be spent in a state.
-    confidence (T,) float32, optional: how much each frame counts in training.
+    confidence (T,) float32, optional: weight of each frame's gradient in training.
     """
 
     window: Tensor | None = None
     confidence: Tensor | None = None
 
 
-NO_PATH = 1 << 30
+def expand(count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Repeat row r count[r] times: count (R,) -> the row of each copy and its position among them, both (sum,)."""
+    row = np.repeat(np.arange(len(count)), count)
+    return row, np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+
+
+def first_arcs(src: np.ndarray, states: int) -> np.ndarray:
+    """Offset of each state's arcs in a table ordered by source: src (A,) -> (S + 1,) int64."""
+    return np.concatenate([[0], np.cumsum(np.bincount(src, minlength=states))]).astype(np.int64)
+
+
+def reachable(start: np.ndarray, src: np.ndarray, dst: np.ndarray, states: int) -> np.ndarray:
+    """States that arcs src -> dst (A,) reach from the states `start`, these included: (S,) bool."""
+    order = np.argsort(src, kind="stable")
+    first, target = first_arcs(src[order], states), dst[order]
+    seen, frontier = np.zeros(states, dtype=bool), start
+    seen[frontier] = True
+    while len(frontier):
+        row, offset = expand(first[frontier + 1] - first[frontier])
+        following = target[first[frontier][row] + offset]
+        frontier = np.unique(following[~seen[following]])
+        seen[frontier] = True
+    return seen
+
+
+def on_a_path(src: np.ndarray, dst: np.ndarray, final: np.ndarray) -> np.ndarray:
+    """States on a path from state 0 to one with a finite final weight: arcs (A,), final (S,) -> (S,) bool."""
+    ahead = reachable(np.arange(min(1, len(final))), src, dst, len(final))
+    return ahead & reachable(np.flatnonzero(np.isfinite(final)), dst, src, len(final))

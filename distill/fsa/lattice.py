@@ -1,7 +1,6 @@
-"""Lattices: the paths of a decoding graph through an utterance, as every engine returns them.
+"""Decoding graphs, and lattices: the paths of a decoding graph near the best one for an utterance.
 
-`Engine.lattice` searches a `DecodingGraph` and keeps what lies near the best path. Acoustic and
-graph scores stay apart, so that whoever uses the lattice may weigh them anew.
+`Engine.lattice` searches a `DecodingGraph`. Acoustic and graph scores stay apart, so that they can be weighted anew.
 All scores are natural-log scores: larger is better.
 """
 
@@ -10,22 +9,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distill.fsa.formats import read_openfst
-from distill.fsa.graph import Arcs
+from distill.fsa.graph import Arcs, first_arcs
+from distill.fsa.openfst import read_openfst
+
+if TYPE_CHECKING:
+    import kaldifst
 
 NO_FRAME = -1  # label of an arc that takes no frame
 
 
 @dataclass(frozen=True)
 class Search:
-    """How wide a lattice search looks, in natural-log units.
+    """Pruning of a lattice search, in natural-log units.
 
-    beam: states this much worse than a frame's best are not continued. max_active: at most so many
-    states of a frame are. lattice_beam: kept are arcs on a complete path at most this much worse than
-    the best one.
+    beam: states this much worse than a frame's best are not extended. max_active: most states extended in a
+    frame. lattice_beam: arcs survive on complete paths at most this much worse than the best one.
     """
 
     beam: float = 15.0
@@ -38,7 +40,7 @@ class DecodingGraph:
     """HLG as arrays, arcs in order of their source, those without a frame first; state 0 is the start.
 
     first (S + 1,) int64: state s has the arcs first[s] .. first[s + 1] - 1.
-    dst, label, word (A,) int32: label is the output column, -1 for an arc without a frame; word 0 says nothing.
+    dst, label, word (A,) int32: label is the output column, -1 for an arc without a frame; word 0 is epsilon.
     score (A,), final (S,) float32: log-scores; final -inf where a path may not end.
     """
 
@@ -54,13 +56,17 @@ class DecodingGraph:
         return len(self.final)
 
     @cached_property
-    def top(self) -> int:
-        """The largest output that is used, -1 without any."""
+    def _top(self) -> int:
         return int(self.label.max(initial=-1))
+
+    def check_outputs(self, outputs: int, where: str = "the decoding graph") -> None:
+        """Raise ValueError for a graph that needs more outputs than log-probabilities have columns (V)."""
+        if self._top >= outputs:
+            raise ValueError(f"{where} uses output {self._top}, but log_probs has only {outputs} outputs")
 
     @cached_property
     def packed(self) -> tuple[np.ndarray, np.ndarray]:
-        """States (S + 1,) and arcs (A,) as `kernels/tokens.h` has them: what is read together lies together."""
+        """States (S + 1,) and arcs (A,) in the layout of `kernels/tokens.h`: fields read together are adjacent."""
         states = np.zeros(self.num_states + 1, dtype=[("first", "i8"), ("silent", "i4"), ("final", "f4")])
         arcs = np.empty(len(self.label), dtype=[("dst", "i4"), ("label", "i4"), ("score", "f4")])
         arcs["dst"], arcs["label"], arcs["score"] = self.dst, self.label, self.score
@@ -83,16 +89,25 @@ class DecodingGraph:
         number[[0, start]] = start, 0
         src, dst = number[src], number[arcs["target"]]
         order = np.lexsort((arcs["input"] > 0, src))
-        first = np.zeros(len(final) + 1, dtype=np.int64)
-        np.cumsum(np.bincount(src, minlength=len(final)), out=first[1:])
         return cls(
-            first,
-            dst[order].astype(np.int32),
-            (arcs["input"][order] - 1).astype(np.int32),
-            arcs["output"][order].astype(np.int32),
-            -arcs["cost"][order].astype(np.float32),
+            first_arcs(src, len(final)), dst[order].astype(np.int32), (arcs["input"][order] - 1).astype(np.int32),
+            arcs["output"][order].astype(np.int32), -arcs["cost"][order].astype(np.float32),
             -final[number].astype(np.float32),
-        )
+        )  # fmt: skip
+
+    def to_openfst(self) -> kaldifst.StdVectorFst:
+        """The graph as `read` reads it from a file."""
+        import kaldifst
+
+        fst = kaldifst.StdVectorFst()
+        for final in self.final.tolist():
+            fst.set_final(fst.add_state(), -final)
+        fst.start = 0
+        columns = (self.label + 1, self.word, -self.score, self.dst)
+        sources = np.repeat(np.arange(self.num_states), np.diff(self.first))
+        for source, arc in zip(sources.tolist(), zip(*(column.tolist() for column in columns))):
+            fst.add_arc(source, kaldifst.StdArc(*arc))
+        return fst
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,8 +118,8 @@ class Lattice(Arcs):
     word (A,) int32: word id, 0 for none. acoustic, graph (A,) float32: log-probability of the output, and the
     graph's score. frame (S,) int32: frames before the state. final (S,) float32: the graph's score of
     ending there, -inf where a path may not end.
-    complete: False where the beam left no path that ends in a final state of the graph: then the best
-    partial paths are here, and ending scores 0. Without any path there are no states.
+    complete: False where no path within the beam ends in a final state of the graph: then the lattice is of
+    the best partial paths, and ending scores 0. Without any path there are no states.
     """
 
     src: np.ndarray

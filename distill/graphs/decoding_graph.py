@@ -7,11 +7,14 @@ included where there is one); output labels are word ids.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import kaldifst
+import numpy as np
 
+from distill.fsa.k2_format import decoding_graph_from_k2_dict, load_dict
+from distill.fsa.lattice import DecodingGraph
 from distill.graphs.grammar_fst import grammar_fst
 from distill.graphs.lexicon import Lang
 
@@ -29,7 +32,8 @@ def build_hlg(lang: Lang, arpa: Path) -> kaldifst.StdVectorFst:
     kaldifst.determinize_star(graph)
     kaldifst.minimize_encoded(graph)
     # Never determinise from here on: without #k homophones are no longer distinct.
-    graph = _compose(_without(disambiguation, len(lang.tokens)), graph)
+    units = ((unit, unit) for unit in range(1, len(lang.tokens)))
+    graph = _compose(_relabelling([*units, *((0, mark) for mark in disambiguation)]), graph)  # removes #k
     graph = _compose(lang.topology.output_fst(), graph)
     kaldifst.connect(graph)
     kaldifst.arcsort(graph, sort_type="ilabel")
@@ -38,29 +42,50 @@ def build_hlg(lang: Lang, arpa: Path) -> kaldifst.StdVectorFst:
     return graph
 
 
-def over_outputs(graph: kaldifst.StdVectorFst, columns: Sequence[int]) -> kaldifst.StdVectorFst:
-    """The graph for runtimes that know outputs alone: input label c + 1 becomes columns[c] + 1.
+def read_hlg(path: Path, lang: Lang) -> DecodingGraph:
+    """A decoding graph made elsewhere: OpenFst's (*.fst, input label c + 1 is column c), or a k2 dict (HLG.pt).
 
-    Columns of one output then have the same label, which costs a search nothing but what told them apart.
+    Raises FileNotFoundError, or ValueError for another file and for outputs or words that the lang lacks.
     """
-    names = kaldifst.StdVectorFst()
-    names.start = names.add_state()
-    names.set_final(names.start, 0.0)
-    for label, output in enumerate(columns, 1):
-        names.add_arc(names.start, kaldifst.StdArc(int(output) + 1, label, 0.0, names.start))
-    return _compose(names, graph)
+    if path.suffix == ".fst":
+        graph = DecodingGraph.read(path)
+    else:
+        try:
+            content = load_dict(path)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}. icefall's HLG.pt has ragged aux_labels, which only k2 can load; where it is installed, write"
+                " plain lists: d = torch.load('HLG.pt'); d['aux_labels'] = d['aux_labels'].tolist(); torch.save(d, …)"
+            ) from None
+        graph = decoding_graph_from_k2_dict(content, str(path))
+    graph.check_outputs(len(lang.topology.output_columns), f"{path}, made for other units or another topology,")
+    unknown = np.setdiff1d(graph.word, [0, *lang.words.values()])
+    if len(unknown):
+        raise ValueError(
+            f"{path} has {len(unknown)} word ids that words.txt lacks, such as {unknown[0]}; make it with the words.txt"
+            " of this recipe's lang folder, or leave --hlg out"
+        )
+    return graph
+
+
+def over_outputs(graph: kaldifst.StdVectorFst, columns: Sequence[int]) -> kaldifst.StdVectorFst:
+    """The graph for runtimes that have outputs only: input label c + 1 becomes columns[c] + 1.
+
+    Columns of one output then share a label; the words of all paths stay.
+    """
+    return _compose(_relabelling((int(output) + 1, label) for label, output in enumerate(columns, 1)), graph)
 
 
 def lexicon_fst(lang: Lang, marked: bool = True) -> tuple[kaldifst.StdVectorFst, list[int]]:
     """L with disambiguation symbols and optional silence, if the lang has one; also the ids of #0, #1, ….
 
-    marked False: without these symbols, for transcripts. Two states stand between words: in the first,
-    silence may still come, in the second it has. #0 passes the grammar's back-off arcs through, in the
-    first only: a back-off on either side of a silence would double each path.
+    marked False: without these symbols, for transcripts. Two states stand between words: before an optional
+    silence and after it. #0 passes the grammar's back-off arcs through, in the first only: a back-off on
+    either side of a silence would double each path.
     """
     entries, highest = disambiguated(lang)
     base = len(lang.tokens)  # #0; #1 is base + 1, …
-    silence_mark = base + highest + 1  # tells "SIL word" from "word" in determinisation
+    silence_mark = base + highest + 1  # separates "SIL word" from "word" in determinisation
     fst = kaldifst.StdVectorFst()
     between = fst.start = fst.add_state()
     sources = [between]
@@ -79,7 +104,7 @@ def lexicon_fst(lang: Lang, marked: bool = True) -> tuple[kaldifst.StdVectorFst,
 
 
 def disambiguated(lang: Lang) -> tuple[list[tuple[str, tuple[int, ...], int]], int]:
-    """(word, units, k) with k > 0 where #k must tell a pronunciation from its twin or its longer kin."""
+    """(word, units, k) with k > 0 where #k separates a pronunciation from a homophone or from one that it begins."""
     entries = [(word, units) for word in lang.lexicon.words for units in lang.pronunciation_ids(word, "the lexicon")]
     shared = Counter(units for _, units in entries)
     prefixes = {units[:n] for _, units in entries for n in range(1, len(units))}
@@ -101,28 +126,17 @@ def _chain(fst: kaldifst.StdVectorFst, source: int, target: int, inputs: list[in
         source = following
 
 
-def _without(disambiguation: list[int], num_units: int) -> kaldifst.StdVectorFst:
-    """Maps units to themselves and nothing to #k: composed on the left it removes them."""
+def _relabelling(pairs: Iterable[tuple[int, int]]) -> kaldifst.StdVectorFst:
+    """A transducer of one state with an arc for each (input, output) pair."""
     fst = kaldifst.StdVectorFst()
     fst.start = fst.add_state()
-    fst.set_final(0, 0.0)
-    for label, mark in _identity_and_marks(num_units, disambiguation):
-        fst.add_arc(0, kaldifst.StdArc(label, mark, 0.0, 0))
+    fst.set_final(fst.start, 0.0)
+    for pair in pairs:
+        fst.add_arc(fst.start, kaldifst.StdArc(*pair, 0.0, fst.start))
     return fst
-
-
-def _identity_and_marks(num_units: int, disambiguation: list[int]) -> Iterator[tuple[int, int]]:
-    yield from ((unit, unit) for unit in range(1, num_units))
-    yield from ((0, mark) for mark in disambiguation)
 
 
 def _compose(left: kaldifst.StdVectorFst, right: kaldifst.StdVectorFst) -> kaldifst.StdVectorFst:
     kaldifst.arcsort(left, sort_type="olabel")
     kaldifst.arcsort(right, sort_type="ilabel")
     return kaldifst.compose(left, right)
-
-
-def size(fst: kaldifst.StdVectorFst) -> tuple[int, int]:
-    """States and arcs."""
-    states = list(kaldifst.StateIterator(fst))
-    return len(states), sum(fst.num_arcs(state) for state in states)

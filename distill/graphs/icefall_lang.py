@@ -7,10 +7,16 @@ from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
-from distill.fsa.epsilons import decoding_graph_to_k2_dict
-from distill.fsa.formats import hmm_to_k2_dict, k2_vector_dict, save_dict, to_openfst_text, transducer_to_k2_dict
 from distill.fsa.graph import Fsa, Hmm
+from distill.fsa.k2_format import (
+    decoding_graph_to_k2_dict,
+    hmm_to_k2_dict,
+    k2_vector_dict,
+    save_dict,
+    transducer_to_k2_dict,
+)
 from distill.fsa.lattice import DecodingGraph
+from distill.fsa.openfst import to_openfst_text
 from distill.graphs.decoding_graph import disambiguated, lexicon_fst
 from distill.graphs.lexicon import Lang, write_symbols, write_text
 

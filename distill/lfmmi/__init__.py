@@ -1,17 +1,12 @@
-"""Graphs and the engine that sums their paths."""
+"""LF-MMI: engines that sum the paths of graphs, and `build_engine`, which makes one by its name."""
 
 from __future__ import annotations
 
-from distill.fsa.graph import Fsa, Hmm, Numerator
-from distill.fsa.lattice import DecodingGraph, Lattice, Search
 from distill.lfmmi.engine import Engine, Precision, Score, posteriors
 from distill.lfmmi.native import NativeEngine
 from distill.lfmmi.reference import TorchEngine
 
-__all__ = [
-    "DecodingGraph", "Engine", "Fsa", "Hmm", "Lattice", "NativeEngine", "Numerator", "Score", "Search", "TorchEngine",
-    "build_engine", "posteriors",
-]  # fmt: skip
+__all__ = ["Engine", "NativeEngine", "Score", "TorchEngine", "build_engine", "posteriors"]
 
 
 def build_engine(name: str, leaky: float = 0.0, precision: Precision = "input") -> Engine:
@@ -22,16 +17,10 @@ def build_engine(name: str, leaky: float = 0.0, precision: Precision = "input") 
     float64 always. Raises ValueError for a name that is not built, whose library is missing, or that has
     no leaky HMM.
     """
-    if name == "native":
-        return NativeEngine(leaky, precision)
-    if name == "torch":
-        return TorchEngine(leaky, precision)
-    if name == "k2":
-        return _k2_engine(leaky)
-    raise ValueError(f"engine '{name}' is not built; expected 'native', 'torch' or 'k2'")
-
-
-def _k2_engine(leaky: float) -> Engine:
+    if name in ("native", "torch"):
+        return (NativeEngine if name == "native" else TorchEngine)(leaky, precision)
+    if name != "k2":
+        raise ValueError(f"engine '{name}' is not built; expected 'native', 'torch' or 'k2'")
     if leaky:
         raise ValueError(f"k2 has no leaky HMM, got coefficient {leaky}; set it to 0, or use engine 'native'")
     try:

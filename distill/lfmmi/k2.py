@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 
 from distill.fsa.checks import check_inputs
-from distill.fsa.epsilons import decoding_graph_to_k2_dict
-from distill.fsa.formats import hmm_to_k2_dict
 from distill.fsa.graph import Hmm
-from distill.fsa.lattice import NO_FRAME, DecodingGraph, Lattice, Search
+from distill.fsa.k2_format import decoding_graph_to_k2_dict, hmm_to_k2_dict
+from distill.fsa.lattice import DecodingGraph, Lattice, Search
 from distill.lfmmi.engine import Score
 
 EXACT = 1e30  # an output beam that prunes nothing
@@ -70,9 +69,7 @@ class K2Engine:
         arcs without a frame, as k2 has none. Raises ValueError also as `distill.lfmmi.epsilons.frames_only` does.
         """
         check_inputs(log_probs, lengths, [], shared=True)
-        if graph.label.max(initial=NO_FRAME) >= log_probs.shape[2]:
-            top = graph.label.max()
-            raise ValueError(f"the decoding graph uses output {top}, but log_probs has only {log_probs.shape[2]}")
+        graph.check_outputs(log_probs.shape[2])
         found = [Lattice.empty()] * len(lengths)
         lengths = lengths.cpu()
         for complete in (True, False):  # those without a complete path again, with every state as an end

@@ -37,7 +37,7 @@ class NativeEngine(SearchesLattices):
         if kind == "cpu" and load_kernel(KERNEL) is not None:
             return CpuEngine(self.leaky, self.precision)
         if kind == "cuda":
-            from distill.lfmmi import triton  # not before there is a GPU
+            from distill.lfmmi import triton
 
             if triton.available():
                 return triton.TritonEngine(self.leaky, self.precision)

@@ -50,6 +50,7 @@ class Recipe:
     launcher: str = ""
     allow_commands: bool = False
     resample: bool = False
+    hlg: Path | None = None
 
     @property
     def threads(self) -> int:
@@ -152,6 +153,7 @@ def recipe_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--engine", default="native", help=", ".join(ENGINES))
     parser.add_argument("--units", default="phones", help=", ".join(UNITS))
     parser.add_argument("--topology", default="", help=f"{', '.join(TOPOLOGIES)}; empty: {TOPOLOGIES[0]}")
+    parser.add_argument("--hlg", default="", help="decoding graph made elsewhere, OpenFst (.fst) or k2 (.pt)")
     parser.add_argument("--launcher", default="", help="starts the processes of stages 6 to 11, such as torchrun")
     parser.add_argument("--mini", choices=("true", "false"), default="false")
     parser.add_argument("--rehearse", choices=("true", "false"), default="false")
@@ -176,8 +178,10 @@ def recipe_from(args: argparse.Namespace) -> Recipe:
         args.corpus, args.conf_dir, args.data_dir, args.exp_dir, Path(args.corpus_dir) if args.corpus_dir else None,
         args.nj, args.device, args.engine, units, topology, args.mini == "true", args.rehearse == "true",
         tuple(args.set), names_of("--experiment", args.experiment), args.launcher,
-        args.allow_commands == "true", args.resample == "true",
+        args.allow_commands == "true", args.resample == "true", Path(args.hlg) if args.hlg else None,
     )  # fmt: skip
+    if recipe.hlg and not recipe.hlg.is_file():
+        raise ValueError(f"--hlg {recipe.hlg}: no such file; expected a decoding graph, OpenFst (.fst) or k2 (.pt)")
     check_folders(recipe)
     if "RANK" in os.environ:
         os.environ["OMP_NUM_THREADS"] = str(recipe.threads)

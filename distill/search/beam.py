@@ -32,9 +32,9 @@ class SearchesLattices:
 def lattices(log_probs: Tensor, lengths: Tensor, graph: DecodingGraph, search: Search) -> list[Lattice]:
     """A lattice per utterance, on as many threads as torch uses: log_probs (B, T, V), lengths (B,) (`Engine.lattice`).
 
-    Raises ValueError for labels outside V, or a graph in which arcs without a frame run in a circle.
+    Raises ValueError for labels outside V, or a graph in which arcs without a frame form a cycle.
     """
-    _check_width(log_probs.shape[2], graph)
+    graph.check_outputs(log_probs.shape[2])
     frames = log_probs.detach().to("cpu", torch.float32).numpy()
     pieces = [np.ascontiguousarray(each[:length]) for each, length in zip(frames, lengths.tolist())]
     find = _find if _kernel() is not None else _find_with_library
@@ -81,7 +81,7 @@ class OngoingSearch:
     The lattice after the last frame is that of `lattices` over all frames at once, bit by bit. What is kept of
     frames that are over is their part of the pruned lattice, the log-probabilities are not. (Without a compiler
     they are, and each best() or lattice() searches all of them anew, with nothing settled.)
-    Raises ValueError for a graph that uses outputs beyond V or in which arcs without a frame run in a circle.
+    Raises ValueError for a graph that uses outputs beyond V or in which arcs without a frame form a cycle.
     """
 
     def __init__(self, graph: DecodingGraph, search: Search) -> None:
@@ -97,7 +97,7 @@ class OngoingSearch:
 
     def feed(self, log_probs: np.ndarray) -> bool:
         """The next frames (T, V) float32, none are fine; False where the beam leaves no path that goes on."""
-        _check_width(log_probs.shape[1], self.graph)
+        self.graph.check_outputs(log_probs.shape[1])
         if not (log_probs < np.inf).all():
             raise ValueError(NOT_FINITE)
         library = _kernel()
@@ -143,11 +143,6 @@ class OngoingSearch:
 def _best_score(lattice: Lattice) -> float:
     path, _ = best_path(lattice)
     return float(lattice.acoustic[path].sum() + lattice.graph[path].sum() + lattice.final[lattice.dst[path[-1]]])
-
-
-def _check_width(width: int, graph: DecodingGraph) -> None:
-    if graph.top >= width:
-        raise ValueError(f"the decoding graph uses output {graph.top}, but log_probs has only {width} outputs")
 
 
 def _find(log_probs: np.ndarray, graph: DecodingGraph, search: Search) -> Lattice:
@@ -197,7 +192,7 @@ def _lattice(
     try:
         states, arcs, complete = sizes.tolist()
         if states < 0:
-            raise ValueError("the decoding graph has a circle of arcs without frames; remove its epsilons' circles")
+            raise ValueError("the decoding graph has a cycle of arcs without frames; remove its epsilon cycles")
         src, dst, arc = np.empty((3, arcs), dtype=np.int32)
         frame, acoustic = np.empty(states, dtype=np.int32), np.empty(arcs, dtype=np.float32)
         final = np.empty(states, dtype=np.float32)
@@ -242,17 +237,7 @@ def _find_with_library(log_probs: np.ndarray, graph: DecodingGraph, search: Sear
 
 @cache
 def _openfst(graph: DecodingGraph) -> Any:
-    import kaldifst
-
-    fst = kaldifst.StdVectorFst()
-    for final in graph.final.tolist():
-        fst.set_final(fst.add_state(), -final)
-    fst.start = 0
-    columns = (graph.label + 1, graph.word, -graph.score, graph.dst)
-    sources = np.repeat(np.arange(graph.num_states), np.diff(graph.first))
-    for source, arc in zip(sources.tolist(), zip(*(column.tolist() for column in columns))):
-        fst.add_arc(source, kaldifst.StdArc(*arc))
-    return fst
+    return graph.to_openfst()
 
 
 def _from_text(text: str) -> Lattice:

@@ -15,8 +15,8 @@ from distill.data.lattices import Lattices
 from distill.data.loader import SpeechDataset, TrainLoader, fbank_statistics, in_order, level, load_cuts, train_loader
 from distill.data.numerators import Numerators, usable
 from distill.files import replacing
-from distill.fsa.formats import load_fsa
 from distill.fsa.graph import Hmm
+from distill.fsa.k2_format import load_fsa
 from distill.graphs.lexicon import Lang
 from distill.graphs.numerator import UnitLm
 from distill.losses.mmi import build_mmi

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import kaldifst
 import numpy as np
 import torch
 
@@ -63,3 +64,34 @@ def unit_sequence_weight(graph: Fsa, units: list[int]) -> float:
                 step[dst] = np.logaddexp(step[dst], reached[src] + weight)
         reached = step
     return float(np.logaddexp.reduce(reached + graph.final))
+
+
+def unsorted_fsa(seed: int = 0, states: int = 5, labels: int = 4) -> Fsa:
+    """Random acceptor with an arc of every label from every state, arcs in no order."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(states * (labels - 1))
+    src, label = np.divmod(order, labels - 1)
+    final = np.where(rng.random(states) < 0.5, -rng.random(states), -np.inf)
+    final[-1] = -0.25
+    dst = rng.integers(0, states, len(order)).astype(np.int32)
+    return Fsa(src.astype(np.int32), dst, (label + 1).astype(np.int32), -rng.random(len(order)), final)
+
+
+def assert_same(left: Fsa, right: Fsa) -> None:
+    def rows(fsa: Fsa) -> np.ndarray:
+        return np.array(sorted(zip(fsa.src, fsa.label, fsa.dst, fsa.weight)))
+
+    np.testing.assert_allclose(rows(left), rows(right), rtol=1e-6)
+    np.testing.assert_allclose(left.final, right.final, rtol=1e-6)
+
+
+def transducer(start: int = 2) -> kaldifst.StdVectorFst:
+    fst = kaldifst.StdVectorFst()
+    for _ in range(3):
+        fst.add_state()
+    fst.start = start
+    fst.add_arc(2, kaldifst.StdArc(5, 9, 0.5, 1))
+    fst.add_arc(1, kaldifst.StdArc(0, 8, 1.5, 0))
+    fst.add_arc(1, kaldifst.StdArc(4, 0, 2.5, 1))
+    fst.set_final(0, 0.25)
+    return fst

@@ -18,7 +18,7 @@ from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 
 from distill.config.experiment import Experiment
 from distill.files import write_json
-from distill.fsa.formats import save_fsa
+from distill.fsa.k2_format import save_fsa
 from distill.graphs.unit_ngram import train_unit_ngram
 from distill.graphs.word_ngram import train_word_ngram
 from distill.models import checkpoint

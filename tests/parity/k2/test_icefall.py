@@ -13,7 +13,7 @@ import torch
 from conftest import Mini, spoken
 from reference import log_probs, rounded, score
 
-from distill.fsa.epsilons import decoding_graph_from_k2_dict
+from distill.fsa.k2_format import decoding_graph_from_k2_dict
 from distill.fsa.lattice import DecodingGraph, Lattice, Search
 from distill.graphs.icefall_lang import write_icefall_lang, write_numerators
 from distill.graphs.numerator import UnitLm, transcript_graph

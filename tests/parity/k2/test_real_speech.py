@@ -13,7 +13,7 @@ from distill.decode.graph_decoder import GraphDecoder
 from distill.decode.nbest import Weights
 from distill.decode.ngram_rescoring import ArpaWalk, Exchange, rescored
 from distill.decode.online import OnlineDecoder, OnlineSearch
-from distill.fsa.epsilons import decoding_graph_to_k2_dict
+from distill.fsa.k2_format import decoding_graph_to_k2_dict
 from distill.fsa.lattice import Search
 from distill.graphs.arpa import read_arpa
 from distill.graphs.word_ngram import train_word_ngram

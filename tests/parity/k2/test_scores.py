@@ -10,7 +10,6 @@ from conftest import Mini, spoken
 from reference import acceptor, frames_graph, log_probs, rounded, score
 from torch import Tensor
 
-from distill.fsa.formats import hmm_from_k2_dict
 from distill.fsa.graph import Fsa, Hmm
 from distill.fsa.lattice import DecodingGraph, Search
 from distill.graphs.biphones import count_pairs, tied_left_biphones
@@ -21,6 +20,7 @@ from distill.graphs.topology import Topology, monophones
 from distill.lfmmi import Engine, build_engine
 from distill.losses.mmi import LfMmi
 from distill.search.determinise import Hearing, determinised
+from tests.support.k2_readers import hmm_from_k2_dict
 
 UNITS = 5  # blank and four units
 ENGINES = ("native", "torch", "k2")

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from distill.fsa.epsilons import decoding_graph_from_k2_dict, decoding_graph_to_k2_dict, first_arcs, frames_only
+from distill.fsa.epsilons import frames_only
+from distill.fsa.graph import first_arcs
+from distill.fsa.k2_format import decoding_graph_from_k2_dict, decoding_graph_to_k2_dict
 from distill.fsa.lattice import NO_FRAME, DecodingGraph
 
 Arc = tuple[int, int, int, int, float]
@@ -77,7 +79,7 @@ def test_two_words_in_one_frame() -> None:
 
 def test_circle_without_frames() -> None:
     circle = graph([(0, 1, 2, 5, -1.0), (1, 1, NO_FRAME, 0, -0.5)], {1: 0.0}, 2)
-    with pytest.raises(ValueError, match="circle of arcs without frames"):
+    with pytest.raises(ValueError, match="cycle of arcs without frames"):
         frames_only(circle)
 
 

@@ -8,9 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import kaldifst
+import numpy as np
 import pytest
 
-from distill.graphs.decoding_graph import build_hlg, lexicon_fst, over_outputs, size
+from distill.fsa.k2_format import decoding_graph_to_k2_dict, save_dict
+from distill.fsa.lattice import DecodingGraph
+from distill.fsa.openfst import save_fst
+from distill.graphs.decoding_graph import build_hlg, lexicon_fst, over_outputs, read_hlg
 from distill.graphs.lexicon import Lang
 from distill.graphs.topology import monophones
 from distill.graphs.word_ngram import train_word_ngram
@@ -76,7 +80,7 @@ def test_columns_that_share_an_output_get_its_label() -> None:
 def test_ctc_topology_collapses_labels() -> None:
     fst = monophones("ctc", 4).output_fst()
     assert outputs(fst, [1, 2, 2, 1, 2, 3, 3, 1]) == {(1, 1, 2)}  # input is unit + 1, blank is 1
-    assert size(fst) == (4, 16)
+    assert (fst.num_states, sum(map(fst.num_arcs, range(4)))) == (4, 16)
 
 
 def test_same_inputs_same_graph(lang: Lang, tmp_path: Path) -> None:
@@ -144,8 +148,37 @@ def test_any_arpa_ends_in_a_graph_or_in_an_error_that_names_it(most: int, lang: 
         path = tmp_path / f"{number}.arpa{'.gz' if number % 10 == 9 else ''}"
         path.write_bytes(content)
         try:
-            assert size(build_hlg(lang, path))[0] > 1
+            assert build_hlg(lang, path).num_states > 1
             built += 1
         except ValueError as error:
             assert path.name in str(error)
     assert 0 < built < 150
+
+
+def test_foreign_graphs_of_openfst_and_k2(lang: Lang, tmp_path: Path) -> None:
+    save_fst(tmp_path / "HLG.fst", hlg(lang, tmp_path))
+    ours = DecodingGraph.read(tmp_path / "HLG.fst")
+    assert read_hlg(tmp_path / "HLG.fst", lang).word.tolist() == ours.word.tolist()
+    content = decoding_graph_to_k2_dict(ours)
+    save_dict(tmp_path / "HLG.pt", content)
+    save_dict(tmp_path / "lists.pt", content | {"aux_labels": [[word] for word in content["aux_labels"].tolist()]})
+    for name in ("HLG.pt", "lists.pt"):
+        again = decoding_graph_to_k2_dict(read_hlg(tmp_path / name, lang))
+        assert again["arcs"].equal(content["arcs"]) and again["aux_labels"].equal(content["aux_labels"])
+    save_fst(tmp_path / "again.fst", ours.to_openfst())
+    assert DecodingGraph.read(tmp_path / "again.fst").dst.tolist() == ours.dst.tolist()
+
+
+def test_foreign_graphs_that_do_not_fit(lang: Lang, tmp_path: Path) -> None:
+    one, score = np.array([0], dtype=np.int32), np.zeros(1, dtype=np.float32)
+    ends = np.array([-np.inf, 0], dtype=np.float32)
+    for name, label, word in (("outputs", 99, 1), ("words", 1, 99)):
+        graph = DecodingGraph(np.array([0, 1, 1]), one + 1, one + label, one + word, score, ends)
+        save_fst(tmp_path / f"{name}.fst", graph.to_openfst())
+    with pytest.raises(ValueError, match=r"outputs\.fst, made for other units or another topology, uses output 99"):
+        read_hlg(tmp_path / "outputs.fst", lang)
+    with pytest.raises(ValueError, match=r"words\.fst has 1 word ids that words\.txt lacks, such as 99; make it with"):
+        read_hlg(tmp_path / "words.fst", lang)
+    (tmp_path / "HLG.pt").write_bytes(b"ragged")
+    with pytest.raises(ValueError, match=r"HLG\.pt: not readable .* which only k2 can load; .*tolist\(\)"):
+        read_hlg(tmp_path / "HLG.pt", lang)

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from distill.fsa.formats import from_k2_vector_dict, from_openfst_text, hmm_to_k2_dict
 from distill.fsa.graph import Fsa
+from distill.fsa.k2_format import hmm_to_k2_dict
 from distill.fsa.lattice import DecodingGraph
 from distill.graphs import topology
 from distill.graphs.icefall_lang import write_icefall_lang, write_numerators
 from distill.graphs.lexicon import Lang, read_symbols
+from tests.support.k2_readers import from_k2_vector_dict, from_openfst_text
 
 UNIT_LM = Fsa.from_arcs([(0, 1, 2, -0.5), (1, 1, 3, -0.25)], {1: -1.0}, 2)
 

@@ -162,7 +162,7 @@ def test_wrong_input_is_refused() -> None:
         np.array([0, 1, 3]), np.array([1, 0, 1], dtype=np.int32), np.array([-1, -1, 0], dtype=np.int32),
         np.zeros(3, dtype=np.int32), np.full(3, -0.1, dtype=np.float32), np.zeros(2, dtype=np.float32),
     )  # fmt: skip
-    with pytest.raises(ValueError, match="circle"):
+    with pytest.raises(ValueError, match="cycle"):
         lattice_of(circle, random_log_probs(0, 2, 1))
 
 

@@ -10,8 +10,8 @@ import torch
 
 from distill.config.experiment import Experiment
 from distill.data.lattices import Heard, finish, shard_path, write_shard
-from distill.fsa.formats import save_fsa
 from distill.fsa.graph import Fsa
+from distill.fsa.k2_format import save_fsa
 from distill.graphs.lexicon import Lang, Lexicon, write_lang
 from distill.graphs.numerator import UnitLm
 from distill.graphs.unit_ngram import train_unit_ngram
