@@ -8,6 +8,7 @@ U  units of a transcript        L  blocks of an encoder
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -16,6 +17,10 @@ import torch
 from torch import Tensor
 
 SAMPLE_RATE = 16000
+RATES = (4000, 192_000)
+"""Lowest and highest sample rate that is converted to 16 kHz."""
+MOST_PHASES = 3200
+"""Kernels of a resampler; memory grows with them, up to gigabytes for rates without a simple ratio to 16 kHz."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,11 @@ class Targets(NamedTuple):
     hidden: Mapping[int, Tensor]
     lengths: Tensor
     ctc_logits: Tensor | None = None
+
+
+def convertible(rate: int) -> bool:
+    """True for sample rates that can be converted to 16 kHz in bounded memory."""
+    return RATES[0] <= rate <= RATES[1] and SAMPLE_RATE // math.gcd(rate, SAMPLE_RATE) <= MOST_PHASES
 
 
 def valid_mask(lengths: Tensor, size: int) -> Tensor:

@@ -18,7 +18,7 @@ ALWAYS = (
 EXTRAS = {
     "synth": ("espeakng_loader",),
     "deploy": ("onnx", "onnxruntime", "sherpa_onnx"),
-    "serve": ("websockets",),
+    "serve": ("websockets", "prometheus_client"),
     "hub": ("huggingface_hub",),
     "dev": ("kaldilm", "pytest", "hypothesis", "transformers", "triton"),
 }

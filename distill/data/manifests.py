@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from math import gcd
 from pathlib import Path
 
 from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet
 
+from distill.batch import convertible
 from distill.files import replacing
 from distill.text import normalise
 
@@ -21,8 +21,6 @@ from .audio import sample_faults
 log = logging.getLogger(__name__)
 
 SAMPLING_RATE = 16000
-SLOWEST, MOST_PHASES = 4000, 3200
-"""Lowest rate that is converted; most filters that it takes, which grow with the rates' ratio, to gigabytes."""
 SECONDS = (0.1, 35.0)
 """Shortest and longest utterance that is used."""
 OVERSHOOT = 0.1
@@ -147,7 +145,7 @@ def rate_fault(recording: Recording, resample: bool) -> str | None:
         return None
     if not resample:
         return f"wrong sampling rate: {rate} Hz, expected {SAMPLING_RATE} Hz; --resample true converts it"
-    if rate < SLOWEST or SAMPLING_RATE // gcd(rate, SAMPLING_RATE) > MOST_PHASES:
+    if not convertible(rate):
         return f"wrong sampling rate: {rate} Hz cannot be converted to {SAMPLING_RATE} Hz; resample it to that"
     return None
 

@@ -1,4 +1,4 @@
-"""Audio from files and the microphone as a session wants it: mono, 16 kHz, float32; else converted or refused."""
+"""Audio of files and the microphone as mono float32 samples at 16 kHz: converted on request, else refused."""
 
 from __future__ import annotations
 
@@ -13,19 +13,17 @@ from distill.batch import SAMPLE_RATE
 
 
 def read_audio(path: Path, resample: bool = False, channel: int | None = None) -> np.ndarray:
-    """A whole file (whatever libsndfile reads) as float32 samples (n,) at 16 kHz.
+    """A whole file (any format of libsndfile) as float32 samples (n,) at 16 kHz.
 
-    Raises FileNotFoundError; ValueError for unreadable or empty audio, for another sample rate without
-    `resample`, and for several channels where none is chosen (from 0).
+    Raises FileNotFoundError; ValueError for unreadable or empty audio, and as `check_format`.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
-    samples, rate = decoded(path, str(path))
-    return resampled(one_channel(samples, channel, str(path)), rate, resample, str(path))
+    return decode(path, str(path), resample, channel)
 
 
-def decoded(source: Path | IO[bytes], where: str) -> tuple[np.ndarray, int]:
-    """Samples (n, channels), n > 0, and their rate; ValueError for unreadable or empty audio."""
+def decode(source: Path | IO[bytes], where: str, resample: bool, channel: int | None) -> np.ndarray:
+    """As `read_audio`, of a path or an open file; where: its name in messages."""
     import soundfile
 
     try:
@@ -34,35 +32,31 @@ def decoded(source: Path | IO[bytes], where: str) -> tuple[np.ndarray, int]:
         raise ValueError(f"unreadable audio: {where} ({str(error).splitlines()[0]})") from None
     if not len(samples):
         raise ValueError(f"empty audio: {where}")
-    return samples, rate
-
-
-def one_channel(samples: np.ndarray, channel: int | None, where: str) -> np.ndarray:
-    """samples (n, channels) -> (n,)."""
-    count = samples.shape[1]
-    if channel is None and count > 1:
-        raise ValueError(f"{where} has {count} channels; choose one (--channel 0 to {count - 1})")
-    if channel is not None and not 0 <= channel < count:
-        raise ValueError(f"{where} has channels 0 to {count - 1}, got {channel}")
-    return samples[:, channel or 0]
-
-
-def resampled(samples: np.ndarray, rate: int, allowed: bool, where: str) -> np.ndarray:
-    """samples (n,) at `rate` -> at 16 kHz, by a polyphase filter; ValueError if that is not allowed."""
+    check_format(samples.shape[1], rate, where, resample, channel)
+    wave = samples[:, channel or 0]
     if rate == SAMPLE_RATE:
-        return samples
-    if not allowed:
-        raise ValueError(f"{where} has {rate} Hz, expected {SAMPLE_RATE} Hz; resample it, or ask for that (--resample)")
+        return wave
     from scipy.signal import resample_poly
 
     common = math.gcd(rate, SAMPLE_RATE)
-    return resample_poly(samples, SAMPLE_RATE // common, rate // common).astype(np.float32)
+    return resample_poly(wave, SAMPLE_RATE // common, rate // common).astype(np.float32)
+
+
+def check_format(channels: int, rate: int, where: str, resample: bool, channel: int | None) -> None:
+    """Raises ValueError for several channels of which none is chosen (from 0), for a chosen one that is missing, and
+    for another sample rate than 16 kHz without `resample`."""
+    if channel is None and channels > 1:
+        raise ValueError(f"{where} has {channels} channels; choose one (--channel 0 to {channels - 1})")
+    if channel is not None and not 0 <= channel < channels:
+        raise ValueError(f"{where} has channels 0 to {channels - 1}, got {channel}")
+    if rate != SAMPLE_RATE and not resample:
+        raise ValueError(f"{where} has {rate} Hz, expected {SAMPLE_RATE} Hz; resample it, or ask for that (--resample)")
 
 
 def microphone(seconds: float = 0.1) -> Iterator[np.ndarray]:
     """Samples of the default input device as they come, until the caller stops.
 
-    Raises ValueError where the package sounddevice or an input device is missing.
+    Raises ValueError if the package sounddevice or an input device is missing.
     """
     try:
         import sounddevice

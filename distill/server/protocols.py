@@ -1,72 +1,56 @@
-"""What existing clients of streaming recognisers send and expect: sherpa-onnx's and Vosk's messages."""
+"""Messages of existing clients of streaming recognisers: sherpa-onnx's and Vosk's."""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from distill.batch import RATES
 from distill.runtime.resample import Resampler
 from distill.runtime.session import SAMPLE_RATE, checked
 from distill.server.scheduler import Result
 
 log = logging.getLogger(__name__)
-RATES = (4000, 192_000)
-
-
-class Dialogue(Protocol):
-    """One connection's language."""
-
-    answers: bool  # each message of audio is answered by exactly one
-
-    def hear(self, message: str | bytes) -> np.ndarray | None:
-        """Samples (n,) at 16 kHz, n >= 0; None: the stream ends. Raises ValueError saying what is wrong."""
-
-    def rest(self) -> np.ndarray:
-        """At the end: samples (n,) that were held back."""
-
-    def say(self, result: Result) -> str:
-        """A result as a message."""
-
-    def farewell(self) -> str | None:
-        """What follows the last result."""
+EMPTY = np.zeros(0, np.float32)
 
 
 class Sherpa:
     """sherpa-onnx's: float32 samples at 16 kHz, then "Done"; {"text", "segment", ...} after every chunk.
 
-    Beside its own keys a message has "result", words as Vosk writes them (before the final message without "conf",
-    unless the stream asked for confidences), how many of them are "settled", and "samples", heard so far.
+    Besides its own keys a message has "result", words as Vosk writes them (partial ones without "conf" unless the
+    stream asked for confidences), how many of them are "settled" (will not change), and "samples" processed so far.
     """
 
-    answers = False
+    name = "sherpa"
+    replies = False  # results are sent as they come, not one for each message of audio
+    goodbye = "Done!"  # follows the last result
 
-    def hear(self, message: str | bytes) -> np.ndarray | None:
+    def decode(self, message: str | bytes) -> np.ndarray | None:
+        """Samples (n,) at 16 kHz, n >= 0; None at the end of the stream. Raises ValueError for malformed messages."""
         if isinstance(message, str):
             if message == "Done":
                 return None
             raise ValueError(f"a text message {message[:40]!r}; expected binary float32 samples, or Done at the end")
         if len(message) % 4:
             raise ValueError(f"{len(message)} bytes are no float32 samples; send 4 bytes a sample, 16 kHz, mono")
-        samples = np.frombuffer(message, "<f4")
-        return checked(samples) if len(samples) else samples
+        return checked(np.frombuffer(message, "<f4")) if message else EMPTY
 
-    def rest(self) -> np.ndarray:
-        return np.zeros(0, np.float32)
+    def flush(self) -> np.ndarray:
+        """Samples (n,) still buffered at the end of the stream."""
+        return EMPTY
 
-    def say(self, result: Result) -> str:
+    def encode(self, result: Result) -> str:
+        """A result as a message."""
         words = result.words
         return json.dumps({
             "text": result.text, "segment": result.segment, "is_final": result.final, "start_time": 0.0,
             "tokens": [word.text for word in words], "timestamps": [word.start for word in words],
-            "result": _words(result), "settled": result.settled, "samples": result.samples,
+            "result": _words(result), "settled": result.stable, "samples": result.samples,
         })  # fmt: skip
-
-    def farewell(self) -> str | None:
-        return "Done!"
 
 
 class Vosk:
@@ -75,68 +59,67 @@ class Vosk:
     A sample may begin in one message and end in the next.
     """
 
-    answers = True
+    name = "vosk"
+    replies = True
+    goodbye = ""
 
     def __init__(self, rate: int = SAMPLE_RATE) -> None:
         self._rate, self._words = rate, True
         self._resampler: Resampler | None = None
-        self._begun, self._warned = b"", False
+        self._incomplete, self._warned = b"", False  # bytes of an incomplete sample
 
-    def hear(self, message: str | bytes) -> np.ndarray | None:
+    def decode(self, message: str | bytes) -> np.ndarray | None:
+        """As `Sherpa.decode`."""
         if isinstance(message, str):
-            return self._told(message)
-        message = self._begun + message
-        self._begun = message[len(message) // 2 * 2 :]
-        samples = np.frombuffer(message[: len(message) // 2 * 2], "<i2")
-        if self._resampler is None:
-            self._resampler = Resampler(self._rate)
-        return self._resampler(checked(samples)) if len(samples) else samples.astype(np.float32)
+            return self._decode_text(message)
+        message = self._incomplete + message
+        whole = len(message) // 2 * 2
+        self._incomplete = message[whole:]
+        if not whole:
+            return EMPTY
+        self._resampler = self._resampler or Resampler(self._rate)
+        return self._resampler(checked(np.frombuffer(message[:whole], "<i2")))
 
-    def _told(self, message: str) -> np.ndarray | None:
+    def _decode_text(self, message: str) -> np.ndarray | None:
         try:
-            told = json.loads(message)
+            content = json.loads(message)
         except (json.JSONDecodeError, RecursionError):
-            told = None
-        if not isinstance(told, dict) or not {"config", "eof", "reset"} & told.keys():
+            content = None
+        if not isinstance(content, dict) or not {"config", "eof", "reset"} & content.keys():
             raise ValueError(f'a text message {message[:40]!r}; expected {{"config": …}} or {{"eof": 1}}')
-        if "config" in told:
-            self._configure(told["config"])
-            return np.zeros(0, np.float32)
-        return None if told.get("eof") else np.zeros(0, np.float32)
+        if "config" in content:
+            self._configure(content["config"])
+        elif content.get("eof"):
+            return None
+        return EMPTY
 
     def _configure(self, config: Any) -> None:
         given = config.get("sample_rate", self._rate) if isinstance(config, dict) else None
-        rate = _number(given)
+        try:  # some clients write the number as text
+            rate = float(given) if isinstance(given, str | int | float) else math.nan
+        except (ValueError, OverflowError):
+            rate = math.nan
         if not RATES[0] <= rate <= RATES[1] or rate != int(rate):
             raise ValueError(f"sample_rate {given!r:.60}; expected a whole number from {RATES[0]} to {RATES[1]}")
         if self._resampler is not None and int(rate) != self._rate:
             raise ValueError(f"sample_rate {rate:g} after audio at {self._rate}; send the config first")
         if (ignored := sorted(config.keys() - {"sample_rate", "words"})) and not self._warned:
-            self._warned = True  # once a stream, however often it asks
-            log.warning("a Vosk client asks for what is not there, and goes without it: %.120s", ascii(ignored))
+            self._warned = True  # once per stream
+            log.warning("unsupported options of a Vosk client are ignored: %.120s", ascii(ignored))
         self._rate, self._words = int(rate), bool(config.get("words", True))
 
-    def rest(self) -> np.ndarray:
-        if self._begun:
+    def flush(self) -> np.ndarray:
+        """As `Sherpa.flush`."""
+        if self._incomplete:
             log.warning("a Vosk client's stream ended within a sample: its last byte is left out")
-        return self._resampler.rest() if self._resampler is not None else np.zeros(0, np.float32)
+        return self._resampler.flush() if self._resampler is not None else EMPTY
 
-    def say(self, result: Result) -> str:
+    def encode(self, result: Result) -> str:
+        """As `Sherpa.encode`."""
         if not result.final:
             return json.dumps({"partial": result.text})
         content: dict[str, Any] = {"result": _words(result)} if self._words and result.words else {}
         return json.dumps({**content, "text": result.text})
-
-    def farewell(self) -> str | None:
-        return None
-
-
-def _number(given: Any) -> float:
-    """A number, or the text of one, as some clients send it; nan for anything else."""
-    try:
-        return float(given) if isinstance(given, str | int | float) else math.nan
-    except (ValueError, OverflowError):
-        return math.nan
 
 
 def _words(result: Result) -> list[dict[str, Any]]:
@@ -146,13 +129,11 @@ def _words(result: Result) -> list[dict[str, Any]]:
     ]
 
 
-def choose(path: str, first: str | bytes) -> Dialogue:
-    """The language of a connection: by its path (/sherpa, /vosk), else by its first message.
+def choose(path: str, first: str | bytes) -> Sherpa | Vosk:
+    """The protocol of a connection: by its path (/sherpa, /vosk), else by its first message.
 
-    Audio without a word before it is taken for sherpa-onnx's, a text in JSON for Vosk's.
+    JSON text means Vosk, anything else sherpa-onnx.
     """
-    if path == "/vosk":
+    if path == "/vosk" or (path != "/sherpa" and isinstance(first, str) and first.lstrip().startswith("{")):
         return Vosk()
-    if path == "/sherpa" or isinstance(first, bytes) or not first.lstrip().startswith("{"):
-        return Sherpa()
-    return Vosk()
+    return Sherpa()

@@ -1,4 +1,4 @@
-"""A thread that listens to many streams: chunks as they get ready, through one forward, then each one's search."""
+"""Batching of concurrent streams: chunks that are ready share one forward, then each stream's search runs in a pool."""
 
 from __future__ import annotations
 
@@ -14,214 +14,204 @@ from typing import Any
 
 import numpy as np
 
-from distill.decode.online import OnlineDecoder, OnlineSearch, Word
+from distill.decode.online import OnlineDecoder, OnlineSearch
 from distill.runtime.batching import BatchRunner, Piece
 from distill.runtime.session import SAMPLE_RATE
-from distill.server.metrics import STREAMS, Metrics
+from distill.server.metrics import Metrics
+from distill.text import Word
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Result:
-    """Words of an utterance of a stream. final: they will not change; last: the stream has ended.
+    """Words of one utterance of a stream. final: the utterance has ended; last: the stream has ended.
 
-    Confidences of words that are not final are nan, unless the stream asked for them; the first `settled` words
-    will not change. segment: number of the utterance in its stream. samples: of the stream that have been heard.
-    failed: what went wrong, the stream is then at its end.
+    Confidences of partial words are nan unless the stream asked for them; the first `stable` words will not change.
+    segment: index of the utterance in its stream. samples: processed so far in the stream. error: set if the stream
+    failed, which ends it.
     """
 
-    words: tuple[Word, ...]
-    segment: int
-    samples: int
-    final: bool
-    last: bool
-    settled: int = 0
-    failed: str = ""
+    words: tuple[Word, ...] = ()
+    segment: int = 0
+    samples: int = 0
+    final: bool = False
+    last: bool = False
+    stable: int = 0
+    error: str = ""
 
     @property
     def text(self) -> str:
         return " ".join(word.text for word in self.words)
 
 
+@dataclass(eq=False)
 class Stream:
-    """One stream of a `Recognition`; `deliver` is called with each result, in the recognition's threads.
+    """One stream of a `Scheduler`; `deliver` is called with each result, in the scheduler's threads.
 
-    sure: whether words want confidences before they are final too, which takes a lattice after each chunk.
+    needs: samples of the next chunk. confidence: partial words have confidences, at the cost of a lattice per chunk.
+    waiting: samples in the queue; samples: processed. busy: in a forward or search; dropped: the client has gone.
     """
 
-    def __init__(
-        self, search: OnlineSearch, state: Any, needs: int, deliver: Callable[[Result], None], sure: bool = False
-    ) -> None:
-        self.search, self.state, self.needs, self.deliver, self.sure = search, state, needs, deliver, sure
-        self.arrived: deque[tuple[np.ndarray, float]] = deque()
-        self.waiting = self.heard = self.segment = 0
-        self.ended = self.busy = self.gone = False
+    search: OnlineSearch
+    state: Any
+    needs: int
+    deliver: Callable[[Result], None]
+    confidence: bool = False
+    waiting: int = 0
+    samples: int = 0
+    segment: int = 0
+    ended: bool = False
+    busy: bool = False
+    dropped: bool = False
+
+    def __post_init__(self) -> None:
+        self.queue: deque[tuple[np.ndarray, float]] = deque()  # samples and the time of their arrival
 
     @property
     def ready(self) -> bool:
-        return not self.busy and not self.gone and (self.ended or self.waiting >= self.needs)
+        return not self.busy and not self.dropped and (self.ended or self.waiting >= self.needs)
 
     @property
-    def since(self) -> float:
-        """When the oldest waiting samples came."""
-        return self.arrived[0][1] if self.arrived else 0.0
+    def backlog(self) -> float:
+        """Seconds of audio in the queue."""
+        return self.waiting / SAMPLE_RATE
 
-    def take(self, count: int) -> tuple[np.ndarray, float]:
-        """The next samples, and when the last of them came."""
-        pieces, when = [np.zeros(0, np.float32)], time.monotonic()
-        while count and self.arrived:
-            samples, when = self.arrived.popleft()
-            if len(samples) > count:
-                self.arrived.appendleft((samples[count:], when))
-                samples = samples[:count]
-            count -= len(samples)
-            self.waiting -= len(samples)
-            pieces.append(samples)
-        return np.concatenate(pieces), when
+    def take(self) -> tuple[Piece, float]:
+        """The next chunk, and the arrival time of its last samples."""
+        final, missing = self.waiting < self.needs, self.needs
+        blocks, arrived = [np.zeros(0, np.float32)], time.monotonic()
+        while missing and self.queue:
+            samples, arrived = self.queue.popleft()
+            if len(samples) > missing:
+                self.queue.appendleft((samples[missing:], arrived))
+            blocks.append(samples[:missing])
+            missing -= len(blocks[-1])
+        wave = np.concatenate(blocks)
+        self.waiting -= len(wave)
+        self.busy = True
+        return Piece(self.state, wave, final), arrived
 
 
-class Recognition:
-    """The model and the search behind all streams of a server.
+class Scheduler:
+    """Runs the model and the searches of all streams of a server.
 
-    threads: that search. most: streams in one forward.
+    threads: of the search. max_batch: streams in one forward.
     """
 
     def __init__(
-        self, runner: BatchRunner, decoder: OnlineDecoder, metrics: Metrics, threads: int = 1, most: int = 32
+        self, runner: BatchRunner, decoder: OnlineDecoder, metrics: Metrics, threads: int = 1, max_batch: int = 32
     ) -> None:
-        self.runner, self.decoder, self.metrics, self.most = runner, decoder, metrics, most
-        metrics.histogram("batch_streams", "Streams in one forward.", STREAMS)
-        metrics.histogram("forward_seconds", "Time of a forward.")
-        metrics.histogram("search_seconds", "Time of the searches after a forward.")
-        metrics.histogram("partial_delay_seconds", "From a chunk's last sample to its result, inside the server.")
-        metrics.counter("audio_seconds_total", "Audio that was heard.")
+        self.runner, self.decoder, self.metrics, self.max_batch = runner, decoder, metrics, max_batch
         self._streams: list[Stream] = []
-        self._wake = threading.Condition()
+        self._condition = threading.Condition()
         self._closing = False
         self._pool = ThreadPoolExecutor(threads, "search")
-        self._thread = threading.Thread(target=self._run, name="recognition", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
         self._thread.start()
 
-    def open(self, deliver: Callable[[Result], None], sure: bool = False) -> Stream:
+    def open(self, deliver: Callable[[Result], None], confidence: bool = False) -> Stream:
         """A new stream (`Stream`)."""
-        stream = Stream(OnlineSearch(self.decoder), self.runner.open(), self.runner.needs(False), deliver, sure)
-        with self._wake:
+        search = OnlineSearch(self.decoder)
+        stream = Stream(search, self.runner.open(), self.runner.needs(False), deliver, confidence)
+        with self._condition:
             self._streams.append(stream)
         return stream
 
     def feed(self, stream: Stream, samples: np.ndarray) -> None:
-        """Samples (n,) float32 at 16 kHz; a result comes for each chunk that they complete."""
-        with self._wake:
-            stream.arrived.append((samples, time.monotonic()))
+        """Samples (n,) float32 at 16 kHz; each chunk that they complete gives a result."""
+        with self._condition:
+            stream.queue.append((samples, time.monotonic()))
             stream.waiting += len(samples)
-            self._wake.notify()
+            self._condition.notify()
 
     def end(self, stream: Stream) -> None:
-        """No more samples will come: what is left is heard, and the last result delivered."""
-        with self._wake:
+        """No more samples follow: the rest is processed and the last result delivered."""
+        with self._condition:
             stream.ended = True
-            self._wake.notify()
+            self._condition.notify()
 
     def drop(self, stream: Stream) -> None:
-        """Forget a stream at once; nothing is delivered any more."""
-        with self._wake:
-            stream.gone = True
+        """Forget a stream at once; no more results are delivered."""
+        with self._condition:
+            stream.dropped = True
             if stream in self._streams:
                 self._streams.remove(stream)
 
     @property
     def alive(self) -> bool:
-        """Whether streams are heard."""
         return self._thread.is_alive()
 
-    def backlog(self, stream: Stream) -> float:
-        """Seconds of audio that wait to be heard."""
-        return stream.waiting / SAMPLE_RATE
-
     def close(self) -> None:
-        """End all streams, hear what is left, stop the threads."""
-        with self._wake:
+        """End all streams, process their rest, stop the threads."""
+        with self._condition:
             self._closing = True
             for stream in self._streams:
                 stream.ended = True
-            self._wake.notify()
+            self._condition.notify()
         self._thread.join()
         self._pool.shutdown()
 
     def _run(self) -> None:
-        while True:
-            with self._wake:
-                chosen = self._ready()
-                while not chosen and not (self._closing and not self._streams):
-                    self._wake.wait()
-                    chosen = self._ready()
-                if not chosen:
-                    return
-                work = [(stream, *self._piece(stream)) for stream in chosen]
-            self._hear(work)
+        while batch := self._next_batch():
+            start = time.monotonic()
+            outputs = self._forward([chunk for _, chunk, _ in batch])
+            forwarded = time.monotonic()
+            list(self._pool.map(self._finish, batch, outputs))
+            self.metrics.batch_streams.observe(len(batch))
+            self.metrics.forward_seconds.observe(forwarded - start)
+            self.metrics.search_seconds.observe(time.monotonic() - forwarded)
+            self.metrics.audio_seconds.inc(sum(len(chunk.wave) for _, chunk, _ in batch) / SAMPLE_RATE)
 
-    def _ready(self) -> list[Stream]:
-        ready = [stream for stream in self._streams if stream.ready]
-        return sorted(ready, key=lambda stream: stream.since)[: self.most]
+    def _next_batch(self) -> list[tuple[Stream, Piece, float]]:
+        """Streams with a chunk and its arrival, longest waiting first; blocks until there are any, none at the end."""
+        with self._condition:
+            while not (ready := [stream for stream in self._streams if stream.ready]):
+                if self._closing and not self._streams:
+                    return []
+                self._condition.wait()
+            ready.sort(key=lambda stream: stream.queue[0][1] if stream.queue else 0.0)
+            return [(stream, *stream.take()) for stream in ready[: self.max_batch]]
 
-    def _piece(self, stream: Stream) -> tuple[Piece, float]:
-        final = stream.waiting < stream.needs
-        wave, when = stream.take(stream.needs)
-        stream.busy = True
-        return Piece(stream.state, wave, final), when
-
-    def _hear(self, work: Sequence[tuple[Stream, Piece, float]]) -> None:
-        begun = time.monotonic()
-        found = self._forward([piece for _, piece, _ in work])
-        forwarded = time.monotonic()
-        list(self._pool.map(self._finish, work, found))
-        self.metrics.observe("batch_streams", len(work))
-        self.metrics.observe("forward_seconds", forwarded - begun)
-        self.metrics.observe("search_seconds", time.monotonic() - forwarded)
-        self.metrics.add("audio_seconds_total", sum(len(piece.wave) for _, piece, _ in work) / SAMPLE_RATE)
-
-    def _forward(self, pieces: Sequence[Piece]) -> list[tuple[np.ndarray, Any] | Exception]:
-        """All together; where that fails, one by one, so that one stream's failure is its own."""
+    def _forward(self, chunks: Sequence[Piece]) -> list[tuple[np.ndarray, Any] | Exception]:
+        """All chunks at once; if that fails, one by one, so that only the stream at fault fails."""
         try:
-            return list(self.runner.step(pieces))
+            return list(self.runner.step(chunks))
         except Exception as error:
-            if len(pieces) == 1:
-                return [error]
-            return [self._forward([piece])[0] for piece in pieces]
+            return [error] if len(chunks) == 1 else [self._forward([chunk])[0] for chunk in chunks]
 
-    def _finish(self, work: tuple[Stream, Piece, float], found: tuple[np.ndarray, Any] | Exception) -> None:
-        stream, piece, when = work
+    def _finish(self, work: tuple[Stream, Piece, float], output: tuple[np.ndarray, Any] | Exception) -> None:
+        """Search the frames of a chunk and deliver the result."""
+        stream, chunk, arrived = work
         try:
-            if isinstance(found, Exception):
-                raise found
-            result = self._search(stream, piece, *found)
+            if isinstance(output, Exception):
+                raise output
+            result = self._search(stream, chunk, *output)
         except Exception as error:
             log.error("a stream failed: %r", error, exc_info=error)
-            failed = f"{type(error).__name__}: {error}"
-            result = Result((), stream.segment, stream.heard, True, True, failed=failed)
-        with self._wake:
+            message = f"{type(error).__name__}: {error}"
+            result = Result((), stream.segment, stream.samples, final=True, last=True, error=message)
+        with self._condition:
             stream.busy = False
             if result.last and stream in self._streams:
                 self._streams.remove(stream)
-            gone = stream.gone
-        if not gone:
-            self.metrics.observe("partial_delay_seconds", time.monotonic() - when)
+        if not stream.dropped:
+            self.metrics.partial_delay_seconds.observe(time.monotonic() - arrived)
             stream.deliver(result)
 
-    def _search(self, stream: Stream, piece: Piece, log_probs: np.ndarray, state: Any) -> Result:
+    def _search(self, stream: Stream, chunk: Piece, log_probs: np.ndarray, state: Any) -> Result:
         stream.state, stream.needs = state, self.runner.needs(True)
-        stream.heard += len(piece.wave)
+        stream.samples += len(chunk.wave)
         if len(log_probs):
             stream.search.feed(log_probs)
         progress = stream.search.progress()
-        final = piece.final or progress.ended
-        if final or stream.sure:
+        final = chunk.final or progress.ended
+        if final or stream.confidence:
             words = tuple(stream.search.words(final)[0])
         else:
             words = tuple(Word(text, *span, math.nan) for text, span in zip(progress.words, progress.spans))
-        settled = len(words) if final else progress.settled
-        result = Result(words, stream.segment, stream.heard, final, piece.final, settled)
+        stable = len(words) if final else progress.settled
+        result = Result(words, stream.segment, stream.samples, final, chunk.final, stable)
         if final:
             stream.search.restart()
             stream.segment += bool(words)

@@ -21,41 +21,41 @@ KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32}
 
 
 def program() -> str | None:
-    """Where it is, None for nowhere."""
+    """Path of the browser, None if there is none."""
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
 class Page:
-    """One page: call the protocol, evaluate scripts, press keys; `events` is what happened meanwhile."""
+    """One page: call the protocol, evaluate scripts, press keys; `events` collects the browser's events."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self._socket, self._count = socket, 0
         self._replies: dict[int, asyncio.Future[dict]] = {}
         self.events: list[dict] = []
-        self._listening = asyncio.create_task(self._listen())
+        self._listener = asyncio.create_task(self._listen())
 
     async def _listen(self) -> None:
-        with contextlib.suppress(ConnectionClosed):  # it is let go while it still tells of events
+        with contextlib.suppress(ConnectionClosed):  # the browser is terminated while events still arrive
             async for message in self._socket:
-                told = json.loads(message)
-                if "id" in told:
-                    self._replies.pop(told["id"]).set_result(told)
+                content = json.loads(message)
+                if "id" in content:
+                    self._replies.pop(content["id"]).set_result(content)
                 else:
-                    self.events.append(told)
+                    self.events.append(content)
 
     async def call(self, method: str, **params: Any) -> dict:
         self._count += 1
         self._replies[self._count] = reply = asyncio.get_running_loop().create_future()
         await self._socket.send(json.dumps({"id": self._count, "method": method, "params": params}))
-        told = await asyncio.wait_for(reply, 20)
-        assert "error" not in told, (method, told["error"])
-        return told["result"]
+        content = await asyncio.wait_for(reply, 20)
+        assert "error" not in content, (method, content["error"])
+        return content["result"]
 
     async def ask(self, script: str) -> Any:
         """The value of an expression."""
-        found = await self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in found, found["exceptionDetails"]
-        return found["result"].get("value")
+        reply = await self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in reply, reply["exceptionDetails"]
+        return reply["result"].get("value")
 
     async def until(self, script: str, seconds: float = 20.0) -> Any:
         """The value of an expression once it is true."""
@@ -63,7 +63,7 @@ class Page:
         while not (value := await self.ask(script)):
             if time.monotonic() > end:
                 page = await self.ask("document.body.innerText")
-                raise AssertionError(f"{script} did not become true; the page says: {page}")
+                raise AssertionError(f"{script} did not become true; the page shows: {page}")
             await asyncio.sleep(0.05)
         return value
 

@@ -1,4 +1,4 @@
-"""What tests of the server share: a model that reads units off the loudness, a server over it, and its clients."""
+"""Helpers for tests of the server: a model that maps loudness to units, a server around it, and clients."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from distill.graphs.decoding_graph import build_hlg
 from distill.graphs.lexicon import Lang, Lexicon, write_lang
 from distill.graphs.word_ngram import train_word_ngram
 from distill.runtime.batching import BatchRunner, Piece
+from distill.server.connection import Limits
 from distill.server.metrics import Metrics
-from distill.server.scheduler import Recognition
-from distill.server.server import Address, Limits, Server
+from distill.server.scheduler import Scheduler
+from distill.server.server import Address, Server
 
-HOP, CHUNK, HELD = 160, 8, 4
+HOP, CHUNK, HELD = 160, 8, 4  # samples of a frame; frames of a chunk, and of a unit
 WORDS = ("ABE", "BAD", "CAB", "DAB", "BEAD", "ACE")
 FAILING = 0.95  # loudness at which the model fails
 
 
 class Loudness:
-    """A model whose output in a frame is the unit that its mean sample says; counts what it was given."""
+    """A model whose output in a frame is the unit encoded by the mean sample; records batch sizes."""
 
     facts: Any = type("Facts", (), {"name": "loudness", "hop": HOP})()
 
@@ -55,10 +56,10 @@ class Loudness:
     def _one(self, piece: Piece) -> tuple[np.ndarray, Any]:
         if piece.wave.max(initial=0) > FAILING:
             raise RuntimeError("too loud")
-        said = self.units(piece.wave[: len(piece.wave) // HOP * HOP].reshape(-1, HOP))
-        log_probs = np.full((len(said), self.outputs), np.log(1e-3), np.float32)
-        log_probs[np.arange(len(said)), said] = np.log(1 - 1e-3 * (self.outputs - 1))
-        return log_probs, piece.state + len(said)
+        units = self.units(piece.wave[: len(piece.wave) // HOP * HOP].reshape(-1, HOP))
+        log_probs = np.full((len(units), self.outputs), np.log(1e-3), np.float32)
+        log_probs[np.arange(len(units)), units] = np.log(1 - 1e-3 * (self.outputs - 1))
+        return log_probs, piece.state + len(units)
 
 
 def build_decoder(folder: Path) -> OnlineDecoder:
@@ -75,7 +76,7 @@ def build_decoder(folder: Path) -> OnlineDecoder:
 
 
 def audio(decoder: OnlineDecoder, words: Sequence[str], rate: int = 16000) -> np.ndarray:
-    """Samples that say the words, a breath of blanks after each unit."""
+    """Samples (n,) that encode the words for `Loudness`, with a blank frame after each unit."""
     units = [decoder.lang.tokens[letter] for word in words for letter in word]
     labels = np.concatenate([[0] * 2, *([unit] * HELD + [0] for unit in units), [0] * 3])
     return np.repeat(labels / 10, HOP * rate // 16000).astype(np.float32)
@@ -89,11 +90,11 @@ def serving(
     decoder: OnlineDecoder, visit: Callable[[Server, str], Awaitable[None]], limits: Limits | None = None,
     address: Address | None = None, model: BatchRunner | None = None, seconds: float = 20.0,
 ) -> Server:  # fmt: skip
-    """Run a visit against a server; every test is one."""
+    """Run a test against a server."""
 
     async def run() -> Server:
-        recognition = Recognition(model or Loudness(len(decoder.lang.outputs)), decoder, Metrics())
-        server = Server(recognition, address or Address(port=0), limits or Limits(leave=0.0))
+        scheduler = Scheduler(model or Loudness(len(decoder.lang.outputs)), decoder, Metrics())
+        server = Server(scheduler, address or Address(port=0), limits or Limits(leave=0.0))
         await server.start()
         try:
             await asyncio.wait_for(visit(server, f"ws://127.0.0.1:{server.port}"), seconds)
@@ -105,15 +106,15 @@ def serving(
 
 
 async def sherpa(url: str, samples: np.ndarray, piece: int = 1000, **options: Any) -> list[dict]:
-    """As sherpa-onnx's Python client: sends and receives at once, and stops at Done!."""
+    """As sherpa-onnx's Python client: sends and receives concurrently, and stops at Done!."""
     async with connect(url, **options) as socket:
 
         async def receive() -> list[dict]:
-            found = []
+            messages = []
             async for message in socket:
                 if message == "Done!":
-                    return found
-                found.append(json.loads(message))
+                    return messages
+                messages.append(json.loads(message))
             raise AssertionError("the server closed without Done!")
 
         receiving = asyncio.create_task(receive())
@@ -128,18 +129,18 @@ async def vosk(url: str, samples: np.ndarray, rate: int = 16000) -> list[dict]:
     """As Vosk's Python client: one reply to each message."""
     async with connect(url) as socket:
         await socket.send(f'{{ "config" : {{ "sample_rate" : {rate} }} }}')
-        found = []
+        replies = []
         whole = (samples * 32767).astype(np.int16)
         for at in range(0, len(whole), rate // 5):
             await socket.send(whole[at : at + rate // 5].tobytes())
-            found.append(json.loads(await socket.recv()))
+            replies.append(json.loads(await socket.recv()))
         await socket.send('{"eof" : 1}')
-        return [*found, json.loads(await socket.recv())]
+        return [*replies, json.loads(await socket.recv())]
 
 
 def metric(server: Server, line: str) -> float:
-    found = re.search(rf"^distill_{re.escape(line)} (\S+)$", server.metrics.text(), re.MULTILINE)
-    return float(found[1]) if found else 0.0
+    match = re.search(rf"^distill_{re.escape(line)} (\S+)$", server.metrics.text(), re.MULTILINE)
+    return float(match[1]) if match else 0.0
 
 
 def get(url: str, tls: ssl.SSLContext | None = None, **headers: str) -> tuple[int, str, dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Fbank against kaldi-native-fbank, what runtimes compute; parts of a stream against the whole."""
+"""Fbank against kaldi-native-fbank; parts of a stream against the whole."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 
 from distill.data.stored_fbank import NativeFbank, NativeFbankConfig
 from distill.fbank import fbank, fbank_frames, fbank_lengths, mel_filters
-from distill.runtime.fbank import Fbank, MelFilters
+from distill.runtime import fbank as streaming
+from distill.runtime.fbank import Fbank
 
 
 @pytest.mark.parametrize("samples", [400, 559, 560, 8000, 16037])
@@ -56,7 +57,6 @@ def test_too_many_filters_are_refused() -> None:
 
 
 @pytest.mark.parametrize("mels", [23, 40, 80])
-def test_filters_by_stretches_of_bins_are_those_of_the_matrix(mels: int) -> None:
-    power = np.random.default_rng(mels).random((3, 257), np.float32)
-    expected = torch.from_numpy(power) @ mel_filters(mels).float()
-    torch.testing.assert_close(torch.from_numpy(MelFilters(mels)(power)), expected, rtol=1e-5, atol=1e-5)
+def test_filters_of_both_implementations_are_equal(mels: int) -> None:
+    filters = torch.from_numpy(streaming.mel_filters(mels).toarray())
+    torch.testing.assert_close(filters.T, mel_filters(mels).float(), rtol=1e-5, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The page that a server shows: microphone or file, words as they are heard. No other assets than these files."""
+"""The page of a server: microphone or file in, words out. These files are its only assets."""
 
 from __future__ import annotations
 
@@ -6,12 +6,8 @@ from functools import cache
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-FILES = {
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/page.css": ("page.css", "text/css; charset=utf-8"),
-    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
-    "/microphone.js": ("microphone.js", "text/javascript; charset=utf-8"),
-}
+FILES = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js", "/microphone.js": "microphone.js"}
+KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 POLICY = (
     "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; img-src data:;"
     " connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -20,8 +16,8 @@ POLICY = (
 
 @cache
 def file(path: str) -> tuple[str, str, str] | None:
-    """Content, type and security policy of what stands at a path, None for nothing."""
+    """Content, type and security policy of the file at a URL's path; None if there is none."""
     if path not in FILES:
         return None
-    name, kind = FILES[path]
-    return (FOLDER / name).read_text(encoding="utf-8"), kind, POLICY
+    source = FOLDER / FILES[path]
+    return source.read_text(encoding="utf-8"), f"{KINDS[source.suffix]}; charset=utf-8", POLICY

@@ -1,4 +1,4 @@
-"""Audio as people have it: files of other rates and channels, and what is refused."""
+"""Files of other rates and channels, and refused files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from distill.runtime.audio import read_audio
 TONE = np.sin(2 * np.pi * 440 * np.arange(8000) / 8000).astype(np.float32) / 2
 
 
-def test_files_are_read_and_resampled_only_when_asked(tmp_path) -> None:
+def test_files_are_resampled_on_request_only(tmp_path) -> None:
     path = tmp_path / "tone.wav"
     soundfile.write(path, TONE, 8000, subtype="FLOAT")
     with pytest.raises(ValueError, match="8000 Hz, expected 16000 Hz"):
@@ -32,7 +32,7 @@ def test_a_channel_must_be_chosen(tmp_path) -> None:
     np.testing.assert_array_equal(read_audio(path, channel=1), -TONE)
 
 
-def test_files_that_cannot_be_used_are_named(tmp_path) -> None:
+def test_unusable_files_are_named(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_audio(tmp_path / "absent.wav")
     (tmp_path / "text.wav").write_text("not audio")

@@ -1,4 +1,4 @@
-"""Audio from pipes: raw, WAV as encoders stream it, other files, and what is refused."""
+"""Audio from pipes: raw, WAV as encoders stream it, other formats, and refused input."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SAMPLES = np.random.default_rng(0).integers(-2000, 2000, 5000).astype("<i2")
 RIFF, FMT = b"RIFF\xff\xff\xff\xffWAVE", struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, 16000, 32000, 2, 16)
 
 
-def heard(content: bytes, piece: int = 300, **options: object) -> np.ndarray:
+def read_all(content: bytes, piece: int = 300, **options: object) -> np.ndarray:
     """All samples of a pipe."""
     return np.concatenate(list(read_pipe(io.BytesIO(content), piece, **options)))  # type: ignore[arg-type]
 
@@ -60,48 +60,48 @@ STREAMED = {
 
 @pytest.mark.parametrize("name", STREAMED)
 @pytest.mark.parametrize("piece", [1, 300, 10000])
-def test_a_pipe_gives_all_its_samples(name: str, piece: int) -> None:
-    found = heard(STREAMED[name], piece)
+def test_all_samples_of_a_pipe_are_read(name: str, piece: int) -> None:
+    found = read_all(STREAMED[name], piece)
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, SAMPLES.astype(np.float32) / 32768)
 
 
 @pytest.mark.parametrize("count", [1, 5, 6, 10, 22])
-def test_a_short_pipe_gives_all_its_samples(count: int) -> None:
+def test_all_samples_of_a_short_pipe_are_read(count: int) -> None:
     for content in (SAMPLES[:count].tobytes(), written(SAMPLES[:count], subtype="PCM_16")):
-        np.testing.assert_array_equal(heard(content), SAMPLES[:count].astype(np.float32) / 32768)
+        np.testing.assert_array_equal(read_all(content), SAMPLES[:count].astype(np.float32) / 32768)
 
 
 @pytest.mark.parametrize("kind", ["PCM_U8", "ALAW", "ULAW"])
-def test_coarse_samples_are_near(kind: str) -> None:
+def test_8_bit_formats_are_decoded(kind: str) -> None:
     wave = np.sin(np.arange(4000) / 20).astype(np.float32) / 2
-    np.testing.assert_allclose(heard(written(wave, subtype=kind)), wave, atol=0.02)
+    np.testing.assert_allclose(read_all(written(wave, subtype=kind)), wave, atol=0.02)
 
 
 @pytest.mark.parametrize("kind", ["WAV", "FLAC"])
 @pytest.mark.parametrize("rate", [8000, 44100])
-def test_other_rates_are_resampled_where_asked(rate: int, kind: str) -> None:
+def test_other_rates_are_resampled_on_request(rate: int, kind: str) -> None:
     content = written(np.sin(2 * np.pi * 440 * np.arange(rate) / rate) / 2, rate, kind)
-    found, expected = heard(content, resample=True), np.sin(2 * np.pi * 440 * np.arange(16000) / 16000) / 2
+    found, expected = read_all(content, resample=True), np.sin(2 * np.pi * 440 * np.arange(16000) / 16000) / 2
     assert len(found) == 16000 and np.abs(found - expected)[500:-500].max() < 0.01
     with pytest.raises(ValueError, match=rf"{rate} Hz, expected 16000 Hz; .*--resample"):
-        heard(content)
+        read_all(content)
 
 
 @pytest.mark.parametrize("kind", ["WAV", "FLAC"])
 def test_a_channel_must_be_chosen(kind: str) -> None:
     content = written(np.stack([0 * SAMPLES, SAMPLES], 1), kind=kind, subtype="PCM_16")
-    np.testing.assert_array_equal(heard(content, channel=1), SAMPLES.astype(np.float32) / 32768)
+    np.testing.assert_array_equal(read_all(content, channel=1), SAMPLES.astype(np.float32) / 32768)
     with pytest.raises(ValueError, match="2 channels; choose one"):
-        heard(content)
+        read_all(content)
     with pytest.raises(ValueError, match="channels 0 to 1, got 2"):
-        heard(content, channel=2)
+        read_all(content, channel=2)
 
 
 @pytest.mark.parametrize("name", ["raw", "0xffffffff", "LIST before"])
-def test_an_odd_last_byte_is_left_out_and_counted(name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_incomplete_last_sample_is_dropped_with_a_warning(name: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        found = heard(STREAMED[name] + b"\x07")
+        found = read_all(STREAMED[name] + b"\x07")
     np.testing.assert_array_equal(found, SAMPLES.astype(np.float32) / 32768)
     assert "its last 1 bytes are left out" in caplog.text
 
@@ -111,7 +111,7 @@ def changed(at: int, value: int, size: int = 2) -> bytes:
     return FMT[: 8 + at] + value.to_bytes(size, "little") + FMT[8 + at + size :]
 
 
-NO_AUDIO = {
+NOT_AUDIO = {
     "nothing": (b"", "empty audio: nothing came"),
     "half a sample": (b"\0", "empty audio: no sample"),
     "a header alone": (wav(0, audio=b" ")[:-1], "empty audio: no sample"),
@@ -119,9 +119,9 @@ NO_AUDIO = {
     "a cut first line": (RIFF, "ended within its WAV header"),
     "audio that is cut": (wav(10001), "ended 1 bytes before the end"),
     "more than one file": (wav(10000) + wav(10000), "more than one file"),
-    "no format": (RIFF + b"data\xff\xff\xff\xff" + bytes(100), "does not say how"),
+    "no format": (RIFF + b"data\xff\xff\xff\xff" + bytes(100), "no format chunk"),
     "no WAV": (b"RIFF\x10\0\0\0AVI LIST", "is no WAV"),
-    "a part without end": (RIFF + b"LIST\xff\xff\xff\x7f" + bytes(100), "a part b'LIST' of"),
+    "a chunk without end": (RIFF + b"LIST\xff\xff\xff\x7f" + bytes(100), "a chunk b'LIST' of"),
     "an unknown kind": (wav(0, fmt=changed(0, 85)), "format 85"),
     "odd bits": (wav(0, fmt=changed(14, 12)), "12 bits"),
     "no channels": (wav(0, fmt=changed(2, 0)), "0 channels"),
@@ -138,8 +138,8 @@ NO_AUDIO = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", NO_AUDIO)
-def test_what_is_no_audio_is_refused_by_name(name: str) -> None:
-    content, message = NO_AUDIO[name]
+@pytest.mark.parametrize("name", NOT_AUDIO)
+def test_input_that_is_not_audio_is_refused_by_name(name: str) -> None:
+    content, message = NOT_AUDIO[name]
     with pytest.raises(ValueError, match=message):
-        heard(content)
+        read_all(content)

@@ -1,4 +1,4 @@
-"""Who may come in: token, origin, TLS; what is served over HTTP; wrong settings of the server."""
+"""Access by token, origin and TLS; pages over HTTP; wrong settings of the server."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidMessage, InvalidStatus
 
 from distill.decode.online import OnlineDecoder
-from distill.server import app as setup
+from distill.server import app
+from distill.server.connection import Limits
 from distill.server.metrics import Metrics
 from distill.server.page import FILES, file
-from distill.server.scheduler import Recognition
-from distill.server.server import Address, Limits, Server
+from distill.server.scheduler import Scheduler
+from distill.server.server import Address, Server
 from tests.support.clients import Loudness, audio, get, sentence, serving, sherpa
 
 
@@ -32,7 +33,7 @@ def test_http_beside_the_sockets(decoder: OnlineDecoder) -> None:
         assert (await fetch("/health"))[:2] == (200, "ok\n")
         status, text, headers = await fetch("/metrics")
         assert status == 200 and headers["Content-Type"].startswith("text/plain")
-        assert re.search(r"^distill_streams_open 0$", text, re.MULTILINE)
+        assert re.search(r"^distill_streams_open 0.0$", text, re.MULTILINE)
         for path in FILES:
             status, text, headers = await fetch(path)
             assert status == 200 and text and "default-src 'none'" in headers["Content-Security-Policy"]
@@ -40,7 +41,7 @@ def test_http_beside_the_sockets(decoder: OnlineDecoder) -> None:
         assert (await fetch("/sherpa"))[0] == 426
         assert (await fetch("/", Host="evil.example"))[0] == 403
         assert (await fetch("/", Origin="http://evil.example"))[0] == 403
-        server.recognition.close()
+        server.scheduler.close()
         assert (await fetch("/health"))[:2] == (503, "the recognition has stopped\n")
 
     serving(decoder, visit)
@@ -68,7 +69,7 @@ MALFORMED = {
 }  # fmt: skip
 
 
-def test_malformed_requests_are_told_so(decoder: OnlineDecoder, caplog: pytest.LogCaptureFixture) -> None:
+def test_malformed_requests_get_a_status(decoder: OnlineDecoder, caplog: pytest.LogCaptureFixture) -> None:
     async def ask(url: str, request: bytes) -> bytes:
         reader, writer = await asyncio.open_connection(*url.removeprefix("ws://").split(":"))
         writer.write(request)
@@ -88,8 +89,8 @@ def test_malformed_requests_are_told_so(decoder: OnlineDecoder, caplog: pytest.L
     assert "Traceback" not in caplog.text and not caplog.records
 
 
-def test_a_token_and_an_origin_are_asked_for(decoder: OnlineDecoder) -> None:
-    said = sentence(10)
+def test_token_and_origin_are_required(decoder: OnlineDecoder) -> None:
+    words = sentence(10)
 
     async def visit(server: Server, url: str) -> None:
         for wrong in (url, url + "/?token=no", url + "/metrics"):
@@ -97,7 +98,7 @@ def test_a_token_and_an_origin_are_asked_for(decoder: OnlineDecoder) -> None:
                 await connect(wrong)
         with pytest.raises(InvalidStatus, match="403"):
             await connect(url + "/?token=secret", origin="https://evil.example")
-        assert (await sherpa(url + "/?token=secret", audio(decoder, said)))[-1]["text"].split() == said
+        assert (await sherpa(url + "/?token=secret", audio(decoder, words)))[-1]["text"].split() == words
         async with connect(url, additional_headers={"Authorization": "Bearer secret"}, origin="https://good.example"):
             pass
         assert (await asyncio.to_thread(get, url + "/"))[0] == 200  # the page itself asks for the token
@@ -107,26 +108,26 @@ def test_a_token_and_an_origin_are_asked_for(decoder: OnlineDecoder) -> None:
 
 def test_the_page_loads_nothing_from_elsewhere() -> None:
     for path in FILES:
-        found = file(path)
-        assert found is not None
-        assert not re.search(r"""(?:https?:)?//(?!\s)[\w-]+\.[\w.]+""", found[0]), path
+        served = file(path)
+        assert served is not None
+        assert not re.search(r"""(?:https?:)?//(?!\s)[\w-]+\.[\w.]+""", served[0]), path
     assert file("/../server.py") is None
 
 
-def test_a_port_that_is_taken_and_folders_that_lack_something(decoder: OnlineDecoder, tmp_path: Path) -> None:
+def test_a_port_in_use_and_missing_files_are_named(decoder: OnlineDecoder, tmp_path: Path) -> None:
     async def visit(server: Server, url: str) -> None:
-        second = Recognition(Loudness(4), decoder, Metrics())
+        second = Scheduler(Loudness(4), decoder, Metrics())
         with pytest.raises(ValueError, match="cannot listen on 127"):
-            await setup.run(second, Address(port=server.port), Limits(), lambda port: None)
+            await app.run(second, Address(port=server.port), Limits(), lambda port: None)
 
     serving(decoder, visit)
     with pytest.raises(FileNotFoundError, match="train it first"):
-        setup.open_recognition(setup.Setup(tmp_path / "exp" / "ss"))
+        app.open_scheduler(tmp_path / "exp" / "ss")
     with pytest.raises(ValueError, match="--token"):
-        setup.check(Address(host="0.0.0.0"))
+        app.check_access(Address(host="0.0.0.0"))
     with pytest.raises(FileNotFoundError, match="PEM"):
-        setup.tls_context(tmp_path / "cert.pem", None)
-    assert setup.data_folder(tmp_path / "exp-mini" / "ss") == tmp_path.resolve() / "data-mini"
+        app.tls_context(tmp_path / "cert.pem", None)
+    assert app.data_folder(tmp_path / "exp-mini" / "ss") == tmp_path.resolve() / "data-mini"
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +143,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_tls_with_a_token(decoder: OnlineDecoder, certificate: Path) -> None:
-    said, trusting = sentence(12), ssl.create_default_context(cafile=str(certificate))
+    words, trusting = sentence(12), ssl.create_default_context(cafile=str(certificate))
 
     async def visit(server: Server, url: str) -> None:
         secure = url.replace("ws://", "wss://")
@@ -150,40 +151,40 @@ def test_tls_with_a_token(decoder: OnlineDecoder, certificate: Path) -> None:
         assert page[0] == 200 and "<title>" in page[1]
         with pytest.raises(InvalidStatus, match="401"):
             await connect(secure, ssl=trusting)
-        with pytest.raises(ssl.SSLCertVerificationError):  # who does not know the certificate
+        with pytest.raises(ssl.SSLCertVerificationError):  # unknown certificate
             await connect(secure + "/?token=secret")
-        with pytest.raises((OSError, EOFError, InvalidMessage)):  # who does not speak TLS
+        with pytest.raises((OSError, EOFError, InvalidMessage)):  # client without TLS
             await connect(url + "/?token=secret", open_timeout=2)
-        messages = await sherpa(secure + "/?token=secret", audio(decoder, said), ssl=trusting)
-        assert messages[-1]["text"].split() == said
+        messages = await sherpa(secure + "/?token=secret", audio(decoder, words), ssl=trusting)
+        assert messages[-1]["text"].split() == words
 
-    serving(decoder, visit, address=Address(port=0, token="secret", tls=setup.tls_context(certificate, None)))
+    serving(decoder, visit, address=Address(port=0, token="secret", tls=app.tls_context(certificate, None)))
 
 
 def test_a_file_that_is_no_certificate_is_named(tmp_path: Path) -> None:
     (tmp_path / "cert.pem").write_text("nothing", encoding="utf-8")
     with pytest.raises(ValueError, match="no certificate with its key"):
-        setup.tls_context(tmp_path / "cert.pem", None)
+        app.tls_context(tmp_path / "cert.pem", None)
 
 
 @pytest.mark.parametrize("presses", [1, 2])
 def test_a_signal_ends_open_streams_and_a_second_one_at_once(decoder: OnlineDecoder, presses: int) -> None:
-    said, limits = sentence(13), Limits(leave=0.3 if presses == 1 else 60.0)
-    recognition, ports = Recognition(Loudness(len(decoder.lang.outputs)), decoder, Metrics()), list[int]()
+    words, limits = sentence(13), Limits(leave=0.3 if presses == 1 else 60.0)
+    scheduler, ports = Scheduler(Loudness(len(decoder.lang.outputs)), decoder, Metrics()), list[int]()
 
     async def run() -> None:
-        ending = asyncio.create_task(setup.run(recognition, Address(port=0), limits, ports.append))
+        ending = asyncio.create_task(app.run(scheduler, Address(port=0), limits, ports.append))
         while not ports:
             await asyncio.sleep(0.01)
         async with connect(f"ws://127.0.0.1:{ports[0]}") as socket:
-            await socket.send(audio(decoder, said).tobytes())
+            await socket.send(audio(decoder, words).tobytes())
             await socket.recv()
             for _ in range(presses):
                 os.kill(os.getpid(), signal.SIGINT)
                 await asyncio.sleep(0.1)
             messages = [message async for message in socket]
-            assert messages[-1] == "Done!" and " ".join(said) in messages[-2] and socket.close_code == 1001
+            assert messages[-1] == "Done!" and " ".join(words) in messages[-2] and socket.close_code == 1001
         await asyncio.wait_for(ending, 5)
 
     asyncio.run(run())
-    assert not recognition.alive
+    assert not scheduler.alive

@@ -1,8 +1,8 @@
-"""The client programs of sherpa-onnx and Vosk themselves, unchanged, where they are installed.
+"""The original client programs of sherpa-onnx and Vosk, if installed.
 
     pip install sherpa-onnx-bin vosk
 
-What they send and expect is also in `talking.sherpa` and `talking.vosk`, whose tests always run.
+Their messages are also in `clients.sherpa` and `clients.vosk`, whose tests always run.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ asyncio.run(run())
 
 
 def sherpa_program() -> str:
-    found = shutil.which(SHERPA) or shutil.which(SHERPA, path=str(Path(sys.executable).parent))
-    if found is None:
+    path = shutil.which(SHERPA) or shutil.which(SHERPA, path=str(Path(sys.executable).parent))
+    if path is None:
         pytest.skip("sherpa-onnx-bin is not installed")
-    return found
+    return path
 
 
-async def said_by(*command: str) -> str:
-    """What a program prints, which must end well."""
+async def output_of(*command: str) -> str:
+    """Output of a program that must succeed."""
     pipe = asyncio.subprocess.PIPE
     program = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=asyncio.subprocess.STDOUT)
     text = (await asyncio.wait_for(program.communicate(), 15))[0].decode()
@@ -60,25 +60,25 @@ def sixteen_bits(samples: np.ndarray) -> bytes:
     return (samples * 32767).astype("<i2").tobytes()
 
 
-def test_the_client_of_sherpa_onnx_gets_the_words(decoder: OnlineDecoder, tmp_path: Path) -> None:
-    program, said = sherpa_program(), sentence(20, 12)
+def test_sherpa_onnx_client(decoder: OnlineDecoder, tmp_path: Path) -> None:
+    program, words = sherpa_program(), sentence(20, 12)
     with wave.open(str(tmp_path / "speech.wav"), "wb") as file:
         file.setparams((1, 2, 16000, 0, "NONE", ""))
-        file.writeframes(sixteen_bits(audio(decoder, said)))
+        file.writeframes(sixteen_bits(audio(decoder, words)))
 
     async def visit(server: Server, url: str) -> None:
         where = ["--server-ip=127.0.0.1", f"--server-port={server.port}"]
         pace = ["--samples-per-message=1600", "--seconds-per-message=0.02"]
-        text = await said_by(program, *where, *pace, str(tmp_path / "speech.wav"))
+        text = await output_of(program, *where, *pace, str(tmp_path / "speech.wav"))
         messages = [json.loads(line[line.index("{") :]) for line in text.splitlines() if '"text"' in line]
-        assert messages[-1]["text"].split() == said
-        assert any(0 < len(message["text"].split()) < len(said) for message in messages)
+        assert messages[-1]["text"].split() == words
+        assert any(0 < len(message["text"].split()) < len(words) for message in messages)
 
     server = serving(decoder, visit)
     assert metric(server, 'streams_total{protocol="sherpa"}') == 1
 
 
-def test_the_client_of_vosk_gets_the_words(decoder: OnlineDecoder, tmp_path: Path) -> None:
+def test_vosk_client(decoder: OnlineDecoder, tmp_path: Path) -> None:
     if importlib.util.find_spec("vosk") is None:  # not imported here: its library hangs beside torch
         pytest.skip("vosk is not installed")
     first, second = sentence(21), sentence(22)
@@ -86,10 +86,10 @@ def test_the_client_of_vosk_gets_the_words(decoder: OnlineDecoder, tmp_path: Pat
     (tmp_path / "speech.raw").write_bytes(sixteen_bits(samples))
 
     async def visit(server: Server, url: str) -> None:
-        text = await said_by(sys.executable, "-c", VOSK, url, str(tmp_path / "speech.raw"))
-        told = json.loads(text.splitlines()[-1])
-        assert told["text"].split("\n") == [" ".join(first), " ".join(second), ""]
-        words = [word for result in told["results"] for word in result.get("result", [])]
+        text = await output_of(sys.executable, "-c", VOSK, url, str(tmp_path / "speech.raw"))
+        output = json.loads(text.splitlines()[-1])
+        assert output["text"].split("\n") == [" ".join(first), " ".join(second), ""]
+        words = [word for result in output["results"] for word in result.get("result", [])]
         assert [word["word"] for word in words] == first + second
         assert all(word["conf"] > 0.9 and word["start"] < word["end"] for word in words)
 

@@ -1,4 +1,4 @@
-"""Clients that are slow, silent, oversized, malformed, abrupt or too many: a clear end for them, no harm to others."""
+"""Slow, silent, oversized, malformed, abrupt or too many clients: a clear end for them, no effect on others."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from distill.decode.online import OnlineDecoder
+from distill.server.connection import Limits
 from distill.server.protocols import Sherpa
-from distill.server.server import Limits, Server
+from distill.server.server import Server
 from tests.support.clients import CHUNK, HOP, audio, closed_with, metric, sentence, serving, sherpa, vosk
 
 BAD = {
-    "text amid audio": ([np.zeros(800, np.float32).tobytes(), "what?"], 1007, "Done at the end"),
+    "text amid audio": ([np.zeros(800, np.float32).tobytes(), "hello"], 1007, "Done at the end"),
     "half a sample": ([b"\0\0\0"], 1007, "3 bytes"),
     "not finite": ([np.array([np.nan], np.float32).tobytes()], 1007, "1 NaN"),
     "integers as floats": ([np.full(10, 3000, np.float32).tobytes()], 1007, "divide 16-bit"),
@@ -38,8 +39,8 @@ BAD = {
 }  # fmt: skip
 
 
-def test_bad_company_harms_nobody(decoder: OnlineDecoder) -> None:
-    said = sentence(5, 20)
+def test_misbehaving_clients_do_not_affect_others(decoder: OnlineDecoder) -> None:
+    words = sentence(5, 20)
 
     async def bad(url: str, messages: Sequence[str | bytes], code: int, reason: str) -> None:
         async with connect(url) as socket:
@@ -48,8 +49,8 @@ def test_bad_company_harms_nobody(decoder: OnlineDecoder) -> None:
                     await socket.send(message)
                 except ConnectionClosed:
                     break
-            found = await closed_with(socket)
-            assert found[0] == code and reason in found[1], found
+            close = await closed_with(socket)
+            assert close[0] == code and reason in close[1], close
 
     async def abrupt(url: str, after: int) -> None:
         socket = await connect(url)
@@ -71,15 +72,15 @@ def test_bad_company_harms_nobody(decoder: OnlineDecoder) -> None:
                     await asyncio.sleep(0.05)
 
     async def mute(url: str) -> None:
-        """Connects, and never says what it wants."""
+        """Connects and sends nothing."""
         reader, writer = await asyncio.open_connection(*url.removeprefix("ws://").split(":"))
         assert await asyncio.wait_for(reader.read(), 8) == b""
         writer.close()
 
     async def good(url: str) -> None:
         for _ in range(4):
-            messages = await sherpa(url, audio(decoder, said), 400)
-            assert messages[-1]["text"].split() == said
+            messages = await sherpa(url, audio(decoder, words), 400)
+            assert messages[-1]["text"].split() == words
 
     async def visit(server: Server, url: str) -> None:
         await asyncio.gather(
@@ -91,7 +92,7 @@ def test_bad_company_harms_nobody(decoder: OnlineDecoder) -> None:
     server = serving(decoder, visit, Limits(message=65536, stream=4.0, idle=0.5, leave=0.0, opening=1.5))
     counts = {kind: metric(server, f'streams_refused_total{{reason="{kind}"}}') for kind in ("malformed", "silent")}
     assert counts == {"malformed": 12, "silent": 3}
-    assert metric(server, "streams_open") == 0 and not server.recognition._streams
+    assert metric(server, "streams_open") == 0 and not server.scheduler._streams
 
 
 async def drip(url: str, message: bytes, seconds: float) -> tuple[int, str]:
@@ -111,17 +112,17 @@ async def drip(url: str, message: bytes, seconds: float) -> tuple[int, str]:
             sending.cancel()
 
 
-def test_who_sends_drop_by_drop_is_silent_too(decoder: OnlineDecoder) -> None:
+def test_clients_that_send_a_few_samples_at_a_time_are_silent(decoder: OnlineDecoder) -> None:
     async def visit(server: Server, url: str) -> None:
         one, second = np.zeros(1, np.float32).tobytes(), np.zeros(1600, np.float32).tobytes()
-        found = await asyncio.gather(drip(url, one, 0.1), drip(url + "/vosk", b"\0", 0.1), drip(url, second, 0.3))
-        assert [code for code, _ in found] == [1008, 1008, 1009]  # a third of real time is not silent
-        assert found[2][1] == "the stream lasts longer than 4 s"
+        closes = await asyncio.gather(drip(url, one, 0.1), drip(url + "/vosk", b"\0", 0.1), drip(url, second, 0.3))
+        assert [code for code, _ in closes] == [1008, 1008, 1009]  # a third of real time is not silent
+        assert closes[2][1] == "the stream lasts longer than 4 s"
 
     serving(decoder, visit, Limits(idle=0.8, lasting=4.0, leave=0.0))
 
 
-def test_a_message_that_never_ends_is_silence(decoder: OnlineDecoder) -> None:
+def test_an_endless_message_is_silence(decoder: OnlineDecoder) -> None:
     async def visit(server: Server, url: str) -> None:
         async def fragments():
             while True:
@@ -139,7 +140,7 @@ def test_a_message_that_never_ends_is_silence(decoder: OnlineDecoder) -> None:
 ODD = "bad\nINFO all is well\r\x1b[31m\u202e\x00\u2028" + "x" * 5000
 
 
-def test_what_clients_write_stands_escaped_and_short_in_the_log(
+def test_text_of_clients_is_escaped_and_short_in_the_log(
     decoder: OnlineDecoder, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def visit(server: Server, url: str) -> None:
@@ -155,19 +156,19 @@ def test_what_clients_write_stands_escaped_and_short_in_the_log(
 
     with caplog.at_level(logging.INFO):
         serving(decoder, visit)
-    told = [record.getMessage() for record in caplog.records if record.name.startswith("distill")]
-    assert len(told) == 1 and "bad\\nINFO" in told[0]
-    assert len(told[0]) < 250 and told[0].isascii() and told[0].isprintable()
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith("distill")]
+    assert len(lines) == 1 and "bad\\nINFO" in lines[0]
+    assert len(lines[0]) < 250 and lines[0].isascii() and lines[0].isprintable()
 
 
-def test_who_takes_nothing_is_let_go(decoder: OnlineDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = Sherpa.say
-    monkeypatch.setattr(Sherpa, "say", lambda self, result: plain(self, result) + " " * 3_000_000)
-    said = sentence(6)
+def test_clients_that_accept_no_messages_are_dropped(decoder: OnlineDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Sherpa.encode
+    monkeypatch.setattr(Sherpa, "encode", lambda self, result: plain(self, result) + " " * 3_000_000)
+    words = sentence(6)
 
     async def visit(server: Server, url: str) -> None:
         async with connect(url, max_size=None, max_queue=1, close_timeout=0.1) as slow:
-            with contextlib.suppress(ConnectionClosed):  # it may be let go before it has sent all
+            with contextlib.suppress(ConnectionClosed):  # it may be dropped before it has sent all
                 for _ in range(40):
                     await slow.send(np.full(CHUNK * HOP, 0.2, np.float32).tobytes())
                     await asyncio.sleep(0.005)
@@ -176,21 +177,21 @@ def test_who_takes_nothing_is_let_go(decoder: OnlineDecoder, monkeypatch: pytest
                     break
                 await asyncio.sleep(0.02)
             else:
-                raise AssertionError("the slow client was not let go")
-        replies = await vosk(url, audio(decoder, said))
-        assert replies[-1]["text"].split() == said
+                raise AssertionError("the slow client was not dropped")
+        replies = await vosk(url, audio(decoder, words))
+        assert replies[-1]["text"].split() == words
 
     serving(decoder, visit, Limits(slow=0.3, leave=0.0))
 
 
-def test_no_more_streams_than_allowed(decoder: OnlineDecoder) -> None:
+def test_streams_are_limited(decoder: OnlineDecoder) -> None:
     async def visit(server: Server, url: str) -> None:
         async with connect(url) as first, connect(url):
             await first.send(np.zeros(10, np.float32).tobytes())
             async with connect(url) as third:
                 assert await closed_with(third) == (1013, "too many streams; try later")
-        said = sentence(7)
+        words = sentence(7)
         await asyncio.sleep(0.05)
-        assert (await sherpa(url, audio(decoder, said)))[-1]["text"].split() == said
+        assert (await sherpa(url, audio(decoder, words)))[-1]["text"].split() == words
 
     serving(decoder, visit, Limits(streams=2, leave=0.0))

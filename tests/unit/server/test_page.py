@@ -24,7 +24,7 @@ FAKE = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 
 
 class Tones(Loudness):
-    """Reads units off the pitch, which stays what it was on its way through a browser."""
+    """Maps pitch to units, as pitch survives the browser's audio processing."""
 
     def units(self, frames: np.ndarray) -> np.ndarray:
         """Frames (T, HOP) -> units (T,), 0 where it is quiet."""
@@ -33,7 +33,7 @@ class Tones(Loudness):
 
 
 def tones(decoder: OnlineDecoder, words: Sequence[str], path: Path) -> Path:
-    """A recording that says the words."""
+    """A recording that encodes the words for `Tones`."""
     time, pieces = np.arange(HELD * HOP) / 16000, [np.zeros(8000)]
     for word in words:
         for letter in word:
@@ -62,7 +62,7 @@ def visiting(
     serving(decoder, run, address=address, model=Tones(len(decoder.lang.outputs)), seconds=90)
 
 
-async def heard(page: Page, words: Sequence[str]) -> None:
+async def transcript_has(page: Page, words: Sequence[str]) -> None:
     await page.until(f"document.getElementById('transcript').innerText.includes({' '.join(words)!r})")
 
 
@@ -83,14 +83,14 @@ async def pictures(page: Page, name: str) -> None:
             await page.picture(folder / f"{name}-{scheme}-{width}.png", width, 800, scheme, width < 500)
 
 
-def test_a_microphone_by_keyboard(decoder: OnlineDecoder, tmp_path: Path) -> None:
-    said = sentence(30, 8)
+def test_microphone_by_keyboard(decoder: OnlineDecoder, tmp_path: Path) -> None:
+    words = sentence(30, 8)
 
     async def visit(page: Page) -> None:
         await page.press("m")
         await page.until("document.getElementById('microphone').getAttribute('aria-pressed') === 'true'")
-        await page.until("document.querySelectorAll('#transcript .unsure').length > 0")  # words come while it listens
-        await heard(page, said)
+        await page.until("document.querySelectorAll('#transcript .unsure').length > 0")  # words come while recording
+        await transcript_has(page, words)
         await pictures(page, "microphone")
         for figure in ("after-chunk", "after-word"):
             await page.until(f"/^\\d+ ms/.test(document.getElementById('{figure}').textContent)")
@@ -99,17 +99,17 @@ def test_a_microphone_by_keyboard(decoder: OnlineDecoder, tmp_path: Path) -> Non
         assert await page.ask("document.getElementById('microphone-label').textContent") == "Microphone"
         assert await page.ask("document.querySelectorAll('#transcript .unsure').length") == 0
         titles = await page.ask("[...document.querySelectorAll('#transcript .word')].map((word) => word.title)")
-        assert len(titles) == len(said) and all(" %, " in title and title.endswith(" s") for title in titles)
-        assert await page.ask("document.getElementById('spoken').textContent") == " ".join(said)
+        assert len(titles) == len(words) and all(" %, " in title and title.endswith(" s") for title in titles)
+        assert await page.ask("document.getElementById('spoken').textContent") == " ".join(words)
         await page.press("c")
         assert await page.ask("document.getElementById('transcript').children.length") == 0
 
-    visiting(decoder, tmp_path, visit, tones(decoder, said, tmp_path / "speech.wav"))
+    visiting(decoder, tmp_path, visit, tones(decoder, words, tmp_path / "speech.wav"))
 
 
-def test_a_file_and_the_order_of_the_keyboard(decoder: OnlineDecoder, tmp_path: Path) -> None:
-    said = sentence(31, 8)
-    recording = tones(decoder, said, tmp_path / "speech.wav")
+def test_file_and_tab_order(decoder: OnlineDecoder, tmp_path: Path) -> None:
+    words = sentence(31, 8)
+    recording = tones(decoder, words, tmp_path / "speech.wav")
     (tmp_path / "broken.wav").write_bytes(b"no audio at all")
 
     async def visit(page: Page) -> None:
@@ -124,7 +124,7 @@ def test_a_file_and_the_order_of_the_keyboard(decoder: OnlineDecoder, tmp_path: 
         unnamed += " && !(each.ariaLabel || each.innerText || (each.labels && each.labels.length))).length"
         assert await page.ask(unnamed) == 0
         await choose(page, recording)
-        await heard(page, said)
+        await transcript_has(page, words)
         await page.until("document.getElementById('status').textContent === 'Done.'")
         await choose(page, tmp_path / "broken.wav")
         await page.until("document.getElementById('status').textContent.includes('broken.wav cannot be read')")
@@ -133,9 +133,9 @@ def test_a_file_and_the_order_of_the_keyboard(decoder: OnlineDecoder, tmp_path: 
     visiting(decoder, tmp_path, visit, recording)
 
 
-def test_a_token_is_asked_for(decoder: OnlineDecoder, tmp_path: Path) -> None:
-    said = sentence(32)
-    recording = tones(decoder, said, tmp_path / "speech.wav")
+def test_a_token_is_required(decoder: OnlineDecoder, tmp_path: Path) -> None:
+    words = sentence(32)
+    recording = tones(decoder, words, tmp_path / "speech.wav")
 
     async def visit(page: Page) -> None:
         await choose(page, recording)
@@ -145,7 +145,7 @@ def test_a_token_is_asked_for(decoder: OnlineDecoder, tmp_path: Path) -> None:
         await page.call("Input.insertText", text="secret")
         await page.press("Enter")
         await choose(page, recording)
-        await heard(page, said)
+        await transcript_has(page, words)
 
     address = Address(port=0, token="secret")
     visiting(decoder, tmp_path, visit, recording, address)

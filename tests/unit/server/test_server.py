@@ -1,4 +1,4 @@
-"""The server over real sockets: words by both protocols, streams that do not mix, leaving."""
+"""The server over real sockets: both protocols, concurrent streams, shutdown; resampling."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from websockets.asyncio.client import connect
 
 from distill.decode.online import OnlineDecoder
 from distill.runtime.resample import Resampler
+from distill.server.connection import Limits
 from distill.server.protocols import Sherpa, Vosk, choose
-from distill.server.server import Limits, Server
+from distill.server.server import Server
 from tests.support.clients import CHUNK, HELD, HOP, audio, closed_with, metric, sentence, serving, sherpa, vosk
 
 
 @pytest.mark.parametrize("path", ["", "/sherpa"])
-def test_a_sherpa_client_gets_its_words(decoder: OnlineDecoder, path: str) -> None:
-    said = sentence(1)
+def test_sherpa_protocol(decoder: OnlineDecoder, path: str) -> None:
+    words = sentence(1)
 
     async def visit(server: Server, url: str) -> None:
-        messages = await sherpa(url + path, audio(decoder, said))
-        assert messages[-1]["text"].split() == said
+        messages = await sherpa(url + path, audio(decoder, words))
+        assert messages[-1]["text"].split() == words
         assert messages[-1]["is_final"] and not any(m["is_final"] for m in messages[:-1])
         assert {m["segment"] for m in messages} == {0}
         samples = [m["samples"] for m in messages]
         assert samples == sorted(samples) and all(n % (CHUNK * HOP) == 0 for n in samples[:-1])
         lengths = [len(m["tokens"]) for m in messages]
-        assert lengths == [len(m["timestamps"]) for m in messages] and any(0 < n < len(said) for n in lengths)
-        starts = np.cumsum([0.02, *(0.01 * (HELD + 1) * len(word) for word in said)])[:-1]
+        assert lengths == [len(m["timestamps"]) for m in messages] and any(0 < n < len(words) for n in lengths)
+        starts = np.cumsum([0.02, *(0.01 * (HELD + 1) * len(word) for word in words)])[:-1]
         np.testing.assert_allclose(messages[-1]["timestamps"], starts, atol=0.011)
         for word in messages[-1]["result"]:
             assert word["conf"] > 0.9 and word["end"] - word["start"] == pytest.approx(
@@ -39,20 +40,23 @@ def test_a_sherpa_client_gets_its_words(decoder: OnlineDecoder, path: str) -> No
 
     server = serving(decoder, visit)
     assert metric(server, 'streams_total{protocol="sherpa"}') == 1
-    assert metric(server, "words_total") == len(said)
+    assert metric(server, "words_total") == len(words)
 
 
-def test_confidence_before_the_end_is_for_who_asks(decoder: OnlineDecoder) -> None:
-    said = sentence(11)
+def test_partial_results_have_confidences_on_request(decoder: OnlineDecoder) -> None:
+    words = sentence(11)
 
     async def visit(server: Server, url: str) -> None:
-        plain = await sherpa(url, audio(decoder, said))
-        sure = await sherpa(url + "/sherpa?confidence", audio(decoder, said))
-        assert plain[-1]["tokens"] == sure[-1]["tokens"] == said  # partial results are fewer where chunks wait together
-        assert all(0 < word["conf"] <= 1 for m in sure for word in m["result"])
+        plain = await sherpa(url, audio(decoder, words))
+        scored = await sherpa(url + "/sherpa?confidence", audio(decoder, words))
+        assert plain[-1]["tokens"] == scored[-1]["tokens"] == words
+        tokens = [{m["samples"]: m["tokens"] for m in messages} for messages in (plain, scored)]
+        common = tokens[0].keys() & tokens[1].keys()  # which partial results are merged depends on the load
+        assert [tokens[0][samples] for samples in common] == [tokens[1][samples] for samples in common]
+        assert all(0 < word["conf"] <= 1 for m in scored for word in m["result"])
         assert not any("conf" in word for m in plain[:-1] for word in m["result"])
-        assert all("conf" in word for word in plain[-1]["result"]) and plain[-1]["settled"] == len(said)
-        for messages in (plain, sure):
+        assert all("conf" in word for word in plain[-1]["result"]) and plain[-1]["settled"] == len(words)
+        for messages in (plain, scored):
             settled = [m["tokens"][: m["settled"]] for m in messages]
             assert all(later[: len(earlier)] == earlier for earlier, later in itertools.pairwise(settled))
             assert any(0 < len(words) < len(m["tokens"]) for words, m in zip(settled, messages))
@@ -61,41 +65,41 @@ def test_confidence_before_the_end_is_for_who_asks(decoder: OnlineDecoder) -> No
 
 
 @pytest.mark.parametrize(("path", "rate"), [("", 16000), ("/vosk", 16000), ("/vosk", 8000), ("/vosk", 48000)])
-def test_a_vosk_client_gets_its_words(decoder: OnlineDecoder, path: str, rate: int) -> None:
-    said = sentence(2)
+def test_vosk_protocol(decoder: OnlineDecoder, path: str, rate: int) -> None:
+    words = sentence(2)
 
     async def visit(server: Server, url: str) -> None:
-        replies = await vosk(url + path, audio(decoder, said, rate), rate)
+        replies = await vosk(url + path, audio(decoder, words, rate), rate)
         assert all(reply.keys() == {"partial"} for reply in replies[:-1])
-        assert replies[-2]["partial"].split()[:3] == said[:3]  # a reply knows the chunks that were sent
-        assert replies[-1]["text"].split() == said
-        assert [word["word"] for word in replies[-1]["result"]] == said
+        assert replies[-2]["partial"].split()[:3] == words[:3]  # a reply includes all complete chunks
+        assert replies[-1]["text"].split() == words
+        assert [word["word"] for word in replies[-1]["result"]] == words
         assert all(word["start"] < word["end"] for word in replies[-1]["result"])
 
     serving(decoder, visit)
 
 
 @pytest.mark.parametrize("rate", ['"8000"', "8000.0", '" 8000.0 "', "8e3"])
-def test_a_vosk_client_may_write_its_rate_as_text(decoder: OnlineDecoder, rate: str) -> None:
-    said = sentence(2)
+def test_a_vosk_rate_may_be_text(decoder: OnlineDecoder, rate: str) -> None:
+    words = sentence(2)
 
     async def visit(server: Server, url: str) -> None:
         async with connect(url) as socket:
             await socket.send(f'{{"config": {{"sample_rate": {rate}}}}}')
-            await socket.send((audio(decoder, said, 8000) * 32767).astype(np.int16).tobytes())
+            await socket.send((audio(decoder, words, 8000) * 32767).astype(np.int16).tobytes())
             await socket.recv()
             await socket.send('{"eof": 1}')
-            assert json.loads(await socket.recv())["text"].split() == said
+            assert json.loads(await socket.recv())["text"].split() == words
 
     serving(decoder, visit)
 
 
 @pytest.mark.parametrize("size", [1, 999, 6401])
-def test_samples_may_lie_across_messages_and_the_last_may_be_half(size: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_samples_may_cross_messages_and_the_last_may_be_incomplete(size: int, caplog: pytest.LogCaptureFixture) -> None:
     samples = np.arange(-3000, 3000, dtype="<i2")
-    content, talk = samples.tobytes() + b"\7", Vosk()
-    pieces = [talk.hear(content[at : at + size]) for at in range(0, len(content), size)]
-    assert all(piece is not None for piece in pieces) and len(talk.rest()) == 0
+    content, vosk = samples.tobytes() + b"\7", Vosk()
+    pieces = [vosk.decode(content[at : at + size]) for at in range(0, len(content), size)]
+    assert all(piece is not None for piece in pieces) and len(vosk.flush()) == 0
     np.testing.assert_array_equal(np.concatenate(pieces), samples.astype(np.float32) / 32768)
     assert "its last byte is left out" in caplog.text
 
@@ -119,35 +123,35 @@ def test_a_pause_ends_an_utterance(decoder: OnlineDecoder) -> None:
     serving(decoder, visit)
 
 
-def test_streams_do_not_mix(decoder: OnlineDecoder) -> None:
+def test_concurrent_streams_keep_their_words(decoder: OnlineDecoder) -> None:
     async def visit(server: Server, url: str) -> None:
-        said = [sentence(seed, 4 + seed % 5) for seed in range(40)]
-        talks = [
+        sentences = [sentence(seed, 4 + seed % 5) for seed in range(40)]
+        clients = [
             sherpa(url, audio(decoder, words), 300 + 7 * i) if i % 2 else vosk(url, audio(decoder, words))
-            for i, words in enumerate(said)
+            for i, words in enumerate(sentences)
         ]
-        found = await asyncio.gather(*talks)
-        assert [messages[-1]["text"].split() for messages in found] == said
-        assert max(server.recognition.runner.sizes) > 4  # they did go together
+        received = await asyncio.gather(*clients)
+        assert [messages[-1]["text"].split() for messages in received] == sentences
+        assert max(server.scheduler.runner.sizes) > 4  # streams were batched
 
     server = serving(decoder, visit)
     assert metric(server, "streams_open") == 0
-    assert metric(server, "batch_streams_sum") == sum(server.recognition.runner.sizes)
+    assert metric(server, "batch_streams_sum") == sum(server.scheduler.runner.sizes)
 
 
-def test_leaving_finishes_open_streams(decoder: OnlineDecoder) -> None:
-    said = sentence(8)
+def test_shutdown_finishes_open_streams(decoder: OnlineDecoder) -> None:
+    words = sentence(8)
 
     async def visit(server: Server, url: str) -> None:
         speaking, dictating, silent = [await connect(url) for _ in range(3)]
-        await speaking.send(audio(decoder, said).tobytes())
+        await speaking.send(audio(decoder, words).tobytes())
         await dictating.send('{"config": {"sample_rate": 16000}}')
-        await dictating.send((audio(decoder, said) * 32767).astype(np.int16).tobytes())
+        await dictating.send((audio(decoder, words) * 32767).astype(np.int16).tobytes())
         assert "partial" in json.loads(await dictating.recv())
         closing = asyncio.create_task(server.close())
         messages = [message async for message in speaking]
-        assert messages[-1] == "Done!" and json.loads(messages[-2])["text"].split() == said
-        assert json.loads(await dictating.recv())["text"].split() == said
+        assert messages[-1] == "Done!" and json.loads(messages[-2])["text"].split() == words
+        assert json.loads(await dictating.recv())["text"].split() == words
         for socket in (speaking, dictating, silent):
             assert (await closed_with(socket))[0] == 1001
         await closing
@@ -157,12 +161,12 @@ def test_leaving_finishes_open_streams(decoder: OnlineDecoder) -> None:
     serving(decoder, visit)
 
 
-def test_leaving_lets_a_stream_end_by_itself(decoder: OnlineDecoder) -> None:
-    said = sentence(9)
+def test_shutdown_waits_for_a_stream_to_end(decoder: OnlineDecoder) -> None:
+    words = sentence(9)
 
     async def visit(server: Server, url: str) -> None:
         async with connect(url) as socket:
-            whole = audio(decoder, said)
+            whole = audio(decoder, words)
             await socket.send(whole[:5000].tobytes())
             await socket.recv()
             closing = asyncio.create_task(server.close())
@@ -170,25 +174,25 @@ def test_leaving_lets_a_stream_end_by_itself(decoder: OnlineDecoder) -> None:
             await socket.send(whole[5000:].tobytes())
             await socket.send("Done")
             messages = [message async for message in socket]
-            assert json.loads(messages[-2])["text"].split() == said and socket.close_code == 1000
+            assert json.loads(messages[-2])["text"].split() == words and socket.close_code == 1000
             await closing
 
     serving(decoder, visit, Limits(leave=5.0))
 
 
-def test_protocols_are_told_apart() -> None:
+def test_protocol_is_chosen_by_path_or_first_message() -> None:
     assert isinstance(choose("/", b"\0\0\0\0"), Sherpa) and isinstance(choose("/", "Done"), Sherpa)
     assert isinstance(choose("/", ' {"config": {}}'), Vosk) and isinstance(choose("/vosk", b"\0\0"), Vosk)
     assert isinstance(choose("/sherpa", "{}"), Sherpa)
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 44100, 48000])
-def test_resampling_keeps_a_tone_in_any_pieces(rate: int) -> None:
+def test_resampling_keeps_a_tone_in_blocks_of_any_size(rate: int) -> None:
     tone = np.sin(2 * np.pi * 1000 * np.arange(rate) / rate).astype(np.float32)
     resampler = Resampler(rate)
     pieces = [resampler(piece) for piece in np.split(tone, [1, 3, 500, 501, 4000])]
-    found = np.concatenate([*pieces, resampler.rest()])
-    assert abs(len(found) - 16000) <= 1
-    expected = np.sin(2 * np.pi * 1000 * np.arange(len(found)) / 16000)
-    np.testing.assert_allclose(found[40:-40], expected[40:-40], atol=1e-3)
-    np.testing.assert_array_equal(found[: len(found) // 2], Resampler(rate)(tone)[: len(found) // 2])
+    output = np.concatenate([*pieces, resampler.flush()])
+    assert abs(len(output) - 16000) <= 1
+    expected = np.sin(2 * np.pi * 1000 * np.arange(len(output)) / 16000)
+    np.testing.assert_allclose(output[40:-40], expected[40:-40], atol=1e-3)
+    np.testing.assert_array_equal(output[: len(output) // 2], Resampler(rate)(tone)[: len(output) // 2])
