@@ -19,6 +19,7 @@ EXTRAS = {
     "synth": ("espeakng_loader",),
     "deploy": ("onnx", "onnxruntime", "sherpa_onnx"),
     "serve": ("websockets", "prometheus_client"),
+    "report": ("matplotlib",),
     "hub": ("huggingface_hub",),
     "dev": ("kaldilm", "pytest", "hypothesis", "transformers", "triton"),
 }

@@ -95,3 +95,9 @@ def as_flac(samples: Any, rate: int) -> bytes:
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, rate, format="FLAC", subtype="PCM_16")
     return buffer.getvalue()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or nothing."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

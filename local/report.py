@@ -9,34 +9,25 @@ from typing import Any
 
 from distill.recipe.options import recipe_from, recipe_parser
 from distill.recipe.script import run_script
-from distill.report import calibration, differences, language_models, recognition, speed
+from distill.report import differences
+from distill.report.experiments import terminal_report, write_page
+from distill.report.runs import Run, read_runs
 
 log = logging.getLogger("report")
 
 
 def main() -> None:
     recipe = recipe_from(recipe_parser(__doc__).parse_args())
-    runs = recognition.read_runs(recipe.exp_dir)
-    differences.write(recipe.exp_dir, list(compared(recipe.exp_dir, runs)))
-    rows = differences.read(recipe.exp_dir, runs)
-    path = recipe.exp_dir / "RESULTS.md"
-    further = [
-        *language_models.sections(recipe.exp_dir, runs, rows),
-        *differences.sections(rows),
-        *calibration.sections(recipe.exp_dir, runs),
-        *speed.sections(runs, recipe.exp_dir / speed.PLOT),
-    ]
-    text = recognition.markdown_report(runs, further=further)
-    recognition.write_text(path, f"# Results: {recipe.corpus}\n\n{text}")
-    print(recognition.terminal_report(runs))
-    print(language_models.terminal(recipe.exp_dir, runs))
-    print(differences.terminal(rows))
-    print(speed.terminal(runs))
-    print(f"all of it: {path}")
+    runs = read_runs(recipe.exp_dir)
+    rows = list(compared(recipe.exp_dir, runs))
+    differences.write(recipe.exp_dir, rows)
+    path = write_page(recipe.exp_dir, "RESULTS.md", f"Results: {recipe.corpus}")
+    print(terminal_report(recipe.exp_dir, runs, rows))
+    print(f"all tables: {path}")
 
 
-def compared(exp_dir: Path, runs: Sequence[recognition.Run]) -> Iterator[dict[str, Any]]:
-    """A row for each pair of decodings whose utterances are there and the same."""
+def compared(exp_dir: Path, runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
+    """A row for each pair of decodings that have the same utterances."""
     from distill.scoring.compare import compare_folders
 
     for pair in differences.pairs(runs):

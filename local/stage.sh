@@ -114,7 +114,7 @@ begin() {
   trap 'stop 130 interrupted' INT
   trap 'stop 143 stopped' TERM
   trap 'stop 129 stopped' HUP
-  install_environment synth,deploy
+  install_environment synth,deploy,report
   "$root/.venv/bin/python" "$root/local/check_call.py" "${common[@]}" --stage "$stage" --stop-stage "$stop_stage"
 }
 

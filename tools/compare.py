@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from distill.report.recognition import write_text
+from distill.files import write_text
 from distill.scoring.bootstrap import FEWEST
 from distill.scoring.compare import (
     NORMAL_FROM,

@@ -1,6 +1,6 @@
-"""Tables of benchmarks/*.json, which tools/bench_*.py write: one section of RESULTS.md each.
+"""The page of benchmarks/results/*.json: a section for each benchmark, a table for each of its cases.
 
-The files hold plain figures in seconds and bytes; here they get units that fit, and a table for each case.
+The files have plain figures in seconds and bytes; tables show them in units that fit.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distill.report.recognition import Table
+from distill.report.table import Table
 
 Row = Mapping[str, Any]
 CASE, ENGINE = "case", "engine"
@@ -27,7 +27,7 @@ BESIDE = 3  # rows of a case from which on it has a table of its own
 
 
 def read_benchmark(path: Path) -> Mapping[str, Any]:
-    """What a tools/bench_*.py wrote; raises ValueError for a file without a list of rows."""
+    """The file that a benchmark wrote; raises ValueError for a file without a list of rows."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content["rows"], list):
@@ -37,18 +37,55 @@ def read_benchmark(path: Path) -> Mapping[str, Any]:
     return content
 
 
+def read_all(root: Path) -> dict[str, Mapping[str, Any]]:
+    """Name -> content of a repository's benchmarks, sorted."""
+    return {path.stem: read_benchmark(path) for path in sorted(root.glob("benchmarks/results/*.json"))}
+
+
+def page(root: Path) -> str:
+    """benchmarks/results/README.md."""
+    parts = ["# Benchmarks", "", "Written by `tools/report.py` from the JSON files beside it.", ""]
+    for name, content in read_all(root).items():
+        parts += [f"## {name}", "", *benchmark_lines(content), ""]
+    return "\n".join(parts)
+
+
 def benchmark_lines(content: Mapping[str, Any]) -> list[str]:
-    """What is known of the whole, a line for each goal, then the rows as markdown tables."""
-    facts = [f"- {NAMES.get(key, _words(key))}: {_fact(value)}" for key, value in content.items() if _plain(value)]
-    return [*facts, *(f"- {_goal(each)}" for each in content.get("goals", ())), "", *_tables(content["rows"])]
+    """Facts of the whole benchmark, a line for each goal, then the rows as markdown tables."""
+    plain = {key: value for key, value in content.items() if _plain(value)}
+    facts = [f"- {NAMES.get(key, _words(key))}: {_cell(value, _figure)}" for key, value in plain.items()]
+    for goal, *outcome in map(_goal, content.get("goals", ())):
+        facts.append(f"- goal: {goal}" + (f": {', '.join(filter(None, outcome))}" if any(outcome) else ""))
+    return [*facts, "", *_tables(content["rows"])]
 
 
-def _goal(goal: Any) -> str:
-    """A goal is text, or what was wanted (goal), measured (got) and whether that is enough (met)."""
+def goal_table(root: Path) -> Table:
+    """Every goal of every benchmark: measured, and whether it was reached."""
+    goals = ((name, goal) for name, content in read_all(root).items() for goal in content.get("goals", ()))
+    return Table(("benchmark", "goal", "measured", "verdict"), tuple((name, *_goal(goal)) for name, goal in goals))
+
+
+def highlights(root: Path) -> Iterator[str]:
+    """Lines of README.md, for the benchmarks that are there."""
+    found, link = read_all(root), "[benchmarks](benchmarks/results/README.md)"
+    if "lfmmi" in found:
+        goals = [_goal(goal) for goal in found["lfmmi"].get("goals", ())]
+        shown = "; ".join(f"{goal}: {measured}" for goal, measured, _ in goals)
+        yield f"**LF-MMI kernel** on a CPU, goals and measurements: {shown} ({link})"
+    if "server" in found:
+        best = min(found["server"]["rows"], key=lambda row: row["p95_seconds"])
+        yield (
+            f"**Server**: {best['case']} on {best['cores']} cores, 95 % of the partial results within"
+            f" {1000 * best['p95_seconds']:.0f} ms, {best['lost']} streams lost ({link})"
+        )
+
+
+def _goal(goal: Any) -> tuple[str, str, str]:
+    """A goal's text, its measurement and its verdict; a goal that is text has neither."""
     if not isinstance(goal, Mapping):
-        return f"goal: {goal}"
+        return str(goal), "", ""
     verdict = "" if goal.get("met") is None else "reached" if goal["met"] else "missed"
-    return f"goal: {goal['goal']}: " + ", ".join(part for part in (_fact(goal.get("got")), verdict) if part)
+    return str(goal["goal"]), _cell(goal["got"], _figure) if goal.get("got") is not None else "", verdict
 
 
 def _tables(rows: Sequence[Row]) -> Iterator[str]:
@@ -115,7 +152,7 @@ def _time_column(key: str, values: Sequence[Any]) -> tuple[str, Callable[[float]
 
 
 def _ratio_heading(rows: Sequence[Row]) -> str:
-    """Whose time counts as one, and whether more is slower or faster, where the figures say so."""
+    """Heading of the ratio column: names the baseline, and whether larger is slower or faster."""
     known = [row for row in rows if _is_number(row.get("ratio")) and _is_number(row.get("seconds"))]
     bases = [row for row in known if row["ratio"] == 1]
     names = {str(row.get(ENGINE)) for row in bases}
@@ -130,7 +167,7 @@ def _ratio_heading(rows: Sequence[Row]) -> str:
 
 
 def _base_of(row: Row, bases: Sequence[Row]) -> Row:
-    """The row that counts as one for another: as like it as can be."""
+    """Baseline row for `row`: of the same case and thread count if there is one."""
     alike = ("case", "threads")
     return max(bases, key=lambda base: [base.get(key) == row.get(key) for key in alike])
 
@@ -148,10 +185,6 @@ def _is_number(value: Any) -> bool:
 
 def _words(key: str) -> str:
     return key.replace("_", " ").strip()
-
-
-def _fact(value: Any) -> str:
-    return "" if value is None else _cell(value, _figure)
 
 
 def _cell(value: Any, shown: Callable[[float], str]) -> str:

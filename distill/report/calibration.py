@@ -1,75 +1,62 @@
-"""Whether the confidences of words mean what they say: a table of all decodings, and a plot on the hardest set.
-
-As in report.py every figure comes from a file: confidence.json, which stage 10 writes. Only the standard library is
-imported.
-"""
+"""Calibration of word confidences: confidence.json, a table of all decodings, a reliability plot of the hardest set."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from distill.report.recognition import GRAPH, Run, Section, Table, write_text
-from distill.report.reliability_plot import reliability_svg
-from distill.report.speed import hardest_set
+from distill.report.plots import reliability
+from distill.report.results import CalibrationBin, CalibrationResult
+from distill.report.runs import GRAPH, Run, hardest_set
+from distill.report.table import Section, Table, number
+from distill.scoring.calibration import Calibration
 
-PLOT = "reliability.svg"
+FILE, PLOT = "confidence.json", "reliability"
 TITLE = "Confidence of words"
 NOTE = (
     "NCE: normalised cross entropy, 1 at best, 0 for a constant (Siu and Gish 1999). Calibration error: mean distance"
-    " between confidence and share right over ten bins. Confidences are lattice posteriors as they are, not fitted."
+    " between confidence and share of correct words over ten bins. Confidences are lattice posteriors, not fitted."
 )
 
 
-def _file(run: Run, test_set: str) -> str:
-    return f"{run.name}/decode_{test_set}_{run.main_mode}_{GRAPH}/confidence.json"
+def write_calibration(folder: Path, figures: Calibration) -> None:
+    """Write confidence.json into a decode folder."""
+    bins = tuple(CalibrationBin(**each._asdict()) for each in figures.bins)
+    result = CalibrationResult(
+        words=figures.words, right=figures.right, nce=figures.nce, error=figures.error, bins=bins
+    )
+    result.write(folder / FILE)
+
+
+def _paths(runs: Sequence[Run]) -> Iterator[tuple[str, str, str]]:
+    """Experiment, test set and file name in the exp-dir, of every decoding with words in a main mode."""
+    for run in runs:
+        for name in sorted({d.test_set for d in run.decodings if (d.mode, d.method) == (run.main_mode, GRAPH)}):
+            yield run.name, name, f"{run.name}/decode_{name}_{run.main_mode}_{GRAPH}/{FILE}"
 
 
 def files(runs: Sequence[Run]) -> list[str]:
-    """Names, in an exp-dir, of what this report reads."""
-    return [_file(run, test_set) for run in runs for test_set in _sets(run)]
+    """Names, in an exp-dir, of the files that this report reads."""
+    return [path for _, _, path in _paths(runs)]
 
 
-def _sets(run: Run) -> list[str]:
-    return sorted({str(d["set"]) for d in run.decodings if (d["mode"], d["method"]) == (run.main_mode, GRAPH)})
-
-
-def read(folder: Path, runs: Sequence[Run]) -> dict[tuple[str, str], Mapping[str, Any]]:
-    """The figures of an exp-dir by (experiment, set); raises ValueError for a file that is not JSON."""
-    return dict(_read(folder, runs))
-
-
-def _read(folder: Path, runs: Sequence[Run]) -> Iterator[tuple[tuple[str, str], Mapping[str, Any]]]:
-    for run in runs:
-        for test_set in _sets(run):
-            path = folder / _file(run, test_set)
-            if path.is_file():
-                try:
-                    yield (run.name, test_set), json.loads(path.read_text(encoding="utf-8"))
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"{path} is not JSON ({error}); remove its folder and run stage 10") from None
-
-
-def table(found: Mapping[tuple[str, str], Mapping[str, Any]]) -> Table:
-    """Words, the share that is right, and both measures of each decoding."""
-    rows = []
-    for (name, test_set), each in found.items():
-        nce = "-" if each["nce"] is None else f"{each['nce']:.3f}"
-        rows.append((name, test_set, f"{each['words']:,}", f"{100 * each['right']:.2f}", nce, f"{each['error']:.3f}"))
-    return Table(("model", "set", "words", "right/%", "NCE", "calibration error"), tuple(rows), 2)
-
-
-def sections(folder: Path, runs: Sequence[Run], plot_name: str = PLOT) -> list[Section]:
-    """A section of a report; writes the plot into the folder, which the report knows as `plot_name`."""
-    found = read(folder, runs)
-    if not found:
+def sections(folder: Path, runs: Sequence[Run]) -> list[Section]:
+    """A section of a report; writes the plot into the folder. Raises ValueError for a damaged file."""
+    results = {
+        (name, test_set): CalibrationResult.read(folder / path)
+        for name, test_set, path in _paths(runs)
+        if (folder / path).is_file()
+    }
+    if not results:
         return []
-    hardest = hardest_set(runs)
-    plotted = {name: each for (name, test_set), each in found.items() if test_set == hardest}
-    body = [*table(found).markdown(), "", NOTE]
+    rows = tuple(
+        (name, test_set, f"{r.words:,}", f"{100 * r.right:.2f}", number(r.nce, 3), f"{r.error:.3f}")
+        for (name, test_set), r in results.items()
+    )
+    table = Table(("model", "set", "words", "correct/%", "NCE", "calibration error"), rows, 2)
+    body, hardest = [*table.markdown(), "", NOTE], hardest_set(runs)
+    plotted = {name: result for (name, test_set), result in results.items() if test_set == hardest}
     if plotted:
-        write_text(folder / PLOT, "\n".join(reliability_svg(plotted)) + "\n")
-        body += ["", f"![How often words of a confidence are right, {hardest}]({plot_name})"]
+        reliability(plotted, folder / PLOT)
+        body += ["", f"![Reliability of confidences, {hardest}]({PLOT}.svg)"]
     return [(TITLE, body)]

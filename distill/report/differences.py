@@ -1,8 +1,4 @@
-"""Differences of error rates between the decodings people compare: which these are, and their table.
-
-As in report.py every figure comes from a file: DIFFERENCES, which stage 13 writes from the decode folders
-and which is committed with the results. Only the standard library is imported.
-"""
+"""Differences between decodings: the pairs that are compared, their file (which stage 13 writes), and its table."""
 
 from __future__ import annotations
 
@@ -12,19 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill.report.recognition import GRAPH, RESCORED, Run, Table, steps, test_sets, write_text
+from distill.files import write_json
+from distill.report.paper import steps
+from distill.report.runs import GRAPH, RESCORED, Run, test_sets
+from distill.report.table import Section, Table
 
 DIFFERENCES = "differences.json"
 TITLE = "Differences of word error rates"
 NOTES = (
     "Diff.: first - second in percent absolute; below 0 the first is better. Intervals of 95 % by paired bootstrap"
-    " (Bisani and Ney 2004), once drawing utterances and once speakers. Better: share of the draws in which the first"
-    " makes fewer errors; speakers are drawn where there are ten or more. p: matched pairs of segments (MAPSSWE,"
-    " Gillick and Cox 1989), none where all segments differ by the same number of errors."
-    " Decoded by the n-gram graph; what other language models change stands with them."
+    " (Bisani and Ney 2004), over utterances and over speakers. Better: share of the draws in which the first has fewer"
+    " errors, over speakers where there are ten or more. p: matched pairs of segments (MAPSSWE, Gillick and Cox 1989),"
+    " none where all segments differ by the same number of errors. Decoded over the n-gram graph; rescoring with other"
+    " language models has a table of its own."
 )
 STEPS = (("first step", "teacher"), ("second step", "first step"), ("single step", "second step"))
 OBJECTIVES = ("m1", "m2", "m3")  # against the first step, which is m4
+Row = Mapping[str, Any]  # of the file
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Pair:
 
 
 def pairs(runs: Sequence[Run]) -> list[Pair]:
-    """What people compare: each step with the one before it, objectives with all, streaming with offline, methods."""
+    """Each step with the one before it, objectives with the full one, streaming with offline, rescoring with 1best."""
     return [
         Pair(ours, theirs, test_set)
         for ours, theirs in _sides(runs)
@@ -82,27 +82,24 @@ def _sides(runs: Sequence[Run]) -> Iterator[tuple[Side, Side]]:
 def _rate(runs: Sequence[Run], side: Side, test_set: str) -> float | None:
     run = next((run for run in runs if run.name == side.experiment), None)
     decoding = run.decoding(test_set, side.mode, side.method) if run else None
-    return None if decoding is None else float(decoding["wer"])
+    return None if decoding is None else decoding.wer
 
 
-# The file
-
-
-def row(pair: Pair, figures: Mapping[str, Any]) -> dict[str, Any]:
-    """What the file holds of a pair: which it is, and what `decode.compare.compare_folders` found."""
+def row(pair: Pair, figures: Row) -> dict[str, Any]:
+    """A row of the file: the pair, and the figures of `scoring.compare.compare_folders`."""
     sides = {"ours": vars(pair.ours), "theirs": vars(pair.theirs)}
     return {**sides, "set": pair.test_set, "method": pair.ours.method, **figures}
 
 
-def write(exp_dir: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write(exp_dir: Path, rows: Sequence[Row]) -> None:
     """Write the file of an exp-dir."""
-    write_text(exp_dir / DIFFERENCES, json.dumps(rows, indent=1, sort_keys=True) + "\n")
+    write_json(exp_dir / DIFFERENCES, rows)
 
 
 def read(folder: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
     """The rows of a folder's file, none where there is no file.
 
-    Raises ValueError for a file that is not JSON, or is not of the same decodings as the runs' wer.json.
+    Raises ValueError for a file that is not JSON, or whose error rates are not those of the runs' wer.json.
     """
     path = folder / DIFFERENCES
     if not path.is_file():
@@ -113,69 +110,52 @@ def read(folder: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
         raise ValueError(f"{path} is not JSON ({error}); run stage 13 again") from None
     for each in rows:
         for side in ("ours", "theirs"):
-            known, found = _rate(runs, Side(**each[side]), each["set"]), each["utterance"][side]
-            if known != found:
+            expected, got = _rate(runs, Side(**each[side]), each["set"]), each["utterance"][side]
+            if expected != got:
                 which = f"{each[side]['experiment']}, {each['set']}, {each[side]['mode']}"
-                raise ValueError(f"{path} has {found} % for {which}, wer.json has {known}; run stage 13 again")
+                raise ValueError(f"{path} has {got} % for {which}, wer.json has {expected}; run stage 13 again")
     return rows
 
 
-# The table
-
-
-def table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """One row for each pair and set; pairs of methods are `language_models`' matter."""
+def table(rows: Sequence[Row]) -> Table:
+    """One row for each pair and set, without pairs of methods, which are in `language_models`."""
     head = ("compared", "set", "diff.", "by utterance", "by speaker", "better", "p")
-    return Table(head, tuple(_cells(each) for each in rows if not of_methods(each)), fixed=2)
+    cells = []
+    for each in rows:
+        if not of_methods(each):
+            utterance, speaker = each["utterance"], each["speaker"]
+            draws = speaker or utterance
+            better = f"{100 * draws['better']:.0f} %" if draws["better"] or draws["worse"] else "equal"
+            intervals = (interval(utterance), interval(speaker) if speaker else "-")
+            label = label_of(each["ours"], each["theirs"])
+            cells.append((label, each["set"], f"{utterance['difference']:+.2f}", *intervals, better, p_value(each)))
+    return Table(head, tuple(cells), fixed=2)
 
 
-def of_methods(each: Mapping[str, Any]) -> bool:
+def of_methods(each: Row) -> bool:
     """Whether a row compares two methods of one experiment."""
     return bool(each["ours"].get("method", GRAPH) != each["theirs"].get("method", GRAPH))
 
 
-def _cells(each: Mapping[str, Any]) -> tuple[str, ...]:
-    by_utterance, by_speaker = each["utterance"], each["speaker"]
-    return (
-        label(each["ours"], each["theirs"]),
-        each["set"],
-        f"{by_utterance['difference']:+.2f}",
-        interval(by_utterance),
-        interval(by_speaker) if by_speaker else "-",
-        _better(by_speaker or by_utterance),
-        p_value(each),
-    )
-
-
-def _better(found: Mapping[str, Any]) -> str:
-    return f"{100 * found['better']:.0f} %" if found["better"] or found["worse"] else "equal"
-
-
-def p_value(each: Mapping[str, Any]) -> str:
-    """Of the matched pairs test; "-" where it was not to be had."""
+def p_value(each: Row) -> str:
+    """p of the matched pairs test; "-" where there is none."""
     p = (each["matched_pairs"] or {}).get("p")
     return "-" if p is None else f"{p:.2g}"
 
 
-def interval(found: Mapping[str, Any]) -> str:
+def interval(bounds: Row) -> str:
     """'[-0.57, +0.06]'."""
-    return f"[{found['low']:+.2f}, {found['high']:+.2f}]"
+    return f"[{bounds['low']:+.2f}, {bounds['high']:+.2f}]"
 
 
-def label(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str:
+def label_of(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str:
     """'sn - teacher', or 'ss: streaming - offline' for two modes or methods of one experiment."""
-    if of_methods({"ours": ours, "theirs": theirs}):
-        return f"{ours['experiment']}: {ours['method']} - {theirs['method']}"
-    if ours["experiment"] == theirs["experiment"]:
-        return f"{ours['experiment']}: {ours['mode']} - {theirs['mode']}"
-    return f"{ours['experiment']} - {theirs['experiment']}"
+    if ours["experiment"] != theirs["experiment"]:
+        return f"{ours['experiment']} - {theirs['experiment']}"
+    key = "method" if of_methods({"ours": ours, "theirs": theirs}) else "mode"
+    return f"{ours['experiment']}: {ours[key]} - {theirs[key]}"
 
 
-def sections(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
-    """Title and markdown lines for `report.markdown_report`; none without rows."""
+def sections(rows: Sequence[Row]) -> list[Section]:
+    """Title and markdown lines; none without rows."""
     return [(TITLE, [*table(rows).markdown(), "", NOTES])] if rows else []
-
-
-def terminal(rows: Sequence[Mapping[str, Any]], width: int = 100) -> str:
-    """What a recipe prints of them; empty without rows."""
-    return "\n".join([f"{TITLE} (first - second, 95 % intervals)", *table(rows).terminal(width), ""]) if rows else ""

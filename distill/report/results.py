@@ -226,3 +226,23 @@ class Perplexities(ResultFile):
     sentences: int
     left_out: int
     models: Mapping[str, Perplexity]
+
+
+class CalibrationBin(Record):
+    """Recognised words with confidences in one range: how many, their mean confidence, the share that is correct."""
+
+    words: int
+    confidence: float
+    right: float
+
+
+class CalibrationResult(ResultFile):
+    """confidence.json: calibration of one decoding's word confidences (`scoring.calibration.Calibration`)."""
+
+    STAGE = "stage 10"
+
+    words: int
+    right: float
+    nce: float | None
+    error: float
+    bins: tuple[CalibrationBin, ...]

@@ -108,7 +108,7 @@ def test_each_foreign_library_has_one_place(path: Path) -> None:
     [
         "files.py", "extras.py", "config/names.py", "recipe/locks.py", "recipe/contents.py", "recipe/folders.py",
         "recipe/stage.py", "recipe/options.py", "recipe/script.py", "report/recognition.py", "report/differences.py",
-        "report/language_models.py", "report/speed.py", "report/pareto.py", "data/layout.py",
+        "report/language_models.py", "report/speed.py", "report/plots.py", "data/layout.py",
     ],
 )  # fmt: skip
 def test_what_every_call_imports_is_quick(name: str) -> None:

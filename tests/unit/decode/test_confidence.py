@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from distill.decode.nbest import candidate_lists
 from distill.decode.recognise import recognise, without_blanks
 from distill.fsa.lattice import Search
 from distill.lfmmi import NativeEngine
-from distill.report.reliability_plot import reliability_svg, write_calibration
 from distill.scoring.calibration import Judged, calibration, fitted, judged, normalised_cross_entropy
 from distill.scoring.wer import score
 from distill.text import Word
@@ -76,18 +74,6 @@ def test_files_of_words(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "words.json").read_text(encoding="utf-8"))
     assert list(content) == ["a", "b", "c"] and content["a"] == []
     assert content["b"] == [{"text": "A", "start": 0.5, "end": 0.75, "confidence": 0.98765}]
-
-
-def test_the_figure_has_a_dot_for_each_bin(tmp_path: Path) -> None:
-    figures = calibration(drawn(300))
-    write_calibration(tmp_path, figures)
-    content = json.loads((tmp_path / "confidence.json").read_text())
-    assert content["nce"] == figures.nce
-    dots = sum(each.words > 0 for each in figures.bins) + 1  # and the legend's
-    circle = "{http://www.w3.org/2000/svg}circle"
-    assert len(ElementTree.parse(tmp_path / "reliability.svg").findall(circle)) == dots
-    two = ElementTree.fromstring("\n".join(reliability_svg({"a < b": content, "ss": content})))
-    assert len(two.findall(circle)) == 2 * dots
 
 
 @pytest.mark.parametrize("chunk", [1, 4])

@@ -1,15 +1,17 @@
-"""Tables of language models from fabricated files: what stands beside the paper's, and what is said of its use."""
+"""Tables of language models from fabricated files."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from distill.report import differences, language_models, recognition
+from distill.report import differences, language_models
+from distill.report.experiments import terminal_report
+from distill.report.runs import read_runs
 from distill.scoring.compare import compare_folders, write_speakers
 from distill.scoring.wer import score, write_results
+from tests.support.results import facts, training, write
 
 NAMES = [f"{speaker}-{i}" for speaker in "abcdefghijkl" for i in (1, 2)]
 SETS = ("test-clean", "test-other")
@@ -30,49 +32,43 @@ def decode(exp: Path, name: str, mode: str, method: str) -> None:
         folder = exp / name / f"decode_{test_set}_{mode}_{method}"
         folder.mkdir()
         wrong = WRONG[name, method]
-        facts = {
-            "mode": mode, "method": method, "chunk_ms": 320, "lookahead_mean_ms": 150, "lookahead_max_ms": 300,
-            "lm": LMS[method], "experiment": name,
-        }  # fmt: skip
+        content = facts(name, mode, method, lm=LMS[method])
         if method in TUNED:
             before, errors, weights, oracle = TUNED[method]
-            tuning = {"set": "dev", "before": before, "errors": errors}
-            facts |= {"weights": weights, "tuning": tuning, "nbest": 30, "oracle_errors": oracle}
-        said = ["X"] * wrong + WORDS[wrong:]
-        write_results(folder, test_set, f"{mode}-{method}", [score(u, WORDS, said) for u in NAMES], facts)
+            tuning = {"set": "dev", "mode": mode, "utterances": 9, "ref_words": 99, "before": before, "errors": errors,
+                      "oracle": 0}  # fmt: skip
+            content |= {"weights": weights, "tuning": tuning, "nbest": 30, "oracle_errors": oracle}
+        hypothesis = ["X"] * wrong + WORDS[wrong:]
+        write_results(folder, test_set, f"{mode}-{method}", [score(u, WORDS, hypothesis) for u in NAMES], content)
         write_speakers(folder, {u: u[0] for u in NAMES})
 
 
 @pytest.fixture
 def exp(tmp_path: Path) -> Path:
     for name, stage, chunk, init in (("teacher", 6, 0, None), ("sn", 8, 0, "teacher"), ("ss", 9, 16, "sn")):
-        (tmp_path / name).mkdir()
-        config = {"stage": stage, "init": init, "model": {"streaming": {"chunk_frames": chunk}}}
-        result = {"config": config, "params": {"trunk": 2_000_000, "head": 0, "training_only": 0}, "wall_s": 1}
-        (tmp_path / name / "result.json").write_text(json.dumps(result))
+        training(tmp_path / name, stage, chunk, init)
     for method in LMS:
         decode(tmp_path, "teacher", "offline", method)
         decode(tmp_path, "ss", "streaming", method)
-    lm = tmp_path / "lm/perplexity"
-    lm.mkdir(parents=True)
     models = {
         "3gram": {"perplexity": 43.138},
         "4gram": {"perplexity": 44.4},
         "transformer": {"perplexity": 25.9, "unknown": 3},
     }
-    (lm / "summary.json").write_text(json.dumps({"set": "dev", "models": models}))
-    result = {"config": {"stage": 11}, "params": {"trunk": 900_000, "head": 100_000}, "updates": 600, "wall_s": 90}
-    (tmp_path / "lm/result.json").write_text(json.dumps(result))
+    summary = {"set": "dev", "sentences": 9, "left_out": 0, "models": models}
+    write(tmp_path / "lm/perplexity/summary.json", summary)
+    sizes = {"trunk": 900_000, "head": 100_000, "training_only": 0}
+    training(tmp_path / "lm", 11, params=sizes, updates=600)
     return tmp_path
 
 
 def compared(exp: Path) -> list[dict]:
-    runs = recognition.read_runs(exp)
+    runs = read_runs(exp)
     return [differences.row(pair, compare_folders(*pair.folders(exp))) for pair in differences.pairs(runs)]
 
 
 def test_the_language_model_is_no_recogniser(exp: Path) -> None:
-    assert [run.name for run in recognition.read_runs(exp)] == ["teacher", "sn", "ss"]
+    assert [run.name for run in read_runs(exp)] == ["teacher", "sn", "ss"]
     assert language_models.files(exp) == ["lm/result.json", "lm/perplexity/summary.json"]
 
 
@@ -86,7 +82,7 @@ def test_perplexities_stand_beside_each_other(exp: Path) -> None:
 
 
 def test_systems_stand_beside_table_5(exp: Path) -> None:
-    table = language_models.systems_table(recognition.read_runs(exp))
+    table = language_models.systems_table(read_runs(exp))
     assert table is not None
     rows = {(row[1], row[3]): row for row in table.rows}
     assert list(rows) == [(name, method) for name in ("teacher", "ss") for method in LMS]
@@ -98,60 +94,31 @@ def test_systems_stand_beside_table_5(exp: Path) -> None:
     assert teacher[6] == "20.00 [20.0-20.0]"
 
 
-def test_what_helps_and_what_does_not_is_said_from_the_intervals(exp: Path) -> None:
-    table = language_models.gains_table(exp, recognition.read_runs(exp), compared(exp))
+def test_every_language_model_has_its_difference_and_p(exp: Path) -> None:
+    table = language_models.gains_table(read_runs(exp), compared(exp))
     assert table is not None and len(table.rows) == 8
     rows = {row[:3]: dict(zip(table.head, row)) for row in table.rows}
-    helped = rows["teacher", "transformer", "test-clean"]
-    assert (helped["diff."], helped["by utterance"]) == ("-40.00", "[-40.00, -40.00]")
-    assert (helped["verdict"], helped["why not"]) == ("helps", "-")
-    assert (helped["dev errors"], helped["graph, LM, word"]) == ("9 before, 4 after", "0.5, 0.75, -1")
-    assert helped["best of list"] == "10.00"  # 12 of 24 * 5 words
-    unused = rows["teacher", "4gram", "test-other"]
-    assert unused["verdict"] == "no difference beyond chance"
-    reasons = "its perplexity, 44.4, is not below the 3gram's 43.1; dev gave it no weight; it changes no error"
-    assert unused["why not"] == reasons
-    assert rows["ss", "4gram", "test-clean"]["verdict"] == "harms"
-    same = rows["ss", "transformer", "test-clean"]
-    assert same["why not"] == "9 errors on dev are few to choose weights by; it changes no error"
-
-
-@pytest.mark.parametrize(
-    ("changes", "reasons"),
-    [
-        ({}, []),
-        ({"oracle": 9}, ["the lists leave 1.00 to gain, less than chance moves it"]),
-        ({"perplexity": 39.0}, ["its perplexity, 39.0, is little below the 3gram's 40.0"]),
-        ({"errors": 86}, ["on dev it mended but 4 of 90 errors"]),
-        ({"before": 9, "errors": 2}, ["9 errors on dev are few to choose weights by"]),
-        ({"low": 0.5}, ["what suited dev does not suit this set"]),
-        ({"theirs": 0.0}, ["no error was left"]),
-    ],
-)
-def test_why_nothing_was_gained(changes: dict, reasons: list[str]) -> None:
-    facts = {"oracle": 0, "before": 90, "errors": 60, "perplexity": 20.0, "low": -1.5, "theirs": 10.0} | changes
-    decoding = {
-        "lm": "4gram", "weights": {"lm": 1.0}, "oracle_errors": facts["oracle"], "ref_words": 100,
-        "tuning": {"set": "dev", "before": facts["before"], "errors": facts["errors"]},
-    }  # fmt: skip
-    found = {"theirs": facts["theirs"], "low": facts["low"], "high": 1.5, "difference": 0.0}
-    perplexities = {"3gram": 40.0, "4gram": facts["perplexity"]}
-    assert list(language_models._reasons(decoding, found, perplexities)) == reasons
+    better = rows["teacher", "transformer", "test-clean"]
+    assert (better["diff."], better["by utterance"]) == ("-40.00", "[-40.00, -40.00]")
+    assert (better["dev errors"], better["graph, LM, word"]) == ("9 before, 4 after", "0.5, 0.75, -1")
+    assert better["oracle"] == "10.00"  # 12 of 24 * 5 words
+    assert rows["teacher", "4gram", "test-other"]["p"] == "1"
+    assert rows["ss", "4gram", "test-clean"]["diff."] == "+40.00"
 
 
 def test_differences_name_the_methods(exp: Path) -> None:
-    labels = {differences.label(row["ours"], row["theirs"]) for row in compared(exp)}
+    labels = {differences.label_of(row["ours"], row["theirs"]) for row in compared(exp)}
     assert {"teacher: transformer-lm - 1best", "ss: transformer-lm - 1best"} <= labels
     differences.write(exp, compared(exp))
-    assert len(differences.read(exp, recognition.read_runs(exp))) == len(compared(exp))
+    assert len(differences.read(exp, read_runs(exp))) == len(compared(exp))
 
 
 def test_reports_have_it_and_fit_the_terminal(exp: Path) -> None:
-    runs = recognition.read_runs(exp)
+    runs = read_runs(exp)
     titles = [title for title, _ in language_models.sections(exp, runs, compared(exp))]
     assert titles[0] == "Language models" and "table 5" in titles[1] and len(titles) == 3
     assert not any("transformer" in row[0] for row in differences.table(compared(exp)).rows), "it stands in its own"
-    assert max(map(len, language_models.terminal(exp, runs).splitlines())) <= 100
+    assert max(map(len, terminal_report(exp, runs, compared(exp)).splitlines())) <= 100
 
 
 def test_without_one_nothing_is_said(exp: Path) -> None:
@@ -159,6 +126,6 @@ def test_without_one_nothing_is_said(exp: Path) -> None:
     for method in ("transformer-lm", "nbest-rescoring"):
         for path in exp.glob(f"*/decode_*_{method}/wer.json"):
             path.unlink()
-    runs = recognition.read_runs(exp)
-    assert language_models.sections(exp, runs, []) == [] and language_models.terminal(exp, runs) == ""
+    runs = read_runs(exp)
+    assert language_models.sections(exp, runs, []) == []
     assert language_models.files(exp) == []

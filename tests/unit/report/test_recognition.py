@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from distill.report import recognition
+from distill.report import paper, recognition
+from distill.report.collect import collect, portable
+from distill.report.experiments import page, terminal_report
+from distill.report.runs import GRAPH, read_runs
+from distill.report.runs import test_sets as sets_of
+from distill.report.table import Table
+from tests.support.results import decoding, training
 
 RATES = {"teacher": 2.0, "sn": 2.5, "ss": 3.0, "single": 4.0, "m1": 5.0}
 
@@ -17,29 +22,13 @@ RATES = {"teacher": 2.0, "sn": 2.5, "ss": 3.0, "single": 4.0, "m1": 5.0}
 def experiment(
     folder: Path, name: str, stage: int, chunk: int = 0, init: str | None = None, size: int = 1_000_000
 ) -> None:
-    out = folder / name
-    out.mkdir(parents=True)
-    result = {
-        "params": {"trunk": size, "head": 10_000, "training_only": 500}, "updates": 7, "audio_hours": 1.25,
-        "wall_s": 90.0, "train_loss": 0.5, "valid_loss": None, "commit": "abc", "hardware": "a processor",
-        "corpus": "librispeech", "command": f"/repo/local/train.py --exp-dir /repo/exp --data-dir /else/where/{name}",
-        "config": {"stage": stage, "init": init, "model": {"streaming": {"chunk_frames": chunk}}},
-    }  # fmt: skip
-    (out / "result.json").write_text(json.dumps(result))
+    command = f"/repo/local/train.py --exp-dir /repo/exp --data-dir /else/where/{name}"
+    sizes = {"trunk": size, "head": 10_000, "training_only": 500}
+    training(folder / name, stage, chunk, init, params=sizes, command=command)
     for mode in ("offline", "streaming") if chunk else ("offline",):
         for test_set in ("test-clean", "test-other"):
             for method in ("1best", "greedy"):
-                decoding(out / f"decode_{test_set}_{mode}_{method}", test_set, mode, method, RATES[name])
-
-
-def decoding(folder: Path, test_set: str, mode: str, method: str, wer: float, **changes: Any) -> None:
-    folder.mkdir(exist_ok=True)
-    content = {
-        "set": test_set, "mode": mode, "method": method, "wer": wer, "ci95": [wer - 0.5, wer + 0.5],
-        "chunk_ms": 320.0, "lookahead_mean_ms": 150.0, "lookahead_max_ms": 300.0,
-        "ref_words": 100, "sub": int(wer), "ins": 0, "del": 0,
-    }  # fmt: skip
-    (folder / "wer.json").write_text(json.dumps(content | changes))
+                decoding(folder / name, test_set, mode, method, RATES[name])
 
 
 @pytest.fixture
@@ -53,21 +42,21 @@ def exp(tmp_path: Path) -> Path:
 
 
 def test_rows_stand_by_stage_and_name(exp: Path) -> None:
-    table = recognition.error_table(recognition.read_runs(exp), recognition.GRAPH)
+    table = recognition.error_table(read_runs(exp), GRAPH)
     rows = [row[:2] for row in table.rows]
     streams = [("single", "offline"), ("single", "streaming")]
     assert rows == [("teacher", "offline"), *streams, ("sn", "offline"), ("ss", "offline"), ("ss", "streaming")]
 
 
 def test_no_error_at_all_is_given_a_bound(exp: Path) -> None:
-    assert recognition.notes_without_errors(recognition.read_runs(exp), recognition.GRAPH) == []
-    decoding(exp / "ss/decode_test-clean_streaming_1best", "test-clean", "streaming", "1best", 0.0, ref_words=1500)
-    (note,) = recognition.notes_without_errors(recognition.read_runs(exp), recognition.GRAPH)
-    assert note.startswith("ss, test-clean: no error in 1,500, so the rate is below 0.20 % with 95 % confidence")
+    assert recognition.zero_error_notes(read_runs(exp), GRAPH) == []
+    decoding(exp / "ss", "test-clean", "streaming", "1best", 0.0, ref_words=1500)
+    (note,) = recognition.zero_error_notes(read_runs(exp), GRAPH)
+    assert note.startswith("ss, test-clean: no error in 1,500 words, so the rate is below 0.20 % with 95 % confidence")
 
 
 def test_a_row_has_size_compression_and_rates(exp: Path) -> None:
-    table = recognition.error_table(recognition.read_runs(exp), recognition.GRAPH)
+    table = recognition.error_table(read_runs(exp), GRAPH)
     row = dict(zip(table.head, next(r for r in table.rows if r[0] == "sn")))
     assert row["params/M"] == "1.01"
     assert row["smaller"] == "4.0x"  # 4.01 M / 1.01 M
@@ -76,30 +65,31 @@ def test_a_row_has_size_compression_and_rates(exp: Path) -> None:
 
 def test_what_was_not_decoded_is_a_dash(exp: Path) -> None:
     (exp / "sn/decode_test-other_offline_1best/wer.json").unlink()
-    table = recognition.error_table(recognition.read_runs(exp), recognition.GRAPH)
+    table = recognition.error_table(read_runs(exp), GRAPH)
     assert next(r for r in table.rows if r[0] == "sn")[-2:] == ("2.50 [2.0-3.0]", "-")
 
 
 def test_half_a_decoding_is_none(exp: Path) -> None:
-    decoding(exp / "sn/decode_test-dev_offline_1best.tmp", "test-dev", "offline", "1best", 9.0)
-    assert recognition.test_sets(recognition.read_runs(exp)) == ["test-clean", "test-other"]
+    folder = decoding(exp / "sn", "test-dev", "offline", "1best", 9.0)
+    folder.rename(folder.with_name(folder.name + ".tmp"))
+    assert sets_of(read_runs(exp)) == ["test-clean", "test-other"]
 
 
 def test_the_terminal_table_fits(exp: Path) -> None:
-    assert max(map(len, recognition.terminal_report(recognition.read_runs(exp), 100).splitlines())) <= 100
+    assert max(map(len, terminal_report(exp, read_runs(exp), [], 100).splitlines())) <= 100
 
 
 def test_a_wide_table_is_cut_and_repeats_its_first_columns() -> None:
     head = ("model", *(f"column-{i}" for i in range(9)))
-    lines = recognition.Table(head, (("sn", *"123456789"),)).terminal(40)
+    lines = Table(head, (("sn", *"123456789"),)).terminal(40)
     assert max(map(len, lines)) <= 40
     assert [line.split()[0] for line in lines if line].count("sn") == lines.count("") + 1
     assert set(re.findall(r"column-\d", "\n".join(lines))) == set(head[1:])
 
 
 def test_streaming_is_compared_with_offline(exp: Path) -> None:
-    decoding(exp / "ss/decode_test-other_streaming_1best", "test-other", "streaming", "1best", 3.5, sub=4)
-    notes = recognition.streaming_notes(recognition.read_runs(exp))
+    decoding(exp / "ss", "test-other", "streaming", "1best", 3.5, sub=4)
+    notes = recognition.streaming_notes(read_runs(exp))
     assert notes == [
         "single: streaming and offline make the same errors in all 4 decodings",
         "ss: streaming differs from offline on test-other, 1best: 3.500 % against 3.000 %",
@@ -107,33 +97,33 @@ def test_streaming_is_compared_with_offline(exp: Path) -> None:
 
 
 def test_steps_follow_from_settings_not_names(exp: Path) -> None:
-    names = {step: run.name for step, run in recognition.steps(recognition.read_runs(exp)).items()}
+    names = {step: run.name for step, run in paper.steps(read_runs(exp)).items()}
     assert names == {"teacher": "teacher", "single step": "single", "first step": "sn", "second step": "ss"}
 
 
 def test_the_first_step_needs_no_second(exp: Path) -> None:
     experiment(exp, "m1", 8, init="teacher")
-    runs = [run for run in recognition.read_runs(exp) if run.name != "ss"]
-    assert recognition.steps(runs)["first step"].name == "sn"
+    runs = [run for run in read_runs(exp) if run.name != "ss"]
+    assert paper.steps(runs)["first step"].name == "sn"
 
 
 def test_step_table_stands_beside_the_papers(exp: Path) -> None:
-    rows = {row[0]: row[1:] for row in recognition.step_table(recognition.read_runs(exp)).rows}
+    rows = {row[0]: row[1:] for row in paper.step_table(read_runs(exp)).rows}
     assert rows["second step"] == ("ss", "3.00 [2.5-3.5]", "3.00 [2.5-3.5]", "12.90", "19.25", "3.54", "7.57")
     assert rows["single step"][-2:] == ("-", "-")
 
 
 def test_objectives_only_when_they_were_run(exp: Path) -> None:
-    assert recognition.objective_table(recognition.read_runs(exp)) is None
+    assert paper.objective_table(read_runs(exp)) is None
     experiment(exp, "m1", 8, init="teacher")
-    table = recognition.objective_table(recognition.read_runs(exp))
+    table = paper.objective_table(read_runs(exp))
     assert table is not None
     rates = {row[0]: row[3] for row in table.rows}
     assert rates == {"T": "2.00 [1.5-2.5]", "M1": "5.00 [4.5-5.5]", "M2": "-", "M3": "-", "M4": "2.50 [2.0-3.0]"}
 
 
 def test_the_report_says_how_it_was_made(exp: Path) -> None:
-    text = recognition.markdown_report(recognition.read_runs(exp))
+    text = page(exp, "Results")
     for fact in ("librispeech", "a processor", "0.10 h", "/repo/local/train.py", "1.25"):
         assert fact in text
 
@@ -141,36 +131,34 @@ def test_the_report_says_how_it_was_made(exp: Path) -> None:
 def test_collected_files_name_no_machine(exp: Path, tmp_path: Path) -> None:
     result = exp / "sn/result.json"
     result.write_text(result.read_text().replace("/repo/", f"{tmp_path}/repo/"))
-    copies = recognition.collect(exp, tmp_path / "results", tmp_path / "repo")
+    copies = collect(exp, tmp_path / "results", tmp_path / "repo")
     assert len(copies) == 4 + 2 * 4 + 2 * 8
     command = json.loads((tmp_path / "results/sn/result.json").read_text())["command"]
     assert command == "local/train.py --exp-dir exp --data-dir sn"
-    assert len(recognition.read_runs(tmp_path / "results")) == 4
+    assert len(read_runs(tmp_path / "results")) == 4
 
 
 def test_paths_beside_the_repository_stay_relative(tmp_path: Path) -> None:
     text = f"run --corpus-dir {tmp_path}/repo/egs/../../shared/corpora"
-    assert recognition.portable({"command": [text]}, tmp_path / "repo") == {
-        "command": ["run --corpus-dir ../shared/corpora"]
-    }
+    assert portable({"command": [text]}, tmp_path / "repo") == {"command": ["run --corpus-dir ../shared/corpora"]}
 
 
 def test_nothing_to_report_names_the_stages(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="stages 6, 8 and 9"):
-        recognition.read_runs(tmp_path)
+        read_runs(tmp_path)
 
 
 def test_a_broken_file_is_named(exp: Path) -> None:
     (exp / "sn/result.json").write_text("{")
-    with pytest.raises(ValueError, match=r"sn/result\.json is not JSON"):
-        recognition.read_runs(exp)
+    with pytest.raises(ValueError, match=r"sn/result\.json is not a valid result\.json"):
+        read_runs(exp)
 
 
 def test_each_latency_of_a_model_has_its_row(exp: Path) -> None:
     other = {"chunk_ms": 80.0, "lookahead_mean_ms": 30.0, "lookahead_max_ms": 60.0}
-    decoding(exp / "ss" / "decode_test-clean_streaming-4_1best", "test-clean", "streaming-4", "1best", 4.0, **other)
-    table = recognition.latency_table(recognition.read_runs(exp))
+    decoding(exp / "ss", "test-clean", "streaming-4", "1best", 4.0, **other)
+    table = recognition.latency_table(read_runs(exp))
     assert ("single", "streaming", "320", "150", "300") in table.rows
     assert table.rows[-2:] == (("ss", "streaming-4", "80", "30", "60"), ("ss", "streaming", "320", "150", "300"))
-    errors = recognition.error_table(recognition.read_runs(exp), recognition.GRAPH)
+    errors = recognition.error_table(read_runs(exp), GRAPH)
     assert ("ss", "streaming-4") in [row[:2] for row in errors.rows]

@@ -1,0 +1,150 @@
+"""RESULTS.md, the pages of committed results that it links to, and the figures of README.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from distill.files import write_text
+from distill.report import benchmarks, plots
+from distill.report.experiments import write_page
+from distill.report.paper import steps
+from distill.report.runs import GRAPH, Run, read_runs, test_sets
+from distill.report.table import Table, number
+
+FIGURE = "docs/pipeline"
+BEGIN, END = "<!-- results: written by tools/report.py -->\n", "<!-- end of results -->"
+CLAIMS = {  # by label, in the order of RESULTS.md
+    "mini": "Two steps of distillation: size, streaming and speed against error rate",
+    "mini-objectives": "Objectives: hidden MSE, logit MSE and LF-MMI",
+    "mini-biphones": "Units: biphones tied by their counts",
+    "full": "Real speech of many speakers",
+}
+INTRODUCTION = """# Results
+
+Word error rates in percent over an n-gram graph, with 95 % bootstrap intervals over utterances; streaming models
+decode by `Recogniser.step`. `tools/report.py` writes this page, and the pages it links to, from the committed result
+files.
+"""
+
+
+def write(root: Path) -> list[Path]:
+    """Write every page and figure of a repository from its result files; returns the pages."""
+    folders = results(root)
+    pages = [write_page(folder, "README.md", title_of(folder)) for folder in folders]
+    pages += [root / "benchmarks/results/README.md", root / "RESULTS.md", root / "README.md"]
+    write_text(pages[-3], benchmarks.page(root))
+    write_text(pages[-2], whole(root))
+    write_text(pages[-1], readme(root))
+    if folders and len(roles := steps(read_runs(folders[0]))) > 2:
+        (root / FIGURE).parent.mkdir(exist_ok=True)
+        pipeline(roles, root / FIGURE)
+    return pages
+
+
+def results(root: Path) -> list[Path]:
+    """Folders of committed results, egs/<corpus>/results/<label>, in the order of their claims."""
+    found = {path.parents[1] for path in root.glob("egs/*/results/*/*/result.json")}
+    order = list(CLAIMS)
+    return sorted(found, key=lambda f: (order.index(f.name) if f.name in order else len(order), f.as_posix()))
+
+
+def title_of(folder: Path) -> str:
+    corpus = folder.parents[1].name
+    return f"{CLAIMS[folder.name]} ({corpus}, {folder.name})" if folder.name in CLAIMS else f"{corpus}, {folder.name}"
+
+
+def whole(root: Path) -> str:
+    """The text of RESULTS.md: a table for each folder of results, and the goals of the benchmarks."""
+    parts = [INTRODUCTION]
+    for folder in results(root):
+        link = (folder / "README.md").relative_to(root).as_posix()
+        table = "\n".join(table_of(read_runs(folder)).markdown())
+        parts.append(f"## [{title_of(folder)}]({link})\n\n{table}\n")
+    goals = benchmarks.goal_table(root)
+    if goals.rows:
+        parts.append("## [Benchmarks](benchmarks/results/README.md)\n\n" + "\n".join(goals.markdown()) + "\n")
+    return "\n".join(parts)
+
+
+def table_of(runs: Sequence[Run]) -> Table:
+    """A row for each model in its main mode: size, error rates, look-ahead, and RTF of its fastest runtime."""
+    sets, teacher = test_sets(runs), steps(runs).get("teacher")
+    rows = []
+    for run in runs:
+        smaller = f"{teacher.size / run.size:.1f}x" if teacher else "-"
+        delay = next((d.lookahead_mean_ms for d in run.decodings if d.mode == run.main_mode), None)
+        figures = (number(delay if run.main_mode == "streaming" else None, 0), number(fastest(run), 4))
+        size = f"{run.size / 1e6:.2f}"
+        rows.append((run.name, run.main_mode, size, smaller, *run.rates(sets, run.main_mode, GRAPH), *figures))
+    return Table(("model", "mode", "params/M", "smaller", *sets, "look-ahead/ms", "RTF"), tuple(rows), 4)
+
+
+def fastest(run: Run) -> float | None:
+    """The lowest real-time factor in the run's main mode, None where it was not timed."""
+    rows = run.timing.rows if run.timing else ()
+    return min((row.rtf for row in rows if row.mode == run.main_mode), default=None)
+
+
+# README.md
+
+
+def readme(root: Path) -> str:
+    """README.md with the lines between BEGIN and END written again. Raises ValueError where the marks are not there."""
+    text = (root / "README.md").read_text(encoding="utf-8")
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{root / 'README.md'} has no lines {BEGIN.strip()} and {END}; put them where results belong")
+    return before + begin + "".join(f"- {line}\n" for line in highlights(root)) + end + after
+
+
+def highlights(root: Path) -> Iterator[str]:
+    """Lines of README.md, each with a link to its source."""
+    for folder in results(root):
+        runs, corpus = read_runs(folder), folder.parents[1].name
+        roles, link = steps(runs), f"[{corpus}](egs/{corpus}/results/{folder.name}/README.md)"
+        if folder.name == "mini" and {"teacher", "second step"} <= set(roles):
+            yield from _of_steps(roles, link)
+        elif folder.name == "full" and (model := roles.get("second step") or roles.get("teacher")):
+            rates = (f"{name} {_rate(model, name)} %" for name in test_sets(runs))
+            yield f"**Real speech** of many speakers, {model.main_mode} `{model.name}`: {', '.join(rates)} ({link})"
+    yield from benchmarks.highlights(root)
+
+
+def _of_steps(roles: Mapping[str, Run], link: str) -> Iterator[str]:
+    teacher, student = roles["teacher"], roles["second step"]
+    sets = test_sets([teacher, student])
+    names = {"T": "teacher", "SN": "first step", "SS": "second step", "one step": "single step"}
+    rates = {new: [_rate(roles[old], name) for name in sets] for new, old in names.items() if old in roles}
+    shown = ", ".join(f"{name} {' / '.join(values)}" for name, values in rates.items())
+    yield f"**Accuracy**: word error rates (%) on {' / '.join(sets)} are {shown} ({link}, synthesised speech)"
+    smaller = f"{teacher.size / student.size:.1f} times smaller than its teacher"
+    delay = next(d for d in student.decodings if d.mode == student.main_mode)
+    speed = f"; RTF {fastest(student):.4f} on one thread of a processor" if fastest(student) else ""
+    yield (
+        f"**Size and speed**: SS has {student.size / 1e6:.2f} M parameters, {smaller}, and streams with a mean"
+        f" look-ahead of {number(delay.lookahead_mean_ms, 0)} ms{speed} ({link})"
+    )
+
+
+def _rate(run: Run, test_set: str) -> str:
+    decoding = run.decoding(test_set, run.main_mode, GRAPH)
+    return number(decoding.wer if decoding else None, 2)
+
+
+def pipeline(roles: Mapping[str, Run], path: Path) -> None:
+    """The picture of README.md: T, SN and SS with their sizes and error rates."""
+    titles = {
+        "teacher": "T: teacher, full context",
+        "first step": "SN: student, full context",
+        "second step": "SS: student, streaming",
+    }
+    boxes = []
+    for role, title in titles.items():
+        if (run := roles.get(role)) is not None:
+            rates = "\n".join(f"{name}: {_rate(run, name)} % WER" for name in test_sets([run]))
+            delay = next((d.lookahead_mean_ms for d in run.decodings if d.mode == "streaming"), None)
+            ahead = "whole utterance" if delay is None else f"look-ahead {delay:.0f} ms"
+            boxes.append((title, f"{run.size / 1e6:.2f} M parameters, {ahead}\n{rates}"))
+    plots.pipeline(boxes, ("hidden MSE\nlogit MSE\nLF-MMI", "hidden MSE\nlogit MSE\nLF-MMI"), path)

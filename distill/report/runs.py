@@ -1,0 +1,104 @@
+"""Experiments as reports read them: result.json, the wer.json of each decoding, timing.json."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from distill.files import ASIDE
+from distill.report.results import LM_STAGE, Timing, TrainingResult, WerResult
+
+TIMING = "export/timing.json"
+GRAPH, UNITS, TRANSFORMER = "1best", "greedy", "transformer-lm"
+RESCORED = ("nbest-rescoring", "whole-lattice-rescoring", TRANSFORMER)  # with another language model than the graph's
+
+
+@dataclass(frozen=True)
+class Run:
+    """One experiment: its name, its training, its decodings, and its timing where it was exported."""
+
+    name: str
+    training: TrainingResult
+    decodings: tuple[WerResult, ...]
+    timing: Timing | None = None
+
+    @property
+    def stage(self) -> int:
+        return self.training.stage
+
+    @property
+    def streams(self) -> bool:
+        return bool(self.training.config["model"]["streaming"]["chunk_frames"])
+
+    @property
+    def size(self) -> int:
+        """Parameters that are kept after training."""
+        return self.training.params.kept
+
+    @property
+    def modes(self) -> list[str]:
+        return sorted({decoding.mode for decoding in self.decodings})
+
+    @property
+    def main_mode(self) -> str:
+        """The mode whose rates represent the model: streaming if it was decoded so."""
+        return "streaming" if "streaming" in self.modes else "offline"
+
+    def decoding(self, test_set: str, mode: str, method: str) -> WerResult | None:
+        """One decoding, None where it was not done."""
+        wanted = (test_set, mode, method)
+        return next((d for d in self.decodings if (d.test_set, d.mode, d.method) == wanted), None)
+
+    def rates(self, sets: Iterable[str], mode: str, method: str) -> list[str]:
+        """A cell for each test set: '12.34 [11.2-13.5]', or '-' where nothing was decoded."""
+        return [rate_cell(self.decoding(test_set, mode, method)) for test_set in sets]
+
+
+def rate_cell(decoding: WerResult | None) -> str:
+    """'12.34 [11.2-13.5]', or '-'."""
+    return "-" if decoding is None else f"{decoding.wer:.2f} [{decoding.ci95[0]:.1f}-{decoding.ci95[1]:.1f}]"
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """The experiments below a folder, by stage and name.
+
+    Raises FileNotFoundError if none has a result.json, ValueError for a file that is not a result.
+    """
+    runs = []
+    for training, experiment in trainings(folder):
+        if training.stage != LM_STAGE:
+            timing = experiment / TIMING
+            decodings = tuple(map(WerResult.read, decoding_files(experiment)))
+            runs.append(Run(experiment.name, training, decodings, Timing.read(timing) if timing.is_file() else None))
+    if not runs:
+        raise FileNotFoundError(
+            f"no trained experiment in {folder}: expected */result.json, which stages 6, 8 and 9 make;"
+            " run.sh --stage 6 --stop-stage 9 with the same options"
+        )
+    return sorted(runs, key=lambda run: (run.stage, run.name))
+
+
+def trainings(folder: Path) -> list[tuple[TrainingResult, Path]]:
+    """Every result.json below a folder with its experiment's folder, without those put aside."""
+    paths = [path for path in sorted(folder.glob("*/result.json")) if ASIDE not in path.parent.name]
+    return [(TrainingResult.read(path), path.parent) for path in paths]
+
+
+def decoding_files(experiment: Path) -> list[Path]:
+    """The wer.json of an experiment's decodings, without those of a killed stage (*.tmp) and those put aside."""
+    found = sorted(experiment.glob("decode_*/wer.json"))
+    return [path for path in found if path.parent.suffix not in (".tmp", ".old") and ASIDE not in path.parent.name]
+
+
+def test_sets(runs: Iterable[Run]) -> list[str]:
+    """Names of the sets that any experiment was decoded on, sorted."""
+    return sorted({decoding.test_set for run in runs for decoding in run.decodings})
+
+
+def hardest_set(runs: Iterable[Run]) -> str:
+    """The test set with the highest mean error rate over the graph; empty where nothing was decoded."""
+    rates: dict[str, list[float]] = {}
+    for decoding in (d for run in runs for d in run.decodings if d.method == GRAPH):
+        rates.setdefault(decoding.test_set, []).append(decoding.wer)
+    return max(rates, key=lambda name: sum(rates[name]) / len(rates[name]), default="")
