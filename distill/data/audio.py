@@ -1,4 +1,4 @@
-"""Audio as recordings: opened without ever waiting for a pipe or device, described by headers, checked by samples."""
+"""Audio of a corpus: opened without ever blocking on a pipe or device, checked by header and samples."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import soundfile
 from lhotse import Recording, SupervisionSegment
 from lhotse.audio import AudioSource
 
+from distill.data.listing import TOLERANCE, Source, Unusable
+
 LOUDEST = 10.0
 """Highest sample that is used, full scale being 1: float files of mixed speech go over it, not by 20 dB."""
 FLATTEST = 2 / 32768
-"""Audio that varies by less (one step up and down in 16 bits) is silence."""
+"""Silence: audio that varies by less, one step up and down in 16 bits."""
 BLOCK = 1 << 19
 """Samples decoded at a time: 33 s, so a recording of hours takes no more memory than an utterance."""
 COMMAND_SECONDS = 600
@@ -31,27 +32,23 @@ UNKNOWN_LENGTH = 0x7FFF0000
 SEVERAL_CHANNELS = "several channels: {}, expected 1; mix them to one, or name one in a table"
 
 
-class Unusable(ValueError):
-    """Why a recording or utterance cannot be used, as it is listed: the kind, a colon, the particulars."""
-
-
 @contextmanager
-def opened(source: AudioSource) -> Iterator[soundfile.SoundFile]:
-    """The audio of a file or of a command's output; Unusable for what is none, is cut off or holds no samples."""
-    data = io.BytesIO(_output(source.source)) if source.type == "command" else _regular_file(source.source)
+def opened(source: Source) -> Iterator[soundfile.SoundFile]:
+    """The audio of a file or of a command's output; Unusable if it is none, is cut off or has no samples."""
+    data = io.BytesIO(_output(source.value)) if source.command else _regular_file(source.value)
     try:
         with soundfile.SoundFile(data) as file:
             if not file.frames:
-                raise Unusable(f"empty audio: {source.source}")
+                raise Unusable(f"empty audio: {source.value}")
             announced, there = _bytes(file.extra_info)
             if there < announced < UNKNOWN_LENGTH:
                 raise Unusable(
-                    f"truncated or unreadable audio: {source.source} ({there} bytes of samples, header: {announced})"
+                    f"truncated or unreadable audio: {source.value} ({there} bytes of samples, header: {announced})"
                 )
             yield file
     except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:  # TypeError: .raw, for want of a header
         reason = (str(error).splitlines() or [""])[0]
-        raise Unusable(f"truncated or unreadable audio: {source.source} ({reason})") from None
+        raise Unusable(f"truncated or unreadable audio: {source.value} ({reason})") from None
 
 
 def _regular_file(name: str) -> str:
@@ -92,55 +89,49 @@ def _output(command: str) -> bytes:
 
 
 def _bytes(header: str) -> tuple[int, int]:
-    """Bytes of samples that a header announces, and those that are there; libsndfile notes it where they differ."""
-    found = re.search(r"^\s*(?:data|SSND) : (\d+) \(should be (\d+)\)", header, re.MULTILINE)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
+    """Bytes of samples in the header and in the file, from libsndfile's log; (0, 0) where they agree."""
+    match = re.search(r"^\s*(?:data|SSND) : (\d+) \(should be (\d+)\)", header, re.MULTILINE)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
-def recording_of(name: str, source: AudioSource) -> Recording:
-    """The recording of a file or command by its header, all channels; raises Unusable."""
-    with opened(source) as file:
-        whole = AudioSource(source.type, list(range(file.channels)), source.source)
-        return Recording(name, [whole], file.samplerate, file.frames, file.frames / file.samplerate)
+def recording_of(name: str, source: Source, file: soundfile.SoundFile) -> Recording:
+    """The recording of a source by its header, all channels; Unusable if the corpus states another length or number."""
+    seconds, channels = file.frames / file.samplerate, file.channels
+    if source.seconds is not None and abs(source.seconds - seconds) > TOLERANCE:
+        stated, actual = f"{source.seconds:.2f} s in the manifest", f"{seconds:.2f} s in the audio"
+        raise Unusable(f"manifest and audio differ: {stated}, {actual}")
+    if source.channels not in (None, channels):
+        raise Unusable(
+            f"manifest and audio differ: channels, {source.channels} in the manifest, {channels} in the audio"
+        )
+    audio = AudioSource("command" if source.command else "file", list(range(channels)), source.value)
+    return Recording(name, [audio], file.samplerate, file.frames, seconds)
 
 
-def file_fault(path: Path) -> str | None:
-    """What makes a file unusable as audio of one channel by its header, or None."""
-    try:
-        channels = recording_of("", AudioSource("file", [0], str(path))).num_channels
-    except Unusable as error:
-        return str(error)
-    return None if channels == 1 else SEVERAL_CHANNELS.format(channels)
+def sample_faults(file: soundfile.SoundFile, segments: Sequence[SupervisionSegment], name: str) -> list[str | None]:
+    """Why the samples of each segment are unusable, or None; the file is decoded once, to its end.
 
-
-def sample_faults(recording: Recording, segments: Sequence[SupervisionSegment]) -> list[str | None]:
-    """What makes the samples of each segment unusable, or None; the recording is decoded once, as a whole.
-
-    recording: as its header says, not resampled. A recording that cannot be decoded to its end is unusable as a whole.
+    Raises Unusable where it cannot be.
     """
-    source, rate, count = recording.sources[0], recording.sampling_rate, recording.num_samples
+    rate, count = file.samplerate, file.frames
     ends = [(round(s.start * rate), min(round(s.end * rate), count)) for s in segments]
     bounds = sorted({0, count, *(bound for pair in ends for bound in pair)})
-    try:
-        with opened(source) as file:
-            ranges = np.array([_extremes(file, end - start) for start, end in pairwise(bounds)])
-    except Unusable as error:
-        return [str(error)] * len(segments)
+    ranges = np.array([_extremes(file, end - start, name) for start, end in pairwise(bounds)])
     index = {bound: i for i, bound in enumerate(bounds)}
     faults = []
     for (start, end), segment in zip(ends, segments, strict=True):
         among = ranges[index[start] : index[end], :, int(segment.channel)]
-        faults.append(_range_fault(float(among[:, 0].min()), float(among[:, 1].max()), source.source))
+        faults.append(_range_fault(float(among[:, 0].min()), float(among[:, 1].max()), name))
     return faults
 
 
-def _extremes(file: soundfile.SoundFile, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest of the next `count` samples of each channel; NaN where a sample is."""
+def _extremes(file: soundfile.SoundFile, count: int, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Minimum and maximum of the next `count` samples of each channel, (C,) each; NaN if a sample is."""
     lows, highs = [], []
     while count > 0:
         block = file.read(min(count, BLOCK), dtype="float32", always_2d=True)
         if not len(block):
-            raise Unusable(f"truncated or unreadable audio: {file.name} ({count} samples are missing)")
+            raise Unusable(f"truncated or unreadable audio: {name} ({count} samples are missing)")
         lows.append(block.min(0))
         highs.append(block.max(0))
         count -= len(block)

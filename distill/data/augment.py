@@ -1,25 +1,87 @@
-"""Waveform augmentation: volume, pitch, noise; the same for the same seed, epoch and utterance."""
+"""Waveform augmentation: volume, pitch, noise; a function of seed, epoch and utterance."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import soundfile
 import torch
+from scipy.fft import irfft, next_fast_len, rfft
 from torchaudio.functional import phase_vocoder, resample
 
-from .noise import COLOURS, NoiseClips, add_noise, coloured_noise, rms
+from distill.batch import SAMPLE_RATE
 
 PITCH_STEPS = 50
 """Pitch factors are multiples of 1 / 50, so that the resampling kernel stays small and is used again."""
 FFT, HOP = 512, 128
+COLOURS = {"white": 0.0, "pink": 1.0, "brown": 2.0}
+"""Exponent of the fall of noise power with frequency: power ~ 1 / f ** exponent."""
+AUDIO_SUFFIXES = (".flac", ".wav")
 
 
 def utterance_rng(seed: int, epoch: int, utterance: str) -> np.random.Generator:
-    """The random numbers of one utterance in one epoch, whatever process or order it is read in."""
+    """Random numbers of one utterance in one epoch, independent of process and order."""
     digest = hashlib.sha256(f"{seed}/{epoch}/{utterance}".encode()).digest()
     return np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
+
+
+def coloured_noise(samples: int, exponent: float, rng: np.random.Generator) -> np.ndarray:
+    """Gaussian noise (samples,) float32 of unit power whose spectrum falls as 1 / f ** exponent."""
+    length = next_fast_len(max(samples, 2), real=True)
+    spectrum = rfft(rng.standard_normal(length, dtype=np.float32))
+    spectrum /= np.maximum(np.arange(len(spectrum)), 1) ** np.float32(exponent / 2)
+    spectrum[0] = 0
+    noise = irfft(spectrum, length)[:samples]
+    return (noise / (rms(noise) + 1e-12)).astype(np.float32)
+
+
+def rms(samples: np.ndarray) -> float:
+    """Root of the mean power of samples (N,); 0 for none."""
+    return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) if len(samples) else 0.0
+
+
+def add_noise(speech: np.ndarray, noise: np.ndarray, snr: float) -> np.ndarray:
+    """Speech (N,) plus noise (N,) scaled to a signal-to-noise ratio of `snr` dB; silence stays as it is."""
+    level = rms(noise)
+    if level == 0.0:
+        return speech
+    return speech + noise * np.float32(rms(speech) / level * 10 ** (-snr / 20))
+
+
+class NoiseClips:
+    """Recorded noise, read once and kept as 16-bit samples."""
+
+    def __init__(self, source: Path | str | Iterable[Path | str]) -> None:
+        """source: a folder, searched for .flac and .wav, or a list of files; the first channel at 16 kHz is used."""
+        if isinstance(source, (str, Path)):
+            if not Path(source).is_dir():
+                raise FileNotFoundError(f"no noise folder at {source}")
+            files = sorted(path for path in Path(source).rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+        else:
+            files = [Path(path) for path in source]
+        if not files:
+            raise ValueError(f"no {' or '.join(AUDIO_SUFFIXES)} file among the noise clips of {source}")
+        self.clips = [_read_clip(path) for path in files]
+
+    def draw(self, samples: int, rng: np.random.Generator) -> np.ndarray:
+        """A random stretch (samples,) float32 of a random clip, repeated where the clip is shorter."""
+        clip = self.clips[rng.integers(len(self.clips))]
+        start = int(rng.integers(len(clip)))
+        taken = np.take(clip, np.arange(start, start + samples), mode="wrap")
+        return taken.astype(np.float32) / 32768
+
+
+def _read_clip(path: Path) -> np.ndarray:
+    samples, rate = soundfile.read(path, dtype="int16", always_2d=True)
+    if rate != SAMPLE_RATE:
+        raise ValueError(f"noise clip {path}: {rate} Hz, expected {SAMPLE_RATE} Hz; resample it first")
+    if not len(samples):
+        raise ValueError(f"noise clip {path} is empty")
+    return samples[:, 0].copy()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Stored lhotse cuts, read field by field: nothing in them is opened, fetched or run before it has been checked."""
+"""Stored lhotse cuts, read field by field: no audio is opened, fetched or run before it has been checked."""
 
 from __future__ import annotations
 
@@ -9,49 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lhotse.audio import AudioSource
-
+from distill.data.listing import COMMANDS, TOLERANCE, Listing, Source, Unusable, Utterance, at
 from distill.text import read_lines
-
-from .audio import Unusable
-from .kaldi import COMMANDS
-from .manifests import Manifest, at
-from .utterances import TOLERANCE, Source, Utterance, manifest_of
-
-
-def prepare_cuts(path: Path | str, *, needs_text: bool = True, allow_commands: bool = False, jobs: int = 2) -> Manifest:
-    """Recordings and supervisions of lhotse cuts, one utterance for each supervision.
-
-    Relative paths are looked for beside the file, then where the process runs. Raises ValueError for what is no JSON
-    or a command that may not run, with file and line; what is wrong with one cut is noted in `left_out`.
-    """
-    path = Path(path).resolve()
-    if not path.is_file():
-        raise ValueError(f"{path} is not a file; expected lhotse cuts")
-    sources: dict[str, Source] = {}
-    utterances: list[Utterance] = []
-    left_out: list[tuple[str, str]] = []
-    number = 0
-    for number, row in _rows(path):
-        place = f"{path.name}:{number}"
-        if _has_half_signs(row):
-            left_out.append((f"line {number}", f"half a character: a lone \\ud800 to \\udfff is no text ({place})"))
-            continue
-        try:
-            recording, channel = _add_source(row, sources, path, place, allow_commands)
-            cut = Stretch(recording, channel, _number(row, "start", place), _number(row, "duration", place))
-            segments = _objects(row, "supervisions", place)
-        except Unusable as error:
-            left_out.append((_name(row, number), str(error)))
-            continue
-        for segment in segments:
-            try:
-                utterances.append(_utterance(segment, cut, place, needs_text))
-            except Unusable as error:
-                left_out.append((str(segment.get("id") or _name(row, number)), str(error)))
-    if not number:
-        raise ValueError(f"{path} is empty; expected cuts with recordings and supervisions, made with lhotse")
-    return manifest_of(sources, utterances, left_out, jobs)
 
 
 class Stretch(NamedTuple):
@@ -63,14 +22,47 @@ class Stretch(NamedTuple):
     duration: float
 
 
+def list_cuts(path: Path, *, allow_commands: bool = False) -> Listing:
+    """The listing of lhotse cuts, one utterance for each supervision.
+
+    Relative paths are looked for beside the file, then where the process runs. Raises ValueError for what is no JSON
+    or a command that may not run, with file and line; what is wrong with one cut goes to `left_out`.
+    """
+    path = path.resolve()
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file; expected lhotse cuts")
+    listing = Listing()
+    number = 0
+    for number, row in _rows(path):
+        name, place = str(row.get("id") or f"line {number}"), f"{path.name}:{number}"
+        try:
+            if not _is_text(row):
+                name = f"line {number}"
+                raise Unusable(f"half a character: a lone \\ud800 to \\udfff is no text ({place})")
+            cut = _stretch(row, listing.sources, path, place, allow_commands)
+            segments = _objects(row, "supervisions", place)
+        except Unusable as error:
+            listing.left_out.append((name, str(error)))
+            continue
+        for segment in segments:
+            try:
+                listing.utterances.append(_utterance(segment, cut, place))
+            except Unusable as error:
+                listing.left_out.append((str(segment.get("id") or name), str(error)))
+    if not number:
+        raise ValueError(f"{path} is empty; expected cuts with recordings and supervisions, made with lhotse")
+    return listing
+
+
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line numbers and JSON objects of a file; ValueError for anything else."""
     number = 0
     try:
         for number, line in enumerate(read_lines(path), 1):
-            if not line.removeprefix("\ufeff").strip():
+            text = line.removeprefix("\ufeff")
+            if not text.strip():
                 continue
-            row = json.loads(line.removeprefix("\ufeff"))
+            row = json.loads(text)
             if not isinstance(row, dict):
                 raise ValueError(
                     f"{path}:{number}: not a cut but a {type(row).__name__}; expected one lhotse cut a line"
@@ -80,23 +72,19 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise ValueError(f"{path}:{number}: not JSON ({error}); expected one lhotse cut a line") from None
 
 
-def _has_half_signs(value: Any) -> bool:
-    """Whether JSON's escapes have made text that no file can hold."""
+def _is_text(value: Any) -> bool:
+    """False where JSON's escapes make strings that no UTF-8 file can store."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        return True
-    return False
+        return False
+    return True
 
 
-def _name(row: Mapping[str, Any], number: int) -> str:
-    return str(row.get("id") or f"line {number}")
-
-
-def _add_source(
+def _stretch(
     row: Mapping[str, Any], sources: dict[str, Source], path: Path, place: str, allow_commands: bool
-) -> tuple[str, int]:
-    """Notes the audio of a cut in `sources`; returns the recording's name there, and the channel of its file."""
+) -> Stretch:
+    """The part of a recording that a cut is made of; adds the recording's audio to `sources`."""
     if row.get("type", "MonoCut") != "MonoCut":
         raise Unusable(f"not a cut of one recording: {row['type']}, expected MonoCut ({place})")
     recording, channel = row.get("recording"), row.get("channel", 0)
@@ -109,15 +97,17 @@ def _add_source(
     if not fitting:
         raise Unusable(f"no such channel: {channel!r}, no source of the recording has it ({place})")
     name = recording["id"] if len(among) == 1 else f"{recording['id']}-{channel}"
-    audio = _audio(fitting[0], path, place, allow_commands)
+    value, command = _audio(fitting[0], path, place, allow_commands)
     channels = fitting[0]["channels"]
-    known = sources.setdefault(name, Source(audio, place, _number(recording, "duration", place), len(channels)))
-    if known.audio != audio:
+    source = Source(value, place, command, _number(recording, "duration", place), len(channels))
+    known = sources.setdefault(name, source)
+    if (known.value, known.command) != (value, command):
         raise Unusable(f"duplicate recording: {name} is another file at {known.place} ({place})")
-    return name, channels.index(channel)
+    return Stretch(name, channels.index(channel), _number(row, "start", place), _number(row, "duration", place))
 
 
-def _audio(source: Mapping[str, Any], path: Path, place: str, allow_commands: bool) -> AudioSource:
+def _audio(source: Mapping[str, Any], path: Path, place: str, allow_commands: bool) -> tuple[str, bool]:
+    """The file or command of a source, and whether it is a command."""
     kind, value = source.get("type"), source.get("source")
     if not isinstance(value, str):
         raise Unusable(f"not an audio file: {type(value).__name__}, expected a path ({place})")
@@ -128,17 +118,17 @@ def _audio(source: Mapping[str, Any], path: Path, place: str, allow_commands: bo
     if kind == "file":
         beside = path.parent / value
         value = str(beside) if "\0" not in value and os.path.lexists(beside) else os.path.abspath(value)
-    return AudioSource(kind, [0], value)
+    return value, kind == "command"
 
 
 def _objects(row: Mapping[str, Any], key: str, place: str) -> list[dict[str, Any]]:
     """The objects of a list that must not be empty."""
-    found = row.get(key)
-    if not isinstance(found, list) or not found or not all(isinstance(item, dict) for item in found):
+    objects = row.get(key)
+    if not isinstance(objects, list) or not objects or not all(isinstance(item, dict) for item in objects):
         raise Unusable(
             at("no supervision", place) if key == "supervisions" else f"no {key}: expected a list of objects ({place})"
         )
-    return found
+    return objects
 
 
 def _number(row: Mapping[str, Any], key: str, place: str) -> float:
@@ -152,15 +142,13 @@ def _number(row: Mapping[str, Any], key: str, place: str) -> float:
     return number
 
 
-def _utterance(segment: Mapping[str, Any], cut: Stretch, place: str, needs_text: bool) -> Utterance:
-    """A supervision as an utterance of the recording; raises Unusable where it does not fit its cut."""
+def _utterance(segment: Mapping[str, Any], cut: Stretch, place: str) -> Utterance:
+    """The utterance of a supervision; raises Unusable where it does not fit its cut."""
     name, text, speaker = (segment.get(key) for key in ("id", "text", "speaker"))
     if not isinstance(name, str) or not name:
         raise Unusable(f"no id: a supervision has {name!r} ({place})")
     if not isinstance(text, str | None):
         raise Unusable(f"wrong text: {text!r}, expected a string ({place})")
-    if needs_text and not text:
-        raise Unusable(at("empty text", place))
     start, duration = _number(segment, "start", place), _number(segment, "duration", place)
     if cut.start < 0:
         raise Unusable(f"begins before its recording: {cut.start:g} s ({place})")
@@ -175,6 +163,6 @@ def _utterance(segment: Mapping[str, Any], cut: Stretch, place: str, needs_text:
 
 
 def _plain(custom: Any) -> dict[str, Any]:
-    """The custom fields that are plain values: others may name files, or commands, that lhotse would open."""
+    """The custom fields that are plain values: others may name files or commands, which lhotse would open."""
     items = custom.items() if isinstance(custom, dict) else ()
     return {key: value for key, value in items if isinstance(value, str | int | float)}

@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from unicodedata import normalize
 
+from distill.data.listing import Skipped
 from distill.text import normalise, read_lines
-
-from .manifests import Skipped
 
 log = logging.getLogger(__name__)
 

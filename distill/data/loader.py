@@ -20,8 +20,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from distill.batch import SAMPLE_RATE, Batch, pad_waves
 from distill.config.training import Augment
 from distill.config.training import Data as DataSettings
-from distill.data.augment import Distortion, utterance_rng
-from distill.data.noise import NoiseClips
+from distill.data.augment import Distortion, NoiseClips, utterance_rng
 from distill.data.numerators import Numerators, text_of, usable
 from distill.fbank import fbank
 

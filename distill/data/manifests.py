@@ -1,187 +1,276 @@
-"""Checks of audio and transcripts: what cannot be used is counted and listed, never dropped silently."""
+"""From the listings of a corpus to checked manifests and cut sets; skipped.tsv lists every utterance left out."""
 
 from __future__ import annotations
 
-import csv
 import logging
+import os
+import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet
+from lhotse import CutSet, Recording, RecordingSet, SupervisionSegment, SupervisionSet
+from lhotse.cut import MonoCut
 
-from distill.batch import convertible
-from distill.files import replacing
+from distill.batch import SAMPLE_RATE, convertible
+from distill.data.audio import SEVERAL_CHANNELS, opened, recording_of, sample_faults
+from distill.data.corpora.corpus import Corpus, Roles
+from distill.data.listing import Listing, Skipped, Source, Unusable, Utterance, at, first_few
 from distill.text import normalise
-
-from .audio import sample_faults
 
 log = logging.getLogger(__name__)
 
-SAMPLING_RATE = 16000
 SECONDS = (0.1, 35.0)
 """Shortest and longest utterance that is used."""
 OVERSHOOT = 0.1
-"""Seconds that an utterance may go on after its recording's end: it is ended there. What goes on longer is left out."""
-
-
-@dataclass
-class Skipped:
-    """The list of what was left out, and why."""
-
-    rows: list[tuple[str, str, str]] = field(default_factory=list)
-
-    def add(self, part: str, name: str, reason: str) -> None:
-        """Notes that `name` of `part` is left out."""
-        self.rows.append((part, name, reason))
-
-    def write(self, path: Path) -> None:
-        """Writes part, name and reason as a TSV file, and logs how many of each kind."""
-        with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-            writer.writerow(("part", "name", "reason"))
-            writer.writerows(sorted(self.rows))
-        for (part, reason), count in sorted(Counter((p, r.split(":")[0]) for p, _, r in self.rows).items()):
-            log.warning("%s: %d skipped: %s (see %s)", part, count, reason, path.name)
+"""Seconds by which an utterance may end after its recording: it is trimmed. Those that end later are left out."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Recordings and supervisions of one part of a corpus.
-
-    left_out: names and reasons of what its tables make unusable. places: file and line of each supervision.
-    """
+    """Recordings and supervisions of one part of a corpus."""
 
     recordings: RecordingSet
     supervisions: SupervisionSet
-    left_out: tuple[tuple[str, str], ...] = ()
-    places: Mapping[str, str] = field(default_factory=dict)
 
 
-def check_manifest(
-    part: str, manifest: Manifest, skipped: Skipped, *, needs_text: bool = True, resample: bool = False, jobs: int = 2
-) -> Manifest:
-    """The usable rest of a part, its text normalised; raises ValueError if nothing is left.
+def write_manifests(corpus: Corpus, folder: Path, name: str, jobs: int = 2, resample: bool = False) -> None:
+    """Checks every part and writes `<name>_recordings_<part>.jsonl.gz`, supervisions and skipped.tsv."""
+    folder.mkdir(parents=True, exist_ok=True)
+    skipped = Skipped()
+    listings = {part: corpus.listing(part) for part in corpus.roles.parts}  # what cannot be read fails before any check
+    try:
+        for part, listing in listings.items():
+            needs_text = part not in corpus.roles.unlabelled
+            manifest = checked_manifest(part, listing, skipped, needs_text=needs_text, resample=resample, jobs=jobs)
+            _store(manifest.recordings, folder / f"{name}_recordings_{part}.jsonl.gz")
+            _store(manifest.supervisions, folder / f"{name}_supervisions_{part}.jsonl.gz")
+    finally:
+        skipped.write(folder / "skipped.tsv")
 
-    Left out: recordings that cannot be decoded, of another sampling rate (unless they are to be resampled) or without
-    supervision, and supervisions beyond their recording, of an unusable duration, without text (where it is needed),
-    or whose samples are silence, not finite or absurdly loud. Every recording is decoded once.
-    """
-    for name, reason in manifest.left_out:
-        skipped.add(part, name, reason)
-    segments: dict[str, list[SupervisionSegment]] = {recording.id: [] for recording in manifest.recordings}
-    for segment in manifest.supervisions:
-        if segment.recording_id in segments:
-            segments[segment.recording_id].append(segment)
-        else:
-            skipped.add(part, segment.id, f"no recording: {segment.recording_id}")
-    with ThreadPoolExecutor(max(1, jobs)) as pool:
-        checked = pool.map(lambda r: check_recording(r, segments[r.id], needs_text, resample), manifest.recordings)
-        recordings, good, trimmed = _sort_out(part, checked, manifest.places, skipped)
-    if not good:
-        reasons = Counter(row[2] for row in skipped.rows if row[0] == part).most_common(3)
-        told = "; ".join(f"{reason} ({count})" for reason, count in reasons) or "it is empty"
-        raise ValueError(f"{part}: no usable utterance is left: {told}")
-    if trimmed:
-        log.warning("%s: %d utterances end with their recording, up to %g s early: %s",
-                    part, len(trimmed), OVERSHOOT, some(trimmed))  # fmt: skip
+
+def read_manifest(folder: Path, corpus: str, part: str) -> Manifest:
+    """One part as `write_manifests` left it."""
     return Manifest(
-        RecordingSet.from_recordings(recordings), SupervisionSet.from_segments(_with_normal_text(s) for s in good)
+        RecordingSet.from_file(folder / f"{corpus}_recordings_{part}.jsonl.gz").to_eager(),
+        SupervisionSet.from_file(folder / f"{corpus}_supervisions_{part}.jsonl.gz").to_eager(),
     )
 
 
-@dataclass(frozen=True)
-class Checked:
-    """A recording as it is used, and each of its supervisions, trimmed to it, with what makes it unusable."""
+def checked_manifest(
+    part: str, listing: Listing, skipped: Skipped, *, needs_text: bool = True, resample: bool = False, jobs: int = 2
+) -> Manifest:
+    """The usable utterances of a part, their text normalised; raises ValueError if there is none.
 
-    recording: Recording
-    segments: list[SupervisionSegment]
-    faults: list[str | None]
-    trimmed: list[str]
+    Left out: recordings that cannot be decoded or have another sampling rate (unless they are to be resampled), and
+    utterances beyond their recording, of an unusable duration, without text (where it is needed), or with samples that
+    are silence, not finite or absurdly loud. Every recording is decoded once.
+    """
+    recordings = listing.by_recording()
+
+    def check(name: str) -> Checked:
+        return check_recording(name, listing.sources[name], recordings[name], needs_text, resample)
+
+    with ThreadPoolExecutor(max(1, jobs)) as pool:
+        results = list(pool.map(check, recordings))
+    for name, reason in [*listing.left_out, *(row for result in results for row in result.left_out)]:
+        skipped.add(part, name, reason)
+    good = [segment for result in results for segment in result.segments]
+    if not good:
+        reasons = Counter(row[2] for row in skipped.rows if row[0] == part).most_common(3)
+        listed = "; ".join(f"{reason} ({count})" for reason, count in reasons) or "it is empty"
+        raise ValueError(f"{part}: no usable utterance is left: {listed}")
+    if shorter := [name for result in results for name in result.trimmed]:
+        log.warning("%s: %d utterances end with their recording, up to %g s early: %s",
+                    part, len(shorter), OVERSHOOT, first_few(shorter))  # fmt: skip
+    kept = [result.recording for result in results if result.recording is not None and result.segments]
+    _warn_of_durations(kept, listing.durations)
+    return Manifest(
+        RecordingSet.from_recordings(kept),
+        SupervisionSet.from_segments(s if s.text is None else s.transform_text(normalise) for s in good),
+    )
+
+
+@dataclass
+class Checked:
+    """A recording, its usable utterances, the names of those that were trimmed, and (name, reason) of the others."""
+
+    recording: Recording | None = None
+    segments: list[SupervisionSegment] = field(default_factory=list)
+    trimmed: list[str] = field(default_factory=list)
+    left_out: list[tuple[str, str]] = field(default_factory=list)
 
 
 def check_recording(
-    recording: Recording, segments: Sequence[SupervisionSegment], needs_text: bool, resample: bool
+    name: str, source: Source, utterances: Sequence[Utterance], needs_text: bool, resample: bool
 ) -> Checked:
-    """Checks a recording and its supervisions; its samples are decoded where something of it may be used."""
-    fault = rate_fault(recording, resample)
-    inside = [trim(segment, recording.duration) for segment in segments]
-    faults = [fault or segment_fault(segment, needs_text, recording.duration) for segment in inside]
-    usable = [i for i, fault in enumerate(faults) if fault is None]
-    for i, fault in zip(usable, sample_faults(recording, [inside[i] for i in usable]) if usable else (), strict=True):
-        faults[i] = fault
-    if recording.sampling_rate != SAMPLING_RATE and resample:
-        recording = recording.resample(SAMPLING_RATE)
-        inside = [trim(segment, recording.duration) for segment in inside]
-    trimmed = [s.id for s, before in zip(inside, segments, strict=True) if before.duration - s.duration > 0.001]
-    return Checked(recording, inside, faults, trimmed)
+    """Checks the header of a recording, then its utterances, then their samples if one is left."""
+    places = {utterance.name: utterance.place for utterance in utterances}
+    left_out: list[tuple[str, str]] = []
+    segments: list[SupervisionSegment] = []
+    try:
+        with opened(source) as file:
+            recording = recording_of(name, source, file)
+            for utterance in utterances:
+                try:
+                    segments.append(supervision_of(utterance, recording, needs_text, resample))
+                except Unusable as error:
+                    left_out.append((utterance.name, at(str(error), utterance.place)))
+            faults = sample_faults(file, segments, source.value) if segments else []
+    except Unusable as error:
+        return Checked(left_out=[(name, at(str(error), source.place)) for name in places])
+    left_out += [(s.id, at(fault, places[s.id])) for s, fault in zip(segments, faults, strict=True) if fault]
+    good = [segment for segment, fault in zip(segments, faults, strict=True) if not fault]
+    if good and recording.sampling_rate != SAMPLE_RATE:
+        recording = recording.resample(SAMPLE_RATE)
+        good = [trimmed(segment, recording.duration) for segment in good]
+    ends = {utterance.name: utterance.end or 0.0 for utterance in utterances}
+    return Checked(recording, good, [s.id for s in good if ends[s.id] - s.end > 0.001], left_out)
 
 
-def _sort_out(
-    part: str, checked: Iterable[Checked], places: Mapping[str, str], skipped: Skipped
-) -> tuple[list[Recording], list[SupervisionSegment], list[str]]:
-    recordings, good, trimmed = [], [], []
-    for one in checked:
-        kept = []
-        for segment, fault in zip(one.segments, one.faults, strict=True):
-            if fault:
-                skipped.add(part, segment.id, at(fault, places.get(segment.id, "")))
-            else:
-                kept.append(segment)
-        if not one.segments:
-            skipped.add(part, one.recording.id, "no supervision")
-        recordings += [one.recording] if kept else []
-        good += kept
-        trimmed += [segment.id for segment in kept if segment.id in one.trimmed]
-    return recordings, good, trimmed
+def supervision_of(utterance: Utterance, recording: Recording, needs_text: bool, resample: bool) -> SupervisionSegment:
+    """The supervision of an utterance, trimmed to its recording; raises Unusable with what is wrong with it."""
+    channel = channel_of(utterance, recording.num_channels)
+    check_rate(recording.sampling_rate, resample)
+    seconds = recording.duration
+    end = seconds if utterance.end is None else utterance.end
+    segment = trimmed(SupervisionSegment(
+        utterance.name, recording.id, utterance.start, round(end - utterance.start, 8),
+        channel=channel, text=utterance.text, speaker=utterance.speaker,
+        **utterance.more,
+    ), seconds)  # fmt: skip
+    if segment.start < 0:
+        raise Unusable(f"begins before its recording: {segment.start:g} s")
+    if segment.end > seconds + 1e-6:
+        raise Unusable(f"beyond its recording: {segment.start:g} to {segment.end:g} s of {seconds:g} s")
+    if not SECONDS[0] <= segment.duration <= SECONDS[1]:
+        raise Unusable(f"duration outside {SECONDS[0]} to {SECONDS[1]} s: {segment.duration:.2f} s")
+    if needs_text and not normalise(segment.text or ""):
+        raise Unusable("empty text")
+    return segment
 
 
-def rate_fault(recording: Recording, resample: bool) -> str | None:
-    """A sampling rate other than the recipe's, unless it may be converted and can be in bounded time; or None."""
-    rate = recording.sampling_rate
-    if rate == SAMPLING_RATE:
-        return None
+def channel_of(utterance: Utterance, channels: int) -> int:
+    """The channel of an utterance, counted from 0; raises Unusable where its recording does not have it."""
+    channel = utterance.channel
+    if channels == 1 and channel in (None, 0, 1):  # tables count from 0 or from 1
+        return 0
+    if channel is None:
+        raise Unusable(SEVERAL_CHANNELS.format(channels))
+    if not 0 <= channel < channels:
+        raise Unusable(f"no such channel: {channel}, the recording has {channels} (counted from 0)")
+    return channel
+
+
+def check_rate(rate: int, resample: bool) -> None:
+    """Raises Unusable for a rate other than 16 kHz, unless it is to be converted and can be in bounded time."""
+    if rate == SAMPLE_RATE:
+        return
     if not resample:
-        return f"wrong sampling rate: {rate} Hz, expected {SAMPLING_RATE} Hz; --resample true converts it"
+        raise Unusable(f"wrong sampling rate: {rate} Hz, expected {SAMPLE_RATE} Hz; --resample true converts it")
     if not convertible(rate):
-        return f"wrong sampling rate: {rate} Hz cannot be converted to {SAMPLING_RATE} Hz; resample it to that"
-    return None
+        raise Unusable(f"wrong sampling rate: {rate} Hz cannot be converted to {SAMPLE_RATE} Hz; resample it to that")
 
 
-def trim(segment: SupervisionSegment, seconds: float) -> SupervisionSegment:
-    """The supervision, ended with its recording of `seconds` where it goes on for no more than `OVERSHOOT`."""
+def trimmed(segment: SupervisionSegment, seconds: float) -> SupervisionSegment:
+    """The supervision, ended with its recording of `seconds` where it ends no more than `OVERSHOOT` later."""
     over = segment.end - seconds
     return replace(segment, duration=round(seconds - segment.start, 8)) if 0 < over <= OVERSHOOT else segment
 
 
-def segment_fault(segment: SupervisionSegment, needs_text: bool, seconds: float) -> str | None:
-    """What makes a supervision of a recording of `seconds` unusable, or None."""
-    if segment.start < 0:
-        return f"begins before its recording: {segment.start:g} s"
-    if segment.end > seconds + 1e-6:
-        return f"beyond its recording: {segment.start:g} to {segment.end:g} s of {seconds:g} s"
-    if not SECONDS[0] <= segment.duration <= SECONDS[1]:
-        return f"duration outside {SECONDS[0]} to {SECONDS[1]} s: {segment.duration:.2f} s"
-    if needs_text and not normalise(segment.text or ""):
-        return "empty text"
-    return None
+def _warn_of_durations(recordings: Iterable[Recording], stated: Mapping[str, tuple[float, str]]) -> None:
+    """Logs durations in a table that differ from their audio, whose own are used."""
+    wrong = [place for recording in recordings for seconds, place in (stated.get(recording.id, (None, "")),)
+             if seconds is not None and not abs(seconds - recording.duration) <= 0.1]  # fmt: skip
+    if wrong:
+        log.warning("%d durations differ from their audio, which counts: %s", len(wrong), first_few(wrong))
 
 
-def at(reason: str, place: str) -> str:
-    """A reason, its kind before a colon, with the file and line that it stands for."""
-    if not place:
-        return reason
-    return f"{reason} ({place})" if ":" in reason else f"{reason}: {place}"
+def write_cut_sets(manifests: Path, corpus: str, roles: Roles, folder: Path, seed: int = 42) -> dict[str, float]:
+    """Writes one cut set a role, `<role>.jsonl.gz`; returns the hours of each.
+
+    One supervision a cut, cuts named after their utterance, or `<utterance>-<role>` where an earlier set has another
+    cut of that name: sets can be joined. Test sets may share cuts. Unlabelled cuts carry no text; the true text, where
+    known, goes to `supervision.custom["reference"]`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    hours = {}
+    taken: dict[str, MonoCut] = {}
+    trained_on: set[str] = set()
+
+    def cuts_of(*parts: str) -> list[MonoCut]:
+        return [cut for part in parts for cut in utterance_cuts(read_manifest(manifests, corpus, part))]
+
+    for name, parts in roles.by_name().items():
+        cuts = cuts_of(*parts)
+        if name == "labelled":
+            for part, factors in roles.speeds.items():
+                cuts += [cut.perturb_speed(factor) for factor in factors for cut in cuts_of(part)]
+        if name == "unlabelled":
+            labelled = cuts_of(*roles.labelled) if roles.hidden_share else []
+            cuts = [
+                *map(hide_text, cuts),
+                *map(hide_text, _sample(labelled, round(roles.hidden_share * len(labelled)), seed)),
+            ]
+        cuts = _sample(_distinct(cuts, name, taken, name in roles.tests), roles.limit(name), seed)
+        if name in ("labelled", "unlabelled"):
+            trained_on |= set(map(_audio_of, cuts))
+        elif seen := [cut.id for cut in cuts if _audio_of(cut) in trained_on]:
+            log.warning("%s: %d utterances are of recordings that are trained on: %s", name, len(seen), first_few(seen))
+        hours[name] = sum(cut.duration for cut in cuts) / 3600
+        _store(CutSet.from_cuts(cuts), folder / f"{name}.jsonl.gz")
+        log.info("%s: %d utterances, %.2f h", name, len(cuts), hours[name])
+    return hours
 
 
-def _with_normal_text(segment: SupervisionSegment) -> SupervisionSegment:
-    return segment if segment.text is None else segment.transform_text(normalise)
+def utterance_cuts(manifest: Manifest) -> list[MonoCut]:
+    """One cut for each supervision, named after it, sorted by name, so that no order depends on the file system."""
+    recordings = {recording.id: recording for recording in manifest.recordings}
+    return [
+        MonoCut(s.id, s.start, s.duration, s.channel, [s.with_offset(-s.start)], recording=recordings[s.recording_id])
+        for s in sorted(manifest.supervisions, key=lambda segment: segment.id)
+    ]
 
 
-def some(items: Iterable[object], count: int = 5) -> str:
-    """The first few items of a list for an error message."""
-    listed = [str(item) for item in items]
-    more = f" and {len(listed) - count} more" if len(listed) > count else ""
-    return ", ".join(listed[:count]) + more
+def hide_text(cut: MonoCut) -> MonoCut:
+    """The cut without its text, which moves to the supervision's custom field `reference`."""
+    segment = cut.supervisions[0]
+    custom = dict(segment.custom or {}) | ({"reference": segment.text} if segment.text else {})
+    return replace(cut, supervisions=[replace(segment, text=None, custom=custom or None)])
+
+
+def _distinct(cuts: list[MonoCut], role: str, taken: dict[str, MonoCut], may_share: bool) -> list[MonoCut]:
+    """The cuts under names that no other cut has; adds them to `taken`, by name; may_share: equal cuts may have one."""
+    distinct, renamed = [], []
+    for cut in cuts:
+        name = cut.id
+        while name in taken and not (may_share and taken[name] == cut):
+            name = f"{name}-{role}"
+        taken[name] = cut
+        renamed += [name] if name != cut.id else []
+        distinct.append(cut.with_id(name))
+    if renamed:
+        log.warning(
+            "%s: %d utterances have the name of another; their cuts: %s", role, len(renamed), first_few(renamed)
+        )
+    return distinct
+
+
+def _audio_of(cut: MonoCut) -> str:
+    return str(cut.recording.sources[0].source) if cut.recording else ""
+
+
+def _sample(cuts: list[MonoCut], count: int | None, seed: int) -> list[MonoCut]:
+    """`count` of the cuts, or all, in the same order."""
+    if count is None or count >= len(cuts):
+        return cuts
+    return [cuts[i] for i in sorted(random.Random(seed).sample(range(len(cuts)), count))]
+
+
+def _store(items: CutSet | RecordingSet | SupervisionSet, path: Path) -> None:
+    """Writes lhotse's items; the temporary name keeps the suffixes by which lhotse chooses a format."""
+    temporary = path.with_name(f"tmp-{path.name}")
+    items.to_file(temporary)
+    os.replace(temporary, path)

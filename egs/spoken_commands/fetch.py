@@ -25,7 +25,8 @@ import soundfile
 import torch
 from torchaudio.functional import resample
 
-from distill.data.layout import read_table, spoken_commands_tables
+from distill.data.corpora.corpus import read_table
+from distill.data.corpora.spoken_commands import find_tables
 
 RATE = 16000
 UNKNOWN = "not published"
@@ -47,7 +48,7 @@ def main() -> None:
     parser.add_argument("--corpus-dir", type=Path, required=True, help="folder with the tables; audio is written there")
     parser.add_argument("--sources", type=Path, default=Path(__file__).with_name("sources.tsv"))
     args = parser.parse_args()
-    tables = spoken_commands_tables(args.corpus_dir)
+    tables = find_tables(args.corpus_dir)
     for source in read_table(args.sources, ("name", "licence", "homepage", "archive", "bytes", "sha256")):
         if source["name"] not in TABLES:
             raise ValueError(f"{args.sources}: source {source['name']!r} is none of {', '.join(TABLES)}")

@@ -28,6 +28,15 @@ def write_chapter(folder: Path, texts: dict[str, str]) -> None:
     (folder / f"{speaker}-{chapter}.trans.txt").write_text(lines)
 
 
+def write_words(root: Path) -> Path:
+    """A text corpus and a lexicon under the names of both kinds of recipes; returns the folder."""
+    root.mkdir(parents=True, exist_ok=True)
+    for prefix, text in (("librispeech-", "librispeech-lm-norm.txt"), ("", "lm.txt")):
+        (root / text).write_text("HELLO WORLD\n")
+        (root / f"{prefix}lexicon.txt").write_text("HELLO HH AH L OW\nWORLD W ER L D\n")
+    return root
+
+
 @pytest.fixture
 def libri(tmp_path: Path) -> Path:
     """A LibriSpeech of two utterances a part."""
@@ -35,4 +44,4 @@ def libri(tmp_path: Path) -> Path:
     for speaker, part in enumerate(parts, 1):
         folder = tmp_path / "corpus/LibriSpeech" / part / str(speaker) / "7"
         write_chapter(folder, {f"{speaker}-7-0000": "HELLO WORLD", f"{speaker}-7-0001": "IT'S ME"})
-    return tmp_path / "corpus"
+    return write_words(tmp_path / "corpus")

@@ -108,7 +108,9 @@ def test_each_foreign_library_has_one_place(path: Path) -> None:
     [
         "files.py", "extras.py", "config/names.py", "recipe/locks.py", "recipe/contents.py", "recipe/folders.py",
         "recipe/stage.py", "recipe/options.py", "recipe/script.py", "report/recognition.py", "report/differences.py",
-        "report/language_models.py", "report/speed.py", "report/plots.py", "data/layout.py",
+        "report/language_models.py", "report/speed.py", "report/plots.py", "data/listing.py", "data/kaldi.py",
+        "data/cut_files.py", "data/corpora/corpus.py", "data/corpora/librispeech.py", "data/corpora/spoken_commands.py",
+        "data/corpora/own.py",
     ],
 )  # fmt: skip
 def test_what_every_call_imports_is_quick(name: str) -> None:

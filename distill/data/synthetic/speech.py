@@ -29,7 +29,7 @@ import numpy as np
 import soundfile
 from scipy.signal import lfilter, resample_poly
 
-from distill.data.noise import COLOURS, add_noise, coloured_noise, rms
+from distill.data.augment import COLOURS, add_noise, coloured_noise, rms
 from distill.data.synthetic.sentences import Grammar
 from distill.files import as_flac, replacing
 

@@ -15,16 +15,14 @@ from pathlib import Path
 import pytest
 from lhotse import CutSet
 
-from distill.data import corpora, layout
-from distill.data.cuts import write_cut_sets, write_manifests
-from distill.data.manifests import Skipped
+from distill.data.corpora import Corpus, LibriSpeech, Own
+from distill.data.corpora.corpus import Roles
+from distill.data.manifests import write_cut_sets, write_manifests
 from tests.support.bad_corpora import LAYOUTS, LIBRISPEECH, PARTS, Made, make
 
 COUNT = int(os.environ.get("DISTILL_BAD_CORPORA", "150"))
 SECONDS = 30  # far above what one takes; a corpus that takes longer hangs
-LIBRI_ROLES = layout.Roles(
-    ("train-clean-100",), ("train-clean-360",), ("dev-clean",), {"test-a": (LIBRISPEECH["test-a"],)}
-)
+LIBRI_ROLES = Roles(("train-clean-100",), ("train-clean-360",), ("dev-clean",), {"test-a": (LIBRISPEECH["test-a"],)})
 
 
 @contextmanager
@@ -43,15 +41,14 @@ def time_limit() -> Iterator[None]:
 
 def stage_0(made: Made, out: Path) -> None:
     """Manifests and cut sets as local/prepare_corpus.py makes them."""
-    skipped = Skipped()
+    corpus: Corpus
     if made.layout == "librispeech":
-        roles = LIBRI_ROLES
-        parts = corpora.prepare_librispeech(made.root, skipped, roles.parts, jobs=1)
+        corpus = LibriSpeech(made.root)
+        corpus.roles = LIBRI_ROLES
     else:
-        roles = layout.own_roles(made.root)
-        parts = corpora.prepare_own(made.root, jobs=1)
-    write_manifests(parts, roles, out / "manifests", "mine", skipped, jobs=1)
-    write_cut_sets(out / "manifests", "mine", roles, out / "cuts")
+        corpus = Own(made.root)
+    write_manifests(corpus, out / "manifests", "mine", jobs=1)
+    write_cut_sets(out / "manifests", "mine", corpus.roles, out / "cuts")
 
 
 def listing(made: Made, out: Path) -> dict[tuple[str, str], str]:

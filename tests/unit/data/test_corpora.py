@@ -2,26 +2,36 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 from lhotse import CutSet
 
-from distill.data import corpora, layout
-from distill.data.cuts import write_cut_sets, write_manifests
-from distill.data.manifests import Skipped
-from tests.support.corpora import write_tone
+from distill.data.corpora import LibriSpeech, Options, Own, SpokenCommands
+from distill.data.corpora.corpus import Corpus, read_table
+from distill.data.corpora.own import own_roles
+from distill.data.corpora.spoken_commands import TABLES
+from distill.data.manifests import write_cut_sets, write_manifests
+from tests.support.corpora import write_tone, write_words
 
 
-def prepare(corpus: Path, out: Path, roles: layout.Roles = layout.LIBRISPEECH) -> Skipped:
-    """LibriSpeech's manifests and cut sets in `out`; returns what was left out."""
-    skipped = Skipped()
-    parts = corpora.prepare_librispeech(corpus, skipped, roles.parts)
-    write_manifests(parts, roles, out / "manifests", "librispeech", skipped)
-    write_cut_sets(out / "manifests", "librispeech", roles, out / "cuts")
-    return skipped
+def prepare(corpus: Corpus, out: Path) -> list[tuple[str, ...]]:
+    """Manifests and cut sets in `out`; returns the rows of skipped.tsv."""
+    write_manifests(corpus, out / "manifests", "name")
+    write_cut_sets(out / "manifests", "name", corpus.roles, out / "cuts")
+    with (out / "manifests/skipped.tsv").open(newline="") as file:
+        return [tuple(row) for row in csv.reader(file, delimiter="\t")][1:]
+
+
+def librispeech(root: Path, **changes: Any) -> LibriSpeech:
+    """LibriSpeech with other roles."""
+    corpus = LibriSpeech(root)
+    corpus.roles = replace(corpus.roles, **changes)
+    return corpus
 
 
 def read(path: Path) -> list:
@@ -29,7 +39,7 @@ def read(path: Path) -> list:
 
 
 def test_cut_sets_of_librispeech(libri: Path, tmp_path: Path) -> None:
-    assert prepare(libri, tmp_path).rows == []
+    assert prepare(LibriSpeech(libri), tmp_path) == []
     names = {path.name.split(".")[0] for path in (tmp_path / "cuts").iterdir()}
     assert names == {"labelled", "unlabelled", "dev", "test-clean", "test-other"}
     first, second = read(tmp_path / "cuts/labelled.jsonl.gz")
@@ -40,23 +50,21 @@ def test_cut_sets_of_librispeech(libri: Path, tmp_path: Path) -> None:
 
 
 def test_unlabelled_text_is_hidden(libri: Path, tmp_path: Path) -> None:
-    prepare(libri, tmp_path)
+    prepare(LibriSpeech(libri), tmp_path)
     for cut in read(tmp_path / "cuts/unlabelled.jsonl.gz"):
         assert cut.supervisions[0].text is None
         assert cut.supervisions[0].custom["reference"] in ("HELLO WORLD", "IT'S ME")
 
 
 def test_hidden_share_of_the_labelled_part(libri: Path, tmp_path: Path) -> None:
-    roles = layout.Roles(("train-clean-100",), ("train-clean-360",), ("dev-clean",), {}, hidden_share=0.5)
-    prepare(libri, tmp_path, roles)
+    prepare(librispeech(libri, tests={}, hidden_share=0.5), tmp_path)
     added = [cut for cut in read(tmp_path / "cuts/unlabelled.jsonl.gz") if cut.id.endswith("-unlabelled")]
     assert len(added) == 1
     assert added[0].recording_id.startswith("1-7-") and added[0].supervisions[0].text is None
 
 
 def test_limits_cut_the_sets_down(libri: Path, tmp_path: Path) -> None:
-    limited = {**vars(layout.LIBRISPEECH), "limits": {"labelled": 1, "test": 1}}
-    prepare(libri, tmp_path, layout.Roles(**limited))
+    prepare(librispeech(libri, limits={"labelled": 1, "test": 1}), tmp_path)
     sizes = {name: len(read(tmp_path / f"cuts/{name}.jsonl.gz")) for name in ("labelled", "dev", "test-other")}
     assert sizes == {"labelled": 1, "dev": 2, "test-other": 1}
 
@@ -105,11 +113,8 @@ def truncate(path: Path) -> None:
 )
 def test_unusable_audio_is_skipped_and_listed(libri: Path, tmp_path: Path, spoil, reason: str) -> None:
     spoil(chapter(libri) / "1-7-0000.flac")
-    prepare(libri, tmp_path)
-    with (tmp_path / "manifests/skipped.tsv").open(newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
-    assert [(row["part"], row["name"]) for row in rows] == [("train-clean-100", "1-7-0000")]
-    assert rows[0]["reason"].startswith(reason)
+    ((part, name, listed),) = prepare(LibriSpeech(libri), tmp_path)
+    assert (part, name) == ("train-clean-100", "1-7-0000") and listed.startswith(reason)
     assert [cut.id for cut in read(tmp_path / "cuts/labelled.jsonl.gz")] == ["1-7-0001"]
 
 
@@ -117,33 +122,33 @@ def test_unusable_audio_is_skipped_and_listed(libri: Path, tmp_path: Path, spoil
 def test_an_empty_transcript_is_skipped(libri: Path, tmp_path: Path, text: str) -> None:
     rewrite(chapter(libri) / "1-7.trans.txt", [(" IT'S ME", text)])
     reason = "empty text: train-clean-100/1/7/1-7.trans.txt:2"
-    assert prepare(libri, tmp_path).rows == [("train-clean-100", "1-7-0001", reason)]
+    assert prepare(LibriSpeech(libri), tmp_path) == [("train-clean-100", "1-7-0001", reason)]
 
 
 def test_audio_without_transcript_is_skipped(libri: Path, tmp_path: Path) -> None:
     write_tone(chapter(libri) / "1-7-0002.flac")
-    assert prepare(libri, tmp_path).rows == [("train-clean-100", "1-7-0002", "no supervision")]
+    assert prepare(LibriSpeech(libri), tmp_path) == [("train-clean-100", "1-7-0002", "no supervision")]
 
 
 def test_nothing_left_is_an_error_that_says_why(libri: Path, tmp_path: Path) -> None:
     for path in chapter(libri).glob("*.flac"):
         write_tone(path, rate=8000)
     with pytest.raises(ValueError, match="train-clean-100: no usable utterance is left: wrong sampling rate"):
-        prepare(libri, tmp_path)
+        prepare(LibriSpeech(libri), tmp_path)
 
 
 @pytest.mark.parametrize("second", ["1-7-0001 OTHER", "1-7-0001"])
 def test_two_transcripts_of_one_utterance_are_listed(libri: Path, tmp_path: Path, second: str) -> None:
     path = chapter(libri) / "1-7.trans.txt"
     path.write_text(path.read_text() + second)
-    ((part, name, reason),) = prepare(libri, tmp_path).rows
+    ((part, name, reason),) = prepare(LibriSpeech(libri), tmp_path)
     assert (part, name, reason[:14]) == ("train-clean-100", "1-7-0001", "duplicate id: ")
     assert reason.endswith("7.trans.txt:2 and train-clean-100/1/7/1-7.trans.txt:3")
 
 
 def test_two_files_of_one_utterance_are_listed(libri: Path, tmp_path: Path) -> None:
     write_tone(chapter(libri).parent / "8/1-7-0001.flac")
-    ((_, name, reason),) = prepare(libri, tmp_path).rows
+    ((_, name, reason),) = prepare(LibriSpeech(libri), tmp_path)
     assert (name, reason.split(":")[0]) == ("1-7-0001", "duplicate id") and "1/8/1-7-0001.flac" in reason
 
 
@@ -151,15 +156,17 @@ def test_transcripts_in_another_encoding_are_an_error_with_their_line(libri: Pat
     path = chapter(libri) / "1-7.trans.txt"
     path.write_bytes(path.read_bytes() + b"1-7-0002 CAF\xc9\n")
     with pytest.raises(ValueError, match=r"1-7\.trans\.txt:3: not UTF-8"):
-        prepare(libri, tmp_path)
+        prepare(LibriSpeech(libri), tmp_path)
 
 
 def test_missing_corpus_or_part_is_an_error(libri: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no LibriSpeech in .*absent"):
-        prepare(tmp_path / "absent", tmp_path)
-    roles = layout.Roles(("train-clean-100",), ("train-other-500",), ("dev-clean",), {})
+        LibriSpeech(tmp_path / "absent")
     with pytest.raises(FileNotFoundError, match=r"train-other-500; unpack train-other-500.tar.gz"):
-        prepare(libri, tmp_path, roles)
+        prepare(librispeech(libri, unlabelled=("train-other-500",)), tmp_path)
+    (libri / "librispeech-lexicon.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no librispeech-lexicon.txt .*openslr.org/11"):
+        LibriSpeech(libri)
 
 
 def write_kaldi(folder: Path, texts: dict[str, str]) -> None:
@@ -175,20 +182,13 @@ def write_kaldi(folder: Path, texts: dict[str, str]) -> None:
         (folder / file).write_text("".join(f"{row}\n" for row in rows))
 
 
-def prepare_mine(own: Path, out: Path) -> None:
-    """Manifests and cut sets of a corpus of one's own."""
-    roles = layout.own_roles(own)
-    write_manifests(corpora.prepare_own(own), roles, out / "manifests", "mine", Skipped())
-    write_cut_sets(out / "manifests", "mine", roles, out / "cuts")
-
-
 def test_own_corpus_of_kaldi_dirs_and_cuts(libri: Path, tmp_path: Path) -> None:
-    own, out = tmp_path / "own", tmp_path / "out"
+    own, out = write_words(tmp_path / "own"), tmp_path / "out"
     for part in ("labelled", "dev", "test-mine"):
         write_kaldi(own / part, {"a1": "hello, there", "a2": "bye"})
-    prepare(libri, tmp_path)
+    prepare(LibriSpeech(libri), tmp_path)
     (tmp_path / "cuts/unlabelled.jsonl.gz").rename(own / "unlabelled.jsonl.gz")
-    prepare_mine(own, out)
+    prepare(Own(own), out)
     labelled = read(out / "cuts/labelled.jsonl.gz")
     assert [(cut.id, cut.supervisions[0].text) for cut in labelled] == [("a1", "HELLO THERE"), ("a2", "BYE")]
     assert len(read(out / "cuts/unlabelled.jsonl.gz")) == 2
@@ -196,12 +196,12 @@ def test_own_corpus_of_kaldi_dirs_and_cuts(libri: Path, tmp_path: Path) -> None:
 
 
 def test_a_name_in_two_parts_becomes_two_cuts_with_audio_of_their_own(tmp_path: Path, caplog) -> None:
-    own, out = tmp_path / "own", tmp_path / "out"
+    own, out = write_words(tmp_path / "own"), tmp_path / "out"
     parts = ("labelled", "unlabelled", "dev", "test-mine")
     for length, part in enumerate(parts, 1):
         write_kaldi(own / part, {"a1": f"words of {part}"})
         write_tone(own / part / "a1.flac", seconds=0.2 * length)
-    prepare_mine(own, out)
+    prepare(Own(own), out)
     cuts = [
         cut for part in ("labelled", "unlabelled", "dev", "test-mine") for cut in read(out / f"cuts/{part}.jsonl.gz")
     ]
@@ -211,11 +211,11 @@ def test_a_name_in_two_parts_becomes_two_cuts_with_audio_of_their_own(tmp_path: 
 
 
 def test_audio_that_is_trained_on_and_tested_on_is_a_warning(tmp_path: Path, caplog) -> None:
-    own = tmp_path / "own"
+    own = write_words(tmp_path / "own")
     for part in ("labelled", "unlabelled", "dev", "test-mine"):
         write_kaldi(own / part, {f"{part}-1": "HELLO"})
     (own / "test-mine/wav.scp").write_text(f"test-mine-1 {own}/labelled/labelled-1.flac\n")
-    prepare_mine(own, tmp_path / "out")
+    prepare(Own(own), tmp_path / "out")
     assert "test-mine: 1 utterances are of recordings that are trained on: test-mine-1" in caplog.text
     assert "dev: 1 utterances are of" not in caplog.text
 
@@ -225,18 +225,20 @@ def test_a_part_in_two_forms_is_an_error(tmp_path: Path) -> None:
         write_kaldi(tmp_path / part, {"a1": "HELLO"})
     (tmp_path / "dev.jsonl.gz").write_bytes(b"")
     with pytest.raises(ValueError, match=r"holds dev and dev\.jsonl\.gz; which of them"):
-        corpora.prepare_own(tmp_path)
+        Own(write_words(tmp_path)).listing("dev")
 
 
 def test_own_corpus_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no test set"):
-        layout.own_roles(tmp_path)
+        own_roles(tmp_path)
     write_kaldi(tmp_path / "test-mine", {"a1": "x"})
+    with pytest.raises(FileNotFoundError, match=r"no lm\.txt"):
+        Own(tmp_path)
     with pytest.raises(FileNotFoundError, match="no labelled in"):
-        corpora.prepare_own(tmp_path)
-    (tmp_path / "empty").mkdir()
+        Own(write_words(tmp_path)).listing("labelled")
+    (tmp_path / "labelled").mkdir()
     with pytest.raises(FileNotFoundError, match=r"no wav\.scp"):
-        corpora.prepare_kaldi(tmp_path / "empty")
+        Own(tmp_path).listing("labelled")
 
 
 def write_commands(root: Path) -> None:
@@ -263,17 +265,22 @@ def write_commands(root: Path) -> None:
         (root / name).write_text("".join("\t".join(row) + "\n" for row in rows))
 
 
-def test_spoken_commands(tmp_path: Path) -> None:
-    root, audio, skipped = tmp_path / "commands", tmp_path / "audio", Skipped()
+def commands(root: Path, audio: Path) -> SpokenCommands:
+    """Spoken commands with their digit strings rendered."""
     write_commands(root)
-    corpora.render_digit_strings(root, audio)
+    corpus = SpokenCommands(root, Options(audio_dir=audio))
+    corpus.render(audio)
+    return corpus
+
+
+def test_spoken_commands(tmp_path: Path) -> None:
+    root, audio = tmp_path / "commands", tmp_path / "audio"
+    corpus = commands(root, audio)
     samples, rate = soundfile.read(audio / "cd-train.flac")
     assert rate == 16000 and len(samples) == round((0.1 + 0.5 + 0.05 + 0.5 + 0.025) * 16000)
     assert np.abs(samples[:1600]).max() == 0
     assert np.sqrt(np.mean(samples[1600:9600] ** 2)) == pytest.approx(0.05, rel=0.01)
-    parts = corpora.prepare_spoken_commands(root, audio, skipped)
-    write_manifests(parts, layout.SPOKEN_COMMANDS, tmp_path / "manifests", "spoken_commands", skipped)
-    write_cut_sets(tmp_path / "manifests", "spoken_commands", layout.SPOKEN_COMMANDS, tmp_path / "cuts")
+    assert prepare(corpus, tmp_path) == []
     ids = {path.name.split(".")[0]: [cut.id for cut in read(path)] for path in (tmp_path / "cuts").iterdir()}
     other_speeds = [f"{name}_sp{factor}" for name in ("cd-train", "o-train-unsure") for factor in (0.9, 1.1)]
     assert ids["labelled"] == ["cd-train", "o-train-unsure", *other_speeds]
@@ -284,42 +291,35 @@ def test_spoken_commands(tmp_path: Path) -> None:
 
 
 def test_other_speeds_change_the_audio_alone(tmp_path: Path) -> None:
-    root, audio, skipped = tmp_path / "commands", tmp_path / "audio", Skipped()
-    write_commands(root)
-    corpora.render_digit_strings(root, audio)
-    parts = corpora.prepare_spoken_commands(root, audio, skipped)
-    write_manifests(parts, layout.SPOKEN_COMMANDS, tmp_path / "manifests", "spoken_commands", skipped)
-    write_cut_sets(tmp_path / "manifests", "spoken_commands", layout.SPOKEN_COMMANDS, tmp_path / "cuts")
+    corpus = commands(tmp_path / "commands", tmp_path / "audio")
+    assert prepare(corpus, tmp_path) == []
     _, own, _, _, slow, _ = read(tmp_path / "cuts/labelled.jsonl.gz")
     assert slow.supervisions[0].text == own.supervisions[0].text == "BREW A LATTE"
     assert slow.load_audio().shape[1] == pytest.approx(own.load_audio().shape[1] / 0.9, abs=1)
 
 
-@pytest.mark.parametrize("absent", ["", *(name for name, _ in layout.SPOKEN_COMMANDS_TABLES.values())])
+@pytest.mark.parametrize("absent", ["", *(name for name, _ in TABLES.values())])
 def test_spoken_commands_need_their_tables(tmp_path: Path, absent: str) -> None:
     root = tmp_path / "commands"
     if absent:
         write_commands(root)
         (root / absent).unlink()
     with pytest.raises(FileNotFoundError, match=rf"{absent}.*--corpus-dir") as error:
-        corpora.prepare_spoken_commands(root, tmp_path, Skipped())
-    assert all(f"{name}: {', '.join(columns)}" in str(error.value) for name, columns in SPOKEN)
+        SpokenCommands(root)
+    assert all(f"{name}: {', '.join(columns)}" in str(error.value) for name, columns in TABLES.values())
 
 
-SPOKEN = layout.SPOKEN_COMMANDS_TABLES.values()
-
-
-@pytest.mark.parametrize(("table", "columns"), [pytest.param(*each, id=each[0]) for each in SPOKEN])
+@pytest.mark.parametrize(("table", "columns"), [pytest.param(*table, id=table[0]) for table in TABLES.values()])
 def test_a_table_without_a_column_or_a_cell_is_an_error(tmp_path: Path, table: str, columns: tuple[str, ...]) -> None:
     write_commands(tmp_path)
     heading = (tmp_path / table).read_text().splitlines()[0]
     for column in columns:
         (tmp_path / table).write_text(heading.replace(column, "other") + "\n")
         with pytest.raises(ValueError, match=rf"{table}: the first line names no column .*{column}"):
-            layout.read_table(tmp_path / table, columns)
+            read_table(tmp_path / table, columns)
     (tmp_path / table).write_text(heading + "\nonly\n")
     with pytest.raises(ValueError, match=rf"{table}:2: no "):
-        layout.read_table(tmp_path / table, columns)
+        read_table(tmp_path / table, columns)
 
 
 @pytest.mark.parametrize(
@@ -339,5 +339,5 @@ def test_strings_that_do_not_fit_their_digits_are_errors(tmp_path: Path, parts: 
     strings = tmp_path / "fsdd/connected.tsv"
     strings.write_text(strings.read_text().splitlines()[0] + f"\nx\tann\ttrain\t{parts}\t{gaps}\tONE TWO\n")
     with pytest.raises((ValueError, FileNotFoundError), match=told):
-        corpora.render_digit_strings(tmp_path, tmp_path / "audio")
+        SpokenCommands(tmp_path).render(tmp_path / "audio")
     assert not list((tmp_path / "audio").iterdir())

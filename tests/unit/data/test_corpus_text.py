@@ -5,16 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from distill.data import corpus_text, layout
+from distill.data import corpus_text
+from distill.data.corpora import Options, SpokenCommands
+from distill.data.corpora.corpus import first_file, need_file
+from distill.data.corpora.spoken_commands import DIGITS
+from distill.text import read_lines
 from tests.unit.data.test_corpora import write_commands
 
-ORDERS = Path(__file__).parents[3] / "egs/spoken_commands/orders.txt"
+RECIPE = Path(__file__).parents[3] / "egs/spoken_commands"
 
 
 def test_text_is_normalised_and_counted(tmp_path: Path) -> None:
     source = tmp_path / "text.gz"
     source.write_bytes(gzip.compress(b"hello, world\n\nit's me\n"))
-    assert corpus_text.write_text(corpus_text.read_sentences(source), tmp_path / "lm.txt") == 2
+    assert corpus_text.write_text(read_lines(source), tmp_path / "lm.txt") == 2
     assert (tmp_path / "lm.txt").read_text() == "HELLO WORLD\nIT'S ME\n"
 
 
@@ -40,20 +44,21 @@ def test_bad_lexicon_is_an_error(tmp_path: Path, text: str, told: str) -> None:
 def test_resources_are_searched_in_order(tmp_path: Path) -> None:
     (tmp_path / "corpus/lm").mkdir(parents=True)
     (tmp_path / "x.txt").touch()
-    assert layout.find_resource(tmp_path / "corpus", ["y.txt", "x.txt"], "") == tmp_path / "x.txt"
+    assert first_file(tmp_path / "corpus", "y.txt", "x.txt") == tmp_path / "x.txt"
     (tmp_path / "corpus/lm/x.txt").touch()
-    assert layout.find_resource(tmp_path / "corpus", ["x.txt"], "") == tmp_path / "corpus/lm/x.txt"
+    assert first_file(tmp_path / "corpus", "x.txt") == tmp_path / "corpus/lm/x.txt"
     with pytest.raises(FileNotFoundError, match=r"no z.txt .*fetch it"):
-        layout.find_resource(tmp_path / "corpus", ["z.txt"], "fetch it")
+        need_file(tmp_path / "corpus", "z.txt", way_out="fetch it")
 
 
 def test_text_of_spoken_commands_uses_training_texts_alone(tmp_path: Path) -> None:
     write_commands(tmp_path)
     table = tmp_path / "intent/intent.tsv"
-    table.write_text(table.read_text() + "x\tx.flac\tbob\ttest\tSECRET WORDS\n")
-    text = list(corpus_text.spoken_commands_text(tmp_path, ORDERS, size=100))
-    assert text == list(corpus_text.spoken_commands_text(tmp_path, ORDERS, size=100))
+    table.write_text(table.read_text() + "x\tx.flac\tbob\ttest\tSECRET WORDS\tscored\n")
+    corpus = SpokenCommands(tmp_path, Options(recipe_dir=RECIPE))
+    text = list(corpus.sentences(100))
+    assert text == list(corpus.sentences(100))
     assert "BREW A LATTE" in text and "SECRET WORDS" not in text
     assert text.count("ALEXA") == 5 and len(text) == 1 + 100 + 100 + 5
     digits = [line.split() for line in text[101:201]]
-    assert all(3 <= len(line) <= 7 and set(line) <= set(corpus_text.DIGITS) for line in digits)
+    assert all(3 <= len(line) <= 7 and set(line) <= set(DIGITS) for line in digits)

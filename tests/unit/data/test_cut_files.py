@@ -12,8 +12,9 @@ import pytest
 import soundfile
 from lhotse import CutSet, Recording, SupervisionSegment
 
-from distill.data.cut_files import prepare_cuts
-from distill.data.manifests import Manifest, Skipped, check_manifest
+from distill.data.cut_files import list_cuts
+from distill.data.listing import Skipped
+from distill.data.manifests import Manifest, checked_manifest
 from tests.support.corpora import write_tone
 
 
@@ -30,7 +31,7 @@ def used(root: Path, *rows: dict[str, Any], **options) -> tuple[Manifest, list[t
     path, skipped = root / "labelled.jsonl", Skipped()
     path.write_text("".join(json.dumps(row) + "\n" for row in (cut(root, "u1"), *rows)))
     resample = options.pop("resample", False)
-    return check_manifest("labelled", prepare_cuts(path, **options), skipped, resample=resample), [
+    return checked_manifest("labelled", list_cuts(path, **options), skipped, resample=resample), [
         row[1:] for row in skipped.rows
     ]
 
@@ -42,9 +43,9 @@ def names(manifest: Manifest) -> set[str]:
 def test_cuts_that_lhotse_wrote_are_used(tmp_path: Path) -> None:
     path = tmp_path / "labelled.jsonl.gz"
     CutSet.from_dicts([cut(tmp_path), cut(tmp_path, "u1")]).to_file(path)
-    manifest = prepare_cuts(path)
-    assert manifest.left_out == () and names(manifest) == {"u1", "u2"}
-    assert {(s.text, s.speaker, s.duration) for s in manifest.supervisions} == {("BLUE DOOR", "s1", 0.5)}
+    listing = list_cuts(path)
+    assert listing.left_out == [] and {utterance.name for utterance in listing.utterances} == {"u1", "u2"}
+    assert {(u.text, u.speaker, u.start, u.end) for u in listing.utterances} == {("BLUE DOOR", "s1", 0.0, 0.5)}
 
 
 def test_each_supervision_of_a_cut_is_an_utterance_of_its_recording(tmp_path: Path) -> None:
@@ -166,7 +167,7 @@ def test_files_that_cannot_be_read_are_errors_with_their_line(tmp_path: Path, co
     for path, data in ((tmp_path / "dev.jsonl", content), (tmp_path / "dev.jsonl.gz", gzip.compress(content))):
         path.write_bytes(data)
         with pytest.raises(ValueError, match=rf"{path.name} ?{message}"):
-            prepare_cuts(path)
+            list_cuts(path)
 
 
 @pytest.mark.parametrize("spoil", [lambda data: data[: len(data) // 2], lambda data: b"plain" + data, lambda _: b"{}"])
@@ -174,4 +175,4 @@ def test_files_that_are_no_whole_gzip_are_errors(tmp_path: Path, spoil) -> None:
     path = tmp_path / "dev.jsonl.gz"
     path.write_bytes(spoil(gzip.compress(json.dumps(cut(tmp_path)).encode() * 50)))
     with pytest.raises(ValueError, match=r"dev\.jsonl\.gz:\d+: it is no whole gzip archive"):
-        prepare_cuts(path)
+        list_cuts(path)

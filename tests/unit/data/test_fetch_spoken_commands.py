@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from distill.data import layout
+from distill.data.corpora.corpus import read_table
 from tests.unit.data.test_corpora import write_commands
 
 FETCH = Path(__file__).parents[3] / "egs/spoken_commands/fetch.py"
@@ -205,7 +205,7 @@ def test_odd_tables_are_refused(
 
 
 def test_the_sources_of_the_recipe_name_licence_and_commit() -> None:
-    rows = layout.read_table(FETCH.with_name("sources.tsv"), ("name", "licence", "homepage", "archive"))
+    rows = read_table(FETCH.with_name("sources.tsv"), ("name", "licence", "homepage", "archive"))
     assert [row["name"] for row in rows] == list(FILES)
     assert all(re.fullmatch(rf"{row['homepage']}/archive/[0-9a-f]{{40}}\.tar\.gz", row["archive"]) for row in rows)
     assert all(row["licence"] for row in rows)

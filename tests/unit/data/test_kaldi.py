@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from distill.data import kaldi
-from distill.data.manifests import Manifest, Skipped, check_manifest
+from distill.data.kaldi import list_kaldi
+from distill.data.listing import Skipped
+from distill.data.manifests import Manifest, checked_manifest
 from tests.support.corpora import write_tone
 
 
@@ -32,7 +33,7 @@ def used(folder: Path, **options) -> tuple[Manifest, list[tuple[str, str]]]:
     """What stage 0 takes of the directory, and what it lists."""
     skipped = Skipped()
     resample = options.pop("resample", False)
-    manifest = check_manifest("labelled", kaldi.prepare_kaldi(folder, **options), skipped, resample=resample)
+    manifest = checked_manifest("labelled", list_kaldi(folder, **options), skipped, resample=resample)
     return manifest, [row[1:] for row in skipped.rows]
 
 
@@ -191,7 +192,7 @@ def test_other_rates_are_converted_when_asked_for(tmp_path: Path, rate: int) -> 
 def test_commands_do_not_run_unasked(tmp_path: Path, command: str) -> None:
     folder = write(tmp_path, wav_scp=f"u1 u1.wav\nu2 {command.format(tmp_path / 'ran')}\n")
     with pytest.raises(ValueError, match=r"labelled/wav\.scp:2: a command.*--allow-commands true"):
-        kaldi.prepare_kaldi(folder)
+        list_kaldi(folder)
     assert not (tmp_path / "ran").exists()
 
 
@@ -216,17 +217,17 @@ def test_other_encodings_are_an_error_with_their_line(tmp_path: Path, table: str
     folder = write(tmp_path, segments="u1 u1 0 0.3\nu2 u2 0 0.3\n")
     (folder / table).write_bytes((folder / table).read_bytes() + b"u3 caf\xe9\n")
     with pytest.raises(ValueError, match=rf"labelled/{table}:3: not UTF-8"):
-        kaldi.prepare_kaldi(folder)
+        list_kaldi(folder)
 
 
 def test_tables_that_cannot_be_read_are_errors(tmp_path: Path) -> None:
     folder = write(tmp_path, wav_scp="\n\n")
     with pytest.raises(ValueError, match=r"labelled/wav\.scp is empty"):
-        kaldi.prepare_kaldi(folder)
+        list_kaldi(folder)
     (folder / "text").unlink()
     os.mkfifo(folder / "text")
     with pytest.raises(ValueError, match="labelled/text is not a file"):
-        kaldi.prepare_kaldi(folder)
+        list_kaldi(folder)
     (folder / "wav.scp").unlink()
     with pytest.raises(FileNotFoundError, match=r"holds no wav\.scp"):
-        kaldi.prepare_kaldi(folder)
+        list_kaldi(folder)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distill.data.corpus_text import DIGITS
+from distill.data.corpora.spoken_commands import DIGITS
 from distill.data.synthetic.sentences import Grammar
 
 MINI = Path(__file__).parents[3] / "egs/librispeech/mini"

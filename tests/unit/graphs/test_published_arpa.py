@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from distill.config.graphs import Graphs
-from distill.data import layout
+from distill.data.corpora import LibriSpeech
 from distill.fsa.lattice import DecodingGraph
 from distill.graphs.arpa import normalise_arpa, read_arpa
 from distill.graphs.decoding_graph import build_hlg
@@ -71,12 +71,8 @@ def prepared(stages: SimpleNamespace, root: Path) -> Any:
     recipe = SimpleNamespace(text=root.parent / "text", lang=root.parent / "lang", corpus="librispeech")
     for folder in (recipe.text, recipe.lang):
         folder.mkdir()
-    lm = root / "lm"
-    made = stages.corpus.Corpus(
-        root, layout.LIBRISPEECH, lm / "librispeech-lm-norm.txt.gz", lm / "librispeech-lexicon.txt", (),
-        tuple(stages.corpus.published(root)),
-    )  # fmt: skip
-    stages.corpus.text(recipe, made, recipe.text)
+    (root / "dev-clean").mkdir()
+    stages.corpus.text(LibriSpeech(root), recipe.text)
     write_lang(Lexicon.read(recipe.text / "lexicon.txt"), recipe.lang)
     return recipe
 

@@ -1,0 +1,138 @@
+"""A corpus as stage 0 reads it, and which part of it is used for what; the standard library alone."""
+
+from __future__ import annotations
+
+import csv
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from distill.data.listing import Listing
+from distill.text import read_lines
+
+REHEARSAL = {"labelled": 24, "unlabelled": 40, "dev": 6, "test": 8}
+"""Most utterances of each cut set in a rehearsal."""
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which parts of a corpus are labelled, unlabelled, development and test sets."""
+
+    labelled: tuple[str, ...]
+    unlabelled: tuple[str, ...]
+    dev: tuple[str, ...]
+    tests: Mapping[str, tuple[str, ...]]
+    hidden_share: float = 0.0
+    """Share of the labelled utterances that are also used as unlabelled audio, their text hidden."""
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """Most utterances of a cut set, for rehearsals; `test` stands for every test set."""
+    speeds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Labelled parts that are trained on at other speeds too, beside their own: part -> factors."""
+
+    def by_name(self) -> dict[str, tuple[str, ...]]:
+        """Name of each cut set -> the parts it is made of."""
+        return {"labelled": self.labelled, "unlabelled": self.unlabelled, "dev": self.dev, **self.tests}
+
+    def limit(self, name: str) -> int | None:
+        """Most utterances of the cut set `name`, None without a limit."""
+        return self.limits.get("test" if name in self.tests else name)
+
+    @property
+    def parts(self) -> list[str]:
+        """Every part once, in order."""
+        return list(dict.fromkeys(part for parts in self.by_name().values() for part in parts))
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of a recipe that a corpus may need.
+
+    recipe_dir: egs/<corpus>, with lexica and grammars that come with the recipe. audio_dir: where rendered audio lies.
+    embedded: the corpus is synthesised, if the recipe has one to synthesise. jobs: processes.
+    """
+
+    recipe_dir: Path = Path()
+    audio_dir: Path = Path()
+    embedded: bool = False
+    rehearse: bool = False
+    allow_commands: bool = False
+    jobs: int = 2
+    seed: int = 42
+
+
+class Corpus(ABC):
+    """A corpus in the folder `root`. Its constructor raises FileNotFoundError for what is missing, with the way out.
+
+    text: sentences of the language models, lexicon: pronunciations, arpas: published word n-grams by their order.
+    inputs: files whose contents the manifests depend on. renders: `render` makes audio of it.
+    """
+
+    roles: Roles
+    text: Path
+    lexicon: Path
+    inputs: tuple[Path, ...]
+    arpas: Mapping[int, Path] = {}
+    renders = False
+
+    def __init__(self, root: Path, options: Options | None = None) -> None:
+        self.root, self.options = root.resolve(), options or Options()
+
+    @classmethod  # noqa: B027
+    def obtain(cls, root: Path, options: Options) -> None:
+        """Makes the corpus in `root` where the options ask for one that can be made."""
+
+    @abstractmethod
+    def listing(self, part: str) -> Listing:
+        """The utterances of a part; raises FileNotFoundError or ValueError for tables that cannot be read."""
+
+    def sentences(self) -> Iterator[str]:
+        """The text corpus, one sentence after the other; ValueError for another encoding than UTF-8."""
+        return read_lines(self.text)
+
+    def render(self, folder: Path) -> None:  # noqa: B027
+        """Writes audio that the corpus has only in pieces; a killed call continues."""
+
+
+def check_folder(folder: Path, way_out: str) -> Path:
+    """The folder itself; FileNotFoundError with the way out if it does not exist."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no corpus folder at {folder}; {way_out}")
+    return folder
+
+
+def first_file(root: Path, *names: str) -> Path | None:
+    """The first of `names` in the corpus folder, its `lm` folder or its parent; None without one."""
+    places = (folder / name for folder in (root, root / "lm", root.parent) for name in names)
+    return next((path for path in places if path.is_file()), None)
+
+
+def need_file(root: Path, *names: str, way_out: str) -> Path:
+    """`first_file`, FileNotFoundError with the way out without one."""
+    if path := first_file(root, *names):
+        return path
+    raise FileNotFoundError(f"no {' or '.join(names)} in {root} or {root / 'lm'}; {way_out}")
+
+
+def read_table(path: Path, columns: Iterable[str] = ()) -> list[dict[str, str]]:
+    """The rows of a TSV table with a heading line.
+
+    Raises FileNotFoundError if there is none, ValueError for a column or cell that is missing.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no table at {path}; is {path.parent.parent} the corpus folder?")
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        names = reader.fieldnames or ()
+        if absent := [name for name in columns if name not in names]:
+            raise ValueError(
+                f"{path}: the first line names no column {', '.join(absent)}; it has {', '.join(names) or 'nothing'}"
+            )
+        rows = []
+        for row in reader:
+            if short := [name for name in columns if row[name] is None]:
+                raise ValueError(
+                    f"{path}:{reader.line_num}: no {', '.join(short)} in this line; cells are tab-separated"
+                )
+            rows.append(row)
+    return rows
