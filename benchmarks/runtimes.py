@@ -28,7 +28,7 @@ from distill.recipe.provenance import commit, hardware
 from distill.recipe.script import run_script
 from distill.runtime.onnx_runner import file_name
 from distill.runtime.session import SAMPLE_RATE, Facts, Session, open_session
-from distill.runtime.transcriber import PIECE_SPACE, open_reader
+from distill.runtime.transcriber import WORD_START, open_search
 from distill.scoring.compare import paired_bootstrap
 from distill.scoring.wer import ErrorRate, score
 
@@ -133,19 +133,19 @@ def ways(model: Model, mode: str, output: str) -> Iterator[tuple[str, Found, Fou
 
 def read(model: Model, session: Session, mode: str, output: str) -> tuple[Found, Found]:
     """Words and (without a graph) tokens of a session of ours."""
-    reader = open_reader(model.folder, session, output) if output == "main" else None
+    new_search = open_search(model.folder, session, output) if output == "main" else None
     words, tokens = Found(), Found()
     for name, wave in model.waves.items():
         log_probs = session.whole(wave)
         if mode == "streaming" and model.facts.input == "fbank":
             log_probs = log_probs[: model.frames(len(wave))]
-        if reader is None:
+        if new_search is None:
             tokens[name] = best(model, log_probs)
             words[name] = spelled(tokens[name])
         else:
-            reader.reset()
-            reader.advance(log_probs)
-            words[name] = tuple(word.text for word in reader.finish())
+            search = new_search()
+            search.feed(log_probs)
+            words[name] = tuple(word.text for word in search.words(ended=True)[0])
     return words, tokens
 
 
@@ -157,8 +157,8 @@ def best(model: Model, log_probs: np.ndarray) -> tuple[str, ...]:
 
 def spelled(tokens: Sequence[str]) -> tuple[str, ...]:
     """Words of pieces; other units as they are."""
-    pieces = any(PIECE_SPACE in token for token in tokens)
-    return tuple("".join(tokens).replace(PIECE_SPACE, " ").split() if pieces else tokens)
+    pieces = any(WORD_START in token for token in tokens)
+    return tuple("".join(tokens).replace(WORD_START, " ").split() if pieces else tokens)
 
 
 def over_sherpa(model: Model, path: Path, mode: str, output: str, batch: int) -> tuple[Found, Found]:
@@ -215,7 +215,7 @@ def streamed(recogniser, waves: list[np.ndarray], names: Sequence[str] | None) -
 
 def shown(tokens: Sequence[str]) -> tuple[str, ...]:
     """sherpa-onnx's tokens, which have a space for the sign of a new word."""
-    return tuple(token.replace(" ", PIECE_SPACE) for token in tokens)
+    return tuple(token.replace(" ", WORD_START) for token in tokens)
 
 
 if __name__ == "__main__":

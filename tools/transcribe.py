@@ -26,7 +26,7 @@ from distill.recipe.script import run_script
 from distill.runtime import audio
 from distill.runtime.pipe import read_pipe
 from distill.runtime.session import open_session
-from distill.runtime.transcriber import Transcriber, open_reader
+from distill.runtime.transcriber import Transcriber, open_search
 from distill.text import Word
 
 
@@ -35,15 +35,15 @@ def main() -> None:
     if bool(args.audio) == args.microphone:
         raise ValueError("give audio files, or - for a pipe, or --microphone")
     session = open_session(args.experiment, args.runtime, args.mode, args.output, args.threads)
-    reader = open_reader(args.experiment, session, args.output, args.graph, args.beam)
-    for name, pieces in utterances(args):
-        segments = args.segments or name in ("-", "microphone")
-        transcriber, count = Transcriber(session, reader, segments), 0
-        for words in transcribe(transcriber, pieces, args.partial):
-            for line in lines(args, name, count, words):
+    search = open_search(args.experiment, session, args.output, args.graph, args.beam)
+    for name, blocks in streams(args):
+        transcriber = Transcriber(session, search, args.segments or name in ("-", "microphone"))
+        empty = True
+        for number, words in enumerate(transcribe(transcriber, blocks, args.partial)):
+            empty = False
+            for line in lines(args, name, number, words):
                 print(line, flush=True)
-            count += 1
-        if not count and args.format == "text":
+        if empty and args.format == "text":
             print("" if len(args.audio) < 2 else f"{name}\t", flush=True)
 
 
@@ -53,14 +53,16 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--experiment", type=Path, required=True, help="experiment folder, or its export folder")
     options.add_argument("--runtime", default="onnx", help="onnx, int8 (both after stage 12) or torch")
     options.add_argument("--mode", default="", help="streaming or offline; default: streaming where the model can")
-    options.add_argument("--output", default="main", help="main (over the graph) or ctc (a second output, without)")
+    options.add_argument(
+        "--output", default="main", help="main (over the graph) or ctc (greedy, of a model with a CTC output)"
+    )
     options.add_argument("--graph", type=Path, help="HLG.fst; default: the one in the export folder")
     options.add_argument("--beam", type=float, default=ONLINE.beam)
     options.add_argument("--piece", type=float, default=0.1, help="seconds of audio fed at a time")
-    options.add_argument("--resample", action="store_true", help="take other sample rates than 16 kHz")
+    options.add_argument("--resample", action="store_true", help="accept other sample rates than 16 kHz")
     options.add_argument("--channel", type=int, help="which channel of audio that has several, from 0")
     options.add_argument("--partial", action="store_true", help="show the text as it grows (stderr)")
-    options.add_argument("--segments", action="store_true", help="a line for each utterance of a file, not for all")
+    options.add_argument("--segments", action="store_true", help="a line for each utterance of a file, not one for all")
     options.add_argument(
         "--format", choices=("text", "ctm", "json"), default="text",
         help="ctm: NAME CHANNEL BEGIN DURATION WORD CONFIDENCE; json: an object per utterance",
@@ -70,8 +72,8 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def utterances(args: argparse.Namespace) -> Iterator[tuple[str, Iterable[np.ndarray]]]:
-    """Names and pieces of audio."""
+def streams(args: argparse.Namespace) -> Iterator[tuple[str, Iterable[np.ndarray]]]:
+    """Name and blocks of audio of each input."""
     size = max(1, int(args.piece * audio.SAMPLE_RATE))
     if args.microphone:
         yield "microphone", audio.microphone(args.piece)
@@ -83,14 +85,13 @@ def utterances(args: argparse.Namespace) -> Iterator[tuple[str, Iterable[np.ndar
             yield name, (wave[start : start + size] for start in range(0, len(wave), size))
 
 
-def transcribe(transcriber: Transcriber, pieces: Iterable[np.ndarray], partial: bool) -> Iterator[tuple[Word, ...]]:
-    """The utterances of one stream; Ctrl-C ends a microphone's."""
-    transcriber.reset()
+def transcribe(transcriber: Transcriber, blocks: Iterable[np.ndarray], partial: bool) -> Iterator[tuple[Word, ...]]:
+    """Utterances of one stream, ended by Ctrl-C too; partial: print partial results to stderr."""
     shown: tuple[str, ...] = ()
     try:
-        for piece in pieces:
-            yield from transcriber.hear(piece)
-            if partial and (words := transcriber.so_far()) != shown:
+        for block in blocks:
+            yield from transcriber.feed(block)
+            if partial and (words := transcriber.partial()) != shown:
                 print(f"\r\x1b[K{' '.join(words)}", end="", file=sys.stderr, flush=True)
                 shown = words
     except KeyboardInterrupt:
@@ -101,7 +102,7 @@ def transcribe(transcriber: Transcriber, pieces: Iterable[np.ndarray], partial: 
 
 
 def lines(args: argparse.Namespace, name: str, number: int, words: Sequence[Word]) -> Iterable[str]:
-    """What is printed of an utterance."""
+    """An utterance in the chosen format."""
     text = " ".join(word.text for word in words)
     if args.format == "ctm":
         return ctm_lines(Path(name).stem, words)

@@ -27,7 +27,7 @@ def rows(recipe: Recipe, experiment: Experiment, out: Path) -> list[dict[str, An
     from distill.graphs.lexicon import Lang
     from distill.lfmmi import NativeEngine
     from distill.runtime.session import SAMPLE_RATE, open_session
-    from distill.runtime.word_latency import delay, summary
+    from distill.runtime.word_latency import measure, summary
 
     options = experiment.decoding
     search = Search(options.beam, options.lattice_beam, options.max_active)
@@ -38,7 +38,7 @@ def rows(recipe: Recipe, experiment: Experiment, out: Path) -> list[dict[str, An
     for runtime in ("onnx", "int8"):
         session = open_session(out, runtime)
         decoder = OnlineDecoder.over(graph, session.facts.hop / SAMPLE_RATE)
-        row = summary(delay(session, decoder, each) for each in spoken)
+        row = summary(measure(session, decoder, each) for each in spoken)
         mode = "streaming" if session.facts.chunk else "offline"
         log.info("%s %s %s: last word shown after %s ms", experiment.name, mode, runtime, row["last_mean_ms"])
         found.append({"mode": mode, "runtime": runtime, "set": test_set, "aligned_by": aligning(experiment), **row})
@@ -60,7 +60,7 @@ def aligned(recipe: Recipe, teacher: str, graph, cuts) -> Iterator[Any]:
     from distill.decode.alignment import align
     from distill.decode.word_times import WordTimes
     from distill.runtime.session import SAMPLE_RATE, open_session
-    from distill.runtime.word_latency import Spoken
+    from distill.runtime.word_latency import Utterance
 
     session, seconds = open_session(recipe.exp(teacher), "torch", "offline"), 0.0
     times = WordTimes(graph, session.facts.hop / SAMPLE_RATE)
@@ -75,4 +75,4 @@ def aligned(recipe: Recipe, teacher: str, graph, cuts) -> Iterator[Any]:
         spans = align(times, words, session.whole(audio))
         if spans:
             seconds += len(audio) / SAMPLE_RATE
-            yield Spoken(audio, tuple(words), tuple(spans))
+            yield Utterance(audio, tuple(words), tuple(spans))

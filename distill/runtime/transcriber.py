@@ -1,177 +1,147 @@
-"""A session and what makes text of its log-probabilities: words over a graph, or the outputs themselves."""
+"""Words from a session's log-probabilities: over a decoding graph, or greedily from a CTC output."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from distill.decode.endpoint import Endpoint
-from distill.decode.online import ONLINE, OnlineDecoder, OnlineSearch, open_exported
+from distill.decode.online import ONLINE, OnlineSearch, Progress, open_exported
 from distill.runtime.session import SAMPLE_RATE, Session
 from distill.text import Word
 
-PIECE_SPACE = "▁"
-LOOK = 10  # frames after which is asked whether an utterance ends, however many come at once
+WORD_START = "▁"  # begins the first piece of a word (SentencePiece)
+ENDPOINT_INTERVAL = 10  # frames between two checks for an endpoint, independent of the chunk size
 
 
-@dataclass(frozen=True)
-class Said:
-    """What is known of an utterance so far, and whether it ends here by a rule of `Endpoint`."""
+class WordSearch(Protocol):
+    """Incremental search of one stream: `OnlineSearch` or `GreedySearch`."""
 
-    words: Sequence[str]
-    ended: bool
+    def feed(self, log_probs: np.ndarray) -> None:
+        """The next frames (T, V)."""
 
+    def progress(self) -> Progress:
+        """Partial result of the utterance."""
 
-class Reader(Protocol):
-    """Makes text of log-probabilities."""
+    def words(self, ended: bool = False) -> tuple[list[Word], bool]:
+        """Words of the utterance so far, and whether an endpoint is reached. ended: no more frames follow."""
 
-    def reset(self) -> None:
-        """Begin a stream."""
-
-    def advance(self, log_probs: np.ndarray) -> None:
-        """New frames (T, V)."""
-
-    def said(self) -> Said:
-        """The utterance so far."""
-
-    def finish(self) -> tuple[Word, ...]:
-        """The whole utterance; what comes next is another one, and times go on."""
+    def restart(self) -> None:
+        """Begin the next utterance; times go on."""
 
 
-class GraphReader:
-    """Words over a decoding graph: `OnlineSearch` behind the face of a `Reader`."""
+class GreedySearch:
+    """The best output of each frame, repeats merged and blanks dropped, as for CTC.
 
-    def __init__(self, decoder: OnlineDecoder) -> None:
-        self.decoder = decoder
-        self.reset()
-
-    def reset(self) -> None:
-        self._search = OnlineSearch(self.decoder)
-
-    def advance(self, log_probs: np.ndarray) -> None:
-        self._search.feed(log_probs)
-
-    def said(self) -> Said:
-        progress = self._search.progress()
-        return Said(progress.words, progress.ended)
-
-    def finish(self) -> tuple[Word, ...]:
-        words, _ = self._search.words(ended=True)
-        self._search.restart()
-        return tuple(words)
-
-
-class OutputReader:
-    """Frame-wise best outputs, repeats merged and blanks dropped: what a CTC output is made for.
-
-    Pieces with '▁' become words; other units are shown one by one. frame: seconds of one. A word lasts from the
+    Pieces with '▁' become words; other units are words themselves. frame: seconds of one. A word lasts from the
     first frame of its first output to the last of its last; its confidence is the product of its outputs' highest
     probabilities.
     """
 
     def __init__(self, outputs: Sequence[str], frame: float, endpoint: Endpoint | None = None) -> None:
         self._outputs, self._frame, self._endpoint = outputs, frame, endpoint or Endpoint()
-        self._pieces = any(output.startswith(PIECE_SPACE) for output in outputs)
-        self.reset()
-
-    def reset(self) -> None:
+        self._pieces = any(output.startswith(WORD_START) for output in outputs)
         self._frames = 0
-        self._begin()
+        self.restart()
 
-    def _begin(self) -> None:
-        self._heard: list[Word] = []  # outputs
+    def restart(self) -> None:
+        self._emitted: list[Word] = []  # outputs
         self._last, self._start = 0, self._frames
 
-    def advance(self, log_probs: np.ndarray) -> None:
-        for best, sure in zip(log_probs.argmax(1).tolist(), log_probs.max(axis=1, initial=-np.inf).tolist()):
-            begun = self._seconds(self._frames)
-            self._frames += 1
+    def feed(self, log_probs: np.ndarray) -> None:
+        for best, score in zip(log_probs.argmax(1).tolist(), log_probs.max(axis=1, initial=-np.inf).tolist()):
+            start, self._frames = self._seconds(self._frames), self._frames + 1
+            end, confidence = self._seconds(self._frames), math.exp(score)
             if best not in (0, self._last):
-                self._heard.append(Word(self._outputs[best], begun, self._seconds(self._frames), math.exp(sure)))
+                self._emitted.append(Word(self._outputs[best], start, end, confidence))
             elif best:
-                sure = max(math.exp(sure), self._heard[-1].confidence)
-                self._heard[-1] = replace(self._heard[-1], end=self._seconds(self._frames), confidence=sure)
+                confidence = max(confidence, self._emitted[-1].confidence)
+                self._emitted[-1] = replace(self._emitted[-1], end=end, confidence=confidence)
             self._last = best
 
-    def said(self) -> Said:
-        length = self._seconds(self._frames - self._start)
-        silence = self._seconds(self._frames) - self._heard[-1].end if self._heard else length
-        ended = self._endpoint.reached(length, silence, math.inf, bool(self._heard))
-        return Said([word.text for word in self._words()], ended)
+    def progress(self) -> Progress:
+        words, ended = self.words()
+        spans = tuple((word.start, word.end) for word in words)
+        return Progress(tuple(word.text for word in words), spans, max(0, len(words) - 1), self._silence(), ended)
 
-    def finish(self) -> tuple[Word, ...]:
-        words = tuple(replace(word, confidence=round(min(1.0, word.confidence), 4)) for word in self._words())
-        self._begin()
-        return words
-
-    def _words(self) -> list[Word]:
-        if not self._pieces:
-            return self._heard
+    def words(self, ended: bool = False) -> tuple[list[Word], bool]:
         words: list[Word] = []
-        for piece in self._heard:
-            if piece.text.startswith(PIECE_SPACE) or not words:
-                words.append(replace(piece, text=piece.text.removeprefix(PIECE_SPACE)))
+        for output in self._emitted:
+            if not self._pieces or not words or output.text.startswith(WORD_START):
+                words.append(replace(output, text=output.text.removeprefix(WORD_START)))
             else:
-                last, sure = words[-1], words[-1].confidence * piece.confidence
-                words[-1] = Word(last.text + piece.text, last.start, piece.end, sure)
-        return [word for word in words if word.text]
+                last = words[-1]
+                confidence = last.confidence * output.confidence
+                words[-1] = Word(last.text + output.text, last.start, output.end, confidence)
+        words = [replace(w, confidence=round(min(1.0, w.confidence), 4)) for w in words if w.text]
+        length = self._seconds(self._frames - self._start)
+        return words, self._endpoint.reached(length, self._silence(), math.inf, bool(self._emitted))
+
+    def _silence(self) -> float:
+        """Seconds since the last output, or since the start."""
+        last = self._emitted[-1].end if self._emitted else self._seconds(self._start)
+        return self._seconds(self._frames) - last
 
     def _seconds(self, frames: int) -> float:
         return round(frames * self._frame, 3)
 
 
 class Transcriber:
-    """Words while audio comes: `hear` pieces, `finish` at the end of the stream.
+    """Words of a stream while its audio comes: feed(), then finish().
 
-    segments: a stream has as many utterances as `Endpoint`'s rules find; without, it is one.
+    search: makes the search of a stream. segments: utterances are split by the endpoint rules; else a stream is one.
     """
 
-    def __init__(self, session: Session, reader: Reader, segments: bool = False) -> None:
-        self.session, self.reader, self.segments = session, reader, segments
-
-    def hear(self, samples: Any) -> list[tuple[Word, ...]]:
-        """Utterances that end within these samples (as `Session.feed` takes them), those without words left out."""
-        return self._read(self.session.feed(samples).log_probs)
-
-    def so_far(self) -> tuple[str, ...]:
-        """The text of the utterance that is going on."""
-        return tuple(self.reader.said().words)
-
-    def finish(self) -> list[tuple[Word, ...]]:
-        """The utterances that are left; the next stream may begin."""
-        ended = [*self._read(self.session.flush().log_probs), self.reader.finish()]
-        self.reader.reset()
-        return [words for words in ended if words]
+    def __init__(self, session: Session, search: Callable[[], WordSearch], segments: bool = False) -> None:
+        self.session, self.segments, self._new_search = session, segments, search
+        self.reset()
 
     def reset(self) -> None:
-        """Forget the stream."""
+        """Begin another stream."""
         self.session.reset()
-        self.reader.reset()
+        self._search = self._new_search()
 
-    def _read(self, log_probs: np.ndarray) -> list[tuple[Word, ...]]:
-        step, ended = LOOK if self.segments else max(1, len(log_probs)), []
+    def feed(self, samples: Any) -> list[tuple[Word, ...]]:
+        """Utterances that end within these samples (as `Session.feed` takes them), without empty ones."""
+        return self._advance(self.session.feed(samples).log_probs)
+
+    def partial(self) -> tuple[str, ...]:
+        """Words so far of the current utterance."""
+        return self._search.progress().words
+
+    def finish(self) -> list[tuple[Word, ...]]:
+        """The remaining utterances; the next stream may begin."""
+        ended = self._advance(self.session.flush().log_probs)
+        words, _ = self._search.words(ended=True)
+        self.reset()
+        return [*ended, tuple(words)] if words else ended
+
+    def _advance(self, log_probs: np.ndarray) -> list[tuple[Word, ...]]:
+        step, ended = ENDPOINT_INTERVAL if self.segments else max(1, len(log_probs)), []
         for start in range(0, len(log_probs), step):
-            self.reader.advance(log_probs[start : start + step])
-            if self.segments and self.reader.said().ended:
-                ended.append(self.reader.finish())
+            self._search.feed(log_probs[start : start + step])
+            if self.segments and self._search.progress().ended:
+                ended.append(tuple(self._search.words(ended=True)[0]))
+                self._search.restart()
         return [words for words in ended if words]
 
 
-def open_reader(
+def open_search(
     folder: Path, session: Session, output: str, graph: Path | None = None, beam: float = ONLINE.beam
-) -> Reader:
-    """Words over `graph`, by default the one in the export folder; the outputs themselves for the CTC output.
+) -> Callable[[], WordSearch]:
+    """Searches of `graph`, by default the one in the export folder; greedy ones for the CTC output without a graph.
 
-    Raises FileNotFoundError or ValueError saying what a model needs.
+    Raises FileNotFoundError or ValueError that name what is missing.
     """
     facts = session.facts
     frame = facts.hop / SAMPLE_RATE
     if output == "ctc" and graph is None:
-        return OutputReader(facts.outputs, frame)
+        return partial(GreedySearch, facts.outputs, frame)
     folder = folder if (folder / "export.json").is_file() else folder / "export"
-    return GraphReader(open_exported(folder, facts.outputs, frame, graph, replace(ONLINE, beam=beam)))
+    return partial(OnlineSearch, open_exported(folder, facts.outputs, frame, graph, replace(ONLINE, beam=beam)))

@@ -1,7 +1,7 @@
-"""How late words are shown: from where a forced alignment ends them to where a session shows them for good.
+"""Word latency: time from a word's forced-alignment end to its final appearance in the partial result.
 
-Audio comes in pieces at the speed at which it is spoken. What is shown after a piece is late by the audio that its
-chunk waited for, and by the time that model and search then took.
+Audio arrives in real time. A partial result is late by the audio that its chunk waits for, and by the computing time
+of model and search.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy as np
 from distill.decode.online import OnlineDecoder, OnlineSearch
 from distill.runtime.session import SAMPLE_RATE, Session
 
-PIECE = 320  # samples that come at once: 20 ms
+BLOCK = 320  # samples that arrive at once: 20 ms
 
 
 @dataclass(frozen=True, eq=False)
-class Spoken:
-    """An utterance: audio (n,) at 16 kHz, its words, and the (begin, end) of each in seconds."""
+class Utterance:
+    """Audio (n,) at 16 kHz, its words, and the (start, end) of each in seconds."""
 
     audio: np.ndarray
     words: tuple[str, ...]
@@ -29,19 +29,19 @@ class Spoken:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """The words on the screen from `at` on, in seconds from the first sample."""
+class Partial:
+    """A partial result, `time` seconds after the first sample."""
 
-    at: float
+    time: float
     words: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Delay:
-    """Milliseconds of one utterance, None where it was not recognised as it was spoken.
+class Latency:
+    """Milliseconds for one utterance; None for words if the result has errors.
 
-    first, last: from the end of the first and last word to when it is shown for good. finalisation: from the last
-    sample to the final words.
+    first, last: from the end of the first and last word to their final appearance. finalisation: from the last
+    sample to the final result.
     """
 
     first: float | None
@@ -49,51 +49,50 @@ class Delay:
     finalisation: float
 
 
-def delay(session: Session, decoder: OnlineDecoder, utterance: Spoken) -> Delay:
-    """Play an utterance to a session and its search."""
-    shown = play(session, decoder, utterance.audio)
-    finalisation = 1000 * (shown[-1].at - len(utterance.audio) / SAMPLE_RATE)
-    if shown[-1].words != utterance.words or not utterance.words:
-        return Delay(None, None, finalisation)
-    first, last = (1000 * (standing(shown, n) - utterance.spans[n - 1][1]) for n in (1, len(utterance.words)))
-    return Delay(first, last, finalisation)
+def measure(session: Session, decoder: OnlineDecoder, utterance: Utterance) -> Latency:
+    """Word latency of an utterance that arrives in real time."""
+    partials = stream(session, decoder, utterance.audio)
+    finalisation = 1000 * (partials[-1].time - len(utterance.audio) / SAMPLE_RATE)
+    if partials[-1].words != utterance.words or not utterance.words:
+        return Latency(None, None, finalisation)
+    counts = (1, len(utterance.words))
+    first, last = (1000 * (stable_since(partials, n) - utterance.spans[n - 1][1]) for n in counts)
+    return Latency(first, last, finalisation)
 
 
-def play(session: Session, decoder: OnlineDecoder, audio: np.ndarray) -> list[Shown]:
-    """What is shown while an utterance is spoken; its final words last. Time spent is that of the processor."""
-    search, shown = OnlineSearch(decoder), []
-    for start in range(0, len(audio), PIECE):
-        piece = audio[start : start + PIECE]
-        begun = time.process_time()
-        heard = session.feed(piece)
-        if len(heard.log_probs):
-            search.feed(heard.log_probs)
+def stream(session: Session, decoder: OnlineDecoder, audio: np.ndarray) -> list[Partial]:
+    """Partial results over audio (n,), the final one last; computing time is CPU time."""
+    search, partials = OnlineSearch(decoder), []
+    for at in range(0, len(audio), BLOCK):
+        start = time.process_time()
+        output = session.feed(audio[at : at + BLOCK])
+        if len(output.log_probs):
+            search.feed(output.log_probs)
             words = search.progress().words
-            shown.append(Shown(heard.samples / SAMPLE_RATE + time.process_time() - begun, words))
-    begun = time.process_time()
+            partials.append(Partial(output.samples / SAMPLE_RATE + time.process_time() - start, words))
+    start = time.process_time()
     search.feed(session.flush().log_probs)
     best, _ = search.finish()
-    shown.append(Shown(len(audio) / SAMPLE_RATE + time.process_time() - begun, best.words))
-    return shown
+    return [*partials, Partial(len(audio) / SAMPLE_RATE + time.process_time() - start, best.words)]
 
 
-def standing(shown: Sequence[Shown], count: int) -> float:
-    """Since when the first `count` of the final words have been on the screen without a change."""
-    wanted, since = shown[-1].words[:count], shown[-1].at
-    for each in reversed(shown):
-        if each.words[:count] != wanted:
+def stable_since(partials: Sequence[Partial], count: int) -> float:
+    """Time from which the first `count` of the final words do not change any more."""
+    since = partials[-1]
+    for partial in reversed(partials):
+        if partial.words[:count] != partials[-1].words[:count]:
             break
-        since = each.at
-    return since
+        since = partial
+    return since.time
 
 
-def summary(delays: Iterable[Delay]) -> dict[str, float | int | None]:
-    """Mean and 90th percentile in ms; of first and last words where all words were right. None without any."""
-    every = list(delays)
-    right = [each for each in every if each.first is not None]
-    found: dict[str, float | int | None] = {"utterances": len(every), "right": len(right)}
+def summary(latencies: Iterable[Latency]) -> dict[str, float | int | None]:
+    """Mean and 90th percentile in ms, of words over utterances without errors; None if there are none."""
+    every = list(latencies)
+    right = [latency for latency in every if latency.first is not None]
+    row: dict[str, float | int | None] = {"utterances": len(every), "right": len(right)}
     for name, some in (("first", right), ("last", right), ("finalisation", every)):
-        values = [getattr(each, name) for each in some]
-        found[f"{name}_mean_ms"] = round(statistics.mean(values), 1) if values else None
-        found[f"{name}_p90_ms"] = round(float(np.percentile(values, 90)), 1) if values else None
-    return found
+        values = [getattr(latency, name) for latency in some]
+        row[f"{name}_mean_ms"] = round(statistics.mean(values), 1) if values else None
+        row[f"{name}_p90_ms"] = round(float(np.percentile(values, 90)), 1) if values else None
+    return row

@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from distill.runtime.session import SAMPLE_RATE
 from distill.server.protocols import choose
 from distill.server.scheduler import Result, Scheduler
+from distill.text import Word
 
 CREDIT = 10.0  # seconds of waiting that a second of audio earns
 CODES = {
@@ -129,7 +130,8 @@ class Connection:
         receiving = asyncio.ensure_future(self.socket.recv())
         try:
             wait = max(0.0, min(self._patience, self._deadline - start))
-            await asyncio.wait({receiving, self._leaving}, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+            either: set[asyncio.Future] = {receiving, self._leaving}
+            await asyncio.wait(either, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
             now = self._loop.time()
             self._patience -= now - start
             if receiving.done() and start <= self._deadline:
@@ -204,12 +206,13 @@ class Connection:
     async def _reply(self, first: str | bytes) -> None:
         """One reply to each message of audio; the reply to the end has all words that were not final before."""
         await self._read(first)
-        words, result = [], await self._next()
+        words: tuple[Word, ...] = ()
+        result = await self._next()
         while not result.last:
             words += result.words if result.final else ()
             result = await self._next()
         words += result.words
-        await self._send(self._protocol.encode(Result(tuple(words), result.segment, result.samples, True, True)))
+        await self._send(self._protocol.encode(Result(words, result.segment, result.samples, True, True)))
 
     async def _current(self) -> Result:
         """Once all whole chunks are processed: the oldest final result not yet sent, else the newest partial one."""

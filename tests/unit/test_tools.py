@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = sorted(path for folder in ("tools", "local") for path in (ROOT / folder).glob("*.py"))
 EXTRAS = {
-    "onnx", "onnxruntime", "sherpa_onnx", "websockets", "huggingface_hub", "espeakng_loader", "kaldilm", "transformers",
-    "triton", "k2", "pytest", "hypothesis", "sounddevice", "matplotlib",
+    "onnx", "onnxruntime", "sherpa_onnx", "websockets", "prometheus_client", "huggingface_hub", "espeakng_loader",
+    "kaldilm", "transformers", "triton", "k2", "pytest", "hypothesis", "sounddevice", "matplotlib",
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Text from log-probabilities: words over a graph as they come, pieces without one; the CTC output beside LF-MMI."""
+"""Words from log-probabilities: over a graph as frames come, greedily without one; the CTC output beside LF-MMI."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from distill.config.experiment import Experiment
-from distill.decode.online import open_exported
+from distill.decode.online import OnlineSearch, open_exported
 from distill.export.network import WholeGraph
 from distill.graphs import topology
 from distill.lfmmi import NativeEngine
@@ -18,7 +18,7 @@ from distill.losses.mmi import Ctc
 from distill.models.recogniser import Recogniser
 from distill.runtime.session import Session
 from distill.runtime.torch_runner import TorchRunner, facts_of
-from distill.runtime.transcriber import GraphReader, OutputReader, Transcriber, open_reader
+from distill.runtime.transcriber import GreedySearch, Transcriber, open_search
 from distill.text import Word
 from tests.support.decoding import make_small
 from tests.support.models import OUTPUTS, WAVE, build
@@ -39,12 +39,12 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def opened(export: Path) -> GraphReader:
-    return GraphReader(open_exported(export, ["<blk>", "SIL", "A", "B", "C"], FRAME))
+def new_search(export: Path) -> OnlineSearch:
+    return OnlineSearch(open_exported(export, ["<blk>", "SIL", "A", "B", "C"], FRAME))
 
 
-def said(text: str) -> np.ndarray:
-    """Frames that say units ("_" is blank, "-" silence)."""
+def emissions(text: str) -> np.ndarray:
+    """Log-probabilities of units ("_" is blank, "-" silence)."""
     return frames(["_-ABC".index(unit) for unit in text], 5)
 
 
@@ -54,8 +54,8 @@ def frames(labels: list[int], columns: int = 4) -> np.ndarray:
     return log_probs
 
 
-class Playing:
-    """Stands for a model: what it "hears" are its log-probabilities, a frame for each sample."""
+class Prepared:
+    """A model with prepared log-probabilities, a frame for each sample."""
 
     def __init__(self, log_probs: np.ndarray) -> None:
         self.log_probs = log_probs
@@ -65,8 +65,8 @@ class Playing:
 
     def step(self, wave: np.ndarray, final: bool) -> np.ndarray:
         end = len(self.log_probs) if final else self.at + len(wave)
-        heard, self.at = self.log_probs[self.at : end], end
-        return heard
+        start, self.at = self.at, end
+        return self.log_probs[start:end]
 
 
 def text_of(words: Iterable[Word]) -> list[str]:
@@ -74,13 +74,13 @@ def text_of(words: Iterable[Word]) -> list[str]:
 
 
 @pytest.mark.parametrize("cuts", [[], [3], [1, 2, 5, 8], range(1, 13)], ids=str)
-def test_words_come_as_they_are_spoken_however_frames_are_cut(export: Path, cuts: Sequence[int]) -> None:
-    reader, seen = opened(export), []
-    for piece in np.split(said("_AA_B__CC_AB-"), list(cuts)):
-        reader.advance(piece)
-        reader.advance(piece[:0])
-        seen.append(tuple(reader.said().words))
-    words = reader.finish()
+def test_words_come_with_their_frames_however_these_are_cut(export: Path, cuts: Sequence[int]) -> None:
+    search, seen = new_search(export), []
+    for piece in np.split(emissions("_AA_B__CC_AB-"), list(cuts)):
+        search.feed(piece)
+        search.feed(piece[:0])
+        seen.append(search.progress().words)
+    words, _ = search.words(ended=True)
     assert seen[-1] == ("AB", "C", "AB") and text_of(words) == ["AB", "C", "AB"]
     assert [(word.start, word.end) for word in words] == [(0.02, 0.1), (0.14, 0.18), (0.2, 0.24)]
     assert all(0.9 < word.confidence <= 1 for word in words)
@@ -88,22 +88,22 @@ def test_words_come_as_they_are_spoken_however_frames_are_cut(export: Path, cuts
 
 
 @pytest.mark.parametrize("size", [1, 7, 92])
-def test_a_stream_is_cut_in_pauses_on_request_and_times_go_on(export: Path, size: int) -> None:
-    log_probs = said(f"_ABC{'-' * 85}C-")
-    found = []
+def test_a_stream_is_segmented_in_pauses_on_request_and_times_go_on(export: Path, size: int) -> None:
+    log_probs = emissions(f"_ABC{'-' * 85}C-")
+    results = []
     for segments in (True, False):
-        transcriber = Transcriber(Session(Playing(log_probs)), opened(export), segments)
-        heard = [transcriber.hear(np.zeros(size, np.float32)) for _ in range(len(log_probs) // size)]
-        found.append([words for some in (*heard, transcriber.finish()) for words in some])
-    cut, whole = found
+        transcriber = Transcriber(Session(Prepared(log_probs)), lambda: new_search(export), segments)
+        parts = [transcriber.feed(np.zeros(size, np.float32)) for _ in range(len(log_probs) // size)]
+        results.append([words for part in (*parts, transcriber.finish()) for words in part])
+    cut, whole = results
     assert [text_of(words) for words in cut] == [["AB", "C"], ["C"]]
     assert [text_of(words) for words in whole] == [["AB", "C", "C"]]
     assert (cut[1][0].start, cut[1][0].end) == (whole[0][2].start, whole[0][2].end) == (1.78, 1.8)
 
 
 def test_silence_has_no_utterances(export: Path) -> None:
-    transcriber = Transcriber(Session(Playing(said("-" * 200))), opened(export), segments=True)
-    assert transcriber.hear(np.zeros(150, np.float32)) == [] and transcriber.finish() == []
+    transcriber = Transcriber(Session(Prepared(emissions("-" * 200))), lambda: new_search(export), segments=True)
+    assert transcriber.feed(np.zeros(150, np.float32)) == [] and transcriber.finish() == []
 
 
 def test_the_export_folder_must_fit_the_model(export: Path) -> None:
@@ -113,22 +113,23 @@ def test_the_export_folder_must_fit_the_model(export: Path) -> None:
         open_exported(export, ["<blk>", "SIL", "A", "B", "C"], FRAME, export / "absent.fst")
 
 
-def test_outputs_are_read_without_a_graph_and_pieces_become_words() -> None:
-    reader = OutputReader(["<blk>", "▁HE", "LLO", "▁YOU"], FRAME)
+def test_greedy_search_joins_pieces_to_words() -> None:
+    search = GreedySearch(["<blk>", "▁HE", "LLO", "▁YOU"], FRAME)
     for piece in ([1, 1, 0], [0, 2], [2, 3]):
-        reader.advance(frames(piece))
-    assert reader.said().words == ["HELLO", "YOU"]
-    sure = np.exp(-0.01)
-    assert reader.finish() == (
-        Word("HELLO", 0.0, 0.12, round(sure * sure, 4)), Word("YOU", 0.12, 0.14, round(sure, 4)),
-    )  # fmt: skip
-    reader.advance(frames([0, 3]))
-    assert reader.finish() == (Word("YOU", 0.16, 0.18, round(sure, 4)),)
-    phones = OutputReader(["<blk>", "HH", "AH", "L"], FRAME)
-    phones.advance(frames([1, 0, 1, 2, 2, 3]))
-    assert phones.said().words == ["HH", "HH", "AH", "L"] and not phones.said().ended
-    phones.advance(frames([0] * 60))
-    assert phones.said().ended
+        search.feed(frames(piece))
+    assert search.progress().words == ("HELLO", "YOU")
+    confidence = np.exp(-0.01)
+    assert search.words()[0] == [
+        Word("HELLO", 0.0, 0.12, round(confidence**2, 4)), Word("YOU", 0.12, 0.14, round(confidence, 4)),
+    ]  # fmt: skip
+    search.restart()
+    search.feed(frames([0, 3]))
+    assert search.words()[0] == [Word("YOU", 0.16, 0.18, round(confidence, 4))]
+    phones = GreedySearch(["<blk>", "HH", "AH", "L"], FRAME)
+    phones.feed(frames([1, 0, 1, 2, 2, 3]))
+    assert phones.progress().words == ("HH", "HH", "AH", "L") and not phones.progress().ended
+    phones.feed(frames([0] * 60))
+    assert phones.progress().ended
 
 
 def with_ctc(streams: bool = True) -> Recogniser:
@@ -139,7 +140,7 @@ def with_ctc(streams: bool = True) -> Recogniser:
     return twin
 
 
-def test_the_second_output_leaves_the_first_alone_and_streams_and_exports() -> None:
+def test_a_ctc_output_does_not_change_the_main_one_and_streams_and_exports() -> None:
     model, wave = with_ctc(), speech(6000)
     np.testing.assert_array_equal(forward(model, wave), forward(build(WAVE, True), wave))
     with torch.no_grad():
@@ -172,7 +173,7 @@ def test_ctc_of_one_transcript_is_torchs_plus_the_weight_of_its_path() -> None:
 
 
 @pytest.mark.parametrize(("scale", "output"), [(0.5, False), (0.0, True)])
-def test_a_second_output_and_its_scale_need_each_other(scale: float, output: bool) -> None:
+def test_a_ctc_output_and_its_scale_need_each_other(scale: float, output: bool) -> None:
     values = {
         "stage": 6, "optim": {"updates": 1}, "model": {"ctc_output": output},
         "objective": {"alpha": 1, "beta": 1, "ctc_scale": scale},
@@ -181,9 +182,9 @@ def test_a_second_output_and_its_scale_need_each_other(scale: float, output: boo
         Experiment.parse(values, "here")
 
 
-def test_the_main_output_asks_for_its_graph(tmp_path) -> None:
+def test_the_main_output_needs_its_graph(tmp_path) -> None:
     model = with_ctc()
     session = Session(TorchRunner(model, facts_of(model, OUTPUTS, "two"), True))
     with pytest.raises(FileNotFoundError, match="--output ctc"):
-        open_reader(tmp_path, session, "main")
-    assert isinstance(open_reader(tmp_path, session, "ctc"), OutputReader)
+        open_search(tmp_path, session, "main")
+    assert isinstance(open_search(tmp_path, session, "ctc")(), GreedySearch)
