@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from distill.files import write_text
-from distill.report import benchmarks, plots
+from distill.report import benchmarks, plots, recognition
 from distill.report.experiments import write_page
 from distill.report.paper import steps
 from distill.report.runs import GRAPH, Run, read_runs, test_sets
 from distill.report.table import Table, number
 
 FIGURE = "docs/pipeline"
-BEGIN, END = "<!-- results: written by tools/report.py -->\n", "<!-- end of results -->"
+MARKS = ("<!-- {}: written by tools/report.py -->\n", "<!-- end of {} -->")  # around generated parts of README.md
 CLAIMS = {  # by label, in the order of RESULTS.md
     "mini": "Two steps of distillation: size, streaming and speed against error rate",
     "mini-objectives": "Objectives: hidden MSE, logit MSE and LF-MMI",
@@ -90,13 +90,26 @@ def fastest(run: Run) -> float | None:
 
 
 def readme(root: Path) -> str:
-    """README.md with the lines between BEGIN and END written again. Raises ValueError where the marks are not there."""
-    text = (root / "README.md").read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{root / 'README.md'} has no lines {BEGIN.strip()} and {END}; put them where results belong")
-    return before + begin + "".join(f"- {line}\n" for line in highlights(root)) + end + after
+    """README.md with its generated parts written again. Raises ValueError where their marks are missing."""
+    path = root / "README.md"
+    text = path.read_text(encoding="utf-8")
+    parts = {"results": [f"- {line}" for line in highlights(root)], "output": list(final_table(root))}
+    for name, lines in parts.items():
+        begin, end = (mark.format(name) for mark in MARKS)
+        before, found, rest = text.partition(begin)
+        if not found or end not in rest:
+            raise ValueError(f"{path} has no lines {begin.strip()} and {end}; put them where its {name} belong")
+        text = before + begin + "\n".join(["", *lines, "", end]) + rest.partition(end)[2]
+    return text
+
+
+def final_table(root: Path) -> Iterator[str]:
+    """The error rates that the mini recipe prints at its end, as a block of code."""
+    for folder in results(root):
+        if folder.name == "mini":
+            runs = read_runs(folder)
+            yield f"    {recognition.TITLES[GRAPH]}"
+            yield from (f"    {line}" for line in recognition.error_table(runs, GRAPH).terminal(100))
 
 
 def highlights(root: Path) -> Iterator[str]:
@@ -136,15 +149,15 @@ def _rate(run: Run, test_set: str) -> str:
 def pipeline(roles: Mapping[str, Run], path: Path) -> None:
     """The picture of README.md: T, SN and SS with their sizes and error rates."""
     titles = {
-        "teacher": "T: teacher, full context",
-        "first step": "SN: student, full context",
-        "second step": "SS: student, streaming",
+        "teacher": "T: teacher",
+        "first step": "SN: student",
+        "second step": "SS: streaming student",
     }
     boxes = []
     for role, title in titles.items():
         if (run := roles.get(role)) is not None:
             rates = "\n".join(f"{name}: {_rate(run, name)} % WER" for name in test_sets([run]))
             delay = next((d.lookahead_mean_ms for d in run.decodings if d.mode == "streaming"), None)
-            ahead = "whole utterance" if delay is None else f"look-ahead {delay:.0f} ms"
-            boxes.append((title, f"{run.size / 1e6:.2f} M parameters, {ahead}\n{rates}"))
+            ahead = "whole utterance" if delay is None else f"mean look-ahead {delay:.0f} ms"
+            boxes.append((title, f"{run.size / 1e6:.2f} M parameters\n{ahead}\n{rates}"))
     plots.pipeline(boxes, ("hidden MSE\nlogit MSE\nLF-MMI", "hidden MSE\nlogit MSE\nLF-MMI"), path)

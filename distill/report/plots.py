@@ -111,17 +111,19 @@ def reliability(systems: Mapping[str, CalibrationResult], path: Path) -> None:
 
 def pipeline(boxes: Sequence[tuple[str, str]], arrows: Sequence[str], path: Path) -> None:
     """Boxes (title, text) in a row, and the text on each arrow between two of them."""
-    drawing, axes = figure(10, 2.6)
-    axes.set(xlim=(0, 4 * len(boxes) - 1.2), ylim=(0, 2.4))
+    width, gap = 2.5, 1.0
+    drawing, axes = figure(len(boxes) * (width + gap) - gap + 0.2, 1.6)
+    axes.set(xlim=(-0.1, len(boxes) * (width + gap) - gap + 0.1), ylim=(0, 1.6))
     axes.axis("off")
     for place, (title, text) in enumerate(boxes):
-        left = 4 * place + 0.1
-        colour = ("#dbe9f6", "#e2f0d9", "#fdebd0")[place % 3]
-        box = {"boxstyle": "round,pad=0.5", "facecolor": colour, "edgecolor": "grey"}
-        axes.text(left + 1.3, 1.2, f"\n\n{text}", ha="center", va="center", fontsize=10, linespacing=1.5, bbox=box)
-        axes.text(left + 1.3, 1.85, title, ha="center", va="center", fontsize=11, fontweight="bold")
-    for place, text in enumerate(arrows):
-        start = 4 * place + 2.85
-        axes.annotate("", (start + 1.1, 1.2), (start, 1.2), arrowprops={"arrowstyle": "-|>", "linewidth": 1.5})
-        axes.text(start + 0.5, 1.35, text, ha="center", va="bottom", fontsize=8)
+        left, colour = place * (width + gap), ("#dbe9f6", "#e2f0d9", "#fdebd0")[place % 3]
+        axes.fill(
+            [left, left + width, left + width, left], [0.05, 0.05, 1.55, 1.55], facecolor=colour, edgecolor="grey"
+        )
+        axes.text(left + width / 2, 1.34, title, ha="center", va="center", fontsize=11, fontweight="bold")
+        axes.text(left + width / 2, 0.62, text, ha="center", va="center", fontsize=10, linespacing=1.4)
+    for place, text in enumerate(arrows[: len(boxes) - 1]):
+        start = place * (width + gap) + width
+        axes.annotate("", (start + gap, 0.5), (start, 0.5), arrowprops={"arrowstyle": "-|>", "linewidth": 1.5})
+        axes.text(start + gap / 2, 0.62, text, ha="center", va="bottom", fontsize=9)
     save(drawing, path)
