@@ -173,7 +173,7 @@ def step_rows(
     """A whole training step of the student with LF-MMI alone, and LF-MMI's share of it."""
     model = build_model(experiment.model, OUTPUTS).to(device).train()
     optimiser = torch.optim.AdamW(model.parameters())
-    loss = LfMmi(engine, denominator("trigram"))
+    mmi = LfMmi(engine, denominator("trigram"))
     transcripts = numerators(batch, max(1, frames // FRAMES_PER_PHONE))
     wave = torch.randn(batch, frames * experiment.model.front_end.hop, device=device)
     samples = torch.full((batch,), wave.shape[1], device=device)
@@ -182,7 +182,7 @@ def step_rows(
     def step() -> None:
         with torch.autocast(device.type, precision, enabled=precision is not torch.float32):
             output = model(wave, samples)
-        loss(output.logits, output.lengths, transcripts).term.total.backward()
+        mmi.loss(output.logits, output.lengths, transcripts).terms["mmi"].total.backward()
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
 
@@ -190,7 +190,7 @@ def step_rows(
     lengths = torch.full((batch,), frames, device=device)
 
     def loss_alone() -> None:
-        loss(logits.detach().requires_grad_(), lengths, transcripts).term.total.backward()
+        mmi.loss(logits.detach().requires_grad_(), lengths, transcripts).terms["mmi"].total.backward()
 
     whole, _ = measure(step, max(3, repeats // 2), device)
     alone, _ = measure(loss_alone, repeats, device)

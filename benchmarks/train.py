@@ -152,10 +152,10 @@ def train(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         folders = Folders(data, data / "lang_phones", data / "graphs", args.exp_dir)
         trainer = build_trainer(experiment, folders, Path(folder), "native", ranks, device)
-        loader = trainer.batches.__self__  # type: ignore[attr-defined]
+        loader = trainer.plan.batches.__self__  # type: ignore[attr-defined]
         loader.cuts = loader.cuts.subset(first=min(CUTS, len(loader.cuts)))
         for epoch in itertools.count():
-            for batch in trainer.batches(epoch, 0):
+            for batch in trainer.plan.batches(epoch, 0):
                 trainer._update([batch], experiment.optim.lr)
                 trainer.progress.updates += 1
                 if ranks.first and epoch:

@@ -115,7 +115,7 @@ class Call:
 
     def unfit(self, experiment: Experiment) -> Iterator[str]:
         """What an experiment asks for that its topology, teacher, start or files do not have."""
-        if self.recipe.topology == "two_pdf" and experiment.objective.uses_ctc:
+        if self.recipe.topology == "two_pdf" and "ctc" in experiment.objective.terms:
             yield "model.ctc_output: true needs a blank; use --topology ctc or ctc_compact"
         if self.recipe.topology == "two_pdf" and experiment.decoding.blank_skip:
             yield "decoding.blank_skip needs a blank; set it to 0, or use --topology ctc or ctc_compact"
@@ -149,7 +149,7 @@ class Call:
         if teacher.stage != 6:
             yield f"teacher.experiment: {name} is trained in stage {teacher.stage}; teachers are in stage 6"
         most, layers = max(experiment.layer_map.values(), default=0), teacher.model.encoder.layers
-        if experiment.objective.uses_hidden and most > layers:
+        if most > layers:
             yield f"objective.teacher_layers: names block {most}, but {name} has {layers}"
         labels = self.recipe.num / name
         if self.trains(experiment) and not self.done(labels) and not (7 in self.stages and name in self.by_name):

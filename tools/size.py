@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from distill.config.experiment import Experiment
-from distill.losses.objective import build_objective
+from distill.losses.objective import TERMS
+from distill.losses.term import Context
 from distill.models.cost import macs, parameters, predict_rtf, quantizer_parameters
 from distill.models.latency import latency
 from distill.recipe.provenance import hardware
@@ -64,16 +65,13 @@ def measure(path: Path, outputs: int, overrides: list[str]) -> dict:
 
 
 def training_only(experiment: Experiment, conf_dir: Path) -> int:
-    """Parameters of the W_i that hidden-layer distillation needs and inference does not."""
+    """Parameters of loss terms, such as the W_i of hidden-layer distillation."""
     if experiment.teacher is None:
         return 0
     teacher = Experiment.load(conf_dir / f"{experiment.teacher.experiment}.yaml").model
-    encoder = experiment.model.encoder
-    objective = build_objective(
-        experiment.objective, experiment.layer_map, None, (encoder.dim, encoder.layers),
-        (teacher.encoder.dim, teacher.encoder.layers), experiment.model.shared_head_dim,
-    )  # fmt: skip
-    return sum(parameter.numel() for parameter in objective.parameters())
+    context, settings = Context(experiment.model, teacher), experiment.objective.terms
+    terms = [TERMS[name].build(settings[name], context) for name in settings if "graphs" not in TERMS[name].needs]
+    return sum(parameter.numel() for term in terms for parameter in term.parameters())
 
 
 def show(row: dict) -> None:

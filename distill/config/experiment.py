@@ -12,9 +12,10 @@ from pydantic import StringConstraints, model_validator
 from distill.config.bounds import Name, Seed, Source, UnitsName, Width
 from distill.config.decoding import Decoding
 from distill.config.loading import Settings, load_settings, parsed
+from distill.config.losses import Hidden, Objective
 from distill.config.model import Model
 from distill.config.names import TOPOLOGIES, UNITS, check_name, mark
-from distill.config.training import Augment, Data, Objective, Optim, Saving, Teacher
+from distill.config.training import Augment, Data, Optim, Saving, Teacher
 
 MARKS = tuple(
     mark(unit if kind == TOPOLOGIES[0] else f"{unit}_{kind}") for kind in TOPOLOGIES for unit in UNITS
@@ -62,17 +63,18 @@ class Experiment(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Experiment:
-        objective = self.objective
-        if (objective.uses_hidden or objective.uses_outputs) and self.teacher is None:
+        terms, objective = self.objective.terms, self.objective
+        taught = sorted({"outputs", "ctc_outputs", "hidden"} & set(terms))
+        if taught and self.teacher is None:
             raise ValueError(
-                f"objective alpha {objective.alpha}, beta {objective.beta} learns from a teacher, but"
-                " 'teacher' is not set; without one use alpha: 1, beta: 1"
+                f"the objective's terms {', '.join(taught)} need a teacher, but 'teacher' is not set; without one use"
+                " alpha: 1, beta: 1"
             )
         if self.decoding.chunks and not self.model.streaming.chunk_frames:
             raise ValueError(
                 f"decoding.chunks {list(self.decoding.chunks)} are for a model with streaming.chunk_frames"
             )
-        if objective.uses_ctc != self.model.ctc_output:
+        if bool(terms.keys() & {"ctc", "ctc_outputs"}) != self.model.ctc_output:
             raise ValueError(
                 f"objective.ctc_scale {objective.ctc_scale} and model.ctc_output {str(self.model.ctc_output).lower()}"
                 " do not go together: a second output needs a scale above 0 to learn, and a scale needs the output"
@@ -85,19 +87,20 @@ class Experiment(Settings):
                 f"init_blocks has {len(self.init_blocks)} entries, expected one for each of the {layers} blocks"
                 " (model.encoder.layers)"
             )
-        if len(objective.teacher_layers) not in (0, layers):
+        teacher_layers = objective.hidden.layers if objective.hidden else objective.teacher_layers
+        if len(teacher_layers) not in (0, layers):
+            key = "hidden.layers" if objective.hidden else "teacher_layers"
             raise ValueError(
-                f"objective.teacher_layers has {len(objective.teacher_layers)} entries, expected one for each"
-                f" of the {layers} blocks (model.encoder.layers; 0 for none)"
+                f"objective.{key} has {len(teacher_layers)} entries, expected one for each of the {layers} blocks"
+                " (model.encoder.layers; 0 for none)"
             )
         return self
 
     @property
     def layer_map(self) -> dict[int, int]:
-        """g: student block -> teacher block, both counted from 1 (papers/001 §5.1.2: g(i) = 2i)."""
-        count = self.model.encoder.layers
-        teacher_layers = self.objective.teacher_layers or tuple(2 * i for i in range(1, count + 1))
-        return {i: g for i, g in enumerate(teacher_layers, 1) if g}
+        """Student block -> teacher block of the objective's term `hidden`; empty without it."""
+        hidden = self.objective.terms.get("hidden")
+        return hidden.layer_map(self.model.encoder.layers) if isinstance(hidden, Hidden) else {}
 
     @classmethod
     def load(cls, path: Path | str, overrides: Sequence[str] = (), suffix: str = "") -> Experiment:

@@ -1,4 +1,4 @@
-"""Settings of a training: data, augmentation, teacher, objective, optimiser, checkpoints."""
+"""Settings of a training: data, augmentation, teacher, optimiser, checkpoints."""
 
 from __future__ import annotations
 
@@ -73,50 +73,17 @@ class Augment(Settings):
 
 
 class Teacher(Settings):
-    """Whose layers and outputs the student learns."""
+    """The experiment whose hidden states and outputs are targets."""
 
     experiment: Name
-    hears: Literal["augmented", "clean"] = "augmented"  # the student's waveform, or the one before augmentation
-    keep_targets: Flag = False  # compute each cut's targets once; needs hears: clean
+    input: Literal["augmented", "clean"] = "augmented"  # the student's waveform, or the one before augmentation
+    keep_targets: Flag = False  # compute each cut's targets once; needs input: clean
 
     @model_validator(mode="after")
     def _check(self) -> Teacher:
-        if self.keep_targets and self.hears != "clean":
-            raise ValueError("teacher.keep_targets needs teacher.hears: clean (targets change with augmentation)")
+        if self.keep_targets and self.input != "clean":
+            raise ValueError("teacher.keep_targets needs teacher.input: clean (targets change with augmentation)")
         return self
-
-
-class Objective(Settings):
-    """(1 - alpha) hidden + alpha (beta LF-MMI + (1 - beta) MSE of outputs), papers/001 Eq. 1-3."""
-
-    alpha: Probability = 0.8
-    beta: Probability = 0.8
-    mmi_scale: Scale = 5.0  # about the frames of a phone: LF-MMI is counted per frame, MSE per value
-    ctc_scale: Weight = 0.0  # of the second output's CTC (model.ctc_output) beside LF-MMI, relative to it
-    den_scale: Weight = 1.0
-    leaky: Probability = 0.0  # coefficient of the leaky HMM in the denominator (Kaldi's recipes: 0.1), 0: off
-    out_of_range: Weight = 0.0  # scale of the penalty on logits beyond +-30 (Kaldi's recipes: 0.01), 0: off
-    precision: Literal["input", "float32", "float64"] = "input"  # of the sums over paths
-    teacher_layers: tuple[
-        Annotated[Whole, Field(ge=0, le=65536)], ...
-    ] = ()  # g(i) of student block i = 1..; 0: none; empty: 2i
-    hidden_norm: Literal["none", "layer"] = "none"  # targets as they are, or normalised over channels
-
-    @property
-    def uses_hidden(self) -> bool:
-        return self.alpha < 1
-
-    @property
-    def uses_outputs(self) -> bool:
-        return self.alpha > 0 and self.beta < 1
-
-    @property
-    def uses_mmi(self) -> bool:
-        return self.alpha > 0 and self.beta > 0
-
-    @property
-    def uses_ctc(self) -> bool:
-        return self.ctc_scale > 0
 
 
 class Optim(Settings):

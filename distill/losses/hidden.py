@@ -7,39 +7,62 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill.batch import Output, Targets, valid_mask
-from distill.losses.term import Term, masked_mse
+from distill.batch import Batch, Output, Targets, valid_mask
+from distill.config.losses import Hidden as Settings
+from distill.losses.term import Context, Losses, LossTerm, ParameterGroup, masked_mse
 
 
-class HiddenMse(nn.Module):
+class HiddenMse(LossTerm):
     """Trainable W_i map student blocks to teacher blocks; the last one may belong to a shared head.
 
-    layer_map: g, student block -> teacher block, counted from 1. shared: the head's own projection,
-    used for the last student block instead of a new W_i.
+    layer_map: g, student block -> teacher block, counted from 1. shared: the head's own projection
+    (`Output.mapped_last`) takes the place of the last W_i. norm: "none" or "layer", of the targets.
     """
+
+    needs = frozenset({"hidden"})
 
     def __init__(
         self, layer_map: Mapping[int, int], student_dim: int, teacher_dim: int, last: int, shared: bool, norm: str
     ) -> None:
         super().__init__()
-        self.layer_map, self.last, self.norm = dict(layer_map), last, norm
-        self.shared = shared
+        self.layer_map, self.last, self.shared, self.norm = dict(layer_map), last, shared, norm
+        self.teacher_blocks = tuple(sorted(set(layer_map.values())))
         own = [i for i in layer_map if not (shared and i == last)]
         self.projections = nn.ModuleDict({str(i): nn.Linear(student_dim, teacher_dim, bias=False) for i in own})
 
-    def forward(self, student: Output, teacher: Targets, lengths: Tensor) -> dict[str, Term]:
-        """lengths (B,): frames valid in both; raises ValueError for a head that is not shared where it should be."""
-        inside = valid_mask(lengths, student.logits.shape[1])
+    @classmethod
+    def build(cls, settings: Settings, context: Context) -> HiddenMse:
+        assert context.teacher is not None
+        student, teacher = context.student.encoder, context.teacher.encoder
+        layer_map = settings.layer_map(student.layers)
+        outside = sorted(g for g in layer_map.values() if not 1 <= g <= teacher.layers)
+        if outside:
+            raise ValueError(
+                f"objective.teacher_layers maps to blocks {outside}, but the teacher has"
+                f" blocks 1..{teacher.layers}; give one teacher block for each student block (0 for none)"
+            )
+        # A shared head's prediction layer is the teacher's, so that its W must map to the teacher's last block.
+        same_width = context.student.shared_head_dim == teacher.dim
+        shared = same_width and layer_map.get(student.layers) == teacher.layers
+        term = cls(layer_map, student.dim, teacher.dim, student.layers, shared, settings.norm)
+        if settings.lr_scale != 1:
+            term.group = ParameterGroup("hidden", settings.lr_scale)
+        return term
+
+    def forward(self, student: Output, teacher: Targets | None, batch: Batch) -> Losses:
+        """A term for each student block of the map."""
+        assert teacher is not None
+        inside = valid_mask(teacher.lengths, student.logits.shape[1])
         terms = {}
         for i, g in self.layer_map.items():
             mapped = student.mapped_last if self.shared and i == self.last else None
             if mapped is None:
                 mapped = self.projections[str(i)](student.hidden[i])
             terms[f"hidden{i}"] = masked_mse(mapped, self._target(teacher.hidden[g], i), inside)
-        return terms
+        return Losses(terms)
 
     def _target(self, target: Tensor, i: int) -> Tensor:
-        # The last target is normed already where blocks are pre-LN, and is what the shared head reads.
+        # The last target is normed already where blocks are pre-LN, and is the input of the shared head.
         if self.norm == "none" or i == self.last:
             return target
         return F.layer_norm(target.float(), target.shape[-1:])

@@ -1,75 +1,75 @@
-"""The objective of distillation, papers/001 Eq. 1-3, as weighted terms.
+"""The objective of distillation as a table of weighted terms; papers/001 Eq. 1-3 are five of them.
 
-L = (1 - alpha) L_hidden + alpha L_pred,  L_pred = beta mmi_scale L_mmi + (1 - beta) MSE(O_S, O_T).
-A teacher is fine-tuned with alpha = beta = 1: LF-MMI alone.
+A new term is a module with `build` and `forward` in a file of its own, its settings in `distill.config.losses`, and a
+line in TERMS.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
-from distill.batch import Batch, Output, Targets, valid_mask
-from distill.config.training import Objective as ObjectiveSettings
+from distill.batch import Batch, Output, Targets
+from distill.config.losses import Objective as Settings
+from distill.losses.ctc import Ctc
 from distill.losses.hidden import HiddenMse
-from distill.losses.mmi import Ctc, LfMmi
-from distill.losses.term import Term, masked_mse
+from distill.losses.mmi import LfMmi
+from distill.losses.outputs import CtcOutputMse, OutputMse
+from distill.losses.term import Context, Losses, LossTerm, Term
+
+TERMS: dict[str, type[LossTerm]] = {
+    "mmi": LfMmi,
+    "ctc": Ctc,
+    "outputs": OutputMse,
+    "ctc_outputs": CtcOutputMse,
+    "hidden": HiddenMse,
+}
 
 
-class Losses(NamedTuple):
-    """Named terms and counts to log: utterances without a path, utterances recomputed in the log semiring."""
-
-    terms: dict[str, Term]
-    dropped: Tensor
-    recomputed: int
+def needs_of(settings: Settings) -> frozenset[str]:
+    """Inputs that the terms of an objective need: "graphs", "hidden", "outputs"."""
+    return frozenset().union(*(TERMS[name].needs for name in settings.terms))
 
 
-class Objective(nn.Module):
-    """Combines LF-MMI, hidden MSE and logit MSE; holds the W_i, which only training needs."""
+class Objective(nn.ModuleDict):
+    """Weighted sum of terms by name, with the parameters that only training needs.
 
-    def __init__(
-        self, settings: ObjectiveSettings, mmi: LfMmi | None, hidden: HiddenMse | None, ctc: Ctc | None = None
-    ) -> None:
-        super().__init__()
-        self.settings, self.mmi, self.hidden, self.ctc = settings, mmi, hidden, ctc
+    update_number: of the training's current update, for terms that are on for the first ones only.
+    """
 
-    def forward(self, student: Output, targets: Targets | None, batch: Batch) -> Losses:
-        """The terms of a batch; a second output learns with CTC and, where the teacher has one, from its logits."""
-        logits, lengths, second, numerators = student.logits, student.lengths, student.ctc_logits, batch.graphs
-        alpha, beta = self.settings.alpha, self.settings.beta
+    def __init__(self, settings: Settings, context: Context) -> None:
+        """Raises ValueError where a term does not fit student, teacher or engine."""
+        terms = settings.terms
+        super().__init__({name: TERMS[name].build(terms[name], context) for name in TERMS if name in terms})
+        self.settings, self.update_number = terms, 0
+
+    @property
+    def teacher_blocks(self) -> tuple[int, ...]:
+        """Teacher blocks whose hidden states are targets."""
+        terms = [term for term in self.values() if isinstance(term, LossTerm)]
+        return tuple(sorted({block for term in terms for block in term.teacher_blocks}))
+
+    def forward(self, student: Output, teacher: Targets | None, batch: Batch) -> Losses:
+        """The terms of a batch that are on in this update, weighted, and the sums of their counts."""
+        if teacher is not None:
+            teacher = fit_frames(teacher, student.lengths, student.logits.shape[1])
         terms: dict[str, Term] = {}
-        dropped, recomputed = torch.zeros((), dtype=torch.int64, device=logits.device), 0
-        if self.mmi is not None:
-            result = self.mmi(logits, lengths, numerators)
-            scale = alpha * beta * self.settings.mmi_scale
-            terms["mmi"] = result.term.weighted(scale)
-            if result.penalty is not None:
-                terms["out_of_range"] = result.penalty.weighted(scale)
-            dropped, recomputed = result.dropped, result.recomputed
-        if self.ctc is not None and second is not None:
-            scale = alpha * beta * self.settings.mmi_scale * self.settings.ctc_scale
-            terms["ctc"] = self.ctc(second, lengths, numerators).weighted(scale)
-        if targets is not None:
-            targets, frames = fit_frames(targets, lengths, logits.shape[1])
-            if self.settings.uses_outputs:
-                inside = valid_mask(frames, logits.shape[1])
-                terms["outputs"] = masked_mse(logits, targets.logits, inside).weighted(alpha * (1 - beta))
-                if second is not None and targets.ctc_logits is not None:
-                    terms["ctc_outputs"] = masked_mse(second, targets.ctc_logits, inside).weighted(alpha * (1 - beta))
-            if self.hidden is not None:
-                for name, term in self.hidden(student, targets, frames).items():
-                    terms[name] = term.weighted(1 - alpha)
+        dropped, recomputed = torch.zeros((), dtype=torch.int64, device=student.logits.device), 0
+        for name, module in self.items():
+            settings = self.settings[name]
+            if settings.updates and self.update_number >= settings.updates:
+                continue
+            losses = module(student, teacher, batch)
+            terms |= {key: term._replace(weight=term.weight * settings.weight) for key, term in losses.terms.items()}
+            dropped, recomputed = dropped + losses.dropped, recomputed + losses.recomputed
         return Losses(terms, dropped, recomputed)
 
 
-def fit_frames(targets: Targets, lengths: Tensor, size: int) -> tuple[Targets, Tensor]:
-    """Bring the teacher's frames to the student's: pairs averaged where the student has half as many.
+def fit_frames(targets: Targets, lengths: Tensor, size: int) -> Targets:
+    """Targets at the student's frames: pairs averaged where the student has half as many.
 
-    Returns targets of `size` frames (zero-padded or cut) and the frames valid in both (B,). A causal
-    student has up to one frame more than a teacher without padding; more is an error.
+    lengths (B,): the student's. The result has `size` frames (zero-padded or cut) and as lengths the frames valid in
+    both. A causal student has up to one frame more than a teacher without padding; more is an error.
     """
     factor = max(1, round(float(targets.lengths.sum()) / max(1.0, float(lengths.sum()))))
     theirs = targets.lengths.to(lengths.device) // factor
@@ -85,30 +85,5 @@ def fit_frames(targets: Targets, lengths: Tensor, size: int) -> tuple[Targets, T
         return nn.functional.pad(x, (0, 0, 0, max(0, size - x.shape[1])))[:, :size]
 
     hidden = {block: fit(x) for block, x in targets.hidden.items()}
-    second = None if targets.ctc_logits is None else fit(targets.ctc_logits)
-    return Targets(fit(targets.logits), hidden, theirs, second), torch.minimum(theirs, lengths)
-
-
-def build_objective(
-    settings: ObjectiveSettings,
-    layer_map: Mapping[int, int],
-    mmi: LfMmi | None,
-    student: tuple[int, int],
-    teacher: tuple[int, int] | None,
-    shared_head_dim: int | None,
-) -> Objective:
-    """student, teacher: (width, blocks) of each; raises ValueError where the layer map does not fit."""
-    hidden = None
-    if settings.uses_hidden and teacher is not None:
-        (dim, blocks), (teacher_dim, teacher_blocks) = student, teacher
-        outside = {i: g for i, g in layer_map.items() if not 1 <= g <= teacher_blocks}
-        if outside:
-            raise ValueError(
-                f"objective.teacher_layers maps to blocks {sorted(outside.values())}, but the teacher has"
-                f" blocks 1..{teacher_blocks}; give one teacher block for each student block (0 for none)"
-            )
-        # A shared head reads what its W makes of the last block, so that W must learn the teacher's last.
-        shared = shared_head_dim == teacher_dim and layer_map.get(blocks) == teacher_blocks
-        hidden = HiddenMse(layer_map, dim, teacher_dim, blocks, shared, settings.hidden_norm)
-    ctc = Ctc(mmi.engine) if settings.uses_ctc and mmi is not None else None
-    return Objective(settings, mmi if settings.uses_mmi else None, hidden, ctc)
+    ctc_logits = None if targets.ctc_logits is None else fit(targets.ctc_logits)
+    return Targets(fit(targets.logits), hidden, torch.minimum(theirs, lengths), ctc_logits)

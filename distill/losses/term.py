@@ -1,23 +1,72 @@
-"""A term of the objective: a sum and the count it is divided by, kept apart until all ranks have met."""
+"""Terms of the objective: a loss as a sum and its count, kept apart until they are summed over ranks."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from distill.batch import Batch, Output, Targets
+from distill.config.model import Model
+from distill.fsa.graph import Hmm
 
 
 class Term(NamedTuple):
     """total: scalar to minimise, summed over what `count` (scalar) counts. weight: its factor in the loss."""
 
     total: Tensor
-    count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nobody asks a term for
+    count: Tensor  # type: ignore[assignment]  # hides tuple.count, of which a term has no use
     weight: float = 1.0
 
-    def weighted(self, weight: float) -> Term:
-        """The same term with its weight multiplied."""
-        return self._replace(weight=self.weight * weight)
+
+class Losses(NamedTuple):
+    """Named terms, and for the log the utterances without a path and those recomputed in the log semiring."""
+
+    terms: dict[str, Term]
+    dropped: Tensor | int = 0
+    recomputed: int = 0
+
+
+class ParameterGroup(NamedTuple):
+    """An optimiser group of its own: learning rate relative to the model's; ascent: its gradients are followed up."""
+
+    name: str
+    lr_scale: float = 1.0
+    ascent: bool = False
+
+
+@dataclass(frozen=True)
+class Context:
+    """Sources of a term besides its settings: student, teacher, and for LF-MMI an engine's name and the denominator."""
+
+    student: Model
+    teacher: Model | None = None
+    engine: str = ""
+    denominator: Hmm | None = None
+
+
+class LossTerm(nn.Module):
+    """Base of the terms in `distill.losses.objective.TERMS`.
+
+    needs: inputs beside the student's output: "graphs" (the batch's numerators, the denominator), "hidden", "outputs"
+    (the teacher's). teacher_blocks: blocks of which `Targets.hidden` is read. group: of its parameters in the
+    optimiser, None for the model's.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    teacher_blocks: tuple[int, ...] = ()
+    group: ParameterGroup | None = None
+
+    @classmethod
+    def build(cls, settings: Any, context: Context) -> LossTerm:
+        """From the term's settings; raises ValueError where they do not fit student, teacher or engine."""
+        raise NotImplementedError
+
+    def forward(self, student: Output, teacher: Targets | None, batch: Batch) -> Losses:
+        """teacher: at the student's frames, `lengths` those valid in both; None where `needs` asks for no teacher."""
+        raise NotImplementedError
 
 
 def masked_mse(ours: Tensor, theirs: Tensor, inside: Tensor) -> Term:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,29 +13,25 @@ from distill.lm.model import TransformerLm, build_lm, count_parameters
 from distill.lm.scoring import log_probabilities
 from distill.lm.text import NUMBERS, PADDING, ROWS, Corpus, TextBatch, TextLoader, padded, split_rows, write_corpus
 from distill.lm.units import Units, learn_units
-from distill.losses.objective import Losses
-from distill.losses.term import Term
+from distill.losses.term import Losses, Term
 from distill.text import read_lines
 from distill.train.distributed import Ranks
-from distill.train.loop import Trainer
+from distill.train.loop import Trainer, TrainingPlan
+from distill.train.schedule import count_updates
 
 
 class LmStep(nn.Module):
     """The model and its loss: cross-entropy in nats per unit."""
 
-    def __init__(self, model: TransformerLm, objective: nn.Module) -> None:
+    def __init__(self, model: TransformerLm) -> None:
         super().__init__()
-        self.model, self.objective = model, objective
+        self.model = model
 
     def forward(self, batch: TextBatch, targets: None = None) -> Losses:
         """One term, summed over the units of the batch."""
         total = -log_probabilities(self.model, batch.inputs, batch.targets).sum()
         count = (batch.targets != PADDING).sum()
-        return Losses({"nats": Term(total, count)}, count.new_zeros(()), 0)
-
-    def sizes(self) -> dict[str, int]:
-        """Parameters of the model's parts."""
-        return count_parameters(self.model)
+        return Losses({"nats": Term(total, count)})
 
 
 def build_lm_trainer(
@@ -53,10 +49,12 @@ def build_lm_trainer(
     units = Units.load(folder, settings.text.units)
     loader = TextLoader(Corpus(folder), settings.text.batch_units, settings.seed, ranks.rank, ranks.world)
     model = build_lm(settings.model, len(units), settings.seed)
-    return Trainer(
-        settings, model.to(device), nn.Identity(), None, loader.epoch, Validation(settings, units, valid, ranks),
-        count_updates(settings, loader), units.symbols, folder, ranks, device, LmStep,
+    batches = validation(settings, units, valid, ranks)
+    plan = TrainingPlan(
+        settings, loader.epoch, lambda: batches, count_updates(settings.optim, loader.count), units.symbols,
+        count_parameters(model), folder, ranks, device,
     )  # fmt: skip
+    return Trainer(plan, LmStep(model))
 
 
 def prepare(settings: LanguageModel, text: Path, folder: Path) -> None:
@@ -76,26 +74,11 @@ def forget_text(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def count_updates(settings: LanguageModel, loader: TextLoader) -> int:
-    """Updates of the whole training; epochs are counted out."""
-    optim = settings.optim
-    if optim.updates:
-        return optim.updates
-    return sum(-(-loader.count(epoch) // optim.accumulate) for epoch in range(optim.epochs))
-
-
-class Validation:
-    """Batches of a rank's validation sentences, the same ones every time."""
-
-    def __init__(self, settings: LanguageModel, units: Units, sentences: Sequence[str], ranks: Ranks) -> None:
-        rows = [units.sentence(sentence.split()) for sentence in sentences]
-        self.rows = sorted((row for row in rows if len(row) > 2), key=len)
-        self.batch_units = settings.text.batch_units
-        if not self.rows:
-            raise ValueError(f"no transcripts in cut set '{settings.text.valid}' to validate the language model on")
-        self.rows = list(ranks.mine(self.rows))
-
-    def __call__(self) -> Iterator[TextBatch]:
-        for some in split_rows([len(row) - 1 for row in self.rows], self.batch_units):
-            inputs, targets = padded(self.rows[some])
-            yield TextBatch(("validation",), inputs, targets)
+def validation(settings: LanguageModel, units: Units, sentences: Sequence[str], ranks: Ranks) -> list[TextBatch]:
+    """Batches of a rank's validation sentences; raises ValueError where there are none."""
+    rows = sorted((row for row in (units.sentence(s.split()) for s in sentences) if len(row) > 2), key=len)
+    if not rows:
+        raise ValueError(f"no transcripts in cut set '{settings.text.valid}' to validate the language model on")
+    rows = list(ranks.mine(rows))
+    chosen = split_rows([len(row) - 1 for row in rows], settings.text.batch_units)
+    return [TextBatch(("validation",), *padded(rows[some])) for some in chosen]

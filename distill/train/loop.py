@@ -6,24 +6,27 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from distill.batch import Batch, Targets
-from distill.config.training import Optim, Saving
-from distill.losses.objective import Losses
+from distill.config.experiment import Experiment
+from distill.config.language_model import LanguageModel
+from distill.losses.objective import Objective
+from distill.losses.term import Losses
 from distill.models import checkpoint
 from distill.models.encoder import Encoder
-from distill.models.recogniser import Recogniser, count_parameters
+from distill.models.recogniser import Recogniser
 from distill.train.distributed import Ranks
 from distill.train.monitor import Monitor
+from distill.train.optimiser import build_optimiser, set_rate
 from distill.train.schedule import learning_rate
 from distill.train.stopping import Asked, noticing
 from distill.train.teacher import TeacherTargets
@@ -50,39 +53,37 @@ class Progress:
     valid_loss: float = math.nan
 
 
-class Trained(Protocol):
-    """What the loop asks of settings: those of a recogniser or of a language model."""
+class TrainingStep(nn.Module):
+    """A recogniser and its objective as one module, so that data-parallel training covers both."""
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def seed(self) -> int: ...
-
-    @property
-    def optim(self) -> Optim: ...
-
-    @property
-    def saving(self) -> Saving: ...
-
-    def resolved(self) -> dict[str, Any]: ...
-
-
-class Step(nn.Module):
-    """Model and objective as one module, so that data-parallel training covers both."""
-
-    def __init__(self, model: Recogniser, objective: nn.Module) -> None:
+    def __init__(self, model: Recogniser, objective: Objective) -> None:
         super().__init__()
         self.model, self.objective = model, objective
 
     def forward(self, batch: Batch, targets: Targets | None) -> Losses:
         """The terms of the loss of a batch on this device."""
-        output = self.model(batch.wave, batch.samples)
-        return self.objective(output, targets, batch)
+        return self.objective(self.model(batch.wave, batch.samples), targets, batch)
 
-    def sizes(self) -> dict[str, int]:
-        """Parameters of the model's parts."""
-        return count_parameters(self.model)
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """Everything about a training but the modules that learn.
+
+    batches(epoch, skip) yields this rank's shares of an epoch's batches without the first `skip`; batches have `ids`,
+    `seconds`, `counted` and `to(device)`. valid() yields this rank's share of the validation. updates: of the whole
+    training. units: names of the model's outputs. sizes: parameters of the model's parts. folder: of checkpoints.
+    """
+
+    settings: Experiment | LanguageModel
+    batches: Callable[[int, int], Generator[Any, None, None]]
+    valid: Callable[[], Iterable[Any]]
+    updates: int
+    units: Sequence[str]
+    sizes: Mapping[str, int]
+    folder: Path
+    ranks: Ranks
+    device: torch.device
+    teacher: TeacherTargets | None = None
 
 
 @dataclass(frozen=True)
@@ -109,43 +110,22 @@ class Trainer:
     that happened before, in this process or in one that was killed, has a part in them.
     """
 
-    def __init__(
-        self,
-        experiment: Trained,
-        model: nn.Module,
-        objective: nn.Module,
-        teacher: TeacherTargets | None,
-        batches: Callable[[int, int], Generator[Any, None, None]],
-        valid: Callable[[], Iterator[Any]],
-        updates: int,
-        units: Sequence[str],
-        folder: Path,
-        ranks: Ranks,
-        device: torch.device,
-        step: Callable[..., Any] = Step,
-    ) -> None:
-        """batches(epoch, skip) yields this rank's shares of an epoch's batches without the first `skip`.
-
-        valid() yields this rank's share of the validation. updates: how many in all. step(model, objective) makes
-        the module that gives a batch's Losses and its parameters' `sizes`; batches have `ids`, `seconds`, `counted`
-        and `to(device)`.
-        """
-        self.experiment, self.settings = experiment, experiment.optim
-        self.model, self.objective, self.teacher = model, objective, teacher
-        self.batches, self.valid, self.total = batches, valid, updates
-        self.units, self.folder, self.ranks, self.device = list(units), folder, ranks, device
-        self.step = step(model, objective).to(device)
-        encoders = [module for module in model.modules() if isinstance(module, Encoder)]
-        self.parallel = ranks.wrap(self.step, device, any(encoder.settings.layer_drop for encoder in encoders))
-        self._alike = torch.Generator()  # for what all ranks draw alike
+    def __init__(self, plan: TrainingPlan, step: nn.Module) -> None:
+        """step(batch, targets) gives a batch's Losses; its submodule `model` is what is trained to be used."""
+        self.plan, self.settings, self.ranks, self.device = plan, plan.settings.optim, plan.ranks, plan.device
+        self.step = step.to(plan.device)
+        encoders = [module for module in step.modules() if isinstance(module, Encoder)]
+        self._alike = torch.Generator()  # for draws that are the same on all ranks
         for encoder in encoders:
             encoder.draws = self._alike
-        self.parameters = [p for p in self.step.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, self.settings.lr, self.settings.betas, self.settings.eps, self.settings.weight_decay,
-            fused=device.type in ("cpu", "cuda"),
-        )  # fmt: skip
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.settings.precision == "float16")
+        self._objectives = [module for module in step.modules() if isinstance(module, Objective)]
+        skips_parts = any(encoder.settings.layer_drop for encoder in encoders) or any(
+            term.updates for objective in self._objectives for term in objective.settings.values()
+        )
+        self.parallel = plan.ranks.wrap(self.step, plan.device, skips_parts)
+        self.optimiser = build_optimiser(step, self.settings, plan.device)
+        self.parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
+        self.scaler = torch.amp.GradScaler(plan.device.type, enabled=self.settings.precision == "float16")
         self.progress = Progress()
         self._asked, self._ending = Asked(), False
         self._began = time.monotonic()
@@ -158,7 +138,9 @@ class Trainer:
         """
         self._began = time.monotonic()
         self._resume()
-        monitor = Monitor(self.folder, self.experiment.name, self.total, self.progress.updates, self.ranks.first)
+        monitor = Monitor(
+            self.plan.folder, self.plan.settings.name, self.plan.updates, self.progress.updates, self.ranks.first
+        )
         with contextlib.closing(monitor), noticing() as self._asked, self.ranks.meeting():
             while not self.progress.finished:
                 self._epoch(monitor)
@@ -168,10 +150,10 @@ class Trainer:
 
     def result(self) -> dict[str, Any]:
         """Counts, hours and losses of the training so far."""
-        training_only = sum(p.numel() for p in self.objective.parameters())
-        progress = self.progress
+        progress, sizes = self.progress, self.plan.sizes
+        training_only = sum(p.numel() for p in self.step.parameters()) - sum(sizes.values())
         return {
-            "params": {**self.step.sizes(), "training_only": training_only},
+            "params": {**sizes, "training_only": training_only},
             "updates": progress.updates,
             "audio_hours": round(progress.audio_seconds / 3600, 3),
             "wall_s": round(progress.wall_seconds, 1),
@@ -183,12 +165,12 @@ class Trainer:
 
     def _epoch(self, monitor: Monitor) -> None:
         progress = self.progress
-        with contextlib.closing(self.batches(progress.epoch, progress.batch)) as batches:  # ends loading processes
-            while progress.updates < self.total:
+        with contextlib.closing(self.plan.batches(progress.epoch, progress.batch)) as batches:  # ends loading processes
+            while progress.updates < self.plan.updates:
                 group = list(islice(batches, self.settings.accumulate))
                 if not group:
                     break
-                rate = learning_rate(self.settings, progress.updates / self.total)
+                rate = learning_rate(self.settings, progress.updates / self.plan.updates)
                 values = self._update(group, rate)
                 progress.updates += 1
                 progress.batch += len(group)
@@ -197,19 +179,18 @@ class Trainer:
                 monitor.update(progress.updates, values, rate)
                 if self._ending:
                     self._end()
-                if progress.updates % self.experiment.saving.every_updates == 0:
+                if progress.updates % self.plan.settings.saving.every_updates == 0:
                     self._save("last.pt")
         if not progress.batch:
-            raise ValueError(f"{self.experiment.name}: epoch {progress.epoch + 1} has no batches to train on")
+            raise ValueError(f"{self.plan.settings.name}: epoch {progress.epoch + 1} has no batches to train on")
 
     def _update(self, group: Sequence[Batch], rate: float) -> dict[str, float]:
-        for parameters in self.optimizer.param_groups:
-            parameters["lr"] = rate
+        set_rate(self.optimiser, rate)
         self.step.train()
-        if self.teacher is not None:
-            self.teacher.model.eval()
-        self._seed()
-        self.optimizer.zero_grad(set_to_none=True)
+        if self.plan.teacher is not None:
+            self.plan.teacher.model.eval()
+        self._begin_update()
+        self.optimiser.zero_grad(set_to_none=True)
         values: dict[str, float] = {}
         for index, batch in enumerate(group):
             last = index == len(group) - 1
@@ -219,16 +200,18 @@ class Trainer:
                 self.scaler.scale(loss / len(group)).backward()
             for name, value in parts.items():
                 values[name] = values.get(name, 0.0) + value / len(group)
-        self.scaler.unscale_(self.optimizer)
+        self.scaler.unscale_(self.optimiser)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
         self._check_finite({**values, "gradient": float(norm)}, group)
-        self.scaler.step(self.optimizer)
+        self.scaler.step(self.optimiser)
         self.scaler.update()
         return {**values, "gradient": float(norm)}
 
-    def _seed(self) -> None:
-        """Begin the random numbers of an update: one row for all ranks alike, one for each."""
-        number = self.experiment.seed, self.progress.updates
+    def _begin_update(self) -> None:
+        """Seed the random numbers of an update: one row for all ranks alike, one for each; and number it."""
+        for objective in self._objectives:
+            objective.update_number = self.progress.updates
+        number = self.plan.settings.seed, self.progress.updates
         alike, own = (
             int(np.random.SeedSequence((*number, row)).generate_state(1, np.uint64)[0])
             for row in (0, 1 + self.ranks.rank)
@@ -238,7 +221,7 @@ class Trainer:
 
     def _loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         batch = batch.to(self.device)
-        targets = self.teacher(batch) if self.teacher is not None else None
+        targets = self.plan.teacher(batch) if self.plan.teacher is not None else None
         precision = getattr(torch, self.settings.precision)
         with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
             losses = self.parallel(batch, targets)
@@ -253,7 +236,10 @@ class Trainer:
         """The one exchange of a batch beside that of gradients."""
         names = list(losses.terms)
         terms = [*(losses.terms[name].total for name in names), *(losses.terms[name].count for name in names)]
-        own = torch.stack([value.detach().double() for value in (*terms, losses.dropped)]) * batch.counted
+        own = torch.stack(
+            [torch.as_tensor(x, dtype=torch.float64, device=self.device).detach() for x in (*terms, losses.dropped)]
+        )
+        own = own * batch.counted
         others = [losses.recomputed * batch.counted, batch.seconds, bool(self._asked.signal)]
         every = torch.cat([own, torch.tensor(others, dtype=own.dtype, device=own.device)])
         values = self.ranks.sum(every).tolist()
@@ -287,21 +273,18 @@ class Trainer:
     @torch.no_grad()
     def _validate(self, monitor: Monitor) -> float:
         self.step.eval()
-        own: Sums = {}
-        for batch in self.valid():
+        own: list[Sums] = []
+        for batch in self.plan.valid():
             if self._asked.signal:
                 break
             moved = batch.to(self.device)
-            targets = self.teacher(moved) if self.teacher is not None else None
-            for name, term in self.step(moved, targets).terms.items():
-                _add(own, name, float(term.total), float(term.count), term.weight)
-        signals, sums = zip(*self.ranks.gather((self._asked.signal, own)))
+            targets = self.plan.teacher(moved) if self.plan.teacher is not None else None
+            terms = self.step(moved, targets).terms
+            own.append({name: (float(term.total), float(term.count), term.weight) for name, term in terms.items()})
+        signals, of_ranks = zip(*self.ranks.gather((self._asked.signal, _summed(own))))
         if any(signals):
             self._end()
-        every: Sums = {}
-        for some in sums:
-            for name, (total, count, weight) in some.items():
-                _add(every, name, total, count, weight)
+        every = _summed(of_ranks)
         values = {name: total / max(1.0, count) for name, (total, count, _) in every.items()}
         values["loss"] = sum(weight * values[name] for name, (_, _, weight) in every.items())
         monitor.valid(self.progress.updates, values, self.progress.epoch + 1)
@@ -312,11 +295,11 @@ class Trainer:
         progress.train_loss = progress.losses / progress.losses_of
         progress.losses, progress.losses_of = 0.0, 0
         progress.epoch, progress.batch = progress.epoch + 1, 0
-        progress.finished = progress.updates >= self.total
+        progress.finished = progress.updates >= self.plan.updates
         self._save(f"epoch-{progress.epoch}.pt")
         if self.ranks.first:
-            for number, path in checkpoint.epoch_paths(self.folder).items():
-                if number <= progress.epoch - self.experiment.saving.keep:
+            for number, path in checkpoint.epoch_paths(self.plan.folder).items():
+                if number <= progress.epoch - self.plan.settings.saving.keep:
                     path.unlink()
         self._save("last.pt")
 
@@ -324,7 +307,7 @@ class Trainer:
         """Leave a checkpoint and end the process; every rank comes here after the same update."""
         self._save("last.pt")
         if self.ranks.first:
-            path = self.folder / "last.pt"
+            path = self.plan.folder / "last.pt"
             log.info("checkpoint at update %d written to %s; the same command continues", self.progress.updates, path)
         raise SystemExit(self._asked.status)
 
@@ -334,32 +317,33 @@ class Trainer:
         self._began = now
         if not self.ranks.first:
             return
+        state = self.step.state_dict()
         content = {
-            "model": self.model.state_dict(),
-            "objective": self.objective.state_dict(),
-            "experiment": self.experiment.resolved(),
-            "units": self.units,
+            "model": {name[6:]: value for name, value in state.items() if name.startswith("model.")},
+            "objective": {name[10:]: value for name, value in state.items() if name.startswith("objective.")},
+            "experiment": self.plan.settings.resolved(),
+            "units": list(self.plan.units),
             "progress": asdict(self.progress),
             "ranks": self.ranks.world,
         }
         if name == "last.pt":
-            content |= {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
-        checkpoint.save(self.folder / name, content)
+            content |= {"optimizer": self.optimiser.state_dict(), "scaler": self.scaler.state_dict()}
+        checkpoint.save(self.plan.folder / name, content)
 
     def _resume(self) -> None:
-        path = self.folder / "last.pt"
+        path = self.plan.folder / "last.pt"
         content = self._last(path) if path.exists() else None
         updates = self.ranks.gather(content["progress"]["updates"] if content else 0)
         if len(set(updates)) > 1:
             raise ValueError(f"the ranks find other checkpoints at {path} (updates {updates}); they must share exp-dir")
         if content is None:
             return
-        self.model.load_state_dict(content["model"])
-        self.objective.load_state_dict(content["objective"])
-        self.optimizer.load_state_dict(content["optimizer"])
+        prefixes = ("model", "objective")
+        self.step.load_state_dict({f"{part}.{name}": x for part in prefixes for name, x in content[part].items()})
+        self.optimiser.load_state_dict(content["optimizer"])
         self.scaler.load_state_dict(content["scaler"])
         self.progress = Progress(**content["progress"])
-        log.info("continuing from update %d of %d (%s)", self.progress.updates, self.total, path)
+        log.info("continuing from update %d of %d (%s)", self.progress.updates, self.plan.updates, path)
         before = content.get("ranks", 1)
         if before != self.ranks.world:
             log.warning(
@@ -371,13 +355,17 @@ class Trainer:
         try:
             return checkpoint.load(path, self.device)
         except ValueError as error:
-            epochs = ", ".join(found.name for found in checkpoint.epoch_paths(self.folder).values()) or "none"
+            epochs = ", ".join(found.name for found in checkpoint.epoch_paths(self.plan.folder).values()) or "none"
             raise ValueError(
                 f"{error}: move {path.name} away and training begins anew, which replaces the epochs that are there"
                 f" ({epochs}). Nothing was changed"
             ) from None
 
 
-def _add(sums: Sums, name: str, total: float, count: float, weight: float) -> None:
-    before = sums.get(name, (0.0, 0.0, weight))
-    sums[name] = before[0] + total, before[1] + count, weight
+def _summed(parts: Iterable[Sums]) -> Sums:
+    every: Sums = {}
+    for sums in parts:
+        for name, (total, count, weight) in sums.items():
+            before = every.get(name, (0.0, 0.0, weight))
+            every[name] = before[0] + total, before[1] + count, weight
+    return every

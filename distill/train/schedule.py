@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from distill.config.training import Optim
 
 START_SCALE = 0.01
@@ -18,3 +20,10 @@ def learning_rate(settings: Optim, progress: float) -> float:
     if settings.decay == "exponential":
         return settings.lr * settings.final_scale**share
     return settings.lr * (1 - (1 - settings.final_scale) * share)
+
+
+def count_updates(settings: Optim, batches: Callable[[int], int]) -> int:
+    """Updates of the whole training; batches(epoch): how many an epoch has."""
+    if settings.updates:
+        return settings.updates
+    return sum(-(-batches(epoch) // settings.accumulate) for epoch in range(settings.epochs))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,14 +20,15 @@ from distill.fsa.graph import Hmm
 from distill.fsa.k2_format import load_fsa
 from distill.graphs.lexicon import Lang
 from distill.graphs.numerator import UnitLm
-from distill.losses.mmi import build_mmi
-from distill.losses.objective import build_objective
+from distill.losses.objective import Objective, needs_of
+from distill.losses.term import Context
 from distill.models import checkpoint
 from distill.models.front_end import FbankFrontEnd, FrontEnd, WaveFrontEnd
-from distill.models.recogniser import Recogniser
+from distill.models.recogniser import Recogniser, count_parameters
 from distill.models.transfer import build_model, copy_matching
 from distill.train.distributed import Ranks
-from distill.train.loop import Trainer
+from distill.train.loop import Trainer, TrainingPlan, TrainingStep
+from distill.train.schedule import count_updates
 from distill.train.teacher import TeacherTargets
 
 log = logging.getLogger(__name__)
@@ -51,9 +53,8 @@ class Graphs:
     denominator: Hmm
 
     @classmethod
-    def load(cls, folders: Folders) -> Graphs:
-        """Raises FileNotFoundError naming the stage that writes what is missing, ValueError for a wrong denominator."""
-        lang = Lang.load(folders.lang)
+    def load(cls, folders: Folders, lang: Lang) -> Graphs:
+        """Raises FileNotFoundError naming the stage that writes the denominator, ValueError for one that is wrong."""
         path = folders.graphs / "denominator.pt"
         if not path.is_file():
             raise FileNotFoundError(f"no denominator at {path}; stage 4 writes it (run.sh --stage 4 --stop-stage 4)")
@@ -65,37 +66,41 @@ class Graphs:
 def build_trainer(
     experiment: Experiment, folders: Folders, folder: Path, engine: str, ranks: Ranks, device: torch.device
 ) -> Trainer:
-    """Everything a training needs; `folder` receives its checkpoints and lists of copied tensors and skipped cuts."""
+    """A trainer with graphs and teacher as the objective's terms need them.
+
+    folder: of checkpoints, and lists of copied tensors (init.tsv) and skipped cuts (skipped.tsv).
+    """
     torch.manual_seed(experiment.seed)
-    graphs = Graphs.load(folders)
-    needs_graphs = experiment.objective.uses_mmi or experiment.objective.uses_ctc
-    if experiment.objective.uses_ctc and graphs.lang.topology.kind == "two_pdf":
+    lang, data = Lang.load(folders.lang), experiment.data
+    if experiment.model.ctc_output and lang.topology.kind == "two_pdf":
         raise ValueError(f"{experiment.name}: model.ctc_output needs a blank; use --topology ctc or ctc_compact")
-    numerators = stored_numerators(experiment, folders, graphs) if needs_graphs else None
-    teacher = load_teacher(experiment, folders.exp, device)
-    with_clean = teacher is not None and teacher.settings.hears == "clean"
+    needs = needs_of(experiment.objective)
+    graphs = Graphs.load(folders, lang) if "graphs" in needs else None
+    numerators = stored_numerators(experiment, folders, graphs) if graphs else None
+    teacher = load_teacher(experiment, folders.exp).to(device) if needs & {"hidden", "outputs"} else None
+    with_clean = teacher is not None and experiment.teacher is not None and experiment.teacher.input == "clean"
     loader, skipped = train_loader(
-        folders.data, experiment.data, experiment.augment, numerators, experiment.seed, with_clean,
-        ranks.rank, ranks.world,
-    )  # fmt: skip
-    model = initial_model(experiment, graphs.lang.outputs, folders, folder, loader, ranks.first)
+        folders.data, data, experiment.augment, numerators, experiment.seed, with_clean, ranks.rank, ranks.world
+    )
+    model = initial_model(experiment, lang.outputs, folders, folder, loader, ranks.first)
     if ranks.first:
         write_list(folder / "skipped.tsv", [f"{cut}\t{reason}" for cut, reason in skipped])
         if skipped:
             log.warning("%d cuts left out of training, listed in %s", len(skipped), folder / "skipped.tsv")
-    mmi = build_mmi(experiment.objective, engine, graphs.denominator.to(device))
-    encoder = experiment.model.encoder
-    objective = build_objective(
-        experiment.objective, experiment.layer_map, mmi, (encoder.dim, encoder.layers),
-        teacher.size if teacher else None, experiment.model.shared_head_dim,
-    )  # fmt: skip
+    denominator = graphs.denominator.to(device) if graphs else None
+    context = Context(experiment.model, teacher.settings if teacher else None, engine, denominator)
+    objective = Objective(experiment.objective, context)
     if experiment.init:
         continue_projections(objective, folders.exp / experiment.init)
-    valid = Validation(experiment, folders, graphs, with_clean, ranks)
-    return Trainer(
-        experiment, model.to(device), objective, teacher, loader.epoch, valid, count_updates(experiment, loader),
-        graphs.lang.outputs, folder, ranks, device,
+    targets = None
+    if teacher is not None and experiment.teacher is not None:
+        targets = TeacherTargets(experiment.teacher, teacher, objective.teacher_blocks)
+    plan = TrainingPlan(
+        experiment, loader.epoch, validation(experiment, folders, graphs, with_clean, ranks),
+        count_updates(experiment.optim, loader.count), lang.outputs, count_parameters(model), folder, ranks, device,
+        targets,
     )  # fmt: skip
+    return Trainer(plan, TrainingStep(model, objective))
 
 
 def stored_numerators(experiment: Experiment, folders: Folders, graphs: Graphs) -> Numerators:
@@ -106,8 +111,8 @@ def stored_numerators(experiment: Experiment, folders: Folders, graphs: Graphs) 
     data = experiment.data
     if experiment.teacher is None:
         return Numerators(graphs.lang, graphs.lm, None, data)
-    heard = folders.data / "num" / experiment.teacher.experiment
-    stored = Lattices([heard / part for part in data.train if (heard / part).is_dir()])
+    labels = folders.data / "num" / experiment.teacher.experiment
+    stored = Lattices([labels / part for part in data.train if (labels / part).is_dir()])
     key = {"lattice": "beam", "nbest": "nbest_beam"}.get(data.numerator)
     wanted = getattr(data.lattice, key) if key else 0.0
     if stored.beam is not None and stored.beam < wanted:
@@ -120,18 +125,14 @@ def stored_numerators(experiment: Experiment, folders: Folders, graphs: Graphs) 
     return Numerators(graphs.lang, graphs.lm, stored, data, (stored.frame_shift or shift) / shift)
 
 
-def load_teacher(experiment: Experiment, exp: Path, device: torch.device) -> TeacherTargets | None:
-    """The teacher with its targets, where the objective learns from layers or outputs."""
-    objective = experiment.objective
-    if experiment.teacher is None or not (objective.uses_hidden or objective.uses_outputs):
-        return None
-    settings = experiment.teacher
-    model, *_ = checkpoint.load_recogniser(exp / settings.experiment)
-    blocks = list(experiment.layer_map.values()) if objective.uses_hidden else []
-    layers = model.settings.encoder.layers
-    if blocks and max(blocks) > layers:
-        raise ValueError(f"{experiment.name} maps to teacher block {max(blocks)}, but the teacher has {layers}")
-    return TeacherTargets(settings, model.to(device), blocks)
+def load_teacher(experiment: Experiment, exp: Path) -> Recogniser:
+    """The teacher's model; raises ValueError where it has fewer blocks than the objective's map names."""
+    assert experiment.teacher is not None  # the settings see to it
+    model, *_ = checkpoint.load_recogniser(exp / experiment.teacher.experiment)
+    most, layers = max(experiment.layer_map.values(), default=0), model.settings.encoder.layers
+    if most > layers:
+        raise ValueError(f"{experiment.name} maps to teacher block {most}, but the teacher has {layers}")
+    return model
 
 
 def initial_model(
@@ -188,38 +189,22 @@ def continue_projections(objective: torch.nn.Module, init: Path) -> None:
                 own[name].copy_(value)
 
 
-def count_updates(experiment: Experiment, loader: TrainLoader) -> int:
-    """Updates of the whole training; epochs are counted out with the sampler."""
-    optim = experiment.optim
-    if optim.updates:
-        return optim.updates
-    return sum(-(-loader.count(epoch) // optim.accumulate) for epoch in range(optim.epochs))
-
-
-class Validation:
-    """Batches of a rank's share of the validation part, with transcripts as numerators; the same ones every time."""
-
-    def __init__(
-        self, experiment: Experiment, folders: Folders, graphs: Graphs, with_clean: bool, ranks: Ranks
-    ) -> None:
-        cuts = load_cuts(folders.data / "cuts", [experiment.data.valid])
-        numerators = Numerators(graphs.lang, graphs.lm)
-        good, skipped = usable(cuts, numerators)
-        if not good:
-            raise ValueError(f"no cut of '{experiment.data.valid}' can be scored; the first: {skipped[0][1]}")
-        if skipped:
-            log.warning(
-                "%d cuts of '%s' left out of validation: %s", len(skipped), experiment.data.valid, skipped[0][1]
-            )
-        count = experiment.data.valid_utterances or len(good)
-        every = max(1, len(good) // count)
-        chosen = sorted(good[::every][:count], key=lambda cut: (-cut.duration, cut.id))  # alike on all ranks
-        self.cuts = type(cuts).from_cuts(ranks.mine(chosen))
-        self.max_duration = experiment.data.max_duration
-        self.dataset = SpeechDataset(numerators, None, 0, with_clean, experiment.data.keep_audio)
-
-    def __call__(self) -> Iterator[Batch]:
-        return in_order(self.cuts, self.dataset, self.max_duration)
+def validation(
+    experiment: Experiment, folders: Folders, graphs: Graphs | None, with_clean: bool, ranks: Ranks
+) -> Callable[[], Iterator[Batch]]:
+    """Batches of a rank's share of the validation part, with transcripts as numerators; the same in each call."""
+    part, cuts = experiment.data.valid, load_cuts(folders.data / "cuts", [experiment.data.valid])
+    numerators = Numerators(graphs.lang, graphs.lm) if graphs else None
+    good, skipped = usable(cuts, numerators) if numerators else (list(cuts), [])
+    if not good:
+        raise ValueError(f"no cut of '{part}' can be scored; the first: {skipped[0][1]}")
+    if skipped:
+        log.warning("%d cuts of '%s' left out of validation: %s", len(skipped), part, skipped[0][1])
+    count = experiment.data.valid_utterances or len(good)
+    every = max(1, len(good) // count)
+    chosen = sorted(good[::every][:count], key=lambda cut: (-cut.duration, cut.id))  # alike on all ranks
+    dataset = SpeechDataset(numerators, None, 0, with_clean, experiment.data.keep_audio)
+    return partial(in_order, type(cuts).from_cuts(ranks.mine(chosen)), dataset, experiment.data.max_duration)
 
 
 def write_list(path: Path, lines: Sequence[str]) -> None:

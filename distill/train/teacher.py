@@ -1,11 +1,12 @@
-"""The teacher's side of distillation: its layers and outputs as targets."""
+"""The teacher's side of distillation: its hidden states and logits as targets."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from distill.batch import Batch, Targets
 from distill.config.training import Teacher as TeacherSettings
@@ -13,22 +14,17 @@ from distill.models.recogniser import Recogniser
 
 
 class TeacherTargets:
-    """Runs a teacher in evaluation mode over what the settings say it hears.
+    """Runs a teacher in evaluation mode over the waveform that the settings choose.
 
-    With `keep_targets` each cut's targets are computed once and kept in half precision: right only
-    while the teacher hears the same waveform every epoch (the settings see to it). They are computed of the cut
-    alone, so that they do not depend on the batch in which it is met first, as after a resume or on other ranks.
+    With `keep_targets` each cut's targets are computed once and kept in half precision: right only while the
+    waveform is the same in every epoch, which the settings ensure. They are computed from the cut alone, so that they
+    do not depend on the batch it is in, which differs after a resume or on other ranks.
     """
 
-    def __init__(self, settings: TeacherSettings, model: Recogniser, blocks: Sequence[int]) -> None:
+    def __init__(self, settings: TeacherSettings, model: Recogniser, blocks: Iterable[int]) -> None:
         self.settings, self.blocks = settings, sorted(set(blocks))
         self.model = model.eval().requires_grad_(False)
-        self._kept: dict[str, tuple[Tensor, ...]] = {}
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and number of blocks."""
-        return self.model.settings.encoder.dim, self.model.settings.encoder.layers
+        self._kept: dict[str, dict[str, Tensor]] = {}
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Targets:
@@ -37,28 +33,29 @@ class TeacherTargets:
             return self._run(batch)
         for row, cut_id in enumerate(batch.ids):
             if cut_id not in self._kept:
-                self._keep(cut_id, batch.row(row))
-        kept = [self._kept[cut_id] for cut_id in batch.ids]
-        device = batch.wave.device
-        lengths = torch.tensor([len(tensors[0]) for tensors in kept], device=device)
-        logits, *rest = (
-            torch.nn.utils.rnn.pad_sequence([t.to(device) for t in column], batch_first=True).float()
-            for column in zip(*kept)
-        )
-        second = rest.pop() if self.model.ctc is not None else None
-        return Targets(logits, dict(zip(self.blocks, rest)), lengths, second)
+                targets = self._run(batch.row(row))
+                self._kept[cut_id] = {
+                    name: x[0, : int(targets.lengths[0])].half().cpu() for name, x in _named(targets).items()
+                }
+        kept, device = [self._kept[cut_id] for cut_id in batch.ids], batch.wave.device
+        columns = {
+            name: pad_sequence([tensors[name].to(device) for tensors in kept], batch_first=True).float()
+            for name in kept[0]
+        }
+        lengths = torch.tensor([len(tensors["logits"]) for tensors in kept], device=device)
+        hidden = {block: columns[f"hidden{block}"] for block in self.blocks}
+        return Targets(columns["logits"], hidden, lengths, columns.get("ctc_logits"))
 
     def _run(self, batch: Batch) -> Targets:
-        wave = batch.clean if self.settings.hears == "clean" else batch.wave
+        wave = batch.clean if self.settings.input == "clean" else batch.wave
         if wave is None:
-            raise ValueError("the teacher hears clean audio, but the batch carries none")
+            raise ValueError("teacher.input: clean needs the waveforms before augmentation, which the batch is without")
         output = self.model(wave, batch.samples)
         hidden = {block: output.hidden[block] for block in self.blocks}
         return Targets(output.logits, hidden, output.lengths, output.ctc_logits)
 
-    def _keep(self, cut_id: str, alone: Batch) -> None:
-        targets = self._run(alone)
-        columns = [targets.logits, *(targets.hidden[block] for block in self.blocks)]
-        columns += [] if targets.ctc_logits is None else [targets.ctc_logits]
-        length = int(targets.lengths[0])
-        self._kept[cut_id] = tuple(x[0, :length].half().cpu() for x in columns)
+
+def _named(targets: Targets) -> dict[str, Tensor]:
+    """The tensors (B, T, …) of targets by name."""
+    second = {} if targets.ctc_logits is None else {"ctc_logits": targets.ctc_logits}
+    return {"logits": targets.logits, **{f"hidden{i}": x for i, x in targets.hidden.items()}, **second}

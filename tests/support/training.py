@@ -24,13 +24,13 @@ from distill.data.numerators import Numerators
 from distill.graphs.lexicon import Lang, Lexicon, write_lang
 from distill.graphs.numerator import UnitLm
 from distill.graphs.unit_ngram import train_unit_ngram
-from distill.lfmmi import NativeEngine
-from distill.losses.mmi import LfMmi
-from distill.losses.objective import build_objective
+from distill.losses.objective import Objective
+from distill.losses.term import Context
 from distill.models import checkpoint
+from distill.models.recogniser import count_parameters
 from distill.models.transfer import build_model
 from distill.train.distributed import Ranks, join
-from distill.train.loop import Trainer
+from distill.train.loop import Trainer, TrainingPlan, TrainingStep
 from distill.train.teacher import TeacherTargets
 
 ALONE = Ranks()
@@ -114,9 +114,9 @@ def toy_trainer(
     loader = loader_of(cuts, numerators, experiment, ranks, distortion=distortion, with_clean=taught)
     valid = CutSet.from_cuts(ranks.mine(sorted(cuts, key=lambda cut: cut.id)[:9]))
     reading = SpeechDataset(numerators, None, 0, taught, False)
-    mmi = LfMmi(NativeEngine(), lang.topology.compose(numerators.lm.fsa))
     model = build_model(experiment.model, len(lang.outputs))
-    objective = build_objective(experiment.objective, experiment.layer_map, mmi, (8, 2), (8, 2), None)
+    context = Context(experiment.model, experiment.model, "native", lang.topology.compose(numerators.lm.fsa))
+    objective = Objective(experiment.objective, context)
     if double:
         model, objective = model.double(), objective.double()
     teacher = None
@@ -127,11 +127,11 @@ def toy_trainer(
         for batch in batches:
             yield replace(batch, wave=batch.wave.double()) if double else batch
 
-    return Trainer(
-        experiment, model, objective, teacher, lambda epoch, skip: moved(loader.epoch(epoch, skip)),
-        lambda: moved(in_order(valid, reading, 1.5)), experiment.optim.updates, lang.outputs, folder, ranks,
-        torch.device("cpu"),
+    plan = TrainingPlan(
+        experiment, lambda epoch, skip: moved(loader.epoch(epoch, skip)), lambda: moved(in_order(valid, reading, 1.5)),
+        experiment.optim.updates, lang.outputs, count_parameters(model), folder, ranks, torch.device("cpu"), teacher,
     )  # fmt: skip
+    return Trainer(plan, TrainingStep(model, objective))
 
 
 def assert_same_training(left: Path, right: Path) -> None:

@@ -185,15 +185,15 @@ def test_loss_and_its_gradient(engine: Engine, mini: Mini, heard: list[Fsa]) -> 
     topology, lengths = mini.lang.topology, torch.tensor([110, 0, 120, 5])
     lm = rounded(mini.bigram)
     leaf = log_probs(4, 120, topology.num_outputs, 3.0, 7).float().requires_grad_()
-    found = LfMmi(engine, topology.compose(lm))(leaf, lengths, [topology.compose(graph) for graph in heard])
-    found.term.total.backward()
+    found = LfMmi(engine, topology.compose(lm)).loss(leaf, lengths, [topology.compose(graph) for graph in heard])
+    found.terms["mmi"].total.backward()
 
     logits, used = leaf.detach().clone().requires_grad_(), torch.tensor([0, 2])
     probs = logits.log_softmax(-1)
     pairs = [[frames_graph(lm, topology)] * 2, [frames_graph(heard[row], topology) for row in used]]
     (den, den_slope), (num, num_slope) = (score(each, probs.detach()[used].double(), lengths[used]) for each in pairs)
     probs[used].backward((den_slope - num_slope).float())
-    assert (int(found.dropped), int(found.term.count)) == (2, 230)
-    assert float(found.term.total) == pytest.approx(float((den - num).sum()), rel=1e-6)
+    assert (int(found.dropped), int(found.terms["mmi"].count)) == (2, 230)
+    assert float(found.terms["mmi"].total) == pytest.approx(float((den - num).sum()), rel=1e-6)
     assert logits.grad is not None and leaf.grad is not None
     assert (leaf.grad - logits.grad).abs().max() <= 3e-5  # the loss asks for float32

@@ -14,6 +14,7 @@ from distill.config.files import overridden
 from distill.config.graphs import Graphs
 from distill.config.language_model import LanguageModel
 from distill.config.loading import Settings, parsed
+from distill.config.losses import Objective
 
 MINI = Path(__file__).parents[3] / "egs/librispeech/conf/mini"
 FULL: dict[str, Settings] = {
@@ -21,6 +22,7 @@ FULL: dict[str, Settings] = {
         MINI / "ss_dynamic.yaml",
         ["init_blocks=[1, 2, 3]", "init_units=bpe", "pretrained='hf:x'", "init_slice=[a]", "data.lattice.tolerance=3"],
     ),
+    "objective": Objective.model_validate({name: {} for name in ("mmi", "ctc", "outputs", "ctc_outputs", "hidden")}),
     "graphs": Graphs(),
     "lm": LanguageModel.load(MINI / "lm.yaml"),
 }
@@ -84,9 +86,12 @@ def test_every_number_has_both_bounds(kind: type[Settings]) -> None:
         )
 
 
+MAY_BE_NULL = ("model.shared_head_dim", "objective.alpha", "objective.beta")
+
+
 @pytest.mark.parametrize(("tree", "key", "value"), settings_of(int) + settings_of(float))
 def test_a_number_is_in_its_bounds_or_refused_by_name(tree: str, key: str, value: float) -> None:
-    for text in NO_NUMBER + ([] if key == "model.shared_head_dim" else ["", "null"]):
+    for text in NO_NUMBER + ([] if key in MAY_BE_NULL else ["", "null"]):
         assert_refused(tree, key, text)
     for text in MAYBE:
         assert_kept_or_refused(tree, key, text)
@@ -141,4 +146,5 @@ def test_tests_have_every_kind_of_setting() -> None:
     """None of the lists above is empty, and nothing but these kinds is left out."""
     assert all(settings_of(kind) for kind in (int, float, bool, str, list))
     rest = {key for tree in FULL.values() for key, value in leaves(tree.model_dump(mode="json")) if value is None}
+    rest -= {"alpha", "beta", *(f"objective.{term}" for term in FULL["objective"].terms)}  # each in the other tree
     assert rest == set() and math.isfinite(FULL["lm"].model_dump()["optim"]["lr"])

@@ -7,12 +7,15 @@ import torch
 import torch.nn.functional as F
 
 from distill.batch import Batch, Output, Targets
-from distill.config.training import Objective as Settings
+from distill.config.losses import Hidden, Mmi
+from distill.config.losses import Objective as Settings
+from distill.config.model import Model
 from distill.fsa.graph import Fsa
 from distill.graphs import topology
 from distill.lfmmi import NativeEngine
-from distill.losses.mmi import LfMmi
-from distill.losses.objective import Objective, build_objective, fit_frames
+from distill.losses.hidden import HiddenMse
+from distill.losses.objective import Objective, fit_frames, needs_of
+from distill.losses.term import Context
 from distill.models.recogniser import Head
 
 UNITS, DIM, TEACHER_DIM, BLOCKS = 4, 6, 10, 3
@@ -31,12 +34,16 @@ def linear_graph(units: list[int]) -> Fsa:
     return Fsa.from_arcs(arcs, {len(units): weight}, len(units) + 1)
 
 
+def model_settings(dim: int, layers: int, shared: int | None = None) -> Model:
+    encoder = {"dim": dim, "layers": layers, "heads": 2, "position_groups": 2}
+    return Model.model_validate({"encoder": encoder, "shared_head_dim": shared})
+
+
 def make(seed: int = 0, **settings):
     torch.manual_seed(seed)
     options = Settings(teacher_layers=(2, 0, 4), **settings)
-    mmi = LfMmi(NativeEngine(), topology.ctc(loop_graph()), options.den_scale)
-    layer_map = {1: 2, 3: 4}
-    objective = build_objective(options, layer_map, mmi, (DIM, BLOCKS), (TEACHER_DIM, 4), TEACHER_DIM)
+    student, teacher = model_settings(DIM, BLOCKS, TEACHER_DIM), model_settings(TEACHER_DIM, 4)
+    objective = Objective(options, Context(student, teacher, "native", topology.ctc(loop_graph())))
     head = Head(DIM, UNITS, TEACHER_DIM)
     hidden = tuple(torch.randn(2, 9, DIM) for _ in range(BLOCKS))
     hidden = (torch.zeros(2, 9, DIM), *hidden)
@@ -60,7 +67,7 @@ def test_the_whole_objective_is_equation_one_to_five() -> None:
     objective, head, hidden, targets, numerators = make(alpha=0.7, beta=0.6, mmi_scale=5.0)
     logits = head(hidden[-1])
     inside = torch.arange(9)[None] < LENGTHS[:, None]
-    first = F.mse_loss(objective.hidden.projections["1"](hidden[1])[inside], targets.hidden[2][inside])
+    first = F.mse_loss(objective["hidden"].projections["1"](hidden[1])[inside], targets.hidden[2][inside])
     last = F.mse_loss(head.through(hidden[3])[inside], targets.hidden[4][inside])
     outputs = F.mse_loss(logits[inside], targets.logits[inside])
     log_probs = logits.log_softmax(-1)
@@ -93,7 +100,7 @@ def test_ablations_are_values_of_alpha_and_beta(alpha: float, beta: float, terms
 
 def test_shared_head_learns_from_hidden_and_prediction_terms_alike() -> None:
     objective, head, hidden, targets, numerators = make()
-    assert set(objective.hidden.projections) == {"1"}, "the last W belongs to the head"
+    assert set(objective["hidden"].projections) == {"1"}, "the last W belongs to the head"
     for name in ("mmi", "hidden3"):
         head.zero_grad()
         losses = losses_of(objective, head, hidden, targets, numerators)
@@ -114,17 +121,18 @@ def test_utterances_without_a_path_are_counted_and_give_no_gradient() -> None:
     objective, *_ = make(alpha=1, beta=1)
     logits = torch.randn(2, 9, UNITS, requires_grad=True)
     impossible = topology.ctc(linear_graph([1] * 9))
-    result = objective.mmi(logits, LENGTHS, [impossible, topology.ctc(linear_graph([3]))])
-    assert int(result.dropped) == 1 and float(result.term.count) == 5
-    result.term.total.backward()
+    result = objective["mmi"].loss(logits, LENGTHS, [impossible, topology.ctc(linear_graph([3]))])
+    term = result.terms["mmi"]
+    assert int(result.dropped) == 1 and float(term.count) == 5
+    term.total.backward()
     assert logits.grad[0].abs().max() == 0 and logits.grad[1].abs().max() > 0
 
 
 def test_targets_of_twice_the_rate_are_averaged_in_pairs() -> None:
     logits = torch.arange(16.0).view(1, 8, 2)
     targets = Targets(logits, {1: logits}, torch.tensor([8]))
-    fitted, frames = fit_frames(targets, torch.tensor([4]), 4)
-    assert frames.tolist() == [4]
+    fitted = fit_frames(targets, torch.tensor([4]), 4)
+    assert fitted.lengths.tolist() == [4]
     torch.testing.assert_close(fitted.logits[0, :, 0], torch.tensor([1.0, 5.0, 9.0, 13.0]))
     with pytest.raises(ValueError, match="frames do not fit"):
         fit_frames(targets, torch.tensor([13]), 13)
@@ -132,4 +140,47 @@ def test_targets_of_twice_the_rate_are_averaged_in_pairs() -> None:
 
 def test_layer_map_beyond_the_teacher_is_refused() -> None:
     with pytest.raises(ValueError, match=r"blocks \[24\], but the teacher has blocks 1\.\.4"):
-        build_objective(Settings(), {1: 24}, None, (DIM, 1), (TEACHER_DIM, 4), None)
+        HiddenMse.build(Hidden(layers=(24,)), Context(model_settings(DIM, 1), model_settings(TEACHER_DIM, 4)))
+
+
+def test_terms_by_name_are_the_shorthand_resolved() -> None:
+    shorthand = Settings(alpha=0.75, beta=0.5, mmi_scale=4.0, leaky=0.1, teacher_layers=(2, 0, 4), hidden_norm="layer")
+    named = Settings.model_validate(
+        {
+            "mmi": {"weight": 1.5, "leaky": 0.1}, "outputs": {"weight": 0.375},
+            "hidden": {"weight": 0.25, "layers": [2, 0, 4], "norm": "layer"},
+        }
+    )  # fmt: skip
+    assert named.terms == shorthand.terms and list(named.terms) == ["mmi", "outputs", "hidden"]
+    assert needs_of(named) == {"graphs", "outputs", "hidden"}
+    assert needs_of(Settings.model_validate({"hidden": {}})) == {"hidden"}
+    assert Settings().terms == Settings(alpha=0.8, beta=0.8).terms
+    assert isinstance(Settings(alpha=1, beta=0, mmi=Mmi(weight=2)).terms["mmi"], Mmi)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"alpha": 0.8, "hidden": {"weight": 1}}, "hidden: given as a term and by the shorthand"),
+        ({"hidden": {"weight": 1}, "hidden_norm": "layer"}, "hidden_norm: of the shorthand, which needs alpha or beta"),
+        ({"mmi": {"weight": 1, "updates": 5}}, "no term is on in all updates"),
+        ({"outputs": {"weight": 0}}, "no term is on in all updates"),
+    ],
+)
+def test_a_term_given_twice_or_never_is_refused(values: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Settings.model_validate(values)
+
+
+def test_a_window_of_updates_ends() -> None:
+    _, head, hidden, targets, numerators = make()
+    options = Settings.model_validate({"outputs": {}, "hidden": {"layers": [2, 0, 4], "updates": 3}})
+    student, teacher = model_settings(DIM, BLOCKS, TEACHER_DIM), model_settings(TEACHER_DIM, 4)
+    objective = Objective(options, Context(student, teacher))
+    for update, terms in (
+        (0, {"outputs", "hidden1", "hidden3"}),
+        (2, {"outputs", "hidden1", "hidden3"}),
+        (3, {"outputs"}),
+    ):
+        objective.update_number = update
+        assert set(losses_of(objective, head, hidden, targets, numerators).terms) == terms

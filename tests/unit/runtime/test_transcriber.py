@@ -14,7 +14,7 @@ from distill.decode.online import OnlineSearch, open_exported
 from distill.export.network import WholeGraph
 from distill.graphs import topology
 from distill.lfmmi import NativeEngine
-from distill.losses.mmi import Ctc
+from distill.losses.ctc import Ctc
 from distill.models.recogniser import Recogniser
 from distill.runtime.session import Session
 from distill.runtime.torch_runner import TorchRunner, facts_of
@@ -161,7 +161,7 @@ def test_ctc_of_one_transcript_is_torchs_plus_the_weight_of_its_path() -> None:
     torch.manual_seed(0)
     logits, lengths = torch.randn(2, 9, 4, requires_grad=True), torch.tensor([9, 5])
     graphs = [topology.ctc(linear_graph([1, 2])), topology.ctc(linear_graph([3]))]
-    term = Ctc(NativeEngine())(logits, lengths, graphs)
+    term = Ctc(NativeEngine()).loss(logits, lengths, graphs)
     theirs = torch.nn.functional.ctc_loss(
         logits.log_softmax(-1).transpose(0, 1), torch.tensor([1, 2, 3]), lengths, torch.tensor([2, 1]), reduction="sum"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def test_it_learns_what_an_n_gram_cannot(tmp_path: Path) -> None:
 def test_a_killed_training_continues_to_the_same_weights(tmp_path: Path) -> None:
     trainer(tmp_path / "whole").run()
     dying = trainer(tmp_path / "killed")
-    batches = dying.batches
+    batches = dying.plan.batches
 
     def until_killed(epoch: int, skip: int = 0) -> Iterator[TextBatch]:
         for index, batch in enumerate(batches(epoch, skip)):
@@ -61,7 +62,7 @@ def test_a_killed_training_continues_to_the_same_weights(tmp_path: Path) -> None
                 raise KeyboardInterrupt
             yield batch
 
-    dying.batches = until_killed
+    dying.plan = replace(dying.plan, batches=until_killed)
     with pytest.raises(KeyboardInterrupt):
         dying.run()
     continuing = trainer(tmp_path / "killed")
@@ -88,7 +89,7 @@ def test_sentences_are_scored_as_alone(tmp_path: Path) -> None:
 def test_not_finite_stops_with_the_rows(tmp_path: Path) -> None:
     broken = trainer(tmp_path / "lm")
     with torch.no_grad():
-        broken.model.embedding.weight[3] = torch.nan
+        broken.step.model.embedding.weight[3] = torch.nan
     with pytest.raises(FloatingPointError, match=r"update 1: .*text row \d+"):
         broken.run()
 

@@ -13,14 +13,13 @@ from distill.config.experiment import Experiment
 from distill.config.training import Teacher
 from distill.fsa.graph import Fsa
 from distill.graphs import topology
-from distill.lfmmi import NativeEngine
-from distill.losses.mmi import LfMmi
-from distill.losses.objective import build_objective
+from distill.losses.objective import Objective
+from distill.losses.term import Context
 from distill.models import checkpoint
-from distill.models.recogniser import Recogniser
+from distill.models.recogniser import Recogniser, count_parameters
 from distill.models.transfer import build_model, copy_matching
 from distill.train.distributed import Ranks
-from distill.train.loop import Trainer
+from distill.train.loop import Trainer, TrainingPlan, TrainingStep
 from distill.train.teacher import TeacherTargets
 
 UNITS = ["<blk>", "A", "B"]
@@ -64,13 +63,13 @@ def trainer(folder: Path, batches=tone_batches, **changes) -> Trainer:
     folder.mkdir(parents=True, exist_ok=True)
     experiment = Experiment.parse({**SETTINGS, **changes}, "test")
     torch.manual_seed(experiment.seed)
-    encoder = experiment.model.encoder
-    mmi = LfMmi(NativeEngine(), denominator())
-    objective = build_objective(experiment.objective, {}, mmi, (encoder.dim, encoder.layers), None, None)
-    return Trainer(
-        experiment, build_model(experiment.model, len(UNITS)), objective, None, batches,
-        lambda: batches(99), experiment.optim.updates, UNITS, folder, Ranks(), torch.device("cpu"),
+    model = build_model(experiment.model, len(UNITS))
+    objective = Objective(experiment.objective, Context(experiment.model, None, "native", denominator()))
+    plan = TrainingPlan(
+        experiment, batches, lambda: batches(99), experiment.optim.updates, UNITS, count_parameters(model), folder,
+        Ranks(), torch.device("cpu"),
     )  # fmt: skip
+    return Trainer(plan, TrainingStep(model, objective))
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -226,7 +225,7 @@ def test_what_means_something_else_in_the_source_is_left() -> None:
 def test_kept_targets_equal_fresh_ones(tmp_path: Path) -> None:
     experiment = Experiment.parse(SETTINGS, "test")
     model = build_model(experiment.model, 3).train()
-    settings = {"experiment": "t", "hears": "clean"}
+    settings = {"experiment": "t", "input": "clean"}
     fresh = TeacherTargets(Teacher(**settings), model, [2])
     kept = TeacherTargets(Teacher(**settings, keep_targets=True), model, [2])
     batch = next(tone_batches(0))
@@ -237,5 +236,5 @@ def test_kept_targets_equal_fresh_ones(tmp_path: Path) -> None:
         for b, n in enumerate(expected.lengths.tolist()):
             torch.testing.assert_close(targets.logits[b, :n], expected.logits[b, :n], atol=2e-3, rtol=2e-3)
             torch.testing.assert_close(targets.hidden[2][b, :n], expected.hidden[2][b, :n], atol=5e-3, rtol=5e-3)
-    with pytest.raises(ValueError, match="hears clean"):
+    with pytest.raises(ValueError, match="input: clean"):
         fresh(next(tone_batches(0)))

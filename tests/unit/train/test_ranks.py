@@ -51,7 +51,7 @@ def trained(ranks: Ranks, folder: Path, cuts: CutSet, lang: Lang, updates: int, 
         losses.append(values["loss"])
         if not gradients:
             gradients.update(
-                {k: p.grad.clone().numpy() for k, p in trainer.model.named_parameters() if p.grad is not None}
+                {k: p.grad.clone().numpy() for k, p in trainer.step.model.named_parameters() if p.grad is not None}
             )
         return values
 
@@ -176,13 +176,13 @@ def test_not_finite_names_the_cuts_of_all_ranks(tmp_path: Path, cuts: CutSet, la
 
 
 def second_epoch(ranks: Ranks, folder: Path, cuts: CutSet, lang: Lang) -> tuple[str, ...]:
-    return next(toy_trainer(folder, cuts, lang, ranks).batches(1, 0)).ids
+    return next(toy_trainer(folder, cuts, lang, ranks).plan.batches(1, 0)).ids
 
 
 def broken(ranks: Ranks, folder: Path, cuts: CutSet, lang: Lang) -> str:
     trainer = toy_trainer(folder, cuts, lang, ranks)
     try:
-        trainer._check_finite({"loss": float("nan")}, [next(trainer.batches(1, 0))])
+        trainer._check_finite({"loss": float("nan")}, [next(trainer.plan.batches(1, 0))])
     except FloatingPointError as error:
         return str(error)
     return "passed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from distill.train.loop import Trainer
 from tests.support.training import RANDOM, SETTINGS, assert_same_training, toy_trainer, write_letters, write_speech
 
 TAUGHT = {
-    "teacher": {"experiment": "t", "hears": "clean", "keep_targets": True},
+    "teacher": {"experiment": "t", "input": "clean", "keep_targets": True},
     "objective": {"alpha": 0.8, "beta": 0.8, "teacher_layers": [1, 2]},
 }
 CHUNKS = {"chunk_frames": 4, "history_frames": 8, "train_chunks": [4, 8], "train_histories": [8, 16]}
@@ -185,7 +186,7 @@ def test_a_disk_without_room_leaves_the_last_checkpoint(
 
 def test_an_epoch_without_batches_is_an_error(tmp_path: Path, cuts: CutSet, lang: Lang) -> None:
     trainer = toy_trainer(tmp_path, cuts, lang)
-    trainer.batches = lambda epoch, skip: (batch for batch in ())
+    trainer.plan = replace(trainer.plan, batches=lambda epoch, skip: (batch for batch in ()))
     with pytest.raises(ValueError, match="epoch 1 has no batches"):
         trainer.run()
 

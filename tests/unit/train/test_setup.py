@@ -74,10 +74,10 @@ def test_lattices_that_hold_too_little_are_refused(folders: Folders, kind: str, 
 def test_a_denominator_that_cannot_end_is_named_before_training(folders: Folders) -> None:
     save_fsa(folders.graphs / "denominator.pt", Fsa.from_arcs([(0, 1, 1, 0.0)], {}, 2))
     with pytest.raises(ValueError, match=r"denominator\.pt is without a final state"):
-        Graphs.load(folders)
+        Graphs.load(folders, Lang.load(folders.lang))
     save_fsa(folders.graphs / "denominator.pt", Fsa.from_arcs([(0, 1, 9, 0.0)], {1: 0.0}, 2))
     with pytest.raises(ValueError, match=r"denominator\.pt has labels 9\.\.9, expected 1\.\.\d; was it built"):
-        Graphs.load(folders)
+        Graphs.load(folders, Lang.load(folders.lang))
 
 
 def test_one_best_needs_no_beam(folders: Folders) -> None:

@@ -1,0 +1,128 @@
+"""Settings of the objective: a table of weighted terms, and the shorthand of papers/001 for five of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from distill.config.bounds import Count, Number, Probability, Scale, Weight, Whole
+from distill.config.loading import Settings
+
+Precision = Literal["input", "float32", "float64"]
+TeacherLayers = tuple[Annotated[Whole, Field(ge=0, le=65536)], ...]
+
+
+class LossTerm(Settings):
+    """A term of the objective; its file in `distill.losses` has the formula."""
+
+    weight: Annotated[Number, Field(ge=0, le=10**6)] = 1.0
+    updates: Count = 0  # on for the first so many updates only; 0: for all
+
+
+class Mmi(LossTerm):
+    """LF-MMI per frame, with the penalty `out_of_range` as a term of its own."""
+
+    den_scale: Weight = 1.0
+    leaky: Probability = 0.0  # coefficient of the leaky HMM in the denominator (Kaldi's recipes: 0.1), 0: off
+    out_of_range: Weight = 0.0  # scale of the penalty on logits beyond +-30 (Kaldi's recipes: 0.01), 0: off
+    precision: Precision = "input"  # of the sums over paths
+
+
+class Ctc(LossTerm):
+    """CTC per frame of the second output (model.ctc_output)."""
+
+    precision: Precision = "input"
+
+
+class Outputs(LossTerm):
+    """MSE between the student's logits and the teacher's."""
+
+
+class CtcOutputs(LossTerm):
+    """The same for the second output; without effect for a teacher that has none."""
+
+
+class Hidden(LossTerm):
+    """MSE between mapped hidden states and the teacher's, summed over blocks."""
+
+    layers: TeacherLayers = ()  # g(i): teacher block of student block i = 1..; 0: none; empty: 2i
+    norm: Literal["none", "layer"] = "none"  # targets as they are, or normalised over channels
+    lr_scale: Scale = 1.0  # learning rate of the W_i relative to the model's
+
+    def layer_map(self, blocks: int) -> dict[int, int]:
+        """g of a student with so many blocks, both sides counted from 1 (papers/001 §5.1.2: g(i) = 2i)."""
+        layers = self.layers or range(2, 2 * blocks + 1, 2)
+        return {i: g for i, g in enumerate(layers, 1) if g}
+
+
+class Objective(Settings):
+    """Terms by name, or their shorthand (1 - alpha) hidden + alpha (beta LF-MMI + (1 - beta) outputs), Eq. 1-3.
+
+    Without any term alpha and beta are 0.8. A term may come from one of the two, not from both.
+    """
+
+    mmi: Mmi | None = None
+    ctc: Ctc | None = None
+    outputs: Outputs | None = None
+    ctc_outputs: CtcOutputs | None = None
+    hidden: Hidden | None = None
+
+    alpha: Probability | None = None
+    beta: Probability | None = None
+    mmi_scale: Scale = 5.0  # scales per-frame LF-MMI to be comparable with per-element MSE; about the frames per phone
+    ctc_scale: Weight = 0.0  # of CTC, relative to LF-MMI
+    den_scale: Weight = 1.0
+    leaky: Probability = 0.0
+    out_of_range: Weight = 0.0
+    precision: Precision = "input"
+    teacher_layers: TeacherLayers = ()
+    hidden_norm: Literal["none", "layer"] = "none"
+
+    @property
+    def terms(self) -> dict[str, LossTerm]:
+        """Settings of the terms with a weight above 0, the shorthand resolved, by name."""
+        every = self._named() | (self._shorthand() if self._uses_shorthand() else {})
+        return {name: term for name, term in every.items() if term.weight > 0}
+
+    def _named(self) -> dict[str, LossTerm]:
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: value for name, value in values.items() if isinstance(value, LossTerm)}
+
+    def _uses_shorthand(self) -> bool:
+        return not (self.alpha is None and self.beta is None and self._named())
+
+    def _shorthand(self) -> dict[str, LossTerm]:
+        alpha, beta = (0.8 if value is None else value for value in (self.alpha, self.beta))
+        mmi, outputs = alpha * beta * self.mmi_scale, alpha * (1 - beta)
+        options = {name: getattr(self, name) for name in ("den_scale", "leaky", "out_of_range", "precision")}
+        terms = {
+            "mmi": Mmi.model_construct(weight=mmi, **options),
+            "ctc": Ctc.model_construct(weight=mmi * self.ctc_scale, precision=self.precision),
+            "outputs": Outputs.model_construct(weight=outputs),
+            "ctc_outputs": CtcOutputs.model_construct(weight=outputs if self.ctc_scale else 0.0),
+            "hidden": Hidden.model_construct(weight=1 - alpha, layers=self.teacher_layers, norm=self.hidden_norm),
+        }
+        return {name: term for name, term in terms.items() if term.weight > 0}
+
+    @model_validator(mode="after")
+    def _check(self) -> Objective:
+        if self._uses_shorthand():
+            twice = sorted(set(self._named()) & set(self._shorthand()))
+            if twice:
+                raise ValueError(
+                    f"{', '.join(twice)}: given as a term and by the shorthand alpha, beta; give the terms alone, or"
+                    " choose alpha and beta so that the shorthand leaves it out"
+                )
+        else:
+            fields = type(self).model_fields
+            others = fields.keys() - self._named().keys()
+            unused = sorted(name for name in others if getattr(self, name) != fields[name].default)
+            if unused:
+                raise ValueError(
+                    f"{', '.join(unused)}: of the shorthand, which needs alpha or beta; these are settings of the terms"
+                    f" ({', '.join(self._named())}) otherwise"
+                )
+        if all(term.updates for term in self.terms.values()):
+            raise ValueError("no term is on in all updates; give one with a weight above 0 and without `updates`")
+        return self
