@@ -1,4 +1,4 @@
-"""Types of settings: what a number, a name or a list may be. Numbers are finite, and taken for no other type."""
+"""Types of settings with their bounds. Numbers are finite, and no other type is converted to one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, Field
 
-from distill.config.names import NAME, NAME_RULE, TOPOLOGIES, UNITS, check_name
+from distill.config.names import NAME, NAME_RULE, VARIANTS, check_name
 
 Sequenced = TypeVar("Sequenced", bound=Sequence)
 
@@ -16,12 +16,12 @@ Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
 
 Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
-Count = Annotated[Whole, Field(ge=0, le=10**9)]  # of what there may be none of
+Count = Annotated[Whole, Field(ge=0, le=10**9)]  # may be none
 Positive = Annotated[Whole, Field(ge=1, le=10**9)]
 Width = Annotated[Whole, Field(ge=1, le=65536)]  # channels, kernels, strides, blocks
 Span = Annotated[Whole, Field(ge=0, le=10**6)]  # frames of chunks and histories
 Probability = Annotated[Number, Field(ge=0, le=1)]
-Share = Annotated[Number, Field(ge=0, lt=1)]  # what is dropped, or kept of a running mean: never all
+Share = Annotated[Number, Field(ge=0, lt=1)]  # dropped, or kept of a running mean: never all
 Epsilon = Annotated[Number, Field(gt=0, le=1)]
 Beam = Annotated[Number, Field(gt=0, le=1000)]  # in natural-log units
 Scale = Annotated[Number, Field(gt=0, le=1000)]
@@ -31,9 +31,8 @@ Seconds = Annotated[Number, Field(gt=0, le=10**6)]
 
 
 def _one_of_units(value: str) -> str:
-    known = [unit if kind == TOPOLOGIES[0] else f"{unit}_{kind}" for kind in TOPOLOGIES for unit in UNITS]
-    if value not in known:
-        raise ValueError(f"must be one of {', '.join(known)}")
+    if value not in VARIANTS:
+        raise ValueError(f"must be one of {', '.join(VARIANTS)}")
     return value
 
 

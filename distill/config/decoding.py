@@ -1,4 +1,4 @@
-"""Settings of the decodings behind the rows of word error rates."""
+"""Settings of decoding."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ Method = Literal["1best", "greedy", "nbest", "nbest-rescoring", "whole-lattice-r
 
 
 class Decoding(Settings):
-    """How the main WER rows are made."""
+    """The decodings whose word error rates are reported."""
 
     avg: Positive = 1  # checkpoints averaged
     beam: Beam = 15.0
     max_active: Annotated[Whole, Field(ge=1, lt=2**31)] = 2000
     acoustic_scale: Scale = 1.0
-    lattice_beam: Beam = 6.0  # what a teacher stores of its lattices: sequences this much worse than the best
+    lattice_beam: Beam = 6.0  # of a teacher's stored lattices: sequences this much worse than the best are left out
     # further chunk sizes, in frames, that a streaming model is decoded with
     chunks: Annotated[tuple[Annotated[Whole, Field(ge=1, le=10**6)], ...], EachOnce] = ()
     # further: nbest, whole-lattice-rescoring, nbest-oracle
     methods: Annotated[tuple[Method, ...], EachOnce, Field(min_length=1)] = ("1best", "greedy", "nbest-rescoring")
     nbest: Annotated[Whole, Field(ge=1, le=100_000)] = 100  # sentences of a list
     rescoring_lm: Name = "4gram"  # words.<this>.arpa of stage 3 takes the place of words.3gram.arpa
-    rescoring_scales: tuple[Weight, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)  # of the exchange; dev chooses
-    # 1best: of a run of frames with a blank as probable as this one is searched; 0: all are
+    rescoring_scales: tuple[Weight, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)  # of the LM difference; tuned on dev
+    # blank-frame skipping of 1best: a run of frames with at least this blank posterior counts as one; 0: off
     blank_skip: Probability = 0.0
-    rescoring_word_scores: tuple[Score, ...] = (-1.0, -0.5, 0.0, 0.5, 1.0)  # per word; dev chooses
+    rescoring_word_scores: tuple[Score, ...] = (-1.0, -0.5, 0.0, 0.5, 1.0)  # per word; tuned on dev
 
     @model_validator(mode="after")
     def _check(self) -> Decoding:
         for name in ("rescoring_scales", "rescoring_word_scores"):
             if 0.0 not in getattr(self, name):
-                raise ValueError(f"{name} {list(getattr(self, name))} must hold 0, what is done without rescoring")
+                raise ValueError(f"{name} {list(getattr(self, name))} must hold 0, the decoding without rescoring")
         return self

@@ -1,9 +1,9 @@
-"""An experiment: one training, and how its model is decoded."""
+"""Settings of an experiment: one training, and the decoding of its model."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,33 +11,30 @@ from pydantic import StringConstraints, model_validator
 
 from distill.config.bounds import Name, Seed, Source, UnitsName, Width
 from distill.config.decoding import Decoding
-from distill.config.loading import Settings, load_settings, parsed
+from distill.config.loading import Settings
 from distill.config.losses import Hidden, Objective
 from distill.config.model import Model
-from distill.config.names import TOPOLOGIES, UNITS, check_name, mark
+from distill.config.names import VARIANTS, check_name, mark
 from distill.config.training import Augment, Data, Optim, Saving, Teacher
 
-MARKS = tuple(
-    mark(unit if kind == TOPOLOGIES[0] else f"{unit}_{kind}") for kind in TOPOLOGIES for unit in UNITS
-)[1:]  # fmt: skip
+MARKS = tuple(mark(variant) for variant in VARIANTS[1:])
 OF_LM = re.compile(r"lm(?:[._-].*)?", re.IGNORECASE)
-FURTHER = ("results.md", "differences.json", "pareto.svg")
-"""What else lies in an exp-dir."""
+FURTHER = ("results.md", "differences.json", "pareto.svg")  # other files in an exp-dir
 
 
 def _check_own_name(name: str, suffix: str) -> None:
-    """Raise ValueError for the name of something that others write into an exp-dir."""
+    """Raise ValueError for the name of another file or folder of an exp-dir."""
     if OF_LM.fullmatch(name):
         raise ValueError("must not be lm, or begin with lm and one of . _ -, as language models' names do")
     if name.endswith("_init") or name.lower() in FURTHER:
-        raise ValueError(f"must not end in _init, as what stage 5 writes does, and not be one of {', '.join(FURTHER)}")
+        raise ValueError(f"must not end in _init, as folders of stage 5 do, and not be one of {', '.join(FURTHER)}")
     if name.endswith(MARKS):
         raise ValueError(f"must not end as experiments of other units or topologies do: {', '.join(MARKS)}")
     check_name(name + suffix)
 
 
 class Experiment(Settings):
-    """One training and how it is decoded; its YAML's stem is its name."""
+    """One training and the decoding of its model; its YAML's stem is its name."""
 
     name: Name = ""
     stage: Literal[6, 8, 9]
@@ -48,7 +45,7 @@ class Experiment(Settings):
         None  # stage 5 of a teacher: hf:FOLDER_OR_NAME, fairseq:FILE, torchaudio:FILE; else random
     )
     init: Name | None = None  # experiment whose parameters of the same name and shape are taken over
-    init_units: UnitsName | None = None  # units of `init` where they are others; its prediction layers are left then
+    init_units: UnitsName | None = None  # units of `init` where they differ; its prediction layers are then drawn anew
     init_blocks: tuple[Width, ...] = ()  # block of `init`, from 1, that each block starts from; empty: the same one
     init_slice: tuple[
         Annotated[str, StringConstraints(min_length=1)], ...
@@ -106,18 +103,18 @@ class Experiment(Settings):
     def load(cls, path: Path | str, overrides: Sequence[str] = (), suffix: str = "") -> Experiment:
         """Read a YAML file, apply "a.b=value" overrides; raises ValueError naming file and key.
 
-        `suffix` goes to its name and to those of the experiments it builds on: with other units they are others;
-        an `init` of `init_units` keeps the mark of those.
+        suffix: added to its name and to those of the experiments it builds on, as of other units; an `init` with
+        `init_units` gets the suffix of those.
         """
-        found = load_settings(cls, Path(path), overrides)
+        experiment = cls.read(Path(path), overrides)
         try:
-            _check_own_name(found.name, suffix)
+            _check_own_name(experiment.name, suffix)
         except ValueError as error:
-            raise ValueError(f"{path}: name: {error} (got {found.name!r})") from None
-        return found._renamed(suffix)
+            raise ValueError(f"{path}: name: {error} (got {experiment.name!r})") from None
+        return experiment._renamed(suffix)
 
     def stage_of_init(self, conf_dir: Path, suffix: str) -> int:
-        """The stage that makes what it starts from: that of a training of the recipe (its YAMLs, its suffix), or 5."""
+        """The stage of its `init`: that of a training of the recipe (its YAMLs, its suffix), or 5."""
         own = suffix if self.init_units is None else mark(self.init_units)
         trained = conf_dir / f"{(self.init or '').removesuffix(own)}.yaml"
         return Experiment.load(trained).stage if trained.is_file() else 5
@@ -129,12 +126,3 @@ class Experiment(Settings):
         if self.teacher is not None:
             changes["teacher"] = self.teacher.model_copy(update={"experiment": self.teacher.experiment + suffix})
         return self.model_copy(update=changes)
-
-    @classmethod
-    def parse(cls, values: Mapping[str, Any], where: str) -> Experiment:
-        """Build from a nested mapping; raises ValueError with `where` and each wrong key."""
-        return parsed(cls, values, where)
-
-    def resolved(self) -> dict[str, Any]:
-        """All settings as plain values, for checkpoints and hashes."""
-        return self.model_dump(mode="json")

@@ -1,7 +1,7 @@
-"""YAML files of settings: what they hold over their bases, and "key=value" overrides of it.
+"""YAML files of settings, merged over their bases, and "key=value" overrides.
 
-Read is the part of YAML that means the same to everybody: mappings with names as keys, none twice, lists, text,
-numbers, true and false, null. 010, 1:30, 2024-01-01 are text; 1e-3 is a number.
+An unambiguous subset of YAML: mappings with text as keys, none twice, lists, text, numbers, true and false, null.
+010, 1:30, 2024-01-01 are text; 1e-3 is a number.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _RESOLVERS = {
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses keys that are no text or stand twice, and types that no setting has."""
+    """Refuses keys that are not text or duplicate, and types that no setting has."""
 
     yaml_constructors = _CONSTRUCTORS
     yaml_implicit_resolvers = _RESOLVERS
@@ -46,7 +46,8 @@ class _Loader(yaml.SafeLoader):
         seen: set[str] = set()
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if not isinstance(key, yaml.ScalarNode) or not key.tag.endswith((":str", ":merge")):
-                raise yaml.MarkedYAMLError(problem=f"key {_shown(key)} is not text", problem_mark=key.start_mark)
+                name = repr(key.value) if isinstance(key, yaml.ScalarNode) else f"of type {key.tag.rpartition(':')[2]}"
+                raise yaml.MarkedYAMLError(problem=f"key {name:.80} is not text", problem_mark=key.start_mark)
             if key.value in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f"key {key.value!r:.80} stands there twice", problem_mark=key.start_mark
@@ -55,7 +56,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def fetch_flow_collection_start(self, kind: type) -> None:
-        self._check_depth(self.flow_level)  # here: what is deep takes the scanner the square of its depth
+        self._check_depth(self.flow_level)  # here: the scanner takes quadratic time in the depth
         super().fetch_flow_collection_start(kind)
 
     def add_indent(self, column: int) -> bool:
@@ -71,12 +72,8 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:int", INTEGER, list("-+01234567
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", DECIMAL, list("-+0123456789."))
 
 
-def _shown(key: yaml.Node) -> str:
-    return f"{key.value!r:.80}" if isinstance(key, yaml.ScalarNode) else f"of type {key.tag.rpartition(':')[2]}"
-
-
 def parse_yaml(text: str, where: str) -> Any:
-    """The value of a YAML text; ValueError with `where` it is from, the line, and what is wrong."""
+    """The value of a YAML text; raises ValueError with `where` it is from, the line, and the reason."""
     try:
         value = yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
@@ -110,37 +107,27 @@ def read(path: Path) -> dict[str, Any]:
 
     Raises FileNotFoundError, or ValueError naming the file, of bases the chain of files.
     """
-    found: dict[str, Any] = {}
+    merged_values: dict[str, Any] = {}
     chain = [path]
     while True:
-        values = _read_one(chain[-1], _led_by(chain))
+        names = " -> ".join(path.name for path in chain)
+        led_by = f" (by base: {names})" if len(chain) > 1 else ""
+        if chain[-1] in chain[:-1]:
+            raise ValueError(f"{path}: its bases form a circle: {names}")
+        values = _read_one(chain[-1], led_by)
         base = values.pop("base", None)
         if len(chain) > 1:
             values.pop("name", None)  # a name is its own file's
-        found = merged(values, found)
+        merged_values = merged(values, merged_values)
         if base is None:
-            return found
-        chain.append(_base_of(chain, base))
-        if chain[-1] in chain[:-1]:
-            raise ValueError(f"{path}: its bases lead in a circle: {_names(chain)}")
-
-
-def _base_of(chain: Sequence[Path], base: Any) -> Path:
-    parts = base.split("/") if isinstance(base, str) else []
-    if not parts or not all(NAME.fullmatch(part) for part in parts):
-        raise ValueError(
-            f"{chain[-1]}: base: must be the name of one YAML file beside this one or below (got {base!r:.60})"
-            f"{_led_by(chain)}; a name has {NAME_RULE}"
-        )
-    return chain[-1].parent.joinpath(*parts)
-
-
-def _names(chain: Sequence[Path]) -> str:
-    return " -> ".join(path.name for path in chain)
-
-
-def _led_by(chain: Sequence[Path]) -> str:
-    return f" (by base: {_names(chain)})" if len(chain) > 1 else ""
+            return merged_values
+        parts = base.split("/") if isinstance(base, str) else []
+        if not parts or not all(NAME.fullmatch(part) for part in parts):
+            raise ValueError(
+                f"{chain[-1]}: base: must be the name of one YAML file beside this one or below (got {base!r:.60})"
+                f"{led_by}; a name has {NAME_RULE}"
+            )
+        chain.append(chain[-1].parent.joinpath(*parts))
 
 
 def _read_one(path: Path, led_by: str) -> dict[str, Any]:

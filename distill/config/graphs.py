@@ -1,4 +1,4 @@
-"""Settings of what is made from text: lexica, language models, graphs."""
+"""Settings of lexica, n-gram language models and graphs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from distill.config.bounds import Count, Flag, Positive, Probability, Seed, Whole
-from distill.config.files import overridden, read
-from distill.config.loading import Settings, parsed
+from distill.config.files import read
+from distill.config.loading import Settings
 
 
 class Graphs(Settings):
@@ -18,13 +18,13 @@ class Graphs(Settings):
 
     seed: Seed = 0  # draws pronunciations, silences and BPE's sample of sentences
     order: Annotated[Whole, Field(ge=2, le=4)] = 2  # of the unit n-gram
-    # interpolated: every unit can follow (Witten-Bell); chain: only what was seen, as Kaldi's chain-est-phone-lm
+    # interpolated: every unit can follow (Witten-Bell); chain: seen n-grams only, as Kaldi's chain-est-phone-lm
     style: Literal["interpolated", "chain"] = "interpolated"
     # chain: n-grams of this order (or of `order`, if that is lower) keep all their histories
     no_prune_order: Annotated[Whole, Field(ge=1, le=4)] = 3
     num_extra_states: Count = 2000  # chain: longer histories kept beyond those
     silence_edge: Probability = 0.8  # of silence before and after a sentence
-    silence_inside: Probability = 0.1  # and between words
+    silence_inside: Probability = 0.1  # the same between words
     bpe_pieces: Positive = 500
     min_biphone_count: Count = 100  # in the labelled transcripts; a rarer pair shares its outputs
     min_monophone_count: Count = 20
@@ -33,9 +33,4 @@ class Graphs(Settings):
     @classmethod
     def load(cls, path: Path, overrides: Sequence[str] = ()) -> Graphs:
         """Defaults, then those of a YAML file if it is there, then "key=value" overrides."""
-        values = read(path) if path.is_file() else {}
-        try:
-            values = overridden(values, overrides)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-        return parsed(cls, values, str(path))
+        return cls._from(read(path) if path.is_file() else {}, path, overrides)

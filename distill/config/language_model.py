@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from distill.config.bounds import Beam, Name, Positive, Score, Seed, Share, Weight, Whole, Width
 from distill.config.experiment import OF_LM
-from distill.config.loading import Settings, load_settings
+from distill.config.loading import Settings
 from distill.config.training import Optim, Saving
 
 
@@ -31,7 +31,7 @@ class Model(Settings):
 
 
 class Text(Settings):
-    """What is learnt: the text corpus of stage 0, in units of its own, whatever units the recognisers have."""
+    """The text corpus of stage 0 in units of its own, independent of the recognisers'."""
 
     units: Literal["bpe", "chars", "words"] = "bpe"
     most_units: Annotated[Whole, Field(ge=4, le=10**7)] = 5000  # of bpe and words; rarer words are then <unk>
@@ -59,14 +59,14 @@ class Rescoring(Settings):
         if 1.0 not in self.graph_weights or 0.0 not in self.lm_weights or 0.0 not in self.word_scores:
             got = [list(axis) for axis in (self.graph_weights, self.lm_weights, self.word_scores)]
             raise ValueError(
-                "the grid must hold what is done without a language model: 1 in graph_weights, 0 in lm_weights"
+                "the grid must hold the decoding without a language model: 1 in graph_weights, 0 in lm_weights"
                 f" and in word_scores (got {got})"
             )
         return self
 
 
 class LanguageModel(Settings):
-    """One Transformer language model, how it is trained and what it is used for."""
+    """One Transformer language model, its training and its use in rescoring."""
 
     name: Name = ""
     stage: Literal[11] = 11
@@ -93,14 +93,10 @@ class LanguageModel(Settings):
                 f"no settings of a Transformer language model at {path}; copy those of another recipe"
                 " (egs/librispeech/conf/lm.yaml), or leave stage 11 out"
             )
-        found = load_settings(cls, path, overrides)
-        if not OF_LM.fullmatch(found.name):
+        settings = cls.read(path, overrides)
+        if not OF_LM.fullmatch(settings.name):
             raise ValueError(
                 f"{path}: name: must be lm, or lm and one of . _ - and more, which no experiment is called"
-                f" (got {found.name!r})"
+                f" (got {settings.name!r})"
             )
-        return found
-
-    def resolved(self) -> dict[str, Any]:
-        """All settings as plain values, for checkpoints and hashes."""
-        return self.model_dump(mode="json")
+        return settings

@@ -7,13 +7,14 @@ import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from distill.config.files import overridden, read
 
-Node = TypeVar("Node", bound="Settings")
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Settings(BaseModel):
@@ -24,40 +25,44 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown_keys(cls, values: Any) -> Any:
-        if isinstance(values, Mapping):
-            unknown = [key for key in values if key not in cls.model_fields]
-            if unknown:
-                raise ValueError(
-                    "; ".join(f"unknown key {key!r:.80}{_nearest(key, cls.model_fields)}" for key in unknown)
-                )
+        problems = []
+        for key in [key for key in values if key not in cls.model_fields] if isinstance(values, Mapping) else ():
+            near = difflib.get_close_matches(str(key), list(cls.model_fields), n=1, cutoff=0.5)
+            hint = f"; did you mean '{near[0]}'?" if near else f"; known keys: {', '.join(cls.model_fields)}"
+            problems.append(f"unknown key {key!r:.80}{hint}")
+        if problems:
+            raise ValueError("; ".join(problems))
         return values
 
+    @classmethod
+    def read(cls, path: Path, overrides: Sequence[str] = ()) -> Self:
+        """From a YAML file and its `base`, then "a.b=value" overrides; a `name` is by default the file's.
 
-def load_settings(kind: type[Node], path: Path, overrides: Sequence[str] = ()) -> Node:
-    """Settings that have a name, their file's: read it and its `base`, apply "a.b=value" overrides.
+        Raises FileNotFoundError, or ValueError naming file and key.
+        """
+        return cls._from(read(path), path, overrides)
 
-    Raises FileNotFoundError, or ValueError naming file and key.
-    """
-    values = read(path)
-    try:
-        values = overridden(values, overrides)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    values.setdefault("name", path.stem)
-    return parsed(kind, values, str(path))
+    @classmethod
+    def _from(cls, values: dict[str, Any], path: Path, overrides: Sequence[str]) -> Self:
+        try:
+            values = overridden(values, overrides)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        if "name" in cls.model_fields:
+            values.setdefault("name", path.stem)
+        return cls.parse(values, str(path))
 
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], where: str) -> Self:
+        """From a nested mapping; raises ValueError with `where` it comes from and each wrong key."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ValueError(f"{where}: {_explain(error)}") from None
 
-def parsed(kind: type[Node], values: Mapping[str, Any], where: str) -> Node:
-    """Checked settings; raises ValueError with `where` they come from and each wrong key."""
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        raise ValueError(f"{where}: {_explain(error)}") from None
-
-
-def _nearest(key: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(str(key), list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{near[0]}'?" if near else f"; known keys: {', '.join(known)}"
+    def resolved(self) -> dict[str, Any]:
+        """All settings as plain values, for checkpoints and hashes."""
+        return self.model_dump(mode="json")
 
 
 def _explain(error: ValidationError) -> str:

@@ -1,29 +1,30 @@
-"""Names of experiments, units and topologies, and what may be one; the standard library alone."""
+"""Valid names, and those of units and topologies; imports the standard library alone."""
 
 from __future__ import annotations
 
 import re
 
 UNITS = ("phones", "chars", "bpe", "biphones")
-TOPOLOGIES = ("ctc", "ctc_compact", "two_pdf")  # the first is what units come with
+TOPOLOGIES = ("ctc", "ctc_compact", "two_pdf")  # the first is the default
+VARIANTS = (*UNITS, *(f"{unit}_{topology}" for topology in TOPOLOGIES[1:] for unit in UNITS))
 NAME = re.compile(r"(?!.*(?:\.aside-|\.(?:tmp|old|lock)\Z))[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 NAME_RULE = "letters a to z, digits, . _ - (no . or - first, at most 200, no .aside-, not ending in .tmp, .old, .lock)"
 
 
 def mark(variant: str) -> str:
-    """What folders and experiments of other units or another topology are marked with; nothing for plain phones."""
+    """Suffix of folders and experiments of other units or another topology; empty for plain phones."""
     return "" if variant == "phones" else f"_{variant}"
 
 
 def check_name(name: str) -> str:
-    """The name, if its file or folder lies where it should and is not taken for another; else ValueError."""
+    """The name; raises ValueError for one that as a file or folder lies elsewhere or is mistaken for another."""
     if not NAME.fullmatch(name):
         raise ValueError(f"must be a name: {NAME_RULE}")
     return name
 
 
 def names_of(option: str, text: str) -> tuple[str, ...]:
-    """The names, separated by commas, that an option gives; ValueError names the option and what is wrong."""
+    """Comma-separated names of an option; raises ValueError with the option and the wrong name."""
     names = tuple(text.split(",")) if text else ()
     for name in names:
         if not NAME.fullmatch(name):

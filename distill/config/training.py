@@ -25,7 +25,7 @@ from distill.config.bounds import (
     SumsTo1,
     Weight,
     Whole,
-)
+)  # fmt: skip
 from distill.config.loading import Settings
 
 Volume = Annotated[Number, Field(gt=0, le=1000)]
@@ -36,7 +36,7 @@ class Lattice(Settings):
     """How stored lattices become numerators (Manohar et al. 2018; the formula: `distill.graphs.numerator_weights`)."""
 
     beam: Beam = 4.0  # sequences this much worse than the best are left out
-    lm_scale: Weight = 0.5  # share of the denominator LM that the decoding graph's scores stand in for
+    lm_scale: Weight = 0.5  # share of the denominator LM's scores that the decoding graph's replace
     acoustic_scale: Weight = 0.0  # of the teacher's acoustic scores on the paths
     # frames by which a unit may lie outside of where the lattice has it; -1: anywhere
     tolerance: Annotated[Whole, Field(ge=-1, le=10**6)] = -1
@@ -46,7 +46,7 @@ class Lattice(Settings):
 
 
 class Data(Settings):
-    """What is trained on; parts are names of cut sets in data/cuts."""
+    """Training data; parts are names of cut sets in data/cuts."""
 
     train: Annotated[tuple[Name, ...], EachOnce, Field(min_length=1)] = ("labelled",)
     valid: Name = "dev"

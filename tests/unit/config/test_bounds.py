@@ -13,7 +13,7 @@ from distill.config.experiment import Experiment
 from distill.config.files import overridden
 from distill.config.graphs import Graphs
 from distill.config.language_model import LanguageModel
-from distill.config.loading import Settings, parsed
+from distill.config.loading import Settings
 from distill.config.losses import Objective
 
 MINI = Path(__file__).parents[3] / "egs/librispeech/conf/mini"
@@ -49,7 +49,7 @@ def settings_of(kind: type) -> list[Any]:
 
 def given(tree: str, key: str, text: str) -> Settings:
     settings = FULL[tree]
-    return parsed(type(settings), overridden(settings.model_dump(mode="json"), [f"{key}={text}"]), "here")
+    return type(settings).parse(overridden(settings.model_dump(mode="json"), [f"{key}={text}"]), "here")
 
 
 def assert_refused(tree: str, key: str, text: str) -> None:

@@ -30,7 +30,7 @@ def test_those_of_the_recipes_are_valid(path: Path) -> None:
         ("text.units=syllables", r"text\.units.*'bpe', 'chars' or 'words'"),
         ("model.dims=3", "unknown key 'dims'; did you mean 'dim'"),
         ("model.heads=5", r"dim 16 must be even and a multiple of heads 5"),
-        ("rescoring.lm_weights=[0.5]", "must hold what is done without a language model"),
+        ("rescoring.lm_weights=[0.5]", "must hold the decoding without a language model"),
         ("rescoring.nbest=0", r"rescoring\.nbest.*greater than or equal to 1"),
         ("optim.updates=0", "either optim.updates or optim.epochs"),
     ],
