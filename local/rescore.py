@@ -78,7 +78,7 @@ def train(recipe: Recipe, settings: LanguageModel, folder: Path) -> None:
 
     from distill.recipe.provenance import commit, hardware
     from distill.train.distributed import join
-    from distill.train.language_model import build_lm_trainer, forget_text
+    from distill.train.language_model import build_lm_trainer, remove_token_ids
 
     ranks, device = join(recipe.device)
     torch.set_num_threads(recipe.threads)
@@ -97,7 +97,7 @@ def train(recipe: Recipe, settings: LanguageModel, folder: Path) -> None:
     }
     if ranks.first:
         write_json(folder / "result.json", result)
-        forget_text(folder)
+        remove_token_ids(folder)
 
 
 def measure(recipe: Recipe, settings: LanguageModel, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""One process or many: torchrun's environment decides."""
+"""One process, or the group that torchrun's environment describes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LONGEST_WAIT = 1800.0  # seconds in a collective; DISTILL_TIMEOUT is another val
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among those that run a stage together."""
+    """This process's rank among those that run a stage together."""
 
     rank: int = 0
     world: int = 1
@@ -57,7 +57,7 @@ class Ranks:
         )  # fmt: skip
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Barrier."""
         if self.world > 1:
             with self.meeting():
                 dist.barrier()
@@ -86,7 +86,7 @@ class Ranks:
 
     @contextlib.contextmanager
     def meeting(self) -> Iterator[None]:
-        """Around everything that waits for other processes: raises RuntimeError with the way out where one is gone."""
+        """Context of every collective: raises RuntimeError with the way out where another process has stopped."""
         try:
             yield
         except RuntimeError as error:
@@ -100,7 +100,7 @@ class Ranks:
 
 
 def join(device: str, longest_wait: float = LONGEST_WAIT) -> tuple[Ranks, torch.device]:
-    """Enter the group that torchrun describes in the environment, or run alone.
+    """Join the group that torchrun describes in the environment, or run alone.
 
     device: cpu, cuda or cuda:N; with torchrun each process takes the GPU of its local rank. longest_wait: seconds.
     """
@@ -108,7 +108,13 @@ def join(device: str, longest_wait: float = LONGEST_WAIT) -> tuple[Ranks, torch.
         raise ValueError(f"--device {device}: torch sees no GPU here; use --device cpu")
     if "RANK" not in os.environ:
         return Ranks(), torch.device(device)
-    ranks = _ranks()
+    missing = [key for key in ("WORLD_SIZE", "LOCAL_RANK") if key not in os.environ]
+    if missing:
+        raise ValueError(
+            f"RANK is set in the environment, but {' and '.join(missing)} not; start the processes with torchrun,"
+            " or unset RANK to run alone"
+        )
+    ranks = Ranks(*(int(os.environ[key]) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
     where = torch.device("cuda", ranks.local) if device.startswith("cuda") else torch.device(device)
     if where.type == "cuda":
         torch.cuda.set_device(where)
@@ -117,13 +123,3 @@ def join(device: str, longest_wait: float = LONGEST_WAIT) -> tuple[Ranks, torch.
         with ranks.meeting():
             dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=longest)
     return ranks, where
-
-
-def _ranks() -> Ranks:
-    missing = [key for key in ("WORLD_SIZE", "LOCAL_RANK") if key not in os.environ]
-    if missing:
-        raise ValueError(
-            f"RANK is set in the environment, but {' and '.join(missing)} not; start the processes with torchrun,"
-            " or unset RANK to run alone"
-        )
-    return Ranks(*(int(os.environ[key]) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))

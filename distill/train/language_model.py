@@ -37,9 +37,9 @@ class LmStep(nn.Module):
 def build_lm_trainer(
     settings: LanguageModel, text: Path, valid: Sequence[str], folder: Path, ranks: Ranks, device: torch.device
 ) -> Trainer:
-    """A trainer of the model on a text; `folder` receives its units, the text in numbers, and checkpoints.
+    """A trainer of the model on a text; `folder` receives its units, the token ids of the text, and checkpoints.
 
-    valid: sentences to validate on. Raises FileNotFoundError naming the stage that writes the text, ValueError
+    valid: validation sentences. Raises FileNotFoundError naming the stage that writes the text, ValueError
     for a text without words, or without sentences to validate on.
     """
     torch.manual_seed(settings.seed)
@@ -58,7 +58,7 @@ def build_lm_trainer(
 
 
 def prepare(settings: LanguageModel, text: Path, folder: Path) -> None:
-    """Units and the text in numbers, where a training that was killed has not left them."""
+    """Write units and the token ids of the text, unless a killed training has left them."""
     if not text.is_file():
         raise FileNotFoundError(f"no text corpus at {text}; stage 0 writes it (run.sh --stage 0 --stop-stage 0)")
     if (folder / ROWS).is_file():
@@ -68,8 +68,8 @@ def prepare(settings: LanguageModel, text: Path, folder: Path) -> None:
     write_corpus(read_lines(text), units, chosen.context, folder)
 
 
-def forget_text(folder: Path) -> None:
-    """Remove the text in numbers, which only training needs."""
+def remove_token_ids(folder: Path) -> None:
+    """Remove the token ids of the text, which only training needs."""
     for name in (ROWS, NUMBERS):
         (folder / name).unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""The one training loop: teacher, offline student, streaming student and every ablation run through it."""
+"""The training loop of teachers, students and language models."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from distill.train.distributed import Ranks
 from distill.train.monitor import Monitor
 from distill.train.optimiser import build_optimiser, set_rate
 from distill.train.schedule import learning_rate
-from distill.train.stopping import Asked, noticing
+from distill.train.stopping import EndRequest, deferred_signals
 from distill.train.teacher import TeacherTargets
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ Sums = dict[str, tuple[float, float, float]]  # of terms: total, count, weight
 
 @dataclass
 class Progress:
-    """How far a training is; stored in checkpoints, so that a killed one continues where it stopped."""
+    """State of a training besides its tensors; stored in checkpoints, so that a killed one continues."""
 
     updates: int = 0
     epoch: int = 0  # epochs that were validated and stored; the one being trained, from 0
@@ -88,7 +88,7 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class Shared:
-    """What all ranks together have of a batch: totals and counts of the terms, and what is added up for the result."""
+    """Sums over ranks for a batch: totals and counts of the terms, and counters of the result."""
 
     totals: dict[str, float]
     counts: dict[str, float]
@@ -106,8 +106,8 @@ class Shared:
 class Trainer:
     """Trains until the schedule ends; `run` may be called again after a kill and continues to the same result.
 
-    All random numbers of an update are drawn from seeds of the experiment's seed, the update and the rank: nothing
-    that happened before, in this process or in one that was killed, has a part in them.
+    All random numbers of an update depend on the experiment's seed, the update and the rank alone, not on anything
+    that happened before, in this process or in one that was killed.
     """
 
     def __init__(self, plan: TrainingPlan, step: nn.Module) -> None:
@@ -127,21 +127,21 @@ class Trainer:
         self.parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(plan.device.type, enabled=self.settings.precision == "float16")
         self.progress = Progress()
-        self._asked, self._ending = Asked(), False
+        self._request, self._ending = EndRequest(), False
         self._began = time.monotonic()
 
     def run(self) -> dict[str, Any]:
-        """Train to the end; returns what result.json says of the training.
+        """Train to the end; returns the training's part of result.json.
 
         SIGTERM or Ctrl-C: all ranks finish the update, the first writes last.pt, and all raise SystemExit. Raises
-        RuntimeError where another rank is gone.
+        RuntimeError where another rank has stopped.
         """
         self._began = time.monotonic()
         self._resume()
         monitor = Monitor(
             self.plan.folder, self.plan.settings.name, self.plan.updates, self.progress.updates, self.ranks.first
         )
-        with contextlib.closing(monitor), noticing() as self._asked, self.ranks.meeting():
+        with contextlib.closing(monitor), deferred_signals() as self._request, self.ranks.meeting():
             while not self.progress.finished:
                 self._epoch(monitor)
                 self.progress.valid_loss = self._validate(monitor)
@@ -233,14 +233,14 @@ class Trainer:
         return self._combine(losses, shared, batch.counted), shared.means(losses)
 
     def _share(self, losses: Losses, batch: Batch) -> Shared:
-        """The one exchange of a batch beside that of gradients."""
+        """All-reduce of everything but gradients, once per batch."""
         names = list(losses.terms)
         terms = [*(losses.terms[name].total for name in names), *(losses.terms[name].count for name in names)]
         own = torch.stack(
             [torch.as_tensor(x, dtype=torch.float64, device=self.device).detach() for x in (*terms, losses.dropped)]
         )
         own = own * batch.counted
-        others = [losses.recomputed * batch.counted, batch.seconds, bool(self._asked.signal)]
+        others = [losses.recomputed * batch.counted, batch.seconds, bool(self._request.signal)]
         every = torch.cat([own, torch.tensor(others, dtype=own.dtype, device=own.device)])
         values = self.ranks.sum(every).tolist()
         dropped, recomputed, seconds, asked = values[2 * len(names) :]
@@ -275,13 +275,13 @@ class Trainer:
         self.step.eval()
         own: list[Sums] = []
         for batch in self.plan.valid():
-            if self._asked.signal:
+            if self._request.signal:
                 break
             moved = batch.to(self.device)
             targets = self.plan.teacher(moved) if self.plan.teacher is not None else None
             terms = self.step(moved, targets).terms
             own.append({name: (float(term.total), float(term.count), term.weight) for name, term in terms.items()})
-        signals, of_ranks = zip(*self.ranks.gather((self._asked.signal, _summed(own))))
+        signals, of_ranks = zip(*self.ranks.gather((self._request.signal, _summed(own))))
         if any(signals):
             self._end()
         every = _summed(of_ranks)
@@ -309,7 +309,7 @@ class Trainer:
         if self.ranks.first:
             path = self.plan.folder / "last.pt"
             log.info("checkpoint at update %d written to %s; the same command continues", self.progress.updates, path)
-        raise SystemExit(self._asked.status)
+        raise SystemExit(self._request.status)
 
     def _save(self, name: str) -> None:
         now = time.monotonic()
@@ -335,7 +335,7 @@ class Trainer:
         content = self._last(path) if path.exists() else None
         updates = self.ranks.gather(content["progress"]["updates"] if content else 0)
         if len(set(updates)) > 1:
-            raise ValueError(f"the ranks find other checkpoints at {path} (updates {updates}); they must share exp-dir")
+            raise ValueError(f"the ranks have other checkpoints at {path} (updates {updates}); they must share exp-dir")
         if content is None:
             return
         prefixes = ("model", "objective")
@@ -347,7 +347,7 @@ class Trainer:
         before = content.get("ranks", 1)
         if before != self.ranks.world:
             log.warning(
-                "begun on %d processes, continued on %d: batches stay as they are, masks and dropout become others",
+                "begun on %d processes, continued on %d: batches stay the same, masks and dropout do not",
                 before, self.ranks.world,
             )  # fmt: skip
 
@@ -355,9 +355,9 @@ class Trainer:
         try:
             return checkpoint.load(path, self.device)
         except ValueError as error:
-            epochs = ", ".join(found.name for found in checkpoint.epoch_paths(self.plan.folder).values()) or "none"
+            epochs = ", ".join(epoch.name for epoch in checkpoint.epoch_paths(self.plan.folder).values()) or "none"
             raise ValueError(
-                f"{error}: move {path.name} away and training begins anew, which replaces the epochs that are there"
+                f"{error}: move {path.name} away and training starts over, which replaces the existing epochs"
                 f" ({epochs}). Nothing was changed"
             ) from None
 

@@ -1,4 +1,4 @@
-"""What a training shows: a progress bar with the time left, log lines, tensorboard."""
+"""Progress of a training: a bar with the time left, log lines, tensorboard."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 
 from tqdm import tqdm
@@ -16,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class Curves:
-    """Values over updates for tensorboard; a disk without room ends the curves, not the training."""
+    """Values over updates for tensorboard; a full disk ends the curves, not the training."""
 
     def __init__(self, folder: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only needed here
@@ -79,27 +80,23 @@ class Monitor:
             self._curves.add("train", {**values, "lr": rate}, step)
         if time.monotonic() - self._last_line > self._line_every:
             self._last_line = time.monotonic()
-            log.info("update %d of %d (%s left): %s", step, self.total, self._left(step), self.summary())
+            left = timedelta(seconds=int((self.total - step) * (self._last_line - self._begin) / (step - self._first)))
+            log.info("update %d of %d (%s left): %s", step, self.total, left, _line(self._means))
 
     def valid(self, step: int, values: dict[str, float], epoch: int) -> None:
         """Values of a validation."""
         if not self.enabled:
             return
-        text = " ".join(f"{name} {value:.4g}" for name, value in values.items())
-        log.info("epoch %d, update %d of %d: train %s | valid %s", epoch, step, self.total, self.summary(), text)
+        train, valid = _line(self._means), _line(values)
+        log.info("epoch %d, update %d of %d: train %s | valid %s", epoch, step, self.total, train, valid)
         if self._curves is not None:
             self._curves.add("valid", values, step)
-
-    def summary(self) -> str:
-        """Running means in one line."""
-        return " ".join(f"{name} {value:.4g}" for name, value in self._means.items())
 
     def close(self) -> None:
         self._bar.close()
         if self._curves is not None:
             self._curves.close()
 
-    def _left(self, step: int) -> str:
-        speed = (step - self._first) / max(1e-9, time.monotonic() - self._begin)
-        seconds = int((self.total - step) / max(speed, 1e-9))
-        return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+def _line(values: Mapping[str, float]) -> str:
+    return " ".join(f"{name} {value:.4g}" for name, value in values.items())

@@ -15,7 +15,7 @@ from distill.config.experiment import Experiment
 from distill.data.lattices import Lattices
 from distill.data.loader import SpeechDataset, TrainLoader, fbank_statistics, in_order, level, load_cuts, train_loader
 from distill.data.numerators import Numerators, usable
-from distill.files import replacing
+from distill.files import write_text
 from distill.fsa.graph import Hmm
 from distill.fsa.k2_format import load_fsa
 from distill.graphs.lexicon import Lang
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Folders:
-    """Where an experiment finds what earlier stages wrote: data (cuts, num), lang, graphs, exp."""
+    """Folders of earlier stages: data (cuts, num), lang, graphs, exp."""
 
     data: Path
     lang: Path
@@ -84,7 +84,7 @@ def build_trainer(
     )
     model = initial_model(experiment, lang.outputs, folders, folder, loader, ranks.first)
     if ranks.first:
-        write_list(folder / "skipped.tsv", [f"{cut}\t{reason}" for cut, reason in skipped])
+        write_text(folder / "skipped.tsv", "".join(f"{cut}\t{reason}\n" for cut, reason in skipped))
         if skipped:
             log.warning("%d cuts left out of training, listed in %s", len(skipped), folder / "skipped.tsv")
     denominator = graphs.denominator.to(device) if graphs else None
@@ -104,9 +104,9 @@ def build_trainer(
 
 
 def stored_numerators(experiment: Experiment, folders: Folders, graphs: Graphs) -> Numerators:
-    """Numerators of the training parts: of transcripts, and of the lattices that stage 7 has written.
+    """Numerators of the training parts, from transcripts and from the lattices of stage 7.
 
-    Raises ValueError where lattices hold less than the experiment asks for.
+    Raises ValueError where the lattices have a smaller beam than the experiment needs.
     """
     data = experiment.data
     if experiment.teacher is None:
@@ -117,8 +117,8 @@ def stored_numerators(experiment: Experiment, folders: Folders, graphs: Graphs) 
     wanted = getattr(data.lattice, key) if key else 0.0
     if stored.beam is not None and stored.beam < wanted:
         raise ValueError(
-            f"{experiment.name} asks for sequences within {wanted} of the best, but the lattices of"
-            f" {experiment.teacher.experiment} hold those within {stored.beam}; lower data.lattice.{key} or raise"
+            f"{experiment.name} needs sequences within {wanted} of the best, but the lattices of"
+            f" {experiment.teacher.experiment} have those within {stored.beam}; lower data.lattice.{key} or raise"
             " decoding.lattice_beam of the teacher and run stage 7 again"
         )
     shift = experiment.model.front_end.hop / SAMPLE_RATE
@@ -152,16 +152,16 @@ def initial_model(
         other_units = content["units"] != list(outputs)
         if other_units and experiment.init_units is None:
             raise ValueError(
-                f"{experiment.init} has other outputs than {folders.lang}; train it on this lang folder, or name its"
-                " units (init_units) and its prediction layers are made anew"
+                f"{experiment.init} has other outputs than {folders.lang}; train it on this lang folder, or give its"
+                " units (init_units), and its prediction layers are drawn anew"
             )
         before, now = content["experiment"]["model"]["front_end"], experiment.model.front_end
-        other_input = before.get("input", "waveform") != now.input  # its layers are then others of the same names
+        other_input = before.get("input", "waveform") != now.input  # same names, but other layers
         leave = ["front_end.", "encoder.feature_norm.", "encoder.projection."] if other_input else []
         leave += ["head.output.", "ctc."] if other_units else []
         report = copy_matching(content["model"], model, experiment.init_blocks, experiment.init_slice, leave)
         if first:
-            write_list(folder / "init.tsv", report.lines())
+            write_text(folder / "init.tsv", "".join(f"{line}\n" for line in report.lines()))
         log.info("from %s: %s (listed in %s)", experiment.init, report.summary(), folder / "init.tsv")
         calibrated = not other_input and before["waveform"] == now.waveform and content["progress"]["updates"] > 0
     if not calibrated:
@@ -170,17 +170,18 @@ def initial_model(
 
 
 def calibrate(front_end: FrontEnd, loader: TrainLoader) -> None:
-    """Choose what the front-end stores of the training audio: the waveform's gain, or the Fbank's mean and scale."""
+    """Set the front-end's statistics of the training audio: the waveform's gain, or the Fbank's mean and scale."""
     if isinstance(front_end, FbankFrontEnd):
-        mean, scale = fbank_statistics(loader.cuts, front_end.settings.mels)
-        front_end.mean.copy_(mean)
-        front_end.scale.copy_(scale)
+        for stored, value in zip(
+            (front_end.mean, front_end.scale), fbank_statistics(loader.cuts, front_end.settings.mels)
+        ):
+            stored.copy_(value)
     elif isinstance(front_end, WaveFrontEnd) and front_end.settings.waveform == "gain":
         front_end.gain.fill_(1 / level(loader.cuts))
 
 
 def continue_projections(objective: torch.nn.Module, init: Path) -> None:
-    """Take the W_i over too, where the model in folder `init` was distilled with the same map."""
+    """Copy parameters of the objective's terms (W_i) of the same name and shape from folder `init`."""
     content = checkpoint.load(list(checkpoint.epoch_paths(init).values())[-1])
     own = objective.state_dict()
     with torch.no_grad():
@@ -205,9 +206,3 @@ def validation(
     chosen = sorted(good[::every][:count], key=lambda cut: (-cut.duration, cut.id))  # alike on all ranks
     dataset = SpeechDataset(numerators, None, 0, with_clean, experiment.data.keep_audio)
     return partial(in_order, type(cuts).from_cuts(ranks.mine(chosen)), dataset, experiment.data.max_duration)
-
-
-def write_list(path: Path, lines: Sequence[str]) -> None:
-    """Write lines, the whole file or nothing."""
-    with replacing(path) as temporary:
-        temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")

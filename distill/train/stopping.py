@@ -1,4 +1,4 @@
-"""Signals that ask a training to end: noticed at once, obeyed between two updates."""
+"""Signals that end a training: recorded at once, acted on between two updates."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ SAME_REQUEST = 3.0  # seconds: a launcher and a terminal both pass the same Ctrl
 
 
 @dataclass
-class Asked:
-    """Which signal asked to end, 0: none; at: when (monotonic seconds)."""
+class EndRequest:
+    """The signal received, 0: none; at: its time (monotonic seconds)."""
 
     signal: int = 0
     at: float = 0.0
 
     @property
     def status(self) -> int:
-        """Exit status of a process that was asked to end; as of SIGTERM where another rank was."""
+        """Exit status of the process; that of SIGTERM where another rank got the signal."""
         return 128 + (self.signal or signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def noticing() -> Iterator[Asked]:
-    """Note SIGTERM and SIGINT instead of ending; a second Ctrl-C some seconds later ends at once."""
-    asked = Asked()
+def deferred_signals() -> Iterator[EndRequest]:
+    """Record SIGTERM and SIGINT instead of ending; a second Ctrl-C some seconds later ends at once."""
+    request = EndRequest()
 
-    def notice(number: int, frame: object) -> None:
+    def record(number: int, frame: object) -> None:
         now = time.monotonic()
-        if number == signal.SIGINT and asked.signal and now - asked.at > SAME_REQUEST:
+        if number == signal.SIGINT and request.signal and now - request.at > SAME_REQUEST:
             raise KeyboardInterrupt
-        asked.signal, asked.at = asked.signal or number, asked.at or now
+        request.signal, request.at = request.signal or number, request.at or now
 
     before = {}
     if threading.current_thread() is threading.main_thread():  # no other thread may set handlers
         for number in (signal.SIGTERM, signal.SIGINT):
             if signal.getsignal(number) != signal.SIG_IGN:
-                before[number] = signal.signal(number, notice)
+                before[number] = signal.signal(number, record)
     try:
-        yield asked
+        yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

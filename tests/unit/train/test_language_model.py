@@ -16,7 +16,7 @@ from distill.graphs.word_ngram import train_word_ngram
 from distill.lm.scoring import load_lm, log_probabilities, perplexity
 from distill.lm.text import TextBatch, padded
 from distill.train.distributed import Ranks
-from distill.train.language_model import build_lm_trainer, forget_text, prepare
+from distill.train.language_model import build_lm_trainer, prepare, remove_token_ids
 from distill.train.loop import Trainer
 
 # a word is known from the one before the last: what a 2-gram cannot learn
@@ -123,7 +123,7 @@ def test_more_checkpoints_than_there_are_cannot_be_averaged(tmp_path: Path) -> N
 def test_the_text_in_numbers_is_for_training_only(tmp_path: Path) -> None:
     trainer(tmp_path / "lm", 1)
     before = {path.name for path in (tmp_path / "lm").iterdir()}
-    forget_text(tmp_path / "lm")
+    remove_token_ids(tmp_path / "lm")
     assert before - {path.name for path in (tmp_path / "lm").iterdir()} == {"text.numbers", "text.rows"}
 
 
