@@ -33,7 +33,8 @@ from distill.decode.graph_decoder import GraphDecoder
 from distill.fsa.lattice import Lattice, Search
 from distill.graphs.lexicon import Lang
 from distill.lfmmi import NativeEngine
-from distill.recipe.script import command_line, run_script
+from distill.recipe.provenance import command_line
+from distill.recipe.script import run_script
 from distill.runtime.timing import run as run_session
 from distill.scoring.wer import score
 from distill.search.beam import OngoingSearch, _openfst

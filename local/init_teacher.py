@@ -1,51 +1,45 @@
-"""Stage 5: the weights the teacher starts from: those that its `pretrained` names, or random ones."""
+"""Stage 5: the weights the teacher starts from: those that its `pretrained` names, or random ones.
+
+With --from, any wav2vec 2.0, HuBERT or WavLM checkpoint as an experiment folder: epoch-0.pt, model.yaml, import.tsv.
+
+    init_teacher.py --from hf:FOLDER_OR_NAME  --lang data/lang_phones --out exp/teacher_init
+    init_teacher.py --from fairseq:FILE.pt    --lang data/lang_chars  --out exp/teacher_init
+    init_teacher.py --from torchaudio:FILE.pt --out exp/my_ctc_model      # a fine-tuned one keeps its own units
+
+model.yaml is the `model` section of an experiment with these weights.
+"""
 
 from __future__ import annotations
 
+import argparse
+import sys
 from functools import partial
 from pathlib import Path
 
-from distill.config.experiment import Experiment
-from distill.recipe import folders
+from distill.recipe.first_weights import first_weights_stage, import_checkpoint, write_first_weights
 from distill.recipe.options import recipe_from, recipe_parser
-from distill.recipe.script import run_script
-from distill.recipe.stage import Stage, run_stage
+from distill.recipe.script import log_to_console, run_script
+from distill.recipe.stage import run_stage
 
 
 def main() -> None:
-    args = recipe_parser(__doc__).parse_args()
-    recipe = recipe_from(args)
-    for name in recipe.names:
-        experiment = Experiment.load(recipe.experiment_yaml(name), recipe.overrides, recipe.suffix)
-        if experiment.stage != 6 or experiment.stage_of_init(recipe.conf_dir, recipe.suffix) != 5:
-            continue  # a student's, or one that starts from a training, which must not be overwritten
-        settings = {"model": experiment.resolved()["model"], "seed": experiment.seed}
-        if experiment.pretrained is not None:
-            settings["pretrained"] = experiment.pretrained
-        out = recipe.exp(experiment.init or f"{experiment.name}_init")
-        needed = {recipe.lang: 2, **dict.fromkeys(source(experiment))}
-        run_stage(Stage(5, out, settings, needed), partial(write, experiment, recipe.lang))
+    if "--from" in sys.argv:
+        import_one()
+        return
+    recipe = recipe_from(recipe_parser(__doc__).parse_args())
+    for experiment in recipe.experiments():
+        if stage := first_weights_stage(recipe, experiment):
+            run_stage(stage, partial(write_first_weights, recipe, experiment))
 
 
-def source(experiment: Experiment) -> list[Path]:
-    """The files that are imported, where they lie on the disk."""
-    if experiment.pretrained is None:
-        return []
-    place = Path(experiment.pretrained.partition(":")[2])
-    files = sorted(place.glob("*")) if place.is_dir() else [place]
-    return [path for path in files if path.is_file() and path.name not in folders.MARKS]
-
-
-def write(experiment: Experiment, lang_dir: Path, folder: Path) -> None:
-    """Epoch 0 of an experiment that has not been trained."""
-    from distill.graphs.lexicon import Lang
-    from distill.train.import_teacher import write_pretrained, write_random
-
-    outputs = Lang.load(lang_dir).outputs
-    if experiment.pretrained is None:
-        write_random(experiment, outputs, folder)
-    else:
-        write_pretrained(experiment, outputs, folder)
+def import_one() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--from", dest="source", required=True, help="hf:FOLDER_OR_NAME, fairseq:FILE, torchaudio:FILE")
+    parser.add_argument("--out", type=Path, required=True, help="experiment folder to write")
+    parser.add_argument("--lang", type=Path, help="lang folder whose units the model gets; none: the checkpoint's own")
+    args = parser.parse_args()
+    log_to_console()
+    import_checkpoint(args.source, args.lang, args.out)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.decode.confidence import ctm_lines
 from distill.decode.online import ONLINE
+from distill.decode.word_files import ctm_lines
 from distill.recipe.script import run_script
 from distill.runtime import audio
 from distill.runtime.pipe import read_pipe

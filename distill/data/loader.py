@@ -202,7 +202,7 @@ class _Skipping:
                 yield item
 
 
-def in_order(cuts: CutSet, dataset: SpeechDataset, max_duration: float) -> Iterator[Batch]:
+def in_order(cuts: CutSet | Sequence[Any], dataset: SpeechDataset, max_duration: float) -> Iterator[Batch]:
     """All cuts once, longest first, for validation and decoding; on every rank all that it is given."""
     if not len(cuts):
         return

@@ -1,17 +1,17 @@
 """Decoding without a word graph: the best path of the denominator's posteriors, scored in units.
 
-A model trained with LF-MMI alone puts little mass on blank, so its frame-wise argmax means nothing;
-the argmax of the posteriors under the denominator graph does.
+A model trained with LF-MMI alone puts little mass on blank, so the argmax of its outputs is no labelling;
+the argmax of the posteriors under the denominator graph is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 
 import numpy as np
 import torch
 
+from distill.decode.viterbi import Viterbi
 from distill.fsa.graph import Hmm
 from distill.graphs.topology import Topology
 from distill.lfmmi import Engine, posteriors
@@ -30,73 +30,47 @@ def collapse(labels: Iterable[int]) -> list[int]:
     return units
 
 
-def best_units(
-    engine: Engine, denominator: Hmm, topology: Topology, log_probs: Sequence[np.ndarray]
-) -> list[list[int]]:
-    """Best path of the denominator's posteriors for each utterance: (T, V) arrays -> unit ids."""
-    return [topology.units(labels.tolist()) for labels in best_labels(engine, denominator, log_probs)]
-
-
-def best_labels(engine: Engine, denominator: Hmm, log_probs: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The labelling with the largest sum of posteriors that is a path of the graph: (T, V) arrays -> (T,) each.
+class DenominatorPath:
+    """The labelling with the largest sum of posteriors that is a path of the denominator.
 
     Under a complete n-gram and the CTC topology that is the argmax of every frame. Where outputs depend on each
-    other (two_pdf, biphones, n-grams of what was seen) the argmaxes need not fit together. Empty without a path.
+    other (two_pdf, biphones, n-grams without back-off) the argmaxes need not form a path. Of equal sums the likelier
+    path is taken.
     """
-    lengths = torch.tensor([len(x) for x in log_probs])
-    padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(x) for x in log_probs], batch_first=True)
-    posterior = posteriors(engine, padded, lengths, denominator).double().cpu().numpy()
-    paths = _Paths(denominator)
-    return [paths.best(each[:length]) for each, length in zip(posterior, lengths.tolist())]
 
+    def __init__(self, engine: Engine, denominator: Hmm) -> None:
+        self._engine, self._denominator, self._viterbi = engine, denominator, Viterbi(denominator, TIE)
+        # successors by state and label: with few of each, a labelling is followed faster than by whole arrays
+        self._successors: dict[int, dict[int, list[int]]] = {}
+        src, dst = self._viterbi.src.tolist(), self._viterbi.dst.tolist()
+        for source, target, label in zip(src, dst, self._viterbi.label[dst].tolist()):
+            self._successors.setdefault(source, {}).setdefault(label, []).append(target)
 
-class _Paths:
-    """Labellings of a graph's paths; arcs in the order of the state they lead to."""
+    def units(self, topology: Topology, log_probs: Sequence[np.ndarray]) -> list[list[int]]:
+        """Unit ids of each utterance from its (T, V) log-probabilities."""
+        return [topology.units(labels.tolist()) for labels in self.labels(log_probs)]
 
-    def __init__(self, graph: Hmm) -> None:
-        order = np.argsort(graph.dst.numpy(), kind="stable")
-        self.src, self.dst, weight = (x.numpy()[order] for x in (graph.src, graph.dst, graph.weight))
-        self.label, self.begins, self.ends = (x.numpy() for x in (graph.label, graph.initial, graph.final))
-        self.tie = TIE * weight
-        self.reached, self.first = np.unique(self.dst, return_index=True)
+    def labels(self, log_probs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Outputs (T,) of each utterance from its (T, V) log-probabilities; empty without a path."""
+        lengths = torch.tensor([len(x) for x in log_probs])
+        padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(x) for x in log_probs], batch_first=True)
+        posterior = posteriors(self._engine, padded, lengths, self._denominator).double().cpu().numpy()
+        return [self.best(frames[:length]) for frames, length in zip(posterior, lengths.tolist())]
 
-    def best(self, gain: np.ndarray) -> np.ndarray:
-        """gain (T, V) of each output in each frame -> (T,) outputs; of equal sums the likelier path."""
-        labels = gain.argmax(1)
-        return labels if not len(gain) or self._accepts(labels) else self._viterbi(gain)
-
-    @cached_property
-    def _onward(self) -> dict[int, dict[int, list[int]]]:
-        """States that follow a state, by their label: few, so a labelling is followed faster than by whole arrays."""
-        found: dict[int, dict[int, list[int]]] = {}
-        for src, dst, label in zip(self.src.tolist(), self.dst.tolist(), self.label[self.dst].tolist()):
-            found.setdefault(src, {}).setdefault(label, []).append(dst)
-        return found
+    def best(self, posterior: np.ndarray) -> np.ndarray:
+        """posterior (T, V) of each output in each frame -> (T,) outputs; empty without a path."""
+        labels = posterior.argmax(1)
+        if not len(labels) or self._accepts(labels):
+            return labels
+        path = self._viterbi.labels(posterior)
+        return labels[:0] if path is None else path
 
     def _accepts(self, labels: np.ndarray) -> bool:
-        onward = self._onward
-        alive = set(np.flatnonzero((self.begins > -np.inf) & (self.label == labels[:1])).tolist())
+        viterbi, successors = self._viterbi, self._successors
+        states = set(np.flatnonzero((viterbi.initial > -np.inf) & (viterbi.label == labels[0])).tolist())
         for label in labels[1:].tolist():
-            alive = {dst for src in alive if src in onward for dst in onward[src].get(label, ())}
-        return any(self.ends[state] > -np.inf for state in alive)
-
-    def _viterbi(self, gain: np.ndarray) -> np.ndarray:
-        score = np.full((len(gain), len(self.label)), -np.inf)
-        for t, frame in enumerate(gain):
-            if t:
-                score[t, self.reached] = np.maximum.reduceat(score[t - 1][self.src] + self.tie, self.first)
-            else:
-                score[t] = TIE * self.begins
-            score[t] += frame[self.label]
-        ending = score[-1] + TIE * self.ends if len(gain) else np.array([-np.inf])
-        state = int(ending.argmax())
-        labels = np.zeros(len(gain) if ending[state] > -np.inf else 0, dtype=np.int64)
-        for t in range(len(labels) - 1, -1, -1):
-            labels[t] = self.label[state]
-            low, high = np.searchsorted(self.dst, [state, state + 1])
-            if t:
-                state = int(self.src[low + np.argmax(score[t - 1][self.src[low:high]] + self.tie[low:high])])
-        return labels
+            states = {dst for src in states if src in successors for dst in successors[src].get(label, ())}
+        return any(viterbi.final[state] > -np.inf for state in states)
 
 
 def closest_pronunciation(hypothesis: Sequence[int], pronunciations: Sequence[Sequence[Sequence[int]]]) -> list[int]:
@@ -116,9 +90,9 @@ def closest_pronunciation(hypothesis: Sequence[int], pronunciations: Sequence[Se
     chosen: list[Sequence[int]] = []
     position = len(hypothesis)
     for alternatives, (best, starts) in zip(reversed(pronunciations), reversed(history)):
-        which = int(best[position])
-        chosen.append(alternatives[which])
-        position = int(starts[which][position])
+        index = int(best[position])
+        chosen.append(alternatives[index])
+        position = int(starts[index][position])
     return [unit for units in reversed(chosen) for unit in units]
 
 

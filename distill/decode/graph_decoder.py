@@ -1,11 +1,11 @@
-"""Decoding over HLG: lattices of words and units from `Engine.lattice`, and what their paths say."""
+"""Decoding over HLG: lattices from `Engine.lattice`, and the words and units of their paths."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -18,8 +18,7 @@ from distill.graphs.lexicon import Lang
 from distill.lfmmi import Engine
 from distill.search.determinise import Hearing, SequenceGraph, best_path, determinised
 
-BEST_ONLY = 0.1  # lattice_beam where nothing but the best path is wanted
-TOGETHER = 32  # utterances that are searched at once
+BATCH = 32  # utterances in one call of the engine
 
 Result = TypeVar("Result")
 
@@ -42,9 +41,6 @@ class Hypothesis:
         return self.acoustic + self.graph
 
 
-NOTHING = Hypothesis((), (), 0.0, 0.0, False)
-
-
 class GraphDecoder:
     """Searches HLG with an engine; scores of the lattices are log-probabilities times acoustic_scale.
 
@@ -57,7 +53,7 @@ class GraphDecoder:
         self.engine, self.graph, self.lang = engine, DecodingGraph.read(hlg), lang
         self.search, self.acoustic_scale = search or Search(), acoustic_scale
         self.columns = lang.topology.output_columns
-        self.hearing = Hearing.of(lang.topology.hears, len(self.columns))
+        self.new_unit = Hearing.of(lang.topology.hears, len(self.columns))
         self.words = sorted(lang.words, key=lang.words.__getitem__)
 
     def searching(self, search: Search) -> GraphDecoder:
@@ -76,7 +72,7 @@ class GraphDecoder:
         return self.engine.lattice(padded, lengths, self.graph, self.search)
 
     def frames(self, log_probs: np.ndarray) -> np.ndarray:
-        """What the graph is searched with: (T, V) -> (T, columns of the graph). Raises ValueError for another V."""
+        """Scores that the graph is searched with: (T, V) -> (T, columns of the graph). ValueError for another V."""
         outputs = self.lang.topology.num_outputs
         if log_probs.shape[1] != outputs:
             raise ValueError(f"log_probs have {log_probs.shape[1]} outputs (V), but the lang folder has {outputs}")
@@ -84,33 +80,23 @@ class GraphDecoder:
 
     def unit_lattice(self, lattice: Lattice, beam: float) -> SequenceGraph:
         """Every unit sequence within `beam` of the best, once (`determinised`)."""
-        return determinised(lattice, self.hearing, beam)
+        return determinised(lattice, self.new_unit, beam)
 
     def word_lattice(self, lattice: Lattice, beam: float) -> SequenceGraph:
         """Every word sequence within `beam` of the best, once (`determinised`)."""
         return determinised(lattice, None, beam)
 
     def best(self, lattice: Lattice) -> Hypothesis:
-        """The best path; words are empty where there is none."""
+        """The best path; without a path no words, not complete."""
         if not lattice.num_states:
-            return NOTHING
+            return Hypothesis((), (), 0.0, 0.0, False)
         path, _ = best_path(lattice)
         words = tuple(self.words[word] for word in lattice.word[path].tolist() if word)
+        units = self.lang.topology.units([label for label in lattice.label[path].tolist() if label >= 0])
         end = lattice.dst[path[-1]] if len(path) else 0
         graph = float(lattice.graph[path].sum(dtype=np.float64) + lattice.final[end])
         acoustic = float(lattice.acoustic[path].sum(dtype=np.float64))
-        return Hypothesis(words, self._units(lattice.label[path].tolist()), acoustic, graph, lattice.complete)
-
-    def _units(self, labels: Iterable[int]) -> tuple[int, ...]:
-        return tuple(self.lang.topology.units([label for label in labels if label >= 0]))
-
-    def nbest(self, lattice: Lattice, count: int, beam: float) -> list[tuple[tuple[str, ...], float]]:
-        """Up to `count` word sequences within `beam` of the best, best first, each with its score."""
-        if not lattice.num_states:
-            return []
-        graph = self.word_lattice(lattice, beam)
-        within = ((said, score) for said, score in graph.ranked() if score >= -beam)
-        return [(tuple(self.words[word] for word in said), sum(graph.best) + x) for said, x in islice(within, count)]
+        return Hypothesis(words, tuple(units), acoustic, graph, lattice.complete)
 
 
 def decode_all(
@@ -119,23 +105,11 @@ def decode_all(
     utterances: Iterable[tuple[str, np.ndarray]],
 ) -> Iterator[tuple[str, Result]]:
     """(id, work(id, lattice)) of (id, (T, V)) pairs in the order given, on as many threads as torch uses."""
+    items = iter(utterances)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for some in _pieces(utterances, TOGETHER):
-            names, log_probs = zip(*some)
+        while batch := list(islice(items, BATCH)):
+            names, log_probs = zip(*batch)
             yield from zip(names, pool.map(work, names, decoder.lattices(log_probs)))
-
-
-def _pieces(items: Iterable[tuple[str, np.ndarray]], size: int) -> Iterator[list[tuple[str, np.ndarray]]]:
-    iterator = iter(items)
-    while piece := list(islice(iterator, size)):
-        yield piece
-
-
-def best_paths(decoder: GraphDecoder, utterances: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, Hypothesis]]:
-    """(id, best path) of (id, (T, V)) pairs; the lattices keep little else."""
-    narrow = replace(decoder.search, lattice_beam=min(BEST_ONLY, decoder.search.lattice_beam))
-    decoder = decoder.searching(narrow)
-    return decode_all(decoder, lambda _, lattice: decoder.best(lattice), utterances)
 
 
 def oracle_errors(words: SequenceGraph, reference: Sequence[int]) -> int:

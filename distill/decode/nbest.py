@@ -1,14 +1,14 @@
 """n-best rescoring: distinct word sequences of a lattice, ranked again with weights that a development set chose.
 
 score = acoustic + g graph + l lm + w words, all natural logs; acoustic + graph alone (g 1, l and w 0) is the
-order that the search gave. Weights are chosen by the errors they leave, on the sentences given to `tune` only.
+order of the search. Weights are those with the fewest errors on the utterances given to `tune`.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import NamedTuple
 
@@ -42,12 +42,8 @@ class Candidates:
     graph: np.ndarray
     lm: np.ndarray
 
-    def with_lm(self, lm: np.ndarray) -> Candidates:
-        """The same with other scores of a language model: (K,)."""
-        return Candidates(self.words, self.acoustic, self.graph, lm)
-
     def features(self) -> np.ndarray:
-        """What weights multiply, behind the acoustic score: (K, 4)."""
+        """Acoustic, graph and language model scores and number of words: (K, 4)."""
         length = np.array([len(words) for words in self.words], dtype=np.float64)
         return np.stack([self.acoustic, self.graph, self.lm, length], axis=1)
 
@@ -62,10 +58,10 @@ def candidates(decoder: GraphDecoder, lattice: Lattice, count: int, beam: float)
         zero = np.zeros(1)
         return Candidates(((),), zero, zero, zero)
     graph = decoder.word_lattice(lattice, beam)
-    said = list(islice((ids for ids, below in graph.ranked() if below >= -beam), count))
-    parts = np.array([_parts(graph, ids) for ids in said])
-    words = tuple(tuple(decoder.words[word] for word in ids) for ids in said)
-    return Candidates(words, parts[:, 1], parts[:, 0], np.zeros(len(said)))
+    sequences = list(islice((ids for ids, score in graph.ranked() if score >= -beam), count))
+    parts = np.array([_scores(graph, ids) for ids in sequences])
+    words = tuple(tuple(decoder.words[word] for word in ids) for ids in sequences)
+    return Candidates(words, parts[:, 1], parts[:, 0], np.zeros(len(sequences)))
 
 
 def candidate_lists(
@@ -75,11 +71,11 @@ def candidate_lists(
     return dict(decode_all(decoder, lambda _, lattice: candidates(decoder, lattice, count, beam), utterances))
 
 
-def _parts(graph: SequenceGraph, said: Sequence[int]) -> tuple[float, float]:
+def _scores(graph: SequenceGraph, symbols: Sequence[int]) -> tuple[float, float]:
     """Graph and acoustic score of one sequence of a deterministic graph."""
     state = 0
     sums = np.array(graph.best, dtype=np.float64)
-    for symbol in said:
+    for symbol in symbols:
         first, last = np.searchsorted(graph.src, [state, state + 1])
         arc = first + int(np.flatnonzero(graph.symbol[first:last] == symbol)[0])
         sums += graph.graph[arc], graph.acoustic[arc]
@@ -94,7 +90,7 @@ def score_all(lists: Mapping[str, Candidates], score: Callable[[Sequence[Words]]
     values = np.asarray(score(flat), dtype=np.float64)
     ends = np.cumsum([len(each.words) for each in lists.values()])
     pieces = np.split(values, ends[:-1]) if len(ends) else []
-    return {name: each.with_lm(piece) for (name, each), piece in zip(lists.items(), pieces)}
+    return {name: replace(each, lm=piece) for (name, each), piece in zip(lists.items(), pieces)}
 
 
 # Choosing weights
@@ -102,7 +98,7 @@ def score_all(lists: Mapping[str, Candidates], score: Callable[[Sequence[Words]]
 
 @dataclass(frozen=True)
 class Tuning:
-    """The weights chosen, the errors they and unchanged scores leave on the development set, and all that was tried.
+    """The weights chosen, the errors with them and with unchanged scores on the development set, and the whole grid.
 
     oracle: fewest errors of any choice among the candidates; tried: (graph, lm, word, errors) of every point.
     """
@@ -129,19 +125,22 @@ def tune(
 ) -> Tuning:
     """The point of the grid whose neighbourhood leaves the fewest errors, among those no worse than unchanged scores.
 
-    Counted are the errors of a point and of those beside it, which says more than its own where they are few;
-    of equals the one with fewer itself, then the one nearest to unchanged scores. Raises ValueError without a
-    sentence, or for a grid without UNCHANGED.
+    The errors of a point and its neighbours are summed, a steadier estimate than its own where errors are few; of
+    equals the one with fewer errors of its own, then the one nearest to unchanged scores. Raises ValueError without
+    utterances, or for a grid without UNCHANGED.
     """
     axes = [sorted(set(axis)) for axis in (graph, lm, word)]
     points = [Weights(*values) for values in itertools.product(*axes)]
     if UNCHANGED not in points:
-        raise ValueError(f"the grid of weights must hold {tuple(UNCHANGED)}, what is done without rescoring")
+        raise ValueError(f"the grid of weights must contain {tuple(UNCHANGED)}, the scores without rescoring")
     if not lists:
         raise ValueError("no utterances to choose weights on; the development set is empty")
     errors = {name: error_counts(each, references[name]) for name, each in lists.items()}
-    total = np.sum([_errors_at(each, errors[name], points) for name, each in lists.items()], axis=0)
-    best = _choice(total.reshape([len(axis) for axis in axes]), points)
+    factors = np.array([(1.0, *point) for point in points])
+    total = np.sum(
+        [errors[name][np.argmax(factors @ each.features().T, axis=1)] for name, each in lists.items()], axis=0
+    )
+    best = _best_point(total.reshape([len(axis) for axis in axes]), points)
     tried = tuple((*point, int(count)) for point, count in zip(points, total))
     return Tuning(
         points[best], int(total[best]), int(total[points.index(UNCHANGED)]),
@@ -155,14 +154,8 @@ def error_counts(each: Candidates, reference: Sequence[str]) -> np.ndarray:
     return np.array([scored("", reference, words).errors for words in each.words])
 
 
-def _errors_at(each: Candidates, errors: np.ndarray, points: Sequence[Weights]) -> np.ndarray:
-    """Errors of the best candidate at every point: (G,)."""
-    factors = np.concatenate([np.ones((len(points), 1)), np.array(points)], axis=1)
-    return errors[np.argmax(factors @ each.features().T, axis=1)]
-
-
-def _choice(total: np.ndarray, points: Sequence[Weights]) -> int:
-    """Place of the point to take, from the errors on the grid (graph, lm, word)."""
+def _best_point(total: np.ndarray, points: Sequence[Weights]) -> int:
+    """Index of the point to take, from the errors on the grid (graph, lm, word)."""
     padded = np.pad(total.astype(np.float64), 1, mode="edge")
     steps = itertools.product((0, 1, 2), repeat=total.ndim)
     around = sum(padded[tuple(slice(s, s + n) for s, n in zip(step, total.shape))] for step in steps)

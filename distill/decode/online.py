@@ -1,4 +1,4 @@
-"""Words while audio arrives: an incremental search of HLG, with word times, confidences and endpoints."""
+"""Incremental search of HLG while audio arrives, with word times, confidences and endpoints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from distill.decode.endpoint import Endpoint
 from distill.decode.graph_decoder import GraphDecoder, Hypothesis
-from distill.decode.word_times import Span, Unit, WordTimes
+from distill.decode.word_times import Unit, WordTimes
 from distill.fsa.lattice import Lattice, Search
 from distill.graphs.lexicon import Lang
 from distill.lfmmi import NativeEngine
@@ -24,59 +24,44 @@ ONLINE = Search(beam=13.0, lattice_beam=4.0, max_active=1000)
 
 
 class OnlineDecoder:
-    """What all streams share: the graph, the lang folder, beams, endpoint rules. frame: seconds of one.
+    """State shared by all streams: the graph with its beams, endpoint rules. frame_seconds: duration of a frame."""
 
-    Raises FileNotFoundError naming the stage that writes the graph, ValueError for another kind of file.
-    """
-
-    def __init__(
-        self, hlg: Path, lang: Lang, frame: float, search: Search | None = None, acoustic_scale: float = 1.0,
-        endpoint: Endpoint | None = None,
-    ) -> None:  # fmt: skip
-        self._share(GraphDecoder(NativeEngine(), hlg, lang, search or ONLINE, acoustic_scale), frame, endpoint)
+    def __init__(self, graph: GraphDecoder, frame_seconds: float, endpoint: Endpoint | None = None) -> None:
+        self.graph, self.lang, self.endpoint = graph, graph.lang, endpoint or Endpoint()
+        self.times = WordTimes(graph, frame_seconds)
 
     @classmethod
-    def over(cls, graph: GraphDecoder, frame: float, endpoint: Endpoint | None = None) -> OnlineDecoder:
-        """With the graph and the beams of a decoder that is there already."""
-        decoder = cls.__new__(cls)
-        decoder._share(graph, frame, endpoint)
-        return decoder
-
-    def _share(self, graph: GraphDecoder, frame: float, endpoint: Endpoint | None) -> None:
-        self.graph, self.times, self.endpoint = graph, WordTimes(graph, frame), endpoint or Endpoint()
-
-    @property
-    def lang(self) -> Lang:
-        return self.graph.lang
+    def open(
+        cls, hlg: Path, lang: Lang, frame_seconds: float, search: Search = ONLINE, acoustic_scale: float = 1.0,
+        endpoint: Endpoint | None = None,
+    ) -> OnlineDecoder:  # fmt: skip
+        """Read the graph; raises FileNotFoundError naming the stage that writes it, ValueError for another file."""
+        return cls(GraphDecoder(NativeEngine(), hlg, lang, search, acoustic_scale), frame_seconds, endpoint)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Words so far with their spans in seconds; the first `settled` of them will not change any more.
+    """Words so far with their spans in seconds; the first `stable` of them are final.
 
-    silence: seconds since something was said. ended: whether the utterance ends here, by an endpoint rule.
+    silence: seconds since the last unit. ended: whether an endpoint rule ends the utterance here.
     """
 
     words: tuple[str, ...]
     spans: tuple[tuple[float, float], ...]
-    settled: int
+    stable: int
     silence: float
     ended: bool
 
 
 class OnlineSearch:
-    """The words of one stream: feed() frames; progress() or words() so far; finish(); restart() for what comes next.
+    """The search of one stream: feed() frames; progress() or words(); finish(); restart() for the next utterance.
 
-    What finish() gives is what `GraphDecoder.lattices` gives for the utterance as a whole, however its frames came.
+    finish() gives the same as `GraphDecoder.lattices` for the whole utterance, in whatever chunks its frames arrived.
     """
 
     def __init__(self, decoder: OnlineDecoder) -> None:
         self.decoder, self._before = decoder, 0
-        self._begin()
-
-    def _begin(self) -> None:
-        graph = self.decoder.graph
-        self._search = OngoingSearch(graph.graph, graph.search)
+        self._search = OngoingSearch(decoder.graph.graph, decoder.graph.search)
 
     @property
     def frames(self) -> int:
@@ -84,31 +69,31 @@ class OnlineSearch:
         return self._search.frames
 
     def feed(self, log_probs: np.ndarray) -> None:
-        """The next frames (T, V), none are fine. Where no path goes on, the search starts anew, with a warning."""
+        """Search the next frames (T, V), T may be 0. Where no path survives, the search starts anew with a warning."""
         if not self._search.feed(self.decoder.graph.frames(log_probs)):
-            log.warning("the beam is too narrow: no path goes on after %d frames; the search starts anew", self.frames)
+            log.warning("the beam is too narrow: no path survives %d frames; the search starts anew", self.frames)
             self.restart()
 
     def progress(self) -> Progress:
-        """What is known so far, cheaper than `words`."""
+        """The best path so far; cheaper than `words`."""
         best, times = self._search.best(), self.decoder.times
         if best is None:
-            ended, silence = self._reached(0, np.inf, False)
+            silence, ended = self._endpoint(0, np.inf, False)
             return Progress((), (), 0, silence, ended)
-        said = np.flatnonzero(best.word > 0)
-        names = tuple(self.decoder.graph.words[word] for word in best.word[said].tolist())
-        heard = times.heard(best.label)
-        spans = times.spans(heard, names, best.frame[said].tolist())
-        ended, silence = self._reached(_end(heard), best.ending, bool(names))
-        settled = int(np.searchsorted(said, best.settled))
-        return Progress(names, tuple(map(self._seconds, spans)), settled, silence, ended)
+        arcs = np.flatnonzero(best.word > 0)
+        names = tuple(self.decoder.graph.words[word] for word in best.word[arcs].tolist())
+        units = times.units(best.label)
+        spans = times.spans(units, names, best.frame[arcs].tolist())
+        seconds = tuple((times.seconds(self._before + a), times.seconds(self._before + b)) for a, b in spans)
+        silence, ended = self._endpoint(_end(units), best.ending, bool(names))
+        return Progress(names, seconds, int(np.searchsorted(arcs, best.settled)), silence, ended)
 
     def words(self, ended: bool = False) -> tuple[list[Word], bool]:
-        """Words of the utterance so far, and whether it ends here. ended: no more frames will come."""
-        lattice = self._search.lattice(ended)
-        words, best = self.decoder.times.words(lattice, self._before), self._search.best()
-        heard = _end(self.decoder.times.heard(best.label)) if best else 0
-        return words, self._reached(heard, best.ending if best else np.inf, bool(words))[0]
+        """Words of the utterance so far with confidences, and whether it ends here. ended: no more frames follow."""
+        times, best = self.decoder.times, self._search.best()
+        words = times.words(self._search.lattice(ended), self._before)
+        last = _end(times.units(best.label)) if best else 0
+        return words, self._endpoint(last, best.ending if best else np.inf, bool(words))[1]
 
     def finish(self) -> tuple[Hypothesis, Lattice]:
         """Best path and lattice of the utterance."""
@@ -116,28 +101,23 @@ class OnlineSearch:
         return self.decoder.graph.best(lattice), lattice
 
     def restart(self) -> None:
-        """What comes next is another utterance; times go on."""
+        """Begin another utterance; times continue."""
         self._before += self.frames
-        self._begin()
+        self._search = OngoingSearch(self.decoder.graph.graph, self.decoder.graph.search)
 
-    def _reached(self, heard: int, ending: float, words: bool) -> tuple[bool, float]:
-        """Whether the utterance ends, of which something is said up to frame `heard`, and the silence behind."""
+    def _endpoint(self, last: int, ending: float, words: bool) -> tuple[float, bool]:
+        """Seconds of silence after frame `last`, the end of the last unit, and whether the utterance ends here."""
         seconds = self.decoder.times.seconds
-        silence = seconds(self.frames - heard)
-        return self.decoder.endpoint.reached(seconds(self.frames), silence, ending, words), silence
-
-    def _seconds(self, span: Span) -> tuple[float, float]:
-        seconds = self.decoder.times.seconds
-        return seconds(self._before + span[0]), seconds(self._before + span[1])
+        silence = seconds(self.frames - last)
+        return silence, self.decoder.endpoint.reached(seconds(self.frames), silence, ending, words)
 
 
-def _end(heard: Sequence[Unit]) -> int:
-    """Frames up to the end of the last unit."""
-    return max((unit.end for unit in heard), default=0)
+def _end(units: Sequence[Unit]) -> int:
+    return max((unit.end for unit in units), default=0)
 
 
 def load_lang(data: Path, outputs: Sequence[str]) -> tuple[Lang, Path]:
-    """The lang folder of a data folder whose outputs a model has, and the folder of its graphs.
+    """The lang folder below a data folder with the outputs of a model, and the folder of its graphs.
 
     Raises FileNotFoundError without any lang folder, ValueError where none fits.
     """
@@ -154,20 +134,20 @@ def load_lang(data: Path, outputs: Sequence[str]) -> tuple[Lang, Path]:
 
 
 def open_exported(
-    folder: Path, outputs: Sequence[str], frame: float, hlg: Path | None = None, search: Search = ONLINE
+    folder: Path, outputs: Sequence[str], frame_seconds: float, hlg: Path | None = None, search: Search = ONLINE
 ) -> OnlineDecoder:
-    """What an export folder decodes with: its lang folder, and `hlg` or its graph.
+    """The decoder of an export folder: its lang folder, and `hlg` or its own graph.
 
-    outputs: the model's, frame: seconds of one. Raises FileNotFoundError or ValueError saying what is missing.
+    outputs: the model's. Raises FileNotFoundError or ValueError for a missing or foreign file.
     """
     hlg = hlg or folder / "HLG.fst"
     for needed in (hlg, folder / "lang/tokens.txt"):
         if not needed.is_file():
             raise FileNotFoundError(
-                f"an output trained with LF-MMI is read over a decoding graph, but there is no {needed}; run stage 12,"
+                f"an output trained with LF-MMI needs a decoding graph, but there is no {needed}; run stage 12,"
                 " or use a model with a second output (--output ctc)"
             )
     lang = Lang.load(folder / "lang")
     if lang.outputs != list(outputs):
         raise ValueError(f"{folder / 'lang'} is for other outputs than the model's {len(outputs)}; run stage 12 again")
-    return OnlineDecoder(hlg, lang, frame, search)
+    return OnlineDecoder.open(hlg, lang, frame_seconds, search)

@@ -1,11 +1,11 @@
-"""Words of utterances over HLG with times and confidences: whole, or as their frames would come."""
+"""Words of utterances over HLG with times and confidences, from whole utterances or as frames would arrive."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from distill.decode.denominator_path import BLANK
 from distill.decode.graph_decoder import GraphDecoder, Hypothesis, decode_all
 from distill.decode.nbest import Candidates, candidates
 from distill.decode.online import OnlineDecoder, OnlineSearch
-from distill.decode.word_times import WordTimes
 from distill.fsa.lattice import Lattice, Search
 from distill.text import Word
 
@@ -22,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Recognised:
+class Recognition:
     """The best path of an utterance, its words with their times, and its n-best list where one was asked for."""
 
     best: Hypothesis
@@ -33,94 +32,80 @@ class Recognised:
 def recognise(
     decoder: GraphDecoder,
     utterances: Iterable[tuple[str, np.ndarray]],
-    frame: float,
-    chunk: int = 0,
+    frame_seconds: float,
+    chunk_frames: int = 0,
     blank_skip: float = 0.0,
     nbest: int = 0,
-) -> Iterator[tuple[str, Recognised]]:
-    """(id, result) of (id, (T, V)) pairs. frame: seconds of one. chunk: frames that come at once; 0: all of them.
+) -> Iterator[tuple[str, Recognition]]:
+    """(id, recognition) of (id, (T, V)) pairs, which do not depend on chunk_frames: frames that arrive at once, 0: all.
 
-    The results are the same for any chunk. A beam too narrow leaves the best partial path of an utterance, or nothing:
-    a warning at the end counts them. blank_skip: leave out frames (`without_blanks`), 0 for none; scores are then
-    those of the frames that are left. nbest: candidates of each utterance, from the same lattice; 0: none.
+    blank_skip: search without the frames that `without_blanks` leaves out, 0 for none; scores are then those of the
+    frames searched. nbest: length of the lists, from the same lattice, 0 for none. A beam too narrow leaves the best
+    partial path of an utterance, or nothing; a warning at the end counts these. Raises ValueError for blank_skip with
+    a topology without blank.
     """
-    if blank_skip:
-        return _spared(decoder, utterances, frame, chunk, blank_skip)
-    return _told(_recognised(decoder, utterances, frame, chunk, nbest), decoder.search)
+    if blank_skip and decoder.lang.topology.kind == "two_pdf":
+        raise ValueError("blank_skip needs a topology with a blank, which two_pdf has not; set it to 0")
+    online, kept = OnlineDecoder(decoder, frame_seconds), dict[str, np.ndarray]()
+
+    def searched() -> Iterator[tuple[str, np.ndarray]]:
+        for name, log_probs in utterances:
+            if blank_skip:
+                kept[name] = without_blanks(log_probs, blank_skip)
+                log_probs = log_probs[kept[name]]
+            yield name, log_probs
+
+    def recognition(name: str, lattice: Lattice, best: Hypothesis) -> Recognition:
+        words = tuple(online.times.words(lattice, kept=kept.get(name)))
+        listed = candidates(decoder, lattice, nbest, decoder.search.lattice_beam) if nbest else None
+        return Recognition(best, words, listed)
+
+    def work(name: str, lattice: Lattice) -> Recognition:
+        return recognition(name, lattice, decoder.best(lattice))
+
+    def streamed(item: tuple[str, np.ndarray]) -> tuple[str, Recognition]:
+        best, lattice = _in_chunks(online, item[1], chunk_frames)
+        return item[0], recognition(item[0], lattice, best)
+
+    if not chunk_frames:
+        return _with_warning(decode_all(decoder, work, searched()), decoder.search)
+    return _with_warning(_in_threads(streamed, searched()), decoder.search)
 
 
-def _recognised(
-    decoder: GraphDecoder, utterances: Iterable[tuple[str, np.ndarray]], frame: float, chunk: int, nbest: int
-) -> Iterator[tuple[str, Recognised]]:
-    def listed(lattice: Lattice) -> Candidates | None:
-        return candidates(decoder, lattice, nbest, decoder.search.lattice_beam) if nbest else None
-
-    if chunk:
-        return _streamed(OnlineDecoder.over(decoder, frame), utterances, chunk, listed)
-    times = WordTimes(decoder, frame)
-
-    def work(_: str, lattice: Lattice) -> Recognised:
-        return Recognised(decoder.best(lattice), tuple(times.words(lattice)), listed(lattice))
-
-    return decode_all(decoder, work, utterances)
+def _in_threads(
+    work: Callable[[tuple[str, np.ndarray]], tuple[str, Recognition]], items: Iterable[tuple[str, np.ndarray]]
+) -> Iterator[tuple[str, Recognition]]:
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        yield from pool.map(work, items)
 
 
-def _told(found: Iterable[tuple[str, Recognised]], search: Search) -> Iterator[tuple[str, Recognised]]:
-    """The same, with a warning where paths stopped short of a final state."""
+def _in_chunks(decoder: OnlineDecoder, log_probs: np.ndarray, chunk_frames: int) -> tuple[Hypothesis, Lattice]:
+    search = OnlineSearch(decoder)
+    for start in range(0, len(log_probs), chunk_frames):
+        search.feed(log_probs[start : start + chunk_frames])
+    return search.finish()
+
+
+def _with_warning(recognitions: Iterable[tuple[str, Recognition]], search: Search) -> Iterator[tuple[str, Recognition]]:
+    """The same pairs; at the end a warning counts those whose best path stops short of a final state."""
     partial: list[str] = []
-    for name, each in found:
-        if not each.best.complete:
+    for name, result in recognitions:
+        if not result.best.complete:
             partial.append(name)
-        yield name, each
+        yield name, result
     if partial:
         log.warning(
             "%d utterances, such as %s, ended outside a final state: their best partial path counts; a beam of more"
-            " than %g (max_active of more than %d) may find whole ones",
+            " than %g (max_active of more than %d) may give whole ones",
             len(partial), partial[0], search.beam, search.max_active,
         )  # fmt: skip
 
 
-def _streamed(
-    decoder: OnlineDecoder,
-    utterances: Iterable[tuple[str, np.ndarray]],
-    chunk: int,
-    listed: Callable[[Lattice], Candidates | None],
-) -> Iterator[tuple[str, Recognised]]:
-    def work(pair: tuple[str, np.ndarray]) -> tuple[str, Recognised]:
-        name, log_probs = pair
-        search = OnlineSearch(decoder)
-        for start in range(0, len(log_probs), chunk):
-            search.feed(log_probs[start : start + chunk])
-        best, lattice = search.finish()
-        return name, Recognised(best, tuple(decoder.times.words(lattice)), listed(lattice))
+def without_blanks(log_probs: np.ndarray, threshold: float) -> np.ndarray:
+    """Frames to search, (T, V) -> (K,): in a run of blanks with at least this probability only the first.
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        yield from pool.map(work, utterances)
-
-
-def without_blanks(log_probs: np.ndarray, least: float) -> np.ndarray:
-    """Frames to search, (T, V) -> (K,): of a run whose blank has at least this probability only the first.
-
-    One blank must stay, as it separates equal units. Whether a frame stays depends on it and the one before it alone.
+    One blank must stay, as it separates equal units. The choice depends on a frame and the one before it alone.
     """
-    sure = log_probs[:, BLANK] >= np.log(least)
-    again = np.concatenate([[False], sure[:-1]])
-    return np.flatnonzero(~(sure & again))
-
-
-def _spared(
-    decoder: GraphDecoder, utterances: Iterable[tuple[str, np.ndarray]], frame: float, chunk: int, least: float
-) -> Iterator[tuple[str, Recognised]]:
-    if decoder.lang.topology.kind == "two_pdf":
-        raise ValueError("blank_skip needs a topology with a blank, which two_pdf has not; set it to 0")
-    pairs = list(utterances)
-    kept = {name: without_blanks(log_probs, least) for name, log_probs in pairs}
-    fewer = ((name, log_probs[kept[name]]) for name, log_probs in pairs)
-    for name, found in recognise(decoder, fewer, 1.0, chunk):  # times are numbers of frames
-        words = (_moved(word, kept[name], frame) for word in found.words)
-        yield name, replace(found, words=tuple(words))
-
-
-def _moved(word: Word, kept: np.ndarray, frame: float) -> Word:
-    start, end = int(kept[int(word.start)]), int(kept[int(word.end) - 1]) + 1
-    return replace(word, start=round(start * frame, 3), end=round(end * frame, 3))
+    blank = log_probs[:, BLANK] >= np.log(threshold)
+    repeated = np.concatenate([[False], blank[:-1]])
+    return np.flatnonzero(~(blank & repeated))

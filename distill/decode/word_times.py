@@ -1,4 +1,4 @@
-"""When the words of a path are spoken, and how sure the lattice is of them."""
+"""Times of the words of a path: the frames of their units."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from distill.decode.confidence import confidences
 from distill.decode.graph_decoder import GraphDecoder
 from distill.fsa.lattice import Lattice
-from distill.search.determinise import arc_posteriors, best_path
+from distill.search.determinise import best_path
 from distill.text import Word
 
 Span = tuple[int, int]  # first frame, and the one after the last
@@ -17,7 +18,7 @@ Span = tuple[int, int]  # first frame, and the one after the last
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit that is heard from frame `start` to before frame `end`."""
+    """A unit from frame `start` to before frame `end`."""
 
     unit: int
     start: int
@@ -25,50 +26,55 @@ class Unit:
 
 
 class WordTimes:
-    """Times of the words of paths through a graph. frame: seconds of one."""
+    """Times of the words of paths through a graph. frame_seconds: duration of a frame."""
 
-    def __init__(self, decoder: GraphDecoder, frame: float) -> None:
-        self.decoder, self.lang, self.frame = decoder, decoder.lang, frame
+    def __init__(self, decoder: GraphDecoder, frame_seconds: float) -> None:
+        self.decoder, self.lang, self.frame_seconds = decoder, decoder.lang, frame_seconds
         self.blank = -1 if decoder.lang.topology.kind == "two_pdf" else 0
         self._variants: dict[str, tuple[tuple[int, ...], ...]] = {}
 
-    def words(self, lattice: Lattice, before: int = 0) -> list[Word]:
-        """Words of the best path; before: frames of the stream before the lattice. None of an empty lattice."""
+    def words(self, lattice: Lattice, before: int = 0, kept: np.ndarray | None = None) -> list[Word]:
+        """Words of the best path; none of an empty lattice.
+
+        before: frames of the stream before the lattice. kept: frame of the utterance for each frame of the lattice,
+        where frames were left out.
+        """
         if not lattice.num_states:
             return []
         path, _ = best_path(lattice)
-        where = path[lattice.word[path] > 0]
-        names = [self.decoder.words[word] for word in lattice.word[where].tolist()]
-        said = lattice.frame[lattice.src[where]].tolist()
-        spans = self.spans(self.heard(lattice.label[path]), names, said)
+        arcs = path[lattice.word[path] > 0]
+        names = [self.decoder.words[word] for word in lattice.word[arcs].tolist()]
+        spans = self.spans(self.units(lattice.label[path]), names, lattice.frame[lattice.src[arcs]].tolist())
+        if kept is not None:
+            spans = [(int(kept[start]), int(kept[end - 1]) + 1) for start, end in spans]
         return [
-            Word(name, self.seconds(before + start), self.seconds(before + end), round(sure, 4))
-            for name, (start, end), sure in zip(names, spans, confidences(lattice, path))
+            Word(name, self.seconds(before + start), self.seconds(before + end), round(confidence, 4))
+            for name, (start, end), confidence in zip(names, spans, confidences(lattice, path))
         ]
 
     def seconds(self, frames: int) -> float:
-        return round(frames * self.frame, 3)
+        return round(frames * self.frame_seconds, 3)
 
-    def spans(self, heard: Sequence[Unit], names: Sequence[str], said: Sequence[int]) -> list[Span]:
-        """The frames of each word along a path of which `heard` are the units; said: where its word ids stand."""
-        spans = spans_of(heard, [self._spoken(name) for name in names])
-        return spans or [(start, start + 1) for start in said]  # units of no pronunciation
-
-    def heard(self, labels: np.ndarray) -> list[Unit]:
-        """Units of the outputs along a path, labels (N,), -1 without a frame; silence and blanks left out."""
-        labels, hearing = labels[labels >= 0], self.decoder.hearing
-        again = np.concatenate([[False], labels[1:] == labels[:-1]])
-        fresh = np.where(again, hearing.again[labels], hearing.fresh[labels])
-        starts = np.flatnonzero(fresh)
+    def units(self, labels: np.ndarray) -> list[Unit]:
+        """Units of the outputs along a path, labels (N,), -1 on arcs without a frame; silence and blanks left out."""
+        labels, new_unit = labels[labels >= 0], self.decoder.new_unit
+        repeated = np.concatenate([[False], labels[1:] == labels[:-1]])
+        entered = np.where(repeated, new_unit.again[labels], new_unit.fresh[labels])
+        starts = np.flatnonzero(entered)
         units, blank = [], labels == self.blank
         for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(labels)]):
             while blank[end - 1]:
                 end -= 1
-            if fresh[start] != self.lang.silence:
-                units.append(Unit(int(fresh[start]), start, end))
+            if entered[start] != self.lang.silence:
+                units.append(Unit(int(entered[start]), start, end))
         return units
 
-    def _spoken(self, word: str) -> tuple[tuple[int, ...], ...]:
+    def spans(self, units: Sequence[Unit], names: Sequence[str], word_frames: Sequence[int]) -> list[Span]:
+        """The frames of each word of a path with these units; word_frames: of its word ids, for words without units."""
+        spans = word_spans(units, [self._pronunciations(name) for name in names])
+        return spans or [(frame, frame + 1) for frame in word_frames]
+
+    def _pronunciations(self, word: str) -> tuple[tuple[int, ...], ...]:
         """Pronunciations as unit ids, without silence."""
         if word not in self._variants:
             variants = self.lang.pronunciation_ids(word, "the decoding graph")
@@ -76,56 +82,27 @@ class WordTimes:
         return self._variants[word]
 
 
-def spans_of(units: Sequence[Unit], words: Sequence[Sequence[Sequence[int]]]) -> list[Span] | None:
+def word_spans(units: Sequence[Unit], words: Sequence[Sequence[Sequence[int]]]) -> list[Span] | None:
     """The frames of each word, words by their pronunciations, one after another.
 
-    The last word may have begun only, and units may follow that belong to no word yet. None where they do not fit.
+    The last word may be incomplete, and units of the next word may follow. None if units and pronunciations differ.
     """
     symbols = tuple(unit.unit for unit in units)
-    reached: list[dict[int, int]] = [{0: -1}]  # of each word: position after it -> position before it
+    reached: list[dict[int, int]] = [{0: -1}]  # for each word: position after it -> position before it
     for index, variants in enumerate(words):
-        found: dict[int, int] = {}
+        ends: dict[int, int] = {}
         for begin in reached[-1]:
             for variant in variants:
                 piece = symbols[begin : begin + len(variant)]
-                whole = piece == tuple(variant)
-                begun = index == len(words) - 1 and piece and piece == tuple(variant)[: len(piece)]
-                if whole or begun:
-                    found.setdefault(begin + len(piece), begin)
-        if not found:
+                incomplete = index == len(words) - 1 and piece and piece == tuple(variant)[: len(piece)]
+                if piece == tuple(variant) or incomplete:
+                    ends.setdefault(begin + len(piece), begin)
+        if not ends:
             return None
-        reached.append(found)
+        reached.append(ends)
     position, spans = max(reached[-1]), []
-    for found in reversed(reached[1:]):
-        before = found[position]
+    for ends in reversed(reached[1:]):
+        before = ends[position]
         spans.append((units[before].start, units[position - 1].end))
         position = before
     return spans[::-1]
-
-
-def confidences(lattice: Lattice, path: np.ndarray, scale: float = 1.0) -> list[float]:
-    """Posterior of each word of a path: all paths summed that say it between the words beside it.
-
-    Word posteriors from time-overlapping arcs, as C_sum of Wessel et al. (2001), "Confidence measures for large
-    vocabulary continuous speech recognition", section III; an arc's time is where the graph says its word.
-    scale: of all scores.
-    """
-    spoken = np.flatnonzero(lattice.word > 0)
-    word, frame = lattice.word[spoken], lattice.frame[lattice.src[spoken]]
-    posterior = arc_posteriors(lattice, scale)[spoken]
-    where = path[lattice.word[path] > 0]
-    ids, at = lattice.word[where].tolist(), lattice.frame[lattice.src[where]].tolist()
-    sure = []
-    for place, (each, here) in enumerate(zip(ids, at)):
-        low = _edge(ids, at, place, place - 1, -1)
-        high = _edge(ids, at, place, place + 1, lattice.num_frames + 1)
-        near = (word == each) & (((frame > low) & (frame < high)) | (frame == here))
-        sure.append(min(1.0, float(posterior[near].sum())))
-    return sure
-
-
-def _edge(ids: Sequence[int], at: Sequence[int], place: int, beside: int, outside: int) -> float:
-    """Where a word's neighbourhood ends: at the word beside it, or half-way where that is the same word."""
-    if not 0 <= beside < len(ids):
-        return outside
-    return (at[place] + at[beside]) / 2 if ids[place] == ids[beside] else at[beside]

@@ -1,117 +1,144 @@
-"""Part of stages 7, 10 and 11: what a trained model gives for a cut set, in one of its modes."""
+"""Log-probabilities of a cut set from a trained model, in one of its modes: the input of every decoding."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distill.config.experiment import Experiment
 from distill.recipe.options import Recipe
+from distill.recipe.provenance import commit
 from distill.recipe.stage import Stage, run_stage
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from distill.models.recogniser import Recogniser
+
+
+class Run(NamedTuple):
+    """A model over a cut set: mode is offline, streaming or streaming-N; runtime is torch, onnx or int8."""
+
+    experiment: Experiment
+    cut_set: str
+    mode: str
+    runtime: str = "torch"
+
+    @property
+    def label(self) -> str:
+        """The mode as results name it."""
+        return self.mode if self.runtime == "torch" else f"{self.mode}-{self.runtime}"
+
+
+@dataclass(frozen=True, eq=False)
+class Emissions:
+    """A model's outputs for a cut set, and the facts that decoding and scoring need.
+
+    scores: cut id -> log-probabilities (T, V) float32. references: cut id -> words. cuts: cut id -> lhotse cut.
+    frame_seconds: duration of a frame. chunk_frames: frames that arrive at once, 0 for whole utterances.
+    units: names of the V outputs. info: fields of wer.json that describe the model and the mode.
+    """
+
+    scores: Mapping[str, np.ndarray]
+    references: Mapping[str, list[str]]
+    cuts: Mapping[str, Any]
+    frame_seconds: float
+    chunk_frames: int
+    units: Sequence[str]
+    info: Mapping[str, Any]
 
 
 def modes(experiment: Experiment) -> list[str]:
-    """offline; streaming at the model's chunk; streaming-N at chunks of N frames that `decoding.chunks` asks for."""
+    """offline; streaming at the model's chunk; streaming-N for each N in `decoding.chunks`, in frames."""
     if not experiment.model.streaming.chunk_frames:
         return ["offline"]
     return ["offline", "streaming", *(f"streaming-{chunk}" for chunk in experiment.decoding.chunks)]
 
 
 def main_mode(experiment: Experiment) -> str:
-    """The mode whose rates stand for the model, and in which weights are chosen: streaming, where it streams."""
-    return "streaming" if "streaming" in modes(experiment) else "offline"
-
-
-def exported_modes(experiment: Experiment) -> list[str]:
-    """How stage 12's graphs run: in chunks where the model streams."""
-    return ["streaming" if experiment.model.streaming.chunk_frames else "offline"]
+    """The mode that represents the model, and in which rescoring weights are chosen: streaming where it streams."""
+    return "streaming" if experiment.model.streaming.chunk_frames else "offline"
 
 
 def test_sets(recipe: Recipe) -> list[str]:
     """Names of the test sets that stage 0 made."""
-    found = sorted(path.name.removesuffix(".jsonl.gz") for path in recipe.cuts.glob("test-*.jsonl.gz"))
-    if not found:
+    names = sorted(path.name.removesuffix(".jsonl.gz") for path in recipe.cuts.glob("test-*.jsonl.gz"))
+    if not names:
         raise FileNotFoundError(f"no test-* cut set in {recipe.cuts}; stage 0 makes them (run.sh --stage 0)")
-    return found
+    return names
 
 
-def run_model(recipe: Recipe, experiment: Experiment, test_set: str, mode: str, runtime: str = "torch") -> dict:
-    """Log-probabilities (T, V), reference words and cuts by cut id, and the model's facts.
-
-    The log-probabilities of the main mode are kept (`kept_stage`): stages 10 and 11 need them.
-    """
+def compute(recipe: Recipe, run: Run) -> Emissions:
+    """Run the model; log-probabilities of the main mode are stored, as stages 10 and 11 both read them."""
     import torch
     from tqdm import tqdm
 
     from distill.batch import SAMPLE_RATE
-    from distill.data.loader import SpeechDataset, in_order
     from distill.data.numerators import text_of
     from distill.decode import log_probs
     from distill.models.checkpoint import load_recogniser
     from distill.models.latency import latency
-    from distill.recipe.provenance import commit
 
     torch.set_num_threads(recipe.threads)
+    experiment, cuts = run.experiment, cut_set(recipe.cuts, run.cut_set)
     model, trained, units, epoch = load_recogniser(recipe.exp(experiment.name), avg=experiment.decoding.avg)
-    cuts = cut_set(recipe.cuts, test_set)
-    batches = in_order(cuts, SpeechDataset(None, None, 0, False, False), 4 * experiment.data.max_duration)
-    batches = (batch.to(recipe.device) for batch in batches)
-    model = model.to(recipe.device)
-    streaming, _, other_chunk = mode.partition("-")
+    streaming, _, other_chunk = run.mode.partition("-")
     if other_chunk:
         model = model.run_at(int(other_chunk), trained.model.streaming.history_frames)
-    if runtime != "torch":
-        pairs = over_sessions(recipe.exp(experiment.name), cuts, mode, runtime)
-    elif streaming == "streaming":
-        step = model.settings.streaming.chunk_frames * model.settings.front_end.hop
-        pairs = log_probs.streaming(model, batches, step)
+    pairs = _log_probs(recipe, run, model.to(recipe.device))
+    pairs = tqdm(pairs, desc=f"{experiment.name} {run.cut_set} {run.mode}", total=len(cuts), disable=None)
+    if run.runtime == "torch" and run.mode == main_mode(experiment):
+        stored = _log_probs_stage(recipe, run)
+        run_stage(stored, lambda folder: log_probs.write(folder, dict(pairs)))
+        scores = log_probs.read(stored.out)
     else:
-        pairs = log_probs.offline(model, batches)
-    delay = latency(model.settings)
-    facts = {
-        "experiment": experiment.name, "corpus": recipe.corpus, "lm": None,
-        "mode": mode if runtime == "torch" else f"{mode}-{runtime}",
+        scores = dict(pairs)
+    delay, settings = latency(model.settings), model.settings
+    info = {
+        "experiment": experiment.name, "corpus": recipe.corpus, "lm": None, "mode": run.label,
         "chunk_ms": delay.chunk, "lookahead_mean_ms": delay.mean, "lookahead_max_ms": delay.max,
         "epoch": epoch, "avg": experiment.decoding.avg, "seed": trained.seed, "commit": commit(),
     }  # fmt: skip
-    pairs = tqdm(pairs, desc=f"{experiment.name} {test_set} {mode}", total=len(cuts), disable=None)
-    if runtime == "torch" and mode == main_mode(experiment):
-        kept = kept_stage(recipe, experiment, test_set)
-        run_stage(kept, lambda folder: log_probs.write(folder, dict(pairs)))
-        scores = log_probs.read(kept.out)
-    else:
-        scores = dict(pairs)
-    references = {cut.id: (text_of(cut) or "").split() for cut in cuts}
-    by_id = {cut.id: cut for cut in cuts}
-    return {
-        "scores": scores, "references": references, "facts": facts, "units": units, "cuts": by_id,
-        "frame": model.settings.front_end.hop / SAMPLE_RATE,
-        "chunk": model.settings.streaming.chunk_frames if streaming == "streaming" else 0,
-    }  # fmt: skip
+    return Emissions(
+        scores, {cut.id: (text_of(cut) or "").split() for cut in cuts}, {cut.id: cut for cut in cuts},
+        settings.front_end.hop / SAMPLE_RATE, settings.streaming.chunk_frames if streaming == "streaming" else 0,
+        units, info,
+    )  # fmt: skip
 
 
-def kept_stage(recipe: Recipe, experiment: Experiment, test_set: str) -> Stage:
-    """The stage that writes the main mode's log-probabilities of a cut set: half of what decoding it takes."""
-    folder = recipe.exp(experiment.name)
-    needed = {folder: experiment.stage, recipe.cuts / f"{test_set}.jsonl.gz": 0}
-    out = folder / f"log_probs_{test_set}_{main_mode(experiment)}"
-    return Stage(10, out, {"avg": experiment.decoding.avg}, needed)
+def _log_probs(recipe: Recipe, run: Run, model: Recogniser) -> Iterator[tuple[str, np.ndarray]]:
+    """Pairs of cut id and log-probabilities (T, V), from torch or from the graphs that stage 12 exported."""
+    from distill.data.loader import SpeechDataset, in_order
+    from distill.decode import log_probs
+    from distill.runtime.session import open_session
+
+    cuts = cut_set(recipe.cuts, run.cut_set)
+    if run.runtime != "torch":
+        session = open_session(recipe.exp(run.experiment.name), run.runtime, run.mode)
+        return ((cut.id, session.whole(cut.load_audio()[0])) for cut in cuts)
+    reading = SpeechDataset(None, None, 0, False, False)
+    batches = in_order(cuts, reading, 4 * run.experiment.data.max_duration)
+    batches = (batch.to(recipe.device) for batch in batches)
+    if run.mode == "offline":
+        return log_probs.offline(model, batches)
+    settings = model.settings
+    return log_probs.streaming(model, batches, settings.streaming.chunk_frames * settings.front_end.hop)
+
+
+def _log_probs_stage(recipe: Recipe, run: Run) -> Stage:
+    """The stage that stores log-probabilities of a cut set; running the model takes half of the decoding time."""
+    folder = recipe.exp(run.experiment.name)
+    inputs = {folder: run.experiment.stage, recipe.cuts / f"{run.cut_set}.jsonl.gz": 0}
+    out = folder / f"log_probs_{run.cut_set}_{run.mode}"
+    return Stage(10, out, {"avg": run.experiment.decoding.avg}, inputs)
 
 
 @cache
 def cut_set(folder: Path, name: str) -> Any:
-    """A cut set, read once by each process."""
+    """A cut set, read once per process."""
     from distill.data.loader import load_cuts
 
     return load_cuts(folder, [name])
-
-
-def over_sessions(folder: Path, cuts: Iterable, mode: str, runtime: str) -> Iterator[tuple]:
-    """Pairs of cut id and log-probabilities (T, V) from what stage 12 exported."""
-    from distill.runtime.session import open_session
-
-    session = open_session(folder, runtime, mode)
-    for cut in cuts:
-        yield cut.id, session.whole(cut.load_audio()[0])

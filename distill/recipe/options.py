@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from distill.config.experiment import Experiment
 from distill.config.names import NAME, NAME_RULE, TOPOLOGIES, UNITS, mark, names_of
 from distill.files import ASIDE
 from distill.recipe import folders, launch
@@ -138,6 +139,14 @@ class Recipe:
             near = get_close_matches(name, known, n=len(known) or 1, cutoff=0.0)
             raise FileNotFoundError(f"no experiment '{name}' in {self.conf_dir}; there are: {', '.join(near)}")
         return path
+
+    def experiment(self, name: str) -> Experiment:
+        """The settings of an experiment, by the name of its YAML file."""
+        return Experiment.load(self.experiment_yaml(name), self.overrides, self.suffix)
+
+    def experiments(self) -> list[Experiment]:
+        """The experiments of this call, in the order given."""
+        return [self.experiment(name) for name in self.names]
 
 
 def recipe_parser(description: str | None) -> argparse.ArgumentParser:

@@ -32,13 +32,16 @@ LONGEST_WAIT = 7 * 86400.0  # seconds that ranks without more items wait for the
 KNOWN = (FileNotFoundError, OSError, FloatingPointError, ValueError, RuntimeError)
 
 
-def join(recipe: Recipe) -> tuple[Alone | Ranks, Recipe]:
-    """The ranks that a launcher started, and the recipe with this rank's device."""
+def join(recipe: Recipe, longest_wait: float | None = LONGEST_WAIT) -> tuple[Alone | Ranks, Recipe]:
+    """The ranks that a launcher started, and the recipe with this rank's device.
+
+    longest_wait: seconds that a rank waits for another; None: as long as in a training.
+    """
     if "RANK" not in os.environ:
         return Alone(), recipe
     from distill.train import distributed
 
-    ranks, device = distributed.join(recipe.device, LONGEST_WAIT)
+    ranks, device = distributed.join(recipe.device, longest_wait or distributed.LONGEST_WAIT)
     return ranks, replace(recipe, device=str(device))
 
 

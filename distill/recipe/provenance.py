@@ -1,10 +1,12 @@
-"""Where a result comes from: the machine and the commit."""
+"""Where a result comes from: the machine, the commit and the command."""
 
 from __future__ import annotations
 
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,3 +38,8 @@ def commit() -> str:
         ).stdout.strip()  # fmt: skip
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def command_line() -> str:
+    """The command of a result: run.sh with its options where it started this script, else the script's own."""
+    return shlex.join(shlex.split(os.environ.get("RECIPE_COMMAND", "")) or sys.argv)

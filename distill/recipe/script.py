@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -64,8 +63,3 @@ def _log_error(error: Exception) -> None:
         way_out = f"; {files.WAYS_OUT[error.errno]}" if error.errno in files.WAYS_OUT else ""
         reason = (f"{error.strerror}: {error.filename}" if error.filename else error.strerror) + way_out
     log.error("%s (DISTILL_TRACEBACK=1 shows where)", reason)
-
-
-def command_line() -> str:
-    """What results name as the command that made them: run.sh's where it started this script, else the script's."""
-    return shlex.join(shlex.split(os.environ.get("RECIPE_COMMAND", "")) or sys.argv)

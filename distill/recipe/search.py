@@ -1,38 +1,44 @@
-"""Part of stages 10 and 11: the search over HLG that an experiment asks for."""
+"""The search over HLG with an experiment's settings."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from distill.config.experiment import Experiment
 from distill.recipe.options import Recipe
 
+if TYPE_CHECKING:
+    from distill.decode.graph_decoder import GraphDecoder
 
-def graph_decoder(recipe: Recipe, experiment: Experiment, lattice_beam: float | None = None) -> Any:
-    """The decoder with the beams of the experiment; the graph is read once."""
+
+def graph_decoder(
+    recipe: Recipe, experiment: Experiment, units: Sequence[str], lattice_beam: float | None = None
+) -> GraphDecoder:
+    """The decoder with the experiment's beams; the graph is read once per process.
+
+    units: the model's outputs. Raises ValueError if they are not those of the lang folder.
+    """
     decoding = experiment.decoding
     beam = decoding.lattice_beam if lattice_beam is None else lattice_beam
-    return _decoder(
-        recipe.engine, recipe.graphs, recipe.lang, (decoding.beam, beam, decoding.max_active), decoding.acoustic_scale
-    )
+    beams = decoding.beam, beam, decoding.max_active
+    decoder = _decoder(recipe.engine, recipe.graphs, recipe.lang, beams, decoding.acoustic_scale)
+    if decoder.lang.outputs != list(units):
+        raise ValueError(
+            f"{experiment.name} was trained with other outputs than {recipe.lang}; run stages 2 to 9 again"
+        )
+    return decoder
 
 
 @cache
-def _decoder(engine: str, graphs: Path, lang: Path, beams: tuple, acoustic_scale: float) -> Any:
+def _decoder(
+    engine: str, graphs: Path, lang: Path, beams: tuple[float, float, int], acoustic_scale: float
+) -> GraphDecoder:
     from distill.decode.graph_decoder import GraphDecoder
     from distill.fsa.lattice import Search
     from distill.graphs.lexicon import Lang
     from distill.lfmmi import build_engine
 
     return GraphDecoder(build_engine(engine), graphs / "HLG.fst", Lang.load(lang), Search(*beams), acoustic_scale)
-
-
-def check_outputs(recipe: Recipe, experiment: Experiment, lang: Any, units: Sequence[str]) -> None:
-    """Raise ValueError for a model whose outputs are not those of the lang folder."""
-    if lang.outputs != units:
-        raise ValueError(
-            f"{experiment.name} was trained with other outputs than {recipe.lang}; run stages 2 to 9 again"
-        )

@@ -1,70 +1,61 @@
-"""Part of stage 12: how late words are shown, against a forced alignment by the experiment's teacher."""
+"""Stage 12: latency of recognised words, against a forced alignment by the experiment's teacher."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from distill.batch import SAMPLE_RATE
 from distill.config.experiment import Experiment
+from distill.recipe.emissions import cut_set, test_sets
 from distill.recipe.options import Recipe
+from distill.recipe.search import graph_decoder
+
+if TYPE_CHECKING:
+    from distill.decode.graph_decoder import GraphDecoder
+    from distill.runtime.word_latency import Utterance
 
 log = logging.getLogger("export")
 SECONDS = 60.0  # of audio, utterance after utterance
 
 
-def aligning(experiment: Experiment) -> str:
-    """The experiment that aligns: the teacher, itself for a teacher."""
+def aligner(experiment: Experiment) -> str:
+    """The experiment whose model aligns: the teacher, itself for a teacher."""
     return experiment.teacher.experiment if experiment.teacher else experiment.name
 
 
-def rows(recipe: Recipe, experiment: Experiment, out: Path) -> list[dict[str, Any]]:
-    """A row for what was exported to `out`, in each runtime, over some utterances of the first test set."""
-    from distill.decode.graph_decoder import GraphDecoder
+def rows(recipe: Recipe, experiment: Experiment, exported: Path) -> list[dict[str, Any]]:
+    """A row for each exported runtime, over the first utterances of the first test set."""
     from distill.decode.online import OnlineDecoder
-    from distill.fsa.lattice import Search
-    from distill.graphs.lexicon import Lang
-    from distill.lfmmi import NativeEngine
-    from distill.runtime.session import SAMPLE_RATE, open_session
+    from distill.runtime.session import open_session
     from distill.runtime.word_latency import measure, summary
 
-    options = experiment.decoding
-    search = Search(options.beam, options.lattice_beam, options.max_active)
-    graph = GraphDecoder(NativeEngine(), recipe.graphs / "HLG.fst", Lang.load(recipe.lang), search,
-                         options.acoustic_scale)  # fmt: skip
-    test_set, spoken = utterances(recipe, aligning(experiment), graph)
-    found = []
-    for runtime in ("onnx", "int8"):
-        session = open_session(out, runtime)
-        decoder = OnlineDecoder.over(graph, session.facts.hop / SAMPLE_RATE)
-        row = summary(measure(session, decoder, each) for each in spoken)
+    sessions = {runtime: open_session(exported, runtime) for runtime in ("onnx", "int8")}
+    graph = graph_decoder(recipe, experiment, sessions["onnx"].facts.outputs)
+    utterances, rows = list(aligned(recipe, experiment, graph)), []
+    for runtime, session in sessions.items():
+        decoder = OnlineDecoder(graph, session.facts.hop / SAMPLE_RATE)
+        row = summary(measure(session, decoder, each) for each in utterances)
         mode = "streaming" if session.facts.chunk else "offline"
         log.info("%s %s %s: last word shown after %s ms", experiment.name, mode, runtime, row["last_mean_ms"])
-        found.append({"mode": mode, "runtime": runtime, "set": test_set, "aligned_by": aligning(experiment), **row})
-    return found
+        labels = {"mode": mode, "runtime": runtime, "set": test_sets(recipe)[0], "aligned_by": aligner(experiment)}
+        rows.append({**labels, **row})
+    return rows
 
 
-def utterances(recipe: Recipe, teacher: str, graph) -> tuple[str, list]:
-    """The first test set's name, and its first utterances whose words the lexicon has, aligned."""
-    from distill.data.loader import load_cuts
-
-    path = min(recipe.cuts.glob("test-*.jsonl.gz"))
-    test_set = path.name.removesuffix(".jsonl.gz")
-    return test_set, list(aligned(recipe, teacher, graph, load_cuts(recipe.cuts, [test_set])))
-
-
-def aligned(recipe: Recipe, teacher: str, graph, cuts) -> Iterator[Any]:
-    """Utterances with the times of their words, up to SECONDS of audio."""
+def aligned(recipe: Recipe, experiment: Experiment, graph: GraphDecoder) -> Iterator[Utterance]:
+    """Utterances of the first test set with the times of their words, up to SECONDS of audio."""
     from distill.data.numerators import text_of
     from distill.decode.alignment import align
     from distill.decode.word_times import WordTimes
-    from distill.runtime.session import SAMPLE_RATE, open_session
+    from distill.runtime.session import open_session
     from distill.runtime.word_latency import Utterance
 
-    session, seconds = open_session(recipe.exp(teacher), "torch", "offline"), 0.0
+    session, seconds = open_session(recipe.exp(aligner(experiment)), "torch", "offline"), 0.0
     times = WordTimes(graph, session.facts.hop / SAMPLE_RATE)
-    for cut in cuts:
+    for cut in cut_set(recipe.cuts, test_sets(recipe)[0]):
         if seconds >= SECONDS:
             return
         words = (text_of(cut) or "").split()
@@ -72,7 +63,6 @@ def aligned(recipe: Recipe, teacher: str, graph, cuts) -> Iterator[Any]:
             log.info("%s is not aligned: it has words outside the lexicon", cut.id)
             continue
         audio = cut.load_audio()[0]
-        spans = align(times, words, session.whole(audio))
-        if spans:
+        if spans := align(times, words, session.whole(audio)):
             seconds += len(audio) / SAMPLE_RATE
             yield Utterance(audio, tuple(words), tuple(spans))

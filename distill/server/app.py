@@ -34,7 +34,7 @@ def open_scheduler(experiment: Path, data: Path | None = None, runtime: str = ""
     """
     runner = open_batches(experiment, runtime, threads=threads)
     lang, graphs = load_lang(data or data_folder(experiment), list(runner.facts.outputs))
-    decoder = OnlineDecoder(graphs / "HLG.fst", lang, runner.facts.hop / SAMPLE_RATE)
+    decoder = OnlineDecoder.open(graphs / "HLG.fst", lang, runner.facts.hop / SAMPLE_RATE)
     return Scheduler(runner, decoder, Metrics(), threads)
 
 

@@ -210,7 +210,7 @@ class Scheduler:
             words = tuple(stream.search.words(final)[0])
         else:
             words = tuple(Word(text, *span, math.nan) for text, span in zip(progress.words, progress.spans))
-        stable = len(words) if final else progress.settled
+        stable = len(words) if final else progress.stable
         result = Result(words, stream.segment, stream.samples, final, chunk.final, stable)
         if final:
             stream.search.restart()

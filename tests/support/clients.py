@@ -72,7 +72,7 @@ def build_decoder(folder: Path) -> OnlineDecoder:
     text = [" ".join(generator.choice(WORDS, 5)) for _ in range(300)]
     train_word_ngram(text, 2, lang.lexicon.words, least=1).write(folder / "lm.arpa")
     build_hlg(lang, folder / "lm.arpa").write(str(folder / "HLG.fst"))
-    return OnlineDecoder(folder / "HLG.fst", lang, HOP / 16000)
+    return OnlineDecoder.open(folder / "HLG.fst", lang, HOP / 16000)
 
 
 def audio(decoder: OnlineDecoder, words: Sequence[str], rate: int = 16000) -> np.ndarray:

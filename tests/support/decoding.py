@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from distill.decode.denominator_path import collapse
+from distill.decode.graph_decoder import GraphDecoder, Hypothesis, decode_all
+from distill.decode.nbest import Words, candidates
+from distill.fsa.lattice import Lattice
 from distill.graphs.decoding_graph import build_hlg
 from distill.graphs.lexicon import Lang, Lexicon, write_lang
 from distill.graphs.word_ngram import WordNgram, train_word_ngram
@@ -127,3 +131,17 @@ def spoken(labels: Sequence[int], columns: int, repeat: int = 2) -> np.ndarray:
     log_probs = np.full((len(held), columns), np.log(1e-4 / (columns - 1)))
     log_probs[np.arange(len(held)), held] = np.log(1 - 1e-4)
     return log_probs.astype(np.float32)
+
+
+def best_paths(
+    decoder: GraphDecoder, utterances: Iterable[tuple[Any, np.ndarray]], lattice_beam: float = 0.1
+) -> Iterator[tuple[Any, Hypothesis]]:
+    """(id, best path) of (id, (T, V)) pairs; a narrow lattice beam is enough for these."""
+    decoder = decoder.searching(replace(decoder.search, lattice_beam=lattice_beam))
+    return decode_all(decoder, lambda _, lattice: decoder.best(lattice), utterances)
+
+
+def ranked_words(decoder: GraphDecoder, lattice: Lattice, count: int, beam: float) -> list[tuple[Words, float]]:
+    """Word sequences of a lattice with their scores, best first."""
+    found = candidates(decoder, lattice, count, beam)
+    return list(zip(found.words, (found.acoustic + found.graph).tolist()))

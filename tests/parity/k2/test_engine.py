@@ -10,7 +10,7 @@ import torch
 from conftest import Mini, spoken
 from reference import log_probs
 
-from distill.decode.denominator_path import best_units
+from distill.decode.denominator_path import DenominatorPath
 from distill.decode.graph_decoder import GraphDecoder
 from distill.fsa.graph import Fsa
 from distill.fsa.lattice import Search
@@ -88,11 +88,11 @@ def test_wrong_input(mini: Mini) -> None:
         engine.score(torch.zeros(1, 5, 3), torch.tensor([5]), graph)
 
 
-def test_best_units_of_the_denominator(mini: Mini) -> None:
+def test_the_denominators_path(mini: Mini) -> None:
     topology, probs = mini.lang.topology, spoken(mini, mini.sentences[100:103])
     frames = [each[:length].numpy() for each, length in zip(*probs)]
     graph = topology.compose(mini.bigram)
-    theirs, ours = (best_units(build_engine(name), graph, topology, frames) for name in ("k2", "native"))
+    theirs, ours = (DenominatorPath(build_engine(name), graph).units(topology, frames) for name in ("k2", "native"))
     assert theirs == ours and min(map(len, ours)) >= 5
 
 

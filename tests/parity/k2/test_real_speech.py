@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from distill.decode.graph_decoder import GraphDecoder
-from distill.decode.nbest import Weights
+from distill.decode.nbest import Weights, candidates
 from distill.decode.ngram_rescoring import ArpaWalk, Exchange, rescored
 from distill.decode.online import OnlineDecoder, OnlineSearch
 from distill.fsa.k2_format import decoding_graph_to_k2_dict
@@ -52,7 +52,7 @@ def dense(frames: np.ndarray) -> k2.DenseFsaVec:
 
 def test_best_paths_are_those_of_intersect_dense_pruned_however_frames_come(real: Real) -> None:
     work = decoder(real, "native")
-    fsa, stream = graph_of(work), OnlineSearch(OnlineDecoder.over(work, 0.02))
+    fsa, stream = graph_of(work), OnlineSearch(OnlineDecoder(work, 0.02))
     for log_probs in real.log_probs:
         found = k2.intersect_dense_pruned(fsa, dense(log_probs), SEARCH.beam, SEARCH.lattice_beam, 0, SEARCH.max_active)
         for start in range(0, len(log_probs), 16):
@@ -71,7 +71,8 @@ def test_lists_and_rescored_lattices_are_the_same(real: Real) -> None:
     for engine in ("native", "k2"):
         work = decoder(real, engine)
         lattices = work.lattices(real.log_probs)
-        lists = [work.nbest(lattice, 20, 4.0) for lattice in lattices]
+        found_lists = [candidates(work, lattice, 20, 4.0) for lattice in lattices]
+        lists = [list(zip(x.words, x.acoustic + x.graph)) for x in found_lists]
         graphs = [work.word_lattice(lattice, 4.0) for lattice in lattices]
         found.append((lists, [rescored(graph, work.words, exchange, weights) for graph in graphs]))
     assert found[0][1] == found[1][1] and any(found[0][1])

@@ -7,9 +7,10 @@ import itertools
 import numpy as np
 import pytest
 
-from distill.decode.alignment import align, viterbi
+from distill.decode.alignment import align
 from distill.decode.denominator_path import collapse
 from distill.decode.graph_decoder import GraphDecoder
+from distill.decode.viterbi import Viterbi
 from distill.decode.word_times import WordTimes
 from distill.graphs.numerator import transcript_graph
 from distill.lfmmi import NativeEngine
@@ -24,7 +25,7 @@ def times(small: Small) -> WordTimes:
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("words", [("BOB",), ("A", "BE")])
-def test_no_labelling_that_says_the_words_is_better(small: Small, words: tuple[str, ...], seed: int) -> None:
+def test_the_path_is_the_best_labelling_of_the_words(small: Small, words: tuple[str, ...], seed: int) -> None:
     lang, frames = small.lang, 5
     log_probs = random_log_probs(seed, frames, len(lang.units))
     spellings = [lang.pronunciation_ids(word, "test") for word in words]
@@ -41,24 +42,24 @@ def test_no_labelling_that_says_the_words_is_better(small: Small, words: tuple[s
         for labels in itertools.product(range(len(lang.units)), repeat=frames)
         if tuple(collapse(labels)) in said
     }
-    path = viterbi(lang.topology.compose(graph), log_probs)
+    path = Viterbi(lang.topology.compose(graph)).labels(log_probs)
     assert path is not None and scores[tuple(path.tolist())] == pytest.approx(max(scores.values()), abs=1e-5)
 
 
 def test_words_get_the_times_of_their_units(small: Small) -> None:
-    heard = "SIL B A B SIL <blk> A B SIL"
-    ids = [small.lang.units.index(unit) for unit in heard.split()]
+    units = "SIL B A B SIL <blk> A B SIL"
+    ids = [small.lang.units.index(unit) for unit in units.split()]
     log_probs = spoken(ids, len(small.lang.units), 3)
     assert align(times(small), ["BOB", "AB"], log_probs) == [(0.06, 0.24), (0.36, 0.48)]
 
 
-def test_the_transcript_holds_against_what_is_heard(small: Small) -> None:
+def test_the_transcript_overrides_the_emissions(small: Small) -> None:
     ids = [small.lang.units.index(unit) for unit in ("B", "A", "B")]
     found = align(times(small), ["A", "B"][:1], spoken(ids, len(small.lang.units), 4))
     assert found is not None and 0 <= found[0][0] <= 0.08 and 0.16 <= found[0][1] <= 0.24
 
 
-def test_too_few_frames_say_nothing(small: Small) -> None:
+def test_too_few_frames_give_no_alignment(small: Small) -> None:
     log_probs = random_log_probs(0, 2, len(small.lang.units))
     assert align(times(small), ["BOB"], log_probs) is None
     assert align(times(small), ["BOB"], log_probs[:0]) is None

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distill.decode.confidence import write_words
 from distill.decode.graph_decoder import GraphDecoder
 from distill.decode.nbest import candidate_lists
 from distill.decode.recognise import recognise, without_blanks
+from distill.decode.word_files import write_words
 from distill.fsa.lattice import Search
 from distill.lfmmi import NativeEngine
 from distill.scoring.calibration import Judged, calibration, fitted, judged, normalised_cross_entropy

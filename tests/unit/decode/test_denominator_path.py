@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill.decode.denominator_path import _Paths, best_units, closest_pronunciation, collapse
+from distill.decode.denominator_path import DenominatorPath, closest_pronunciation, collapse
 from distill.graphs import topology
 from distill.graphs.topology import monophones
 from distill.graphs.unit_ngram import train_unit_ngram
@@ -50,13 +50,13 @@ def test_best_units_follow_the_audio_where_it_is_clear() -> None:
     text = [(1, 2, 2, 3), (2, 3, 1), (3, 3)]
     denominator = topology.ctc(train_unit_ngram(text, 2, 4))
     audio = [spoken([1, 2, 0, 2, 3], 4), spoken([0, 3, 1], 4)]
-    assert best_units(NativeEngine(), denominator, monophones("ctc", 4), audio) == [[1, 2, 2, 3], [3, 1]]
+    assert DenominatorPath(NativeEngine(), denominator).units(monophones("ctc", 4), audio) == [[1, 2, 2, 3], [3, 1]]
 
 
 def test_best_units_follow_the_ngram_where_the_audio_says_nothing_of_order() -> None:
     denominator = topology.ctc(train_unit_ngram([(1, 2)] * 50, 2, 4))
     doubtful = np.log(np.array([[0.02, 0.9, 0.04, 0.04], [0.02, 0.02, 0.47, 0.49]], dtype=np.float32))
-    assert best_units(NativeEngine(), denominator, monophones("ctc", 4), [doubtful]) == [[1, 2]]
+    assert DenominatorPath(NativeEngine(), denominator).units(monophones("ctc", 4), [doubtful]) == [[1, 2]]
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -73,6 +73,6 @@ def test_the_best_labelling_of_all_paths_is_found(seed: int) -> None:
         for path in itertools.product(range(4), repeat=len(gain))
         if path and begins[path[0]] == 0 == ends[path[-1]] and {*itertools.pairwise(path)} <= {*arcs}
     ]
-    found = _Paths(graph).best(gain)  # type: ignore[arg-type]
+    found = DenominatorPath(NativeEngine(), graph).best(gain)  # type: ignore[arg-type]
     assert len(found) == (len(gain) if sums else 0)
     assert sum(frame[label] for frame, label in zip(gain, found)) == max(sums, default=0)

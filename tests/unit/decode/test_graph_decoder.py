@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from distill.decode.graph_decoder import GraphDecoder, Hypothesis, best_paths, decode_all, oracle_errors
+from distill.decode.graph_decoder import GraphDecoder, Hypothesis, decode_all, oracle_errors
 from distill.fsa.lattice import Lattice, Search
 from distill.graphs.decoding_graph import build_hlg
 from distill.graphs.topology import Topology, monophones
 from distill.lfmmi import NativeEngine
-from tests.support.decoding import SENTENCES, Small, make_small, random_log_probs, spoken
+from tests.support.decoding import SENTENCES, Small, best_paths, make_small, random_log_probs, ranked_words, spoken
 
 FRAMES = 6
 TOLERANCE = 5e-3  # the decoding graph's weights are rounded to 1/1024, the ARPA file's to six digits
@@ -72,7 +72,7 @@ def test_unit_lattice_holds_all_sequences_with_their_best_scores(small: Small, s
 def test_nbest_are_the_best_word_sequences(small: Small, seed: int) -> None:
     log_probs = random_log_probs(seed, FRAMES, len(small.lang.units))
     expected = small.ranked_words(log_probs)
-    found = decoder(small).nbest(lattice(small, log_probs), 12, 200.0)
+    found = ranked_words(decoder(small), lattice(small, log_probs), 12, 200.0)
     assert len(found) == 12 == len({words for words, _ in found})
     assert [score for _, score in found] == pytest.approx([score for _, score in expected[:12]], abs=TOLERANCE)
     for words, score in found:
@@ -118,7 +118,7 @@ def test_unfinished_paths_are_kept_and_marked(tmp_path: Path) -> None:
 def test_no_frames_no_path(small: Small) -> None:
     nothing = np.zeros((0, len(small.lang.units)), dtype=np.float32)
     assert not best_path(small, nothing).complete
-    assert decoder(small).nbest(lattice(small, nothing), 5, 6.0) == []
+    assert ranked_words(decoder(small), lattice(small, nothing), 5, 6.0) == [((), 0.0)]
     assert decoder(small).lattices([]) == []
 
 
@@ -142,7 +142,7 @@ def test_best_paths_are_kaldi_decoders(small: Small, beam: float) -> None:
         assert (found.graph, found.acoustic) == pytest.approx((-cost.value1, -cost.value2), abs=1e-3)
 
 
-def test_results_do_not_depend_on_threads_or_company(small: Small) -> None:
+def test_results_do_not_depend_on_threads_or_batches(small: Small) -> None:
     utterances = {f"u{seed}": random_log_probs(seed, 20 + seed, len(small.lang.units)) for seed in range(40)}
     work = decoder(small, Search())
     threads = torch.get_num_threads()

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distill.decode.confidence import confidences
 from distill.decode.endpoint import KALDI, PATIENT, SHERPA, Endpoint, Rule
 from distill.decode.graph_decoder import GraphDecoder
 from distill.decode.online import OnlineDecoder, OnlineSearch, Progress, load_lang
-from distill.decode.word_times import Unit, confidences, spans_of
+from distill.decode.word_times import Unit, word_spans
 from distill.fsa.lattice import Lattice, Search
 from distill.lfmmi import NativeEngine
 from distill.search.determinise import arc_posteriors, best_path
@@ -26,7 +27,7 @@ FRAME = 0.02
 
 def online(small: Small, rules: tuple[Rule, ...] = (), search: Search | None = None) -> OnlineSearch:
     search = search or Search(200.0, 200.0, 0)
-    return OnlineSearch(OnlineDecoder(small.hlg, small.lang, FRAME, search, endpoint=Endpoint(rules)))
+    return OnlineSearch(OnlineDecoder.open(small.hlg, small.lang, FRAME, search, endpoint=Endpoint(rules)))
 
 
 def saying(small: Small, text: str, repeat: int = 3) -> np.ndarray:
@@ -60,7 +61,7 @@ def test_words_appear_with_their_times(small: Small) -> None:
     assert seen[-1].spans == ((0.06, 0.24), (0.3, 0.42))
     assert seen[-1].silence == pytest.approx(0.12)
     for earlier, later in itertools.pairwise(seen):
-        assert later.words[: earlier.settled] == earlier.words[: earlier.settled]
+        assert later.words[: earlier.stable] == earlier.words[: earlier.stable]
     words, _ = stream.words(ended=True)
     assert [(word.text, word.start, word.end) for word in words] == [("BOB", 0.06, 0.24), ("AB", 0.3, 0.42)]
     assert all(0.5 < word.confidence <= 1 for word in words)
@@ -71,7 +72,7 @@ def test_words_without_rivals_are_settled(small: Small) -> None:
     for frame in saying(small, "SIL A SIL A SIL A SIL"):
         stream.feed(frame[None])
     progress = stream.progress()
-    assert progress.words == ("A", "A", "A") and progress.settled >= 2
+    assert progress.words == ("A", "A", "A") and progress.stable >= 2
     assert all(word.confidence > 0.99 for word in stream.words(ended=True)[0])
 
 
@@ -188,11 +189,11 @@ def test_doubt_lowers_confidence(small: Small) -> None:
 
 def test_spans_follow_the_pronunciation_that_fits() -> None:
     units = [Unit(u, 10 * i, 10 * i + 5) for i, u in enumerate([1, 2, 1, 2, 1])]
-    assert spans_of(units, [[(1,), (1, 2)], [(1, 2, 1)]]) == [(0, 15), (20, 45)]
-    assert spans_of(units, [[(1, 2)], [(1, 2, 1, 3)]]) == [(0, 15), (20, 45)]  # the last word has begun only
-    assert spans_of(units, [[(1, 2)]]) == [(0, 15)]  # what follows is no word yet
-    assert spans_of(units, []) == [] and spans_of([], []) == []
-    assert spans_of(units, [[(2,)]]) is None
+    assert word_spans(units, [[(1,), (1, 2)], [(1, 2, 1)]]) == [(0, 15), (20, 45)]
+    assert word_spans(units, [[(1, 2)], [(1, 2, 1, 3)]]) == [(0, 15), (20, 45)]  # the last word has begun only
+    assert word_spans(units, [[(1, 2)]]) == [(0, 15)]  # what follows is no word yet
+    assert word_spans(units, []) == [] and word_spans([], []) == []
+    assert word_spans(units, [[(2,)]]) is None
 
 
 def test_a_lang_folder_is_found_by_its_outputs(small: Small, tmp_path: Path) -> None:

@@ -9,13 +9,14 @@ import kaldifst
 import numpy as np
 import pytest
 
-from distill.decode.graph_decoder import GraphDecoder, best_paths
+from distill.decode.graph_decoder import GraphDecoder
 from distill.decode.online import OnlineDecoder, OnlineSearch
 from distill.decode.recognise import recognise
 from distill.fsa.lattice import Search
 from distill.lfmmi import NativeEngine
 from distill.scoring.wer import score
 from tests.real_speech import Real, load_real
+from tests.support.decoding import best_paths
 
 FRAME = 0.02
 
@@ -48,7 +49,7 @@ def test_best_paths_are_kaldi_decoders(real: Real, beam: float) -> None:
 @pytest.mark.parametrize("chunk", [1, 16, 48])
 def test_streaming_is_offline(real: Real, chunk: int) -> None:
     work = decoder(real, Search(15.0, 6.0))
-    stream = OnlineSearch(OnlineDecoder.over(work, FRAME))
+    stream = OnlineSearch(OnlineDecoder(work, FRAME))
     for log_probs, lattice in zip(real.log_probs, work.lattices(real.log_probs)):
         for start in range(0, len(log_probs), chunk):
             stream.feed(log_probs[start : start + chunk])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill.decode.denominator_path import best_labels, best_units
+from distill.decode.denominator_path import DenominatorPath
 from distill.decode.graph_decoder import GraphDecoder
 from distill.fsa.graph import Fsa
 from distill.fsa.lattice import Search
@@ -47,7 +47,8 @@ def test_greedy_is_the_path_with_the_largest_sum_of_posteriors(kind: str, contex
     how, graph = make(kind, context), random_graph(3, seed)
     log_probs = random_log_probs(seed, FRAMES, how.num_outputs).astype(np.float64)
     weighted = all_labellings(how, graph, log_probs)
-    (found,) = best_labels(NativeEngine(), how.compose(graph), [log_probs])
+    decoder = DenominatorPath(NativeEngine(), how.compose(graph))
+    (found,) = decoder.labels([log_probs])
     if not weighted:
         assert len(found) == 0
         return
@@ -57,14 +58,14 @@ def test_greedy_is_the_path_with_the_largest_sum_of_posteriors(kind: str, contex
         posterior[range(FRAMES), labels] += math.exp(weight - total)
     gains = {labels: posterior[range(FRAMES), labels].sum() for labels in weighted}
     assert gains[tuple(found.tolist())] == pytest.approx(max(gains.values()), abs=1e-9)
-    assert best_units(NativeEngine(), how.compose(graph), how, [log_probs]) == [how.units(found.tolist())]
+    assert decoder.units(how, [log_probs]) == [how.units(found.tolist())]
 
 
 def test_greedy_with_a_complete_ngram_is_the_argmax_of_every_frame() -> None:
     how = monophones("ctc", 4)
     den = how.compose(train_unit_ngram([(1, 2, 3), (2, 2)], 3, 4))
     frames = [random_log_probs(seed, 7 + seed, 4) for seed in range(4)]
-    for log_probs, found in zip(frames, best_labels(NativeEngine(), den, frames)):
+    for log_probs, found in zip(frames, DenominatorPath(NativeEngine(), den).labels(frames)):
         batch = torch.from_numpy(log_probs)[None].double().requires_grad_()
         NativeEngine().score(batch, torch.tensor([len(log_probs)]), den).total.sum().backward()
         assert batch.grad is not None
@@ -75,7 +76,7 @@ def test_greedy_of_nothing() -> None:
     how = monophones("two_pdf", 3)
     den = how.compose(Fsa.from_arcs([(0, 1, 1, 0.0), (1, 2, 2, 0.0)], {2: 0.0}, 3))
     frames = [np.zeros((n, how.num_outputs), dtype=np.float32) for n in (0, 1, 2)]  # two units need two frames
-    assert best_units(NativeEngine(), den, how, frames) == [[], [], [1, 2]]
+    assert DenominatorPath(NativeEngine(), den).units(how, frames) == [[], [], [1, 2]]
 
 
 def small(units: str, kind: str, context: str, folder: Path) -> Small:

@@ -9,11 +9,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from local import check_call
 
 ROOT = Path(__file__).resolve().parents[3]
 TEACHER = "{stage: 6, init: teacher_init, objective: {alpha: 1, beta: 1}, optim: {updates: 1}}"
@@ -35,13 +37,11 @@ Check = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Check]:
+def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Check:
     """check(experiments, *options) -> exit status, what was printed; folders are conf, data and exp of tmp_path."""
     (tmp_path / "conf").mkdir()
     for name, text in FILES.items():
         (tmp_path / f"conf/{name}.yaml").write_text(text)
-    monkeypatch.syspath_prepend(str(ROOT / "local"))
-    import check_call
 
     def run(experiments: str, *options: str) -> tuple[int, str]:
         folders = [part for kind in ("conf", "data", "exp") for part in (f"--{kind}-dir", str(tmp_path / kind))]
@@ -52,8 +52,7 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
             check_call.main()
         return int(stop.value.code or 0), capsys.readouterr().err
 
-    yield run
-    sys.modules.pop("check_call")
+    return run
 
 
 def done(*folders: Path) -> None:
@@ -157,7 +156,7 @@ def test_calls_of_the_recipes_fit(check: Check, tmp_path: Path, corpus: str, con
 
 
 def test_the_check_needs_no_torch() -> None:
-    code = "import sys; sys.path.insert(0, 'local'); import check_call; sys.exit('torch' in sys.modules)"
+    code = "import sys; from local import check_call; sys.exit('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment).returncode == 0
 

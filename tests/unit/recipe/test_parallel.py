@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from distill.recipe.parallel import unfinished
 from distill.recipe.stage import Stage, run_stage
 from tests.support.tiny_recipe import ROOT
 
@@ -120,10 +121,7 @@ def test_no_process_outlives_the_one_that_started_it(tmp_path: Path, number: sig
     assert gone(child)
 
 
-def test_what_a_kill_left_beside_a_finished_item_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT / "local")
-    from distill.recipe.parallel import unfinished
-
+def test_what_a_kill_left_beside_a_finished_item_is_removed(tmp_path: Path) -> None:
     stage = Stage(10, tmp_path / "decode_test", {}, {})
     run_stage(stage, lambda folder: None)
     for name in ("decode_test.old", "decode_test.tmp"):

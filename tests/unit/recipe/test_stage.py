@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from distill.recipe.options import Recipe, recipe_from, recipe_parser
-from distill.recipe.script import command_line, run_script
+from distill.recipe.provenance import command_line
+from distill.recipe.script import run_script
 from distill.recipe.stage import Stage, run_stage
 
 

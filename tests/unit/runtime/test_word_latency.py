@@ -40,7 +40,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
 
 
 def decoder(small: Small) -> OnlineDecoder:
-    return OnlineDecoder(small.hlg, small.lang, HOP / 16000, Search(8.0, 4.0, 0))
+    return OnlineDecoder.open(small.hlg, small.lang, HOP / 16000, Search(8.0, 4.0, 0))
 
 
 def utterance_of(small: Small, units: str) -> tuple[Session, np.ndarray]:

@@ -17,9 +17,10 @@ from distill.data.loader import fbank_statistics
 from distill.fbank import fbank
 from distill.models import checkpoint
 from distill.models.front_end import build_front_end
+from distill.recipe.first_weights import source_files
 from distill.train.import_teacher import import_folder, write_pretrained, write_random
 from distill.train.setup import calibrate
-from local import import_teacher, init_teacher
+from local import init_teacher
 from tests.unit.models.test_pretrained import HUGGING_FACE, OUTPUTS, SMALL, hugging_face, state_of
 
 
@@ -58,8 +59,8 @@ def test_random_weights_follow_the_seed(tmp_path: Path) -> None:
 def test_a_checkpoint_becomes_an_experiment_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = hugging_face(tmp_path / "hf")
     (tmp_path / "hf" / "vocab.json").write_text('{"<pad>": 0, "|": 1, "A": 2}')
-    monkeypatch.setattr(sys, "argv", ["import_teacher.py", "--from", source, "--out", str(tmp_path / "mine")])
-    import_teacher.main()
+    monkeypatch.setattr(sys, "argv", ["init_teacher.py", "--from", source, "--out", str(tmp_path / "mine")])
+    init_teacher.main()
     _, found, units, _ = checkpoint.load_recogniser(tmp_path / "mine")
     assert units == ["<blk>", "▁", "A"] and found.name == "mine"
     written = yaml.safe_load((tmp_path / "mine" / "model.yaml").read_text())
@@ -70,10 +71,10 @@ def test_a_checkpoint_becomes_an_experiment_folder(tmp_path: Path, monkeypatch: 
 
 def test_stage_5_reads_all_files_of_a_checkpoint(tmp_path: Path) -> None:
     """They are its inputs, whose contents are compared: another file of the same name is noticed."""
-    found = init_teacher.source(experiment(pretrained=hugging_face(tmp_path / "hf")))
+    found = source_files(experiment(pretrained=hugging_face(tmp_path / "hf")))
     assert {path.name for path in found} == {"config.json", "preprocessor_config.json", "pytorch_model.bin"}
-    assert init_teacher.source(experiment(pretrained=f"fairseq:{found[0]}")) == found[:1]
-    assert init_teacher.source(experiment()) == []
+    assert source_files(experiment(pretrained=f"fairseq:{found[0]}")) == found[:1]
+    assert source_files(experiment()) == []
 
 
 def cuts() -> list:

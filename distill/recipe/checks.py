@@ -1,0 +1,187 @@
+"""Before the first stage: every name, setting and option of a call of run.sh. All that is wrong is reported at once."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+
+from distill.config.experiment import Experiment
+from distill.config.graphs import Graphs
+from distill.config.language_model import LanguageModel
+from distill.recipe import launch
+from distill.recipe.options import Recipe, recipe_from
+
+CUT_SETS = ("labelled", "unlabelled", "dev")  # of every corpus, beside its test-*
+OPTIONS = {"engine": "native", "units": "phones", "topology": "", "device": "cpu", "nj": 1}  # that are always right
+GPUS = ("nvidia*", "nvhost*", "nvgpu*", "dxg", "kfd")  # below /dev
+
+
+def check(args: argparse.Namespace) -> list[str]:
+    """What is wrong with the parsed options of a call, a line each; with a wrong option the rest is checked too."""
+    stages = range(args.stage, args.stop_stage + 1)
+    try:
+        return problems(recipe_from(args), stages)
+    except (ValueError, OSError) as error:
+        lines = [str(error)]
+    vars(args).update(OPTIONS)
+    with contextlib.suppress(ValueError, OSError):
+        lines += problems(recipe_from(args), stages)
+    return lines
+
+
+def problems(recipe: Recipe, stages: range) -> list[str]:
+    """What is wrong with a call, a line each; what several files have in common stands there once."""
+    experiments: dict[str, Experiment] = {}
+    wrong: dict[str, list[str]] = {}
+
+    def note(error: Exception, path: Path) -> None:
+        text = str(error)
+        rest = text.removeprefix(f"{path}: ")
+        wrong.setdefault(rest, []).extend([str(path)] if rest != text else [])
+
+    for name in recipe.names:
+        path = recipe.conf_dir / f"{name}.yaml"
+        try:
+            experiments[name] = Experiment.load(recipe.experiment_yaml(name), recipe.overrides, recipe.suffix)
+        except (ValueError, OSError) as error:
+            note(error, path)
+    try:
+        Graphs.load(recipe.graphs_yaml, recipe.graph_overrides)
+    except (ValueError, OSError) as error:
+        note(error, recipe.graphs_yaml)
+    call = Call(recipe, stages, experiments)
+    further = list(call.problems())
+    if 11 in stages or recipe.lm_overrides or recipe.lm_yaml.is_file():
+        try:
+            settings = LanguageModel.load(recipe.lm_yaml, recipe.lm_overrides)
+            further += call.unknown_cut_sets(recipe.lm_yaml, "text.valid", (settings.text.valid,))
+        except (ValueError, OSError) as error:
+            note(error, recipe.lm_yaml)
+    return [f"{', '.join(paths)}: {text}" if paths else text for text, paths in wrong.items()] + further
+
+
+@dataclass
+class Call:
+    """The experiments of a call, by the names of their files in order, and the stages that it runs."""
+
+    recipe: Recipe
+    stages: range
+    experiments: dict[str, Experiment]
+
+    @cached_property
+    def by_name(self) -> dict[str, Experiment]:
+        return {each.name: each for each in self.experiments.values()}
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong between experiments, options, and what is there."""
+        recipe, owner = self.recipe, dict[str, str]()
+        if recipe.device != "cpu" and not any(path for kind in GPUS for path in Path("/dev").glob(kind)):
+            yield f"--device {recipe.device}: this machine shows no GPU; use --device cpu"
+        if recipe.launcher:
+            try:
+                launch.command_of(recipe.launcher)
+            except (ValueError, OSError) as error:
+                yield str(error)
+        for stem, experiment in self.experiments.items():
+            path = recipe.conf_dir / f"{stem}.yaml"
+            first = owner.setdefault(experiment.name, stem)
+            if first != stem:
+                yield f"{path}: name: {experiment.name} is also that of {first}.yaml; each needs a name of its own"
+            yield from self.unknown_cut_sets(path, "data.train", experiment.data.train)
+            yield from self.unknown_cut_sets(path, "data.valid", (experiment.data.valid,))
+            try:
+                yield from (f"{path}: {text}" for text in self.unfit(experiment))
+            except (ValueError, OSError) as error:  # of a file that init or teacher leads to
+                yield str(error)
+
+    def unknown_cut_sets(self, path: Path, key: str, names: tuple[str, ...]) -> Iterator[str]:
+        """A line for each cut set that stage 0 does not make, or has not made where it is not run."""
+        made = [path.name.removesuffix(".jsonl.gz") for path in self.recipe.cuts.glob("*.jsonl.gz")]
+        known = [*CUT_SETS, *made] if 0 in self.stages or not made else made
+        for name in names:
+            if name not in known and not (name.startswith("test-") and known is not made):
+                near = get_close_matches(name, known, n=len(known), cutoff=0.0)
+                yield f"{path}: {key}: no cut set {name!r}; there are: {', '.join(dict.fromkeys(near))}"
+
+    def unfit(self, experiment: Experiment) -> Iterator[str]:
+        """What an experiment asks for that its topology, teacher, start or files do not have."""
+        if self.recipe.topology == "two_pdf" and "ctc" in experiment.objective.terms:
+            yield "model.ctc_output: true needs a blank; use --topology ctc or ctc_compact"
+        if self.recipe.topology == "two_pdf" and experiment.decoding.blank_skip:
+            yield "decoding.blank_skip needs a blank; set it to 0, or use --topology ctc or ctc_compact"
+        kind, _, file = (experiment.pretrained or "").partition(":")
+        if kind in ("fairseq", "torchaudio") and 5 in self.stages and not Path(file).is_file():
+            yield f"pretrained: no file at {file}"
+        if experiment.init is not None:
+            yield from self.unfit_start(experiment, experiment.init)
+        if experiment.teacher is not None:
+            yield from self.unfit_teacher(experiment, experiment.teacher.experiment)
+
+    def unfit_start(self, experiment: Experiment, name: str) -> Iterator[str]:
+        makers = [each for each in self.experiments.values() if each.stage == 6 and each.init == name]
+        if name == experiment.name:
+            yield f"init: must be another experiment than itself (got {name!r})"
+        elif self.known(name) is not None or self.done(self.recipe.exp(name)) or not makers:
+            yield from self.untrained("init", experiment, name)
+        elif not name.removesuffix(self.recipe.suffix).endswith("_init"):
+            yield (
+                f"init: {name} must be an experiment of {self.recipe.conf_dir}, or end in _init, such as"
+                " teacher_init, as what stage 5 makes"
+            )
+        elif experiment.stage in self.stages and 5 not in self.stages:
+            yield f"init: stage 5 makes {self.recipe.exp(name)}, which is not there; run it first (--stage 5)"
+
+    def unfit_teacher(self, experiment: Experiment, name: str) -> Iterator[str]:
+        teacher = self.known(name)
+        yield from self.untrained("teacher.experiment", experiment, name)
+        if teacher is None:
+            return
+        if teacher.stage != 6:
+            yield f"teacher.experiment: {name} is trained in stage {teacher.stage}; teachers are in stage 6"
+        most, layers = max(experiment.layer_map.values(), default=0), teacher.model.encoder.layers
+        if most > layers:
+            yield f"objective.teacher_layers: names block {most}, but {name} has {layers}"
+        labels = self.recipe.num / name
+        if self.trains(experiment) and not self.done(labels) and not (7 in self.stages and name in self.by_name):
+            yield f"teacher.experiment: stage 7 makes {labels}, which is not there; run it with {name} in --experiment"
+
+    def untrained(self, key: str, experiment: Experiment, name: str) -> Iterator[str]:
+        """A line where a training needs another that is not there and is not made before it."""
+        needed, folder = self.known(name), self.recipe.exp(name)
+        if self.done(folder):
+            return
+        if needed is None:
+            known = [each.name for each in self.by_name.values() if each is not experiment]
+            known += [path.stem + self.recipe.suffix for path in self.recipe.conf_dir.glob("*.yaml")]
+            near = get_close_matches(name, known, n=1, cutoff=0.0)
+            yield f"{key}: no experiment {name!r}{f'; did you mean {near[0]!r}?' if near else ''}"
+            return
+        order = list(self.by_name)
+        before = name in order and (needed.stage, order.index(name)) < (experiment.stage, order.index(experiment.name))
+        if self.trains(experiment) and not (before and needed.stage in self.stages):
+            yield (
+                f"{key}: {name} is not trained ({folder} is not complete), and this call does not train it before"
+                f" {experiment.name}: name it in --experiment, and run its stage {needed.stage}"
+            )
+
+    def known(self, name: str) -> Experiment | None:
+        """The experiment of this name: of this call, or of a YAML file beside those."""
+        suffix = self.recipe.suffix
+        if name in self.by_name:
+            return self.by_name[name]
+        for path in (self.recipe.conf_dir / f"{stem}.yaml" for stem in (name.removesuffix(suffix), name)):
+            if path.is_file() and path not in (self.recipe.lm_yaml, self.recipe.graphs_yaml):
+                return Experiment.load(path)
+        return None
+
+    def trains(self, experiment: Experiment) -> bool:
+        return experiment.stage in self.stages and not self.done(self.recipe.exp(experiment.name))
+
+    @staticmethod
+    def done(folder: Path) -> bool:
+        return (folder / ".done").is_file()

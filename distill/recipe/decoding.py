@@ -1,0 +1,236 @@
+"""Stage 10: decode every experiment on every test set, with each of its methods."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distill.config.decoding import Method
+from distill.config.experiment import Experiment
+from distill.files import replacing
+from distill.recipe import ngram_rescoring
+from distill.recipe.emissions import Emissions, Run, compute, main_mode, modes
+from distill.recipe.ngram_rescoring import RESCORING
+from distill.recipe.options import Recipe
+from distill.recipe.search import graph_decoder
+from distill.recipe.stage import Stage, run_stage
+
+if TYPE_CHECKING:
+    from distill.decode.graph_decoder import GraphDecoder
+    from distill.decode.nbest import Candidates
+    from distill.scoring.wer import Scored
+    from distill.text import Word
+
+log = logging.getLogger("decode")
+UTTERANCES = 32  # per batch of the denominator's posteriors
+
+
+def runs(experiments: Sequence[Experiment], sets: Sequence[str], runtime: str) -> list[Run]:
+    """All combinations of experiment, test set and mode, the slow ones first; exported models have one mode."""
+    combinations = [
+        Run(experiment, test_set, mode, runtime)
+        for experiment in experiments
+        for test_set in sets
+        for mode in (modes(experiment) if runtime == "torch" else [main_mode(experiment)])
+    ]
+    return sorted(combinations, key=lambda run: run.mode == "offline")
+
+
+def stages(recipe: Recipe, run: Run) -> dict[Method, Stage]:
+    """The stage of each method of a run."""
+    experiment, folder = run.experiment, recipe.exp(run.experiment.name)
+    inputs = {folder: experiment.stage, recipe.graphs: 4, recipe.cuts / f"{run.cut_set}.jsonl.gz": 0}
+    methods: tuple[Method, ...] = experiment.decoding.methods
+    if run.runtime != "torch":
+        inputs[folder / "export"], methods = 12, ("1best",)
+    weights = {recipe.lm: 3, ngram_rescoring.weights_folder(recipe, experiment): 10}
+    return {
+        method: Stage(
+            10,
+            folder / f"decode_{run.cut_set}_{run.label}_{method}",
+            {"decoding": ngram_rescoring.search_settings(experiment), "method": method},
+            inputs | weights if method in RESCORING else inputs,
+        )
+        for method in methods
+    }
+
+
+def decode(recipe: Recipe, run: Run) -> None:
+    """A folder of results for each method that is not up to date."""
+    shared = Decoding(recipe, run)
+
+    def work(folder: Path, method: Method) -> None:
+        result = DECODERS[method](shared)
+        write(folder, run, method, shared.emissions, result)
+
+    for method, stage in stages(recipe, run).items():
+        run_stage(stage, partial(work, method=method))
+
+
+# Decoders
+
+
+@dataclass(frozen=True, eq=False)
+class Recognised:
+    """A method's result for a cut set.
+
+    scored: every utterance against its reference. info: fields of wer.json beside those of the emissions.
+    words: with times and confidences, by utterance. nbest: lists of word sequences, by utterance.
+    """
+
+    scored: Sequence[Scored]
+    info: Mapping[str, Any] = field(default_factory=dict)
+    words: Mapping[str, Sequence[Word]] | None = None
+    nbest: Mapping[str, Candidates] | None = None
+
+
+class Decoding:
+    """The emissions of a run and its n-best lists, computed once for all methods that need them."""
+
+    def __init__(self, recipe: Recipe, run: Run) -> None:
+        self.recipe, self.experiment, self.settings, self._run = recipe, run.experiment, run.experiment.decoding, run
+
+    @cached_property
+    def emissions(self) -> Emissions:
+        return compute(self.recipe, self._run)
+
+    @cached_property
+    def graph(self) -> GraphDecoder:
+        return graph_decoder(self.recipe, self.experiment, self.emissions.units)
+
+    @cached_property
+    def lists(self) -> dict[str, Candidates]:
+        """The n-best list of each utterance; `best_paths` sets it where its search yields the lists as well."""
+        return ngram_rescoring.nbest_lists(self.graph, self.emissions, self.settings.nbest, self.settings.lattice_beam)
+
+    @cached_property
+    def exchanged_lists(self) -> dict[str, Candidates]:
+        """The same with the larger n-gram's scores."""
+        return ngram_rescoring.with_larger_ngram(self.recipe, self.experiment, self.lists)
+
+    def score(self, hypotheses: Mapping[str, Sequence[str]]) -> list[Scored]:
+        from distill.scoring.wer import score
+
+        return [score(name, self.emissions.references[name], words) for name, words in hypotheses.items()]
+
+
+def best_paths(decoding: Decoding) -> Recognised:
+    """Words of the best path over HLG, with times and confidences."""
+    from distill.decode.recognise import recognise
+
+    emissions, settings = decoding.emissions, decoding.settings
+    lists_wanted = not settings.blank_skip and bool({*settings.methods} & {"nbest", "nbest-oracle", *RESCORING})
+    results = dict(
+        recognise(
+            decoding.graph, emissions.scores.items(), emissions.frame_seconds,
+            chunk_frames=emissions.chunk_frames if decoding.recipe.engine == "native" else 0,
+            blank_skip=settings.blank_skip, nbest=settings.nbest if lists_wanted else 0,
+        )
+    )  # fmt: skip
+    if lists_wanted:
+        decoding.lists = {name: result.candidates for name, result in results.items() if result.candidates}
+    scored = decoding.score({name: result.best.words for name, result in results.items()})
+    words = {name: result.words for name, result in results.items()}
+    return Recognised(scored, {"lm": ngram_rescoring.SMALLER}, words=words)
+
+
+def denominator_paths(decoding: Decoding) -> Recognised:
+    """Units of the best path of the denominator's posteriors, against the closest pronunciations."""
+    from distill.decode.denominator_path import DenominatorPath, closest_pronunciation
+    from distill.fsa.k2_format import load_fsa
+    from distill.lfmmi import build_engine
+    from distill.scoring.wer import score
+
+    recipe, emissions, lang = decoding.recipe, decoding.emissions, decoding.graph.lang
+    denominator = lang.topology.compose(load_fsa(recipe.graphs / "denominator.pt"))
+    decoder = DenominatorPath(build_engine(recipe.engine), denominator)
+    names, scored = list(emissions.scores), []
+    for start in range(0, len(names), UTTERANCES):
+        batch = names[start : start + UTTERANCES]
+        log_probs = [emissions.scores[name] for name in batch]
+        for name, path in zip(batch, decoder.units(lang.topology, log_probs)):
+            units = [unit for unit in path if unit != lang.silence]
+            pronunciations = [lang.pronunciation_ids(word, name) for word in emissions.references[name]]
+            reference = closest_pronunciation(units, pronunciations)
+            scored.append(score(name, [lang.units[u] for u in reference], [lang.units[u] for u in units]))
+    return Recognised(scored)
+
+
+def nbest(decoding: Decoding) -> Recognised:
+    """The first of each n-best list: what rescoring starts from."""
+    from distill.decode.nbest import UNCHANGED
+
+    best = {name: each.best(UNCHANGED) for name, each in decoding.lists.items()}
+    return Recognised(decoding.score(best), {"lm": ngram_rescoring.SMALLER}, nbest=decoding.lists)
+
+
+def nbest_oracle(decoding: Decoding) -> Recognised:
+    """The sequence of each list with the fewest errors: a bound on rescoring."""
+    from distill.decode.nbest import error_counts
+
+    references = decoding.emissions.references
+    best = {name: each.words[error_counts(each, references[name]).argmin()] for name, each in decoding.lists.items()}
+    return Recognised(decoding.score(best), {"lm": ngram_rescoring.SMALLER}, nbest=decoding.lists)
+
+
+def nbest_rescoring(decoding: Decoding) -> Recognised:
+    """Lists ranked again with the larger n-gram."""
+    lists = decoding.exchanged_lists
+    weights, info = ngram_rescoring.chosen_weights(decoding.recipe, decoding.experiment, lists, decoding.emissions)
+    best = {name: each.best(weights) for name, each in lists.items()}
+    return Recognised(decoding.score(best), info, nbest=lists)
+
+
+def whole_lattice_rescoring(decoding: Decoding) -> Recognised:
+    """Every path of the lattices scored again with the larger n-gram."""
+    recipe, experiment, emissions = decoding.recipe, decoding.experiment, decoding.emissions
+    weights, info = ngram_rescoring.chosen_weights(recipe, experiment, decoding.exchanged_lists, emissions)
+    best = ngram_rescoring.rescored_lattices(recipe, experiment, decoding.graph, emissions, weights)
+    return Recognised(decoding.score(best), info)
+
+
+DECODERS: dict[Method, Callable[[Decoding], Recognised]] = {
+    "1best": best_paths,
+    "greedy": denominator_paths,
+    "nbest": nbest,
+    "nbest-rescoring": nbest_rescoring,
+    "whole-lattice-rescoring": whole_lattice_rescoring,
+    "nbest-oracle": nbest_oracle,
+}
+
+
+# Files
+
+
+def write(folder: Path, run: Run, method: str, emissions: Emissions, result: Recognised) -> None:
+    """recogs-, errs-, wer-summary-, wer.json, utt2spk, errors.html; words.ctm, words.json, nbest.json where known."""
+    from distill.decode.ngram_rescoring import as_plain
+    from distill.decode.word_files import write_words
+    from distill.report.calibration import write_calibration
+    from distill.report.errors_page import clips
+    from distill.report.errors_page.page import Audio, write_page
+    from distill.scoring.calibration import calibration, judged
+    from distill.scoring.compare import write_speakers
+    from distill.scoring.wer import write_results
+
+    info = {**emissions.info, "method": method, **result.info}
+    if result.words is not None:
+        write_words(folder, result.words)
+        if confidences := judged(result.scored, result.words):
+            write_calibration(folder, calibration(confidences))
+    if result.nbest is not None:
+        with replacing(folder / "nbest.json") as temporary:
+            temporary.write_text(json.dumps(as_plain(result.nbest)) + "\n", encoding="utf-8")
+    write_results(folder, run.cut_set, f"{run.label}-{method}", result.scored, info)
+    if speakers := clips.speakers(emissions.cuts.values()):
+        write_speakers(folder, speakers)
+    links = {name: address for name, cut in emissions.cuts.items() if (address := clips.link(cut, folder)) is not None}
+    audio = Audio(lambda name: clips.flac(emissions.cuts[name]), links)
+    write_page(folder, result.scored, {**info, "set": run.cut_set}, speakers, audio)
+    headline = next(folder.glob("errs-*.txt")).read_text(encoding="utf-8").splitlines()[0]
+    log.info("%s %s %s %s: %s", run.experiment.name, run.cut_set, run.label, method, headline)

@@ -1,0 +1,212 @@
+"""Stage 12: an experiment as ONNX, fp32 and int8, with the files that runtimes need; speed, memory and latency."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distill.batch import SAMPLE_RATE
+from distill.config.experiment import Experiment
+from distill.files import link, write_json
+from distill.recipe import word_latency
+from distill.recipe.emissions import test_sets
+from distill.recipe.options import Recipe
+from distill.recipe.provenance import command_line, commit, hardware
+from distill.recipe.stage import Stage
+from distill.runtime.session import LAYOUT
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from distill.models.recogniser import Recogniser
+    from distill.runtime.session import Facts
+
+log = logging.getLogger("export")
+AUDIO_SECONDS = 20.0  # that speed is measured on
+CHECKED_SECONDS = 5  # that outputs are compared on
+TOLERANCE = 1e-3  # of log-probabilities, ONNX fp32 against torch
+
+
+def export_stage(recipe: Recipe, experiment: Experiment) -> Stage:
+    """The stage that exports an experiment."""
+    folder = recipe.exp(experiment.name)
+    inputs = {folder: experiment.stage, recipe.lang: 2, recipe.graphs: 4, recipe.cuts: 0}
+    inputs.setdefault(recipe.exp(word_latency.aligner(experiment)), 6)
+    settings = {"decoding": experiment.resolved()["decoding"], "seconds": [AUDIO_SECONDS, word_latency.SECONDS]}
+    return Stage(12, folder / "export", {**settings, "layout": LAYOUT}, inputs)
+
+
+def export(recipe: Recipe, experiment: Experiment, folder: Path) -> None:
+    """Graphs, tokens, timing: all files of an export folder."""
+    import numpy as np
+
+    from distill.models.checkpoint import load_recogniser
+    from distill.models.pretrained.writing import obstacles, write_folder
+    from distill.runtime.torch_runner import facts_of
+
+    model, trained, outputs, _ = load_recogniser(recipe.exp(experiment.name), avg=experiment.decoding.avg)
+    facts, audio = facts_of(model, outputs, experiment.name), test_audio(recipe)
+    copy_symbols(recipe, outputs, folder)
+    other_frames = {}
+    for output in facts.predicts:
+        write_graphs(recipe, model, facts, output, folder)
+        check_graphs(model, facts, output, folder, audio[: CHECKED_SECONDS * SAMPLE_RATE])
+        if facts.input == "waveform":
+            other_frames[output] = sherpa_difference(facts, output, folder, audio)
+    content = {"model": facts.plain(), "experiment": trained.resolved(), "sherpa_other_frames": other_frames}
+    write_json(folder / "export.json", content)
+    if not obstacles(model.settings):
+        write_folder(model, outputs, folder / "transformers")
+    audio_file = folder / "audio.npy"
+    np.save(audio_file, audio)
+    write_json(folder / "timing.json", timing(recipe, experiment, model, facts, folder, audio_file))
+    audio_file.unlink()
+
+
+def test_audio(recipe: Recipe) -> np.ndarray:
+    """AUDIO_SECONDS of the first test set, utterance after utterance: (n,) float32."""
+    import numpy as np
+
+    from distill.data.loader import load_cuts
+
+    waves, samples, enough = [], 0, int(AUDIO_SECONDS * SAMPLE_RATE)
+    for cut in load_cuts(recipe.cuts, test_sets(recipe)[:1]):
+        waves.append(cut.load_audio()[0])
+        samples += len(waves[-1])
+        if samples >= enough:
+            break
+    return np.concatenate(waves)[:enough].astype(np.float32)
+
+
+def copy_symbols(recipe: Recipe, outputs: Sequence[str], folder: Path) -> None:
+    """tokens.txt of the model's outputs; words.txt, HLG.fst and the lang folder, linked where the file system can."""
+    from distill.graphs.lexicon import write_symbols
+
+    write_symbols(folder / "tokens.txt", outputs)
+    (folder / "lang").mkdir()
+    for source in (recipe.lang / "words.txt", recipe.graphs / "HLG.fst"):
+        link(source, folder / source.name)
+    for source in recipe.lang.iterdir():
+        if source.suffix in (".txt", ".json", ".model"):  # read by `Lang.load`
+            link(source, folder / "lang" / source.name)
+
+
+# Graphs
+
+
+def write_graphs(recipe: Recipe, model: Recogniser, facts: Facts, output: str, folder: Path) -> None:
+    """All graphs of one output, fp32 and int8."""
+    from distill.export import onnx
+    from distill.runtime.onnx_runner import file_name
+
+    writers = {"whole": onnx.export_whole}
+    if facts.chunk:
+        writers["stream"] = onnx.export_stream
+    if facts.chunk and facts.input == "fbank":
+        if problem := onnx.zipformer_obstacle(model):
+            log.warning("%s: not exported for sherpa-onnx's streams: %s", facts.name, problem)
+        else:
+            writers["sherpa"] = onnx.export_zipformer
+            write_ctc_graph(recipe, folder / "ctc_graph.fst")
+    for kind, write in writers.items():
+        path = folder / file_name(kind, output, False)
+        write(model, path, output)
+        onnx.quantise(path, folder / file_name(kind, output, True))
+
+
+def write_ctc_graph(recipe: Recipe, path: Path) -> None:
+    """The decoding graph whose input labels are the model's outputs, counted from 1; the same for all outputs."""
+    import kaldifst
+
+    from distill.fsa.openfst import save_fst
+    from distill.graphs.decoding_graph import over_outputs
+    from distill.graphs.lexicon import Lang
+
+    hlg, columns = recipe.graphs / "HLG.fst", Lang.load(recipe.lang).topology.output_columns.tolist()
+    if path.exists():
+        return
+    if columns == list(range(len(columns))):
+        link(hlg, path)
+    else:  # units that share an output
+        save_fst(path, over_outputs(kaldifst.StdVectorFst.read(str(hlg)), columns))
+
+
+def check_graphs(model: Recogniser, facts: Facts, output: str, folder: Path, audio: np.ndarray) -> None:
+    """Raise ValueError if a graph's log-probabilities differ from those of torch."""
+    import numpy as np
+
+    from distill.runtime.onnx_runner import StreamRunner, WholeRunner, file_name
+    from distill.runtime.session import Session
+    from distill.runtime.torch_runner import TorchRunner
+
+    expected = Session(TorchRunner(model.read(output), facts, False)).whole(audio)
+    for kind, runner in (("whole", WholeRunner), ("stream", StreamRunner)):
+        path = folder / file_name(kind, output, False)
+        if not path.exists():
+            continue
+        difference = float(np.abs(Session(runner(path, facts)).whole(audio) - expected).max())
+        if not difference < TOLERANCE:
+            raise ValueError(f"{path.name} differs from torch by {difference:.2g}, expected at most {TOLERANCE}")
+        log.info("%s %s: within %.1g of torch", facts.name, path.name, difference)
+
+
+def sherpa_difference(facts: Facts, output: str, folder: Path, audio: np.ndarray) -> float:
+    """Share of frames with another best output in sherpa-onnx, which normalises each utterance."""
+    import numpy as np
+
+    from distill.export.onnx import SHERPA_EPS
+    from distill.runtime.onnx_runner import WholeRunner, file_name, load_graph
+    from distill.runtime.session import Session
+
+    path = folder / file_name("whole", output, False)
+    ours = Session(WholeRunner(path, facts)).whole(audio)
+    normal = (audio - audio.mean()) / np.sqrt(audio.var() + np.float32(SHERPA_EPS))
+    (theirs,) = load_graph(path).run(None, {"x": normal[None].astype(np.float32)})[0]
+    share = float((ours.argmax(1) != theirs.argmax(1)).mean())
+    log.info("%s %s: %.1f %% of frames have another best output in sherpa-onnx", facts.name, path.name, 100 * share)
+    return share
+
+
+# Speed
+
+
+def timing(
+    recipe: Recipe, experiment: Experiment, model: Recogniser, facts: Facts, folder: Path, audio: Path
+) -> dict[str, Any]:
+    """timing.json: speed and memory of every way to run the model, its size, cost and look-ahead."""
+    import torch
+
+    from distill.models.cost import macs
+    from distill.models.latency import latency
+    from distill.models.recogniser import count_parameters
+    from distill.runtime.timing import gemm_peak
+
+    settings = model.settings
+    delay = latency(settings)
+    return {
+        "experiment": experiment.name, "corpus": recipe.corpus, "threads": 1,
+        "params": count_parameters(model), "macs_per_second": sum(macs(settings, model.outputs).values()),
+        "chunk_ms": delay.chunk, "lookahead_mean_ms": delay.mean, "lookahead_max_ms": delay.max,
+        "lookahead_parts": [asdict(part) for part in delay.parts], "gemm_gflops": gemm_peak(),
+        "rows": list(timing_rows(recipe.exp(experiment.name), facts, folder, audio)),
+        "delays": word_latency.rows(recipe, experiment, folder),
+        "hardware": hardware(torch.device("cpu")), "commit": commit(),
+        "command": command_line(),
+    }  # fmt: skip
+
+
+def timing_rows(trained: Path, facts: Facts, exported: Path, audio: Path) -> Iterator[dict[str, Any]]:
+    """One row per runtime and mode."""
+    from distill.runtime.onnx_runner import file_name
+    from distill.runtime.timing import Work, measure
+
+    for mode in ("streaming", "offline") if facts.chunk else ("offline",):
+        for runtime in ("torch", "onnx", "int8"):
+            result = measure(Work(trained if runtime == "torch" else exported, runtime, mode, audio))
+            graph = exported / file_name("stream" if mode == "streaming" else "whole", "main", runtime == "int8")
+            size = None if runtime == "torch" else graph.stat().st_size / 2**20
+            log.info("%s %s %s: RTF %.4f, %.0f MB", facts.name, mode, runtime, result.rtf, result.peak_mb)
+            yield {"mode": mode, "runtime": runtime, "file_mb": size, **asdict(result)}

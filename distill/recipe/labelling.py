@@ -1,0 +1,154 @@
+"""Stage 7: the teacher's lattices over HLG on the unlabelled cuts, from which students make their numerators.
+
+The lattices are stored in shards. The ranks of a launcher, or the --nj processes on a CPU, each write whole shards;
+the bytes of a shard do not depend on who writes it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distill.config.experiment import Experiment
+from distill.files import replacing, write_json
+from distill.recipe import parallel
+from distill.recipe.emissions import cut_set
+from distill.recipe.options import Recipe
+from distill.recipe.search import graph_decoder
+from distill.recipe.stage import Alone, Stage
+
+if TYPE_CHECKING:
+    from distill.data.lattices import Heard, Lattices
+    from distill.fsa.lattice import Lattice
+    from distill.train.distributed import Ranks
+
+log = logging.getLogger("label_unlabelled")
+USED = ("avg", "beam", "max_active", "acoustic_scale", "lattice_beam")  # decoding settings that labels depend on
+
+
+def labelling_stage(recipe: Recipe, teacher: Experiment, parts: Sequence[str]) -> Stage:
+    """The stage that writes the lattices of a teacher."""
+    decoding = teacher.resolved()["decoding"]
+    settings = {"decoding": {key: decoding[key] for key in USED}, "parts": ",".join(parts)}
+    inputs = {recipe.exp(teacher.name): 6, recipe.graphs: 4, recipe.cuts: 0}
+    return Stage(7, recipe.num / teacher.name, settings, inputs, resumable=True)
+
+
+def label(recipe: Recipe, ranks: Alone | Ranks, name: str, parts: Sequence[str], folder: Path) -> None:
+    """Shards of lattices in a folder per part; skipped.tsv; summary.json with sizes and pseudo-labels' error rates."""
+    from distill.data import lattices
+
+    missing = [(part, k) for part in parts for k in lattices.missing(folder / part, len(ordered(recipe.cuts, part)))]
+    parallel.each(recipe, ranks, (partial(write_shard, name=name, folder=folder), missing))
+    if not ranks.first:
+        return
+    summary, skipped = {}, []
+    for part in parts:
+        cuts = ordered(recipe.cuts, part)
+        lattices.finish(folder / part, len(cuts))
+        stored = lattices.Lattices([folder / part])
+        summary[part] = summarised(stored, sum(cut.duration for cut in cuts))
+        skipped += [f"{cut_id}\tno complete path that says something\n" for cut_id in sorted(stored.silent)]
+        log.info("%s: %s", part, ", ".join(f"{key} {value}" for key, value in summary[part].items()))
+    with replacing(folder / "skipped.tsv") as temporary:
+        temporary.write_text("".join(skipped), encoding="utf-8")
+    write_json(folder / "summary.json", summary)
+
+
+@cache
+def ordered(folder: Path, part: str) -> list[Any]:
+    """The cuts of a part, longest first, so that the batches of a shard need little padding."""
+    return sorted(cut_set(folder, part), key=lambda cut: (-cut.duration, cut.id))
+
+
+def write_shard(recipe: Recipe, item: tuple[str, int], name: str, folder: Path) -> None:
+    """Write shard `item`, (part, number), with the lattices of the teacher `name`."""
+    from distill.data import lattices
+
+    part, number = item
+    cuts, teacher = ordered(recipe.cuts, part), labeller(recipe, name)
+    entries = teacher.label(lattices.shard_of(cuts, number))
+    lattices.write_shard(lattices.shard_path(folder / part, number), entries, teacher.frame_seconds, teacher.beam)
+    log.info("%s: lattices of %d of %d cuts, shard %d", part, len(entries), len(cuts), number)
+
+
+@cache
+def labeller(recipe: Recipe, name: str) -> Labeller:
+    return Labeller(recipe, recipe.experiment(name))
+
+
+class Labeller:
+    """The teacher with its decoding graph, loaded once per process."""
+
+    def __init__(self, recipe: Recipe, experiment: Experiment) -> None:
+        import torch
+
+        from distill.batch import SAMPLE_RATE
+        from distill.models.checkpoint import load_recogniser
+
+        torch.set_num_threads(1 if recipe.device == "cpu" else recipe.threads)  # sums depend on their number
+        model, trained, units, _ = load_recogniser(recipe.exp(experiment.name), avg=experiment.decoding.avg)
+        self.model, self.device, self.beam = model.to(recipe.device), recipe.device, experiment.decoding.lattice_beam
+        self.batch_seconds = 4 * trained.data.max_duration
+        self.frame_seconds = trained.model.front_end.hop / SAMPLE_RATE
+        self.decoder = graph_decoder(recipe, experiment, units)
+
+    def label(self, cuts: Sequence[Any]) -> list[Heard]:
+        """The entry of each cut in a shard, by cut id."""
+        from distill.data.loader import SpeechDataset, in_order
+        from distill.decode import log_probs
+        from distill.decode.graph_decoder import decode_all
+
+        reading = SpeechDataset(None, None, 0, False, False)
+        batches = (b.to(self.device) for b in in_order(cuts, reading, self.batch_seconds))
+        references = {cut.id: (cut.supervisions[0].custom or {}).get("reference") for cut in cuts if cut.supervisions}
+        work = partial(self._entry, references)
+        entries = dict(decode_all(self.decoder, work, log_probs.offline(self.model, batches)))
+        return [entries[name] for name in sorted(entries)]
+
+    def _entry(self, references: Mapping[str, str | None], name: str, lattice: Lattice) -> Heard:
+        """Unit sequences, confidences, words and counts; counts: arcs, frames, errors, oracle errors, true words."""
+        import numpy as np
+
+        from distill.data.lattices import Heard
+        from distill.decode.graph_decoder import oracle_errors
+        from distill.scoring.wer import score
+        from distill.search.determinise import best_path, words_of
+
+        path, confidence = best_path(lattice) if lattice.complete else (np.zeros(0, dtype=np.int64), np.zeros(0))
+        sequences = self.decoder.unit_lattice(lattice, self.beam) if lattice.complete else None
+        if sequences is None or next(sequences.ranked())[0] == ():
+            return Heard(name, None, np.zeros(0))
+        words, reference = words_of(lattice, path), (references.get(name) or "").split()
+        counts = [lattice.num_arcs, lattice.num_frames, 0, 0, len(reference)]
+        if reference:  # known for corpora whose transcripts were set aside
+            counts[2] = score("", reference, [self.decoder.words[word] for word in words]).errors
+            ids = [self.decoder.lang.words.get(word, -1) for word in reference]
+            counts[3] = oracle_errors(self.decoder.word_lattice(lattice, self.beam), ids)
+        return Heard(name, sequences, confidence, words, counts)
+
+
+def summarised(stored: Lattices, seconds: float) -> dict[str, Any]:
+    """A part's entry in summary.json.
+
+    depth: arcs of the searched lattices per frame. unit_arcs_per_unit: arcs of the stored ones per unit of the best
+    sequence. wer, oracle_wer: of the best path and of the best of all paths, where the true words are known.
+    """
+    import numpy as np
+
+    arcs, frames, errors, oracle, words = np.sum([stored.counts(name) for name in stored] or [[0] * 5], axis=0)
+    graphs = [stored[name] for name in stored]
+    units = sum(len(next(graph.ranked())[0]) for graph in graphs)
+    summary = {
+        "utterances": len(stored) + len(stored.silent), "without_lattice": len(stored.silent),
+        "audio_hours": round(seconds / 3600, 3), "bytes_per_second": round(stored.bytes / seconds, 1),
+        "depth": round(float(arcs) / max(1, frames), 2),
+        "unit_arcs_per_unit": round(sum(graph.num_arcs for graph in graphs) / max(1, units), 2),
+        "narrowed": sum(graph.beam < (stored.beam or 0.0) for graph in graphs),
+    }  # fmt: skip
+    if words:
+        summary |= {"wer": round(100 * float(errors) / words, 3), "oracle_wer": round(100 * float(oracle) / words, 3)}
+    return summary

@@ -1,0 +1,59 @@
+"""Stages 6, 8 and 9: the training of an experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distill.config.experiment import Experiment
+from distill.config.language_model import LanguageModel
+from distill.files import write_json
+from distill.recipe.options import Recipe
+from distill.recipe.provenance import command_line, commit, hardware
+from distill.recipe.stage import Stage
+
+if TYPE_CHECKING:
+    import torch
+
+    from distill.train.distributed import Ranks
+
+NOT_OF_TRAINING = ("decoding", "description", "pretrained")  # settings that do not change the weights
+
+
+def training_stage(recipe: Recipe, experiment: Experiment) -> Stage:
+    """The stage that trains an experiment; its inputs are folders, with the stages that make them."""
+    inputs = {recipe.cuts: 0, recipe.lang: 2, recipe.graphs: 4}
+    if experiment.init:
+        inputs[recipe.exp(experiment.init)] = experiment.stage_of_init(recipe.conf_dir, recipe.suffix)
+    if experiment.teacher is not None:
+        inputs[recipe.exp(experiment.teacher.experiment)] = 6
+        inputs[recipe.num / experiment.teacher.experiment] = 7
+    settings = {key: value for key, value in experiment.resolved().items() if key not in NOT_OF_TRAINING}
+    return Stage(experiment.stage, recipe.exp(experiment.name), settings, inputs, resumable=True)
+
+
+def train(recipe: Recipe, experiment: Experiment, folder: Path) -> None:
+    """Train to the end and write result.json."""
+    import torch
+
+    from distill.train.distributed import join
+    from distill.train.setup import Folders, build_trainer
+
+    ranks, device = join(recipe.device)
+    torch.set_num_threads(recipe.threads)
+    folders = Folders(recipe.data_dir, recipe.lang, recipe.graphs, recipe.exp_dir)
+    trainer = build_trainer(experiment, folders, folder, recipe.engine, ranks, device)
+    write_result(recipe, experiment, trainer.run(), ranks, device, folder)
+
+
+def write_result(
+    recipe: Recipe, settings: Experiment | LanguageModel, training: Mapping[str, Any], ranks: Ranks,
+    device: torch.device, folder: Path,
+) -> None:  # fmt: skip
+    """result.json, by the first rank: figures of a training, its settings, and where and how it ran."""
+
+    if ranks.first:
+        description = {"experiment": settings.name, "description": settings.description, "corpus": recipe.corpus}
+        where = {"commit": commit(), "hardware": hardware(device), "ranks": ranks.world, "command": command_line()}
+        write_json(folder / "result.json", {**training, **description, "config": settings.resolved(), **where})
