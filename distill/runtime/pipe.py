@@ -14,7 +14,7 @@ from typing import IO
 
 import numpy as np
 
-from distill.batch import RATES, SAMPLE_RATE
+from distill.batch import SAMPLE_RATE
 from distill.runtime.audio import check_format, decode
 from distill.runtime.resample import Resampler
 
@@ -143,8 +143,6 @@ def _wav_format(stream: IO[bytes], start: bytes) -> Format:
             f"the pipe is WAV of format {tag}, {channels} channels, {bits} bits, {block} bytes a frame; expected PCM"
             " of 8, 16, 24 or 32 bits, floats, A-law or mu-law"
         )
-    if not RATES[0] <= rate <= RATES[1]:
-        raise ValueError(f"the pipe is WAV of {rate} Hz; expected {RATES[0]} to {RATES[1]}")
     return Format(SUBTYPES[tag, bits], bits // 8, channels, rate, size)
 
 

@@ -11,10 +11,11 @@ from math import gcd
 
 import numpy as np
 
-from distill.batch import SAMPLE_RATE, convertible
+from distill.batch import RATES, SAMPLE_RATE, convertible
 
 ZEROS = 16  # zero crossings of the kernel to each side
 ROLLOFF = 0.95  # pass band, relative to the lower Nyquist frequency
+CONVERTIBLE = f"a whole number from {RATES[0]} to {RATES[1]} with a simple ratio to {SAMPLE_RATE}, as 8000 or 44100"
 
 
 class Resampler:
@@ -26,7 +27,7 @@ class Resampler:
 
     def __init__(self, rate: int) -> None:
         if not convertible(rate):
-            raise ValueError(f"sample rate {rate} has no simple ratio to 16000; send 8000, 16000, 44100 or 48000")
+            raise ValueError(f"sample rate {rate}; expected {CONVERTIBLE}")
         common = gcd(rate, SAMPLE_RATE)
         self._up, self._down = SAMPLE_RATE // common, rate // common
         self.delay = 0 if rate == SAMPLE_RATE else int(np.ceil(ZEROS * max(1.0, rate / SAMPLE_RATE)))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -20,24 +20,8 @@ WORD_START = "▁"  # begins the first piece of a word (SentencePiece)
 ENDPOINT_INTERVAL = 10  # frames between two checks for an endpoint, independent of the chunk size
 
 
-class WordSearch(Protocol):
-    """Incremental search of one stream: `OnlineSearch` or `GreedySearch`."""
-
-    def feed(self, log_probs: np.ndarray) -> None:
-        """The next frames (T, V)."""
-
-    def progress(self) -> Progress:
-        """Partial result of the utterance."""
-
-    def words(self, ended: bool = False) -> tuple[list[Word], bool]:
-        """Words of the utterance so far, and whether an endpoint is reached. ended: no more frames follow."""
-
-    def restart(self) -> None:
-        """Begin the next utterance; times go on."""
-
-
 class GreedySearch:
-    """The best output of each frame, repeats merged and blanks dropped, as for CTC.
+    """The best output of each frame, repeats merged and blanks dropped, as for CTC; methods as of `OnlineSearch`.
 
     Pieces with '▁' become words; other units are words themselves. frame: seconds of one. A word lasts from the
     first frame of its first output to the last of its last; its confidence is the product of its outputs' highest
@@ -92,13 +76,17 @@ class GreedySearch:
         return round(frames * self._frame, 3)
 
 
+NewSearch = Callable[[], OnlineSearch | GreedySearch]
+"""Makes the search of a stream."""
+
+
 class Transcriber:
     """Words of a stream while its audio comes: feed(), then finish().
 
-    search: makes the search of a stream. segments: utterances are split by the endpoint rules; else a stream is one.
+    segments: utterances are split by the endpoint rules; else a stream is one.
     """
 
-    def __init__(self, session: Session, search: Callable[[], WordSearch], segments: bool = False) -> None:
+    def __init__(self, session: Session, search: NewSearch, segments: bool = False) -> None:
         self.session, self.segments, self._new_search = session, segments, search
         self.reset()
 
@@ -134,7 +122,7 @@ class Transcriber:
 
 def open_search(
     folder: Path, session: Session, output: str, graph: Path | None = None, beam: float = ONLINE.beam
-) -> Callable[[], WordSearch]:
+) -> NewSearch:
     """Searches of `graph`, by default the one in the export folder; greedy ones for the CTC output without a graph.
 
     Raises FileNotFoundError or ValueError that name what is missing.

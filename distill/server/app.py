@@ -73,6 +73,6 @@ async def run(scheduler: Scheduler, address: Address, limits: Limits, ready: Cal
     ready(server.port)
     await first.wait()
     if server.connections:
-        log.info("leaving: open streams have %g s to end; Ctrl-C again ends them now", limits.leave)
+        log.info("shutting down: open streams have %g s to end; Ctrl-C again ends them now", limits.leave)
     await server.close(second)
     log.info("done")

@@ -81,14 +81,14 @@ class Connection:
         try:
             first = await self._receive()
             if first is None:
-                raise Refused("leaving", "the server is leaving")
+                raise Refused("leaving", "the server is shutting down")
             self._protocol = choose(url.path, first)
             metrics.streams.labels(self._protocol.name).inc()
             confidence = "confidence" in parse_qs(url.query, keep_blank_values=True)
             stream = self._stream = self.scheduler.open(self._deliver, confidence)
             await (self._reply(first) if self._protocol.replies else self._send_while_reading(first))
             left = self._leaving.done()
-            await self.socket.close(CODES["leaving"] if left else 1000, "the server is leaving" if left else "")
+            await self.socket.close(CODES["leaving"] if left else 1000, "the server is shutting down" if left else "")
         except Refused as refusal:
             metrics.refused.labels(refusal.kind).inc()
             await self.socket.close(CODES[refusal.kind], refusal.reason.encode()[:120].decode(errors="ignore"))
@@ -171,7 +171,7 @@ class Connection:
         return samples
 
     async def _read(self, first: str | bytes) -> None:
-        """Feed the stream until the client ends it, with a reply to each message of audio if the protocol wants one."""
+        """Feed the stream until the client ends it; reply to each message of audio if the protocol does."""
         message: str | bytes | None = first
         while (samples := self._decode(message)) is not None:
             if len(samples):

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from distill.batch import RATES
-from distill.runtime.resample import Resampler
+from distill.batch import convertible
+from distill.runtime.resample import CONVERTIBLE, Resampler
 from distill.runtime.session import SAMPLE_RATE, checked
 from distill.server.scheduler import Result
 
@@ -99,8 +99,8 @@ class Vosk:
             rate = float(given) if isinstance(given, str | int | float) else math.nan
         except (ValueError, OverflowError):
             rate = math.nan
-        if not RATES[0] <= rate <= RATES[1] or rate != int(rate):
-            raise ValueError(f"sample_rate {given!r:.60}; expected a whole number from {RATES[0]} to {RATES[1]}")
+        if not rate.is_integer() or not convertible(int(rate)):
+            raise ValueError(f"sample_rate {given!r:.30}; expected {CONVERTIBLE}")
         if self._resampler is not None and int(rate) != self._rate:
             raise ValueError(f"sample_rate {rate:g} after audio at {self._rate}; send the config first")
         if (ignored := sorted(config.keys() - {"sample_rate", "words"})) and not self._warned:

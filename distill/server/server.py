@@ -89,7 +89,7 @@ class Server:
     async def _handle(self, socket: ServerConnection) -> None:
         if self._leaving or len(self.connections) >= self.limits.streams:
             self.metrics.refused.labels("busy").inc()
-            reason = "the server is leaving" if self._leaving else "too many streams; try later"
+            reason = "the server is shutting down" if self._leaving else "too many streams; try later"
             await socket.close(CODES["busy"], reason)
             return
         connection = Connection(self.scheduler, socket, self.limits)
@@ -115,7 +115,7 @@ class Server:
         if not self._origin_allowed(request):
             return _response(HTTPStatus.FORBIDDEN, "this page or host may not use this server (--origin allows one)\n")
         if path == "/health":
-            fault = "leaving" if self._leaving else "" if self.scheduler.alive else "the recognition has stopped"
+            fault = "shutting down" if self._leaving else "" if self.scheduler.alive else "the recognition has stopped"
             return _response(HTTPStatus.SERVICE_UNAVAILABLE if fault else HTTPStatus.OK, f"{fault or 'ok'}\n")
         if not upgrade and (file := page.file(path)) is not None:
             return _response(HTTPStatus.OK, *file)

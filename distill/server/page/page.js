@@ -1,21 +1,21 @@
-// Audio to the server as sherpa-onnx's clients send it; words, confidences and delays onto the page.
+// Sends audio as sherpa-onnx's clients do, and shows words, confidences and delays.
 "use strict";
 
 const RATE = 16000, MOST_WAITING = 1 << 18;
 const $ = (id) => document.getElementById(id);
 const page = { stream: null, token: new URLSearchParams(location.search).get("token") || "" };
 
-function say(text, wrong = false) {
+function showStatus(text, wrong = false) {
   $("status").textContent = text;
   $("status").classList.toggle("error", wrong);
 }
 
-/** One connection: send() samples, end() them, and see the words. */
+/** One connection: send() samples, then end(); results go to the page. */
 class Stream {
   constructor(source) {
     this.source = source;
     this.sent = 0;
-    this.times = [];  // [samples, when they had been sent]
+    this.times = [];  // [samples sent so far, time]
     this.delays = [];
     this.wordDelays = [];
     this.shown = new Map();  // segment -> of each word its text, and when it was first shown
@@ -30,7 +30,7 @@ class Stream {
       this.socket.onclose = (event) => { reject(event); this.closed(event); };
     });
     this.opened.catch(() => {});
-    this.socket.onmessage = (event) => { if (event.data !== "Done!") this.told(JSON.parse(event.data)); };
+    this.socket.onmessage = (event) => { if (event.data !== "Done!") this.receive(JSON.parse(event.data)); };
   }
 
   send(samples) {
@@ -46,7 +46,7 @@ class Stream {
     if (this.socket.readyState === WebSocket.OPEN) this.socket.send("Done");
   }
 
-  /** When a sample had been sent; its place within its message counts. */
+  /** Time at which a sample was sent. */
   when(sample) {
     let low = 0, high = this.times.length - 1;
     while (low < high) {
@@ -56,7 +56,7 @@ class Stream {
     return this.times.length ? this.times[low][1] : performance.now();
   }
 
-  told(message) {
+  receive(message) {
     const now = performance.now();
     if (!message.is_final) this.delays.push(now - this.when(message.samples));
     this.count(message, now);
@@ -64,10 +64,10 @@ class Stream {
     if (message.is_final && message.text) $("spoken").textContent = message.text;
     figure("after-chunk", this.delays);
     figure("after-word", this.source === "file" && !$("paced").checked ? [] : this.wordDelays);
-    $("heard").textContent = (message.samples / RATE).toFixed(1) + " s";
+    $("processed").textContent = (message.samples / RATE).toFixed(1) + " s";
   }
 
-  /** Delays of the words that will not change any more, from their end to when they were first shown. */
+  /** Delays of stable words, from their end to when they were first shown. */
   count({ segment, result, settled }, now) {
     if (!this.shown.has(segment)) this.shown.set(segment, []);
     const shown = this.shown.get(segment);
@@ -96,12 +96,12 @@ class Stream {
   closed(event) {
     $("level").value = 0;
     if (page.stream === this) page.stream = null;
-    if (event.code === 1000) return say("Done.");
+    if (event.code === 1000) return showStatus("Done.");
     if (event.code === 1006 && !this.sent) {
       $("access").hidden = false;
-      return say("No connection: is the server there, and does it want a token?", true);
+      return showStatus("No connection: is the server running, and does it require a token?", true);
     }
-    say(event.code === 1006 ? "The connection is lost." : `The server closed the stream: ${event.reason || "code " + event.code}`, true);
+    showStatus(event.code === 1006 ? "The connection is lost." : `The server closed the stream: ${event.reason || "code " + event.code}`, true);
   }
 }
 
@@ -139,12 +139,12 @@ async function listen() {
     };
     stream.socket.addEventListener("close", () => pressed(false));
     pressed(true);
-    say("Listening. Speak.");
+    showStatus("Listening. Speak.");
   } catch (error) {
     if (media) media.getTracks().forEach((track) => track.stop());
     if (context) context.close();
-    if (error instanceof Event) return;  // the connection has said it
-    say("No microphone: " + error.message, true);
+    if (error instanceof Event) return;  // the connection has shown its own message
+    showStatus("No microphone: " + error.message, true);
   }
 }
 
@@ -165,16 +165,16 @@ async function stop() {
 async function read(file) {
   let samples;
   try {
-    say(`Reading ${file.name} …`);
+    showStatus(`Reading ${file.name} …`);
     const decoder = new OfflineAudioContext(1, 1, RATE);
     const audio = await decoder.decodeAudioData(await file.arrayBuffer());
     samples = mixed(audio);
   } catch (error) {
-    return say(`${file.name} cannot be read as audio: ${error.message}`, true);
+    return showStatus(`${file.name} cannot be read as audio: ${error.message}`, true);
   }
   let stream;
   try { stream = await connected("file"); } catch { return; }
-  say(`Hearing ${file.name}, ${(samples.length / RATE).toFixed(1)} s …`);
+  showStatus(`Recognising ${file.name}, ${(samples.length / RATE).toFixed(1)} s …`);
   const begun = performance.now();
   for (let at = 0; at < samples.length && page.stream === stream; at += 1600) {
     stream.send(samples.slice(at, at + 1600));
@@ -197,7 +197,7 @@ function mixed(audio) {
 function clearAll() {
   $("transcript").replaceChildren();
   $("spoken").textContent = "";
-  for (const id of ["after-chunk", "after-word", "heard"]) $(id).textContent = "–";
+  for (const id of ["after-chunk", "after-word", "processed"]) $(id).textContent = "–";
 }
 
 $("microphone").onclick = listen;
@@ -205,9 +205,9 @@ $("file").onchange = (event) => { if (event.target.files[0]) read(event.target.f
 $("clear").onclick = clearAll;
 $("copy").onclick = async () => {
   const text = [...$("transcript").children].map((item) => item.textContent).join("\n");
-  try { await navigator.clipboard.writeText(text); say("Copied."); } catch { say("The browser does not let this page copy.", true); }
+  try { await navigator.clipboard.writeText(text); showStatus("Copied."); } catch { showStatus("The browser does not let this page copy.", true); }
 };
-$("access").onsubmit = (event) => { event.preventDefault(); page.token = $("token").value; $("access").hidden = true; say("Ready."); };
+$("access").onsubmit = (event) => { event.preventDefault(); page.token = $("token").value; $("access").hidden = true; showStatus("Ready."); };
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.type === "password") return;
   const act = { m: listen, o: () => $("file").click(), c: clearAll, Escape: stop }[event.key];

@@ -126,7 +126,7 @@ NOT_AUDIO = {
     "odd bits": (wav(0, fmt=changed(14, 12)), "12 bits"),
     "no channels": (wav(0, fmt=changed(2, 0)), "0 channels"),
     "a wrong frame": (wav(0, fmt=changed(12, 3)), "3 bytes a frame"),
-    "no rate": (wav(0, fmt=changed(4, 0, 4)), "of 0 Hz"),
+    "no rate": (wav(0, fmt=changed(4, 0, 4)), "has 0 Hz, expected 16000 Hz"),
     "text": (b"RED LAMP\n", "holds text"),
     "a longer text": ("Größe und ähnliches\n".encode() * 99, "holds text"),
     "JSON": (b'{"config": {"sample_rate": 16000}}', "holds text"),

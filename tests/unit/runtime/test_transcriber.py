@@ -30,7 +30,7 @@ FRAME = 0.02
 
 @pytest.fixture(scope="module")
 def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An export folder whose graph knows "AB", said A B, and "C"."""
+    """An export folder whose graph has "AB", pronounced A B, and "C"."""
     folder = tmp_path_factory.mktemp("export")
     small = make_small(folder, "AB A B\nC C\n", ["AB C", "C AB AB"], 2)
     (folder / "lang").mkdir()

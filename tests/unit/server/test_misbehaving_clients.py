@@ -27,7 +27,7 @@ BAD = {
     "no JSON": (["{{"], 1007, "config"),
     "deep JSON": (["{" + '"a":[' * 10000], 1007, "config"),
     "a rate of text": (['{"config": {"sample_rate": "fast"}}'], 1007, "sample_rate 'fast'"),
-    "a rate of no use": (['{"config": {"sample_rate": 15999}}', b"\0\0"], 1007, "no simple ratio"),
+    "a rate of no use": (['{"config": {"sample_rate": 15999}}', b"\0\0"], 1007, "a simple ratio"),
     "oversized": ([bytes(70000)], 1009, ""),
     "silent": ([], 1008, "no audio came for 0.5 s"),
     "silent amid audio": ([np.zeros(800, np.float32).tobytes()], 1008, "no audio came"),
