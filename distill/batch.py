@@ -1,4 +1,4 @@
-"""What travels through a training step, and the legend of dimension letters.
+"""Data of a training step, and the legend of dimension letters.
 
 B  utterances of a batch        N  samples of a waveform (16 kHz)
 T  frames (20 ms by default)    C  channels of a hidden layer
@@ -27,9 +27,9 @@ MOST_PHASES = 3200
 class Batch:
     """Utterances padded to the longest.
 
-    ids: cut ids. wave (B, N) float32 in -1..1, augmented; clean (B, N): before augmentation, None where
-    nothing asks for it. samples (B,): true lengths. graphs: for each utterance its numerator graph. counted: False
-    for the stand-in of a rank whose share of a batch is empty: computed, so that all ranks meet, but worth nothing.
+    ids: cut ids. wave (B, N) float32 in -1..1, augmented; clean (B, N): before augmentation, None where unused.
+    samples (B,): true lengths. graphs: for each utterance its numerator graph. counted: False for the stand-in of a
+    rank whose share of a batch is empty: computed, so that all ranks join the all-reduce, with weight 0.
     """
 
     ids: tuple[str, ...]

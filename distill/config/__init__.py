@@ -1,4 +1,4 @@
-"""The tree of settings of an experiment: every default stands here, a YAML file holds what differs.
+"""The tree of settings of an experiment: all defaults are here, a YAML file gives the differences.
 
 `Experiment.load` reads a YAML file (which may name a `base` to differ from), applies `key=value`
 overrides and resolves every default. The resolved tree is stored in each checkpoint, so decoding,

@@ -61,7 +61,7 @@ class Experiment(Settings):
     @model_validator(mode="after")
     def _check(self) -> Experiment:
         terms, objective = self.objective.terms, self.objective
-        taught = sorted({"outputs", "ctc_outputs", "hidden"} & set(terms))
+        taught = [name for name, term in terms.items() if term.taught]
         if taught and self.teacher is None:
             raise ValueError(
                 f"the objective's terms {', '.join(taught)} need a teacher, but 'teacher' is not set; without one use"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,7 +14,9 @@ TeacherLayers = tuple[Annotated[Whole, Field(ge=0, le=65536)], ...]
 
 
 class LossTerm(Settings):
-    """A term of the objective; its file in `distill.losses` has the formula."""
+    """A term of the objective; its file in `distill.losses` has the formula. taught: it needs a teacher."""
+
+    taught: ClassVar[bool] = True
 
     weight: Annotated[Number, Field(ge=0, le=10**6)] = 1.0
     updates: Count = 0  # on for the first so many updates only; 0: for all
@@ -22,6 +24,8 @@ class LossTerm(Settings):
 
 class Mmi(LossTerm):
     """LF-MMI per frame, with the penalty `out_of_range` as a term of its own."""
+
+    taught: ClassVar[bool] = False
 
     den_scale: Weight = 1.0
     leaky: Probability = 0.0  # coefficient of the leaky HMM in the denominator (Kaldi's recipes: 0.1), 0: off
@@ -31,6 +35,8 @@ class Mmi(LossTerm):
 
 class Ctc(LossTerm):
     """CTC per frame of the second output (model.ctc_output)."""
+
+    taught: ClassVar[bool] = False
 
     precision: Precision = "input"
 

@@ -86,23 +86,6 @@ class TrainingPlan:
     teacher: TeacherTargets | None = None
 
 
-@dataclass(frozen=True)
-class Shared:
-    """Sums over ranks for a batch: totals and counts of the terms, and counters of the result."""
-
-    totals: dict[str, float]
-    counts: dict[str, float]
-    dropped: int
-    recomputed: int
-    seconds: float
-    asked_to_end: bool
-
-    def means(self, losses: Losses) -> dict[str, float]:
-        """The terms' means and their weighted sum, `loss`."""
-        values = {name: total / self.counts[name] for name, total in self.totals.items()}
-        return {**values, "loss": sum(term.weight * values[name] for name, term in losses.terms.items())}
-
-
 class Trainer:
     """Trains until the schedule ends; `run` may be called again after a kill and continues to the same result.
 
@@ -220,43 +203,33 @@ class Trainer:
         torch.manual_seed(own)
 
     def _loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """This rank's loss to differentiate, and the means of the terms over all ranks with their weighted sum."""
         batch = batch.to(self.device)
         targets = self.plan.teacher(batch) if self.plan.teacher is not None else None
         precision = getattr(torch, self.settings.precision)
         with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
             losses = self.parallel(batch, targets)
-        shared = self._share(losses, batch)
-        self.progress.dropped += shared.dropped
-        self.progress.recomputed += shared.recomputed
-        self.progress.audio_seconds += shared.seconds
-        self._ending = shared.asked_to_end
-        return self._combine(losses, shared, batch.counted), shared.means(losses)
+        totals, counts = self._reduced(losses, batch)
+        values = {name: total / counts[name] for name, total in totals.items()}
+        values["loss"] = sum(term.weight * values[name] for name, term in losses.terms.items())
+        factor = self.ranks.world * batch.counted  # gradients are averaged over ranks
+        weighted = (term.total * (factor * term.weight / counts[name]) for name, term in losses.terms.items())
+        return sum(weighted, start=torch.zeros((), device=self.device)), values
 
-    def _share(self, losses: Losses, batch: Batch) -> Shared:
-        """All-reduce of everything but gradients, once per batch."""
-        names = list(losses.terms)
-        terms = [*(losses.terms[name].total for name in names), *(losses.terms[name].count for name in names)]
-        own = torch.stack(
-            [torch.as_tensor(x, dtype=torch.float64, device=self.device).detach() for x in (*terms, losses.dropped)]
-        )
-        own = own * batch.counted
-        others = [losses.recomputed * batch.counted, batch.seconds, bool(self._request.signal)]
-        every = torch.cat([own, torch.tensor(others, dtype=own.dtype, device=own.device)])
-        values = self.ranks.sum(every).tolist()
-        dropped, recomputed, seconds, asked = values[2 * len(names) :]
-        counts = {name: max(1.0, count) for name, count in zip(names, values[len(names) :])}
-        return Shared(dict(zip(names, values)), counts, int(dropped), int(recomputed), seconds, asked > 0)
-
-    def _combine(self, losses: Losses, shared: Shared, counted: bool) -> Tensor:
-        """Weighted sum of the terms, each divided by its count over all processes.
-
-        Gradients are averaged over processes afterwards, hence the factor `world`.
-        """
-        factor = self.ranks.world * counted
-        return sum(
-            (term.total * (factor * term.weight / shared.counts[name]) for name, term in losses.terms.items()),
-            start=torch.zeros((), device=self.device),
-        )
+    def _reduced(self, losses: Losses, batch: Batch) -> tuple[dict[str, float], dict[str, float]]:
+        """Totals and counts of the terms, and the counters of the result, summed over ranks in one all-reduce."""
+        terms = losses.terms.values()
+        own = [*(term.total for term in terms), *(term.count for term in terms), losses.dropped, losses.recomputed]
+        own = [torch.as_tensor(x, dtype=torch.float64, device=self.device).detach() * batch.counted for x in own]
+        others = torch.tensor([batch.seconds, bool(self._request.signal)], dtype=torch.float64, device=self.device)
+        values = self.ranks.sum(torch.cat([torch.stack(own), others])).tolist()
+        dropped, recomputed, seconds, signals = values[2 * len(terms) :]
+        self.progress.dropped += int(dropped)
+        self.progress.recomputed += int(recomputed)
+        self.progress.audio_seconds += seconds
+        self._ending = signals > 0
+        counts = (max(1.0, count) for count in values[len(terms) :])
+        return dict(zip(losses.terms, values)), dict(zip(losses.terms, counts))
 
     def _check_finite(self, values: dict[str, float], group: Sequence[Batch]) -> None:
         bad = [name for name, value in values.items() if not math.isfinite(value)]

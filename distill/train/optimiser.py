@@ -1,4 +1,4 @@
-"""AdamW over the groups that a step's modules ask for."""
+"""AdamW with parameter groups."""
 
 from __future__ import annotations
 
