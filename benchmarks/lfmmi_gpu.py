@@ -25,7 +25,7 @@ from distill.fsa.graph import Hmm
 from distill.lfmmi import Engine, NativeEngine, TorchEngine, triton
 from distill.lfmmi.triton_tables import SharedTables
 from distill.losses.mmi import LfMmi
-from distill.models.transfer import build_model
+from distill.models.recogniser import build_model
 
 ROOT = Path(__file__).resolve().parents[1]
 NO_GPU = 3

@@ -26,13 +26,13 @@ import torch
 
 from benchmarks.measure import write_json
 from benchmarks.models import OUTPUTS, Row, load, student
-from distill.export.network import input_window
+from distill.config.model import SAMPLE_RATE
 from distill.models.cost import macs
 from distill.recipe.provenance import commit, hardware
 from distill.recipe.script import run_script
-from distill.runtime.session import SAMPLE_RATE, Session
+from distill.runtime.session import Session
 from distill.runtime.timing import gemm_peak, run
-from distill.runtime.torch_runner import TorchRunner, facts_of
+from distill.runtime.torch_runner import info_of, torch_runner
 
 CONF = Path(__file__).resolve().parents[1] / "egs" / "librispeech" / "conf"
 GOALS = {  # (case, engine): times faster than T1
@@ -87,7 +87,7 @@ def goals(rows: Sequence[dict]) -> Iterator[dict]:
 def teacher(samples: int) -> Row:
     """T1 in torch over the whole utterance."""
     model = load("teacher")
-    session = Session(TorchRunner(model, facts_of(model, OUTPUTS, "T1"), False))
+    session = Session(torch_runner(model, info_of(model, OUTPUTS, "T1"), False))
     return Row("T1 whole", "torch", session, samples, sum(macs(model.settings, len(OUTPUTS)).values()), False, [])
 
 
@@ -132,7 +132,7 @@ def profile(folder: Path, name: str, chunks: int = 20) -> dict[str, float]:
 
     path, model = folder / name / "stream.int8.onnx", load(name)
     streaming = model.settings.streaming
-    sizes = {"R": streaming.history_frames, "T_in": input_window(model.front_end, streaming.chunk_frames)[0]}
+    sizes = {"R": streaming.history_frames, "T_in": model.settings.front_end.window(streaming.chunk_frames)}
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.enable_profiling, options.log_severity_level = 1, True, 3
     options.profile_file_prefix = str(path.with_suffix(""))

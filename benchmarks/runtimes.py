@@ -22,12 +22,15 @@ import numpy as np
 import torch
 
 from benchmarks.measure import write_json
+from distill.config.model import SAMPLE_RATE
 from distill.data.loader import load_cuts
 from distill.data.numerators import text_of
 from distill.recipe.provenance import commit, hardware
 from distill.recipe.script import run_script
+from distill.runtime.info import ModelInfo
 from distill.runtime.onnx_runner import file_name
-from distill.runtime.session import SAMPLE_RATE, Facts, Session, open_session
+from distill.runtime.open import open_session
+from distill.runtime.session import Session
 from distill.runtime.transcriber import WORD_START, open_search
 from distill.scoring.compare import paired_bootstrap
 from distill.scoring.wer import ErrorRate, score
@@ -39,10 +42,10 @@ Found = dict[str, tuple[str, ...]]  # what is recognised by utterance: words, or
 
 @dataclass(frozen=True)
 class Model:
-    """An experiment's folder, its facts, and audio with its words by utterance."""
+    """An experiment's folder, its information, and audio with its words by utterance."""
 
     folder: Path
-    facts: Facts
+    info: ModelInfo
     waves: Mapping[str, np.ndarray]
     references: Mapping[str, Sequence[str]]
 
@@ -52,9 +55,9 @@ class Model:
 
     def frames(self, samples: int) -> int:
         """How many frames sherpa-onnx decodes of a stream: of whole chunks that something follows."""
-        size = self.facts.window(self.facts.chunk)
+        chunk, front = self.info.chunk_frames, self.info.model.front_end
         ready = (samples + 80) // 160 - 2  # the last windows wait for audio behind them
-        return self.facts.chunk * max(0, (ready - size - 1) // (self.facts.chunk * self.facts.stride) + 1)
+        return chunk * max(0, (ready - front.window(chunk) - 1) // (chunk * front.stride) + 1)
 
 
 def main() -> None:
@@ -83,13 +86,13 @@ def load(folder: Path, data: Path, test_set: str) -> Model:
     cuts = load_cuts(data / "cuts", [test_set])
     waves = {cut.id: np.concatenate([cut.load_audio()[0], SILENCE]).astype(np.float32) for cut in cuts}
     references = {cut.id: (text_of(cut) or "").split() for cut in cuts}
-    return Model(folder, Facts.read(folder / "export" / "export.json"), waves, references)
+    return Model(folder, ModelInfo.of_export(folder / "export" / "export.json"), waves, references)
 
 
 def compared(model: Model, test_set: str) -> Iterator[dict]:
     """A row for each mode, output and runtime; torch first, as the others are compared with it."""
-    for mode in ("streaming", "offline") if model.facts.chunk else ("offline",):
-        for output in model.facts.predicts:
+    for mode in ("streaming", "offline") if model.info.chunk_frames else ("offline",):
+        for output in model.info.selectable:
             first: tuple[Found, Found] | None = None
             for engine, words, tokens in ways(model, mode, output):
                 first = first or (words, tokens)
@@ -123,7 +126,7 @@ def ways(model: Model, mode: str, output: str) -> Iterator[tuple[str, Found, Fou
         path = model.export / file_name(kind, output, int8)
         if (
             path.is_file()
-            and (model.facts.input == "fbank" or mode == "offline")
+            and (model.info.model.front_end.input == "fbank" or mode == "offline")
             and (mode, output) != ("offline", "main")
         ):
             for name, batch in (("alone", 1), ("in batches", BATCH)):
@@ -137,7 +140,7 @@ def read(model: Model, session: Session, mode: str, output: str) -> tuple[Found,
     words, tokens = Found(), Found()
     for name, wave in model.waves.items():
         log_probs = session.whole(wave)
-        if mode == "streaming" and model.facts.input == "fbank":
+        if mode == "streaming" and model.info.model.front_end.input == "fbank":
             log_probs = log_probs[: model.frames(len(wave))]
         if new_search is None:
             tokens[name] = best(model, log_probs)
@@ -152,7 +155,7 @@ def read(model: Model, session: Session, mode: str, output: str) -> tuple[Found,
 def best(model: Model, log_probs: np.ndarray) -> tuple[str, ...]:
     """The best output of each frame, repeats merged, blanks dropped."""
     ids = [0, *log_probs.argmax(1).tolist()]
-    return tuple(model.facts.outputs[b] for a, b in pairwise(ids) if b not in (0, a))
+    return tuple(model.info.outputs[b] for a, b in pairwise(ids) if b not in (0, a))
 
 
 def spelled(tokens: Sequence[str]) -> tuple[str, ...]:
@@ -168,7 +171,9 @@ def over_sherpa(model: Model, path: Path, mode: str, output: str, batch: int) ->
     tokens = str(model.export / "tokens.txt")
     if mode == "offline":
         kinds = sherpa_onnx.OfflineRecognizer
-        load = kinds.from_zipformer_ctc if model.facts.input == "fbank" else kinds.from_omnilingual_asr_ctc
+        load = (
+            kinds.from_zipformer_ctc if model.info.model.front_end.input == "fbank" else kinds.from_omnilingual_asr_ctc
+        )
         offline = load(str(path), tokens)
         return in_batches(model, batch, lambda waves: whole(offline, waves))
     graph = str(model.export / "ctc_graph.fst") if output == "main" else ""

@@ -27,12 +27,12 @@ import numpy as np
 import torch
 
 from benchmarks.measure import write_json
+from distill.config.model import SAMPLE_RATE
 from distill.data.loader import load_cuts
 from distill.data.numerators import text_of
 from distill.recipe.provenance import hardware
 from distill.recipe.script import run_script
-from distill.runtime.batching import RUNTIMES
-from distill.runtime.session import SAMPLE_RATE
+from distill.runtime.runner import RUNTIMES
 
 PIECE = SAMPLE_RATE // 10
 PAUSES = (0.3, 1.6)  # seconds between utterances; the longer ones end a segment

@@ -20,12 +20,14 @@ import numpy as np
 import torch
 
 from benchmarks.measure import memory_mb, write_json
+from distill.config.model import SAMPLE_RATE
 from distill.decode.log_probs import in_windows
 from distill.models.checkpoint import load_recogniser
 from distill.recipe.provenance import commit, hardware
 from distill.recipe.script import run_script
 from distill.runtime.audio import read_audio
-from distill.runtime.session import SAMPLE_RATE, Session, open_session
+from distill.runtime.open import open_session
+from distill.runtime.session import Session
 
 PIECE = SAMPLE_RATE // 10
 WINDOW = 60.0  # seconds of a window of the masked forward, without what it overlaps

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-SAMPLE_RATE = 16000
+from distill.config.model import SAMPLE_RATE as SAMPLE_RATE
+
 RATES = (4000, 192_000)
 """Lowest and highest sample rate that is converted to 16 kHz."""
 MOST_PHASES = 3200

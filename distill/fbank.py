@@ -30,18 +30,22 @@ def fbank(wave: Tensor, samples: Tensor, mels: int = 80) -> Tensor:
     return fbank_frames(wave, samples, 0, count, 0, mels)
 
 
-def fbank_frames(wave: Tensor, samples: Tensor, first: int, count: int, begins: int, mels: int = 80) -> Tensor:
-    """Frames first .. first + count - 1 of an utterance of which `wave` (B, N) holds a part -> (B, count, mels).
+def fbank_frames(
+    wave: Tensor, samples: Tensor, first: int | Tensor, count: int, begins: int | Tensor, mels: int = 80
+) -> Tensor:
+    """Frames first .. first + count - 1 of utterances of which `wave` (B, N) is a part -> (B, count, mels).
 
-    begins: index in the utterance of the part's first sample. samples (B,): lengths of the utterances as
+    first, begins: number of the first frame, and index in the utterance of the part's first sample; of all, or (B,) of
+    each. samples (B,): lengths of the utterances as
     known so far; a frame that lies inside does not depend on them.
     """
     if wave.shape[1] == 0 or count == 0:
         return wave.new_zeros(len(wave), count, mels)
-    start = FBANK_SHIFT * torch.arange(first, first + count, device=wave.device) - (FBANK_WIDTH - FBANK_SHIFT) // 2
-    index = start[:, None] + torch.arange(FBANK_WIDTH, device=wave.device)
+    first, begins = (torch.as_tensor(value, device=wave.device).reshape(-1, 1) for value in (first, begins))
+    start = FBANK_SHIFT * (first + torch.arange(count, device=wave.device)) - (FBANK_WIDTH - FBANK_SHIFT) // 2
+    index = (start[..., None] + torch.arange(FBANK_WIDTH, device=wave.device)).flatten(1)
     ends = samples.to(wave.device)[:, None]
-    index = torch.where(index < 0, -1 - index, index).flatten()[None]
+    index = torch.where(index < 0, -1 - index, index)
     index = torch.where(index < ends, index, 2 * ends - 1 - index) - begins
     frames = wave.gather(1, index.clamp(0, wave.shape[1] - 1)).unflatten(1, (count, FBANK_WIDTH))
     return log_mel(frames, mels)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from distill.extras import needed_or_exit
 from distill.recipe.script import run_script
-from distill.runtime.batching import RUNTIMES
+from distill.runtime.runner import RUNTIMES
 
 with needed_or_exit("serve.py"):
     from distill.server import app
@@ -53,7 +53,7 @@ def main() -> None:
     def ready(port: int) -> None:
         host = "localhost" if args.host in ("127.0.0.1", "::1") else args.host
         url = f"{'https' if tls else 'http'}://{host}:{port}/"
-        logging.getLogger("serve").info("serving %s: %s", scheduler.runner.facts.name, url)
+        logging.getLogger("serve").info("serving %s: %s", scheduler.runner.info.name, url)
 
     asyncio.run(app.run(scheduler, address, limits, ready))
 

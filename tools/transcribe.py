@@ -24,8 +24,8 @@ from distill.decode.online import ONLINE
 from distill.decode.word_files import ctm_lines
 from distill.recipe.script import run_script
 from distill.runtime import audio
+from distill.runtime.open import open_session
 from distill.runtime.pipe import read_pipe
-from distill.runtime.session import open_session
 from distill.runtime.transcriber import Transcriber, open_search
 from distill.text import Word
 

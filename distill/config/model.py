@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
 from distill.config.bounds import EachOnce, Epsilon, Flag, Positive, Probability, Share, Span, Whole, Width
 from distill.config.loading import Settings
 
+SAMPLE_RATE = 16000
 FBANK_SHIFT, FBANK_WIDTH = 160, 400
 """Samples between two Fbank frames, and samples that each of them sees: 10 and 25 ms."""
 MOST_SAMPLES = 160_000
@@ -79,6 +80,21 @@ class FrontEnd(Settings):
         """Samples after its own hop that a frame waits for."""
         return max(0, self.receptive - self.hop - self.context)
 
+    def window(self, frames: int) -> int:
+        """Inputs of the first convolution (samples or Fbank frames) for so many frames."""
+        return (frames - 1) * self.stride + self.reach
+
+    def frames(self, samples: Any) -> Any:
+        """Frames of utterances of so many samples: a number, array or tensor of them."""
+        if self.input == "fbank":
+            return self.frames_of_inputs((samples + FBANK_SHIFT // 2) // FBANK_SHIFT)
+        return self.frames_of_inputs(samples + self.context)
+
+    def frames_of_inputs(self, inputs: Any) -> Any:
+        """Frames of so many inputs of the first convolution, the padding of a causal stack included."""
+        count = (inputs - self.reach) // self.stride + 1
+        return count * (count > 0)
+
     @model_validator(mode="after")
     def _check(self) -> FrontEnd:
         if self.receptive > MOST_SAMPLES or self.hop > MOST_SAMPLES:
@@ -110,13 +126,23 @@ class FrontEnd(Settings):
         return self
 
 
+class BlockWidths(NamedTuple):
+    """Channels between the feed-forward layers, number of attention heads, channels of each head."""
+
+    ffn_dim: int
+    heads: int
+    head_dim: int
+
+
 class Encoder(Settings):
     """Transformer of wav2vec 2.0: convolutional positions, then blocks."""
 
+    block: Literal["transformer"] = "transformer"
     dim: Width = 768
-    ffn_dim: Width = 3072
     layers: Annotated[Whole, Field(ge=1, le=1000)] = 12
-    heads: Width = 12
+    ffn_dim: Width | tuple[Width, ...] = 3072  # of all blocks, or of each
+    heads: Width | tuple[Width, ...] = 12  # of all blocks, or of each
+    head_dim: Width | None = None  # channels of a head; None: dim / heads
     norm_first: Flag = False  # pre-LN (Large) or post-LN (BASE)
     # a projection even where features have the width already, as other libraries keep it
     always_project: Flag = False
@@ -130,10 +156,20 @@ class Encoder(Settings):
     activation_dropout: Share = 0.0
     layer_drop: Share = 0.0
 
+    def widths(self, block: int = 0) -> BlockWidths:
+        """The widths of one block."""
+        ffn_dim, heads = (value[block] if isinstance(value, tuple) else value for value in (self.ffn_dim, self.heads))
+        return BlockWidths(ffn_dim, heads, self.head_dim or self.dim // heads)
+
     @model_validator(mode="after")
     def _check(self) -> Encoder:
-        if self.dim % self.heads:
-            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
+        for name, value in (("ffn_dim", self.ffn_dim), ("heads", self.heads)):
+            if isinstance(value, tuple) and len(value) != self.layers:
+                raise ValueError(f"{name} has {len(value)} widths for {self.layers} blocks")
+        if self.head_dim is None and (isinstance(self.heads, tuple) or self.dim % self.heads):
+            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}; set head_dim, a head's channels")
+        if self.relative_buckets and (isinstance(self.heads, tuple) or self.head_dim):
+            raise ValueError("relative_buckets need the same heads in all blocks, of dim / heads channels each")
         if self.dim % self.position_groups:
             raise ValueError(f"dim {self.dim} is not a multiple of position_groups {self.position_groups}")
         if self.relative_buckets and not 4 <= self.relative_buckets < 4 * self.relative_distance:
@@ -156,6 +192,14 @@ class Streaming(Settings):
     sink_frames: Span = 0  # attention sinks: first frames, visible for ever
     train_chunks: Annotated[tuple[Span, ...], EachOnce] = ()  # 0 stands for full context
     train_histories: Annotated[tuple[Span, ...], EachOnce] = ()  # empty: always history_frames
+
+    def visible(self, key: Any, chunk_start: Any) -> Any:
+        """The rule of attention: True where frame `key` is visible to the chunk that begins at frame `chunk_start`.
+
+        Numbers, arrays or tensors that broadcast; negative keys stand for padding.
+        """
+        past = (key >= chunk_start - self.history_frames) | (key < self.sink_frames)
+        return past & (key >= 0) & (key < chunk_start + self.chunk_frames)
 
     @model_validator(mode="after")
     def _check(self) -> Streaming:

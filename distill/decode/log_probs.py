@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
@@ -68,9 +68,9 @@ def reach(model: Recogniser) -> tuple[int, int]:
     chunk = streaming.chunk_frames
     if not chunk or streaming.sink_frames:
         raise ValueError("the model's frames see all of their past: windows need chunks, and no attention sinks")
-    blocks = encoder.layers * -(-streaming.history_frames // chunk)
+    one_block = next(n for n in count() if not streaming.visible(chunk - 1, (n + 1) * chunk))
     beginning = encoder.position_kernel + -(-front.context // front.hop) + 1
-    return (blocks + -(-beginning // chunk)) * chunk, chunk
+    return (encoder.layers * one_block + -(-beginning // chunk)) * chunk, chunk
 
 
 def _by_utterance(batch: Batch, logits: torch.Tensor, lengths: torch.Tensor) -> Iterator[tuple[str, np.ndarray]]:

@@ -1,8 +1,8 @@
-"""A recogniser rewritten for runtimes: the same weights and numbers, made of matrix products.
+"""A recogniser rewritten for runtimes: the same weights and outputs, made of matrix products.
 
 Runtimes quantise and run matrix products best, so convolutions become products over windows of
 frames, layout (N, T, C) throughout, and attention takes keys and values of the past as inputs: the caller
-keeps them in a ring, which grows to the model's history, and writes the new ones in (`StreamGraph`).
+keeps them in a ring buffer, which grows to the model's history, and writes the new ones in (`StreamGraph`).
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill.models.encoder import Block, Positions
-from distill.models.front_end import ConvLayer, FbankFrontEnd, FrontEnd, GaborLayer, WaveFrontEnd
+from distill.models.attention import attention_mask
+from distill.models.encoder import Positions, TransformerBlock
+from distill.models.front_end import ConvLayer, FbankFrontEnd, GaborLayer
+from distill.models.heads import SharedHead
 from distill.models.recogniser import Recogniser
 
-HIDDEN = -1e30  # score of a key that is not seen: nothing is left of it after softmax
+HIDDEN = -1e30  # score of an invisible key: its weight after softmax is 0
 
 
 class Convolution(nn.Module):
@@ -40,7 +42,7 @@ class Convolution(nn.Module):
 def windows(x: Tensor, kernel: int, stride: int, exact: bool = False) -> Tensor:
     """Windows of `kernel` frames, `stride` apart: (N, T_in, C) -> (N, T, kernel * C), by reshaping slices.
 
-    exact: the last window ends with the last frame; a graph then need not compute where.
+    exact: the last window ends with the last frame, so that the graph need not compute the number of windows.
     """
     channels = int(x.shape[2])  # a traced graph may keep this size of its example, and no other
     count = None if exact else (x.shape[1] - kernel) // stride + 1
@@ -70,24 +72,21 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, exact: bool) -> Tensor:
         """exact: as for `windows`."""
-        x = self.convolution(x, exact)
+        x, norm = self.convolution(x, exact), self.norm
         if self.compressed:
-            return self._normed(torch.log1p(x.abs()))
-        return F.gelu(self._normed(x))
-
-    def _normed(self, x: Tensor) -> Tensor:
-        if isinstance(self.norm, nn.LayerNorm):
-            return F.layer_norm(x, self.norm.normalized_shape, self.norm.weight, self.norm.bias, self.norm.eps)
-        if isinstance(self.norm, nn.GroupNorm):
-            return self.norm(x.transpose(1, 2)).transpose(1, 2)
-        return x
+            x = torch.log1p(x.abs())
+        if isinstance(norm, nn.LayerNorm):
+            x = F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+        elif isinstance(norm, nn.GroupNorm):
+            x = norm(x.transpose(1, 2)).transpose(1, 2)
+        return x if self.compressed else F.gelu(x)
 
 
 class Frames(nn.Module):
-    """Front-end and projection: what the first convolution reads (N, T_in, C_in) -> (N, T, dim).
+    """Front-end and projection: input of the first convolution (N, T_in, C_in) -> (N, T, dim).
 
-    A waveform is what its normalisation or gain made of it, with one channel; Fbank frames come as they
-    are, and their mean and scale are applied here.
+    A waveform is normalised or scaled already and has one channel; the stored mean and scale of Fbank frames are
+    applied here.
     """
 
     def __init__(self, model: Recogniser) -> None:
@@ -99,7 +98,7 @@ class Frames(nn.Module):
         self.scale = nn.Parameter(front.scale.clone()) if isinstance(front, FbankFrontEnd) else None
 
     def forward(self, x: Tensor, exact: bool = False) -> Tensor:
-        """exact: the last frame sees the last input."""
+        """exact: the last frame depends on the last input."""
         if self.mean is not None and self.scale is not None:
             x = (x - self.mean) * self.scale
         for layer in self.layers:
@@ -108,7 +107,7 @@ class Frames(nn.Module):
 
 
 class FoldedPositions(nn.Module):
-    """`transformer.Positions` with the norm of its weights folded in; two-dimensional, which runtimes run faster."""
+    """`encoder.Positions` with the norm of its weights folded in; two-dimensional, which runtimes run faster."""
 
     def __init__(self, positions: Positions) -> None:
         super().__init__()
@@ -135,11 +134,13 @@ class FoldedHead(nn.Module):
 
     def __init__(self, model: Recogniser, output: str) -> None:
         super().__init__()
-        last, through = model.ctc if output == "ctc" else model.head.output, model.head.through
-        assert last is not None  # `Recogniser.read` refuses
-        self.product = nn.Linear(last.in_features if through is None else through.in_features, last.out_features)
+        last, head = model.ctc if output == "ctc" else model.head.output, model.head
+        assert last is not None  # `Recogniser.select_output` refuses
+        weight = last.weight
+        if isinstance(head, SharedHead):
+            weight = (weight.double() @ head.shared_projection.weight.double()).float()
+        self.product = nn.Linear(weight.shape[1], weight.shape[0])
         with torch.no_grad():
-            weight = last.weight if through is None else last.weight.double() @ through.weight.double()
             self.product.weight.copy_(weight)
             self.product.bias.copy_(last.bias)
 
@@ -148,14 +149,14 @@ class FoldedHead(nn.Module):
 
 
 class Past(NamedTuple):
-    """Keys and values, (N, heads, R, C / heads) each."""
+    """Keys and values, (N, heads, R, head_dim) each."""
 
     keys: Tensor
     values: Tensor
 
 
 class Bias(NamedTuple):
-    """Added to scores over the past and the frames themselves, all (N or 1, …, T or 1, R + T).
+    """Added to scores over the past and the new frames, (N or 1, …, T or 1, R + T) each.
 
     mask: 0 or HIDDEN, for all heads. relative: of WavLM's positions (N or 1, heads, T, R + T), before the gates.
     """
@@ -165,28 +166,28 @@ class Bias(NamedTuple):
 
 
 class RuntimeBlock(nn.Module):
-    """`transformer.Block` without dropout, over frames of all streams one after another: (N * T, C).
+    """`TransformerBlock` without dropout, over the concatenated frames of all streams: (N * T, C).
 
-    Keys, queries and values are one product, the scale of the scores is part of it.
+    Keys, queries and values are one product, which includes the scale of the scores.
     """
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: TransformerBlock) -> None:
         super().__init__()
-        assert isinstance(block, Block)
         self.block, attention = block, block.attention
-        self.heads, self.dim = attention.heads, attention.query.out_features
-        self.width = self.dim // self.heads
-        layers, scales = (attention.query, attention.key, attention.value), (self.width**-0.5, 1.0, 1.0)
-        self.projections = nn.Linear(self.dim, 3 * self.dim)
+        self.heads = attention.heads
+        self.head_dim = attention.query.out_features // self.heads
+        layers, scales = (attention.query, attention.key, attention.value), (self.head_dim**-0.5, 1.0, 1.0)
+        self.projections = nn.Linear(attention.query.in_features, 3 * attention.query.out_features)
         with torch.no_grad():
             self.projections.weight.copy_(torch.cat([layer.weight * k for layer, k in zip(layers, scales)]))
             self.projections.bias.copy_(torch.cat([layer.bias * k for layer, k in zip(layers, scales)]))
 
-    def forward(self, x: Tensor, rows: tuple, bias: Bias, past: Past | None) -> tuple[Tensor, Past]:
-        """rows: N and T, one of them -1.
+    def empty_past(self, batch: int, size: int) -> Past:
+        """Keys and values of `size` frames, all zeros."""
+        return Past(*torch.zeros(2, batch, self.heads, size, self.head_dim))
 
-        Returns (N * T, C), and keys and values of the new frames.
-        """
+    def forward(self, x: Tensor, rows: tuple, bias: Bias, past: Past | None) -> tuple[Tensor, Past]:
+        """rows: N and T, one of them -1. Returns (N * T, C), and keys and values of the new frames."""
         block = self.block
         if block.norm_first:
             attended, new = self.attend(block.attention_norm(x), rows, bias, past)
@@ -197,33 +198,37 @@ class RuntimeBlock(nn.Module):
         return block.ffn_norm(x + block.ffn_down(F.gelu(block.ffn_up(x)))), new
 
     def attend(self, x: Tensor, rows: tuple, bias: Bias, past: Past | None) -> tuple[Tensor, Past]:
-        """What is mixed (N * T, C), and keys and values of the new frames."""
-        heads = self.projections(x).reshape(*rows, 3 * self.heads, self.width).transpose(1, 2)
-        query, keys, values = heads.split(self.heads, 1)
+        """Output of the attention (N * T, C), and keys and values of the new frames."""
+        projected = self.projections(x).reshape(*rows, 3 * self.heads, self.head_dim).transpose(1, 2)
+        query, keys, values = projected.split(self.heads, 1)
         seen = new = Past(keys, values)
         if past is not None:
             seen = Past(torch.cat([past.keys, keys], 2), torch.cat([past.values, values], 2))
         scores = query @ seen.keys.transpose(2, 3) + bias.mask
         if bias.relative is not None:
-            heard = x.reshape(*rows, self.heads, self.width).transpose(1, 2)
-            scores = scores + self.block.attention.gated(heard, bias.relative)
+            heads = x.reshape(*rows, self.heads, self.head_dim).transpose(1, 2)
+            scores = scores + self.block.attention.gated(heads, bias.relative)
         mixed = scores.softmax(3) @ seen.values
-        return self.block.attention.out(mixed.transpose(1, 2).reshape(-1, self.dim)), new
+        return self.block.attention.out(mixed.transpose(1, 2).reshape(-1, self.heads * self.head_dim)), new
+
+
+COUNTERPARTS: dict[type, type[RuntimeBlock]] = {TransformerBlock: RuntimeBlock}
+"""The runtime's form of each kind of block."""
 
 
 class RuntimeGraph(nn.Module):
-    """What both kinds of graph share; takes the model's own layers where nothing is to be rewritten.
+    """The common part of both graphs; layers that need no rewriting are the model's own.
 
-    output: "main" (what LF-MMI trained) or "ctc" (the second output, for runtimes without a graph).
+    output: "main" (trained with LF-MMI) or "ctc" (the second output, for runtimes without a decoding graph).
     """
 
     def __init__(self, model: Recogniser, output: str = "main") -> None:
         super().__init__()
-        model.read(output)
+        model.select_output(output)
         self.settings, self.hop = model.settings, model.front_end.hop
         self.frames, self.positions = Frames(model), FoldedPositions(model.encoder.positions)
         self.norm, self.relative = model.encoder.norm, model.encoder.relative
-        self.blocks = nn.ModuleList(RuntimeBlock(block) for block in model.encoder.blocks)
+        self.blocks = nn.ModuleList(COUNTERPARTS[type(block)](block) for block in model.encoder.blocks)  # type: ignore[arg-type]
         self.dim = model.settings.encoder.dim
         self.head = FoldedHead(model, output)
 
@@ -240,86 +245,70 @@ class RuntimeGraph(nn.Module):
 class StreamGraph(RuntimeGraph):
     """One chunk of a stream, or its last frames; all of its state are inputs and outputs of bounded sizes.
 
-    Keys and values of the past lie behind those of the `sinks`, the first frames of all, in rings of `history`
-    frames: frame f in slot sinks + f % history. The graph gives those of the new frames, and the caller writes
-    them over the oldest, those of sinks into slot f as well. Slots that no frame has reached yet may be left out
-    at the end, so that a stream's beginning costs less.
+    Keys and values of the past lie behind those of the `sinks`, the first frames of the stream, in ring buffers of
+    `history` frames: frame f in slot sinks + f % history. The graph returns those of the new frames, and the caller
+    writes them over the oldest, those of sinks into slot f as well. Unused slots at the end may be left out, so that a
+    stream's beginning costs less.
     """
 
     def __init__(self, model: Recogniser, output: str = "main") -> None:
         super().__init__(model, output)
-        streaming = model.settings.streaming
-        if not streaming.chunk_frames:
+        self.streaming, front = model.settings.streaming, model.settings.front_end
+        if not self.streaming.chunk_frames:
             raise ValueError("this model has full context and cannot stream: streaming.chunk_frames is 0")
-        self.chunk, self.history, self.sinks = streaming.chunk_frames, streaming.history_frames, streaming.sink_frames
-        self.input_size, self.input_shift = input_window(model.front_end, self.chunk)
+        self.chunk_frames = self.streaming.chunk_frames
+        self.history, self.sinks = self.streaming.history_frames, self.streaming.sink_frames
+        self.input_size, self.input_shift = front.window(self.chunk_frames), self.chunk_frames * front.stride
 
     def forward(
         self, x: Tensor, valid: Tensor, processed: Tensor, positions: Tensor, past: Sequence[Past]
     ) -> tuple[Tensor, Tensor, list[Past]]:
-        """x (N, T_in, C_in), what T frames see (`input_window`), T at most a chunk; processed (N,): frames before it.
+        """x (N, T_in, C_in), input of T frames (`FrontEnd.window`), at most a chunk; processed (N,): frames before.
 
         valid (N,): how many of the T frames are real, at least one. positions (N, kernel - 1, dim). Returns
         log-probabilities (N, T, V), new positions, new keys and values.
         """
+        start = processed[:, None]
         slots = torch.arange(past[0].keys.shape[2] - self.sinks, device=x.device)
-        age = torch.remainder(processed[:, None] - 1 - slots, max(1, self.history)) + 1
+        frames = start - 1 - torch.remainder(start - 1 - slots, max(1, self.history))
+        frames = torch.where(frames < self.sinks, -1, frames)  # they have slots of their own
         if self.sinks:
-            age = torch.cat([processed[:, None] - torch.arange(self.sinks, device=x.device), age], 1)
-        return self.run(x, valid, processed, age, positions, past)
+            first = torch.arange(self.sinks, device=x.device)
+            frames = torch.cat([torch.where(first < start, first, -1), frames], 1)
+        return self.run(x, valid, processed, frames, positions, past)
 
     def run(
-        self, x: Tensor, valid: Tensor, processed: Tensor, age: Tensor, positions: Tensor, past: Sequence[Past]
+        self, x: Tensor, valid: Tensor, processed: Tensor, frames: Tensor, positions: Tensor, past: Sequence[Past]
     ) -> tuple[Tensor, Tensor, list[Past]]:
-        """`forward` over any arrangement of the past: age (N or 1, R), how many frames before the chunk each lies.
-
-        The first `sinks` of R are the sinks.
-        """
-        x = self.frames(x, exact=True)
-        frame = torch.arange(x.shape[1], device=x.device)
-        inside = frame < valid[:, None]
+        """`forward` over any arrangement of the past: the frame (N, R) in each slot, negative for unused ones."""
+        x, start = self.frames(x, exact=True), processed[:, None]
+        offset = torch.arange(x.shape[1], device=x.device)
+        inside = offset < valid[:, None]
         x = x * inside[..., None]
         history = torch.cat([positions, x], 1)[:, x.shape[1] :]
         x, rows = self.embedded(x, positions).reshape(-1, self.dim), (-1, x.shape[1])
-        mask = hide(torch.cat([self._seen(age, processed[:, None]), inside], 1))[:, None, None]
+        seen = self.streaming.visible(frames, start)
         relative: Tensor | None = None
         if self.relative is not None:
-            relative = self.relative(frame, torch.cat([-age, frame.expand(age.shape[0], -1)], 1))
-        bias, new = Bias(mask, relative), []
+            relative = self.relative(offset, torch.cat([frames - start, offset.expand(frames.shape[0], -1)], 1))
+        bias, new = Bias(hidden_unless(torch.cat([seen, inside], 1))[:, None, None], relative), []
         for block, before in zip(self.blocks, past):
             x, pair = block(x, rows, bias, before)
             new.append(pair)
         return self.log_probs(x).reshape(*rows, self.head.product.out_features), history, new
 
-    def _seen(self, age: Tensor, processed: Tensor) -> Tensor:
-        """Which of the past is seen: sinks that have been, and what is young enough and no sink."""
-        seen = (age <= self.history) & (age <= processed - self.sinks)
-        if not self.sinks:
-            return seen
-        return torch.cat([age[:, : self.sinks] > 0, seen[:, self.sinks :]], 1)
-
     def initial_past(self, batch: int = 1) -> list[Past]:
-        """Rings of full size that hold nothing."""
-        encoder = self.settings.encoder
-        width = encoder.dim // encoder.heads
-        size = self.sinks + self.history
-        return [Past(*torch.zeros(2, batch, encoder.heads, size, width)) for _ in range(encoder.layers)]
+        """Ring buffers of full size, all zeros."""
+        return [block.empty_past(batch, self.sinks + self.history) for block in self.blocks]  # type: ignore[operator]
 
     def initial_positions(self, batch: int = 1) -> Tensor:
         """Frames before the first one: zeros."""
-        encoder = self.settings.encoder
-        return torch.zeros(batch, encoder.position_kernel - 1, encoder.dim)
+        return torch.zeros(batch, self.positions.kernel - 1, self.dim)
 
 
-def hide(seen: Tensor) -> Tensor:
-    """0 where a key is seen, HIDDEN where not."""
-    return torch.where(seen, 0.0, HIDDEN)
-
-
-def input_window(front: FrontEnd, frames: int) -> tuple[int, int]:
-    """Size and shift of what a front-end reads for so many frames: samples, or Fbank frames."""
-    stride = front.settings.stride
-    return (frames - 1) * stride + front.settings.reach, frames * stride
+def hidden_unless(visible: Tensor) -> Tensor:
+    """0 for visible keys, HIDDEN for others."""
+    return torch.where(visible, 0.0, HIDDEN)
 
 
 class WholeGraph(RuntimeGraph):
@@ -331,36 +320,20 @@ class WholeGraph(RuntimeGraph):
 
     def __init__(self, model: Recogniser, output: str = "main") -> None:
         super().__init__(model, output)
-        wave = isinstance(model.front_end, WaveFrontEnd)
-        self.left, self.receptive = (model.front_end.context if wave else 0), model.settings.front_end.reach
-        self.stride = model.settings.front_end.stride
-
-    def lengths(self, inputs: Tensor) -> Tensor:
-        """Frames of utterances of so many samples or Fbank frames: (N,) -> (N,)."""
-        return torch.div(inputs + self.left - self.receptive, self.stride, rounding_mode="floor") + 1
+        front = model.settings.front_end
+        self.left = front.context if front.input == "waveform" else 0
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """x (N, T_in, C_in), lengths (N,) in frames of the output (None: all valid) -> log-probabilities (N, T, V)."""
         x = self.frames(F.pad(x, (0, 0, self.left, 0)))
         frame = torch.arange(x.shape[1], device=x.device)
-        inside = None if lengths is None else frame < lengths[:, None]
-        if inside is not None:
+        inside = torch.ones_like(frame, dtype=torch.bool)[None]
+        if lengths is not None:
+            inside = frame < lengths[:, None]
             x = x * inside[..., None]
-        bias = Bias(self._mask(frame, inside), None if self.relative is None else self.relative(frame, frame))
+        mask = hidden_unless(attention_mask(inside, self.settings.streaming))
+        bias = Bias(mask, None if self.relative is None else self.relative(frame, frame))
         x, rows = self.embedded(x, None).reshape(-1, self.dim), (x.shape[0], -1)
         for block in self.blocks:
             x, _ = block(x, rows, bias, None)
         return self.log_probs(x).reshape(*rows, self.head.product.out_features)
-
-    def _mask(self, frame: Tensor, inside: Tensor | None) -> Tensor:
-        """(N or 1, 1, T or 1, T): 0 for keys that are seen."""
-        streaming = self.settings.streaming
-        seen = torch.ones_like(frame, dtype=torch.bool)[None, None, None]
-        if streaming.chunk_frames:
-            size, history = streaming.chunk_frames, streaming.history_frames
-            start = (torch.div(frame, size, rounding_mode="floor") * size)[:, None]
-            remembered = (frame >= start - history) | (frame < streaming.sink_frames)
-            seen = (remembered & (frame < start + size))[None, None]
-        if inside is not None:
-            seen = (seen & inside[:, None, None]) | (frame == frame[:, None])
-        return hide(seen)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ class WaveOnnx(nn.Module):
 
     That runtime hands over (wave - mean) / sqrt(variance + SHERPA_EPS). With the default `undo` of 1 the level is found
     again, since the epsilon leaves the variance below 1, and the model's own gain or normalisation takes its place; of
-    the wave, only its mean is lost. With 0, x is what the first convolution reads (`onnx_runner.normalised`).
+    the wave, only its mean is lost. With 0, x is the input of the first convolution (`onnx_state.normalised`).
     """
 
     def __init__(self, graph: WholeGraph, gain: float) -> None:
@@ -61,10 +60,6 @@ class WaveOnnx(nn.Module):
         self.graph, self.gain, self.front = graph, gain, graph.settings.front_end
 
     def forward(self, x: Tensor, undo: Tensor) -> Tensor:
-        return self.graph(torch.where(undo > 0, self._undone(x), x)[..., None])
-
-    def _undone(self, x: Tensor) -> Tensor:
-        """What the first convolution reads of a wave that sherpa-onnx has normalised."""
         wide = x.double()  # 1 minus the variance is as small as 1e-4 for loud speech
         variance = (wide - wide.mean(1, keepdim=True)).square().mean(1, keepdim=True)
         rest = (1 - variance).clamp_min(SHERPA_EPS)  # samples of -1..1 have a variance of at most 1
@@ -72,7 +67,7 @@ class WaveOnnx(nn.Module):
             factor = (SHERPA_EPS / (SHERPA_EPS * variance + self.front.waveform_eps * rest)).sqrt()
         else:
             factor = (SHERPA_EPS / rest).sqrt() * self.gain
-        return (wide * factor).float()
+        return self.graph(torch.where(undo > 0, (wide * factor).float(), x)[..., None])
 
 
 class FbankOnnx(nn.Module):
@@ -83,7 +78,7 @@ class FbankOnnx(nn.Module):
         self.graph = graph
 
     def forward(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
-        lengths = self.graph.lengths(x_lens)
+        lengths = self.graph.settings.front_end.frames_of_inputs(x_lens)
         return self.graph(x, lengths), lengths
 
 
@@ -97,9 +92,8 @@ class ZipformerOnnx(nn.Module):
 
     def __init__(self, graph: StreamGraph) -> None:
         super().__init__()
-        encoder = graph.settings.encoder
-        self.graph, self.heads, self.layers = graph, encoder.heads, encoder.layers
-        self.kept = encoder.position_kernel - 1
+        self.graph, self.layers, self.widths = graph, len(graph.blocks), graph.settings.encoder.widths()
+        self.kept = graph.positions.kernel - 1
         self.left = max(graph.history, self.kept, 1)
 
     def forward(self, x: Tensor, *states: Tensor) -> tuple:
@@ -107,51 +101,50 @@ class ZipformerOnnx(nn.Module):
         embed, processed = states[6 * self.layers :]
         positions = layers[0][3][self.left - self.kept :].transpose(0, 1)
         past = [Past(self._heads(layer[0]), self._heads(layer[2])) for layer in layers]
-        age = self.left - torch.arange(self.left, device=x.device)[None]
-        valid = torch.full_like(processed, self.graph.chunk)
-        log_probs, positions, new = self.graph.run(x, valid, processed, age, positions, past)
+        frames = processed[:, None] - self.left + torch.arange(self.left, device=x.device)
+        valid = torch.full_like(processed, self.graph.chunk_frames)
+        log_probs, positions, new = self.graph.run(x, valid, processed, frames, positions, past)
         outputs = [log_probs]
         for i, (layer, pair) in enumerate(zip(layers, new)):
             keys, values = (
-                torch.cat([before, self._flat(after)])[self.graph.chunk :]
+                torch.cat([before, self._flat(after)])[self.graph.chunk_frames :]
                 for before, after in zip((layer[0], layer[2]), pair)
             )
             second = layer[3] if i else torch.cat([layer[3][self.kept :], positions.transpose(0, 1)])
             outputs += [keys, layer[1] + 0, values, second + 0, layer[4] + 0, layer[5] + 0]
-        return (*outputs, embed + 0, processed + self.graph.chunk)
+        return (*outputs, embed + 0, processed + self.graph.chunk_frames)
 
     def _heads(self, state: Tensor) -> Tensor:
         """(L, N, C) -> (N, heads, L, C / heads)."""
-        return state.reshape(self.left, state.shape[1], self.heads, -1).permute(1, 2, 0, 3)
+        return state.reshape(self.left, state.shape[1], self.widths.heads, -1).permute(1, 2, 0, 3)
 
     def _flat(self, new: Tensor) -> Tensor:
         """(N, heads, chunk, C / heads) -> (chunk, N, C)."""
-        return new.permute(2, 0, 1, 3).reshape(self.graph.chunk, new.shape[0], -1)
+        return new.permute(2, 0, 1, 3).reshape(self.graph.chunk_frames, new.shape[0], -1)
 
     def states(self) -> dict[str, tuple[Tensor, int]]:
         """Name -> zeros for one stream, and the axis of streams, in sherpa-onnx's order."""
-        encoder, found = self.graph.settings.encoder, {}
-        memory, small = torch.zeros(self.left, 1, encoder.dim), torch.zeros(1, UNUSED_DIM, UNUSED_KERNEL // 2)
+        states, width = {}, self.widths.heads * self.widths.head_dim
+        memory, small = torch.zeros(self.left, 1, width), torch.zeros(1, UNUSED_DIM, UNUSED_KERNEL // 2)
         for i in range(self.layers):
-            found[f"cached_key_{i}"] = (memory, 1)
-            found[f"cached_nonlin_attn_{i}"] = (torch.zeros(1, 1, self.left, 3 * UNUSED_DIM // 4), 1)
-            found[f"cached_val1_{i}"] = (memory, 1)
-            found[f"cached_val2_{i}"] = (memory, 1)
-            found[f"cached_conv1_{i}"] = (small, 0)
-            found[f"cached_conv2_{i}"] = (small, 0)
-        found["embed_states"] = (torch.zeros(1, *EMBED_STATE), 0)
-        found["processed_lens"] = (torch.zeros(1, dtype=torch.int64), 0)
-        return found
+            states[f"cached_key_{i}"] = (memory, 1)
+            states[f"cached_nonlin_attn_{i}"] = (torch.zeros(1, 1, self.left, 3 * UNUSED_DIM // 4), 1)
+            states[f"cached_val1_{i}"] = (memory, 1)
+            states[f"cached_val2_{i}"] = (memory, 1)
+            states[f"cached_conv1_{i}"] = (small, 0)
+            states[f"cached_conv2_{i}"] = (small, 0)
+        states["embed_states"] = (torch.zeros(1, *EMBED_STATE), 0)
+        states["processed_lens"] = (torch.zeros(1, dtype=torch.int64), 0)
+        return states
 
     def metadata(self) -> dict[str, Any]:
-        """What sherpa-onnx reads; without any of them it ends the process."""
-        encoder = self.graph.settings.encoder
+        """All entries that sherpa-onnx reads; it aborts the process if one is missing."""
         return {
             "model_type": "zipformer2", "version": 1, "model_author": "distill-asr", "comment": "streaming ctc",
             "T": self.graph.input_size, "decode_chunk_len": self.graph.input_shift,
             "num_encoder_layers": self.layers, "encoder_dims": UNUSED_DIM, "cnn_module_kernels": UNUSED_KERNEL,
-            "left_context_len": self.left, "query_head_dims": encoder.dim // encoder.heads,
-            "value_head_dims": encoder.dim // encoder.heads, "num_heads": encoder.heads,
+            "left_context_len": self.left, "query_head_dims": self.widths.head_dim,
+            "value_head_dims": self.widths.head_dim, "num_heads": self.widths.heads,
         }  # fmt: skip
 
 
@@ -161,7 +154,7 @@ def export_stream(model: Recogniser, path: Path, output: str = "main") -> None:
     wave = model.settings.front_end.input == "waveform"
     x = torch.zeros(1, graph.input_size) if wave else torch.zeros(1, graph.input_size, model.settings.front_end.mels)
     past = [tensor for pair in graph.initial_past() for tensor in pair]
-    full, none = torch.tensor([graph.chunk]), torch.tensor([0])
+    full, none = torch.tensor([graph.chunk_frames]), torch.tensor([0])
     blocks = range(model.settings.encoder.layers)
     states = ["positions", *(f"{kind}_{i}" for i in blocks for kind in ("key", "value"))]
     inputs = ["x", "valid", "processed", *states]
@@ -242,89 +235,3 @@ def write(
         onnx.checker.check_model(content)
         onnx.helper.set_model_props(content, {key: str(value) for key, value in metadata.items()})
         onnx.save(content, str(temporary))
-
-
-@contextmanager
-def quiet():
-    """Without the quantiser's lines on every node it leaves alone."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
-
-
-def quantise(source: Path, target: Path, keep: Sequence[str] = ("layers.0/", "/head/")) -> None:
-    """Weights of matrix products to int8 per output channel, activations at run time (dynamic quantisation).
-
-    keep: parts of node names that stay fp32: the first convolution, whose input has the range of the
-    whole waveform, and the head; both are small. Weights take 7 bits, so that processors without VNNI,
-    which add pairs of products in 16 bits, cannot overflow.
-    """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    content = onnx.load(str(source))
-    kept = [node.name for node in content.graph.node if any(part in node.name for part in keep)]
-    with replacing(target) as temporary, quiet():
-        quantize_dynamic(
-            str(source), str(temporary), op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, reduce_range=True,
-            weight_type=QuantType.QInt8, nodes_to_exclude=kept, extra_options={"MatMulConstBOnly": True},
-        )  # fmt: skip
-        quantised = onnx.load(str(temporary))
-        quantise_before_windows(quantised.graph)
-        onnx.helper.set_model_props(quantised, {item.key: item.value for item in content.metadata_props})
-        onnx.save(quantised, str(temporary))
-
-
-def quantise_before_windows(graph: onnx.GraphProto) -> None:
-    """Let windows of a tensor be cut from its 8-bit values, instead of quantising the windows, which overlap.
-
-    The range that is found is the tensor's, which its windows cover but for frames at the end.
-    """
-    made = {output: node for node in graph.node for output in node.output}
-    for node in [node for node in graph.node if node.op_type == "DynamicQuantizeLinear"]:
-        moved, sources = _cutting(node.input[0], made)
-        if len(sources) != 1 or not any(each.op_type == "Concat" for each in moved):
-            continue
-        (source,), cut, values = sources, node.input[0], node.output[0]
-        names = {output: f"{output}_8bit" for each in moved for output in each.output}
-        names |= {source: f"{source}_8bit", cut: values}
-        copies = []
-        for each in moved:
-            copy = onnx.NodeProto()
-            copy.CopyFrom(each)
-            copy.name = f"{each.name}_8bit"
-            copy.input[0:] = [names.get(name, name) for name in each.input]
-            copy.output[0:] = [names[name] for name in each.output]
-            copies.append(copy)
-        node.input[0], node.output[0] = source, names[source]
-        place = list(graph.node).index(node) + 1
-        for copy in reversed(copies):
-            graph.node.insert(place, copy)
-        _drop_unused(graph, cut, made)
-
-
-def _cutting(name: str, made: Mapping[str, onnx.NodeProto]) -> tuple[list[onnx.NodeProto], list[str]]:
-    """The nodes that only move a tensor's values about before it is `name`, in order, and whose values those are."""
-    node = made.get(name)
-    if node is None or node.op_type not in ("Concat", "Slice", "Reshape"):
-        return [], [name]
-    moved: list[onnx.NodeProto] = []
-    sources: list[str] = []
-    for each in node.input if node.op_type == "Concat" else node.input[:1]:
-        before, found = _cutting(each, made)
-        moved += [step for step in before if step not in moved]
-        sources += [source for source in found if source not in sources]
-    return [*moved, node], sources
-
-
-def _drop_unused(graph: onnx.GraphProto, name: str, made: Mapping[str, onnx.NodeProto]) -> None:
-    """Remove the node that makes a tensor which nothing reads, and so on with what it read."""
-    read = {each for node in graph.node for each in node.input} | {output.name for output in graph.output}
-    if name in read or name not in made:
-        return
-    node = made[name]
-    graph.node.remove(node)
-    for each in node.input:
-        _drop_unused(graph, each, made)

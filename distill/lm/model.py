@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from distill.config.language_model import Model
 from distill.config.model import Encoder
-from distill.models.encoder import Block
+from distill.models.attention import Context
+from distill.models.encoder import TransformerBlock
 
 FURTHEST = 10_000.0  # longest wave of the positions
 
@@ -26,7 +27,7 @@ class TransformerLm(nn.Module):
             dim=settings.dim, ffn_dim=settings.ffn_dim, heads=settings.heads, norm_first=True, position_groups=1,
             dropout=settings.dropout,
         )  # fmt: skip
-        self.blocks = nn.ModuleList(Block(block) for _ in range(settings.layers))
+        self.blocks = nn.ModuleList(TransformerBlock(block) for _ in range(settings.layers))
         self.norm = nn.LayerNorm(settings.dim)
         self.dropout = nn.Dropout(settings.dropout)
         nn.init.normal_(self.embedding.weight, std=settings.dim**-0.5)
@@ -39,9 +40,9 @@ class TransformerLm(nn.Module):
         size = inputs.shape[1]
         x = self.embedding(inputs) * math.sqrt(self.settings.dim)
         x = self.dropout(x + positions(size, self.settings.dim, x))
-        seen = torch.ones(size, size, dtype=torch.bool, device=inputs.device).tril()
+        context = Context(torch.ones(size, size, dtype=torch.bool, device=inputs.device).tril())
         for block in self.blocks:
-            x, _ = block(x, seen)
+            x, _ = block(x, context)
         return F.linear(self.norm(x), self.embedding.weight)
 
 

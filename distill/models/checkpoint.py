@@ -1,4 +1,4 @@
-"""Checkpoints that describe themselves: weights, settings, units; written whole, read without executing anything."""
+"""Checkpoints with weights, settings and units; written atomically, read without executing their content."""
 
 from __future__ import annotations
 
@@ -12,20 +12,16 @@ from torch import Tensor
 
 from distill.config.experiment import Experiment
 from distill.files import replacing
-from distill.models.recogniser import Recogniser
-from distill.models.transfer import build_model
+from distill.models.recogniser import Recogniser, build_model
 
 FORMAT = "distill-asr/1"
+RENAMED = {"head.through.weight": "head.shared_projection.weight"}  # parameters of older checkpoints
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint whole or not at all; raises OSError with file and way out where the disk is full."""
-    _write(path, {"format": FORMAT, **content})
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
     with replacing(path) as temporary, temporary.open("wb") as file:
-        torch.save(content, file)
+        torch.save({"format": FORMAT, **content}, file)
 
 
 def load(path: Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
@@ -39,17 +35,16 @@ def load(path: Path, map_location: str | torch.device = "cpu") -> dict[str, Any]
         raise ValueError(f"{path}: unreadable checkpoint ({reason}); put back a good copy, or train again") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path}: not a checkpoint of this project (expected format '{FORMAT}')")
+    model = content.get("model")
+    if isinstance(model, dict):
+        content["model"] = {RENAMED.get(name, name): value for name, value in model.items()}
     return content
 
 
 def epoch_paths(folder: Path) -> dict[int, Path]:
     """Epoch checkpoints of an experiment by number."""
-    found = {}
-    for path in folder.glob("epoch-*.pt"):
-        match = re.fullmatch(r"epoch-(\d+)\.pt", path.name)
-        if match:
-            found[int(match[1])] = path
-    return dict(sorted(found.items()))
+    names = ((re.fullmatch(r"epoch-(\d+)\.pt", path.name), path) for path in folder.glob("epoch-*.pt"))
+    return dict(sorted((int(match[1]), path) for match, path in names if match))
 
 
 def average(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -87,5 +82,6 @@ def load_recogniser(
 def export_weights(folder: Path, path: Path, epoch: int | None = None, avg: int = 1) -> int:
     """Write {"model": state dict}, averaged as `load_recogniser` does: icefall's pretrained.pt. Returns the epoch."""
     model, _, _, last = load_recogniser(folder, epoch, avg)
-    _write(path, {"model": model.state_dict()})
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        torch.save({"model": model.state_dict()}, file)
     return last

@@ -1,21 +1,22 @@
-"""What a model costs, known from its settings alone: parameters, multiply-adds, and a prediction of its speed."""
+"""Cost of a model from its settings alone: parameters, multiply-adds, and a prediction of its speed."""
 
 from __future__ import annotations
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from distill.batch import SAMPLE_RATE
-from distill.config.model import FrontEnd, Model
+from distill.config.model import SAMPLE_RATE, BlockWidths, FrontEnd, Model
 from distill.fbank import FFT
-from distill.models.encoder import Block, KeyValue, Positions
+from distill.models.attention import Context
+from distill.models.encoder import BLOCKS, Positions
 from distill.models.front_end import build_front_end
-from distill.models.recogniser import Head, Recogniser, count_parameters
+from distill.models.heads import build_head
+from distill.models.recogniser import Recogniser, count_parameters
 
 OFFLINE_SECONDS = 15.0
 """Length of the utterance that a model with full context is measured on."""
@@ -23,7 +24,7 @@ OFFLINE_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Frames:
-    """How many frames go through the encoder at once, and how many past ones their attention sees."""
+    """Frames that go through the encoder at once, and past frames that their attention sees."""
 
     now: int
     past: int
@@ -43,13 +44,13 @@ def frames_of(model: Model) -> Frames:
 
 
 def parameters(model: Model, outputs: int) -> dict[str, int]:
-    """Counts of trunk and head, without allocating anything."""
+    """Parameters of trunk and head, without allocating them."""
     with torch.device("meta"):
         return count_parameters(Recogniser(model, outputs))
 
 
 def quantizer_parameters(features: int, dim: int, code_dim: int, groups: int = 2, entries: int = 320) -> int:
-    """Parameters that wav2vec 2.0 has for its pre-training alone: quantizer and both projections.
+    """Parameters of wav2vec 2.0 that only its pre-training uses: quantizer and both projections.
 
     features: channels of the convolutions; code_dim: of codebooks and the contrastive loss (BASE 256, Large 768).
     """
@@ -62,16 +63,16 @@ def macs(model: Model, outputs: int) -> dict[str, float]:
     """Multiply-adds for one second of audio, by part, of one output; norms and activations are not counted."""
     encoder, frames = model.encoder, frames_of(model)
     dim, rate, features = encoder.dim, frames.per_second, model.front_end.layers[-1][0]
-    projects = encoder.always_project or features != dim
-    through = model.shared_head_dim
+    projects, shared = encoder.always_project or features != dim, model.shared_head_dim
+    blocks: Counter[str] = Counter()
+    for index in range(encoder.layers):
+        blocks.update(BLOCKS[encoder.block].macs(encoder, index, frames.past + frames.now))
     return {
         **_front_end_macs(model.front_end),
         "projection": rate * features * dim * projects,
         "positions": rate * dim * dim / encoder.position_groups * encoder.position_kernel,
-        "attention projections": rate * encoder.layers * 4 * dim * dim,
-        "attention": rate * encoder.layers * 2 * dim * (frames.past + frames.now),
-        "feed-forward": rate * encoder.layers * 2 * dim * encoder.ffn_dim,
-        "head": rate * (dim * through + through * outputs if through else dim * outputs),
+        **{part: rate * count for part, count in blocks.items()},
+        "head": rate * (dim * shared + shared * outputs if shared else dim * outputs),
     }
 
 
@@ -93,46 +94,50 @@ def _front_end_macs(front: FrontEnd) -> dict[str, float]:
 def predict_rtf(model: Model, outputs: int, repeats: int = 5) -> dict[str, float]:
     """Seconds per second of audio on one thread of this machine, by part, and their sum as "total".
 
-    Each part runs with random weights, one block for all blocks, so that a big model needs no big memory. What
-    holds the parts together (making masks, copies of a stream's memory) is left out.
+    Each part runs with random weights, one block for all blocks of the same widths, so that a big model needs little
+    memory. The time between the parts (masks, copies of a stream's state) is left out.
     """
-    threads = torch.get_num_threads()
+    frames, encoder, threads = frames_of(model), model.encoder, torch.get_num_threads()
+    alike = Counter(encoder.widths(index) for index in range(encoder.layers))
     torch.set_num_threads(1)
     try:
-        frames = frames_of(model)
-        parts = {
-            name: _seconds(part, repeats) / frames.seconds for name, part in _parts(model, outputs, frames).items()
-        }
+        parts = {name: _seconds(part, repeats) for name, part in _parts(model, outputs, frames).items()}
+        parts["blocks"] = sum(
+            count * _seconds(_block(model, widths, frames), repeats) for widths, count in alike.items()
+        )
     finally:
         torch.set_num_threads(threads)
-    parts["blocks"] *= model.encoder.layers
-    return {**parts, "total": sum(parts.values())}
+    rtf = {name: seconds / frames.seconds for name, seconds in parts.items()}
+    return {**rtf, "total": sum(rtf.values())}
 
 
 def _parts(model: Model, outputs: int, frames: Frames) -> dict[str, Callable[[], object]]:
     front, encoder = build_front_end(model.front_end).eval(), model.encoder
     needed = front.context + frames.now * front.hop + front.ahead
-    wave, samples = 0.1 * torch.randn(1, needed), torch.tensor([needed])
+    wave, samples, start = 0.1 * torch.randn(1, needed), torch.tensor([needed]), torch.tensor([0])
     positions = Positions(encoder.dim, encoder.position_kernel, encoder.position_groups, encoder.position_causal).eval()
-    block, head = Block(encoder).eval(), Head(encoder.dim, outputs, model.shared_head_dim).eval()
+    head = build_head(encoder.dim, outputs, model.shared_head_dim).eval()
     features, x = torch.randn(1, frames.now, front.channels), torch.randn(1, frames.now, encoder.dim)
     project = torch.nn.Linear(front.channels, encoder.dim)
-    size = (1, encoder.heads, frames.past, encoder.dim // encoder.heads)
-    past = KeyValue(torch.randn(size), torch.randn(size)) if frames.past else None
-    mask = torch.ones(1, 1, frames.now, frames.past + frames.now, dtype=torch.bool)
-    relative: Tensor | None = None
-    if encoder.relative_buckets:
-        relative = torch.zeros(encoder.heads, frames.now, frames.past + frames.now)
     return {
-        "front-end": lambda: front.window(wave, samples, 0, frames.now),
+        "front-end": lambda: front.window(wave, samples, start, frames.now),
         "projection and positions": lambda: (project(features), positions(x)),
-        "blocks": lambda: block(x, mask, past, relative),
         "head": lambda: head(x),
     }
 
 
+def _block(model: Model, widths: BlockWidths, frames: Frames) -> Callable[[], object]:
+    """One block with a full cache."""
+    encoder, keys = model.encoder.model_copy(update=widths._asdict()), frames.past + frames.now
+    block, x = BLOCKS[encoder.block](encoder).eval(), torch.randn(1, frames.now, encoder.dim)
+    mask = torch.ones(1, 1, frames.now, keys, dtype=torch.bool)
+    relative = torch.zeros(widths.heads, frames.now, keys) if encoder.relative_buckets else None
+    cache = type(empty := block.empty_cache(1))(*(torch.randn(1, frames.past, x.shape[2]) for x in empty))
+    return lambda: block(x, Context(mask, relative), cache if frames.past else None)
+
+
 def _seconds(work: Callable[[], object], repeats: int) -> float:
-    """Median of repeated calls after a first one that is not counted; the thread's own time, whoever else runs."""
+    """Median processor time of this thread over repeated calls, after one warm-up."""
     work()
     times = []
     for _ in range(repeats):

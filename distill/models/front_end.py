@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from distill.batch import SAMPLE_RATE, valid_mask
 from distill.config.model import FrontEnd as FrontEndSettings
-from distill.fbank import fbank, fbank_frames, fbank_lengths
+from distill.fbank import fbank, fbank_frames
 
 
 class TimeNorm(nn.GroupNorm):
@@ -134,10 +134,18 @@ def gabor_pairs(channels: int, kernel: int, low: float = 80.0, high: float = 760
 
 
 class FrontEnd(nn.Module):
-    """Convolutions over what `inputs` makes of the audio; frames are `hop` samples apart.
+    """Convolutions over the waveform or over Fbank frames; frames are `hop` samples apart.
 
-    Frame t sees samples t * hop - context to (t + 1) * hop + ahead and nothing else, so that all a stream
-    has to remember of its audio are the last `context` samples, and those that still lack their `ahead`.
+    Frame t depends on samples t * hop - context to (t + 1) * hop + ahead, and on no others:
+
+        samples   0        hop       2 hop      3 hop      4 hop
+                  |---------|----------|----------|----------|
+        frame 1   [ context |   hop    | ahead ]
+        frame 2             [ context  |   hop    | ahead ]
+
+    (context = ahead = hop here). Frame 1 can be computed once the `ahead` samples behind its hop have arrived, and a
+    stream keeps the last `context` samples before its next frame's hop. A causal stack has ahead = 0; samples before
+    the first are zeros (waveform) or mirrored (Fbank).
     """
 
     def __init__(self, settings: FrontEndSettings, channels: int) -> None:
@@ -157,16 +165,16 @@ class FrontEnd(nn.Module):
 
     def lengths(self, samples: Tensor) -> Tensor:
         """Frames of waveforms: samples (B,) -> (B,)."""
-        raise NotImplementedError
+        return self.settings.frames(samples)
 
     def forward(self, wave: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
         """wave (B, N), samples (B,) -> features (B, T, C), lengths (B,)."""
         raise NotImplementedError
 
-    def window(self, wave: Tensor, samples: Tensor, start: int, frames: int) -> Tensor:
-        """Some frames of a stream: wave (B, context + frames * hop + ahead) around them -> (B, frames, C).
+    def window(self, wave: Tensor, samples: Tensor, start: Tensor, frames: int) -> Tensor:
+        """Some frames of streams: wave (B, context + frames * hop + ahead) around them -> (B, frames, C).
 
-        samples (B,): what has been received; start: index of the first frame.
+        samples (B,): samples received so far; start (B,): number of the first frame.
         """
         raise NotImplementedError
 
@@ -197,16 +205,13 @@ class WaveFrontEnd(FrontEnd):
         super().__init__(settings, 1)
         self.register_buffer("gain", torch.ones(()))
 
-    def lengths(self, samples: Tensor) -> Tensor:
-        return ((samples + self.context - self.receptive) // self.hop + 1).clamp_min(0)
-
     def forward(self, wave: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
         wave = self._normalise(wave, samples)
         short = max(0, self.receptive - self.context - wave.shape[1])
         wave = F.pad(wave, (self.context, short))
         return self.convolve(wave[:, None], samples + self.context), self.lengths(samples)
 
-    def window(self, wave: Tensor, samples: Tensor, start: int, frames: int) -> Tensor:
+    def window(self, wave: Tensor, samples: Tensor, start: Tensor, frames: int) -> Tensor:
         return self.convolve((wave * self.gain)[:, None])
 
     def _normalise(self, wave: Tensor, samples: Tensor) -> Tensor:
@@ -234,9 +239,6 @@ class FbankFrontEnd(FrontEnd):
         self.register_buffer("mean", torch.zeros(settings.mels))
         self.register_buffer("scale", torch.ones(settings.mels))
 
-    def lengths(self, samples: Tensor) -> Tensor:
-        return ((fbank_lengths(samples) - self.settings.reach) // self.settings.stride + 1).clamp_min(0)
-
     def forward(self, wave: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
         frames = fbank(wave, samples, self.settings.mels)
         return self.from_fbank(frames), self.lengths(samples)
@@ -247,10 +249,9 @@ class FbankFrontEnd(FrontEnd):
         x = F.pad(((frames - self.mean) * self.scale).transpose(1, 2), (0, short))
         return self.convolve(x)
 
-    def window(self, wave: Tensor, samples: Tensor, start: int, frames: int) -> Tensor:
-        count = (frames - 1) * self.settings.stride + self.settings.reach
-        begins = start * self.hop - self.context
-        first = start * self.settings.stride
+    def window(self, wave: Tensor, samples: Tensor, start: Tensor, frames: int) -> Tensor:
+        first, begins = start * self.settings.stride, start * self.hop - self.context
+        count = self.settings.window(frames)
         return self.from_fbank(fbank_frames(wave, samples, first, count, begins, self.settings.mels))
 
 

@@ -21,11 +21,11 @@ class Part:
 class Latency:
     """Milliseconds of audio after a frame's own hop that its output waits for; None where it waits for the end.
 
-    chunk: length of a chunk. mean, max: over the frames of a chunk, all parts together. front_end: what
+    chunk_ms: length of a chunk. mean, max: over the frames of a chunk, all parts together. front_end: what
     the front-end sees beyond the frame's own hop. parts: each source of it.
     """
 
-    chunk: float | None
+    chunk_ms: float | None
     mean: float | None
     max: float | None
     front_end: float
@@ -39,7 +39,7 @@ def latency(model: Model) -> Latency:
     chunk = model.streaming.chunk_frames
     means, most = [part.mean for part in parts], [part.max for part in parts]
     return Latency(
-        chunk=chunk * frame if chunk else None,
+        chunk_ms=chunk * frame if chunk else None,
         mean=None if None in means else sum(mean for mean in means if mean is not None),
         max=None if None in most else sum(value for value in most if value is not None),
         front_end=milliseconds(front.ahead),

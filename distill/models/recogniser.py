@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.batch import Output
 from distill.config.model import Model as ModelSettings
-from distill.models import streaming
 from distill.models.encoder import Encoder
 from distill.models.front_end import build_front_end
+from distill.models.heads import SharedHead, build_head
 from distill.models.streaming import StreamState
-
-
-class Head(nn.Module):
-    """Prediction layer; a shared one reads the student's last hidden state through its last W_i.
-
-    papers/001 Eq. 2: W_i (d -> d_T) maps student to teacher. With it kept at inference, the
-    teacher's prediction layer fits behind it and is taken over (`shared_dim` = d_T).
-    """
-
-    def __init__(self, dim: int, outputs: int, shared_dim: int | None) -> None:
-        super().__init__()
-        self.through = nn.Linear(dim, shared_dim, bias=False) if shared_dim else None
-        self.output = nn.Linear(shared_dim or dim, outputs)
-        nn.init.normal_(self.output.weight, std=0.02)
-        nn.init.zeros_(self.output.bias)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """hidden (B, T, C) -> logits (B, T, V)."""
-        return self.output(self.mapped(hidden))
-
-    def mapped(self, hidden: Tensor) -> Tensor:
-        """What prediction layers read: hidden (B, T, C) at the width of a shared head."""
-        return hidden if self.through is None else self.through(hidden)
 
 
 class Recogniser(nn.Module):
@@ -43,9 +24,9 @@ class Recogniser(nn.Module):
         self.settings = settings
         self.front_end = build_front_end(settings.front_end)
         self.encoder = Encoder(settings.encoder, self.front_end.channels, settings.streaming, settings.mask)
-        self.head = Head(settings.encoder.dim, outputs, settings.shared_head_dim)
+        self.head = build_head(settings.encoder.dim, outputs, settings.shared_head_dim)
         self.ctc = nn.Linear(self.head.output.in_features, outputs) if settings.ctc_output else None
-        self.main_output = True
+        self.selected = "main"
 
     @property
     def outputs(self) -> int:
@@ -60,17 +41,11 @@ class Recogniser(nn.Module):
         hidden = self.encoder(features, lengths)
         mapped = self.head.mapped(hidden[-1])
         ctc_logits = None if self.ctc is None else self.ctc(mapped)
-        mapped_last = None if self.head.through is None else mapped
+        mapped_last = mapped if isinstance(self.head, SharedHead) else None
         return Output(self.head.output(mapped), lengths, hidden, ctc_logits, mapped_last)
 
-    def predict(self, hidden: Tensor) -> Tensor:
-        """What `step` gives of the last hidden state (B, T, C): logits (B, T, V) of the output chosen by `read`."""
-        if self.ctc is not None and not self.main_output:
-            return self.ctc(self.head.mapped(hidden))
-        return self.head(hidden)
-
-    def read(self, output: str) -> Recogniser:
-        """Let `step` give the output "main" (LF-MMI) or "ctc" from here on; returns itself.
+    def select_output(self, output: str) -> Recogniser:
+        """Make `step` return the logits of the output "main" (LF-MMI) or "ctc" from now on; returns itself.
 
         Raises ValueError where the model has no such output.
         """
@@ -78,16 +53,16 @@ class Recogniser(nn.Module):
             raise ValueError(f"output '{output}' is not known; expected main or ctc")
         if output == "ctc" and self.ctc is None:
             raise ValueError("this model has no second, CTC output; train one with model.ctc_output: true")
-        self.main_output = output == "main"
+        self.selected = output
         return self
 
-    def run_at(self, chunk_frames: int, history_frames: int) -> Recogniser:
-        """Use other chunks from here on, as a model trained with `train_chunks` can; returns itself.
+    def set_chunk(self, chunk_frames: int, history_frames: int) -> Recogniser:
+        """Use other chunks from now on, as a model trained with `train_chunks` can; returns itself.
 
         Raises ValueError where the model cannot stream at all.
         """
         frames: dict = {"chunk_frames": chunk_frames, "history_frames": history_frames}
-        if not chunk_frames:  # full context: neither sinks nor other chunks mean anything
+        if not chunk_frames:  # full context has neither sinks nor other chunks
             frames |= {"sink_frames": 0, "train_chunks": (), "train_histories": ()}
         values = self.settings.model_dump()
         self.settings = ModelSettings.model_validate({**values, "streaming": {**values["streaming"], **frames}})
@@ -95,20 +70,62 @@ class Recogniser(nn.Module):
         return self
 
     def initial_state(self, batch: int) -> StreamState:
-        """State of streams that have heard nothing; raises ValueError for a model with full context."""
-        return streaming.initial_state(self, batch)
+        """State of new streams; raises ValueError for a model with full context."""
+        if not self.settings.streaming.chunk_frames:
+            raise ValueError("this model has full context and cannot stream: streaming.chunk_frames is 0")
+        weight, encoder = self.head.output.weight, self.settings.encoder
+        zeros = torch.zeros(batch, dtype=torch.int64, device=weight.device)
+        return StreamState(
+            audio=weight.new_zeros(batch, self.front_end.context),
+            samples=zeros,
+            start=zeros,
+            history=weight.new_zeros(batch, encoder.position_kernel - 1, encoder.dim),
+            frames=zeros[:, None][:, :0],
+            caches=[block.empty_cache(batch) for block in self.encoder.blocks],  # type: ignore[operator]
+        )
 
     def step(
         self, wave: Tensor, state: StreamState, samples: Tensor | None = None, final: bool = False
     ) -> tuple[Tensor, Tensor, StreamState]:
-        """Take any number of new samples, give the frames of all chunks that they complete.
+        """Take any number of new samples, return the frames of all chunks that they complete.
 
         wave (B, n); samples (B,): how many of them are valid where a stream ends earlier (default: all).
-        final: the streams end here, so the last, shorter chunk is decoded too.
-        Returns logits (B, T', V), how many of the T' frames are valid (B,), and the new state. Together the
-        pieces equal `forward`'s logits of the whole utterance.
+        final: the streams end here, so the last, shorter chunk is computed too.
+        Returns logits (B, T', V) of the selected output, how many of the T' frames are valid (B,), and the new
+        state. Concatenated, they equal `forward`'s logits of the whole utterance.
         """
-        return streaming.step(self, wave, state, samples, final)
+        if samples is None:
+            samples = torch.full((len(wave),), wave.shape[1], device=wave.device)
+        front, chunk, before = self.settings.front_end, self.settings.streaming.chunk_frames, state.start
+        received = state.samples + samples.to(state.samples.device)
+        state = replace(state, audio=torch.cat([state.audio, wave], 1), samples=received)
+        chunks = [wave.new_zeros(len(wave), 0, self.outputs)]
+        while state.audio.shape[1] >= front.context + chunk * front.hop + front.ahead:
+            logits, state = self._advance(state, chunk)
+            chunks.append(logits)
+        if final and (rest := front.frames(state.audio.shape[1] - front.context)):
+            logits, state = self._advance(state, rest)
+            chunks.append(logits)
+        logits = torch.cat(chunks, 1)
+        return logits, (front.frames(received) - before).clamp(0, logits.shape[1]), state
+
+    def _advance(self, state: StreamState, frames: int) -> tuple[Tensor, StreamState]:
+        """The next frames of the state's audio -> logits (B, frames, V), the new state."""
+        front = self.settings.front_end
+        needed = front.context + frames * front.hop + front.ahead
+        audio = F.pad(state.audio[:, :needed], (0, max(0, needed - state.audio.shape[1])))  # at an utterance's end
+        features = self.front_end.window(audio, state.samples, state.start, frames)
+        hidden, state = self.encoder.step(features, front.frames(state.samples) - state.start, state)
+        mapped = self.head.mapped(hidden)
+        logits = self.ctc(mapped) if self.ctc is not None and self.selected == "ctc" else self.head.output(mapped)
+        return logits, replace(state, audio=state.audio[:, frames * front.hop :], start=state.start + frames)
+
+
+def build_model(settings: ModelSettings, outputs: int, seed: int = 0) -> Recogniser:
+    """A recogniser with random weights drawn from `seed`, without touching the global generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Recogniser(settings, outputs)
 
 
 def count_parameters(model: Recogniser) -> dict[str, int]:

@@ -1,8 +1,7 @@
-"""Build a recogniser and fill it from another one."""
+"""Copy parameters from one recogniser to another."""
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,27 +9,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from distill.config.model import Model as ModelSettings
-from distill.models.recogniser import Recogniser
-
-log = logging.getLogger(__name__)
-
-KINDS = ("copied", "sliced", "other_shape", "absent")
+TITLES = {
+    "copied": "copied",
+    "sliced": "sliced",
+    "other_shape": "initialised anew (another shape)",
+    "absent": "initialised anew (not in the source)",
+    "unused": "not taken over",
+}
 BLOCK = re.compile(r"encoder\.blocks\.(\d+)\.")
-
-
-def build_model(settings: ModelSettings, outputs: int, seed: int = 0) -> Recogniser:
-    """A recogniser with random weights drawn from `seed`, without touching the global generator."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Recogniser(settings, outputs)
 
 
 @dataclass(frozen=True)
 class CopyReport:
-    """Names of parameters and buffers here: taken over, in part, of another shape, absent in the source; left there.
+    """Names of parameters and buffers of the target by what happened to them; unused: names of the source.
 
-    A name that comes from another one is written "name <- source".
+    A name that is initialised from a different one is written "name <- source".
     """
 
     copied: tuple[str, ...]
@@ -41,14 +34,7 @@ class CopyReport:
 
     def lines(self) -> list[str]:
         """One line per name, for a file beside the checkpoints."""
-        groups = {
-            "copied": self.copied,
-            "sliced": self.sliced,
-            "initialised anew (another shape)": self.other_shape,
-            "initialised anew (not in the source)": self.absent,
-            "not taken over": self.unused,
-        }
-        return [f"{title}\t{name}" for title, names in groups.items() for name in names]
+        return [f"{title}\t{name}" for kind, title in TITLES.items() for name in getattr(self, kind)]
 
     def summary(self) -> str:
         """Counts in one line."""
@@ -66,31 +52,32 @@ def copy_matching(
     slices: Sequence[str] = (),
     leave: Sequence[str] = (),
 ) -> CopyReport:
-    """Copy what has the same name and shape from a state dict; the report names everything else.
+    """Copy parameters of the same name and shape from a state dict; the report lists all others.
 
     blocks: the source's block, from 1, that each block starts from (default: the one of the same number).
-    slices: beginnings of names whose leading part is taken where the source is larger in some dimension.
-    leave: beginnings of names that mean something else in the source, and are not taken.
+    slices: prefixes of names whose leading part is copied where the source is larger in some dimension.
+    leave: prefixes of names that have another meaning in the source, and are not copied.
     Raises ValueError if nothing fits at all, or for a block that the source does not have.
     """
     own, origin = target.state_dict(), _origins(target, source, blocks)
     there = {name: tensor for name, tensor in source.items() if not name.startswith(tuple(leave))}
-    sliced = {name for name in own if name.startswith(tuple(slices))}
-    kinds = {name: _kind(value, there.get(origin[name]), name in sliced) for name, value in own.items()}
-    for name in own:  # a weight-normed kernel's scale means nothing without its direction
+    kinds = {name: _kind(x, there.get(origin[name]), name.startswith(tuple(slices))) for name, x in own.items()}
+    for name in own:  # the scale of a weight-normed kernel means nothing without its direction
         direction = name.removesuffix("original0") + "original1"
         if name.endswith(".original0") and kinds[name] == "copied" and kinds[direction] not in ("copied", "sliced"):
             kinds[name] = kinds[direction]
-    if not any(kind in ("copied", "sliced") for kind in kinds.values()):
+    taken = [name for name, kind in kinds.items() if kind in ("copied", "sliced")]
+    if not taken:
         raise ValueError("no parameter of the source has the name and shape of one here: another family of model?")
     with torch.no_grad():
-        for name, kind in kinds.items():
-            if kind in ("copied", "sliced"):
-                own[name].copy_(source[origin[name]][tuple(slice(size) for size in own[name].shape)])
-    titles = {name: name if origin[name] == name else f"{name} <- {origin[name]}" for name in own}
-    groups = {kind: tuple(titles[n] for n in own if kinds[n] == kind) for kind in KINDS}
+        for name in taken:
+            own[name].copy_(source[origin[name]][tuple(slice(size) for size in own[name].shape)])
+    groups: dict[str, list[str]] = {kind: [] for kind in TITLES}
+    for name, kind in kinds.items():
+        groups[kind].append(name if origin[name] == name else f"{name} <- {origin[name]}")
     used = {origin[name] for name in own if kinds[name] != "absent"}
-    return CopyReport(**groups, unused=tuple(name for name in source if name not in used))
+    groups["unused"] = [name for name in source if name not in used]
+    return CopyReport(**{kind: tuple(names) for kind, names in groups.items()})
 
 
 def _kind(own: Tensor, theirs: Tensor | None, may_slice: bool) -> str:
@@ -108,11 +95,8 @@ def _origins(target: torch.nn.Module, source: Mapping[str, Tensor], blocks: Sequ
     missing = sorted({number for number in blocks if number - 1 not in there})
     if missing:
         raise ValueError(f"init_blocks names blocks {missing}, but the source has blocks 1..{len(there)}")
-
-    def origin(name: str) -> str:
-        match = BLOCK.match(name)
-        if match is None or not blocks:
-            return name
-        return f"encoder.blocks.{blocks[int(match[1])] - 1}.{name[match.end() :]}"
-
-    return {name: origin(name) for name in target.state_dict()}
+    origins = {name: name for name in target.state_dict()}
+    for name in origins:
+        if blocks and (match := BLOCK.match(name)):
+            origins[name] = f"encoder.blocks.{blocks[int(match[1])] - 1}.{name[match.end() :]}"
+    return origins

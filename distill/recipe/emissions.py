@@ -87,7 +87,7 @@ def compute(recipe: Recipe, run: Run) -> Emissions:
     model, trained, units, epoch = load_recogniser(recipe.exp(experiment.name), avg=experiment.decoding.avg)
     streaming, _, other_chunk = run.mode.partition("-")
     if other_chunk:
-        model = model.run_at(int(other_chunk), trained.model.streaming.history_frames)
+        model = model.set_chunk(int(other_chunk), trained.model.streaming.history_frames)
     pairs = _log_probs(recipe, run, model.to(recipe.device))
     pairs = tqdm(pairs, desc=f"{experiment.name} {run.cut_set} {run.mode}", total=len(cuts), disable=None)
     if run.runtime == "torch" and run.mode == main_mode(experiment):
@@ -99,7 +99,7 @@ def compute(recipe: Recipe, run: Run) -> Emissions:
     delay, settings = latency(model.settings), model.settings
     info = {
         "experiment": experiment.name, "corpus": recipe.corpus, "lm": None, "mode": run.label,
-        "chunk_ms": delay.chunk, "lookahead_mean_ms": delay.mean, "lookahead_max_ms": delay.max,
+        "chunk_ms": delay.chunk_ms, "lookahead_mean_ms": delay.mean, "lookahead_max_ms": delay.max,
         "epoch": epoch, "avg": experiment.decoding.avg, "seed": trained.seed, "commit": commit(),
     }  # fmt: skip
     return Emissions(
@@ -113,7 +113,7 @@ def _log_probs(recipe: Recipe, run: Run, model: Recogniser) -> Iterator[tuple[st
     """Pairs of cut id and log-probabilities (T, V), from torch or from the graphs that stage 12 exported."""
     from distill.data.loader import SpeechDataset, in_order
     from distill.decode import log_probs
-    from distill.runtime.session import open_session
+    from distill.runtime.open import open_session
 
     cuts = cut_set(recipe.cuts, run.cut_set)
     if run.runtime != "torch":

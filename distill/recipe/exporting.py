@@ -16,13 +16,13 @@ from distill.recipe.emissions import test_sets
 from distill.recipe.options import Recipe
 from distill.recipe.provenance import command_line, commit, hardware
 from distill.recipe.stage import Stage
-from distill.runtime.session import LAYOUT
+from distill.runtime.info import LAYOUT
 
 if TYPE_CHECKING:
     import numpy as np
 
     from distill.models.recogniser import Recogniser
-    from distill.runtime.session import Facts
+    from distill.runtime.info import ModelInfo
 
 log = logging.getLogger("export")
 AUDIO_SECONDS = 20.0  # that speed is measured on
@@ -45,24 +45,24 @@ def export(recipe: Recipe, experiment: Experiment, folder: Path) -> None:
 
     from distill.models.checkpoint import load_recogniser
     from distill.models.pretrained.writing import obstacles, write_folder
-    from distill.runtime.torch_runner import facts_of
+    from distill.runtime.torch_runner import info_of
 
     model, trained, outputs, _ = load_recogniser(recipe.exp(experiment.name), avg=experiment.decoding.avg)
-    facts, audio = facts_of(model, outputs, experiment.name), test_audio(recipe)
+    info, audio = info_of(model, outputs, experiment.name), test_audio(recipe)
     copy_symbols(recipe, outputs, folder)
     other_frames = {}
-    for output in facts.predicts:
-        write_graphs(recipe, model, facts, output, folder)
-        check_graphs(model, facts, output, folder, audio[: CHECKED_SECONDS * SAMPLE_RATE])
-        if facts.input == "waveform":
-            other_frames[output] = sherpa_difference(facts, output, folder, audio)
-    content = {"model": facts.plain(), "experiment": trained.resolved(), "sherpa_other_frames": other_frames}
+    for output in info.selectable:
+        write_graphs(recipe, model, info, output, folder)
+        check_graphs(model, info, output, folder, audio[: CHECKED_SECONDS * SAMPLE_RATE])
+        if info.model.front_end.input == "waveform":
+            other_frames[output] = sherpa_difference(info, output, folder, audio)
+    content = {"model": info.resolved(), "experiment": trained.resolved(), "sherpa_other_frames": other_frames}
     write_json(folder / "export.json", content)
     if not obstacles(model.settings):
         write_folder(model, outputs, folder / "transformers")
     audio_file = folder / "audio.npy"
     np.save(audio_file, audio)
-    write_json(folder / "timing.json", timing(recipe, experiment, model, facts, folder, audio_file))
+    write_json(folder / "timing.json", timing(recipe, experiment, model, info, folder, audio_file))
     audio_file.unlink()
 
 
@@ -97,24 +97,25 @@ def copy_symbols(recipe: Recipe, outputs: Sequence[str], folder: Path) -> None:
 # Graphs
 
 
-def write_graphs(recipe: Recipe, model: Recogniser, facts: Facts, output: str, folder: Path) -> None:
+def write_graphs(recipe: Recipe, model: Recogniser, info: ModelInfo, output: str, folder: Path) -> None:
     """All graphs of one output, fp32 and int8."""
     from distill.export import onnx
+    from distill.export.quantise import quantise
     from distill.runtime.onnx_runner import file_name
 
     writers = {"whole": onnx.export_whole}
-    if facts.chunk:
+    if info.chunk_frames:
         writers["stream"] = onnx.export_stream
-    if facts.chunk and facts.input == "fbank":
+    if info.chunk_frames and info.model.front_end.input == "fbank":
         if problem := onnx.zipformer_obstacle(model):
-            log.warning("%s: not exported for sherpa-onnx's streams: %s", facts.name, problem)
+            log.warning("%s: not exported for sherpa-onnx's streams: %s", info.name, problem)
         else:
             writers["sherpa"] = onnx.export_zipformer
             write_ctc_graph(recipe, folder / "ctc_graph.fst")
     for kind, write in writers.items():
         path = folder / file_name(kind, output, False)
         write(model, path, output)
-        onnx.quantise(path, folder / file_name(kind, output, True))
+        quantise(path, folder / file_name(kind, output, True))
 
 
 def write_ctc_graph(recipe: Recipe, path: Path) -> None:
@@ -134,39 +135,39 @@ def write_ctc_graph(recipe: Recipe, path: Path) -> None:
         save_fst(path, over_outputs(kaldifst.StdVectorFst.read(str(hlg)), columns))
 
 
-def check_graphs(model: Recogniser, facts: Facts, output: str, folder: Path, audio: np.ndarray) -> None:
+def check_graphs(model: Recogniser, info: ModelInfo, output: str, folder: Path, audio: np.ndarray) -> None:
     """Raise ValueError if a graph's log-probabilities differ from those of torch."""
     import numpy as np
 
-    from distill.runtime.onnx_runner import StreamRunner, WholeRunner, file_name
+    from distill.runtime.onnx_runner import file_name, onnx_runner
     from distill.runtime.session import Session
-    from distill.runtime.torch_runner import TorchRunner
+    from distill.runtime.torch_runner import torch_runner
 
-    expected = Session(TorchRunner(model.read(output), facts, False)).whole(audio)
-    for kind, runner in (("whole", WholeRunner), ("stream", StreamRunner)):
+    expected = Session(torch_runner(model.select_output(output), info, False)).whole(audio)
+    for kind in ("whole", "stream"):
         path = folder / file_name(kind, output, False)
         if not path.exists():
             continue
-        difference = float(np.abs(Session(runner(path, facts)).whole(audio) - expected).max())
+        difference = float(np.abs(Session(onnx_runner(path, info, kind == "stream")).whole(audio) - expected).max())
         if not difference < TOLERANCE:
             raise ValueError(f"{path.name} differs from torch by {difference:.2g}, expected at most {TOLERANCE}")
-        log.info("%s %s: within %.1g of torch", facts.name, path.name, difference)
+        log.info("%s %s: within %.1g of torch", info.name, path.name, difference)
 
 
-def sherpa_difference(facts: Facts, output: str, folder: Path, audio: np.ndarray) -> float:
+def sherpa_difference(info: ModelInfo, output: str, folder: Path, audio: np.ndarray) -> float:
     """Share of frames with another best output in sherpa-onnx, which normalises each utterance."""
     import numpy as np
 
     from distill.export.onnx import SHERPA_EPS
-    from distill.runtime.onnx_runner import WholeRunner, file_name, load_graph
+    from distill.runtime.onnx_runner import file_name, load_graph, onnx_runner
     from distill.runtime.session import Session
 
     path = folder / file_name("whole", output, False)
-    ours = Session(WholeRunner(path, facts)).whole(audio)
+    ours = Session(onnx_runner(path, info, False)).whole(audio)
     normal = (audio - audio.mean()) / np.sqrt(audio.var() + np.float32(SHERPA_EPS))
     (theirs,) = load_graph(path).run(None, {"x": normal[None].astype(np.float32)})[0]
     share = float((ours.argmax(1) != theirs.argmax(1)).mean())
-    log.info("%s %s: %.1f %% of frames have another best output in sherpa-onnx", facts.name, path.name, 100 * share)
+    log.info("%s %s: %.1f %% of frames have another best output in sherpa-onnx", info.name, path.name, 100 * share)
     return share
 
 
@@ -174,7 +175,7 @@ def sherpa_difference(facts: Facts, output: str, folder: Path, audio: np.ndarray
 
 
 def timing(
-    recipe: Recipe, experiment: Experiment, model: Recogniser, facts: Facts, folder: Path, audio: Path
+    recipe: Recipe, experiment: Experiment, model: Recogniser, info: ModelInfo, folder: Path, audio: Path
 ) -> dict[str, Any]:
     """timing.json: speed and memory of every way to run the model, its size, cost and look-ahead."""
     import torch
@@ -189,24 +190,24 @@ def timing(
     return {
         "experiment": experiment.name, "corpus": recipe.corpus, "threads": 1,
         "params": count_parameters(model), "macs_per_second": sum(macs(settings, model.outputs).values()),
-        "chunk_ms": delay.chunk, "lookahead_mean_ms": delay.mean, "lookahead_max_ms": delay.max,
+        "chunk_ms": delay.chunk_ms, "lookahead_mean_ms": delay.mean, "lookahead_max_ms": delay.max,
         "lookahead_parts": [asdict(part) for part in delay.parts], "gemm_gflops": gemm_peak(),
-        "rows": list(timing_rows(recipe.exp(experiment.name), facts, folder, audio)),
+        "rows": list(timing_rows(recipe.exp(experiment.name), info, folder, audio)),
         "delays": word_latency.rows(recipe, experiment, folder),
         "hardware": hardware(torch.device("cpu")), "commit": commit(),
         "command": command_line(),
     }  # fmt: skip
 
 
-def timing_rows(trained: Path, facts: Facts, exported: Path, audio: Path) -> Iterator[dict[str, Any]]:
+def timing_rows(trained: Path, info: ModelInfo, exported: Path, audio: Path) -> Iterator[dict[str, Any]]:
     """One row per runtime and mode."""
     from distill.runtime.onnx_runner import file_name
     from distill.runtime.timing import Work, measure
 
-    for mode in ("streaming", "offline") if facts.chunk else ("offline",):
+    for mode in ("streaming", "offline") if info.chunk_frames else ("offline",):
         for runtime in ("torch", "onnx", "int8"):
             result = measure(Work(trained if runtime == "torch" else exported, runtime, mode, audio))
             graph = exported / file_name("stream" if mode == "streaming" else "whole", "main", runtime == "int8")
             size = None if runtime == "torch" else graph.stat().st_size / 2**20
-            log.info("%s %s %s: RTF %.4f, %.0f MB", facts.name, mode, runtime, result.rtf, result.peak_mb)
+            log.info("%s %s %s: RTF %.4f, %.0f MB", info.name, mode, runtime, result.rtf, result.peak_mb)
             yield {"mode": mode, "runtime": runtime, "file_mb": size, **asdict(result)}

@@ -29,16 +29,16 @@ def aligner(experiment: Experiment) -> str:
 def rows(recipe: Recipe, experiment: Experiment, exported: Path) -> list[dict[str, Any]]:
     """A row for each exported runtime, over the first utterances of the first test set."""
     from distill.decode.online import OnlineDecoder
-    from distill.runtime.session import open_session
+    from distill.runtime.open import open_session
     from distill.runtime.word_latency import measure, summary
 
     sessions = {runtime: open_session(exported, runtime) for runtime in ("onnx", "int8")}
-    graph = graph_decoder(recipe, experiment, sessions["onnx"].facts.outputs)
+    graph = graph_decoder(recipe, experiment, sessions["onnx"].info.outputs)
     utterances, rows = list(aligned(recipe, experiment, graph)), []
     for runtime, session in sessions.items():
-        decoder = OnlineDecoder(graph, session.facts.hop / SAMPLE_RATE)
+        decoder = OnlineDecoder(graph, session.info.hop / SAMPLE_RATE)
         row = summary(measure(session, decoder, each) for each in utterances)
-        mode = "streaming" if session.facts.chunk else "offline"
+        mode = "streaming" if session.info.chunk_frames else "offline"
         log.info("%s %s %s: last word shown after %s ms", experiment.name, mode, runtime, row["last_mean_ms"])
         labels = {"mode": mode, "runtime": runtime, "set": test_sets(recipe)[0], "aligned_by": aligner(experiment)}
         rows.append({**labels, **row})
@@ -50,11 +50,11 @@ def aligned(recipe: Recipe, experiment: Experiment, graph: GraphDecoder) -> Iter
     from distill.data.numerators import text_of
     from distill.decode.alignment import align
     from distill.decode.word_times import WordTimes
-    from distill.runtime.session import open_session
+    from distill.runtime.open import open_session
     from distill.runtime.word_latency import Utterance
 
     session, seconds = open_session(recipe.exp(aligner(experiment)), "torch", "offline"), 0.0
-    times = WordTimes(graph, session.facts.hop / SAMPLE_RATE)
+    times = WordTimes(graph, session.info.hop / SAMPLE_RATE)
     for cut in cut_set(recipe.cuts, test_sets(recipe)[0]):
         if seconds >= SECONDS:
             return

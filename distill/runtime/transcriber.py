@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from distill.config.model import SAMPLE_RATE
 from distill.decode.endpoint import Endpoint
 from distill.decode.online import ONLINE, OnlineSearch, Progress, open_exported
-from distill.runtime.session import SAMPLE_RATE, Session
+from distill.runtime.session import Session
 from distill.text import Word
 
 WORD_START = "▁"  # begins the first piece of a word (SentencePiece)
@@ -127,9 +128,9 @@ def open_search(
 
     Raises FileNotFoundError or ValueError that name what is missing.
     """
-    facts = session.facts
-    frame = facts.hop / SAMPLE_RATE
+    info = session.info
+    frame = info.hop / SAMPLE_RATE
     if output == "ctc" and graph is None:
-        return partial(GreedySearch, facts.outputs, frame)
+        return partial(GreedySearch, info.outputs, frame)
     folder = folder if (folder / "export.json").is_file() else folder / "export"
-    return partial(OnlineSearch, open_exported(folder, facts.outputs, frame, graph, replace(ONLINE, beam=beam)))
+    return partial(OnlineSearch, open_exported(folder, info.outputs, frame, graph, replace(ONLINE, beam=beam)))

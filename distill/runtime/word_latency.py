@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from distill.config.model import SAMPLE_RATE
 from distill.decode.online import OnlineDecoder, OnlineSearch
-from distill.runtime.session import SAMPLE_RATE, Session
+from distill.runtime.session import Session
 
 BLOCK = 320  # samples that arrive at once: 20 ms
 

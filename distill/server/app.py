@@ -9,9 +9,9 @@ import ssl
 from collections.abc import Callable
 from pathlib import Path
 
+from distill.config.model import SAMPLE_RATE
 from distill.decode.online import OnlineDecoder, load_lang
-from distill.runtime.batching import open_batches
-from distill.runtime.session import SAMPLE_RATE
+from distill.runtime.open import open_batches
 from distill.server.connection import Limits
 from distill.server.metrics import Metrics
 from distill.server.scheduler import Scheduler
@@ -33,8 +33,8 @@ def open_scheduler(experiment: Path, data: Path | None = None, runtime: str = ""
     Raises FileNotFoundError or ValueError that name what is missing.
     """
     runner = open_batches(experiment, runtime, threads=threads)
-    lang, graphs = load_lang(data or data_folder(experiment), list(runner.facts.outputs))
-    decoder = OnlineDecoder.open(graphs / "HLG.fst", lang, runner.facts.hop / SAMPLE_RATE)
+    lang, graphs = load_lang(data or data_folder(experiment), list(runner.info.outputs))
+    decoder = OnlineDecoder.open(graphs / "HLG.fst", lang, runner.info.hop / SAMPLE_RATE)
     return Scheduler(runner, decoder, Metrics(), threads)
 
 

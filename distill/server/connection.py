@@ -12,7 +12,7 @@ import numpy as np
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
-from distill.runtime.session import SAMPLE_RATE
+from distill.config.model import SAMPLE_RATE
 from distill.server.protocols import choose
 from distill.server.scheduler import Result, Scheduler
 from distill.text import Word

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from distill.batch import convertible
+from distill.config.model import SAMPLE_RATE
 from distill.runtime.resample import CONVERTIBLE, Resampler
-from distill.runtime.session import SAMPLE_RATE, checked
+from distill.runtime.session import checked
 from distill.server.scheduler import Result
 
 log = logging.getLogger(__name__)

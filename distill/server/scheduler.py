@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from distill.config.model import SAMPLE_RATE
 from distill.decode.online import OnlineDecoder, OnlineSearch
-from distill.runtime.batching import BatchRunner, Piece
-from distill.runtime.session import SAMPLE_RATE
+from distill.runtime.runner import BatchRunner, ChunkRequest
 from distill.server.metrics import Metrics
 from distill.text import Word
 
@@ -77,7 +77,7 @@ class Stream:
         """Seconds of audio in the queue."""
         return self.waiting / SAMPLE_RATE
 
-    def take(self) -> tuple[Piece, float]:
+    def take(self) -> tuple[ChunkRequest, float]:
         """The next chunk, and the arrival time of its last samples."""
         final, missing = self.waiting < self.needs, self.needs
         blocks, arrived = [np.zeros(0, np.float32)], time.monotonic()
@@ -90,7 +90,7 @@ class Stream:
         wave = np.concatenate(blocks)
         self.waiting -= len(wave)
         self.busy = True
-        return Piece(self.state, wave, final), arrived
+        return ChunkRequest(self.state, wave, final), arrived
 
 
 class Scheduler:
@@ -163,7 +163,7 @@ class Scheduler:
             self.metrics.search_seconds.observe(time.monotonic() - forwarded)
             self.metrics.audio_seconds.inc(sum(len(chunk.wave) for _, chunk, _ in batch) / SAMPLE_RATE)
 
-    def _next_batch(self) -> list[tuple[Stream, Piece, float]]:
+    def _next_batch(self) -> list[tuple[Stream, ChunkRequest, float]]:
         """Streams with a chunk and its arrival, longest waiting first; blocks until there are any, none at the end."""
         with self._condition:
             while not (ready := [stream for stream in self._streams if stream.ready]):
@@ -173,14 +173,14 @@ class Scheduler:
             ready.sort(key=lambda stream: stream.queue[0][1] if stream.queue else 0.0)
             return [(stream, *stream.take()) for stream in ready[: self.max_batch]]
 
-    def _forward(self, chunks: Sequence[Piece]) -> list[tuple[np.ndarray, Any] | Exception]:
+    def _forward(self, chunks: Sequence[ChunkRequest]) -> list[tuple[np.ndarray, Any] | Exception]:
         """All chunks at once; if that fails, one by one, so that only the stream at fault fails."""
         try:
             return list(self.runner.step(chunks))
         except Exception as error:
             return [error] if len(chunks) == 1 else [self._forward([chunk])[0] for chunk in chunks]
 
-    def _finish(self, work: tuple[Stream, Piece, float], output: tuple[np.ndarray, Any] | Exception) -> None:
+    def _finish(self, work: tuple[Stream, ChunkRequest, float], output: tuple[np.ndarray, Any] | Exception) -> None:
         """Search the frames of a chunk and deliver the result."""
         stream, chunk, arrived = work
         try:
@@ -199,7 +199,7 @@ class Scheduler:
             self.metrics.partial_delay_seconds.observe(time.monotonic() - arrived)
             stream.deliver(result)
 
-    def _search(self, stream: Stream, chunk: Piece, log_probs: np.ndarray, state: Any) -> Result:
+    def _search(self, stream: Stream, chunk: ChunkRequest, log_probs: np.ndarray, state: Any) -> Result:
         stream.state, stream.needs = state, self.runner.needs(True)
         stream.samples += len(chunk.wave)
         if len(log_probs):

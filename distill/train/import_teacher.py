@@ -12,8 +12,7 @@ from distill.config.experiment import Experiment
 from distill.files import write_text
 from distill.models import checkpoint
 from distill.models.pretrained import build_imported, read_checkpoint
-from distill.models.recogniser import Recogniser, count_parameters
-from distill.models.transfer import build_model
+from distill.models.recogniser import Recogniser, build_model, count_parameters
 
 log = logging.getLogger(__name__)
 

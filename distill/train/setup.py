@@ -24,8 +24,8 @@ from distill.losses.objective import Objective, needs_of
 from distill.losses.term import Context
 from distill.models import checkpoint
 from distill.models.front_end import FbankFrontEnd, FrontEnd, WaveFrontEnd
-from distill.models.recogniser import Recogniser, count_parameters
-from distill.models.transfer import build_model, copy_matching
+from distill.models.recogniser import Recogniser, build_model, count_parameters
+from distill.models.transfer import copy_matching
 from distill.train.distributed import Ranks
 from distill.train.loop import Trainer, TrainingPlan, TrainingStep
 from distill.train.schedule import count_updates

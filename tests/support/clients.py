@@ -20,7 +20,7 @@ from distill.decode.online import OnlineDecoder
 from distill.graphs.decoding_graph import build_hlg
 from distill.graphs.lexicon import Lang, Lexicon, write_lang
 from distill.graphs.word_ngram import train_word_ngram
-from distill.runtime.batching import BatchRunner, Piece
+from distill.runtime.runner import BatchRunner, ChunkRequest
 from distill.server.connection import Limits
 from distill.server.metrics import Metrics
 from distill.server.scheduler import Scheduler
@@ -34,7 +34,7 @@ FAILING = 0.95  # loudness at which the model fails
 class Loudness:
     """A model whose output in a frame is the unit encoded by the mean sample; records batch sizes."""
 
-    facts: Any = type("Facts", (), {"name": "loudness", "hop": HOP})()
+    info: Any = type("Info", (), {"name": "loudness", "hop": HOP})()
 
     def __init__(self, outputs: int) -> None:
         self.outputs, self.sizes = outputs, list[int]()
@@ -45,7 +45,7 @@ class Loudness:
     def needs(self, begun: bool) -> int:
         return CHUNK * HOP
 
-    def step(self, pieces: Sequence[Piece]) -> list[tuple[np.ndarray, Any]]:
+    def step(self, pieces: Sequence[ChunkRequest]) -> list[tuple[np.ndarray, Any]]:
         self.sizes.append(len(pieces))
         return [self._one(piece) for piece in pieces]
 
@@ -53,7 +53,7 @@ class Loudness:
         """Frames (T, HOP) -> units (T,)."""
         return np.round(10 * frames.mean(1)).astype(int)
 
-    def _one(self, piece: Piece) -> tuple[np.ndarray, Any]:
+    def _one(self, piece: ChunkRequest) -> tuple[np.ndarray, Any]:
         if piece.wave.max(initial=0) > FAILING:
             raise RuntimeError("too loud")
         units = self.units(piece.wave[: len(piece.wave) // HOP * HOP].reshape(-1, HOP))

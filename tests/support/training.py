@@ -27,8 +27,7 @@ from distill.graphs.unit_ngram import train_unit_ngram
 from distill.losses.objective import Objective
 from distill.losses.term import Context
 from distill.models import checkpoint
-from distill.models.recogniser import count_parameters
-from distill.models.transfer import build_model
+from distill.models.recogniser import build_model, count_parameters
 from distill.train.distributed import Ranks, join
 from distill.train.loop import Trainer, TrainingPlan, TrainingStep
 from distill.train.teacher import TeacherTargets

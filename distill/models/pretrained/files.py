@@ -1,14 +1,13 @@
-"""Reading checkpoints of others without running anything that is in them."""
+"""Read checkpoints of other libraries without executing their content."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import pickletools
 import re
 import zipfile
-from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +76,7 @@ def read_pickle(path: Path, stubs: bool = False) -> Any:
 
 
 def _way_out(path: Path) -> str:
-    """What to do about a file that is none; git leaves pointers in the places of large files."""
+    """Advice for an unreadable file; git leaves pointers in the places of large files."""
     with contextlib.suppress(OSError), path.open("rb") as file:
         if file.read(40).startswith(b"version https://git-lfs"):
             return "it is only git's pointer to the file: fetch that with git lfs pull"
@@ -85,9 +84,19 @@ def _way_out(path: Path) -> str:
 
 
 def _globals(path: Path) -> list[str]:
-    """Names of inert packages' classes that a file's pickles mention."""
-    named = {name for pickle in _pickles(path) for name in pickle}
-    return sorted(name for name in named if name in TYPES or name.split(".")[0] in INERT)
+    """Names of classes of inert packages in the pickles of a file of torch.save, new (zip) or old (in sequence)."""
+    with contextlib.ExitStack() as stack:
+        if zipfile.is_zipfile(path):
+            archive = stack.enter_context(zipfile.ZipFile(path))
+            pickles = [archive.open(name) for name in archive.namelist() if name.endswith("data.pkl")]
+        else:
+            pickles = [stack.enter_context(path.open("rb"))] * 4  # magic number, protocol, system, content, in sequence
+        names = {
+            str(argument).replace(" ", ".").replace("__builtin__.", "builtins.")
+            for code, argument, _ in chain.from_iterable(map(pickletools.genops, pickles))
+            if code.name in ("GLOBAL", "INST")
+        }
+    return sorted(name for name in names if name in TYPES or name.split(".")[0] in INERT)
 
 
 def _stand_in(name: str) -> Any:
@@ -99,27 +108,6 @@ def _stand_in(name: str) -> Any:
     kind.__module__, _, kind.__qualname__ = name.rpartition(".")
     kind.__name__ = kind.__qualname__
     return kind
-
-
-def _pickles(path: Path) -> Iterator[set[str]]:
-    """The classes and functions named in each pickle of a file of torch.save, new (zip) or old (one after another)."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if name.endswith("data.pkl"):
-                    yield _named(io.BytesIO(archive.read(name)))
-        return
-    with path.open("rb") as file:
-        for _ in range(4):  # magic number, protocol, system, content; then the numbers themselves
-            yield _named(file)
-
-
-def _named(file: Any) -> set[str]:
-    return {
-        str(argument).replace(" ", ".").replace("__builtin__.", "builtins.")
-        for code, argument, _ in pickletools.genops(file)
-        if code.name in ("GLOBAL", "INST")
-    }
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -176,18 +164,13 @@ def _read_parts(index: Path) -> dict[str, Tensor]:
 
 
 def read_object(path: Path) -> dict[str, Any] | None:
-    """Content of a JSON file that holds an object; None where there is none; ValueError for another content."""
-    content = read_json(path)
-    if content is not None and not isinstance(content, dict):
-        raise ValueError(f"{path}: expected an object {{…}}, got {str(content)[:40]}")
-    return content
-
-
-def read_json(path: Path) -> Any:
-    """Content of a JSON file; None where there is none; ValueError naming a broken one."""
+    """The object in a JSON file; None if there is no file; ValueError for a broken file or another content."""
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected an object {{…}}, got {str(content)[:40]}")
+    return content

@@ -1,4 +1,4 @@
-"""A checkpoint of another library into a recogniser: strictly, and with a list of what came from where."""
+"""Load a checkpoint of another library into a recogniser, strictly, with a list of where each tensor is from."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ import torch
 from distill.config.model import Model
 from distill.models.pretrained.names import listed
 from distill.models.pretrained.sources import Checkpoint
-from distill.models.recogniser import Recogniser
-from distill.models.transfer import build_model
+from distill.models.recogniser import Recogniser, build_model
 
 log = logging.getLogger(__name__)
 
 HEAD = ("head.output.weight", "head.output.bias")
 SECOND = {"ctc.weight": HEAD[0], "ctc.bias": HEAD[1]}
-"""The second, CTC output of a model that has one: what was trained with CTC elsewhere fits there as well."""
+"""The CTC output of a model that has one is initialised from the same prediction layer."""
 OWN = ("encoder.mask_embedding",)
-"""What not every checkpoint has: it is drawn anew, and said so."""
+"""Not in every checkpoint: initialised anew then, with a line in the list."""
 ABOUT_SHAPE = ("front_end", "encoder")
 NOT_SHAPE = ("dropout", "attention_dropout", "activation_dropout", "layer_drop", "first", "mels", "norm_eps")
 
 
 @dataclass(frozen=True)
 class Imported:
-    """The recogniser, and lines that say of every tensor where it is from, and of every one left behind."""
+    """The recogniser, and a line for every tensor, with its origin, and for every unused one."""
 
     model: Recogniser
     lines: tuple[str, ...]
@@ -40,14 +39,14 @@ def build_imported(
 ) -> Imported:
     """A recogniser with a checkpoint's weights.
 
-    settings: of the model that is wanted (None: as the checkpoint is). outputs: names of its outputs (None: the
-    checkpoint's units). Its prediction layer is kept where all outputs are among the checkpoint's units, else
+    settings: of the wanted model (None: the checkpoint's own). outputs: names of its outputs (None: the
+    checkpoint's units). The prediction layer is kept where all outputs are among the checkpoint's units, else
     a new one is drawn. Raises ValueError naming settings that differ, and tensors that are missing, unknown or
     of another shape.
     """
     wanted = fitted(checkpoint, settings)
     if outputs is None:
-        outputs = checkpoint.units if has_head(checkpoint) else None
+        outputs = checkpoint.units if HEAD[0] in checkpoint.tensors else None
         if outputs is None:
             raise ValueError(f"{checkpoint.source} has no prediction layer with known units: give a lang folder")
     model = build_model(wanted, len(outputs), seed)
@@ -65,14 +64,9 @@ def build_imported(
     return Imported(model, tuple(_lines(checkpoint, own, values, reason)), rows is not None)
 
 
-def has_head(checkpoint: Checkpoint) -> bool:
-    """Whether the checkpoint is of a fine-tuned model, with a prediction layer."""
-    return all(name in checkpoint.tensors for name in HEAD)
-
-
 def head_rows(checkpoint: Checkpoint, outputs: Sequence[str]) -> tuple[list[int] | None, str]:
     """Rows of the checkpoint's prediction layer that are our outputs; None and the reason for a new layer."""
-    if not has_head(checkpoint):
+    if not all(name in checkpoint.tensors for name in HEAD):
         return None, "it has none"
     if checkpoint.units is None:
         return None, "its units are not known (no vocab.json, dict.*.txt or labels.txt beside it)"
@@ -86,41 +80,36 @@ def head_rows(checkpoint: Checkpoint, outputs: Sequence[str]) -> tuple[list[int]
 
 
 def fitted(checkpoint: Checkpoint, settings: Model | None) -> Model:
-    """The settings to build: those wanted, if the checkpoint is so; what it does not say is taken from them."""
+    """The wanted settings if the checkpoint agrees with them; settings that it does not state are taken from them."""
     if settings is None:
         if checkpoint.shape.assumed:
-            log.info("%s does not say, so it is assumed: %s", checkpoint.source, checkpoint.shape.assumed)
+            log.info("%s does not state, so assumed: %s", checkpoint.source, checkpoint.shape.assumed)
         return checkpoint.shape.settings
     different = differences(checkpoint, settings)
     if different:
-        told = "; ".join(
-            f"model.{key} is {ours!r}, but the checkpoint has {theirs!r}" for key, ours, theirs in different
-        )
-        raise ValueError(f"{checkpoint.source} does not fit the experiment's settings: {told}")
+        pairs = (f"model.{key} is {ours!r}, but the checkpoint has {theirs!r}" for key, ours, theirs in different)
+        raise ValueError(f"{checkpoint.source} does not fit the experiment's settings: {'; '.join(pairs)}")
     return settings
 
 
 def differences(checkpoint: Checkpoint, settings: Model) -> list[tuple[str, Any, Any]]:
-    """(key, wanted, the checkpoint's) of each setting that decides shape or function, where the checkpoint says it."""
-    theirs, ours, found = checkpoint.shape.settings.model_dump(), settings.model_dump(), []
+    """(key, wanted, the checkpoint's) of each setting that decides shape or function and that the checkpoint states."""
+    theirs, ours, different = checkpoint.shape.settings.model_dump(), settings.model_dump(), []
     assumed = dict(checkpoint.shape.assumed)
     for part in ABOUT_SHAPE:
         for key, value in theirs[part].items():
             name, wanted = f"{part}.{key}", ours[part][key]
-            strides_unknown = name == "front_end.layers" and "front_end.strides" in assumed
             if key in NOT_SHAPE or name in assumed or value == wanted:
                 continue
             if key == "waveform_eps" and settings.front_end.waveform != "utterance":  # nothing reads it
                 continue
             if key == "norm_layers" and len(settings.front_end.layers) == 1:  # the first is all of them
                 continue
-            if not (strides_unknown and _without_strides(value, wanted)):
-                found.append((name, wanted, value))
-    return found
-
-
-def _without_strides(one: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> bool:
-    return [tuple(layer)[:2] for layer in one] == [tuple(layer)[:2] for layer in other]
+            strides_assumed = name == "front_end.layers" and "front_end.strides" in assumed
+            if strides_assumed and [layer[:2] for layer in value] == [layer[:2] for layer in wanted]:
+                continue
+            different.append((name, wanted, value))
+    return different
 
 
 def _check(checkpoint: Checkpoint, model: Recogniser, values: Mapping[str, torch.Tensor]) -> None:

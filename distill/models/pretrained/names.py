@@ -1,6 +1,6 @@
 """One rename table per source of pre-trained models: their names of tensors and ours.
 
-`{n}` stands for the number of a layer, a `*` at the end for what follows (weight or bias).
+`{n}` stands for the number of a layer, a `*` at the end for "weight" or "bias".
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 from torch import Tensor
 
@@ -18,39 +17,29 @@ _BLOCK = "encoder.blocks.{n}."
 
 @dataclass(frozen=True)
 class Table:
-    """prefixes: of a model inside another one. names: theirs -> ours. left: what only their pre-training needs."""
+    """prefixes: of a model inside another one. names: theirs -> ours. left: used by their pre-training only."""
 
     prefixes: tuple[str, ...]
     names: Mapping[str, str]
     left: tuple[str, ...]
 
-    @cached_property
-    def _patterns(self) -> list[tuple[re.Pattern[str], str]]:
-        return [(_pattern(theirs), ours) for theirs, ours in self.names.items()]
-
     def ours(self, name: str) -> str | None:
-        """Our name of a tensor of theirs, prefix included; None if there is none."""
-        bare = self._bare(name)
-        for pattern, ours in self._patterns:
-            match = pattern.fullmatch(bare)
-            if match:
-                found = match.groupdict()
-                return ours.replace("{n}", found.get("n") or "").replace("*", found.get("rest") or "")
-        return None
+        """Our name of a tensor of theirs without prefix; None if there is none."""
+        return next((ours for pair in self.names.items() if (ours := translated(name, *pair)) is not None), None)
 
-    def leaves(self, name: str) -> bool:
-        """Whether a tensor belongs to their pre-training alone."""
-        return self._bare(name).startswith(self.left)
-
-    def _bare(self, name: str) -> str:
+    def bare(self, name: str) -> str:
+        """A name without its prefixes."""
         for prefix in self.prefixes:
             name = name.removeprefix(prefix)
         return name
 
 
-def _pattern(theirs: str) -> re.Pattern[str]:
-    text = re.escape(theirs).replace(r"\{n\}", r"(?P<n>\d+)").replace(r"\*", r"(?P<rest>weight|bias)")
-    return re.compile(text)
+def translated(name: str, pattern: str, target: str) -> str | None:
+    """`target` with the layer's number and the ending of a name that fits `pattern`; None if it does not."""
+    text = re.escape(pattern).replace(r"\{n\}", r"(?P<n>\d+)").replace(r"\*", r"(?P<rest>weight|bias)")
+    match = re.fullmatch(text, name)
+    parts = match.groupdict() if match else {}
+    return target.replace("{n}", parts.get("n", "")).replace("*", parts.get("rest", "")) if match else None
 
 
 HUGGING_FACE = Table(
@@ -133,55 +122,48 @@ TORCHAUDIO = Table(
 
 
 def split_joined(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """torchaudio's WavLM keeps query, key and value in one `in_proj_*` (3 C, …): three tensors instead."""
+    """Split torchaudio's WavLM `in_proj_*` (3 C, …) into query, key and value."""
     split = {}
     for name, tensor in tensors.items():
         match = re.fullmatch(r"(.*\.attention\.)attention\.in_proj_(weight|bias)", name)
         if match is None:
             split[name] = tensor
         else:
-            for part, letter in zip(tensor.chunk(3), "qkv"):
-                split[f"{match[1]}{letter}_proj.{match[2]}"] = part
+            split |= {f"{match[1]}{letter}_proj.{match[2]}": part for letter, part in zip("qkv", tensor.chunk(3))}
     return split
 
 
 def rename(
     tensors: Mapping[str, Tensor], table: Table, where: str
 ) -> tuple[dict[str, Tensor], dict[str, str], tuple[str, ...]]:
-    """Tensors by our names, {ours: theirs}, and the names left behind because only pre-training needs them.
+    """Tensors by our names, {ours: theirs}, and the names of tensors that only pre-training uses.
 
-    Raises ValueError naming every tensor that the table does not know, and those that are no weights.
+    Raises ValueError naming every tensor that is unknown to the table, and those that are no weights.
     """
-    ours: dict[str, Tensor] = {}
     origin: dict[str, str] = {}
-    left, unknown = [], []
-    for name, tensor in tensors.items():
-        new = table.ours(name)
-        if new is not None:
-            if new in origin:
-                raise ValueError(f"{where}: {origin[new]} and {name} are two tensors for one place ({new})")
-            ours[new], origin[new] = tensor.float(), name
-        elif table.leaves(name):
-            left.append(name)
+    left: list[str] = []
+    unknown: list[str] = []
+    for name in tensors:
+        bare = table.bare(name)
+        if (ours := table.ours(bare)) is not None:
+            if ours in origin:
+                raise ValueError(f"{where}: {origin[ours]} and {name} are two tensors for one place ({ours})")
+            origin[ours] = name
         else:
-            unknown.append(name)
-    if not ours:
-        raise ValueError(
-            f"{where}: none of its tensors ({listed(unknown)}) is of wav2vec 2.0, HuBERT or WavLM:"
-            " another family of model?"
-        )
+            (left if bare.startswith(table.left) else unknown).append(name)
+    families = "wav2vec 2.0, HuBERT or WavLM"
+    if not origin:
+        raise ValueError(f"{where}: none of its tensors ({listed(unknown)}) is of {families}: another family of model?")
     if unknown:
         raise ValueError(
-            f"{where}: {len(unknown)} tensors that no wav2vec 2.0, HuBERT or WavLM model has: {listed(unknown)};"
-            " a variant that is not built here cannot be imported in part"
+            f"{where}: {len(unknown)} tensors that no {families} model has: {listed(unknown)};"
+            " an unsupported variant cannot be imported in part"
         )
-    wrong = [name for new, name in origin.items() if not tensors[name].is_floating_point()]
-    if wrong:
+    if wrong := [name for name in origin.values() if not tensors[name].is_floating_point()]:
         raise ValueError(f"{where}: {listed(wrong)} hold no floating-point weights (quantised?)")
-    broken = [origin[new] for new, tensor in ours.items() if not bool(tensor.isfinite().all())]
-    if broken:
+    if broken := [name for name in origin.values() if not bool(tensors[name].isfinite().all())]:
         raise ValueError(f"{where}: NaN or infinite weights in {listed(broken)}: a broken training or file")
-    return ours, origin, tuple(left)
+    return {ours: tensors[name].float() for ours, name in origin.items()}, origin, tuple(left)
 
 
 def listed(names: Iterable[str], most: int = 12) -> str:

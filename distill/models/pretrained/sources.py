@@ -10,10 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
+from distill.config.model import SAMPLE_RATE
 from distill.extras import needed
 from distill.models.pretrained import names
 from distill.models.pretrained.files import plain, read_folder, read_object, read_pickle, read_tensors
-from distill.models.pretrained.shapes import Said, Shape, said_by_fairseq, said_by_hugging_face, shape_of
+from distill.models.pretrained.shapes import Shape, Stated, shape_of, stated_by_fairseq, stated_by_hugging_face
 from distill.models.pretrained.vocabulary import BLANK, BOUNDARY, DELIMITER, units_of_folder
 
 log = logging.getLogger(__name__)
@@ -39,19 +40,19 @@ def read_checkpoint(source: str) -> Checkpoint:
     """Read "hf:FOLDER_OR_NAME", "fairseq:FILE" or "torchaudio:FILE"; nothing in them is executed.
 
     Raises FileNotFoundError, or ValueError naming what is wrong: another family, a variant that is not
-    built, tensors that are missing, unknown or of another shape.
+    supported, tensors that are missing, unknown or of another shape.
     """
     readers = {"hf": _hugging_face, "fairseq": _fairseq, "torchaudio": _torchaudio}
     kind, colon, place = source.partition(":")
     if not colon or kind not in readers or not place:
         raise ValueError(f"source '{source}' is not one of hf:FOLDER_OR_NAME, fairseq:FILE, torchaudio:FILE")
-    tensors, table, said = readers[kind](place)
+    tensors, table, stated = readers[kind](place)
     renamed, origin, left = names.rename(tensors, table, source)
-    shape = shape_of(renamed, said, source)
-    return Checkpoint(source, renamed, origin, {name: tensors[name].numel() for name in left}, shape, said.units)
+    shape = shape_of(renamed, stated, source)
+    return Checkpoint(source, renamed, origin, {name: tensors[name].numel() for name in left}, shape, stated.units)
 
 
-def _hugging_face(place: str) -> tuple[dict[str, Tensor], names.Table, Said]:
+def _hugging_face(place: str) -> tuple[dict[str, Tensor], names.Table, Stated]:
     folder = Path(place)
     if not folder.is_dir():
         folder = _download(place)
@@ -61,36 +62,36 @@ def _hugging_face(place: str) -> tuple[dict[str, Tensor], names.Table, Said]:
     family = config.get("model_type")
     if family not in FAMILIES:
         raise ValueError(f"{folder} is a model of family '{family}'; there are: {', '.join(FAMILIES)}")
-    said = said_by_hugging_face(config, _preprocessor(folder), str(folder))
+    stated = stated_by_hugging_face(config, _preprocessor(folder), str(folder))
     tensors = read_folder(folder)
     if "lm_head.weight" in tensors:
-        said = replace(said, units=units_of_folder(folder, config, len(tensors["lm_head.weight"])))
-    return tensors, names.HUGGING_FACE, said
+        stated = replace(stated, units=units_of_folder(folder, config, len(tensors["lm_head.weight"])))
+    return tensors, names.HUGGING_FACE, stated
 
 
 def _preprocessor(folder: Path) -> dict[str, Any]:
-    """What is done to the audio: preprocessor_config.json, or its part of processor_config.json, as folders have now.
+    """Audio preprocessing: preprocessor_config.json, or its part of processor_config.json, as in newer folders.
 
-    Empty where neither is there. Raises ValueError where they differ, and for audio that is not prepared as ours.
+    Empty where there is neither. Raises ValueError where they differ, and for unsupported preprocessing.
     """
-    found: dict[str, Any] = {}
+    merged: dict[str, Any] = {}
     inner = (read_object(folder / "processor_config.json") or {}).get("feature_extractor")
     for part in (read_object(folder / "preprocessor_config.json"), inner):
         if not isinstance(part, dict):
             continue
-        said = {"do_normalize": True, "feature_extractor_type": EXTRACTOR, "sampling_rate": 16000, **part}
-        if found and said["do_normalize"] != found["do_normalize"]:
+        stated = {"do_normalize": True, "feature_extractor_type": EXTRACTOR, "sampling_rate": SAMPLE_RATE, **part}
+        if merged and stated["do_normalize"] != merged["do_normalize"]:
             raise ValueError(
-                f"{folder}: do_normalize is {found['do_normalize']} in its preprocessor_config.json, but"
-                f" {said['do_normalize']} in its processor_config.json"
+                f"{folder}: do_normalize is {merged['do_normalize']} in its preprocessor_config.json, but"
+                f" {stated['do_normalize']} in its processor_config.json"
             )
-        found = said
-    for key, expected in (("feature_extractor_type", EXTRACTOR), ("sampling_rate", 16000)):
-        if found and found[key] != expected:
-            raise ValueError(f"{folder}: {key} {found[key]} of its preprocessor; only {expected} is built")
-    if found and not isinstance(found["do_normalize"], bool):
-        raise ValueError(f"{folder}: do_normalize {found['do_normalize']!r} of its preprocessor is not true or false")
-    return found
+        merged = stated
+    for key, expected in (("feature_extractor_type", EXTRACTOR), ("sampling_rate", SAMPLE_RATE)):
+        if merged and merged[key] != expected:
+            raise ValueError(f"{folder}: {key} {merged[key]} of its preprocessor; only {expected} is supported")
+    if merged and not isinstance(merged["do_normalize"], bool):
+        raise ValueError(f"{folder}: do_normalize {merged['do_normalize']!r} of its preprocessor is not true or false")
+    return merged
 
 
 def _download(name: str) -> Path:
@@ -106,38 +107,33 @@ def _download(name: str) -> Path:
         raise FileNotFoundError(f"hf:{name}: cannot be downloaded ({str(error).splitlines()[0]}); {way_out}") from None
 
 
-def _fairseq(place: str) -> tuple[dict[str, Tensor], names.Table, Said]:
+def _fairseq(place: str) -> tuple[dict[str, Tensor], names.Table, Stated]:
     path = Path(place)
     content = read_pickle(path, stubs=True)
     tensors = content.get("model") if isinstance(content, dict) else None
     if not isinstance(tensors, dict):
-        raise ValueError(f"{path}: no 'model' inside, which a fairseq checkpoint has")
+        raise ValueError(f"{path}: no 'model' inside, as fairseq checkpoints have")
     settings = plain(content.get("cfg")) or plain(content.get("args")) or {}
-    said = replace(said_by_fairseq(settings if isinstance(settings, dict) else {}, str(path)), eps=TORCH_EPS)
+    stated = replace(stated_by_fairseq(settings if isinstance(settings, dict) else {}, str(path)), eps=TORCH_EPS)
     if any(".2.1." in name for name in tensors):  # a layer norm, between two transposes
-        said = replace(said, layer_norms=True)
+        stated = replace(stated, layer_norms=True)
     lists = sorted(path.parent.glob("dict.*.txt"))
     if lists:
         symbols = _by_our_names(line.split()[0] for line in _lines(lists[0]) if line.strip())
-        said = replace(said, units=(BLANK, "<pad>", "</s>", "<unk>", *symbols))  # its blank is <s>
-    return _only_tensors(tensors, path), names.FAIRSEQ, said
-
-
-def _only_tensors(values: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    wrong = [name for name, value in values.items() if not isinstance(value, Tensor)]
-    if wrong:
+        stated = replace(stated, units=(BLANK, "<pad>", "</s>", "<unk>", *symbols))  # its blank is <s>
+    if wrong := [name for name, value in tensors.items() if not isinstance(value, Tensor)]:
         raise ValueError(f"{path}: not tensors: {names.listed(wrong)}")
-    return dict(values)
+    return tensors, names.FAIRSEQ, stated
 
 
-def _torchaudio(place: str) -> tuple[dict[str, Tensor], names.Table, Said]:
+def _torchaudio(place: str) -> tuple[dict[str, Tensor], names.Table, Stated]:
     path = Path(place)
     labels = path.with_name("labels.txt")
-    said = Said(eps=TORCH_EPS)
+    stated = Stated(eps=TORCH_EPS)
     if labels.is_file():  # the labels of a torchaudio bundle, one a line; its blank is "-"
         units = _by_our_names(" ".join(_lines(labels)).split())
-        said = replace(said, units=tuple(BLANK if unit == "-" else unit for unit in units))
-    return names.split_joined(read_tensors(path)), names.TORCHAUDIO, said
+        stated = replace(stated, units=tuple(BLANK if unit == "-" else unit for unit in units))
+    return names.split_joined(read_tensors(path)), names.TORCHAUDIO, stated
 
 
 def _lines(path: Path) -> list[str]:

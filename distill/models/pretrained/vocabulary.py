@@ -1,4 +1,4 @@
-"""Which unit each row of a Hugging Face model's prediction layer stands for: vocab.json and what lies beside it."""
+"""Units of the rows of a Hugging Face model's prediction layer, from vocab.json and the files beside it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from distill.models.pretrained.files import read_object
 
 BLANK, BOUNDARY = "<blk>", "▁"
 DELIMITER = "|"
-"""What separates words where tokenizer_config.json does not say."""
+"""The word separator where tokenizer_config.json does not state it."""
 
 
 def units_of_folder(folder: Path, config: Mapping[str, Any], rows: int) -> tuple[str, ...] | None:

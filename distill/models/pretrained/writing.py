@@ -1,4 +1,4 @@
-"""An offline model as a plain Wav2Vec2ForCTC or HubertForCTC folder, which `AutoModelForCTC` loads without our code.
+"""Write an offline model as a Wav2Vec2ForCTC or HubertForCTC folder, which `AutoModelForCTC` loads without our code.
 
 transformers itself is not needed to write one.
 """
@@ -6,16 +6,15 @@ transformers itself is not needed to write one.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from distill.config.model import Model
+from distill.config.model import SAMPLE_RATE, Model
 from distill.files import replacing
-from distill.models.pretrained.names import HUGGING_FACE
+from distill.models.pretrained.names import HUGGING_FACE, translated
 from distill.models.pretrained.vocabulary import BOUNDARY, DELIMITER
 from distill.models.recogniser import Recogniser
 
@@ -45,7 +44,7 @@ def write_folder(model: Recogniser, outputs: Sequence[str], folder: Path, kind: 
         "vocab.json": vocabulary,
         "preprocessor_config.json": {
             "feature_extractor_type": "Wav2Vec2FeatureExtractor", "do_normalize": normalise, "feature_size": 1,
-            "padding_side": "right", "padding_value": 0.0, "return_attention_mask": True, "sampling_rate": 16000,
+            "padding_side": "right", "padding_value": 0.0, "return_attention_mask": True, "sampling_rate": SAMPLE_RATE,
         },
         "tokenizer_config.json": {
             "tokenizer_class": "Wav2Vec2CTCTokenizer", "pad_token": outputs[0], "unk_token": outputs[0],
@@ -76,8 +75,11 @@ def obstacles(model: Model) -> list[str]:
         "encoder.position_causal: true": encoder.position_causal,
         "streaming.chunk_frames": model.streaming.chunk_frames > 0,
         "relative positions": encoder.relative_buckets > 0,
+        "widths of each block (ffn_dim, heads, head_dim)": (
+            isinstance(encoder.ffn_dim, tuple) or isinstance(encoder.heads, tuple) or encoder.head_dim is not None
+        ),
     }
-    return [name for name, found in wrong.items() if found]
+    return [name for name, is_wrong in wrong.items() if is_wrong]
 
 
 def config(model: Model, outputs: Sequence[str], kind: str) -> dict:
@@ -106,9 +108,9 @@ def their_tensors(model: Recogniser) -> dict[str, Tensor]:
     gain = own.pop("front_end.gain")
     if model.settings.front_end.waveform == "gain":
         own["front_end.layers.0.conv.weight"] *= gain
-    through = own.pop("head.through.weight", None)
-    if through is not None:
-        own["head.output.weight"] = (own["head.output.weight"].double() @ through.double()).float()
+    projection = own.pop("head.shared_projection.weight", None)
+    if projection is not None:
+        own["head.output.weight"] = (own["head.output.weight"].double() @ projection.double()).float()
     if "encoder.projection.weight" not in own:  # transformers always projects
         own["encoder.projection.weight"] = torch.eye(model.settings.encoder.dim)
         own["encoder.projection.bias"] = torch.zeros(model.settings.encoder.dim)
@@ -117,12 +119,8 @@ def their_tensors(model: Recogniser) -> dict[str, Tensor]:
 
 def _theirs(ours: str) -> str:
     """Their name of one of our tensors; raises ValueError where there is none."""
-    for theirs, pattern in HUGGING_FACE.names.items():
-        if theirs.endswith(("weight_g", "weight_v")):
-            continue
-        text = re.escape(pattern).replace(r"\{n\}", r"(?P<n>\d+)").replace(r"\*", r"(?P<rest>weight|bias)")
-        match = re.fullmatch(text, ours)
-        if match:
-            found = match.groupdict()
-            return theirs.replace("{n}", found.get("n") or "").replace("*", found.get("rest") or "")
-    raise ValueError(f"no name in transformers for {ours}")
+    pairs = [(theirs, own) for theirs, own in HUGGING_FACE.names.items() if not theirs.endswith(("_g", "_v"))]
+    name = next((name for theirs, own in pairs if (name := translated(ours, own, theirs)) is not None), None)
+    if name is None:
+        raise ValueError(f"no name in transformers for {ours}")
+    return name

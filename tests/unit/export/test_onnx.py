@@ -13,9 +13,10 @@ onnx = pytest.importorskip("onnx", reason="the extra 'deploy' is not installed")
 
 from distill.export import onnx as exporting  # noqa: E402
 from distill.export.network import StreamGraph, WholeGraph, windows  # noqa: E402
+from distill.export.quantise import quantise  # noqa: E402
 from distill.runtime.onnx_runner import load_graph  # noqa: E402
-from distill.runtime.session import open_session  # noqa: E402
-from distill.runtime.torch_runner import facts_of  # noqa: E402
+from distill.runtime.open import open_session  # noqa: E402
+from distill.runtime.torch_runner import info_of  # noqa: E402
 from tests.support.models import CHUNK, MODELS, OUTPUTS, build  # noqa: E402
 from tests.unit.runtime.test_session import forward, in_pieces, speech, torch_session  # noqa: E402
 
@@ -27,13 +28,13 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict:
     for name, settings in MODELS.items():
         model, folder = build(*settings), tmp_path_factory.mktemp(name.replace(" ", "_"))
         (folder / "export").mkdir()
-        facts = facts_of(model, OUTPUTS, name)
-        (folder / "export" / "export.json").write_text(json.dumps({"model": facts.plain()}))
+        info = info_of(model, OUTPUTS, name)
+        (folder / "export" / "export.json").write_text(json.dumps({"model": info.resolved()}))
         exporting.export_whole(model, folder / "export" / "whole.onnx")
-        if facts.chunk:
+        if info.chunk_frames:
             exporting.export_stream(model, folder / "export" / "stream.onnx")
         for source in list((folder / "export").glob("*.onnx")):
-            exporting.quantise(source, source.with_suffix(".int8.onnx"))
+            quantise(source, source.with_suffix(".int8.onnx"))
         made[name] = (model, folder)
     return made
 
@@ -83,29 +84,30 @@ def test_a_stream_costs_what_it_has_heard_and_no_more(exported: dict, name: str,
     """Rings grow to the history and stay there, the last frames are a run of their own size; both begin anew."""
     _, folder = exported[name]
     session = open_session(folder, "onnx")
-    facts, graph, runs = session.facts, session.runner._graph._graph, []
+    info, graph, runs = session.info, session.runner.batches._graph, []
+    chunk, history = info.chunk_frames, info.model.streaming.history_frames
 
     class Spy:
         def run(self, outputs: list | None, feed: dict) -> list:
             found = graph.run(outputs, feed)
-            runs.append((found[0].shape[1], feed["key_0"].shape[2] - facts.sinks))
+            runs.append((found[0].shape[1], feed["key_0"].shape[2] - info.model.streaming.sink_frames))
             return found
 
-    monkeypatch.setattr(session.runner._graph, "_graph", Spy())
+    monkeypatch.setattr(session.runner.batches, "_graph", Spy())
     for samples in (30000, 20000):
         runs.clear()
         frames = len(session.whole(speech(samples)))
-        starts = range(0, frames, facts.chunk)
-        assert frames % facts.chunk and frames > facts.chunk + facts.history, "the case is one with a rest"
-        assert [now for now, _ in runs] == [min(facts.chunk, frames - start) for start in starts]
-        assert [past for _, past in runs] == [min(max(start, facts.chunk), facts.history) for start in starts]
+        starts = range(0, frames, chunk)
+        assert frames % chunk and frames > chunk + history, "the case is one with a rest"
+        assert [now for now, _ in runs] == [min(chunk, frames - start) for start in starts]
+        assert [past for _, past in runs] == [min(max(start, chunk), history) for start in starts]
 
 
 def test_padding_changes_no_frame_of_a_batch() -> None:
     graph = WholeGraph(build(*MODELS["fbank"]))
     torch.manual_seed(0)
     x, lens = torch.randn(2, 90, 80), torch.tensor([90, 51])
-    lengths = graph.lengths(lens)
+    lengths = graph.settings.front_end.frames_of_inputs(lens)
     alone = graph(x[1:, :51], lengths[1:])[0]
     torch.testing.assert_close(graph(x, lengths)[1, : lengths[1]], alone[: lengths[1]], rtol=1e-4, atol=1e-5)
 
@@ -141,4 +143,4 @@ def test_a_graph_cut_short_is_named(tmp_path) -> None:
 
 def test_torch_and_onnx_sessions_agree_on_the_model(exported: dict) -> None:
     model, folder = exported["gabor"]
-    assert open_session(folder, "onnx").facts.plain() == torch_session(model).facts.plain() | {"name": "gabor"}
+    assert open_session(folder, "onnx").info.resolved() == torch_session(model).info.resolved() | {"name": "gabor"}

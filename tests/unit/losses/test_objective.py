@@ -16,7 +16,7 @@ from distill.lfmmi import NativeEngine
 from distill.losses.hidden import HiddenMse
 from distill.losses.objective import Objective, fit_frames, needs_of
 from distill.losses.term import Context
-from distill.models.recogniser import Head
+from distill.models.heads import SharedHead
 
 UNITS, DIM, TEACHER_DIM, BLOCKS = 4, 6, 10, 3
 LENGTHS = torch.tensor([9, 5])
@@ -44,7 +44,7 @@ def make(seed: int = 0, **settings):
     options = Settings(teacher_layers=(2, 0, 4), **settings)
     student, teacher = model_settings(DIM, BLOCKS, TEACHER_DIM), model_settings(TEACHER_DIM, 4)
     objective = Objective(options, Context(student, teacher, "native", topology.ctc(loop_graph())))
-    head = Head(DIM, UNITS, TEACHER_DIM)
+    head = SharedHead(DIM, UNITS, TEACHER_DIM)
     hidden = tuple(torch.randn(2, 9, DIM) for _ in range(BLOCKS))
     hidden = (torch.zeros(2, 9, DIM), *hidden)
     blocks = {block: torch.randn(2, 9, TEACHER_DIM) for block in (2, 4)}
@@ -53,12 +53,12 @@ def make(seed: int = 0, **settings):
     return objective, head, hidden, targets, numerators
 
 
-def losses_of(objective: Objective, head: Head, hidden, targets, numerators):
-    output = Output(head(hidden[-1]), LENGTHS, hidden, None, head.through(hidden[-1]))
+def losses_of(objective: Objective, head: SharedHead, hidden, targets, numerators):
+    output = Output(head(hidden[-1]), LENGTHS, hidden, None, head.shared_projection(hidden[-1]))
     return objective(output, targets, Batch(("a", "b"), torch.empty(0), LENGTHS, numerators))
 
 
-def total(objective: Objective, head: Head, hidden, targets, numerators) -> torch.Tensor:
+def total(objective: Objective, head: SharedHead, hidden, targets, numerators) -> torch.Tensor:
     losses = losses_of(objective, head, hidden, targets, numerators)
     return sum(term.weight * term.total / term.count for term in losses.terms.values())
 
@@ -68,7 +68,7 @@ def test_the_whole_objective_is_equation_one_to_five() -> None:
     logits = head(hidden[-1])
     inside = torch.arange(9)[None] < LENGTHS[:, None]
     first = F.mse_loss(objective["hidden"].projections["1"](hidden[1])[inside], targets.hidden[2][inside])
-    last = F.mse_loss(head.through(hidden[3])[inside], targets.hidden[4][inside])
+    last = F.mse_loss(head.shared_projection(hidden[3])[inside], targets.hidden[4][inside])
     outputs = F.mse_loss(logits[inside], targets.logits[inside])
     log_probs = logits.log_softmax(-1)
     ctc = F.ctc_loss(
@@ -105,7 +105,7 @@ def test_shared_head_learns_from_hidden_and_prediction_terms_alike() -> None:
         head.zero_grad()
         losses = losses_of(objective, head, hidden, targets, numerators)
         losses.terms[name].total.backward()
-        assert head.through.weight.grad.abs().sum() > 0
+        assert head.shared_projection.weight.grad.abs().sum() > 0
 
 
 def test_layer_norm_of_targets_spares_the_last() -> None:

@@ -18,7 +18,7 @@ from distill.models.pretrained import build_imported, read_checkpoint
 from distill.models.pretrained.files import Stub, plain, read_pickle
 from distill.models.pretrained.names import FAIRSEQ, HUGGING_FACE, TORCHAUDIO, Table
 from distill.models.pretrained.shapes import read_list
-from distill.models.transfer import build_model
+from distill.models.recogniser import build_model
 
 LAYERS = ((8, 10, 5), (8, 3, 2))
 SMALL = Model(

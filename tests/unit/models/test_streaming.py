@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from distill.batch import SAMPLE_RATE
 from distill.config.experiment import Experiment
 from distill.config.model import Encoder, FrontEnd, Model, Streaming
-from distill.models.encoder import attention_mask, drawn
+from distill.models.attention import attention_mask
+from distill.models.encoder import drawn
 from distill.models.latency import latency
 from distill.models.recogniser import Recogniser
 from tests.support.streams import assert_step_equals_forward
@@ -82,10 +83,10 @@ def test_step_equals_forward_for_every_encoder(kind: str, lengths: list[int], cu
 def test_one_model_runs_at_any_latency(chunk: int, history: int, length: int, cut: int) -> None:
     model = small("padless", "sinks")
     try:
-        assert_step_equals_forward(model.run_at(chunk, history), [length], [cut])
-        assert latency(model.settings).chunk == pytest.approx(chunk * 40 / 16)
+        assert_step_equals_forward(model.set_chunk(chunk, history), [length], [cut])
+        assert latency(model.settings).chunk_ms == pytest.approx(chunk * 40 / 16)
     finally:
-        model.run_at(CHUNK, HISTORY)
+        model.set_chunk(CHUNK, HISTORY)
 
 
 @pytest.mark.parametrize("front", FRONT_ENDS)
@@ -114,9 +115,9 @@ def test_state_is_bounded_by_chunk_history_and_sinks() -> None:
     for _ in range(40):
         _, _, state = model.step(torch.zeros(2, 777), state)
         assert state.audio.shape[1] < front.context + CHUNK * front.hop + front.ahead
-        assert state.past[0].keys.shape[2] == len(state.past_frames) <= HISTORY + 5
-        sizes.add(len(state.past_frames))
-    assert max(sizes) == HISTORY + 5 and state.past_frames[:5].tolist() == [0, 1, 2, 3, 4]
+        assert state.caches[0].keys.shape[1] == state.frames.shape[1] <= HISTORY + 5
+        sizes.add(state.frames.shape[1])
+    assert max(sizes) == HISTORY + 5 and state.frames[0, :5].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_a_chunk_of_no_samples_gives_no_frames() -> None:
@@ -202,7 +203,7 @@ def test_look_ahead_of_the_recipes_models(
     name: str, chunk: float | None, mean: float | None, most: float | None
 ) -> None:
     delay = latency(Experiment.load(CONF / f"{name}.yaml").model)
-    assert (delay.chunk, delay.mean, delay.max) == (chunk, mean, most)
+    assert (delay.chunk_ms, delay.mean, delay.max) == (chunk, mean, most)
 
 
 def test_every_part_that_waits_for_the_end_is_named() -> None:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distill.runtime.batching import BatchRunner, Piece, open_batches, preferred
+from distill.runtime.open import open_batches, preferred
+from distill.runtime.runner import BatchRunner, ChunkRequest
 from distill.runtime.session import Session
-from distill.runtime.torch_runner import TorchBatches, TorchRunner, facts_of
+from distill.runtime.torch_runner import TorchBatches, info_of, torch_runner
 from tests.support.models import GABOR, MODELS, OUTPUTS, build
 
 
@@ -34,7 +35,7 @@ def together(runner: BatchRunner, waves: list[np.ndarray], arrivals: list[int]) 
             new = wave[position[i] : position[i] + runner.needs(position[i] > 0)]
             done[i] = len(new) < runner.needs(position[i] > 0)
             position[i] += len(new)
-            pieces.append(Piece(states[i], new, done[i]))
+            pieces.append(ChunkRequest(states[i], new, done[i]))
             members.append(i)
         for i, (log_probs, state) in zip(members, runner.step(pieces)):
             heard[i].append(log_probs)
@@ -46,10 +47,10 @@ def together(runner: BatchRunner, waves: list[np.ndarray], arrivals: list[int]) 
 @pytest.mark.parametrize("name", [name for name, (_, streams, *_) in MODELS.items() if streams])
 def test_a_stream_in_a_batch_is_as_alone(name: str) -> None:
     model = build(*MODELS[name])
-    facts = facts_of(model, OUTPUTS, name)
+    info = info_of(model, OUTPUTS, name)
     waves = [speech(n, seed) for seed, n in enumerate((9000, 1, 20011, 5120, 12345, 159, 7000))]
-    found = together(TorchBatches(model, facts), waves, [0, 0, 1, 3, 3, 4, 7])
-    alone = Session(TorchRunner(model, facts, True))
+    found = together(TorchBatches(model, info), waves, [0, 0, 1, 3, 3, 4, 7])
+    alone = Session(torch_runner(model, info, True))
     for wave, log_probs in zip(waves, found):
         np.testing.assert_allclose(log_probs, alone.whole(wave), rtol=0, atol=1e-4)
     assert found[2].std() > 0.1
@@ -60,10 +61,10 @@ def test_sinks_and_unequal_memories() -> None:
     model.settings = model.settings.model_copy(
         update={"streaming": model.settings.streaming.model_copy(update={"sink_frames": 3})}
     )
-    facts = facts_of(model, OUTPUTS, "sinks")
+    info = info_of(model, OUTPUTS, "sinks")
     waves = [speech(n, seed) for seed, n in enumerate((9000, 20000, 12000))]
-    found = together(TorchBatches(model, facts), waves, [0, 1, 4])
-    alone = Session(TorchRunner(model, facts, True))
+    found = together(TorchBatches(model, info), waves, [0, 1, 4])
+    alone = Session(torch_runner(model, info, True))
     for wave, log_probs in zip(waves, found):
         np.testing.assert_allclose(log_probs, alone.whole(wave), rtol=0, atol=1e-4)
 
@@ -71,7 +72,7 @@ def test_sinks_and_unequal_memories() -> None:
 def test_a_model_with_full_context_is_refused() -> None:
     model = build(*MODELS["offline"])
     with pytest.raises(ValueError, match="cannot stream"):
-        TorchBatches(model, facts_of(model, OUTPUTS, "offline"))
+        TorchBatches(model, info_of(model, OUTPUTS, "offline"))
 
 
 def export(name: str, folder: Path) -> Any:
@@ -79,7 +80,7 @@ def export(name: str, folder: Path) -> Any:
     exporting = pytest.importorskip("distill.export.onnx", reason="the extra 'deploy' is not installed")
     model = build(*MODELS[name])
     (folder / "export").mkdir()
-    content = {"model": facts_of(model, OUTPUTS, name).plain()}
+    content = {"model": info_of(model, OUTPUTS, name).resolved()}
     (folder / "export" / "export.json").write_text(json.dumps(content), encoding="utf-8")
     exporting.export_stream(model, folder / "export" / "stream.onnx")
     return model
@@ -90,7 +91,7 @@ def test_a_stream_in_a_batch_of_the_exported_graph_is_as_alone_in_torch(name: st
     model = export(name, tmp_path)
     waves = [speech(n, seed) for seed, n in enumerate((9000, 1, 20011, 5120, 12345, 159, 7000))]
     found = together(open_batches(tmp_path), waves, [0, 0, 1, 3, 3, 4, 7])
-    alone = Session(TorchRunner(model, facts_of(model, OUTPUTS, name), True))
+    alone = Session(torch_runner(model, info_of(model, OUTPUTS, name), True))
     for wave, log_probs in zip(waves, found):
         np.testing.assert_allclose(log_probs, alone.whole(wave), rtol=0, atol=1e-3)
     assert found[2].std() > 0.1
@@ -100,7 +101,7 @@ def test_a_forward_that_failed_can_be_repeated(tmp_path: Path) -> None:
     export("waveform", tmp_path)
     wave, runner = speech(9000, 0), open_batches(tmp_path)
     whole = together(runner, [wave], [0])[0]
-    run, calls = runner._together, []  # type: ignore[attr-defined]
+    run, calls = runner._forward, []  # type: ignore[attr-defined]
 
     def sometimes(streams: Any) -> Any:
         calls.append(len(streams))
@@ -108,14 +109,14 @@ def test_a_forward_that_failed_can_be_repeated(tmp_path: Path) -> None:
             raise MemoryError
         return run(streams)
 
-    def persistent(pieces: list[Piece]) -> Any:
+    def persistent(pieces: list[ChunkRequest]) -> Any:
         try:
             return step(pieces)
         except MemoryError:
             return step(pieces)
 
     step = runner.step
-    runner._together, runner.step = sometimes, persistent  # type: ignore[attr-defined, method-assign, assignment]
+    runner._forward, runner.step = sometimes, persistent  # type: ignore[attr-defined, method-assign, assignment]
     np.testing.assert_array_equal(together(runner, [wave], [0])[0], whole)
     assert len(calls) > 2
 
@@ -129,13 +130,13 @@ def test_the_faster_runtime_is_taken_where_it_is_up_to_date(tmp_path: Path, capl
     assert preferred(tmp_path) == "onnx" and preferred(tmp_path / "export") == "onnx"
     os.utime(tmp_path / "export" / "export.json", (0, 0))
     assert preferred(tmp_path) == "torch" and "older than the checkpoint" in caplog.text
-    with pytest.raises(ValueError, match="expected torch, onnx, int8"):
+    with pytest.raises(ValueError, match="expected torch, onnx or int8"):
         open_batches(tmp_path, "tensorrt")
 
 
 def test_an_offline_export_is_refused(tmp_path: Path) -> None:
     model = build(*MODELS["offline"])
-    content = {"model": facts_of(model, OUTPUTS, "offline").plain()}
+    content = {"model": info_of(model, OUTPUTS, "offline").resolved()}
     (tmp_path / "export.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(ValueError, match="cannot stream"):
         open_batches(tmp_path)

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.decode.log_probs import in_windows
-from distill.runtime.session import Facts, Session, checked, open_session
-from distill.runtime.torch_runner import TorchRunner, facts_of
+from distill.runtime.info import ModelInfo
+from distill.runtime.open import open_session
+from distill.runtime.session import Session, checked
+from distill.runtime.torch_runner import info_of, torch_runner
 from tests.support.models import CHUNK, MODELS, OUTPUTS, build
 
 
@@ -23,8 +25,8 @@ def forward(model, wave: np.ndarray) -> np.ndarray:
 
 
 def torch_session(model, mode: str = "") -> Session:
-    facts = facts_of(model, OUTPUTS, "small")
-    return Session(TorchRunner(model, facts, bool(facts.chunk) if not mode else mode == "streaming"))
+    info = info_of(model, OUTPUTS, "small")
+    return Session(torch_runner(model, info, bool(info.chunk_frames) if not mode else mode == "streaming"))
 
 
 def speech(samples: int, seed: int = 0) -> np.ndarray:
@@ -54,10 +56,10 @@ def test_any_chunking_gives_the_masked_forward(name: str, samples: int, cuts: li
         np.testing.assert_allclose(in_pieces(session, wave, cuts), expected, rtol=0, atol=1e-4)
 
 
-def test_facts_count_frames_as_the_model_does(model) -> None:
-    facts = facts_of(model, OUTPUTS, "small")
+def test_info_counts_frames_as_the_model_does(model) -> None:
+    info = info_of(model, OUTPUTS, "small")
     samples = torch.tensor([1, 79, 399, 400, 559, 560, 4000, 16001])
-    assert [facts.frames(n) for n in samples.tolist()] == model.front_end.lengths(samples).tolist()
+    assert [info.model.front_end.frames(n) for n in samples.tolist()] == model.front_end.lengths(samples).tolist()
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,7 @@ def test_missing_and_unknown_are_named(tmp_path) -> None:
         open_session(tmp_path, "onnx", "sometimes")
     (tmp_path / "export.json").write_text('{"model": {"outputs": []}}')
     with pytest.raises(ValueError, match="another version"):
-        Facts.read(tmp_path / "export.json")
+        ModelInfo.of_export(tmp_path / "export.json")
 
 
 def test_the_state_of_a_stream_is_bounded() -> None:
@@ -99,7 +101,7 @@ def test_the_state_of_a_stream_is_bounded() -> None:
     sizes = []
     for seed in range(12):
         session.feed(speech(5000, seed))
-        state = vars(session.runner._state)
+        state = vars(session.runner._state)  # type: ignore[attr-defined]
         tensors = [t for value in state.values() for t in (value if isinstance(value, list) else [value])]
         flat = [x for t in tensors for x in (t if isinstance(t, tuple) else (t,)) if isinstance(x, torch.Tensor)]
         sizes.append(sum(x.numel() for x in flat if x is not state["audio"]))

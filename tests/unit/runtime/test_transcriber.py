@@ -17,7 +17,7 @@ from distill.lfmmi import NativeEngine
 from distill.losses.ctc import Ctc
 from distill.models.recogniser import Recogniser
 from distill.runtime.session import Session
-from distill.runtime.torch_runner import TorchRunner, facts_of
+from distill.runtime.torch_runner import info_of, torch_runner
 from distill.runtime.transcriber import GreedySearch, Transcriber, open_search
 from distill.text import Word
 from tests.support.decoding import make_small
@@ -147,14 +147,14 @@ def test_a_ctc_output_does_not_change_the_main_one_and_streams_and_exports() -> 
         output = model(torch.from_numpy(wave)[None], torch.tensor([len(wave)]))
         second = output.ctc_logits[0].log_softmax(-1)
         exported = WholeGraph(model, "ctc")((torch.from_numpy(wave) * 3)[None, :, None])[0]
-    facts = facts_of(model, OUTPUTS, "two")
-    assert facts.predicts == ("main", "ctc")
-    streamed = Session(TorchRunner(model.read("ctc"), facts, True)).whole(wave)
+    info = info_of(model, OUTPUTS, "two")
+    assert info.selectable == ("main", "ctc")
+    streamed = Session(torch_runner(model.select_output("ctc"), info, True)).whole(wave)
     torch.testing.assert_close(torch.from_numpy(streamed), second, rtol=0, atol=1e-4)
     torch.testing.assert_close(exported, second, rtol=0, atol=1e-4)
     assert np.abs(streamed - forward(model, wave)).max() > 0.1
     with pytest.raises(ValueError, match="expected main or ctc"):
-        model.read("third")
+        model.select_output("third")
 
 
 def test_ctc_of_one_transcript_is_torchs_plus_the_weight_of_its_path() -> None:
@@ -184,7 +184,7 @@ def test_a_ctc_output_and_its_scale_need_each_other(scale: float, output: bool) 
 
 def test_the_main_output_needs_its_graph(tmp_path) -> None:
     model = with_ctc()
-    session = Session(TorchRunner(model, facts_of(model, OUTPUTS, "two"), True))
+    session = Session(torch_runner(model, info_of(model, OUTPUTS, "two"), True))
     with pytest.raises(FileNotFoundError, match="--output ctc"):
         open_search(tmp_path, session, "main")
     assert isinstance(open_search(tmp_path, session, "ctc")(), GreedySearch)

@@ -20,7 +20,7 @@ class Scripted:
     """Returns prepared log-probabilities for any audio, a chunk at a time."""
 
     def __init__(self, log_probs: np.ndarray) -> None:
-        self.facts, self._all = SimpleNamespace(), log_probs
+        self.info, self._all = SimpleNamespace(), log_probs
         self.reset()
 
     def reset(self) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from distill.config.experiment import Experiment
 from distill.models import checkpoint
-from distill.models.transfer import build_model
+from distill.models.recogniser import build_model
 
 SETTINGS = {
     "name": "toy",

@@ -16,8 +16,8 @@ from distill.graphs import topology
 from distill.losses.objective import Objective
 from distill.losses.term import Context
 from distill.models import checkpoint
-from distill.models.recogniser import Recogniser, count_parameters
-from distill.models.transfer import build_model, copy_matching
+from distill.models.recogniser import Recogniser, build_model, count_parameters
+from distill.models.transfer import copy_matching
 from distill.train.distributed import Ranks
 from distill.train.loop import Trainer, TrainingPlan, TrainingStep
 from distill.train.teacher import TeacherTargets
@@ -207,7 +207,7 @@ def test_s5_takes_from_t1_what_the_paper_shares() -> None:
         f"front_end.layers.{n}.{p}.{q}" for n in (0, 1) for p in ("conv", "norm") for q in ("weight", "bias")
     }
     assert "encoder.positions.conv.parametrizations.weight.original0" in report.other_shape, "no scale without kernel"
-    assert set(report.absent) == {"head.through.weight"}
+    assert set(report.absent) == {"head.shared_projection.weight"}
     assert len([name for name in report.unused if ".blocks." in name]) == 14 * 16, "blocks 11 to 24"
 
 

@@ -1,0 +1,107 @@
+"""Multi-head self-attention over chunks with a cache, and the mask and relative positions of its scores."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distill.config.model import Encoder as EncoderSettings
+from distill.config.model import Streaming
+
+
+class KeyValue(NamedTuple):
+    """Cache of an attention layer: projected keys and values of P past frames, (B, P, heads * head_dim) each."""
+
+    keys: Tensor
+    values: Tensor
+
+
+class Context(NamedTuple):
+    """Input that the blocks of a forward share, over P cached frames and T new ones.
+
+    mask: True where a key is visible, broadcastable to (B, heads, T, P + T). relative (…, heads, T, P + T): bias of a
+    gated attention, or None. kept (P',): indices among the P + T frames that stay in the cache, None: all.
+    """
+
+    mask: Tensor
+    relative: Tensor | None = None
+    kept: Tensor | None = None
+
+
+class RelativePositions(nn.Module):
+    """A learnt bias per head and bucket of distance, logarithmic for long ones (WavLM, arXiv 2110.13900)."""
+
+    def __init__(self, heads: int, buckets: int, furthest: int) -> None:
+        super().__init__()
+        self.buckets, self.furthest = buckets, furthest
+        self.bias = nn.Embedding(buckets, heads)
+
+    def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Frame numbers of queries (T,) and keys (..., T_k) -> bias (..., heads, T, T_k)."""
+        distance = keys[..., None, :] - queries[:, None]
+        half = self.buckets // 2
+        exact = half // 2
+        size = distance.abs()
+        log_size = torch.log(size.clamp_min(1).float() / exact) / math.log(self.furthest / exact)
+        far = (exact + log_size * (half - exact)).long().clamp_max(half - 1)
+        bucket = torch.where(size < exact, size, far) + half * (distance > 0)
+        return self.bias(bucket).transpose(-1, -2).transpose(-2, -3)  # not movedim, which exports badly
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with biased projections; with relative positions, each query gates their bias."""
+
+    def __init__(self, settings: EncoderSettings, index: int) -> None:
+        super().__init__()
+        _, self.heads, head_dim = settings.widths(index)
+        self.dropout, dim, width = settings.attention_dropout, settings.dim, self.heads * head_dim
+        self.query, self.key, self.value = (nn.Linear(dim, width) for _ in range(3))
+        self.out = nn.Linear(width, dim)
+        gated = settings.relative_buckets > 0
+        self.gate = nn.Linear(head_dim, 8) if gated else None
+        self.gate_scale = nn.Parameter(torch.ones(1, self.heads, 1, 1)) if gated else None
+
+    def empty_cache(self, batch: int) -> KeyValue:
+        """The cache of new streams."""
+        return KeyValue(*[self.key.weight.new_zeros(batch, 0, self.key.out_features)] * 2)
+
+    def forward(self, x: Tensor, context: Context, cache: KeyValue | None = None) -> tuple[Tensor, KeyValue]:
+        """x (B, T, C) -> (B, T, C) and the cache for the next chunk."""
+        query, keys, values = (layer(x) for layer in (self.query, self.key, self.value))
+        if cache is not None:
+            keys, values = torch.cat([cache.keys, keys], 1), torch.cat([cache.values, values], 1)
+        mask = context.mask
+        if context.relative is not None:
+            mask = self.gated(self._split(x), context.relative).masked_fill(~mask, float("-inf"))
+        mixed = F.scaled_dot_product_attention(
+            self._split(query), self._split(keys), self._split(values), attn_mask=mask,
+            dropout_p=self.dropout if self.training else 0.0,
+        )  # fmt: skip
+        if context.kept is not None:
+            keys, values = keys[:, context.kept], values[:, context.kept]
+        return self.out(mixed.transpose(1, 2).flatten(2)), KeyValue(keys, values)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+    def gated(self, x: Tensor, relative: Tensor) -> Tensor:
+        """WavLM's gates on the bias: x (B, heads, T, C / heads), relative (…, heads, T, T_k) -> (B, heads, T, T_k)."""
+        assert self.gate is not None and self.gate_scale is not None
+        # not unflatten: a traced graph would keep the sizes of its example
+        update, reset = self.gate(x).reshape(*x.shape[:3], 2, 4).sum(4).sigmoid().chunk(2, 3)
+        return (update * (reset * self.gate_scale - 1) + 2) * relative
+
+
+def attention_mask(inside: Tensor, streaming: Streaming) -> Tensor:
+    """Mask of whole utterances: inside (B, T) bool -> (B, 1, T, T), or (B, 1, 1, T) with full context."""
+    keys = inside[:, None, None, :]
+    if not streaming.chunk_frames:
+        return keys | ~inside.any(1)[:, None, None, None]  # of an utterance without frames, every key
+    frame = torch.arange(inside.shape[1], device=inside.device)
+    chunk_start = torch.div(frame, streaming.chunk_frames, rounding_mode="floor") * streaming.chunk_frames
+    itself = frame == frame[:, None]  # visible to padded frames too, so that no row is empty
+    return (streaming.visible(frame, chunk_start[:, None]) & keys) | itself

@@ -1,0 +1,54 @@
+"""A model's settings, units and gain as stage 12 stores them beside its graphs (export.json)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from distill.config.loading import Settings
+from distill.config.model import Model
+
+LAYOUT = 4  # version of stage 12's output; increment when graphs or export.json change, so that exports are redone
+
+
+class ModelInfo(Settings):
+    """A trained model without its weights.
+
+    name: the experiment. gain: factor of the waveform (1 without a stored one). outputs: names of units, blank first.
+    """
+
+    name: str
+    model: Model
+    gain: float
+    outputs: tuple[str, ...]
+
+    @classmethod
+    def of_export(cls, path: Path) -> ModelInfo:
+        """Raises FileNotFoundError naming the stage that writes the file, ValueError for another version's file."""
+        if not path.is_file():
+            raise FileNotFoundError(f"no {path}; stage 12 writes it (run.sh --stage 12 --stop-stage 12)")
+        try:
+            return cls.model_validate(json.loads(path.read_text(encoding="utf-8"))["model"])
+        except (KeyError, ValueError):
+            raise ValueError(f"{path} was written by another version; run stage 12 again") from None
+
+    @property
+    def hop(self) -> int:
+        """Samples per frame."""
+        return self.model.front_end.hop
+
+    @property
+    def chunk_frames(self) -> int:
+        """Frames of a chunk, 0 for a model with full context."""
+        return self.model.streaming.chunk_frames
+
+    @property
+    def selectable(self) -> tuple[str, ...]:
+        """Outputs of the model: main (trained with LF-MMI, for a decoding graph), ctc (for greedy decoding)."""
+        return ("main", "ctc") if self.model.ctc_output else ("main",)
+
+    def chunk_samples(self, first: bool) -> int:
+        """Samples that complete a stream's next chunk; raises ValueError for a model with full context."""
+        if not self.chunk_frames:
+            raise ValueError(f"{self.name} has full context and cannot stream; use one with chunks, or mode offline")
+        return self.chunk_frames * self.hop + (self.model.front_end.ahead if first else 0)

@@ -1,0 +1,82 @@
+"""Opens a trained or exported model for a session or a server; torch is imported for the torch runtime alone."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from distill.runtime.info import ModelInfo
+from distill.runtime.runner import RUNTIMES, BatchRunner
+from distill.runtime.session import Session
+
+log = logging.getLogger(__name__)
+
+
+def open_session(
+    folder: Path, runtime: str = "onnx", mode: str = "", output: str = "main", threads: int = 1
+) -> Session:
+    """A session for an experiment's folder, or for an export folder alone.
+
+    runtime: torch (the last checkpoint), onnx or int8 (exported by stage 12). mode: streaming or offline;
+    empty: streaming if the model has chunks. output: main or ctc. Raises FileNotFoundError or ValueError naming
+    the missing part.
+    """
+    if mode not in ("", "streaming", "offline"):
+        raise ValueError(f"mode '{mode}' is not known; expected streaming or offline")
+    _check_runtime(runtime)
+    if runtime == "torch":
+        from distill.runtime.torch_runner import open_model, torch_runner
+
+        model, info = open_model(folder, output, threads)
+        return Session(torch_runner(model, info, streams(info, mode)))
+    from distill.runtime.onnx_runner import file_name, onnx_runner, read_export
+
+    folder, info = read_export(folder, output)
+    kind = "stream" if streams(info, mode) else "whole"
+    return Session(onnx_runner(folder / file_name(kind, output, runtime == "int8"), info, kind == "stream", threads))
+
+
+def open_batches(folder: Path, runtime: str = "", output: str = "main", threads: int = 1) -> BatchRunner:
+    """The runner of many streams for an experiment's folder.
+
+    runtime: torch (the last checkpoint), onnx or int8 (exported by stage 12); empty: onnx, which is faster,
+    unless the export is missing or older than the checkpoint. Raises FileNotFoundError or ValueError.
+    """
+    _check_runtime(runtime or "torch")
+    if (runtime or preferred(folder)) == "torch":
+        from distill.runtime.torch_runner import TorchBatches, open_model
+
+        return TorchBatches(*open_model(folder, output, threads))
+    from distill.runtime.onnx_runner import OnnxBatches, file_name, read_export
+
+    folder, info = read_export(folder, output)
+    info.chunk_samples(False)  # refuses full context
+    return OnnxBatches(folder / file_name("stream", output, runtime == "int8"), info, threads)
+
+
+def _check_runtime(runtime: str) -> None:
+    if runtime not in RUNTIMES:
+        raise ValueError(f"runtime '{runtime}' is not known; expected torch, onnx or int8")
+
+
+def streams(info: ModelInfo, mode: str) -> bool:
+    """Whether a mode runs in chunks; raises ValueError where it should and the model has full context."""
+    if mode == "streaming":
+        info.chunk_samples(False)
+    return mode == "streaming" or (not mode and info.chunk_frames > 0)
+
+
+def preferred(folder: Path) -> str:
+    """onnx if there is an export that is up to date, else torch, with the reason in the log."""
+    exported, epochs = folder / "export" / "export.json", list(folder.glob("epoch-*.pt"))
+    if (folder / "export.json").is_file() or (exported.is_file() and not epochs):
+        return "onnx"  # an export folder alone
+    if not epochs:
+        return "torch"  # opening it raises the error
+    if not exported.is_file():
+        log.info("%s has no export; the checkpoint is run by torch, which is slower (stage 12 exports)", folder)
+        return "torch"
+    if exported.stat().st_mtime < max(path.stat().st_mtime for path in epochs):
+        log.warning("%s/export is older than the checkpoint, which torch runs; stage 12 exports it anew", folder)
+        return "torch"
+    return "onnx"
