@@ -214,19 +214,21 @@ def write(folder: Path, run: Run, method: str, emissions: Emissions, result: Rec
     from distill.report.calibration import write_calibration
     from distill.report.errors_page import clips
     from distill.report.errors_page.page import Audio, write_page
-    from distill.scoring.calibration import calibration, judged
+    from distill.report.results import WerResult
+    from distill.scoring.calibration import calibration, scored_words
     from distill.scoring.compare import write_speakers
     from distill.scoring.wer import write_results
 
     info = {**emissions.info, "method": method, **result.info}
     if result.words is not None:
         write_words(folder, result.words)
-        if confidences := judged(result.scored, result.words):
+        if confidences := scored_words(result.scored, result.words):
             write_calibration(folder, calibration(confidences))
     if result.nbest is not None:
         with replacing(folder / "nbest.json") as temporary:
             temporary.write_text(json.dumps(as_plain(result.nbest)) + "\n", encoding="utf-8")
-    write_results(folder, run.cut_set, f"{run.label}-{method}", result.scored, info)
+    rate = write_results(folder, run.cut_set, f"{run.label}-{method}", result.scored)
+    WerResult.model_validate({**info, "set": run.cut_set, **rate.fields()}).write(folder / "wer.json")
     if speakers := clips.speakers(emissions.cuts.values()):
         write_speakers(folder, speakers)
     links = {name: address for name, cut in emissions.cuts.items() if (address := clips.link(cut, folder)) is not None}

@@ -16,6 +16,7 @@ from distill.recipe.emissions import test_sets
 from distill.recipe.options import Recipe
 from distill.recipe.provenance import command_line, commit, hardware
 from distill.recipe.stage import Stage
+from distill.report.results import Timing
 from distill.runtime.info import LAYOUT
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def export(recipe: Recipe, experiment: Experiment, folder: Path) -> None:
         write_folder(model, outputs, folder / "transformers")
     audio_file = folder / "audio.npy"
     np.save(audio_file, audio)
-    write_json(folder / "timing.json", timing(recipe, experiment, model, info, folder, audio_file))
+    timing(recipe, experiment, model, info, folder, audio_file).write(folder / "timing.json")
     audio_file.unlink()
 
 
@@ -176,7 +177,7 @@ def sherpa_difference(info: ModelInfo, output: str, folder: Path, audio: np.ndar
 
 def timing(
     recipe: Recipe, experiment: Experiment, model: Recogniser, info: ModelInfo, folder: Path, audio: Path
-) -> dict[str, Any]:
+) -> Timing:
     """timing.json: speed and memory of every way to run the model, its size, cost and look-ahead."""
     import torch
 
@@ -187,16 +188,16 @@ def timing(
 
     settings = model.settings
     delay = latency(settings)
-    return {
+    values = {
         "experiment": experiment.name, "corpus": recipe.corpus, "threads": 1,
         "params": count_parameters(model), "macs_per_second": sum(macs(settings, model.outputs).values()),
         "chunk_ms": delay.chunk_ms, "lookahead_mean_ms": delay.mean, "lookahead_max_ms": delay.max,
         "lookahead_parts": [asdict(part) for part in delay.parts], "gemm_gflops": gemm_peak(),
         "rows": list(timing_rows(recipe.exp(experiment.name), info, folder, audio)),
         "delays": word_latency.rows(recipe, experiment, folder),
-        "hardware": hardware(torch.device("cpu")), "commit": commit(),
-        "command": command_line(),
+        "hardware": hardware(torch.device("cpu")), "commit": commit(), "command": command_line(),
     }  # fmt: skip
+    return Timing.model_validate(values)
 
 
 def timing_rows(trained: Path, info: ModelInfo, exported: Path, audio: Path) -> Iterator[dict[str, Any]]:

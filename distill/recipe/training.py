@@ -12,6 +12,7 @@ from distill.files import write_json
 from distill.recipe.options import Recipe
 from distill.recipe.provenance import command_line, commit, hardware
 from distill.recipe.stage import Stage
+from distill.report.results import TrainingResult
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +54,12 @@ def write_result(
 ) -> None:  # fmt: skip
     """result.json, by the first rank: figures of a training, its settings, and where and how it ran."""
 
-    if ranks.first:
-        description = {"experiment": settings.name, "description": settings.description, "corpus": recipe.corpus}
-        where = {"commit": commit(), "hardware": hardware(device), "ranks": ranks.world, "command": command_line()}
-        write_json(folder / "result.json", {**training, **description, "config": settings.resolved(), **where})
+    if not ranks.first:
+        return
+    description = {"experiment": settings.name, "description": settings.description, "corpus": recipe.corpus}
+    where = {"commit": commit(), "hardware": hardware(device), "ranks": ranks.world, "command": command_line()}
+    result = {**training, **description, "config": settings.resolved(), **where}
+    if isinstance(settings, Experiment):
+        TrainingResult.model_validate(result).write(folder / "result.json")
+    else:
+        write_json(folder / "result.json", result)

@@ -1,9 +1,8 @@
-"""Word (or unit) error rates with their uncertainty, in icefall's files and this project's wer.json."""
+"""Word (or unit) error rates with confidence intervals, and icefall's files of them."""
 
 from __future__ import annotations
 
 import ast
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,8 +113,8 @@ def _read_recogs(path: Path) -> list[Scored]:
     return [score(name, both["ref"], both["hyp"]) for name, both in words.items()]
 
 
-def write_results(folder: Path, test_set: str, suffix: str, scored: Sequence[Scored], facts: dict[str, Any]) -> None:
-    """Write recogs-, errs-, wer-summary- files as icefall does, and wer.json."""
+def write_results(folder: Path, test_set: str, suffix: str, scored: Sequence[Scored]) -> ErrorRate:
+    """Write recogs-, errs-, wer-summary- files as icefall does."""
     rate = ErrorRate.of(scored)
     ordered = sorted(scored, key=lambda s: s.name)
     name = f"{test_set}-{suffix}"
@@ -123,8 +122,7 @@ def write_results(folder: Path, test_set: str, suffix: str, scored: Sequence[Sco
     write_lines(folder / f"recogs-{name}.txt", recogs)
     write_lines(folder / f"errs-{name}.txt", _error_lines(rate, ordered))
     write_lines(folder / f"wer-summary-{name}.txt", ["settings\tWER", f"{suffix}\t{rate.wer:.2f}"])
-    content = {**facts, "set": test_set, **rate.fields()}
-    write_lines(folder / "wer.json", [json.dumps(content, indent=1, sort_keys=True)])
+    return rate
 
 
 def _error_lines(rate: ErrorRate, scored: Sequence[Scored]) -> Iterable[str]:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from distill.report.results import WerResult
+from distill.scoring.wer import Scored, write_results
 
 
 def write(path: Path, content: Any) -> None:
@@ -63,3 +67,9 @@ def timing_row(runtime: str, rtf: float, mode: str = "streaming") -> dict[str, A
         "mode": mode, "runtime": runtime, "audio_s": 20.0, "rtf": rtf, "rtf_low": rtf, "rtf_high": rtf,
         "rtf_wall": rtf, "finalisation_ms": 1.0, "peak_mb": 50.0, "model_mb": 20.0, "file_mb": None,
     }  # fmt: skip
+
+
+def write_decoding(folder: Path, test_set: str, suffix: str, scored: Sequence[Scored], info: Mapping[str, Any]) -> None:
+    """icefall's files and wer.json."""
+    rate = write_results(folder, test_set, suffix, scored)
+    WerResult.model_validate({**info, "set": test_set, **rate.fields()}).write(folder / "wer.json")

@@ -84,7 +84,6 @@ def test_no_files_import_each_other_in_a_circle() -> None:
         visit(name, ())
 
 
-@pytest.mark.xfail(reason="rescore imports decode")
 def test_no_script_imports_a_script() -> None:
     scripts = {path.stem: path for path in SCRIPTS if "__main__" in path.read_text(encoding="utf-8")}
     for path in SCRIPTS:

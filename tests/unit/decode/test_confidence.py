@@ -1,4 +1,4 @@
-"""Confidences held against what was right; the files they are written to."""
+"""Confidences against right and wrong words; their files."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from distill.decode.recognise import recognise, without_blanks
 from distill.decode.word_files import write_words
 from distill.fsa.lattice import Search
 from distill.lfmmi import NativeEngine
-from distill.scoring.calibration import Judged, calibration, fitted, judged, normalised_cross_entropy
+from distill.scoring.calibration import ScoredWord, calibration, normalised_cross_entropy, scored_words
 from distill.scoring.wer import score
 from distill.text import Word
 from tests.support.decoding import Small, random_log_probs, spoken
 
 
-def drawn(count: int, slope: float = 1.0, seed: int = 0) -> list[Judged]:
+def drawn(count: int, slope: float = 1.0, seed: int = 0) -> list[ScoredWord]:
     """Words that are right as often as their confidence says, or, by another slope, more or less often."""
     rng = np.random.default_rng(seed)
     said = rng.uniform(0.05, 0.95, count)
     true = 1 / (1 + (1 / said - 1) ** slope)
-    return [Judged(float(p), bool(rng.random() < q)) for p, q in zip(said, true)]
+    return [ScoredWord(float(p), bool(rng.random() < q)) for p, q in zip(said, true)]
 
 
 def test_words_are_right_as_the_alignment_has_it() -> None:
     words = {"u": [Word(text, 0, 1, sure) for text, sure in (("A", 0.9), ("X", 0.2), ("C", 0.8))]}
     scored = [score("u", ["A", "B", "C", "D"], ["A", "X", "C"])]
-    assert judged(scored, words) == [Judged(0.9, True), Judged(0.2, False), Judged(0.8, True)]
+    assert scored_words(scored, words) == [ScoredWord(0.9, True), ScoredWord(0.2, False), ScoredWord(0.8, True)]
     with pytest.raises(ValueError, match="confidences"):
-        judged(scored, {"u": words["u"][:2]})
+        scored_words(scored, {"u": words["u"][:2]})
 
 
 def test_normalised_cross_entropy_by_hand() -> None:
-    words = [Judged(0.9, True), Judged(0.8, True), Judged(0.7, False)]
+    words = [ScoredWord(0.9, True), ScoredWord(0.8, True), ScoredWord(0.7, False)]
     entropy = -2 * math.log(2 / 3) - math.log(1 / 3)
     left = -math.log(0.9) - math.log(0.8) - math.log(0.3)
     assert normalised_cross_entropy(words) == pytest.approx((entropy - left) / entropy)
-    assert normalised_cross_entropy([Judged(2 / 3, word.right) for word in words]) == pytest.approx(0)
-    assert normalised_cross_entropy([Judged(float(word.right), word.right) for word in words]) > 0.99
+    assert normalised_cross_entropy([ScoredWord(2 / 3, word.right) for word in words]) == pytest.approx(0)
+    assert normalised_cross_entropy([ScoredWord(float(word.right), word.right) for word in words]) > 0.99
     assert normalised_cross_entropy(words[:2]) is None and normalised_cross_entropy(words[2:]) is None
 
 
@@ -55,15 +55,6 @@ def test_calibration_sees_what_is_off() -> None:
     assert all(abs(each.confidence - each.right) < 0.08 for each in good.bins)
     with pytest.raises(ValueError, match="no word"):
         calibration([])
-
-
-def test_a_map_fitted_on_one_set_helps_on_another() -> None:
-    squash = fitted(drawn(4000, slope=0.3))
-    assert squash.slope == pytest.approx(0.3, abs=0.05) and squash.offset == pytest.approx(0, abs=0.1)
-    other = drawn(4000, slope=0.3, seed=1)
-    mapped = calibration([Judged(squash(word.confidence), word.right) for word in other])
-    assert mapped.nce > calibration(other).nce and mapped.error < 0.03
-    assert fitted([Judged(0.5, True)])(0.5) == pytest.approx(0.5)
 
 
 def test_files_of_words(tmp_path: Path) -> None:

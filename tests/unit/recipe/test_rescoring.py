@@ -18,6 +18,7 @@ from distill.recipe.options import Recipe
 from distill.recipe.stage import Stage
 
 # on dev the language model is right and the search wrong, on test-clean it is the other way round
+COUNTS = ("epoch", "avg", "seed")
 REFERENCES = {"dev": "RIGHT", "test-clean": "WRONG"}
 
 
@@ -29,7 +30,8 @@ def scored_sets(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def scored_lists(recipe: Recipe, settings: LanguageModel, run: Run) -> tuple[dict[str, Candidates], Emissions]:
         asked.append(run.cut_set)
         each = Candidates((("WRONG",), ("RIGHT",)), np.array([-1.0, -2.0]), np.zeros(2), np.array([-9.0, -1.0]))
-        info = {"experiment": run.experiment.name, "mode": run.label}
+        info = {"experiment": run.experiment.name, "mode": run.label, "corpus": "own", "commit": "x"}
+        info |= dict.fromkeys(("chunk_ms", "lookahead_mean_ms", "lookahead_max_ms")) | dict.fromkeys(COUNTS, 1)
         return {"u": each}, Emissions({}, {"u": [REFERENCES[run.cut_set]]}, {}, 0.02, 0, (), info)
 
     def run_stage(stage: Stage, work: Callable[[Path], None]) -> None:

@@ -12,9 +12,9 @@ from distill.report.collect import collect
 from distill.report.experiments import page, terminal_report
 from distill.report.runs import read_runs
 from distill.scoring.compare import compare_folders, write_speakers
-from distill.scoring.wer import score, write_results
+from distill.scoring.wer import score
 from local.report import compared
-from tests.support.results import facts, training
+from tests.support.results import facts, training, write_decoding
 
 NAMES = [f"{speaker}-{i}" for speaker in "abcdefghijkl" for i in (1, 2)]
 WRONG = {"teacher": 1, "sn": 2, "ss": 3, "single": 4, "m2": 2}
@@ -28,7 +28,7 @@ def experiment(exp: Path, name: str, stage: int, chunk: int = 0, init: str = "te
         words = ["A", "B", "C", "D", "E"]
         wrong = WRONG[name]
         scored = [score(u, words, ["X"] * wrong + words[wrong:] if u < "l-2" else words) for u in NAMES]
-        write_results(folder, "test-clean", f"{mode}-1best", scored, facts(name, mode, "1best"))
+        write_decoding(folder, "test-clean", f"{mode}-1best", scored, facts(name, mode, "1best"))
         write_speakers(folder, {u: u[0] for u in NAMES})
 
 

@@ -10,8 +10,8 @@ from distill.report import differences, language_models
 from distill.report.experiments import terminal_report
 from distill.report.runs import read_runs
 from distill.scoring.compare import compare_folders, write_speakers
-from distill.scoring.wer import score, write_results
-from tests.support.results import facts, training, write
+from distill.scoring.wer import score
+from tests.support.results import facts, training, write, write_decoding
 
 NAMES = [f"{speaker}-{i}" for speaker in "abcdefghijkl" for i in (1, 2)]
 SETS = ("test-clean", "test-other")
@@ -39,7 +39,7 @@ def decode(exp: Path, name: str, mode: str, method: str) -> None:
                       "oracle": 0}  # fmt: skip
             content |= {"weights": weights, "tuning": tuning, "nbest": 30, "oracle_errors": oracle}
         hypothesis = ["X"] * wrong + WORDS[wrong:]
-        write_results(folder, test_set, f"{mode}-{method}", [score(u, WORDS, hypothesis) for u in NAMES], content)
+        write_decoding(folder, test_set, f"{mode}-{method}", [score(u, WORDS, hypothesis) for u in NAMES], content)
         write_speakers(folder, {u: u[0] for u in NAMES})
 
 

@@ -177,14 +177,14 @@ def test_no_matched_pairs_without_variance_or_on_other_references() -> None:
 def folders(tmp_path: Path) -> tuple[Path, Path]:
     for name, scored in (("a", A), ("b", B)):
         (tmp_path / name).mkdir()
-        wer.write_results(tmp_path / name, "test", "offline-1best", scored, {})
+        wer.write_results(tmp_path / name, "test", "offline-1best", scored)
         compare.write_speakers(tmp_path / name, SPEAKERS)
     return tmp_path / "a", tmp_path / "b"
 
 
 def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
     odd = [score("a-1", ["IT'S", '"', "Ä\u2028"], ["IT'S"]), score("b", ["*", "A"], ["A"]), score("c: x", [], ["\\"])]
-    wer.write_results(tmp_path, "test", "offline-1best", odd, {})
+    wer.write_results(tmp_path, "test", "offline-1best", odd)
     assert wer.read_results(tmp_path) == odd
     assert wer.alignment(odd[1]) == [("*", None), ("A", "A")]
 
