@@ -63,7 +63,7 @@ def numerators(lang: Lang, unit_lm: Fsa, folder: Path) -> Iterator[tuple[str, Hm
         some = cuts[start : start + TOGETHER]
         for (cut, _), problem in zip(some, made.problems(some)):
             if problem is None:
-                yield cut, made.of(cut, None)
+                yield cut, made.batch([(cut, None)])[0]
             else:
                 logging.warning("%s is left out: %s", cut, problem)
 

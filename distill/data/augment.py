@@ -10,16 +10,14 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-from scipy.fft import irfft, next_fast_len, rfft
 from torchaudio.functional import phase_vocoder, resample
 
 from distill.batch import SAMPLE_RATE
+from distill.data.synthetic.noise import COLOURS, add_noise, coloured_noise, rms
 
 PITCH_STEPS = 50
 """Pitch factors are multiples of 1 / 50, so that the resampling kernel stays small and is used again."""
 FFT, HOP = 512, 128
-COLOURS = {"white": 0.0, "pink": 1.0, "brown": 2.0}
-"""Exponent of the fall of noise power with frequency: power ~ 1 / f ** exponent."""
 AUDIO_SUFFIXES = (".flac", ".wav")
 
 
@@ -27,29 +25,6 @@ def utterance_rng(seed: int, epoch: int, utterance: str) -> np.random.Generator:
     """Random numbers of one utterance in one epoch, independent of process and order."""
     digest = hashlib.sha256(f"{seed}/{epoch}/{utterance}".encode()).digest()
     return np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
-
-
-def coloured_noise(samples: int, exponent: float, rng: np.random.Generator) -> np.ndarray:
-    """Gaussian noise (samples,) float32 of unit power whose spectrum falls as 1 / f ** exponent."""
-    length = next_fast_len(max(samples, 2), real=True)
-    spectrum = rfft(rng.standard_normal(length, dtype=np.float32))
-    spectrum /= np.maximum(np.arange(len(spectrum)), 1) ** np.float32(exponent / 2)
-    spectrum[0] = 0
-    noise = irfft(spectrum, length)[:samples]
-    return (noise / (rms(noise) + 1e-12)).astype(np.float32)
-
-
-def rms(samples: np.ndarray) -> float:
-    """Root of the mean power of samples (N,); 0 for none."""
-    return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) if len(samples) else 0.0
-
-
-def add_noise(speech: np.ndarray, noise: np.ndarray, snr: float) -> np.ndarray:
-    """Speech (N,) plus noise (N,) scaled to a signal-to-noise ratio of `snr` dB; silence stays as it is."""
-    level = rms(noise)
-    if level == 0.0:
-        return speech
-    return speech + noise * np.float32(rms(speech) / level * 10 ** (-snr / 20))
 
 
 class NoiseClips:

@@ -1,4 +1,4 @@
-"""Stored lattices: what a teacher heard in unlabelled cuts, in shards that are written whole or not at all.
+"""Teacher lattices of unlabelled cuts, stored in atomically written shards.
 
 A part is a folder of shards `00000.npz`, `00001.npz`, ... and, when all are there, `shards.json`. Arrays of
 all cuts of a shard stand end to end, small numbers in small types, and are compressed together. Scores are
@@ -8,6 +8,7 @@ kept as float16, relative to the best sequence's: its own are exactly 0.
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,12 +29,12 @@ Cut = TypeVar("Cut")
 
 
 @dataclass(frozen=True, eq=False)
-class Heard:
-    """What a teacher heard in a cut.
+class CutLattice:
+    """The teacher's lattice of a cut.
 
-    sequences: its lattice over units, None where no path was complete. confidence (T,): posterior of the best
-    path's output in each frame. words: ids of the best path. counts: whatever integers the writer wants kept, as
-    many for each cut; none counts as zeros.
+    sequences: the lattice over units, None where no path was complete. confidence (T,): posterior of the best path's
+    output in each frame. words: ids of the best path. counts: integers of the writer's choice, as many for each cut;
+    none counts as zeros.
     """
 
     cut_id: str
@@ -43,25 +44,21 @@ class Heard:
     counts: Sequence[int] = ()
 
 
-def _counts(heard: Sequence[Heard]) -> np.ndarray:
-    width = max((len(each.counts) for each in heard), default=0)
-    return np.array([each.counts or [0] * width for each in heard], dtype=np.int64).reshape(len(heard), width)
-
-
-def write_shard(path: Path, heard: Sequence[Heard], frame_shift: float, beam: float) -> None:
-    """Write cuts under a temporary name, then rename; frame_shift: seconds per frame; beam: asked for in all."""
-    graphs = [each.sequences for each in heard if each.sequences is not None]
+def write_shard(path: Path, cuts: Sequence[CutLattice], frame_shift: float, beam: float) -> None:
+    """Writes a shard atomically; frame_shift: seconds per frame; beam: the lattice beam of all cuts."""
+    width = max((len(cut.counts) for cut in cuts), default=0)
+    graphs = [cut.sequences for cut in cuts if cut.sequences is not None]
     arrays = {
         "format": np.array(FORMAT),
         "frame_shift": np.array(frame_shift),
         "asked_beam": np.array(beam),
-        "ids": np.array([each.cut_id for each in heard], dtype=np.str_),
-        "found": np.array([each.sequences is not None for each in heard], dtype=bool),
-        "frames": _small([len(each.confidence) for each in heard]),
-        "confidence": np.round(255 * _joined([each.confidence for each in heard])).astype(np.uint8),
-        "said": _small([len(each.words) for each in heard]),
-        "words": _small(_joined([np.asarray(each.words) for each in heard])),
-        "counts": _counts(heard),
+        "ids": np.array([cut.cut_id for cut in cuts], dtype=np.str_),
+        "found": np.array([cut.sequences is not None for cut in cuts], dtype=bool),
+        "frames": _small([len(cut.confidence) for cut in cuts]),
+        "confidence": np.round(255 * _joined([cut.confidence for cut in cuts])).astype(np.uint8),
+        "said": _small([len(cut.words) for cut in cuts]),
+        "words": _small(_joined([np.asarray(cut.words) for cut in cuts])),
+        "counts": np.array([cut.counts or [0] * width for cut in cuts], dtype=np.int64).reshape(len(cuts), width),
         "states": _small([graph.num_states for graph in graphs]),
         "best": np.array([graph.best for graph in graphs], dtype=np.float32).reshape(-1, 2),
         "beam": np.array([graph.beam for graph in graphs], dtype=np.float32),
@@ -72,7 +69,7 @@ def write_shard(path: Path, heard: Sequence[Heard], frame_shift: float, beam: fl
 
 
 def _arrays(graphs: Sequence[SequenceGraph]) -> dict[str, np.ndarray]:
-    """Arrays of the graphs, each made of small numbers."""
+    """Arrays of the graphs, end to end, as small numbers."""
     degree = [np.bincount(graph.src, minlength=graph.num_states) for graph in graphs]
     # the sum is never above 0, and stays so when it is rounded
     total = [graph.graph.astype(np.float64) + graph.acoustic for graph in graphs]
@@ -95,13 +92,13 @@ def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _small(values: np.ndarray | Sequence[int]) -> np.ndarray:
-    """Counts as the smallest type that holds them."""
+    """Counts in the smallest type that fits."""
     array = np.asarray(values, dtype=np.int64)
     return array.astype(np.min_scalar_type(int(array.max(initial=0))))
 
 
 class Shard(Mapping[str, SequenceGraph]):
-    """The lattices of a shard by cut id, made when they are asked for.
+    """The lattices of a shard by cut id, unpacked on access.
 
     Raises FileNotFoundError or ValueError naming the file and the way out.
     """
@@ -112,9 +109,8 @@ class Shard(Mapping[str, SequenceGraph]):
         self.frame_shift, self.beam = float(content["frame_shift"]), float(content["asked_beam"])
         self.content, self.ids = content, content["ids"].tolist()
         self._row = {name: row for row, name in enumerate(self.ids)}
-        found = content["found"]
-        self._graph = dict(zip((name for name, there in zip(self.ids, found) if there), range(int(found.sum()))))
-        self._frames, self._said, self._states = (_bounds(content[name]) for name in ("frames", "said", "states"))
+        self._graph = {name: k for k, name in enumerate(np.array(self.ids)[content["found"]].tolist())}
+        self._frames, self._words, self._states = (_bounds(content[name]) for name in ("frames", "said", "states"))
         self._first = _bounds(content["degree"])
 
     def __len__(self) -> int:
@@ -157,10 +153,10 @@ class Shard(Mapping[str, SequenceGraph]):
     def words(self, cut_id: str) -> list[int]:
         """Word ids of the best path."""
         row = self._row[cut_id]
-        return self.content["words"][self._said[row] : self._said[row + 1]].tolist()
+        return self.content["words"][self._words[row] : self._words[row + 1]].tolist()
 
     def counts(self, cut_id: str) -> list[int]:
-        """What the writer counted."""
+        """The writer's integers."""
         return self.content["counts"][self._row[cut_id]].tolist()
 
 
@@ -179,19 +175,14 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             content = {name: file[name] for name in file.files}
         if str(content["format"]) != FORMAT:
             raise ValueError(f"it has format '{content['format']}', expected '{FORMAT}'")
-        _check(content)
+        arcs = int(content["degree"].sum())
+        sizes = {"found": len(content["ids"]), "degree": int(content["states"].sum()), "symbol": arcs, "total": arcs}
+        for name, size in sizes.items():
+            if len(content[name]) != size:
+                raise ValueError(f"'{name}' has {len(content[name])} entries, expected {size}")
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: cut short or not a shard of lattices ({error}); {again}") from None
     return content
-
-
-def _check(content: Mapping[str, np.ndarray]) -> None:
-    """Raise ValueError unless the arrays fit each other."""
-    arcs = int(content["degree"].sum())
-    sizes = {"found": len(content["ids"]), "degree": int(content["states"].sum()), "symbol": arcs, "total": arcs}
-    for name, size in sizes.items():
-        if len(content[name]) != size:
-            raise ValueError(f"'{name}' has {len(content[name])} entries, expected {size}")
 
 
 def shard_path(folder: Path, number: int) -> Path:
@@ -199,9 +190,9 @@ def shard_path(folder: Path, number: int) -> Path:
 
 
 def missing(folder: Path, cuts: int) -> list[int]:
-    """Numbers of the shards of a part of so many cuts that are not there yet; makes the folder."""
+    """Numbers of the shards that a part of so many cuts lacks; makes the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    return [number for number in range(_shards_of(cuts)) if not shard_path(folder, number).is_file()]
+    return [number for number in range(math.ceil(cuts / SHARD)) if not shard_path(folder, number).is_file()]
 
 
 def shard_of(cuts: Sequence[Cut], number: int) -> Sequence[Cut]:
@@ -210,30 +201,26 @@ def shard_of(cuts: Sequence[Cut], number: int) -> Sequence[Cut]:
 
 
 def finish(folder: Path, cuts: int) -> None:
-    """Write the index of a part of so many cuts whose shards are all there."""
+    """Writes the index of a part of so many cuts, after all of its shards."""
     with replacing(folder / INDEX) as temporary:
-        temporary.write_text(json.dumps({"format": FORMAT, "shards": _shards_of(cuts)}) + "\n", encoding="utf-8")
-
-
-def _shards_of(cuts: int) -> int:
-    return -(-cuts // SHARD)
+        index = {"format": FORMAT, "shards": math.ceil(cuts / SHARD)}
+        temporary.write_text(json.dumps(index) + "\n", encoding="utf-8")
 
 
 class Lattices(Mapping[str, SequenceGraph]):
     """All shards of some parts: lattices by cut id.
 
-    silent: cuts in which no path was complete. Raises FileNotFoundError or ValueError naming the file.
+    without_path: cuts in which no path was complete. bytes: size on disk. frame_shift: seconds per frame, beam: that of
+    stage 7; None without shards. Raises FileNotFoundError or ValueError naming the file.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self.shards = [shard for folder in folders for shard in _shards(folder)]
         self._shard_of = {name: shard for shard in self.shards for name in shard}
-        self.silent = {name for shard in self.shards for name in shard.ids} - set(self._shard_of)
-
-    @property
-    def bytes(self) -> int:
-        """Size of all shards on disk."""
-        return sum(shard.bytes for shard in self.shards)
+        self.without_path = {name for shard in self.shards for name in shard.ids} - set(self._shard_of)
+        self.bytes = sum(shard.bytes for shard in self.shards)
+        self.frame_shift = self.shards[0].frame_shift if self.shards else None
+        self.beam = min((shard.beam for shard in self.shards), default=None)
 
     def __len__(self) -> int:
         return len(self._shard_of)
@@ -250,18 +237,8 @@ class Lattices(Mapping[str, SequenceGraph]):
         return None if shard is None else shard.confidence(cut_id)
 
     def counts(self, cut_id: str) -> list[int]:
-        """What the writer of a lattice counted."""
+        """The writer's integers of a cut with a lattice."""
         return self._shard_of[cut_id].counts(cut_id)
-
-    @property
-    def frame_shift(self) -> float | None:
-        """Seconds from frame to frame, None without lattices."""
-        return self.shards[0].frame_shift if self.shards else None
-
-    @property
-    def beam(self) -> float | None:
-        """The beam that was asked for when they were made, None without lattices; too large ones have less."""
-        return min((shard.beam for shard in self.shards), default=None)
 
 
 def _shards(folder: Path) -> Iterator[Shard]:

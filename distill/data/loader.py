@@ -8,6 +8,7 @@ import signal
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +33,20 @@ FAR = 10.0  # times louder or softer (20 dB) than the median utterance: not typi
 
 def load_cuts(folder: Path, parts: Sequence[str]) -> CutSet:
     """Read cut sets by name; raises FileNotFoundError with the way out for a missing one."""
-    sets = []
+    cuts = []
     for part in parts:
         path = folder / f"{part}.jsonl.gz"
         if not path.is_file():
             known = ", ".join(sorted(p.name.removesuffix(".jsonl.gz") for p in folder.glob("*.jsonl.gz")))
             raise FileNotFoundError(f"no cut set at {path}; stage 0 writes it (there: {known or 'nothing'})")
-        sets.append(CutSet.from_file(path).to_eager())
-    cuts = [cut for each in sets for cut in each]
+        cuts += list(CutSet.from_file(path).to_eager())
     if not cuts:
         raise ValueError(f"the cut sets {', '.join(parts)} in {folder} are empty; run stage 0 again")
     return CutSet.from_cuts(cuts)
 
 
 class SpeechDataset(Dataset):
-    """Turns the cuts that a sampler chose into a Batch; augmentation depends on seed, epoch and cut id alone."""
+    """Sampled cuts to a Batch; augmentation is a function of seed, epoch and cut id."""
 
     def __init__(
         self,
@@ -62,8 +62,11 @@ class SpeechDataset(Dataset):
 
     def __getitem__(self, cuts: Iterable) -> Batch:
         clean = [self._read(cut) for cut in cuts]
-        heard = [self._distort(cut.id, wave) for cut, wave in zip(cuts, clean)]
-        wave, samples = pad_waves([torch.from_numpy(x) for x in heard])
+        augmented = clean
+        if self.distortion is not None:
+            rngs = [utterance_rng(self.seed, self.epoch, cut.id) for cut in cuts]
+            augmented = [self.distortion(wave, rng) for wave, rng in zip(clean, rngs)]
+        wave, samples = pad_waves([torch.from_numpy(x) for x in augmented])
         graphs = self.numerators.batch([(cut.id, text_of(cut)) for cut in cuts]) if self.numerators else ()
         unchanged = pad_waves([torch.from_numpy(x) for x in clean])[0] if self.with_clean else None
         return Batch(tuple(cut.id for cut in cuts), wave, samples, graphs, unchanged)
@@ -82,15 +85,10 @@ class SpeechDataset(Dataset):
         return wave
 
     def keep(self, cuts: Iterable) -> None:
-        """Read what is to be kept, before loading processes start: what they keep themselves ends with them."""
+        """Reads the audio to be kept before loading processes start: what they read themselves ends with them."""
         for cut in cuts:
             if self.kept is not None and cut.id not in self.kept:
                 self._read(cut)
-
-    def _distort(self, cut_id: str, wave: np.ndarray) -> np.ndarray:
-        if self.distortion is None:
-            return wave
-        return self.distortion(wave, utterance_rng(self.seed, self.epoch, cut_id))
 
 
 def available_cores() -> int:
@@ -110,10 +108,9 @@ def share(cuts: Sequence, rank: int, world: int) -> list:
 
 
 class _Shares(Dataset):
-    """A rank's share of each batch; graphs are packed for the way from a loading process to the training process.
+    """A rank's share of each batch; graphs travel from a loading process to the training process as numpy arrays.
 
-    Tensors would travel as shared memory, of which a loading process holds one open file for each tensor that it
-    keeps, for ever.
+    Tensors would travel as shared memory, with one open file for each, as long as the loading process keeps it.
     """
 
     def __init__(self, dataset: SpeechDataset, rank: int, world: int) -> None:
@@ -156,7 +153,7 @@ class TrainLoader:
     def epoch(self, number: int, skip: int = 0) -> Generator[Batch, None, None]:
         """Batches of one epoch (counted from 0), without the first `skip` (already trained on)."""
         self.dataset.epoch = number
-        chosen = _Skipping(self._sampler(number), skip)
+        chosen = islice(self._sampler(number), skip, None)  # nothing is read of those passed over
         workers = min(self.settings.workers, available_cores())  # more would only take turns, and torch warns
         if workers:
             self.dataset.keep(self.cuts)
@@ -169,7 +166,7 @@ class TrainLoader:
             yield replace(batch, graphs=[_unpacked(graph) for graph in batch.graphs])
 
     def count(self, number: int) -> int:
-        """Batches of an epoch; nothing is read for it."""
+        """Number of batches of an epoch, from the manifest alone."""
         return sum(1 for _ in self._sampler(number))
 
     def _sampler(self, number: int):
@@ -190,20 +187,8 @@ class TrainLoader:
         return sampler
 
 
-class _Skipping:
-    """A sampler without its first items; nothing is read for them."""
-
-    def __init__(self, sampler, skip: int) -> None:
-        self.sampler, self.skip = sampler, skip
-
-    def __iter__(self):
-        for index, item in enumerate(self.sampler):
-            if index >= self.skip:
-                yield item
-
-
 def in_order(cuts: CutSet | Sequence[Any], dataset: SpeechDataset, max_duration: float) -> Iterator[Batch]:
-    """All cuts once, longest first, for validation and decoding; on every rank all that it is given."""
+    """All cuts once, longest first, for validation and decoding; a rank passes its own share."""
     if not len(cuts):
         return
     ordered = CutSet.from_cuts(sorted(cuts, key=lambda cut: (-cut.duration, cut.id)))
@@ -234,7 +219,7 @@ def train_loader(
 
 
 def distortion(augment: Augment, folder: Path) -> Distortion | None:
-    """The augmentation that the settings ask for; noise clips lie below the data folder."""
+    """The augmentation of the settings, None without any; noise clips lie below the data folder."""
     values = augment.model_dump()
     part = values.pop("noise_part")
     if not any(values[f"{kind}_probability"] for kind in ("volume", "pitch", "noise")):
@@ -244,7 +229,7 @@ def distortion(augment: Augment, folder: Path) -> Distortion | None:
 
 
 def level(cuts: CutSet, count: int = 200) -> float:
-    """Root mean square of the speech samples of `typical` cuts: what a stored gain is chosen from."""
+    """Root mean square of the samples of `typical` cuts, from which a stored gain is chosen."""
     powers = [(float(np.square(wave, dtype=np.float64).sum()), wave.size) for wave in typical(cuts, count)]
     return float((sum(power for power, _ in powers) / sum(samples for _, samples in powers)) ** 0.5)
 
@@ -262,14 +247,15 @@ def fbank_statistics(cuts: CutSet, mels: int, count: int = 200) -> tuple[torch.T
 
 
 def typical(cuts: CutSet, count: int) -> Iterator[np.ndarray]:
-    """Audio (1, N) of `count` cuts spread over the whole set, without those that are far from their median level.
+    """Audio (1, N) of `count` cuts spread over the whole set, without those far from their median level.
 
-    A few silent, damaged or absurdly loud utterances thus do not move what is measured. Raises ValueError where no
-    audio is left: all of it empty, silent or not finite.
+    A few silent, damaged or very loud utterances do not move statistics of them. Raises ValueError where all audio is
+    empty, silent or not finite.
     """
     every = list(cuts)
     chosen = [every[i * len(every) // count] for i in range(count)] if len(every) > count else every
-    levels = np.array([_level_of(cut) for cut in chosen])
+    waves = ((cut.load_audio()[0].astype(np.float64)) for cut in chosen)
+    levels = np.array([np.sqrt(np.square(wave).mean()) if wave.size else 0.0 for wave in waves])
     sounding = levels[np.isfinite(levels) & (levels > 0)]
     if not len(sounding):
         raise ValueError("the training audio is empty or silent: neither a gain nor a mean can be taken of it")
@@ -277,9 +263,3 @@ def typical(cuts: CutSet, count: int) -> Iterator[np.ndarray]:
     for cut, value in zip(chosen, levels, strict=True):
         if low <= value <= high:
             yield cut.load_audio()[:1].astype(np.float32)
-
-
-def _level_of(cut) -> float:
-    """Root mean square of a cut, not finite where its samples are not, 0 where it has none."""
-    wave = cut.load_audio()[0].astype(np.float64)
-    return float(np.sqrt(np.square(wave).mean())) if wave.size else 0.0

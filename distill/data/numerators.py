@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
+from typing import cast
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ TOGETHER = 256  # cuts whose graphs are weighted at once
 
 
 class Numerators:
-    """The numerator of each cut as the engine runs it, many made at a time and kept.
+    """Numerator graphs by cut, for the engine; made many at a time, and cached.
 
     A cut with text gets its transcript's graph (all pronunciations, optional silence), one without what
     `settings.numerator` says: the teacher's best sequence, its best ones, or its lattice. All carry the
@@ -43,36 +44,31 @@ class Numerators:
         self._made: OrderedDict[str, Hmm | str] = OrderedDict()  # a graph, or why there is none
         self._arcs = 0
 
-    def of(self, cut_id: str, text: str | None) -> Hmm:
-        """`batch` of one cut."""
-        return self.batch([(cut_id, text)])[0]
-
     def batch(self, cuts: Sequence[tuple[str, str | None]]) -> list[Hmm]:
         """Graphs of (cut id, text or None).
 
         Raises ValueError for a word outside the lexicon, a cut with neither text nor lattice, or one of whose
         sequences the denominator's LM allows none.
         """
-        graphs = []
-        for graph in self._get(cuts):
-            if isinstance(graph, str):
-                raise ValueError(graph)
-            graphs.append(graph)
-        return graphs
+        graphs = self._get(cuts)
+        for reason in graphs:
+            if isinstance(reason, str):
+                raise ValueError(reason)
+        return cast("list[Hmm]", graphs)
 
     def problems(self, cuts: Sequence[tuple[str, str | None]]) -> list[str | None]:
         """Why a cut cannot be trained on, None where it can; for counting and listing what is left out."""
         return [graph if isinstance(graph, str) else None for graph in self._get(cuts)]
 
     def _get(self, cuts: Sequence[tuple[str, str | None]]) -> list[Hmm | str]:
-        found = []
+        result = []
         for start in range(0, len(cuts), TOGETHER):
-            some = cuts[start : start + TOGETHER]
-            fresh = self._make([cut for cut in some if cut[0] not in self._made])
-            found += [fresh[cut_id] if cut_id in fresh else self._made[cut_id] for cut_id, _ in some]
-            if get_worker_info() is None:  # what a loading process keeps ends with its epoch: it would only grow
+            block = cuts[start : start + TOGETHER]
+            fresh = self._make([cut for cut in block if cut[0] not in self._made])
+            result += [fresh[cut_id] if cut_id in fresh else self._made[cut_id] for cut_id, _ in block]
+            if get_worker_info() is None:  # the cache of a loading process ends with its epoch: it would only grow
                 self._keep(fresh)
-        return found
+        return result
 
     def _keep(self, fresh: Mapping[str, Hmm | str]) -> None:
         self._made.update(fresh)
@@ -83,33 +79,34 @@ class Numerators:
 
     def _make(self, cuts: Sequence[tuple[str, str | None]]) -> dict[str, Hmm | str]:
         made: dict[str, Hmm | str] = {}
-        graphs: dict[bool, dict[str, Fsa]] = {True: {}, False: {}}  # by whether the teacher heard them
+        graphs: dict[bool, dict[str, Fsa]] = {True: {}, False: {}}  # True: from the teacher's lattices
         for cut_id, text in cuts:
             try:
-                graphs[not text][cut_id] = self._transcript(text, cut_id) if text else self._heard(cut_id)
+                graphs[not text][cut_id] = (
+                    transcript_graph([self.lang.pronunciation_ids(w, cut_id) for w in text.split()], self.lang.silence)
+                    if text
+                    else self._from_lattice(cut_id)
+                )
             except ValueError as error:
                 made[cut_id] = str(error)
-        for heard, some in graphs.items():
-            own_scores = heard and self.settings.numerator == "lattice"
+        for of_teacher, group in graphs.items():
+            own_scores = of_teacher and self.settings.numerator == "lattice"
             scale = self.settings.lattice.lm_scale if own_scores else 0.0
-            for cut_id, graph in zip(some, with_lm_all(list(some.values()), self.lm, scale)):
+            for cut_id, graph in zip(group, with_lm_all(list(group.values()), self.lm, scale)):
                 allowed = np.isfinite(graph.final).any()
-                made[cut_id] = self._composed(cut_id, graph, heard) if allowed else NOT_ALLOWED.format(cut_id)
+                made[cut_id] = self._composed(cut_id, graph, of_teacher) if allowed else NOT_ALLOWED.format(cut_id)
         return made
 
-    def _composed(self, cut_id: str, graph: Fsa, heard: bool) -> Hmm:
+    def _composed(self, cut_id: str, graph: Fsa, of_teacher: bool) -> Hmm:
         hmm = self.lang.topology.compose(graph)
-        confidence = self.stored.confidence(cut_id) if heard and self.settings.lattice.confidence else None
+        confidence = self.stored.confidence(cut_id) if of_teacher and self.settings.lattice.confidence else None
         if confidence is None:
             return hmm
         frame = np.arange(round(len(confidence) * self.frame_ratio)) / self.frame_ratio
         values = {field.name: getattr(hmm, field.name) for field in fields(hmm)}
         return Numerator(**values | {"confidence": torch.from_numpy(confidence[frame.astype(np.int64)])})
 
-    def _transcript(self, text: str, cut_id: str) -> Fsa:
-        return transcript_graph([self.lang.pronunciation_ids(w, cut_id) for w in text.split()], self.lang.silence)
-
-    def _heard(self, cut_id: str) -> Fsa:
+    def _from_lattice(self, cut_id: str) -> Fsa:
         kind, options = self.settings.numerator, self.settings.lattice
         if kind == "transcript":
             raise ValueError(f"cut {cut_id} has no text, and data.numerator is transcript")
@@ -130,14 +127,12 @@ NOT_ALLOWED = "cut {}: the denominator's LM allows none of its unit sequences"
 
 def usable(cuts: Iterable, numerators: Numerators) -> tuple[list, list[tuple[str, str]]]:
     """Split cuts into those that can be trained on and (id, reason) of the others."""
-    every = list(cuts)
-    good, skipped = [], []
-    for cut, reason in zip(every, numerators.problems([(cut.id, text_of(cut)) for cut in every])):
-        if reason is None:
-            good.append(cut)
-        else:
-            skipped.append((cut.id, reason))
-    return good, skipped
+    listed = list(cuts)
+    reasons = numerators.problems([(cut.id, text_of(cut)) for cut in listed])
+    return (
+        [cut for cut, reason in zip(listed, reasons) if reason is None],
+        [(cut.id, reason) for cut, reason in zip(listed, reasons) if reason is not None],
+    )
 
 
 def text_of(cut) -> str | None:

@@ -1,11 +1,10 @@
-"""Stored 80-dimensional Fbank features: lhotse's writers, an extractor that runtimes compute too."""
+"""Stored 80-dimensional Fbank features, by the extractor that runtimes use."""
 
 from __future__ import annotations
 
 import importlib.util
 import logging
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,12 @@ import numpy as np
 import torch
 from lhotse import CutSet, Fbank, FbankConfig, KaldifeatFbank, KaldifeatFbankConfig
 from lhotse.features.base import FeatureExtractor, register_extractor
-from lhotse.features.io import FeaturesWriter, LilcomChunkyWriter, NumpyFilesWriter
+from lhotse.features.io import LilcomChunkyWriter, NumpyFilesWriter
 
 log = logging.getLogger(__name__)
 
 CHUNK = 500
-"""Utterances computed between two points where a killed run continues."""
+"""Utterances of a chunk."""
 
 
 @dataclass
@@ -63,15 +62,6 @@ class NativeFbank(FeatureExtractor):
 
         if sampling_rate != self.config.sampling_rate:
             raise ValueError(f"Fbank: expected {self.config.sampling_rate} Hz, got {sampling_rate} Hz")
-        online = kaldi_native_fbank.OnlineFbank(self._options())
-        online.accept_waveform(sampling_rate, np.asarray(samples, dtype=np.float32).reshape(-1))
-        online.input_finished()
-        frames = [online.get_frame(i) for i in range(online.num_frames_ready)]
-        return np.stack(frames).astype(np.float32)
-
-    def _options(self) -> Any:
-        import kaldi_native_fbank
-
         options = kaldi_native_fbank.FbankOptions()
         options.frame_opts.samp_freq = self.config.sampling_rate
         options.frame_opts.dither = 0.0
@@ -79,7 +69,11 @@ class NativeFbank(FeatureExtractor):
         options.mel_opts.num_bins = self.config.num_filters
         options.mel_opts.low_freq = self.config.low_freq
         options.mel_opts.high_freq = self.config.high_freq
-        return options
+        online = kaldi_native_fbank.OnlineFbank(options)
+        online.accept_waveform(sampling_rate, np.asarray(samples, dtype=np.float32).reshape(-1))
+        online.input_finished()
+        frames = [online.get_frame(i) for i in range(online.num_frames_ready)]
+        return np.stack(frames).astype(np.float32)
 
 
 def default_extractor() -> FeatureExtractor:
@@ -95,50 +89,39 @@ def default_extractor() -> FeatureExtractor:
 
 
 def compute_fbank(cuts_path: Path, folder: Path, jobs: int = 1) -> int:
-    """Stores the features of a cut set and writes `folder`/<name>.jsonl.gz; returns how many cuts.
+    """Stores the features of a cut set and writes `folder`/<name>.jsonl.gz; returns the number of cuts.
 
-    Chunks that are there are kept, so a killed call continues.
+    A killed call continues after its last complete chunk.
     """
     name = cuts_path.name.removesuffix(".jsonl.gz")
     target = folder / f"{name}.jsonl.gz"
     if not target.is_file():
         extractor = default_extractor()
         log.info("%s: Fbank by %s", name, extractor.name)
+        cuts = list(CutSet.from_file(cuts_path))
         chunks = [
-            _compute_chunk(chunk, folder / name, index, extractor, jobs)
-            for index, chunk in enumerate(_chunks(CutSet.from_file(cuts_path)))
+            _compute_chunk(CutSet.from_cuts(cuts[start : start + CHUNK]), folder / name, index, extractor, jobs)
+            for index, start in enumerate(range(0, len(cuts), CHUNK))
         ]
-        temporary = folder / f"tmp-{target.name}"
-        CutSet.from_cuts(cut for path in chunks for cut in CutSet.from_file(path)).to_file(temporary)
-        os.replace(temporary, target)
+        _store(CutSet.from_cuts(cut for path in chunks for cut in CutSet.from_file(path)), target)
     return sum(1 for _ in CutSet.from_file(target))
-
-
-def _chunks(cuts: CutSet) -> Iterator[CutSet]:
-    listed = list(cuts)
-    for start in range(0, len(listed), CHUNK):
-        yield CutSet.from_cuts(listed[start : start + CHUNK])
 
 
 def _compute_chunk(cuts: CutSet, folder: Path, index: int, extractor: FeatureExtractor, jobs: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"cuts-{index:05d}.jsonl.gz"
     if not target.is_file():
-        done = cuts.compute_and_store_features(
-            extractor, folder / f"feats-{index:05d}", num_jobs=_jobs(len(cuts), jobs), storage_type=_writer()
-        )
-        temporary = folder / f"tmp-{target.name}"
-        done.to_file(temporary)
-        os.replace(temporary, target)
+        if len(cuts) < CHUNK:
+            jobs = 1  # starting processes would take longer
+        if jobs > 1:
+            torch.set_num_threads(1)  # lhotse forks, and torch's threads do not survive that
+        writer = LilcomChunkyWriter if importlib.util.find_spec("lilcom") else NumpyFilesWriter
+        feats = folder / f"feats-{index:05d}"
+        _store(cuts.compute_and_store_features(extractor, feats, num_jobs=max(1, jobs), storage_type=writer), target)
     return target
 
 
-def _jobs(utterances: int, jobs: int) -> int:
-    if utterances < CHUNK or jobs < 2:
-        return 1  # starting processes would take longer
-    torch.set_num_threads(1)  # lhotse forks, and torch's threads do not survive that
-    return jobs
-
-
-def _writer() -> type[FeaturesWriter]:
-    return LilcomChunkyWriter if importlib.util.find_spec("lilcom") else NumpyFilesWriter
+def _store(cuts: CutSet, path: Path) -> None:
+    temporary = path.with_name(f"tmp-{path.name}")  # lhotse chooses a format by the suffix
+    cuts.to_file(temporary)
+    os.replace(temporary, path)

@@ -21,7 +21,7 @@ from distill.recipe.search import graph_decoder
 from distill.recipe.stage import Alone, Stage
 
 if TYPE_CHECKING:
-    from distill.data.lattices import Heard, Lattices
+    from distill.data.lattices import CutLattice, Lattices
     from distill.fsa.lattice import Lattice
     from distill.train.distributed import Ranks
 
@@ -51,7 +51,7 @@ def label(recipe: Recipe, ranks: Alone | Ranks, name: str, parts: Sequence[str],
         lattices.finish(folder / part, len(cuts))
         stored = lattices.Lattices([folder / part])
         summary[part] = summarised(stored, sum(cut.duration for cut in cuts))
-        skipped += [f"{cut_id}\tno complete path that says something\n" for cut_id in sorted(stored.silent)]
+        skipped += [f"{cut_id}\tno complete path that says something\n" for cut_id in sorted(stored.without_path)]
         log.info("%s: %s", part, ", ".join(f"{key} {value}" for key, value in summary[part].items()))
     with replacing(folder / "skipped.tsv") as temporary:
         temporary.write_text("".join(skipped), encoding="utf-8")
@@ -96,7 +96,7 @@ class Labeller:
         self.frame_seconds = trained.model.front_end.hop / SAMPLE_RATE
         self.decoder = graph_decoder(recipe, experiment, units)
 
-    def label(self, cuts: Sequence[Any]) -> list[Heard]:
+    def label(self, cuts: Sequence[Any]) -> list[CutLattice]:
         """The entry of each cut in a shard, by cut id."""
         from distill.data.loader import SpeechDataset, in_order
         from distill.decode import log_probs
@@ -109,11 +109,11 @@ class Labeller:
         entries = dict(decode_all(self.decoder, work, log_probs.offline(self.model, batches)))
         return [entries[name] for name in sorted(entries)]
 
-    def _entry(self, references: Mapping[str, str | None], name: str, lattice: Lattice) -> Heard:
+    def _entry(self, references: Mapping[str, str | None], name: str, lattice: Lattice) -> CutLattice:
         """Unit sequences, confidences, words and counts; counts: arcs, frames, errors, oracle errors, true words."""
         import numpy as np
 
-        from distill.data.lattices import Heard
+        from distill.data.lattices import CutLattice
         from distill.decode.graph_decoder import oracle_errors
         from distill.scoring.wer import score
         from distill.search.determinise import best_path, words_of
@@ -121,14 +121,14 @@ class Labeller:
         path, confidence = best_path(lattice) if lattice.complete else (np.zeros(0, dtype=np.int64), np.zeros(0))
         sequences = self.decoder.unit_lattice(lattice, self.beam) if lattice.complete else None
         if sequences is None or next(sequences.ranked())[0] == ():
-            return Heard(name, None, np.zeros(0))
+            return CutLattice(name, None, np.zeros(0))
         words, reference = words_of(lattice, path), (references.get(name) or "").split()
         counts = [lattice.num_arcs, lattice.num_frames, 0, 0, len(reference)]
         if reference:  # known for corpora whose transcripts were set aside
             counts[2] = score("", reference, [self.decoder.words[word] for word in words]).errors
             ids = [self.decoder.lang.words.get(word, -1) for word in reference]
             counts[3] = oracle_errors(self.decoder.word_lattice(lattice, self.beam), ids)
-        return Heard(name, sequences, confidence, words, counts)
+        return CutLattice(name, sequences, confidence, words, counts)
 
 
 def summarised(stored: Lattices, seconds: float) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def summarised(stored: Lattices, seconds: float) -> dict[str, Any]:
     graphs = [stored[name] for name in stored]
     units = sum(len(next(graph.ranked())[0]) for graph in graphs)
     summary = {
-        "utterances": len(stored) + len(stored.silent), "without_lattice": len(stored.silent),
+        "utterances": len(stored) + len(stored.without_path), "without_lattice": len(stored.without_path),
         "audio_hours": round(seconds / 3600, 3), "bytes_per_second": round(stored.bytes / seconds, 1),
         "depth": round(float(arcs) / max(1, frames), 2),
         "unit_arcs_per_unit": round(sum(graph.num_arcs for graph in graphs) / max(1, units), 2),

@@ -29,7 +29,7 @@ import numpy as np
 import soundfile
 from scipy.signal import lfilter, resample_poly
 
-from distill.data.augment import COLOURS, add_noise, coloured_noise, rms
+from distill.data.synthetic.noise import COLOURS, add_noise, coloured_noise, rms
 from distill.data.synthetic.sentences import Grammar
 from distill.files import as_flac, replacing
 
@@ -154,7 +154,10 @@ def plan_speakers(grammar: Grammar, scale: float = 1.0, seed: int = 42) -> list[
     for part in (_scaled(part, scale) for part in PARTS):
         for index in range(part.speakers):
             count = (index + 1) * part.sentences // part.speakers - index * part.sentences // part.speakers
-            speakers.append(_plan_speaker(part, index, 101 + len(speakers), count, grammar, seed))
+            rng = random.Random(f"{seed}/{part.name}/{index}")
+            texts = tuple(draw_sentence(grammar, rng) for _ in range(count))
+            accent, sex = part.accents[index % len(part.accents)], "MF"[index % 2]
+            speakers.append(Speaker(101 + len(speakers), part.name, sex, accent, part.snr, part.colours, seed, texts))
     return speakers
 
 
@@ -162,14 +165,6 @@ def _scaled(part: Part, scale: float) -> Part:
     sentences = max(4, round(part.sentences * scale))
     speakers = max(2, min(part.speakers, sentences // 4)) if scale < 1 else part.speakers
     return replace(part, sentences=sentences, speakers=speakers)
-
-
-def _plan_speaker(part: Part, index: int, number: int, count: int, grammar: Grammar, seed: int) -> Speaker:
-    rng = random.Random(f"{seed}/{part.name}/{index}")
-    accent = part.accents[index % len(part.accents)]
-    texts = tuple(draw_sentence(grammar, rng) for _ in range(count))
-    sex = "MF"[index % 2]
-    return Speaker(number, part.name, sex, accent, part.snr, part.colours, seed, texts)
 
 
 def draw_sentence(grammar: Grammar, rng: random.Random) -> str:

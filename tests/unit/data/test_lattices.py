@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from distill.config.training import Data
-from distill.data.lattices import Heard, Lattices, Shard, finish, missing, shard_of, shard_path, write_shard
+from distill.data.lattices import CutLattice, Lattices, Shard, finish, missing, shard_of, shard_path, write_shard
 from distill.data.numerators import Numerators
 from distill.fsa.graph import Numerator
 from distill.graphs.lexicon import Lang, Lexicon, write_lang
@@ -23,13 +23,13 @@ from tests.unit.graphs.test_numerator_weights import ENGINE, HEARD, OUTPUTS, lan
 SHIFT, BEAM = 0.02, 6.0
 
 
-def all_heard() -> list[Heard]:
+def all_cuts() -> list[CutLattice]:
     rng = np.random.default_rng(0)
     found = [
-        Heard(f"cut-{number}", graph, rng.random(5).astype(np.float32), words=[number, 2], counts=[number, 7])
+        CutLattice(f"cut-{number}", graph, rng.random(5).astype(np.float32), words=[number, 2], counts=[number, 7])
         for number, graph in enumerate(HEARD)
     ]
-    return [*found[:3], Heard("nothing", None, np.zeros(0)), *found[3:]]
+    return [*found[:3], CutLattice("nothing", None, np.zeros(0)), *found[3:]]
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write_missing(folder: Path) -> None:
-    cuts = all_heard()
+    cuts = all_cuts()
     for number in missing(folder, len(cuts)):
         write_shard(shard_path(folder, number), shard_of(cuts, number), SHIFT, BEAM)
     finish(folder, len(cuts))
@@ -53,10 +53,10 @@ def scores(graph: SequenceGraph) -> dict[tuple[int, ...], float]:
 
 def test_what_was_written_comes_back(part: Path) -> None:
     stored = Lattices([part])
-    assert set(stored) == {each.cut_id for each in all_heard() if each.sequences is not None}
-    assert stored.silent == {"nothing"}
+    assert set(stored) == {each.cut_id for each in all_cuts() if each.sequences is not None}
+    assert stored.without_path == {"nothing"}
     assert (stored.frame_shift, stored.beam) == (SHIFT, BEAM)
-    for each in all_heard():
+    for each in all_cuts():
         if each.sequences is None:
             assert stored.confidence(each.cut_id) is None
             continue
@@ -76,19 +76,19 @@ def test_what_was_written_comes_back(part: Path) -> None:
 
 
 def test_same_lattices_same_bytes(part: Path, tmp_path: Path) -> None:
-    write_shard(tmp_path / "again.npz", all_heard()[:7], SHIFT, BEAM)
+    write_shard(tmp_path / "again.npz", all_cuts()[:7], SHIFT, BEAM)
     assert (tmp_path / "again.npz").read_bytes() == shard_path(part, 0).read_bytes()
     assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_a_killed_writer_goes_on_where_it_was(part: Path, tmp_path: Path) -> None:
     folder = tmp_path / "killed"
-    assert missing(folder, len(all_heard())) == [0, 1]
-    write_shard(shard_path(folder, 0), shard_of(all_heard(), 0), SHIFT, BEAM)
+    assert missing(folder, len(all_cuts())) == [0, 1]
+    write_shard(shard_path(folder, 0), shard_of(all_cuts(), 0), SHIFT, BEAM)
     (folder / "00001.npz.tmp").write_bytes(b"half")
     with pytest.raises(FileNotFoundError, match="stage 7"):  # what is half written is not there
         Lattices([folder])
-    assert missing(folder, len(all_heard())) == [1]
+    assert missing(folder, len(all_cuts())) == [1]
     write_missing(folder)
     assert [shard_path(folder, n).read_bytes() for n in (0, 1)] == [shard_path(part, n).read_bytes() for n in (0, 1)]
     assert Lattices([folder]).bytes == sum(shard_path(folder, n).stat().st_size for n in (0, 1))
@@ -101,7 +101,7 @@ def test_a_shard_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(np, "savez_compressed", full)
     with pytest.raises(OSError, match=r"00000\.npz: no space left .*make room"):
-        write_shard(shard_path(tmp_path, 0), all_heard(), SHIFT, BEAM)
+        write_shard(shard_path(tmp_path, 0), all_cuts(), SHIFT, BEAM)
     assert not list(tmp_path.iterdir())
 
 
@@ -180,7 +180,7 @@ def test_kinds_hold_what_they_say(lang: Lang, part: Path) -> None:
     cut_id = max(stored, key=lambda each: len(scores(stored[each])))
 
     def sequences(**settings) -> set[tuple[int, ...]]:
-        return set(language(numerators(lang, part, **settings)._heard(cut_id)))
+        return set(language(numerators(lang, part, **settings)._from_lattice(cut_id)))
 
     ranked = [units for units, _ in stored[cut_id].ranked()]
     assert sequences(numerator="one_best") == {ranked[0]}
@@ -192,16 +192,16 @@ def test_kinds_hold_what_they_say(lang: Lang, part: Path) -> None:
 
 def test_text_comes_before_lattices_and_problems_are_told(lang: Lang, part: Path) -> None:
     made = numerators(lang, part)
-    written = made.of("cut-1", "AB")
-    assert len(written.src) != len(numerators(lang, part).of("cut-1", None).src)
+    written = made.batch([("cut-1", "AB")])[0]
+    assert len(written.src) != len(numerators(lang, part).batch([("cut-1", None)])[0].src)
     cuts = [("cut-0", None), ("nothing", None), ("new", None), ("spoken", "A ZEBRA"), ("cut-2", None)]
     problems = made.problems(cuts)
     assert problems[0] is None and problems[4] is None
     assert "no lattice" in str(problems[1]) and "no lattice" in str(problems[2]) and "ZEBRA" in str(problems[3])
     with pytest.raises(ValueError, match="nothing"):
-        made.of("nothing", None)
+        made.batch([("nothing", None)])[0]
     with pytest.raises(ValueError, match=r"data\.numerator is transcript"):
-        numerators(lang, part, numerator="transcript").of("cut-0", None)
+        numerators(lang, part, numerator="transcript").batch([("cut-0", None)])[0]
 
 
 def test_sequences_that_the_lm_forbids_are_a_problem(lang: Lang, part: Path) -> None:
@@ -217,19 +217,20 @@ def test_sequences_that_the_lm_forbids_are_a_problem(lang: Lang, part: Path) -> 
 def test_confidence_follows_the_frames_of_the_model(lang: Lang, part: Path, ratio: float) -> None:
     lm = numerators(lang, None).lm
     settings = Data(lattice={"confidence": True})
-    graph = Numerators(lang, lm, Lattices([part]), settings, ratio).of("cut-0", None)
+    graph = Numerators(lang, lm, Lattices([part]), settings, ratio).batch([("cut-0", None)])[0]
     stored = Lattices([part]).confidence("cut-0")
     assert isinstance(graph, Numerator) and stored is not None
     frames = [min(len(stored) - 1, int(t / ratio)) for t in range(round(5 * ratio))]
     assert graph.confidence.tolist() == stored[frames].tolist()
-    assert not isinstance(numerators(lang, part).of("cut-0", None), Numerator)  # neither windows nor confidence
+    (plain,) = numerators(lang, part).batch([("cut-0", None)])
+    assert not isinstance(plain, Numerator)  # neither windows nor confidence
 
 
 def test_numerators_are_kept_within_bounds(lang: Lang, part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = numerators(lang, part)
     ids = list(Lattices([part]))
-    first = [made.of(cut_id, None) for cut_id in ids]
-    assert all(made.of(cut_id, None) is graph for cut_id, graph in zip(ids, first))
+    first = [made.batch([(cut_id, None)])[0] for cut_id in ids]
+    assert all(made.batch([(cut_id, None)])[0] is graph for cut_id, graph in zip(ids, first))
     monkeypatch.setattr("distill.data.numerators.KEPT_ARCS", 40)
     small = numerators(lang, part)
     again = small.batch([(cut_id, None) for cut_id in ids])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from distill.config.experiment import Experiment
-from distill.data.lattices import Heard, finish, shard_path, write_shard
+from distill.data.lattices import CutLattice, finish, shard_path, write_shard
 from distill.fsa.graph import Fsa
 from distill.fsa.k2_format import save_fsa
 from distill.graphs.lexicon import Lang, Lexicon, write_lang
@@ -40,7 +40,7 @@ def folders(tmp_path: Path) -> Folders:
         (0.0, 0.0),
         3.0,
     )
-    cuts = [Heard("cut", graph, np.ones(4))]
+    cuts = [CutLattice("cut", graph, np.ones(4))]
     part = tmp_path / "num/teacher/unlabelled"
     part.mkdir(parents=True)
     write_shard(shard_path(part, 0), cuts, frame_shift=0.04, beam=3.0)
