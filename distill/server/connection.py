@@ -178,7 +178,7 @@ class Connection:
                 self.scheduler.feed(self._stream, samples)
             if self._protocol.replies and isinstance(message, bytes):
                 await self._send(self._protocol.encode(await self._current()))
-            while self._stream.backlog > self.limits.backlog:
+            while self._stream.waiting > self.limits.backlog * SAMPLE_RATE:
                 await asyncio.sleep(0.01)
             message = await self._receive()
         if len(rest := self._protocol.flush()):

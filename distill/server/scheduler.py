@@ -72,11 +72,6 @@ class Stream:
     def ready(self) -> bool:
         return not self.busy and not self.dropped and (self.ended or self.waiting >= self.needs)
 
-    @property
-    def backlog(self) -> float:
-        """Seconds of audio in the queue."""
-        return self.waiting / SAMPLE_RATE
-
     def take(self) -> tuple[ChunkRequest, float]:
         """The next chunk, and the arrival time of its last samples."""
         final, missing = self.waiting < self.needs, self.needs

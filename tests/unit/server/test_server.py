@@ -1,4 +1,4 @@
-"""The server over real sockets: both protocols, concurrent streams, shutdown; resampling."""
+"""The server over real sockets: both protocols, concurrent streams, shutdown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 from websockets.asyncio.client import connect
 
 from distill.decode.online import OnlineDecoder
-from distill.runtime.resample import Resampler
 from distill.server.connection import Limits
 from distill.server.protocols import Sherpa, Vosk, choose
 from distill.server.server import Server
@@ -184,15 +183,3 @@ def test_protocol_is_chosen_by_path_or_first_message() -> None:
     assert isinstance(choose("/", b"\0\0\0\0"), Sherpa) and isinstance(choose("/", "Done"), Sherpa)
     assert isinstance(choose("/", ' {"config": {}}'), Vosk) and isinstance(choose("/vosk", b"\0\0"), Vosk)
     assert isinstance(choose("/sherpa", "{}"), Sherpa)
-
-
-@pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 44100, 48000])
-def test_resampling_keeps_a_tone_in_blocks_of_any_size(rate: int) -> None:
-    tone = np.sin(2 * np.pi * 1000 * np.arange(rate) / rate).astype(np.float32)
-    resampler = Resampler(rate)
-    pieces = [resampler(piece) for piece in np.split(tone, [1, 3, 500, 501, 4000])]
-    output = np.concatenate([*pieces, resampler.flush()])
-    assert abs(len(output) - 16000) <= 1
-    expected = np.sin(2 * np.pi * 1000 * np.arange(len(output)) / 16000)
-    np.testing.assert_allclose(output[40:-40], expected[40:-40], atol=1e-3)
-    np.testing.assert_array_equal(output[: len(output) // 2], Resampler(rate)(tone)[: len(output) // 2])
