@@ -1,4 +1,4 @@
-"""Settings that decide the shapes of a network, and how it streams."""
+"""Settings of a network's shapes and of its streaming."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FBANK_SHIFT, FBANK_WIDTH = 160, 400
 MOST_SAMPLES = 160_000
 """Samples that a frame sees at most: 10 s."""
 LEAST_GABOR = 3
-"""Samples of a kernel that holds a Gabor pair without its mean."""
+"""Shortest kernel, in samples, of a Gabor pair without its mean."""
 
 
 class FrontEnd(Settings):
@@ -40,7 +40,7 @@ class FrontEnd(Settings):
 
     @property
     def unit(self) -> tuple[int, int]:
-        """Shift and width, in samples, of what the first convolution counts in."""
+        """Shift and width, in samples, of an input of the first convolution."""
         return (FBANK_SHIFT, FBANK_WIDTH) if self.input == "fbank" else (1, 1)
 
     @property
@@ -77,7 +77,7 @@ class FrontEnd(Settings):
 
     @property
     def ahead(self) -> int:
-        """Samples after its own hop that a frame waits for."""
+        """Samples after its own hop that a frame sees."""
         return max(0, self.receptive - self.hop - self.context)
 
     def window(self, frames: int) -> int:
@@ -120,9 +120,9 @@ class FrontEnd(Settings):
             f"waveform: {self.waveform} (write none: a mean and scale are stored)": self.waveform != "none",
             "norm: group": self.norm == "group",
         }
-        found = [name for name, is_wrong in wrong.items() if is_wrong]
-        if found:
-            raise ValueError(f"a front-end with input: fbank cannot have {'; '.join(found)}")
+        excluded = [name for name, is_wrong in wrong.items() if is_wrong]
+        if excluded:
+            raise ValueError(f"a front-end with input: fbank cannot have {'; '.join(excluded)}")
         return self
 
 
@@ -220,7 +220,7 @@ class Mask(Settings):
 
 
 class Model(Settings):
-    """Everything that decides shapes; with the number of outputs it builds the network."""
+    """All settings that decide shapes, besides the number of outputs."""
 
     front_end: FrontEnd = FrontEnd()
     encoder: Encoder = Encoder()
@@ -239,7 +239,7 @@ class Model(Settings):
             "front_end.waveform: utterance": front.waveform == "utterance",
             "encoder.position_causal: false": not encoder.position_causal,
         }
-        found = [name for name, blocks in blockers.items() if blocks]
-        if found:
-            raise ValueError(f"streaming.chunk_frames needs a model that streams, but it has {', '.join(found)}")
+        blocking = [name for name, blocks in blockers.items() if blocks]
+        if blocking:
+            raise ValueError(f"streaming.chunk_frames needs a model that streams, but it has {', '.join(blocking)}")
         return self

@@ -219,8 +219,8 @@ class Trainer:
     def _reduced(self, losses: Losses, batch: Batch) -> tuple[dict[str, float], dict[str, float]]:
         """Totals and counts of the terms, and the counters of the result, summed over ranks in one all-reduce."""
         terms = losses.terms.values()
-        own = [*(term.total for term in terms), *(term.count for term in terms), losses.dropped, losses.recomputed]
-        own = [torch.as_tensor(x, dtype=torch.float64, device=self.device).detach() * batch.counted for x in own]
+        sums = [*(term.total for term in terms), *(term.count for term in terms), losses.dropped, losses.recomputed]
+        own = [torch.as_tensor(x, dtype=torch.float64, device=self.device).detach() * batch.counted for x in sums]
         others = torch.tensor([batch.seconds, bool(self._request.signal)], dtype=torch.float64, device=self.device)
         values = self.ranks.sum(torch.cat([torch.stack(own), others])).tolist()
         dropped, recomputed, seconds, signals = values[2 * len(terms) :]

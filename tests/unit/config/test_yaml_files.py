@@ -1,4 +1,4 @@
-"""YAML files of settings, their bases, and overrides: each that leads nowhere is an error that says where."""
+"""YAML files of settings, their bases, and overrides; errors name the place."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_bases_in_a_circle_are_shown_as_a_chain(conf: Path) -> None:
         load(conf, "base: mine.yaml")
 
 
-def test_a_missing_base_is_shown_with_who_asks_for_it(conf: Path) -> None:
+def test_a_missing_base_is_shown_with_its_chain(conf: Path) -> None:
     (conf / "b.yaml").write_text("base: techer.yaml")
     with pytest.raises(FileNotFoundError, match=r"mine\.yaml -> b\.yaml -> techer\.yaml\); did you mean teacher"):
         load(conf, "base: b.yaml")

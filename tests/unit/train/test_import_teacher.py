@@ -1,4 +1,4 @@
-"""Stage 5: what an untrained experiment begins with; and what front-ends store of the training audio."""
+"""Stage 5: initial weights of an experiment; and the front-end's statistics of the training audio."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def experiment(**changes) -> Experiment:
 def test_an_imported_teacher_is_epoch_0_with_a_list_of_its_tensors(tmp_path: Path) -> None:
     source = hugging_face(tmp_path / "hf")
     write_pretrained(experiment(pretrained=source), OUTPUTS, tmp_path)
-    model, found, units, epoch = checkpoint.load_recogniser(tmp_path)
-    assert epoch == 0 and tuple(units) == OUTPUTS and found.pretrained == source
+    model, saved, units, epoch = checkpoint.load_recogniser(tmp_path)
+    assert epoch == 0 and tuple(units) == OUTPUTS and saved.pretrained == source
     theirs = state_of(HUGGING_FACE)["encoder.layers.1.feed_forward.output_dense.weight"]
     assert torch.equal(model.encoder.blocks[1].ffn_down.weight, theirs)
     listed = (tmp_path / "import.tsv").read_text().splitlines()
@@ -61,19 +61,19 @@ def test_a_checkpoint_becomes_an_experiment_folder(tmp_path: Path, monkeypatch: 
     (tmp_path / "hf" / "vocab.json").write_text('{"<pad>": 0, "|": 1, "A": 2}')
     monkeypatch.setattr(sys, "argv", ["init_teacher.py", "--from", source, "--out", str(tmp_path / "mine")])
     init_teacher.main()
-    _, found, units, _ = checkpoint.load_recogniser(tmp_path / "mine")
-    assert units == ["<blk>", "▁", "A"] and found.name == "mine"
+    _, saved, units, _ = checkpoint.load_recogniser(tmp_path / "mine")
+    assert units == ["<blk>", "▁", "A"] and saved.name == "mine"
     written = yaml.safe_load((tmp_path / "mine" / "model.yaml").read_text())
-    assert experiment(model=written["model"]).model == SMALL, "model.yaml is what an experiment's YAML must say"
+    assert experiment(model=written["model"]).model == SMALL, "model.yaml has the settings of an experiment's YAML"
     import_folder(source, OUTPUTS, tmp_path / "other", "other")
     assert checkpoint.load_recogniser(tmp_path / "other")[2] == list(OUTPUTS)
 
 
 def test_stage_5_reads_all_files_of_a_checkpoint(tmp_path: Path) -> None:
     """They are its inputs, whose contents are compared: another file of the same name is noticed."""
-    found = source_files(experiment(pretrained=hugging_face(tmp_path / "hf")))
-    assert {path.name for path in found} == {"config.json", "preprocessor_config.json", "pytorch_model.bin"}
-    assert source_files(experiment(pretrained=f"fairseq:{found[0]}")) == found[:1]
+    files = source_files(experiment(pretrained=hugging_face(tmp_path / "hf")))
+    assert {path.name for path in files} == {"config.json", "preprocessor_config.json", "pytorch_model.bin"}
+    assert source_files(experiment(pretrained=f"fairseq:{files[0]}")) == files[:1]
     assert source_files(experiment()) == []
 
 

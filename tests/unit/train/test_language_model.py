@@ -1,4 +1,4 @@
-"""A language model in the training loop: it learns, goes on after being killed, and says what it lacks."""
+"""A language model in the training loop: it learns, continues after a kill, and names missing files."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def trainer(folder: Path, updates: int = 20, **changes) -> Trainer:
     return build_lm_trainer(settings, text, SENTENCES[:4], folder, Ranks(), torch.device("cpu"))
 
 
-def test_it_learns_what_an_n_gram_cannot(tmp_path: Path) -> None:
+def test_it_learns_a_dependency_beyond_a_bigram(tmp_path: Path) -> None:
     result = trainer(tmp_path / "lm", 150).run()
     scorer, settings, epoch = load_lm(tmp_path / "lm")
-    found = perplexity(scorer, SENTENCES[:4])
+    scores = perplexity(scorer, SENTENCES[:4])
     bigram = train_word_ngram(SENTENCES, 2).perplexity(SENTENCES[:4])
     ideal = 4 ** (1 / 4)  # four sentences, equally likely, of three words and an end
-    assert ideal <= found["perplexity"] < 1.1 * ideal < bigram
-    assert (found["words"], found["unknown"]) == (12, 0)
+    assert ideal <= scores["perplexity"] < 1.1 * ideal < bigram
+    assert (scores["words"], scores["unknown"]) == (12, 0)
     assert result["updates"] == 150 and result["params"]["head"] == len(scorer.units) * 16
-    assert result["valid_loss"] == pytest.approx(math.log(found["perplexity"]), abs=1e-3)
+    assert result["valid_loss"] == pytest.approx(math.log(scores["perplexity"]), abs=1e-3)
     assert settings.optim.updates == 150 and epoch >= 1
 
 
@@ -77,9 +77,9 @@ def test_sentences_are_scored_as_alone(tmp_path: Path) -> None:
     trainer(tmp_path / "lm", 1).run()
     scorer, *_ = load_lm(tmp_path / "lm")
     scorer.batch_units = 7
-    asked = [("A", "X", "B"), (), ("Y",), ("A", "X", "B"), ("C", "Y", "D", "NEW")]
-    found = scorer(asked)
-    for sentence, value in zip(asked, found):
+    texts = [("A", "X", "B"), (), ("Y",), ("A", "X", "B"), ("C", "Y", "D", "NEW")]
+    scores = scorer(texts)
+    for sentence, value in zip(texts, scores):
         alone = log_probabilities(scorer.model, *padded([scorer.units.sentence(sentence)])).double().sum()
         assert value == pytest.approx(float(alone.detach()), abs=1e-5)
     assert len(scorer([])) == 0
@@ -94,7 +94,7 @@ def test_not_finite_stops_with_the_rows(tmp_path: Path) -> None:
         broken.run()
 
 
-def test_what_is_missing_is_named(tmp_path: Path) -> None:
+def test_missing_files_are_named(tmp_path: Path) -> None:
     settings = LanguageModel.model_validate(SETTINGS)
     with pytest.raises(FileNotFoundError, match=r"no text corpus at .*stage 0 writes it"):
         prepare(settings, tmp_path / "lm.txt", tmp_path)
@@ -120,7 +120,7 @@ def test_more_checkpoints_than_there_are_cannot_be_averaged(tmp_path: Path) -> N
         load_lm(tmp_path / "lm")
 
 
-def test_the_text_in_numbers_is_for_training_only(tmp_path: Path) -> None:
+def test_token_ids_are_removed_after_training(tmp_path: Path) -> None:
     trainer(tmp_path / "lm", 1)
     before = {path.name for path in (tmp_path / "lm").iterdir()}
     remove_token_ids(tmp_path / "lm")

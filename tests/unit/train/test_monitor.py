@@ -1,4 +1,4 @@
-"""What a training shows."""
+"""Progress of a training: log lines and curves."""
 
 from __future__ import annotations
 

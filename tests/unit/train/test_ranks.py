@@ -25,7 +25,7 @@ from tests.support.training import (
     write_speech,
 )
 
-Found = tuple[list[float], dict[str, torch.Tensor], float]
+Run = tuple[list[float], dict[str, torch.Tensor], float]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def lang(tmp_path_factory: pytest.TempPathFactory) -> Lang:
     return write_letters(tmp_path_factory.mktemp("lang"))
 
 
-def trained(ranks: Ranks, folder: Path, cuts: CutSet, lang: Lang, updates: int, noise: dict, accumulate: int) -> Found:
+def trained(ranks: Ranks, folder: Path, cuts: CutSet, lang: Lang, updates: int, noise: dict, accumulate: int) -> Run:
     """Loss of each update, gradients of the first, validation loss at the end."""
     optim = {"updates": updates, "lr": 0.003, "accumulate": accumulate}
     trainer = toy_trainer(folder, cuts, lang, ranks, noise, double=True, optim=optim)
@@ -59,7 +59,7 @@ def trained(ranks: Ranks, folder: Path, cuts: CutSet, lang: Lang, updates: int, 
     return losses, gradients, trainer.run()["valid_loss"]
 
 
-def close(left: Found, right: Found) -> None:
+def close(left: Run, right: Run) -> None:
     assert left[0] == pytest.approx(right[0], rel=1e-6) and left[2] == pytest.approx(right[2], rel=1e-6)
     assert left[1].keys() == right[1].keys()
     largest = max(abs(value).max() for value in left[1].values())
@@ -71,9 +71,9 @@ def test_one_two_and_four_processes_train_alike(tmp_path: Path, cuts: CutSet, la
     alone = trained(Ranks(), tmp_path / "1", cuts, lang, 50, PLAIN, 1)
     assert len(alone[0]) == 50 and alone[0][-1] < alone[0][0]
     for world in (2, 4):
-        found = in_ranks(world, trained, tmp_path / str(world), cuts, lang, 50, PLAIN, 1)
-        for each in found:
-            close(alone, each)
+        results = in_ranks(world, trained, tmp_path / str(world), cuts, lang, 50, PLAIN, 1)
+        for result in results:
+            close(alone, result)
 
 
 @pytest.mark.parametrize("accumulate", [2, 3])
@@ -85,8 +85,8 @@ def test_accumulated_batches_are_alike_too(tmp_path: Path, cuts: CutSet, lang: L
 def test_more_ranks_than_cuts_train_alike(tmp_path: Path, cuts: CutSet, lang: Lang) -> None:
     few = cuts.subset(first=2)
     alone = trained(Ranks(), tmp_path / "1", few, lang, 3, PLAIN, 1)
-    for each in in_ranks(4, trained, tmp_path / "4", few, lang, 3, PLAIN, 1):
-        close(alone, each)
+    for result in in_ranks(4, trained, tmp_path / "4", few, lang, 3, PLAIN, 1):
+        close(alone, result)
 
 
 DROP = {"dropout": 0.0, "layer_drop": 0.5}
@@ -94,8 +94,8 @@ DROP = {"dropout": 0.0, "layer_drop": 0.5}
 
 def test_blocks_are_dropped_alike(tmp_path: Path, cuts: CutSet, lang: Lang) -> None:
     alone = trained(Ranks(), tmp_path / "1", cuts, lang, 20, DROP, 1)
-    for each in in_ranks(2, trained, tmp_path / "2", cuts, lang, 20, DROP, 1):
-        close(alone, each)
+    for result in in_ranks(2, trained, tmp_path / "2", cuts, lang, 20, DROP, 1):
+        close(alone, result)
 
 
 def run_until(ranks: Ranks, folder: Path, cuts: CutSet, lang: Lang, updates: int, rank: int, ends: str) -> object:
@@ -125,7 +125,7 @@ def whole(ranks: Ranks, folder: Path, cuts: CutSet, lang: Lang) -> None:
 
 def test_a_signal_to_one_rank_ends_all_after_the_same_update(tmp_path: Path, cuts: CutSet, lang: Lang) -> None:
     in_ranks(2, whole, tmp_path / "whole", cuts, lang)
-    ended = in_ranks(2, run_until, tmp_path / "ended", cuts, lang, 4, 1, "asked")
+    ended = in_ranks(2, run_until, tmp_path / "ended", cuts, lang, 4, 1, "by a signal")
     assert [(status, updates) for status, updates, _ in ended] == [("143", 5), ("143", 5)]
     assert checkpoint.load(tmp_path / "ended/last.pt")["progress"]["updates"] == 5
     in_ranks(2, whole, tmp_path / "ended", cuts, lang)
@@ -136,8 +136,8 @@ def test_a_signal_to_one_rank_ends_all_after_the_same_update(tmp_path: Path, cut
 def test_when_a_rank_dies_the_other_stops_and_names_the_way_out(
     tmp_path: Path, cuts: CutSet, lang: Lang, dies: int
 ) -> None:
-    found = in_ranks(2, run_until, tmp_path / "died", cuts, lang, 4, dies, "silently", lost=dies)
-    message, _, seconds = found[1 - dies]
+    results = in_ranks(2, run_until, tmp_path / "died", cuts, lang, 4, dies, "silently", lost=dies)
+    message, _, seconds = results[1 - dies]
     assert "another rank stopped" in message and "continues from the last checkpoint" in message and seconds < 60
     in_ranks(2, whole, tmp_path / "died", cuts, lang)
     in_ranks(2, whole, tmp_path / "whole", cuts, lang)
@@ -147,7 +147,7 @@ def test_when_a_rank_dies_the_other_stops_and_names_the_way_out(
 def test_another_number_of_ranks_continues(
     tmp_path: Path, cuts: CutSet, lang: Lang, caplog: pytest.LogCaptureFixture
 ) -> None:
-    in_ranks(2, run_until, tmp_path, cuts, lang, 4, 0, "asked")
+    in_ranks(2, run_until, tmp_path, cuts, lang, 4, 0, "by a signal")
     with caplog.at_level("INFO"):
         result = toy_trainer(tmp_path, cuts, lang, noise=RANDOM).run()
     assert result["updates"] == 16 and "begun on 2 processes, continued on 1" in caplog.text
@@ -163,8 +163,8 @@ def other_folders(ranks: Ranks, folder: Path, cuts: CutSet, lang: Lang) -> str:
 
 def test_ranks_without_a_shared_folder_are_refused(tmp_path: Path, cuts: CutSet, lang: Lang) -> None:
     toy_trainer(tmp_path / "1", cuts, lang).run()
-    found = in_ranks(2, other_folders, tmp_path, cuts, lang)
-    assert all("they must share exp-dir" in message for message in found)
+    results = in_ranks(2, other_folders, tmp_path, cuts, lang)
+    assert all("they must share exp-dir" in message for message in results)
 
 
 def test_not_finite_names_the_cuts_of_all_ranks(tmp_path: Path, cuts: CutSet, lang: Lang) -> None:

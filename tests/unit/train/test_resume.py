@@ -1,4 +1,4 @@
-"""A training that was killed, or asked to end, and continues: bit for bit what it would have become."""
+"""A training that was killed or ended by a signal continues to the same result, bit for bit."""
 
 from __future__ import annotations
 
@@ -132,22 +132,22 @@ def test_a_signal_leaves_a_checkpoint(
     tmp_path: Path, cuts: CutSet, lang: Lang, number: int, status: int, place: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     toy_trainer(tmp_path / "whole", cuts, lang).run()
-    asked = toy_trainer(tmp_path / "ended", cuts, lang)
-    original = getattr(asked, place)
+    ending = toy_trainer(tmp_path / "ended", cuts, lang)
+    original = getattr(ending, place)
 
     def signalled(*arguments):
-        if asked.progress.updates >= 4:
+        if ending.progress.updates >= 4:
             os.kill(os.getpid(), number)
         return original(*arguments)
 
-    setattr(asked, place, signalled)
+    setattr(ending, place, signalled)
     before = signal.getsignal(number)
     with caplog.at_level("INFO"), pytest.raises(SystemExit) as ended:
-        asked.run()
+        ending.run()
     assert ended.value.code == status and signal.getsignal(number) == before
     updates = checkpoint.load(tmp_path / "ended/last.pt")["progress"]["updates"]
     assert f"checkpoint at update {updates} written to {tmp_path}/ended/last.pt; the same command" in caplog.text
-    assert updates == (5 if place == "_update" else asked.progress.updates)
+    assert updates == (5 if place == "_update" else ending.progress.updates)
     toy_trainer(tmp_path / "ended", cuts, lang).run()
     assert_same_training(tmp_path / "whole", tmp_path / "ended")
 

@@ -1,4 +1,4 @@
-"""Which numerators an experiment gets from what stage 7 stored."""
+"""Numerators, graphs and initial weights of an experiment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from distill.graphs.unit_ngram import train_unit_ngram
 from distill.models import checkpoint
 from distill.search.determinise import SequenceGraph
 from distill.train.import_teacher import write_random
-from distill.train.setup import Folders, Graphs, initial_model, stored_numerators
+from distill.train.setup import Folders, Graphs, build_trainer, initial_model, stored_numerators
+from tests.support.training import ALONE, SETTINGS, write_letters, write_speech
 
 
 @pytest.fixture
@@ -59,13 +60,13 @@ def numerators(folders: Folders, **data):
 
 
 def test_parts_without_lattices_are_passed_over_and_frames_are_counted(folders: Folders) -> None:
-    found = numerators(folders, lattice={"beam": 2.0})
-    assert set(found.stored) == {"cut"}
-    assert found.frame_ratio == 2.0  # the model has frames of 20 ms
+    made = numerators(folders, lattice={"beam": 2.0})
+    assert set(made.stored) == {"cut"}
+    assert made.frame_ratio == 2.0  # the model has frames of 20 ms
 
 
 @pytest.mark.parametrize(("kind", "key"), [("lattice", "beam"), ("nbest", "nbest_beam")])
-def test_lattices_that_hold_too_little_are_refused(folders: Folders, kind: str, key: str) -> None:
+def test_lattices_with_too_small_a_beam_are_refused(folders: Folders, kind: str, key: str) -> None:
     with pytest.raises(ValueError, match=rf"within 3\.5 .* within 3\.0; lower data\.lattice\.{key} or raise"):
         numerators(folders, numerator=kind, lattice={key: 3.5})
     assert numerators(folders, numerator=kind, lattice={key: 3.0}).stored.beam == 3.0
@@ -99,3 +100,23 @@ def test_a_teacher_of_other_units_gives_all_but_its_prediction_layers(tmp_path: 
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"head.output.weight"}, "biases start at zero"
     assert "not taken over\thead.output.weight" in (tmp_path / "init.tsv").read_text()
+
+
+def test_a_distillation_of_hidden_states_needs_no_denominator(tmp_path: Path) -> None:
+    (tmp_path / "cuts").mkdir()
+    for part in ("labelled", "dev"):
+        write_speech(tmp_path / "speech", 6).to_file(tmp_path / f"cuts/{part}.jsonl.gz")
+    outputs, folders = write_letters(tmp_path).outputs, Folders(tmp_path, tmp_path, tmp_path, tmp_path)
+    values = {**SETTINGS, "optim": {"updates": 3}, "data": {"max_duration": 1.5, "workers": 0}}
+    for name in ("t", "s"):
+        (tmp_path / name).mkdir()
+    write_random(Experiment.parse({**values, "name": "t"}, "test"), outputs, tmp_path / "t")
+    objective = {"outputs": {"updates": 1}, "hidden": {"layers": [1, 2], "lr_scale": 0.5}}
+    student = {**values, "name": "s", "stage": 8, "teacher": {"experiment": "t"}, "objective": objective}
+    trainer = build_trainer(
+        Experiment.parse(student, "test"), folders, tmp_path / "s", "native", ALONE, torch.device("cpu")
+    )
+    first, later = (trainer._update([next(trainer.plan.batches(0, 0))], 0.1) for trainer.progress.updates in (0, 1))
+    assert set(first) - set(later) == {"outputs"} and {"hidden1", "hidden2"} <= set(later)
+    assert [group["lr"] for group in trainer.optimiser.param_groups] == [0.1, 0.05]
+    assert trainer.result()["params"]["training_only"] == 2 * 8 * 8
