@@ -6,7 +6,7 @@ log-score of an utterance, so that rows compare at equal scores; `wer` is that o
 `of_int8` are its time as a share of what streaming S5 takes for the same audio in this run (random weights, which do
 not change its time). The narrowest beam whose `wer` is within 1 % of the widest one's is `enough`.
 
-    taskset -c 0 python benchmarks/decode.py --experiment egs/librispeech/exp-mini/ss --data egs/librispeech/data-mini
+    taskset -c 0 python -m benchmarks.decode --experiment egs/librispeech/exp-mini/ss --data egs/librispeech/data-mini
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.measure import measure, write_json
+from benchmarks.measure import measure
 from benchmarks.models import student
+from benchmarks.table import finish
 from benchmarks.words import Sources, large_graph
 from distill.batch import SAMPLE_RATE
 from distill.decode.graph_decoder import GraphDecoder
 from distill.fsa.lattice import Lattice, Search
 from distill.graphs.lexicon import Lang
 from distill.lfmmi import NativeEngine
-from distill.recipe.provenance import command_line
 from distill.recipe.script import run_script
 from distill.runtime.timing import run as run_session
 from distill.scoring.wer import score
@@ -50,7 +50,7 @@ Found = list[tuple[float, Sequence[int]]]  # of each utterance: score and word i
 
 @dataclass(frozen=True)
 class Case:
-    """A graph with what is searched: log_probs (T, V) each, with what was said; seconds of audio in all."""
+    """A graph with its input: log_probs (T, V) and reference of each utterance; seconds of audio in all."""
 
     name: str
     decoder: GraphDecoder
@@ -67,18 +67,13 @@ def main() -> None:
         s5 = s5_rows(Path(folder))
         for case in cases(args, Path(folder)):
             found = [measured(case, Search(beam, 6.0, most), args, Path(folder)) for beam, most in BEAMS]
-            rows += judged(found)
+            rows += with_enough(found)
     for each in rows:
         for name, seconds in s5.items():
             each[f"of_{name}"] = round(each["per_audio_second"] / seconds, 3)
     for name, seconds in s5.items():
         rows.append({"case": "S5 streaming", "engine": f"ONNX Runtime, {name}", "per_audio_second": round(seconds, 6)})
-    show(rows)
-    if args.json:
-        from distill.recipe.provenance import commit, hardware
-
-        facts = {"hardware": hardware(torch.device("cpu")), "commit": commit(), "command": command_line()}
-        write_json(args.json, {**facts, "rows": rows})
+    finish(rows, args.json)
 
 
 def parse() -> argparse.Namespace:
@@ -113,7 +108,7 @@ def s5_rows(folder: Path, rounds: int = 5) -> dict[str, float]:
 
 def cases(args: argparse.Namespace, folder: Path) -> list[Case]:
     """The recipe's graph, and the larger one."""
-    log_probs, references, hop = heard(args)
+    log_probs, references, hop = emissions(args)
     seconds = sum(map(len, log_probs)) * hop / SAMPLE_RATE
     lang = Lang.load(args.data / "lang_phones")
     decoder = GraphDecoder(NativeEngine(), args.data / "graphs/HLG.fst", lang)
@@ -126,8 +121,8 @@ def cases(args: argparse.Namespace, folder: Path) -> list[Case]:
     return found
 
 
-def heard(args: argparse.Namespace) -> tuple[list[np.ndarray], list[list[str]], int]:
-    """Log-probabilities of the first utterances, what was said in them, and the samples of a frame."""
+def emissions(args: argparse.Namespace) -> tuple[list[np.ndarray], list[list[str]], int]:
+    """Log-probabilities of the first utterances, their references, and the samples of a frame."""
     from distill.data.loader import SpeechDataset, in_order, load_cuts
     from distill.decode import log_probs
     from distill.models.checkpoint import load_recogniser
@@ -135,9 +130,9 @@ def heard(args: argparse.Namespace) -> tuple[list[np.ndarray], list[list[str]], 
     model, *_ = load_recogniser(args.experiment, avg=1)
     cuts = load_cuts(args.data / "cuts", [args.set]).subset(first=args.utterances)
     batches = in_order(cuts, SpeechDataset(None, None, 0, False, False), 200)
-    said = {cut.id: cut.supervisions[0].text.split() for cut in cuts}
+    references = {cut.id: cut.supervisions[0].text.split() for cut in cuts}
     names, found = zip(*log_probs.offline(model, batches))
-    return list(found), [said[name] for name in names], model.settings.front_end.hop
+    return list(found), [references[name] for name in names], model.settings.front_end.hop
 
 
 def as_outputs(log_probs: np.ndarray, model: Lang, graph: Lang) -> np.ndarray:
@@ -153,8 +148,8 @@ def measured(case: Case, search: Search, args: argparse.Namespace, folder: Path)
     frames = [decoder.frames(each) for each in case.log_probs]
     narrow = decoder.searching(Search(search.beam, 0.1, search.max_active))
     runs: dict[str, Callable[[], Found]] = {
-        "ours": lambda: ours(decoder, case.log_probs),
-        "ours, 1-best only": lambda: ours(narrow, case.log_probs),
+        "ours": lambda: [best_path(decoder, each) for each in decoder.lattices(case.log_probs)],
+        "ours, 1-best only": lambda: [best_path(narrow, each) for each in narrow.lattices(case.log_probs)],
         f"ours, chunks of {CHUNK} and partials": lambda: in_chunks(decoder, frames),
         "kaldi-decoder": kaldi(decoder, frames),
     }
@@ -178,18 +173,14 @@ def row(case: Case, search: Search, engine: str, seconds: float, found: Found) -
     }  # fmt: skip
 
 
-def judged(by_beam: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+def with_enough(by_beam: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """All rows of a case, widest beam first; those of the narrowest beam that is wide enough are marked."""
     widest = by_beam[0][0]["wer"]
     enough = [rows for rows in by_beam if rows[0]["wer"] <= WITHIN * widest][-1]
     return [{**each, "enough": "yes" if rows is enough else ""} for rows in by_beam for each in rows]
 
 
-def ours(decoder: GraphDecoder, log_probs: list[np.ndarray]) -> Found:
-    return [said(decoder, lattice) for lattice in decoder.lattices(log_probs)]
-
-
-def said(decoder: GraphDecoder, lattice: Lattice) -> tuple[float, Sequence[int]]:
+def best_path(decoder: GraphDecoder, lattice: Lattice) -> tuple[float, Sequence[int]]:
     best = decoder.best(lattice)
     return best.score, [decoder.lang.words[word] for word in best.words]
 
@@ -201,7 +192,7 @@ def in_chunks(decoder: GraphDecoder, frames: list[np.ndarray]) -> Found:
         for start in range(0, len(each), CHUNK):
             search.feed(each[start : start + CHUNK])
             search.best()
-        found.append(said(decoder, search.lattice(True)))
+        found.append(best_path(decoder, search.lattice(True)))
     return found
 
 
@@ -245,16 +236,6 @@ def of_k2(case: Case, search: Search, args: argparse.Namespace, folder: Path) ->
         sys.exit(f"k2's row failed: {done.stderr[-2000:]}")
     figures = json.loads(done.stdout.splitlines()[-1])
     return row(case, search, "k2", figures["cpu_seconds"], list(zip(figures["scores"], figures["words"])))
-
-
-def show(rows: list[dict[str, Any]]) -> None:
-    for each in rows:
-        shares = " ".join(f"{each.get(name, 0):6.3f}" for name in ("of_fp32", "of_int8"))
-        print(
-            f"{each['case'][:30]:30} {each['engine']:32} {each.get('beam', 0):4.0f} {each.get('max_active', 0):5d}"
-            f" {each['per_audio_second']:9.5f} s/s {each.get('ratio', 0):6.2f}  of S5 {shares}"
-            f"  score {each.get('score', 0):.3f}  WER {each.get('wer', 0):.2f} {each.get('enough', '')}"
-        )
 
 
 if __name__ == "__main__":

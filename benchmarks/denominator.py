@@ -21,9 +21,11 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
-from itertools import accumulate, islice
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from benchmarks.table import finish
 
 if TYPE_CHECKING:
     from distill.config.graphs import Graphs
@@ -64,14 +66,7 @@ def main() -> None:
     base = next((row["cpu_seconds"] for row in rows if row["case"] == "2-gram interpolated, 1 M words"), None)
     for row in rows:
         row.setdefault("ratio", round(row["cpu_seconds"] / base, 2) if base else None)
-    show(rows)
-    if args.json:
-        content = {
-            "hardware": hardware(),
-            "command": " ".join(["benchmarks/denominator.py", *sys.argv[1:]]),
-            "rows": rows,
-        }
-        args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    finish(rows, args.json)
 
 
 def drawn_text(folder: Path, millions: float) -> tuple[Path, Path]:
@@ -197,38 +192,6 @@ def grammars(text: Path, lang_dir: Path, folder: Path, millions: float) -> list[
         rows.append({**row, "seconds": seconds, "cpu_seconds": cpu, "ratio": ratio})
         rows[-1] |= {"states": fst.num_states, "arcs": arcs}
     return rows
-
-
-def hardware() -> str:
-    """The processor's name, and that one core was used."""
-    info = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").is_file() else ""
-    names = [line.partition(":")[2].strip() for line in islice(info.splitlines(), 40) if line.startswith("model name")]
-    return f"{names[0] if names else 'unknown processor'}, one core"
-
-
-def show(rows: list[dict]) -> None:
-    columns = (
-        "case",
-        "engine",
-        "seconds",
-        "cpu_seconds",
-        "ratio",
-        "memory_mb",
-        "lm_states",
-        "lm_arcs",
-        "states",
-        "arcs",
-        "perplexity",
-        "without_path",
-    )
-    table = [columns, *(tuple(str(row.get(column, "")) for column in columns) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*table)]
-    for line in table:
-        print(
-            "  ".join(
-                cell.rjust(width) if n else cell.ljust(width) for n, (cell, width) in enumerate(zip(line, widths))
-            )
-        )
 
 
 if __name__ == "__main__":

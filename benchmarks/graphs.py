@@ -1,4 +1,4 @@
-"""Graphs of the sizes that LF-MMI benchmarks are made with, from made-up text; the same at every call."""
+"""Graphs and log-probabilities of LF-MMI benchmarks, from synthetic text; the same at every call."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import chain, islice
 
 import numpy as np
+import torch
 
 from distill.fsa.graph import Fsa, Hmm
 from distill.graphs import topology
@@ -51,3 +52,10 @@ def numerators(batch: int, units: int) -> list[Hmm]:
         arcs = [(i, i + 1, phone, 0.0) for i, phone in enumerate(islice(phones, units))]
         graphs.append(topology.ctc(Fsa.from_arcs(arcs, {units: 0.0}, units + 1)))
     return graphs
+
+
+def peaky_log_probs(batch: int, frames: int) -> torch.Tensor:
+    """Peaky synthetic log-probabilities (B, T, V), like a trained CTC model's."""
+    logits = 3 * torch.randn(batch, frames, OUTPUTS, generator=torch.Generator().manual_seed(0))
+    logits[..., 0] += 3
+    return logits.log_softmax(-1)

@@ -13,13 +13,9 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
-import shlex
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,9 +24,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is loaded
 import torch
 from torch import Tensor
 
-from benchmarks.graphs import OUTPUTS, denominator, numerators
-from benchmarks.measure import measure, write_json
+from benchmarks.graphs import denominator, numerators, peaky_log_probs
+from benchmarks.measure import busy, measure
 from benchmarks.roofline import roofline
+from benchmarks.table import Row, finish, progress
 from distill.fsa.graph import Hmm
 from distill.lfmmi import Engine, TorchEngine
 from distill.lfmmi.cpu import CpuEngine
@@ -39,11 +36,10 @@ ROOT = Path(__file__).resolve().parents[1]
 FRAMES_PER_PHONE = 5
 OURS = "C++ float32"  # the row that ratios refer to
 K2_BEAMS = {"k2 exact": "exact", "k2 output_beam 8": "8"}
-Row = dict[str, Any]
 
 
 class Case(NamedTuple):
-    """What every engine is given; dump: the same as k2 reads it (`make_case`)."""
+    """Input of every engine; dump: the same in k2's form (`make_case`)."""
 
     name: str
     dump: Path
@@ -67,18 +63,16 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for row in all_rows(args, Path(folder)):
-            print(line(row), flush=True)
+            progress(row)
             rows.append(row)
-    if args.json:
-        about = {"hardware": f"{processor()}, {cores()} cores used", "command": shlex.join(sys.argv)}
-        write_json(args.json, {**about, "goals": list(goals(rows)), "rows": rows})
+    finish(rows, args.json, goals=list(goals(rows)))
 
 
 def all_rows(args: argparse.Namespace, folder: Path) -> Iterator[Row]:
     for name in args.graphs:
         for batch in args.batches:
             case = make_case(folder / f"{name}-{batch}.pt", name, batch, args.frames)
-            exact = in_child(case, "C++ float64", 1, 1)["totals"]
+            exact = in_process(engine_row, case, "C++ float64", 1, 1)["totals"]
             for threads in dict.fromkeys(args.threads):
                 where = {"case": f"{case.name} B={batch} T={args.frames}", "threads": threads}
                 rows = list(case_rows(args, case, threads))
@@ -93,7 +87,7 @@ def all_rows(args: argparse.Namespace, folder: Path) -> Iterator[Row]:
 
 
 def goals(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
-    """What was wanted of the kernel beside k2, over all denominators, in one thread; nothing without k2's rows."""
+    """Goals of the kernel against k2, over all denominators, in one thread; none without k2's rows."""
     shared = [row for row in rows if row["threads"] == 1 and not row["case"].startswith("numerators")]
     for engine, times in (("k2 exact", 1000), ("k2 output_beam 8", 40)):
         found = [row for row in shared if row["engine"] == engine and row.get("seconds")]
@@ -108,10 +102,13 @@ def goals(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
 
 def case_rows(args: argparse.Namespace, case: Case, threads: int) -> Iterator[Row]:
     for name in (OURS, "C++ float64", "torch float32"):
-        yield in_child(case, name, threads, args.repeats if name != "torch float32" else 3)
+        yield in_process(engine_row, case, name, threads, args.repeats if name != "torch float32" else 3)
     if threads > 1:
-        with busy_cores():
-            yield {**in_child(case, OURS, threads, args.repeats), "engine": f"{OURS}, every core busy with others"}
+        with busy([None] * cores()):
+            yield {
+                **in_process(engine_row, case, OURS, threads, args.repeats),
+                "engine": f"{OURS}, every core busy with others",
+            }
     if args.k2_python and threads == 1:  # on a CPU k2 runs in one thread
         for name, beam in K2_BEAMS.items():
             yield k2_row(args, case.dump, name, beam)
@@ -141,13 +138,6 @@ def make_case(dump: Path, name: str, batch: int, frames: int) -> Case:
     return Case(title, dump, log_probs, lengths, graph)
 
 
-def peaky_log_probs(batch: int, frames: int) -> Tensor:
-    """(B, T, V) as of a trained model: blank most of the time, other outputs sure of themselves."""
-    logits = 3 * torch.randn(batch, frames, OUTPUTS, generator=torch.Generator().manual_seed(0))
-    logits[..., 0] += 3
-    return logits.log_softmax(-1)
-
-
 def k2_arcs(graph: Hmm) -> Tensor:
     """Arcs (A, 4) int32 in k2's form: state 0 begins, the last state ends, a label is that of the state led to.
 
@@ -165,12 +155,8 @@ def k2_arcs(graph: Hmm) -> Tensor:
     return torch.stack([src.int(), dst.int(), label.int(), score], 1)[order]
 
 
-def in_child(case: Case, name: str, threads: int, repeats: int) -> Row:
-    return in_process(engine_row, case, name, threads, repeats)
-
-
 def in_process(function: Any, *arguments: Any) -> Row:
-    """What the function returns in a fresh process, whose memory and threads are its own."""
+    """Result of the function in a fresh process, with its own memory and threads."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 
@@ -209,40 +195,12 @@ def k2_row(args: argparse.Namespace, dump: Path, name: str, beam: str) -> Row:
     return row | json.loads(done.stdout.splitlines()[-1])
 
 
-@contextmanager
-def busy_cores() -> Iterator[None]:
-    """As many processes as there are cores, each wanting one for itself."""
-    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores())]
-    try:
-        yield
-    finally:
-        for other in others:
-            other.kill()
-            other.wait()
-
-
 def relative_error(totals: Sequence[float], exact: Sequence[float]) -> float:
     return max(abs(ours - theirs) / abs(theirs) for ours, theirs in zip(totals, exact))
 
 
 def cores() -> int:
     return len(os.sched_getaffinity(0))
-
-
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    names = [text.split(":")[1].strip() for text in lines if text.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def line(row: Row) -> str:
-    start = f"{row['case']:46} {row['threads']:2} {row['engine']:38}"
-    if row["seconds"] is None:
-        return f"{start} {row['error']}"
-    memory = f"{row['peak_mb']:9.1f} MB" if row.get("peak_mb") is not None else " " * 12
-    error = f"  {row['value_error']:.1e} off" if row.get("value_error") is not None else ""
-    ratio = f"{row['ratio']:10.3f} x" + (f" {row['cpu_ratio']:10.3f} x CPU" if row["cpu_ratio"] else " " * 16)
-    return f"{start} {row['seconds'] * 1e3:12.3f} ms {ratio} {memory}{error}"
 
 
 if __name__ == "__main__":

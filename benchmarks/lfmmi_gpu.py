@@ -13,24 +13,23 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.graphs import OUTPUTS, denominator, numerators
-from benchmarks.measure import write_json
+from benchmarks.graphs import OUTPUTS, denominator, numerators, peaky_log_probs
+from benchmarks.table import Row, finish, progress
 from distill.config.experiment import Experiment
 from distill.fsa.graph import Hmm
 from distill.lfmmi import Engine, NativeEngine, TorchEngine, triton
 from distill.lfmmi.triton_tables import SharedTables
 from distill.losses.mmi import LfMmi
 from distill.models.recogniser import build_model
+from distill.recipe.script import run_script
 
 ROOT = Path(__file__).resolve().parents[1]
 NO_GPU = 3
 FRAMES_PER_PHONE = 6  # about 0.12 s at 20 ms a frame
-Row = dict[str, Any]
 
 
 def main() -> None:
@@ -48,15 +47,14 @@ def main() -> None:
     device = torch.device("cuda")
     rows = []
     for row in all_rows(device, args.batch, args.frames, args.repeats, Experiment.load(args.experiment)):
-        print(line(row), flush=True)
+        progress(row)
         rows.append(row)
-    if args.json:
-        write_json(args.json, {"hardware": torch.cuda.get_device_name(device), "rows": rows})
+    finish(rows, args.json, hardware=torch.cuda.get_device_name(device))
 
 
 def all_rows(device: torch.device, batch: int, frames: int, repeats: int, experiment: Experiment) -> Iterator[Row]:
     """The table, row by row; a ratio is seconds against our engine's on the same case."""
-    log_probs = peaky_log_probs(batch, frames, device)
+    log_probs = peaky_log_probs(batch, frames).to(device)
     lengths = torch.full((batch,), frames, device=device)
     size = f"B={batch} T={frames}"
     for name in ("trigram", "bigram"):
@@ -69,14 +67,6 @@ def all_rows(device: torch.device, batch: int, frames: int, repeats: int, experi
     transcripts = numerators(batch, max(1, frames // FRAMES_PER_PHONE))
     yield from engine_rows(f"numerators of transcripts {size}", log_probs, lengths, transcripts, repeats)
     yield from step_rows(size, device, batch, frames, repeats, experiment, NativeEngine())
-
-
-def peaky_log_probs(batch: int, frames: int, device: torch.device) -> Tensor:
-    """(B, T, V) as of a trained model: blank most of the time, other outputs sure of themselves."""
-    generator = torch.Generator().manual_seed(0)
-    logits = 3 * torch.randn(batch, frames, OUTPUTS, generator=generator)
-    logits[..., 0] += 3
-    return logits.log_softmax(-1).to(device)
 
 
 def engine_rows(
@@ -199,16 +189,5 @@ def step_rows(
     yield {"case": case, "engine": "LF-MMI in it", "seconds": alone, "ratio": alone / whole}
 
 
-def line(row: Row) -> str:
-    if row["seconds"] is None:
-        return f"{row['case']:64} {row['engine']:24} {row['error']}"
-    ratio = f"{row['ratio']:9.3f} x" if row["ratio"] is not None else " " * 11
-    memory = f"{row['peak_mb']:9.0f} MB" if row.get("peak_mb") else ""
-    return f"{row['case']:64} {row['engine']:24} {row['seconds'] * 1e3:10.3f} ms {ratio} {memory}"
-
-
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"benchmarks/lfmmi_gpu.py: {error}")
+    run_script(main)

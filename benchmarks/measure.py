@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-import json
-import os
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 LONG = 5.0  # seconds from which a call is not repeated
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def measure(run: Callable[[], object], repeats: int) -> dict[str, float]:
-    """seconds, cpu_seconds: medians after one call to warm up; peak_mb: the most memory that the first one adds.
+    """seconds, cpu_seconds: medians after one warm-up call; peak_mb: peak memory added by that first call.
 
-    A long call is measured once, as it comes. CPU time is that of all threads: where other programs are at
-    work, it says more. Memory is that of the process in RAM, as Linux counts it, without what files are read
-    into: a first call touches some megabytes of the libraries' code. What lay free before is given back first,
-    or a call that takes it would seem to need none.
+    A long call is measured once. CPU time is that of all threads, which is steadier on a busy machine. Memory is
+    resident memory without file mappings (a first call maps some megabytes of library code); free heap memory is
+    returned to the system first, so that its reuse counts.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
     if trim is not None:
@@ -56,8 +55,15 @@ def _status(name: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a whole file or nothing; keys in their order, which is that of a table's columns."""
-    waiting = path.with_suffix(".tmp")
-    waiting.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(waiting, path)
+@contextlib.contextmanager
+def busy(cores: Sequence[int | None]) -> Iterator[None]:
+    """Other processes at work while the block runs: one for each item, pinned to that core, or unpinned for None."""
+    loops = ("while True: pass" if core is None else f"import os; os.sched_setaffinity(0, {{{core}}})\nwhile True: pass"
+             for core in cores)  # fmt: skip
+    others = [subprocess.Popen([sys.executable, "-c", loop]) for loop in loops]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()

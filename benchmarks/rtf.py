@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import statistics
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -24,17 +22,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.measure import write_json
 from benchmarks.models import OUTPUTS, Row, load, student
+from benchmarks.table import finish
 from distill.config.model import SAMPLE_RATE
 from distill.models.cost import macs
-from distill.recipe.provenance import commit, hardware
 from distill.recipe.script import run_script
 from distill.runtime.session import Session
 from distill.runtime.timing import gemm_peak, run
 from distill.runtime.torch_runner import info_of, torch_runner
 
-CONF = Path(__file__).resolve().parents[1] / "egs" / "librispeech" / "conf"
 GOALS = {  # (case, engine): times faster than T1
     ("s5_stream streaming", "onnx"): 9, ("s5_stream streaming", "onnx int8"): 15,
     ("s5_fbank_stream streaming", "onnx int8"): 25, ("s5_fbank40_stream streaming", "onnx int8"): 25,
@@ -60,23 +56,15 @@ def main() -> None:
                 row.times += [run(row.session, audio, row.piece)[0]] if number or row.engine != "torch" else []
         peaks = {False: gemm_peak(), True: int8_peak(Path(folder))}
         found = [figures(row, rows[0], args.seconds, args.rounds, peaks) for row in rows]
-        show(found, peaks)
         profiles = {name: profile(Path(folder), name) for name in args.students.split(",") if args.profile}
     for name, shares in profiles.items():
         print(f"{name}, int8 chunks: " + ", ".join(f"{kind} {share} %" for kind, share in shares.items()))
-    if args.json:
-        about: dict[str, object] = {
-            "hardware": hardware(torch.device("cpu")),
-            "commit": commit(),
-            "command": shlex.join(sys.argv),
-        }
-        about |= {"seconds_of_audio": args.seconds, "goals": list(goals(found))}
-        about |= {"gemm_gflops": peaks[False], "int8_gops": peaks[True], "profiles": profiles}
-        write_json(args.json, {**about, "rows": found})
+    facts = {"seconds_of_audio": args.seconds, "goals": list(goals(found)), "gemm_gflops": peaks[False]}
+    finish(found, args.json, **facts, int8_gops=peaks[True], profiles=profiles)
 
 
 def goals(rows: Sequence[dict]) -> Iterator[dict]:
-    """What was wanted of the streaming rows: times faster than T1."""
+    """Goals of the streaming rows: times faster than T1."""
     for (case, engine), times in GOALS.items():
         for row in rows:
             if (row["case"], row["engine"]) == (case, engine):
@@ -92,7 +80,7 @@ def teacher(samples: int) -> Row:
 
 
 def figures(row: Row, first: Row, seconds: float, rounds: int, peaks: dict[bool, float]) -> dict:
-    """What is told of a row: medians over rounds, and the distance to what the machine could do."""
+    """A row of the table: medians over rounds, and the share of the machine's peak."""
     times, baseline = row.times[-rounds:], first.times[-rounds:]
     ratios = [theirs / ours for theirs, ours in zip(baseline, times)]
     spent = statistics.median(times)
@@ -149,18 +137,6 @@ def profile(folder: Path, name: str, chunks: int = 20) -> dict[str, float]:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
             spent[event["args"]["op_name"]] += event["dur"]
     return {name: round(100 * value / spent.total(), 1) for name, value in spent.most_common(12)}
-
-
-def show(rows: list[dict], peaks: dict[bool, float]) -> None:
-    """One table."""
-    print(f"one thread: {peaks[False]:.0f} GFLOP/s fp32 (numpy), {peaks[True]:.0f} GOP/s int8 (ONNX Runtime)")
-    print(f"{'case':28s} {'engine':10s} {'seconds':>8s} {'RTF':>7s} {'T1 / it':>8s} {'range':>13s} {'of peak':>8s}")
-    for row in rows:
-        spread = f"{row['ratio_low']:.1f}-{row['ratio_high']:.1f}"
-        print(
-            f"{row['case']:28s} {row['engine']:10s} {row['seconds']:8.3f} {row['rtf']:7.4f} {row['ratio']:8.2f}"
-            f" {spread:>13s} {100 * row['share_of_peak']:7.0f}%"
-        )
 
 
 if __name__ == "__main__":

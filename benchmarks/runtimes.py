@@ -1,4 +1,4 @@
-"""What an exported model recognises in each runtime: torch, ONNX Runtime fp32 and int8, sherpa-onnx.
+"""Results of an exported model in each runtime: torch, ONNX Runtime fp32 and int8, sherpa-onnx.
 
     python -m benchmarks.runtimes --experiment EXP/ss --sets test-digits-unseen[,…] [--data-dir DIR] [--json FILE]
 
@@ -11,8 +11,6 @@ utterances the words, and without a graph the tokens, are torch's; sherpa-onnx d
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,11 +19,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.measure import write_json
+from benchmarks.table import finish, progress
 from distill.config.model import SAMPLE_RATE
 from distill.data.loader import load_cuts
 from distill.data.numerators import text_of
-from distill.recipe.provenance import commit, hardware
 from distill.recipe.script import run_script
 from distill.runtime.info import ModelInfo
 from distill.runtime.onnx_runner import file_name
@@ -37,7 +34,7 @@ from distill.scoring.wer import ErrorRate, score
 
 SILENCE = np.zeros(SAMPLE_RATE // 2, np.float32)
 BATCH = 16
-Found = dict[str, tuple[str, ...]]  # what is recognised by utterance: words, or tokens
+Found = dict[str, tuple[str, ...]]  # words or tokens by utterance
 
 
 @dataclass(frozen=True)
@@ -75,10 +72,8 @@ def main() -> None:
         model = load(args.experiment, args.data_dir or data_folder(args.experiment), test_set)
         for row in compared(model, test_set):
             rows.append(row)
-            print(", ".join(f"{key} {value}" for key, value in row.items() if value is not None), flush=True)
-    if args.json:
-        about = {"hardware": hardware(torch.device("cpu")), "commit": commit(), "command": shlex.join(sys.argv)}
-        write_json(args.json, {**about, "rows": rows})
+            progress(row)
+    finish(rows, args.json)
 
 
 def load(folder: Path, data: Path, test_set: str) -> Model:
@@ -117,7 +112,7 @@ def figures(model: Model, words: Found, tokens: Found, first_words: Found, first
 
 
 def ways(model: Model, mode: str, output: str) -> Iterator[tuple[str, Found, Found]]:
-    """(engine, words, tokens) of every runtime that can run the model so."""
+    """Yields (engine, words, tokens) for each runtime that supports this mode and output."""
     for runtime in ("torch", "onnx", "int8"):
         session = open_session(model.folder, runtime, mode, output)
         yield (runtime, *read(model, session, mode, output))
@@ -187,9 +182,9 @@ def in_batches(model: Model, batch: int, run: Callable[[list[np.ndarray]], list[
     names, words, tokens = list(model.waves), Found(), Found()
     for start in range(0, len(names), batch):
         some = names[start : start + batch]
-        for name, (said, heard) in zip(some, run([model.waves[name] for name in some])):
-            words[name] = spelled(heard) if said is None else said
-            tokens |= {name: heard} if said is None else {}
+        for name, (graph_words, units) in zip(some, run([model.waves[name] for name in some])):
+            words[name] = spelled(units) if graph_words is None else graph_words
+            tokens |= {name: units} if graph_words is None else {}
     return words, tokens
 
 

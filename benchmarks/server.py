@@ -1,11 +1,11 @@
-"""Many real-time streams on one server: how late partial results come, and whether each stream gets its own words.
+"""Many real-time streams on one server: latency of partial results, lost and mixed-up streams.
 
     python -m benchmarks.server --experiment exp-mini/ss --streams 64 --seconds 60 [--threads 2] [--runtime onnx int8]
 
-Every stream is another sequence of the test set's utterances with pauses between them, sent as it would be
-spoken. The server is a process of its own, the clients another; `taskset -c 0,1` holds both to two cores. Delay:
-from sending the piece of audio that completes a chunk to receiving the partial result that knows of it. Seconds of
-the processor are the server's while it serves; of the forward and the search they are by the clock.
+Every stream is another sequence of the test set's utterances with pauses between them, sent in real time. Server
+and clients are two processes; `taskset -c 0,1` pins both to two cores. Delay: from sending the block of audio that
+completes a chunk to receiving its partial result. Processor seconds are the server's while it serves; those of
+forward and search are wall-clock.
 """
 
 from __future__ import annotations
@@ -24,13 +24,11 @@ from pathlib import Path
 
 import kaldialign
 import numpy as np
-import torch
 
-from benchmarks.measure import write_json
+from benchmarks.table import finish, progress
 from distill.config.model import SAMPLE_RATE
 from distill.data.loader import load_cuts
 from distill.data.numerators import text_of
-from distill.recipe.provenance import hardware
 from distill.recipe.script import run_script
 from distill.runtime.runner import RUNTIMES
 
@@ -39,20 +37,20 @@ PAUSES = (0.3, 1.6)  # seconds between utterances; the longer ones end a segment
 
 
 @dataclass
-class Talk:
-    """A stream: its audio and words, and what came back."""
+class Stream:
+    """A stream: its audio and words, and the results received."""
 
     audio: np.ndarray
     words: list[str]
     sent: list[float] = field(default_factory=list)  # when each piece was
     delays: list[float] = field(default_factory=list)
     segments: dict[int, str] = field(default_factory=dict)
-    heard: int = 0
+    received: int = 0
     ended: bool = False
     error: str = ""
 
     @property
-    def said(self) -> list[str]:
+    def hypothesis(self) -> list[str]:
         return " ".join(self.segments.values()).split()
 
 
@@ -70,34 +68,32 @@ def main() -> None:
     rows = []
     for runtime in args.runtime:
         rows.append(one_run(args, runtime))
-        show(rows[-1])
-    if args.json:
-        command = f"benchmarks/server.py {' '.join(map(str, sys.argv[1:]))}"
-        write_json(args.json, {"hardware": hardware(torch.device("cpu")), "command": command, "rows": rows})
+        progress(rows[-1])
+    finish(rows, args.json)
 
 
 def one_run(args: argparse.Namespace, runtime: str) -> dict:
-    """A server, all streams, and what came of them."""
+    """A row: a server, and all streams at once."""
     from distill.server.app import data_folder
 
     data = args.data_dir or data_folder(args.experiment)
-    talks = made_up(data, args.set, args.streams, args.seconds)
+    clients = random_streams(data, args.set, args.streams, args.seconds)
     server, port = start(args, data, runtime)
     try:
         before = processor_seconds(server.pid)
-        asyncio.run(everybody(talks, port))
+        asyncio.run(run_streams(clients, port))
         used = {"processor": processor_seconds(server.pid) - before, **inside(port)}
     finally:
         server.terminate()
         left = server.wait(30)
-    return {**summary(talks, used, args, runtime), "exit": left}
+    return {**summary(clients, used, args, runtime), "exit": left}
 
 
-def made_up(data: Path, name: str, streams: int, seconds: float) -> list[Talk]:
+def random_streams(data: Path, name: str, streams: int, seconds: float) -> list[Stream]:
     """Streams of utterances in another order each, with pauses."""
     cuts = list(load_cuts(data / "cuts", [name]))
     audio = {cut.id: cut.load_audio()[0].astype(np.float32) for cut in cuts}
-    talks, generator = [], np.random.default_rng(0)
+    clients, generator = [], np.random.default_rng(0)
     for _ in range(streams):
         pieces, words, length = [], [], 0
         while length < seconds * SAMPLE_RATE:
@@ -106,8 +102,8 @@ def made_up(data: Path, name: str, streams: int, seconds: float) -> list[Talk]:
             pieces += [audio[cut.id], silence]
             words += (text_of(cut) or "").split()
             length += len(audio[cut.id]) + len(silence)
-        talks.append(Talk(np.concatenate(pieces), words))
-    return talks
+        clients.append(Stream(np.concatenate(pieces), words))
+    return clients
 
 
 def start(args: argparse.Namespace, data: Path, runtime: str) -> tuple[subprocess.Popen, int]:
@@ -128,60 +124,60 @@ def start(args: argparse.Namespace, data: Path, runtime: str) -> tuple[subproces
     raise RuntimeError("the server did not start; its messages stand above")
 
 
-async def everybody(talks: list[Talk], port: int) -> None:
+async def run_streams(clients: list[Stream], port: int) -> None:
     """All at once, begun within a second so that their chunks do not fall together."""
-    offsets = np.linspace(0, 1, len(talks), endpoint=False)
-    await asyncio.gather(*(one(talk, port, offset) for talk, offset in zip(talks, offsets)))
+    offsets = np.linspace(0, 1, len(clients), endpoint=False)
+    await asyncio.gather(*(run_stream(stream, port, offset) for stream, offset in zip(clients, offsets)))
 
 
-async def one(talk: Talk, port: int, offset: float) -> None:
+async def run_stream(stream: Stream, port: int, offset: float) -> None:
     from websockets.asyncio.client import connect
 
     await asyncio.sleep(offset)
     try:
         async with connect(f"ws://127.0.0.1:{port}/sherpa", compression=None, open_timeout=30) as socket:
-            listening = asyncio.create_task(listen(talk, socket))
+            listening = asyncio.create_task(receive(stream, socket))
             begun = time.monotonic()
-            for number, at in enumerate(range(0, len(talk.audio), PIECE), 1):
+            for number, at in enumerate(range(0, len(stream.audio), PIECE), 1):
                 await asyncio.sleep(max(0.0, begun + number * PIECE / SAMPLE_RATE - time.monotonic()))
-                talk.sent.append(time.monotonic())
-                await socket.send(talk.audio[at : at + PIECE].tobytes())
+                stream.sent.append(time.monotonic())
+                await socket.send(stream.audio[at : at + PIECE].tobytes())
             await socket.send("Done")
             await listening
     except (OSError, EOFError, TimeoutError, RuntimeError) as error:
-        talk.error = f"{type(error).__name__}: {error}"
+        stream.error = f"{type(error).__name__}: {error}"
 
 
-async def listen(talk: Talk, socket) -> None:
+async def receive(stream: Stream, socket) -> None:
     async for message in socket:
         now = time.monotonic()
         if message == "Done!":
-            talk.ended = True
+            stream.ended = True
             return
-        told = json.loads(message)
-        talk.segments[told["segment"]] = told["text"]
-        talk.heard = told["samples"]
-        if len(talk.audio) > talk.heard:
-            talk.delays.append(now - talk.sent[(talk.heard - 1) // PIECE])
+        result = json.loads(message)
+        stream.segments[result["segment"]] = result["text"]
+        stream.received = result["samples"]
+        if len(stream.audio) > stream.received:
+            stream.delays.append(now - stream.sent[(stream.received - 1) // PIECE])
 
 
-def summary(talks: list[Talk], used: dict[str, float], args: argparse.Namespace, runtime: str) -> dict:
+def summary(clients: list[Stream], used: dict[str, float], args: argparse.Namespace, runtime: str) -> dict:
     """The row of the table. used: seconds of the server, by what they were for."""
-    delays = np.array([delay for talk in talks for delay in talk.delays])
-    errors = [kaldialign.edit_distance(talk.words, talk.said)["total"] for talk in talks]
+    delays = np.array([delay for stream in clients for delay in stream.delays])
+    errors = [kaldialign.edit_distance(stream.words, stream.hypothesis)["total"] for stream in clients]
     mixed = sum(
-        min(kaldialign.edit_distance(other.words, talk.said)["total"] for other in talks) < own
-        for talk, own in zip(talks, errors)
+        min(kaldialign.edit_distance(other.words, stream.hypothesis)["total"] for other in clients) < own
+        for stream, own in zip(clients, errors)
     )
-    audio = sum(len(talk.audio) for talk in talks) / SAMPLE_RATE
+    audio = sum(len(stream.audio) for stream in clients) / SAMPLE_RATE
     return {
         "case": f"{args.streams} streams of {args.seconds:g} s", "engine": runtime, "threads": args.threads,
         "p95_seconds": float(np.quantile(delays, 0.95)), "median_seconds": float(np.median(delays)),
         "worst_seconds": float(delays.max()), "partials": len(delays),
         **{name: seconds / audio for name, seconds in used.items()},
-        "lost": sum(not talk.ended or talk.heard != len(talk.audio) for talk in talks), "mixed": mixed,
-        "wer": 100 * sum(errors) / sum(len(talk.words) for talk in talks), "cores": len(os.sched_getaffinity(0)),
-        "failures": sorted({talk.error for talk in talks if talk.error}),
+        "lost": sum(not stream.ended or stream.received != len(stream.audio) for stream in clients), "mixed": mixed,
+        "wer": 100 * sum(errors) / sum(len(stream.words) for stream in clients), "cores": len(os.sched_getaffinity(0)),
+        "failures": sorted({stream.error for stream in clients if stream.error}),
     }  # fmt: skip
 
 
@@ -197,19 +193,6 @@ def inside(port: int) -> dict[str, float]:
         text = reply.read().decode()
     found = re.findall(r"^distill_(forward|search)_seconds_sum (\S+)$", text, re.MULTILINE)
     return {name: float(seconds) for name, seconds in found}
-
-
-def show(row: dict) -> None:
-    print(f"{row['case']}, server with {row['engine']}, {row['threads']} threads, {row['cores']} cores")
-    print(f"  delay of a partial  median {1000 * row['median_seconds']:6.0f} ms")
-    print(f"                      95 %   {1000 * row['p95_seconds']:6.0f} ms")
-    print(f"                      worst  {1000 * row['worst_seconds']:6.0f} ms, of {row['partials']}")
-    print(f"  processor           {row['processor']:.4f} s for a second of audio,", end=" ")
-    print(f"by the clock forward {row['forward']:.4f}, search {row['search']:.4f}")
-    print(f"  word error rate     {row['wer']:.2f} %")
-    print(f"  lost {row['lost']}, mixed {row['mixed']}; the server's exit: {row['exit']}")
-    for failure in row["failures"]:
-        print(f"  {failure}")
 
 
 if __name__ == "__main__":

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.measure import memory_mb, write_json
+from benchmarks.measure import memory_mb
+from benchmarks.table import finish, progress
 from distill.config.model import SAMPLE_RATE
 from distill.decode.log_probs import in_windows
 from distill.models.checkpoint import load_recogniser
-from distill.recipe.provenance import commit, hardware
 from distill.recipe.script import run_script
 from distill.runtime.audio import read_audio
 from distill.runtime.open import open_session
@@ -51,25 +51,14 @@ def main() -> None:
             minutes = f"{number * args.every:g} to {(number + 1) * args.every:g}"
             row = {"case": f"{args.experiment.name}, one stream", "engine": runtime, "minutes": minutes, **row}
             rows.append(row)
-            print(f"{runtime:6s} {minutes:>10s} min RTF {row['rtf']:.4f}, {row['memory_mb']:.1f} MB", flush=True)
+            progress(row)
     for runtime in args.runtimes.split(","):
         if runtime != "int8":
             mine = [row for row in rows if row["engine"] == runtime]
             for row, difference in zip(mine, compared(args, runtime, every), strict=True):
                 row["difference_from_masked"] = difference
-            worst = max(row["difference_from_masked"] for row in mine)
-            print(f"{runtime}: within {worst:.1e} of the masked forward", flush=True)
-    if args.json:
-        command = [
-            "benchmarks/stream.py",
-            "AUDIO…",
-            "--experiment",
-            args.experiment.name,
-            "--hours",
-            f"{args.hours:g}",
-        ]
-        about = {"hardware": hardware(torch.device("cpu")), "commit": commit(), "command": " ".join(command)}
-        write_json(args.json, {**about, "rows": rows})
+    command = f"python -m benchmarks.stream AUDIO… --experiment {args.experiment.name} --hours {args.hours:g}"
+    finish(rows, args.json, command)
 
 
 def pieces(args: argparse.Namespace) -> Iterator[np.ndarray]:

@@ -22,13 +22,19 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.measure import write_json
+from benchmarks.measure import busy
+from benchmarks.table import finish
 from distill.recipe.script import run_script
 
 ROOT = Path(__file__).resolve().parents[1]
 CUTS = 120
 LONGEST_START = 180.0  # seconds
-SITUATIONS = {"nothing": None, "a busy process": False, "a busy process with a core of its own": True}
+LAST = max(os.sched_getaffinity(0))
+SITUATIONS: dict[str, list[int | None]] = {
+    "nothing": [],
+    "a busy process": [None],
+    "a busy process with a core of its own": [LAST],
+}
 GOALS = {"nothing": 1.1, "a busy process": 2.0, "a busy process with a core of its own": 8.0}
 
 
@@ -56,25 +62,16 @@ def main() -> None:
             goal = f"{name} beside {beside}: at least {GOALS[beside]} x the speed of threads"
             goals.append({"goal": goal, "got": round(ratio, 2), "met": ratio >= GOALS[beside]})
             print(f"{name} beside {beside}: {one:.1f} with threads, {several:.1f} with processes", flush=True)
-    if args.json:
-        write_json(args.json, {**about(args), "goals": goals, "rows": rows})
-
-
-def about(args: argparse.Namespace) -> dict[str, str]:
-    import torch
-
-    from distill.recipe.provenance import commit, hardware
-
-    command = f"benchmarks/train.py --data-dir DIR --exp-dir DIR --nj {args.nj} --seconds {args.seconds:g}"
-    return {"hardware": hardware(torch.device("cpu")), "commit": commit(), "command": command}
+    command = f"python -m benchmarks.train --data-dir DIR --exp-dir DIR --nj {args.nj} --seconds {args.seconds:g}"
+    finish(rows, args.json, command, goals=goals)
 
 
 def measured(args: argparse.Namespace, name: str, ranks: int) -> Iterator[float]:
     """Seconds of audio per second in each situation, of a training that runs through all of them."""
     with contextlib.closing(Training(args, name, ranks)) as training:
         training.wait_for(2, LONGEST_START)
-        for pinned in SITUATIONS.values():
-            with busy(pinned):
+        for cores in SITUATIONS.values():
+            with busy(cores):
                 time.sleep(2)  # until the system has moved the processes to their cores
                 first = len(training.stamps)
                 time.sleep(args.seconds)
@@ -118,22 +115,6 @@ class Training:
         for line in self.process.stdout or ():
             moment, audio = line.split()
             self.stamps.append((float(moment), float(audio)))
-
-
-@contextlib.contextmanager
-def busy(pinned: bool | None) -> Iterator[None]:
-    """Another program at work, on the last core or wherever the system puts it; None: none."""
-    if pinned is None:
-        yield
-        return
-    core = max(os.sched_getaffinity(0))
-    pin = f"import os; os.sched_setaffinity(0, {{{core}}})\n" if pinned else ""
-    process = subprocess.Popen([sys.executable, "-c", f"{pin}while True: pass"])
-    try:
-        yield
-    finally:
-        process.kill()
-        process.wait()
 
 
 def train(args: argparse.Namespace) -> None:
