@@ -1,4 +1,4 @@
-"""Hashes of what files hold; a file whose size, time and place on the disk are those of the last look is not read."""
+"""Hashes of file contents, cached by size, modification time and inode."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ BLOCK = 1 << 20
 
 
 class Contents:
-    """The hashes of files, with what was seen of each file at the last look (`seen`, as a mark stores it)."""
+    """Hashes of files. seen: path -> size, time, inode and hash, as a mark stores them."""
 
     def __init__(self) -> None:
         self.seen: dict[str, list[Any]] = {}
 
     def remember(self, seen: object) -> None:
-        """Take over what a mark has stored; what is no list of size, time, place and hash is read again."""
+        """Take over the cache of a mark; malformed entries are dropped, so their files are read again."""
         if isinstance(seen, Mapping):
             good = {path: value for path, value in seen.items() if isinstance(value, list) and len(value) == 4}
             self.seen = good | self.seen
@@ -30,18 +30,18 @@ class Contents:
         new = [path for path, state in states.items() if known[path][:3] != state]
         with ThreadPoolExecutor() as pool:  # hashing leaves Python's lock
             read = dict(zip(new, pool.map(file_hash, new)))
-        found = {path: read.get(path) or str(known[path][3]) for path in states}
-        self.seen = {str(path): [*states[path], digest] for path, digest in found.items()}
-        return {path: found.get(path, "missing") for path in paths}
+        digests = {path: read.get(path) or str(known[path][3]) for path in states}
+        self.seen = {str(path): [*states[path], digest] for path, digest in digests.items()}
+        return {path: digests.get(path, "missing") for path in paths}
 
 
 def file_hash(path: Path) -> str:
     """SHA-256 of a file, as 32 hexadecimal digits."""
-    total = hashlib.sha256()
+    digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(BLOCK):
-            total.update(block)
-    return total.hexdigest()[:32]
+            digest.update(block)
+    return digest.hexdigest()[:32]
 
 
 def _state(path: Path) -> list[int]:

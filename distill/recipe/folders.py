@@ -1,4 +1,4 @@
-"""The folders of stages: the marks in them, what may be removed, what is put aside, and what must not collide."""
+"""The folders of stages: their marks, removal, putting aside, and collisions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OF_A_RECIPE = ("conf", "mini", "results")
 
 
 def read_mark(path: Path) -> dict[str, Any]:
-    """What a stage's mark says; FileNotFoundError without one, ValueError with the file for what is none."""
+    """The content of a stage's mark; FileNotFoundError without one, ValueError naming the file for anything else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -37,7 +37,7 @@ def read_mark(path: Path) -> dict[str, Any]:
 
 
 def is_blank(folder: Path) -> bool:
-    """Whether there is nothing in a folder but marks."""
+    """True for a folder with nothing but marks."""
     return folder.is_dir() and all(name in MARKS and (folder / name).is_file() for name in os.listdir(folder))
 
 
@@ -46,13 +46,13 @@ def check_own(folder: Path, mark: str, number: int) -> None:
     if not os.path.lexists(folder) or is_blank(folder):
         return
     try:
-        found = read_mark(folder / mark)
+        content = read_mark(folder / mark)
     except (ValueError, OSError) as error:
         raise ValueError(
             f"stage {number} writes {folder}, but something is there that no stage is known to have made ({error}):"
             " it is left as it is. Move it away, or give another --data-dir or --exp-dir"
         ) from None
-    check_stage(folder, found, number)
+    check_stage(folder, content, number)
 
 
 def check_stage(folder: Path, mark: Mapping[str, Any], number: int) -> None:
@@ -66,8 +66,8 @@ def check_stage(folder: Path, mark: Mapping[str, Any], number: int) -> None:
 
 def files_in(folder: Path) -> list[str]:
     """Every file below a folder but its marks, relative to it, sorted."""
-    found = (Path(root, name) for root, _, names in os.walk(folder) for name in names)
-    return sorted({path.relative_to(folder).as_posix() for path in found} - MARKS)
+    paths = (Path(root, name) for root, _, names in os.walk(folder) for name in names)
+    return sorted({path.relative_to(folder).as_posix() for path in paths} - MARKS)
 
 
 def put_aside(folder: Path) -> Path:
@@ -80,7 +80,7 @@ def put_aside(folder: Path) -> Path:
 
 
 def remove(folder: Path) -> None:
-    """Remove what a stage made; its marks go last, so that a kill leaves a folder which is still known as a stage's."""
+    """Remove a stage's folder; marks go last, so that after a kill it is still recognised as a stage's."""
     if folder.is_symlink():
         folder.unlink()
         return
@@ -100,7 +100,7 @@ def check_separate(option: str, folder: Path, others: Mapping[str, Path]) -> Non
 
 
 def same(one: Path, other: Path) -> bool:
-    """Whether two paths lead to one place."""
+    """True for two paths of one place."""
     if one.resolve() == other.resolve():
         return True
     return one.exists() and other.exists() and os.path.samefile(one, other)
@@ -113,11 +113,11 @@ def check_writable_place(option: str, folder: Path) -> None:
             raise ValueError(f"{option} {folder}: {path} is a link that leads nowhere; expected a folder")
         if path.exists() and not path.is_dir():
             raise ValueError(f"{option} {folder}: {path} is a file; expected a folder, or a name that is free")
-    for found in (folder.resolve(), Path(os.path.abspath(folder))):
-        if found in (found.parent, Path(os.path.expanduser("~"))) or REPOSITORY.is_relative_to(found):
-            raise ValueError(f"{option} {folder}: expected a folder of its own, got {found}; give one below it")
-        if found.is_relative_to(REPOSITORY) and _of_repository(found.relative_to(REPOSITORY).parts):
-            raise ValueError(f"{option} {folder}: {found} is the repository's; give a folder outside, or egs/*/NAME")
+    for place in (folder.resolve(), Path(os.path.abspath(folder))):
+        if place in (place.parent, Path(os.path.expanduser("~"))) or REPOSITORY.is_relative_to(place):
+            raise ValueError(f"{option} {folder}: expected a folder of its own, got {place}; give one below it")
+        if place.is_relative_to(REPOSITORY) and _of_repository(place.relative_to(REPOSITORY).parts):
+            raise ValueError(f"{option} {folder}: {place} is the repository's; give a folder outside, or egs/*/NAME")
 
 
 def _of_repository(parts: tuple[str, ...]) -> bool:
@@ -128,5 +128,5 @@ def _of_repository(parts: tuple[str, ...]) -> bool:
 
 def below(folder: Path, other: Path) -> str | None:
     """The first name on the way from `other` down to `folder`; None if it does not lie below."""
-    found, top = folder.resolve(), other.resolve()
-    return found.relative_to(top).parts[0] if found != top and found.is_relative_to(top) else None
+    place, top = folder.resolve(), other.resolve()
+    return place.relative_to(top).parts[0] if place != top and place.is_relative_to(top) else None

@@ -1,7 +1,7 @@
 """Several processes for one stage: by a launcher such as torchrun, or one for each CPU core.
 
-As a program (`python -m distill.recipe.launch ARGUMENTS`) it is torchrun, which ends without a traceback of its own
-when one of its processes fails: that one has said why.
+As a program (`python -m distill.recipe.launch ARGUMENTS`) it is torchrun without the launcher's own traceback after a
+failure, as the failed process has logged its error.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Terminated(KeyboardInterrupt):
 
 
 def end_cleanly() -> None:
-    """Turn SIGTERM and SIGHUP into `Terminated`, the first time; end with the process that started this one."""
+    """Raise `Terminated` at the first SIGTERM or SIGHUP; end with the parent process."""
 
     own = os.getpid()
 
@@ -57,30 +57,30 @@ def end_cleanly() -> None:
 
 
 def ending() -> None:
-    """Undo `end_cleanly` when nothing is left to clean up: an exception in the interpreter's last steps is a trace."""
+    """Undo `end_cleanly`: an exception during interpreter shutdown would print a traceback."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         if getattr(signal.getsignal(number), "__module__", "") == __name__:
             signal.signal(number, signal.SIG_DFL)
 
 
 def follow_parent() -> None:
-    """SIGTERM for this process once the one that started it is gone, however it ended; where the system can."""
+    """Send SIGTERM to this process when its parent ends, in whatever way; on Linux only."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def rank() -> int:
-    """This process's number among those that run a stage together, 0 without others."""
+    """This process's rank, 0 without others."""
     return int(os.environ.get("RANK", 0))
 
 
 def threads(jobs: int) -> int:
-    """Threads of this process where `jobs` cores are to be used: its share among those of this machine."""
+    """Threads of this process: its share of `jobs` among the ranks of this machine."""
     return max(1, jobs // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def another_ended(error: BaseException) -> bool:
-    """Whether an error only says that another process of the stage is gone."""
+    """True for an error caused by the end of another rank."""
     if "RANK" not in os.environ or not isinstance(error, RuntimeError):
         return False
     from distill.train.distributed import PEER_GONE  # torch is loaded where ranks work together
@@ -153,7 +153,7 @@ def _run(commands: Sequence[Sequence[str]], environments: Sequence[Mapping[str, 
 
 @contextlib.contextmanager
 def _stopped_at_the_end() -> Iterator[list[subprocess.Popen]]:
-    """A list of processes, none of which outlives the block: an interruption is passed on and waited for."""
+    """A list of processes, none of which outlives the block; an interruption is forwarded and waited for."""
     children: list[subprocess.Popen] = []
     grace: float | None = GRACE
     try:

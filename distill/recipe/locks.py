@@ -1,4 +1,4 @@
-"""A lock file that names who holds it: host, process and since when."""
+"""Lock files with host, process and start time of their holder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Holder:
-    """A process: its host, its number, when it started (numbers are used again), and when it took the lock."""
+    """A process: host, id, start time (ids are reused), and when it took the lock."""
 
     host: str
     pid: int
@@ -32,16 +32,16 @@ class Holder:
 
     @property
     def alive(self) -> bool:
-        """Whether this host still runs the process; call it for a holder that is `here`."""
+        """True while this host runs the process; for a holder that is `here`."""
         return self.started != "" and started(self.pid) == self.started
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder`.lock for the block; the lock of a process of this host that is gone is taken over.
+    """Hold `folder`.lock for the block; a lock left by a dead process of this host is taken over.
 
-    Raises RuntimeError naming host, process and time where another process holds it. One of another host is never
-    taken over: whether it still runs cannot be seen from here.
+    Raises RuntimeError naming host, process and time where another process holds it. A lock of another host is never
+    taken over, as its process cannot be checked from here.
     """
     path = folder.with_name(folder.name + ".lock")
     own = Holder(socket.gethostname(), os.getpid(), started(os.getpid()), time.strftime("%Y-%m-%d %H:%M:%S"))
@@ -57,7 +57,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _free(path: Path, folder: Path) -> None:
-    """Remove the lock of a process that is gone; RuntimeError if it may still run."""
+    """Remove the lock of a dead process; RuntimeError if it may still run."""
     try:
         holder = read(path)
     except FileNotFoundError:
@@ -77,7 +77,7 @@ def _free(path: Path, folder: Path) -> None:
 
 
 def _create(path: Path, own: Holder) -> None:
-    """Appears with its content or not at all, so a lock without content is that of a machine that lost its power."""
+    """Create the lock together with its content; only a power failure leaves one without content."""
     temporary = path.with_name(f"{path.name}.{own.host}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
@@ -99,10 +99,10 @@ def _create(path: Path, own: Holder) -> None:
 
 
 def read(path: Path) -> Holder | None:
-    """Who holds a lock, None if the file does not say; FileNotFoundError if there is none."""
+    """The holder of a lock, None if the file names none; FileNotFoundError without a file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(content, int):  # all that locks said once
+        if isinstance(content, int):  # the format of earlier versions
             return Holder(socket.gethostname(), content, started(content), "an unknown time")
         return Holder(str(content["host"]), int(content["pid"]), str(content["started"]), str(content["since"]))
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -110,7 +110,7 @@ def read(path: Path) -> Holder | None:
 
 
 def started(pid: int) -> str:
-    """When a process of this host started, as its system counts it; empty if there is none, or only its remains."""
+    """Start time of a process of this host, in the system's units; empty if there is none or a zombie."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -130,7 +130,7 @@ def _started_by_ps(pid: int) -> str:
 
 @contextlib.contextmanager
 def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Keeps two processes of this host from taking over the same lock, where the file system can."""
+    """Mutual exclusion on this host while a lock is taken over, where the file system supports it."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Part of stages 7, 10 and 11: items of work shared by the ranks of a launcher, else by processes on a CPU."""
+"""Items of work of stages 7, 10 and 11, shared by the ranks of a launcher, or by processes on a CPU."""
 
 from __future__ import annotations
 
@@ -46,26 +46,21 @@ def join(recipe: Recipe, longest_wait: float | None = LONGEST_WAIT) -> tuple[Alo
 
 
 def each(recipe: Recipe, ranks: Alone | Ranks, *phases: Phase) -> None:
-    """Call the work of every phase once for each of its items, a phase after the one before it.
+    """Call the work of every phase once for each of its items, phase after phase.
 
-    Under a launcher each rank takes every world-th of the items that the first rank gives. Else, on a CPU, up to --nj
-    processes take the next item as they become free (long ones should stand first); on a GPU this process takes all.
-    Processes, as threads of one wait for each other. Raises the first error of an item, RuntimeError for a process
-    that was killed.
+    Under a launcher each rank takes every world-th of the first rank's items. Else, on a CPU, up to --nj processes
+    take the next item as they become free, so the long ones should come first; on a GPU this process takes all. These
+    are processes because threads of one would block each other. Raises the first error of an item, RuntimeError for a
+    process that was killed.
     """
-    most = max(len(items) for _, items in phases)
-    if not isinstance(ranks, Alone):
-        for work, items in phases:
-            for item in ranks.mine(ranks.share(items)):
-                work(recipe, item)
-            ranks.wait()
-    elif recipe.device != "cpu" or min(recipe.nj, most) <= 1:
-        for work, items in phases:
-            for item in items:
-                work(recipe, item)
-    else:
-        processes = min(recipe.nj, most)
+    processes = min(recipe.nj, max(len(items) for _, items in phases))
+    if isinstance(ranks, Alone) and recipe.device == "cpu" and processes > 1:
         _spread(replace(recipe, nj=recipe.nj // processes), phases, processes)
+        return
+    for work, items in phases:
+        for item in items if isinstance(ranks, Alone) else ranks.mine(ranks.share(items)):
+            work(recipe, item)
+        ranks.wait()
 
 
 def stages_of(*phases: Sequence[tuple[Item, Sequence[Stage]]]) -> list[Stage]:
@@ -74,20 +69,20 @@ def stages_of(*phases: Sequence[tuple[Item, Sequence[Stage]]]) -> list[Stage]:
 
 
 def unfinished(items: Iterable[tuple[Item, Sequence[Stage]]]) -> list[Item]:
-    """The items of which a stage has something to do, so that no process is started for nothing."""
-    found = []
+    """The items with a stage that is not up to date; no process is started for the others."""
+    result = []
     for item, stages in items:
         if not all(stage.up_to_date() for stage in stages):
-            found.append(item)
+            result.append(item)
             continue
         for stage in stages:
             stage.tidy()
             log.info("stage %d: up to date (%s)", stage.number, stage.out)
-    return found
+    return result
 
 
 class Process(NamedTuple):
-    """A process that works on one item after another, and the pipe that they are sent through."""
+    """A worker process, and the pipe that sends it items and returns their errors."""
 
     process: BaseProcess
     pipe: Connection
@@ -101,7 +96,7 @@ def _spread(recipe: Recipe, phases: Sequence[Phase], count: int) -> None:
                 while waiting and free:
                     chosen = free.pop()
                     busy[chosen.pipe] = chosen
-                    with contextlib.suppress(BrokenPipeError):  # of a process that is gone: seen below
+                    with contextlib.suppress(BrokenPipeError):  # a process that is gone: `_check` raises its error
                         chosen.pipe.send((work, waiting.pop()))
                 for pipe in wait(list(busy)):
                     free.append(busy.pop(pipe))
@@ -114,63 +109,46 @@ def _check(finished: Process) -> None:
         error = finished.pipe.recv()
     except (EOFError, ConnectionError):
         finished.process.join()
+        code = finished.process.exitcode or 0
+        how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit status {code}"
+        memory = " (did memory run out? fewer processes, --nj, need less)" if code == -signal.SIGKILL else ""
         raise RuntimeError(
-            f"process {finished.process.pid} ended before its work was done, {_reason(finished.process.exitcode or 0)};"
+            f"process {finished.process.pid} ended before its work was done, {how}{memory};"
             " the same command continues where it stopped"
         ) from None
     if error is not None:
         raise error
 
 
-def _reason(exit_code: int) -> str:
-    if exit_code == -signal.SIGKILL:
-        return "by signal SIGKILL (did memory run out? fewer processes, --nj, need less)"
-    return f"by signal {signal.Signals(-exit_code).name}" if exit_code < 0 else f"with exit status {exit_code}"
-
-
 @contextlib.contextmanager
 def _processes(recipe: Recipe, count: int) -> Iterator[list[Process]]:
     """`count` processes that wait for items; none of them outlives the block."""
-    context = multiprocessing.get_context("spawn")  # a fork of threads that hold locks may wait for ever
+    context = multiprocessing.get_context("spawn")  # a fork may inherit locked locks and wait for ever
     started: list[Process] = []
+    threads = os.environ["OMP_NUM_THREADS"]  # libraries read it when they are loaded
     try:
-        with _environment("OMP_NUM_THREADS", str(recipe.nj)):  # libraries read it when they are loaded
-            for _ in range(count):
-                here, there = context.Pipe()
-                process = context.Process(target=_serve, args=(recipe, there), daemon=True)
-                process.start()
-                there.close()  # so that the end of the process is the end of the pipe
-                started.append(Process(process, here))
+        os.environ["OMP_NUM_THREADS"] = str(recipe.nj)
+        for _ in range(count):
+            here, there = context.Pipe()
+            process = context.Process(target=_serve, args=(recipe, there), daemon=True)
+            process.start()
+            there.close()  # so that the end of the process is the end of the pipe
+            started.append(Process(process, here))
+        os.environ["OMP_NUM_THREADS"] = threads
         yield list(started)
     finally:
-        _end(started)
-
-
-def _end(started: Sequence[Process]) -> None:
-    for each in started:
-        each.process.terminate()
-    for each in started:
-        each.process.join(GRACE)
-        each.process.kill()
-        each.process.join()
-        each.pipe.close()
-
-
-@contextlib.contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+        os.environ["OMP_NUM_THREADS"] = threads
+        for each in started:
+            each.process.terminate()
+        for each in started:
+            each.process.join(GRACE)
+            each.process.kill()
+            each.process.join()
+            each.pipe.close()
 
 
 def _serve(recipe: Recipe, pipe: Connection) -> None:
-    """What a process does: work on the items that come, and answer with None or the error of each."""
+    """The main loop of a worker: answers each item with None or its error."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the parent ends its processes
     try:
         launch.end_cleanly()
@@ -191,7 +169,7 @@ def _serve(recipe: Recipe, pipe: Connection) -> None:
 
 
 def _plain(error: Exception) -> Exception:
-    """An error that another process can read; where it was is logged if that is asked for, or it is unexpected."""
+    """The error in a class that the parent can unpickle; unexpected ones are logged with their traceback."""
     kind = next((kind for kind in KNOWN if isinstance(error, kind)), None)
     if kind is None or os.environ.get("DISTILL_TRACEBACK"):
         log.exception("in process %d", os.getpid())
@@ -199,7 +177,7 @@ def _plain(error: Exception) -> Exception:
 
 
 def _follow_parent() -> None:
-    """End this process soon after its parent, however and whenever that ended: it may be gone already."""
+    """End this process soon after its parent, which may be gone already."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])

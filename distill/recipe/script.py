@@ -1,4 +1,4 @@
-"""What every script does: logging, errors in one line, exit statuses."""
+"""The frame of every script: logging, errors in one line, exit statuses."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def run_script(main: Callable[[], None]) -> None:
 
 
 def _log_error(error: Exception) -> None:
-    """One line; of several ranks with the same error the first alone gives it, of those that lost another none."""
+    """One line; an error that all ranks share is logged by the first, one about a lost rank not at all."""
     if launch.another_ended(error):
         reason = str(error).strip().splitlines()[0]
-        log.info("stopping, as another process of this stage is gone: %s", reason)
+        log.info("stopping, as another process of this stage has ended: %s", reason)
         return
     if launch.rank():
         try:

@@ -1,9 +1,9 @@
-"""The stage contract: what a stage reads, what it leaves behind, and when it may be passed over.
+"""The stage contract: inputs, outputs, and when a stage is skipped.
 
 A stage writes into a temporary folder that is renamed when complete, and leaves `.done` with its settings and
-hashes of what its inputs hold. The same again: nothing to do. Others: done again, saying why. What a stage is not
-known to have made is never removed; a folder that it would continue in is put aside where it cannot. Only the
-standard library is imported, so asking a finished recipe costs no time.
+hashes of its inputs. With the same settings and inputs it is skipped, else it runs again and logs the difference. A
+folder without a stage's mark is never removed; a resumable stage that cannot continue puts its folder aside. Only the
+standard library is imported, so that skipping is fast.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Stage:
         self.contents = Contents()
 
     def check_inputs(self) -> None:
-        """Raise FileNotFoundError naming the stage that makes what is missing or not complete."""
+        """Raise FileNotFoundError naming the stage that makes a missing or incomplete input."""
         for path, stage in self.inputs.items():
             if path.is_file():
                 continue
@@ -70,8 +70,8 @@ class Stage:
                 ) from None
 
     def identity(self) -> dict[str, Any]:
-        """Settings and hashes of the inputs: what must be equal for the output to be valid."""
-        made = {path: found for path in self.inputs if (found := _made_hash(path))}
+        """Settings and hashes of the inputs; the output is valid as long as they are equal."""
+        made = {path: digest for path in self.inputs if (digest := _made_hash(path))}
         hashes = made | self.contents.hashes([path for path in self.inputs if path not in made])
         inputs: dict[str, str] = {}
         for path in self.inputs:
@@ -80,7 +80,7 @@ class Stage:
         return {"settings": self.settings, "inputs": inputs}
 
     def up_to_date(self, quiet: bool = False) -> bool:
-        """Whether the output was made from these settings and inputs; logs what changed if not."""
+        """True if the output was made from these settings and inputs; logs the changes if not."""
         try:
             done = folders.read_mark(self.out / DONE)
         except FileNotFoundError:
@@ -99,7 +99,7 @@ class Stage:
         return not changes
 
     def _changes(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-        """What differs, a phrase each; other names of folders in which stages have made inputs are no difference."""
+        """The differences, a phrase each; renamed folders of inputs that stages made are no difference."""
         made = [_key(path) for path, stage in self.inputs.items() if stage is not None]
         return _changes({**before, "inputs": _renamed(before["inputs"], now["inputs"], made)}, now)
 
@@ -109,7 +109,8 @@ class Stage:
         if self.up_to_date():
             self.tidy()
             return None
-        stack.enter_context(self._lock())
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(locked(self.out))
         if self.up_to_date(quiet=True):  # another process has made it meanwhile
             return None
         return stack.enter_context(self._written())
@@ -118,19 +119,14 @@ class Stage:
     def writing(self) -> Iterator[Path]:
         """The folder to write into; renamed and marked done when the block ends without an error."""
         self.check_inputs()
-        with self._lock(), self._written() as folder:
-            yield folder
-
-    @contextlib.contextmanager
-    def _lock(self) -> Iterator[None]:
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        with locked(self.out):
-            yield
+        with locked(self.out), self._written() as folder:
+            yield folder
 
     @contextlib.contextmanager
     def _written(self) -> Iterator[Path]:
         started = time.monotonic()
-        folder = self.out if self.resumable else self._tmp
+        folder = self.out if self.resumable else self._beside(".tmp")
         identity = self._open(folder)
         try:
             yield folder
@@ -161,24 +157,19 @@ class Stage:
         (folder / DONE).unlink(missing_ok=True)
         return identity
 
-    @property
-    def _tmp(self) -> Path:
-        return self.out.with_name(self.out.name + ".tmp")
-
-    @property
-    def _old(self) -> Path:
-        return self.out.with_name(self.out.name + ".old")
+    def _beside(self, ending: str) -> Path:
+        return self.out.with_name(self.out.name + ending)
 
     def _remove_leftovers(self) -> None:
-        """Remove what a killed call of this stage has left beside its output; ValueError for what is another's."""
-        for leftover, mark in ((self._tmp, STARTED), (self._old, DONE)):
+        """Remove leftovers of a killed call beside the output; ValueError for folders that this stage did not make."""
+        for leftover, mark in ((self._beside(".tmp"), STARTED), (self._beside(".old"), DONE)):
             folders.check_own(leftover, mark, self.number)
             if os.path.lexists(leftover):
                 folders.remove(leftover)
 
     def tidy(self) -> None:
-        """Remove a killed call's leftovers where the output is complete, as far as that can be done."""
-        if launch.rank() or not any(os.path.lexists(self.out.with_name(self.out.name + end)) for end in LEFTOVERS):
+        """Remove a killed call's leftovers beside a complete output, where possible."""
+        if launch.rank() or not any(os.path.lexists(self._beside(end)) for end in LEFTOVERS):
             return
         with contextlib.suppress(OSError, RuntimeError, ValueError), locked(self.out):
             if not self.resumable:
@@ -186,7 +177,7 @@ class Stage:
                 (self.out / STARTED).unlink(missing_ok=True)
 
     def _continue_or_put_aside(self) -> dict[str, Any]:
-        """Leave a folder that the work may continue in; rename one that it may not, saying why."""
+        """Keep a folder in which the work can continue; put another one aside and log the reason."""
         started, why = None, ""
         try:
             started = folders.read_mark(self.out / STARTED)
@@ -217,13 +208,13 @@ class Stage:
     def _replace(self, folder: Path) -> None:
         if added := self._added():
             aside = folders.put_aside(self.out)
-            log.warning("put %s aside as %s: it holds what no stage wrote: %s", self.out, aside, ", ".join(added[:5]))
+            log.warning("put %s aside as %s: files in it are of no stage: %s", self.out, aside, ", ".join(added[:5]))
         if replaced := os.path.lexists(self.out):
-            self.out.rename(self._old)
+            self.out.rename(self._beside(".old"))
         folder.rename(self.out)
         (self.out / STARTED).unlink()
         if replaced:
-            folders.remove(self._old)
+            folders.remove(self._beside(".old"))
 
     def _added(self) -> list[str]:
         """Files in the output folder that this stage has not written."""
@@ -259,7 +250,7 @@ class Alone:
 
 
 def run_stage(stage: Stage, work: Callable[[Path], None], ranks: Group | None = None) -> bool:
-    """Do the work unless it is done already; returns whether anything was done.
+    """Do the work unless it is done already; returns True if it was done.
 
     With several `ranks` the first one checks, locks, opens and completes the folder; all of them work in it.
     """
@@ -276,7 +267,7 @@ def run_stage(stage: Stage, work: Callable[[Path], None], ranks: Group | None = 
 
 
 def by_first(ranks: Group, call: Callable[[], Result]) -> Result:
-    """What the first rank's call returns, on every rank; its error ends them all, and the first alone raises it."""
+    """The result of the first rank's call, on every rank; its error ends all ranks, and the first one raises it."""
     result, error = None, None
     if ranks.first:
         try:
@@ -292,7 +283,7 @@ def by_first(ranks: Group, call: Callable[[], Result]) -> Result:
 
 
 def relaunched(recipe: Recipe, stages: Sequence[Stage], more: Sequence[str] = ()) -> bool:
-    """Run this script in several processes if one of its stages has work to do; returns whether that was done.
+    """Run this script in several processes if one of its stages has work to do; returns True if it did.
 
     They come from the recipe's launcher, or on a CPU there are `nj`, each of one thread; they are given `more` options.
     False: this process does the work, or is one of them, or there is nothing to do. Ends the script with their exit
@@ -320,7 +311,7 @@ def _made_hash(path: Path) -> str | None:
 
 
 def _key(path: Path) -> str:
-    """What marks call an input."""
+    """The name of an input in marks."""
     return f"{path.parent.name}/{path.name}"
 
 
@@ -345,13 +336,8 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     old_inputs, new_inputs = before["inputs"], now["inputs"]
     changed = [p for p in sorted(old_inputs | new_inputs) if old_inputs.get(p) != new_inputs.get(p)]
     more = [f"and {len(changed) - 8} more"] if len(changed) > 8 else []
-    return changes[:4] + [f"{path} {_how(path, old_inputs, new_inputs)}" for path in changed[:8]] + more
-
-
-def _how(path: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    if path not in old:
-        return "is new"
-    return "changed" if path in new else "is gone"
+    how = {path: "changed" if path in new_inputs else "is gone" for path in old_inputs}
+    return changes[:4] + [f"{path} {how.get(path, 'is new')}" for path in changed[:8]] + more
 
 
 def _flat(value: Any, key: str = "") -> dict[str, Any]:
