@@ -14,8 +14,9 @@ from scipy.sparse import csr_array
 
 from distill.config.model import FBANK_SHIFT as SHIFT
 from distill.config.model import FBANK_WIDTH as WIDTH
+from distill.config.model import SAMPLE_RATE
 
-RATE, FFT = 16000, 512
+FFT = 512
 BEFORE = (WIDTH - SHIFT) // 2  # samples of a frame before its shift
 BLOCK = 32  # frames transformed at a time, so that intermediate arrays stay in the cache
 FLOOR = np.float32(1.1920928955078125e-07)  # float32's epsilon, as Kaldi's
@@ -76,6 +77,6 @@ def mel_filters(mels: int, low: float = 20.0, high: float = 7600.0) -> csr_array
     Sparse: faster than a dense product, whose BLAS threads would spin beside those of the model.
     """
     first, last = 1127 * np.log1p(np.array([low, high]) / 700)
-    place = (1127 * np.log1p(np.arange(FFT // 2) * RATE / FFT / 700) - first) * (mels + 1) / (last - first)
+    place = (1127 * np.log1p(np.arange(FFT // 2) * SAMPLE_RATE / FFT / 700) - first) * (mels + 1) / (last - first)
     triangles = np.maximum(0, 1 - np.abs(place - np.arange(1, mels + 1)[:, None]))
     return csr_array(np.pad(triangles, ((0, 0), (0, 1))).astype(np.float32))
