@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unicodedata import bidirectional, category, combining, normalize
 
-# What is neither a letter, a digit, an apostrophe nor a blank; the underscore counts as a letter in \w.
+# Neither a letter, a digit, an apostrophe nor a blank; \w counts the underscore among the letters.
 _OTHER = re.compile(r"[^\w' ]|_")
 _LONELY_APOSTROPHE = re.compile(r"(?<![^' ])'+(?![^' ])")  # what stands beside it is a letter, a digit or a mark
 _DOTTED_I = re.compile("[iı]\u0307+")  # what casefold makes of the Turkish İ
@@ -20,18 +20,18 @@ _VIRAMA = 9  # the combining class of the sign that takes a consonant's vowel aw
 
 
 class _Signs(dict[int, str]):
-    """What becomes of each character (for `str.translate`), found when it first occurs."""
+    """A table for `str.translate`, filled as characters occur."""
 
     def __missing__(self, code: int) -> str:
-        self[code] = found = self.of(chr(code))
-        return found
+        self[code] = self.of(chr(code))
+        return self[code]
 
     def of(self, sign: str) -> str:
         raise NotImplementedError
 
 
 class _Invisible(_Signs):
-    """Removes what no reader sees: marks of byte order and direction, soft hyphens, variation selectors."""
+    """Removes invisible characters: marks of byte order and direction, soft hyphens, variation selectors."""
 
     def of(self, sign: str) -> str:
         joins = sign in (_NON_JOINER, _JOINER, _BLANK_OF_NO_WIDTH)
@@ -56,7 +56,7 @@ def normalise(text: str) -> str:
     """Upper case in NFC, punctuation to blanks, apostrophes of words and combining marks kept, blanks collapsed.
 
     Spellings that differ in case, in composed or combining letters, in the kind of apostrophe or blank or in
-    invisible characters become the same: ß and ẞ are SS; ı, i, I and İ are I. What is normal stays as it is.
+    invisible characters become the same: ß and ẞ are SS; ı, i, I and İ are I. Normalised text is unchanged.
     """
     if text.isascii():
         text = _OTHER.sub(" ", text.upper().replace("`", "'"))
@@ -78,7 +78,7 @@ def _word(word: str) -> str:
 
 
 def _stays(word: str, place: int, sign: str) -> bool:
-    """Whether a sign is no joiner, or one that makes another word: beside a virama, or amid Arabic letters."""
+    """True for joiners that make another word, beside a virama or amid Arabic letters, and for all other signs."""
     if sign not in (_NON_JOINER, _JOINER):
         return True
     before, after = word[place - 1 : place], word[place + 1 : place + 2]
@@ -122,7 +122,7 @@ def _way_out(line: bytes, name: str) -> str:
 
 @dataclass(frozen=True)
 class Word:
-    """A word, its begin and end in seconds, and how sure the lattice is that it is said there, 0 to 1."""
+    """A word, its begin and end in seconds, and its posterior in the lattice, 0 to 1."""
 
     text: str
     start: float

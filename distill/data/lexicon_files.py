@@ -1,4 +1,4 @@
-"""Pronunciation lexica as CMUdict, Kaldi, MFA, TIMIT and X-SAMPA's users write them, read as what they are."""
+"""Pronunciation lexica in the formats of CMUdict, Kaldi, MFA, TIMIT and X-SAMPA."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COLUMNS_OF_NUMBERS = (4, 1)  # a pronunciation's and three of the silences besid
 
 @dataclass(frozen=True)
 class Entry:
-    """A word's pronunciation and where it stands (file:line)."""
+    """A pronunciation of a word, and its place (file:line)."""
 
     where: str
     word: str
@@ -72,7 +72,7 @@ def _entries(path: Path) -> Iterator[Entry]:
 
 
 def _without_numbers(entries: Sequence[Entry]) -> list[Entry]:
-    """Columns of numbers that stand before all pronunciations are no phones, whatever single lines look like."""
+    """The entries without the columns of numbers that stand before all pronunciations."""
     for count in COLUMNS_OF_NUMBERS:
         if all(len(entry.phones) > count and _are_numbers(entry.phones[:count]) for entry in entries):
             return [replace(entry, phones=entry.phones[count:]) for entry in entries]
@@ -80,14 +80,14 @@ def _without_numbers(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _are_numbers(fields: Sequence[str]) -> bool:
-    """A probability, and whatever numbers behind it."""
+    """True for a probability, followed by numbers."""
     return all(_NUMBER.fullmatch(field) for field in fields) and 0 < float(fields[0]) <= 1
 
 
 def _fault(entry: Entry, word: str) -> str | None:
-    """Why an entry is of no use, or None."""
+    """Why an entry is left out, or None."""
     if _NO_WORD.fullmatch(entry.word) or [phone.upper() for phone in entry.phones] == ["SIL"]:
-        return "stands for no word: text never holds it"
+        return "stands for no word: text never contains it"
     if " " in word:
         return f"no text can reach it: text is spelt '{word}', {word.count(' ') + 1} words; add those"
     return None if word else "no text can reach it: none of its letters stay in text"
@@ -109,7 +109,7 @@ def _check_phones(entry: Entry) -> None:
 
 def _without_stress(entries: list[Entry], path: Path) -> list[Entry]:
     phones = {phone for entry in entries for phone in entry.phones}
-    stressed = {phone for phone in phones if (found := _STRESSED.fullmatch(phone)) and found[1] in VOWELS}
+    stressed = {phone for phone in phones if (match := _STRESSED.fullmatch(phone)) and match[1] in VOWELS}
     foreign = sorted(phones - stressed - VOWELS - OTHERS)
     if stressed and foreign:
         log.warning(

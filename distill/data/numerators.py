@@ -26,7 +26,7 @@ class Numerators:
     """Numerator graphs by cut, for the engine; made many at a time, and cached.
 
     A cut with text gets its transcript's graph (all pronunciations, optional silence), one without what
-    `settings.numerator` says: the teacher's best sequence, its best ones, or its lattice. All carry the
+    `settings.numerator` names: the teacher's best sequence, its best ones, or its lattice. All carry the
     denominator LM's weights (`distill.graphs.numerator_weights`). stored: the teacher's lattices. frame_ratio: frames
     of the trained model per frame of the lattices.
     """

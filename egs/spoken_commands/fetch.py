@@ -25,10 +25,11 @@ import soundfile
 import torch
 from torchaudio.functional import resample
 
+from distill.batch import SAMPLE_RATE as RATE
 from distill.data.corpora.corpus import read_table
 from distill.data.corpora.spoken_commands import find_tables
+from distill.files import as_flac, replacing
 
-RATE = 16000
 UNKNOWN = "not published"
 TIMEOUT = 60  # seconds without a byte
 BEFORE, AFTER = 0.3, 0.5  # seconds kept around speech
@@ -126,7 +127,7 @@ def check(source: Row, path: Path) -> None:
     for name, found in (("bytes", str(size)), ("sha256", digest.hexdigest())):
         if source[name] not in (UNKNOWN, found):
             raise OSError(
-                f"{path} is not what {name} of sources.tsv says: expected {source[name]}, got {found}; remove it"
+                f"{path} does not have the {name} of sources.tsv: expected {source[name]}, got {found}; remove it"
             )
     try:
         with tarfile.open(path) as tar:
@@ -176,9 +177,8 @@ def converted(samples: np.ndarray, rate: int, trimmed: bool) -> np.ndarray:
 
 def write(samples: np.ndarray, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    soundfile.write(temporary, samples.clip(-1, 1), RATE, subtype="PCM_16", format="FLAC")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(as_flac(samples.clip(-1, 1), RATE))
 
 
 if __name__ == "__main__":

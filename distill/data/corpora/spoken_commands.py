@@ -95,6 +95,6 @@ def find_tables(root: Path) -> dict[str, Path]:
         raise FileNotFoundError(
             f"no {' or '.join(missing)}; give the folder of spoken commands as --corpus-dir. It holds these tables "
             f"(tab-separated, the first line names the columns) and the audio at the paths in them:{wanted}\n"
-            "egs/spoken_commands/README.md says where both come from; egs/spoken_commands/fetch.py fetches the audio"
+            "egs/spoken_commands/README.md names the sources of both; egs/spoken_commands/fetch.py fetches the audio"
         )
     return tables

@@ -50,10 +50,10 @@ class Grammar:
 
     @property
     def words(self) -> list[str]:
-        """Every word the grammar can say, sorted; AN stands where A does."""
+        """Every word of the grammar, sorted; with AN where A occurs."""
         items = {item for rule in self.rules.values() for alt in rule.alternatives for item in alt}
-        found = {item for item in items if item not in self.rules}
-        return sorted(found | ({"AN"} if "A" in found and self.elide_article else set()))
+        words = items - set(self.rules)
+        return sorted(words | ({"AN"} if "A" in words and self.elide_article else set()))
 
     def sentence(self, rng: random.Random) -> str:
         """One sentence, words separated by single blanks."""

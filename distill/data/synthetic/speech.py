@@ -20,7 +20,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ PARTS = (
 
 @dataclass(frozen=True)
 class Speaker:
-    """One voice and what it says."""
+    """One voice and its sentences."""
 
     number: int
     part: str
@@ -135,7 +135,7 @@ def generate_corpus(
 
 
 def require_synthesiser() -> Any:
-    """The module espeakng_loader; ModuleNotFoundError that says how to install it."""
+    """The module espeakng_loader; ModuleNotFoundError with the command that installs it."""
     try:
         import espeakng_loader
     except ModuleNotFoundError:
@@ -151,20 +151,16 @@ def plan_speakers(grammar: Grammar, scale: float = 1.0, seed: int = 42) -> list[
     if scale <= 0:
         raise ValueError(f"scale of the embedded corpus: expected a number > 0, got {scale}")
     speakers: list[Speaker] = []
-    for part in (_scaled(part, scale) for part in PARTS):
-        for index in range(part.speakers):
-            count = (index + 1) * part.sentences // part.speakers - index * part.sentences // part.speakers
+    for part in PARTS:
+        sentences = max(4, round(part.sentences * scale))
+        people = max(2, min(part.speakers, sentences // 4)) if scale < 1 else part.speakers
+        for index in range(people):
+            count = (index + 1) * sentences // people - index * sentences // people
             rng = random.Random(f"{seed}/{part.name}/{index}")
             texts = tuple(draw_sentence(grammar, rng) for _ in range(count))
             accent, sex = part.accents[index % len(part.accents)], "MF"[index % 2]
             speakers.append(Speaker(101 + len(speakers), part.name, sex, accent, part.snr, part.colours, seed, texts))
     return speakers
-
-
-def _scaled(part: Part, scale: float) -> Part:
-    sentences = max(4, round(part.sentences * scale))
-    speakers = max(2, min(part.speakers, sentences // 4)) if scale < 1 else part.speakers
-    return replace(part, sentences=sentences, speakers=speakers)
 
 
 def draw_sentence(grammar: Grammar, rng: random.Random) -> str:
@@ -217,27 +213,19 @@ def _claim(corpus_dir: Path, settings: dict[str, Any]) -> bool:
 
 
 def _synthesise_all(speakers: Sequence[Speaker], corpus_dir: Path, processes: int) -> None:
+    """Synthesises the speakers that are missing, each in a fresh process."""
     root, partial = corpus_dir / "LibriSpeech", corpus_dir / PARTIAL
-    missing = [s for s in speakers if not _speaker_dir(root, s).is_dir()]
-    sentences = sum(len(s.texts) for s in missing)
-    log.info("synthesising %d sentences of %d speakers", sentences, len(missing))
-    if len(missing) < len(speakers):
-        log.info("%d speakers are there already", len(speakers) - len(missing))
+    pending = [s for s in reversed(speakers) if not _speaker_dir(root, s).is_dir()]
+    log.info("synthesising %d sentences of %d speakers", sum(len(s.texts) for s in pending), len(pending))
+    if len(pending) < len(speakers):
+        log.info("%d speakers are complete already", len(speakers) - len(pending))
     shutil.rmtree(partial, ignore_errors=True)
-    try:
-        _run_in_fresh_processes(missing, root, partial, max(1, processes))
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)  # also of a call that failed: a full disk gets its room back
-
-
-def _run_in_fresh_processes(speakers: Sequence[Speaker], root: Path, partial: Path, processes: int) -> None:
     # fork, not spawn: a new interpreter would import everything again for each of 144 speakers.
     context = multiprocessing.get_context("fork")
-    pending = list(reversed(speakers))
     running: dict[Any, tuple[Any, Speaker]] = {}
     try:
         while pending or running:
-            while pending and len(running) < processes:
+            while pending and len(running) < max(1, processes):
                 speaker, (here, there) = pending.pop(), context.Pipe(duplex=False)
                 child = context.Process(target=_child, args=(speaker, root, partial, there), daemon=True)
                 child.start()
@@ -250,10 +238,11 @@ def _run_in_fresh_processes(speakers: Sequence[Speaker], root: Path, partial: Pa
         for child, _ in running.values():
             child.terminate()
             child.join()
+        shutil.rmtree(partial, ignore_errors=True)  # also of a failed call: a full disk gets its room back
 
 
 def _child(speaker: Speaker, root: Path, partial: Path, pipe: Any) -> None:
-    """One speaker, and None through the pipe, or what is wrong: the parent raises it, once and without a trace."""
+    """Synthesises a speaker; sends None, or the error that the parent raises, through the pipe."""
     try:
         _synthesise_speaker(speaker, root, partial)
     except (OSError, ValueError, RuntimeError) as error:
@@ -263,7 +252,7 @@ def _child(speaker: Speaker, root: Path, partial: Path, pipe: Any) -> None:
 
 
 def _check(child: Any, pipe: Any, speaker: Speaker) -> None:
-    """Raise RuntimeError where a child has failed or is gone."""
+    """Raises RuntimeError where a child has failed or was killed."""
     try:
         reason = pipe.recv()
     except EOFError:

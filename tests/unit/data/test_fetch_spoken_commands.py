@@ -167,7 +167,7 @@ def test_another_archive_than_the_published_one_is_refused(
     monkeypatch: pytest.MonkeyPatch, server: Server, corpus: Path, known: dict[str, str]
 ) -> None:
     told = fetch(monkeypatch, server, corpus, **known)
-    assert "of sources.tsv says: expected" in told and not list(corpus.rglob("intent.tar.gz*"))
+    assert "of sources.tsv: expected" in told and not list(corpus.rglob("intent.tar.gz*"))
 
 
 def test_the_published_checksum_is_taken(monkeypatch: pytest.MonkeyPatch, server: Server, corpus: Path) -> None:
