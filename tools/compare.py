@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def described(ours: Path, theirs: Path, found: Difference, tested: MatchedPairs | None) -> list[str]:
-    """What is printed."""
+    """Lines for the terminal."""
     width = max(len(str(ours)), len(str(theirs)))
     lines = [f"{letter}  {path!s:{width}}  {rate:7.3f} %" for letter, path, rate in (
         ("A", ours, found.ours), ("B", theirs, found.theirs))]  # fmt: skip
@@ -67,7 +67,7 @@ def tested_line(tested: MatchedPairs | None) -> str:
 
 
 def content(args: argparse.Namespace, found: Difference, tested: MatchedPairs | None) -> dict[str, Any]:
-    """What --json writes."""
+    """Content of the --json file."""
     folders = {"a": str(args.ours), "b": str(args.theirs)}
     return {**folders, **asdict(found), "matched_pairs": asdict(tested) if tested else None}
 

@@ -1,4 +1,4 @@
-"""What a page needs of a cut: who speaks, its audio in a form browsers play, and where that lies."""
+"""Cuts on an errors page: speaker, FLAC audio for browsers, link to the audio file."""
 
 from __future__ import annotations
 

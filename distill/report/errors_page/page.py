@@ -30,7 +30,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Audio:
-    """What can be heard of the utterances.
+    """Playable audio of the utterances.
 
     read: name -> FLAC, for the worst ones, which the page contains: at most `count` of them and `budget` bytes;
     links: name -> relative address, for all others.
