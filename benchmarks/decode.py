@@ -37,7 +37,7 @@ from distill.lfmmi import NativeEngine
 from distill.recipe.script import run_script
 from distill.runtime.timing import run as run_session
 from distill.scoring.wer import score
-from distill.search.beam import OngoingSearch, _openfst
+from distill.search.beam import OngoingSearch
 
 BEAMS = ((20.0, 7000), (15.0, 2000), (13.0, 1000), (12.0, 1000), (10.0, 500))  # and max_active
 WITHIN = 1.01  # of the widest beam's word error rate
@@ -201,7 +201,7 @@ def kaldi(decoder: GraphDecoder, frames: list[np.ndarray]) -> Callable[[], Found
     import kaldi_decoder
     import kaldifst
 
-    fst = _openfst(decoder.graph)
+    fst = decoder.graph.to_openfst()
     options = kaldi_decoder.FasterDecoderOptions(beam=decoder.search.beam, max_active=decoder.search.max_active)
 
     def run() -> Found:

@@ -1,9 +1,8 @@
-"""Stage 2: lang folder: units, words, how each word is said or written in units, and the topology."""
+"""Stage 2: lang folder: units, words, the lexicon in units, and the topology."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 from distill.config.graphs import Graphs
@@ -77,22 +76,17 @@ def write_pieces(recipe: Recipe, graphs: Graphs, lexicon, folder: Path) -> None:
 
 def biphones(recipe: Recipe, graphs: Graphs, lang):
     """Left biphones tied by their counts in the labelled transcripts, as these decide what can be trained."""
+    from distill.data.loader import load_cuts
+    from distill.data.numerators import text_of
     from distill.graphs.biphones import count_pairs, tied_left_biphones
-    from distill.graphs.denominator import Pronouncer
+    from distill.graphs.denominator import pronouncer_of
 
-    spoken = Pronouncer(lang, graphs.seed, graphs.silence_edge, graphs.silence_inside)
-    counts = count_pairs(spoken(labelled_texts(recipe)), len(lang.tokens))
+    texts = (text for cut in load_cuts(recipe.cuts, ["labelled"]) if (text := text_of(cut)))
+    counts = count_pairs(pronouncer_of(lang, graphs)(texts), len(lang.tokens))
     independent = [lang.silence] if graphs.independent_silence else []
     return tied_left_biphones(
         recipe.topology, counts, graphs.min_biphone_count, graphs.min_monophone_count, independent
     )
-
-
-def labelled_texts(recipe: Recipe) -> Iterator[str]:
-    from distill.data.loader import load_cuts
-    from distill.data.numerators import text_of
-
-    return (text for cut in load_cuts(recipe.cuts, ["labelled"]) if (text := text_of(cut)))
 
 
 if __name__ == "__main__":

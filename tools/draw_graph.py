@@ -23,9 +23,11 @@ def main() -> None:
     parser.add_argument("--osymbols", type=Path, help="names of the output labels, such as words.txt")
     parser.add_argument("--states", type=int, default=0, help="draw only the N states nearest to the start")
     args = parser.parse_args()
-    names = [{n: symbol for symbol, n in read_symbols(path).items()} if path else {}
-             for path in (args.isymbols, args.osymbols)]  # fmt: skip
-    text = dot(read(args.file), *names, args.states, str(args.file))
+    inputs, outputs = (
+        {n: symbol for symbol, n in read_symbols(path).items()} if path else {}
+        for path in (args.isymbols, args.osymbols)
+    )
+    text = dot(read(args.file), inputs, outputs, args.states, str(args.file))
     with replacing(args.output) as temporary:
         temporary.write_text(text, encoding="utf-8")
     print(f"render it with Graphviz: dot -Tsvg {args.output} -o {args.output.with_suffix('.svg')}")

@@ -2,8 +2,8 @@
 
 python tools/export_icefall.py --lang-dir data/lang_phones --graphs-dir data/graphs --exp-dir exp/ss --out icefall
 writes icefall/lang/{tokens.txt,words.txt,L.pt,L_disambig.pt,P.fst.txt,HLG.pt,…} and icefall/exp/pretrained.pt,
-with --num-dir data/num/teacher/unlabelled also icefall/num/num-*.pt. An experiment's own epoch-N.pt are what
-icefall's load_checkpoint reads, as they are.
+with --num-dir data/num/teacher/unlabelled also icefall/num/num-*.pt. icefall's load_checkpoint reads an
+experiment's own epoch-N.pt unchanged.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lang-dir", type=Path, required=True, help="what stage 2 wrote")
-    parser.add_argument("--graphs-dir", type=Path, required=True, help="what stage 4 wrote")
+    parser.add_argument("--lang-dir", type=Path, required=True, help="lang folder of stage 2")
+    parser.add_argument("--graphs-dir", type=Path, required=True, help="graphs folder of stage 4")
     parser.add_argument("--exp-dir", type=Path, help="an experiment's folder, for its model")
     parser.add_argument("--epoch", type=int, help="of the model; default: the last")
     parser.add_argument("--avg", type=int, default=1, help="average so many epochs up to that one")
-    parser.add_argument("--num-dir", type=Path, help="a part of what stage 7 wrote: numerators from its lattices")
+    parser.add_argument("--num-dir", type=Path, help="lattices of stage 7 of one part, for numerators")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -16,7 +16,7 @@ import torch
 from distill.fsa.lattice import DecodingGraph, Lattice, Search
 from distill.graphs.lexicon import Lang
 from distill.lfmmi import Engine
-from distill.search.determinise import Hearing, SequenceGraph, best_path, determinised
+from distill.search.determinise import SequenceGraph, best_path, determinised
 
 BATCH = 32  # utterances in one call of the engine
 
@@ -53,7 +53,7 @@ class GraphDecoder:
         self.engine, self.graph, self.lang = engine, DecodingGraph.read(hlg), lang
         self.search, self.acoustic_scale = search or Search(), acoustic_scale
         self.columns = lang.topology.output_columns
-        self.new_unit = Hearing.of(lang.topology.hears, len(self.columns))
+        self.new_unit = lang.topology.unit_table
         self.words = sorted(lang.words, key=lang.words.__getitem__)
 
     def searching(self, search: Search) -> GraphDecoder:

@@ -86,7 +86,7 @@ class OnlineSearch:
         spans = times.spans(units, names, best.frame[arcs].tolist())
         seconds = tuple((times.seconds(self._before + a), times.seconds(self._before + b)) for a, b in spans)
         silence, ended = self._endpoint(_end(units), best.ending, bool(names))
-        return Progress(names, seconds, int(np.searchsorted(arcs, best.settled)), silence, ended)
+        return Progress(names, seconds, int(np.searchsorted(arcs, best.stable)), silence, ended)
 
     def words(self, ended: bool = False) -> tuple[list[Word], bool]:
         """Words of the utterance so far with confidences, and whether it ends here. ended: no more frames follow."""

@@ -1,4 +1,4 @@
-"""ARPA files of back-off word n-grams: read line by line and checked, or held in memory.
+"""ARPA files of back-off word n-grams: read line by line and checked, or in memory.
 
 The format is that of Doug Paul, as SRILM, KenLM and icefall read it: a header that counts the n-grams of
 each order, then sections of "log10-probability w1 … wn [log10-backoff]".
@@ -22,17 +22,16 @@ log = logging.getLogger(__name__)
 
 Ngram = tuple[str, ...]
 START, END = "<s>", "</s>"
-RESERVED = frozenset(("<eps>", "#0"))  # of graphs: a word of this name would be taken for a silent arc
+RESERVED = frozenset(("<eps>", "#0"))  # of graphs: a word of this name would become a silent arc
 LONGEST = 10  # words of an n-gram
 ZERO = -99.0  # log10 of what tools write for a probability of zero, where they do not write -inf
 _PROMISE, _SECTION = re.compile(r"ngram\s*\d"), re.compile(r"\\(?:\d+-grams:|end\\)")
 
 
 class Entry(NamedTuple):
-    """One n-gram: where it stands (file:line), its log10-probability, its log10-backoff (None without one).
+    """One n-gram: its place (file:line), its log10-probability, its log10-backoff (None without one).
 
-    Both are -inf for a probability of zero. highest: whether its order is the model's, so that it is the history of
-    nothing.
+    Both are -inf for a probability of zero. highest: of the model's order, so that it is no history.
     """
 
     where: str
@@ -43,7 +42,7 @@ class Entry(NamedTuple):
 
 
 def read_entries(path: Path) -> Iterator[Entry]:
-    """The n-grams of an ARPA file in its order, plain or gzipped, one at a time; text before the header is passed over.
+    """The n-grams of an ARPA file in its order, plain or gzipped, one at a time; text before the header is skipped.
 
     Raises ValueError naming file and line for a header that is missing or does not match what follows,
     for sections out of order, lines that are no n-gram, and numbers that are no log-probability.
@@ -135,26 +134,8 @@ def twice(entry: Entry) -> ValueError:
     return ValueError(f"{entry.where}: '{' '.join(entry.ngram)}' stands twice in the file")
 
 
-class WordLm:
-    """What can be asked of any word n-gram."""
-
-    def score(self, history: Ngram, word: str) -> float:
-        """log10 p(word | history)."""
-        raise NotImplementedError
-
-    def perplexity(self, sentences: Iterable[str]) -> float:
-        """Perplexity per word, sentence ends counted."""
-        total, count = 0.0, 0
-        for sentence in sentences:
-            padded = (START, *sentence.split(), END)
-            total += sum(self.score(padded[:place], padded[place]) for place in range(1, len(padded)))
-            count += len(padded) - 1
-        bits = -total / max(1, count)
-        return 10**bits if bits < 300 else math.inf
-
-
 @dataclass(frozen=True)
-class ArpaLm(WordLm):
+class ArpaLm:
     """Back-off n-gram over words: `probability` and `backoff` in log10, keyed by n-gram (tuples).
 
     size: n-grams of the file, also those that were not kept.
@@ -175,6 +156,16 @@ class ArpaLm(WordLm):
             penalty += self.backoff.get(ngram[:-1], 0.0)
             ngram = ngram[1:]
         return penalty + self.probability[ngram]
+
+    def perplexity(self, sentences: Iterable[str]) -> float:
+        """Perplexity per word, sentence ends counted."""
+        total, count = 0.0, 0
+        for sentence in sentences:
+            padded = (START, *sentence.split(), END)
+            total += sum(self.score(padded[:place], padded[place]) for place in range(1, len(padded)))
+            count += len(padded) - 1
+        bits = -total / max(1, count)
+        return 10**bits if bits < 300 else math.inf
 
 
 def read_arpa(path: Path, sentences: Iterable[str] | None = None) -> ArpaLm:
@@ -211,10 +202,10 @@ def _parts(sentences: Iterable[str], longest: int = LONGEST) -> set[Ngram]:
 
 
 def normalise_arpa(source: Path, target: Path) -> bool:
-    """Write an ARPA file with its words spelt as text is; False, and nothing written, where they are already.
+    """Write an ARPA file with its words normalised as text is; False, and nothing written, where they are already.
 
-    Words that no text can reach are left out with their n-grams, and listed with the reason in a .skipped.tsv beside
-    the target. Raises ValueError as `read_entries` does, and for two words of one spelling.
+    Words that no normalised text contains are left out with their n-grams, and listed with the reason in a
+    .skipped.tsv beside the target. Raises ValueError as `read_entries` does, and for two words of one spelling.
     """
     spelt = _spellings(source)
     if all(word == new for word, new in spelt.items()):
@@ -237,14 +228,16 @@ def normalise_arpa(source: Path, target: Path) -> bool:
         whole.write(f"\\data\\\n{header}".encode())
         shutil.copyfileobj(file, whole, 1 << 20)
     body.unlink()
-    lost = [f"{word}\t{_unreachable(word)}" for word, new in spelt.items() if not new]
-    target.with_name(target.name + ".skipped.tsv").write_text("".join(f"{line}\n" for line in lost), encoding="utf-8")
-    log.warning("%s: words are spelt anew, as text is; %d of %d can occur in no text", source, len(lost), len(spelt))
+    lost = [word for word, new in spelt.items() if not new]
+    reasons = [f"text is spelt '{text}'" if (text := normalise(word)) else "no letter is left in text" for word in lost]
+    lines = "".join(f"{word}\t{reason}\n" for word, reason in zip(lost, reasons))
+    target.with_name(target.name + ".skipped.tsv").write_text(lines, encoding="utf-8")
+    log.warning("%s: words are normalised as text is; %d of %d occur in no text", source, len(lost), len(spelt))
     return True
 
 
 def _spellings(path: Path) -> dict[str, str]:
-    """Each word of an ARPA file as text spells it, empty for one that no text can reach."""
+    """Each word of an ARPA file after normalisation, empty for one that no normalised text contains."""
     found: dict[str, str] = {}
     first: dict[str, Entry] = {}
     for entry in read_entries(path):
@@ -261,7 +254,3 @@ def _spellings(path: Path) -> dict[str, str]:
                 f" to text, {new}: make the n-gram of normal text, or remove it and stage 3 estimates one"
             )
     return found
-
-
-def _unreachable(word: str) -> str:
-    return f"text is spelt '{normalise(word)}'" if normalise(word) else "none of its letters stay in text"

@@ -24,13 +24,6 @@ def count_pairs(sequences: Iterable[Sequence[int]], num_units: int) -> np.ndarra
     return counts
 
 
-def left_biphones(kind: str, num_units: int) -> Topology:
-    """Every pair of a unit (or the beginning) and a unit has outputs of its own: U (U - 1) classes."""
-    classes = np.full((num_units, num_units), -1)
-    classes[:, 1:] = np.arange(num_units * (num_units - 1)).reshape(num_units - 1, num_units).T
-    return Topology(kind, classes)
-
-
 def tied_left_biphones(
     kind: str,
     counts: np.ndarray,

@@ -1,6 +1,6 @@
-"""Units that are written rather than spoken: characters, and BPE pieces learnt from text by sentencepiece.
+"""Graphemic units: characters, and BPE pieces trained on text by sentencepiece.
 
-Both mark where a word begins with "▁", so units read as text without a lexicon. A lang folder of pieces
+Both mark the beginning of a word with "▁", so units read as text without a lexicon. A lang folder of pieces
 has icefall's order: blank, "<sos/eos>", "<unk>", then the pieces, and `bpe.model` beside them.
 """
 
@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 
 SPECIAL = (BLANK, "<sos/eos>", "<unk>")
 BOUNDARY, PAUSE = "▁", "<sil>"
-MOST_SENTENCES = 2_000_000  # that the pieces are learnt from, drawn from all: bounds the memory
-LONGEST = 4000  # bytes of a sentence that sentencepiece learns from
+MOST_SENTENCES = 2_000_000  # for training, drawn from all: bounds the memory
+LONGEST = 4000  # bytes of a sentence in training
 
 
 def train_bpe(sentences: Iterable[str], pieces: int, seed: int = 0) -> bytes:
@@ -54,7 +54,7 @@ def _not_empty(sentences: Iterable[str]) -> Iterator[str]:
 
 
 def _short(words: list[str]) -> Iterator[str]:
-    """A line as it is, or in parts that sentencepiece takes: it would leave out longer ones, saying nothing."""
+    """A line, in parts of at most LONGEST bytes, as sentencepiece silently skips longer ones."""
     part: list[str] = []
     size = 0
     for word in words:
@@ -87,7 +87,7 @@ class Bpe:
         return [self._model.id_to_piece(i) for i in range(self._model.get_piece_size())]
 
     def of(self, word: str) -> tuple[str, ...]:
-        """Pieces of a word, "<unk>" for what the model has never seen."""
+        """Pieces of a word, "<unk>" for unknown characters."""
         return tuple(self._model.id_to_piece(i) for i in self._model.encode(word))
 
 

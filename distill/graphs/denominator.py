@@ -64,14 +64,14 @@ class Pronouncer:
 
 
 def pronouncer_of(lang: Lang, settings: Graphs) -> Pronouncer:
-    """Sentences to units as the settings want them."""
+    """Sentences to units, with the draws that the settings describe."""
     return Pronouncer(lang, settings.seed, settings.silence_edge, settings.silence_inside)
 
 
 def build_denominator(sentences: Iterable[str], lang: Lang, settings: Graphs) -> tuple[Fsa, Pronouncer]:
-    """Unit n-gram of a text corpus of any size, read once, and what was used and left out of it.
+    """Unit n-gram of a text corpus of any size, read once, and the pronouncer with its counts.
 
-    Raises ValueError for an empty corpus, or one of which nothing can be pronounced.
+    Raises ValueError for an empty corpus, or one without a sentence that can be pronounced.
     """
     pronouncer = pronouncer_of(lang, settings)
     sequences = pronouncer(sentences)
@@ -79,7 +79,7 @@ def build_denominator(sentences: Iterable[str], lang: Lang, settings: Graphs) ->
     if first is None:
         some = ", ".join(list(pronouncer.unknown)[:5]) or "it has no sentences"
         raise ValueError(
-            f"nothing of the text corpus can be pronounced ({some}); check data/text/lm.txt against the lexicon"
+            f"no sentence of the text corpus can be pronounced ({some}); check data/text/lm.txt against the lexicon"
         )
     units, order = chain([first], sequences), settings.order
     if settings.style == "chain":

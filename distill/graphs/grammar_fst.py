@@ -21,7 +21,7 @@ from distill.graphs.arpa import END, START, Entry, hole, read_entries, twice
 
 log = logging.getLogger(__name__)
 
-UNKNOWN = {"<unk>", "<UNK>"}  # words of this name stand for nothing that can be said
+UNKNOWN = {"<unk>", "<UNK>"}  # words of these names have no pronunciation
 EMPTY = 0  # the node of the history without words
 
 

@@ -18,15 +18,15 @@ from distill.fsa.k2_format import (
 from distill.fsa.lattice import DecodingGraph
 from distill.fsa.openfst import to_openfst_text
 from distill.graphs.decoding_graph import disambiguated, lexicon_fst
-from distill.graphs.lexicon import Lang, write_symbols, write_text
+from distill.graphs.lexicon import Lang, write_lines, write_symbols
 
 log = logging.getLogger(__name__)
 
-UNKNOWN = "<UNK>"  # icefall asks words.txt for its number
+UNKNOWN = "<UNK>"  # icefall looks up its id in words.txt
 
 
 def write_icefall_lang(lang: Lang, folder: Path, unit_lm: Fsa | None = None, hlg: DecodingGraph | None = None) -> None:
-    """Write what icefall's compile_hlg.py, its MmiTrainingGraphCompiler and decode.py take from a lang folder.
+    """Write the files of a lang folder for icefall's compile_hlg.py, MmiTrainingGraphCompiler and decode.py.
 
     - tokens.txt: the units and, behind them, the disambiguation symbols #0, #1, ….
     - words.txt: with <UNK>, which has no pronunciation: a transcript that needs it has no path.
@@ -55,7 +55,7 @@ def write_icefall_lang(lang: Lang, folder: Path, unit_lm: Fsa | None = None, hlg
     save_dict(folder / "L_disambig.pt", transducer_to_k2_dict(marked))
     if unit_lm is not None:
         unit_lm.validate(lang.topology.num_units)
-        write_text(folder / "P.fst.txt", to_openfst_text(unit_lm).splitlines())
+        write_lines(folder / "P.fst.txt", to_openfst_text(unit_lm).splitlines())
     if hlg is not None:
         save_dict(folder / "HLG.pt", decoding_graph_to_k2_dict(hlg, lang.topology.output_columns))
 
@@ -70,17 +70,17 @@ def write_numerators(graphs: Iterable[tuple[str, Hmm]], folder: Path, together: 
     pairs, count = iter(graphs), 0
     while some := list(islice(pairs, together)):
         name = f"num-{count // together:05d}"
-        write_text(folder / f"{name}.txt", (cut for cut, _ in some))
+        write_lines(folder / f"{name}.txt", (cut for cut, _ in some))
         save_dict(folder / f"{name}.pt", k2_vector_dict([hmm_to_k2_dict(graph) for _, graph in some]))
         count += len(some)
     return count
 
 
 def _write_lexicons(lang: Lang, folder: Path) -> None:
-    said = lang.lexicon.pronunciations
-    write_text(folder / "lexicon.txt", (f"{word} {' '.join(p)}" for word in lang.lexicon.words for p in said[word]))
-    write_text(folder / "uniq_lexicon.txt", (f"{word} {' '.join(said[word][0])}" for word in lang.lexicon.words))
+    words = lang.lexicon.pronunciations
+    write_lines(folder / "lexicon.txt", (f"{word} {' '.join(p)}" for word in sorted(words) for p in words[word]))
+    write_lines(folder / "uniq_lexicon.txt", (f"{word} {' '.join(words[word][0])}" for word in sorted(words)))
     lines = []
     for word, units, mark in disambiguated(lang)[0]:
         lines.append(" ".join([word, *(lang.units[unit] for unit in units), *([f"#{mark}"] if mark else [])]))
-    write_text(folder / "lexicon_disambig.txt", lines)
+    write_lines(folder / "lexicon_disambig.txt", lines)

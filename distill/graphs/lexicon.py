@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from distill.files import replacing
+from distill.files import write_text
 from distill.graphs.topology import Topology, load_topology
 from distill.text import read_lines
 
@@ -49,20 +49,10 @@ class Lexicon:
         """All phones, sorted."""
         return sorted({p for variants in self.pronunciations.values() for phones in variants for p in phones})
 
-    def of(self, word: str, where: str) -> tuple[tuple[str, ...], ...]:
-        """Pronunciations of a word; raises ValueError naming word and place for one that is unknown."""
-        try:
-            return self.pronunciations[word]
-        except KeyError:
-            raise ValueError(
-                f"word '{word}' of {where} is not in the lexicon; add its pronunciation to lexicon.txt and"
-                " run stages 2 to 4 again"
-            ) from None
-
 
 @dataclass(frozen=True)
 class Lang:
-    """A lang folder in memory: unit and word numbers, the lexicon, and how units become a model's outputs.
+    """A lang folder in memory: unit and word ids, the lexicon, and the topology.
 
     silence: the unit that may stand between words, None where pauses are blank.
     """
@@ -108,7 +98,11 @@ class Lang:
 
     def pronunciation_ids(self, word: str, where: str) -> tuple[tuple[int, ...], ...]:
         """Pronunciations of a word as unit ids; ValueError naming word and place for an unknown one."""
-        self.lexicon.of(word, where)
+        if word not in self._ids:
+            raise ValueError(
+                f"word '{word}' of {where} is not in the lexicon; add its pronunciation to lexicon.txt and"
+                " run stages 2 to 4 again"
+            )
         return self._ids[word]
 
 
@@ -139,10 +133,10 @@ def write_lang(
     between words; None: there is none.
     """
     write_symbols(folder / "tokens.txt", symbols or phone_symbols(lexicon))
-    write_text(folder / "optional_silence.txt", [silence] if silence else [])
+    write_lines(folder / "optional_silence.txt", [silence] if silence else [])
     write_symbols(folder / "words.txt", ["<eps>", *lexicon.words, "#0", "<s>", "</s>"])
     lines = [f"{word} {' '.join(p)}" for word in lexicon.words for p in lexicon.pronunciations[word]]
-    write_text(folder / "lexicon.txt", lines)
+    write_lines(folder / "lexicon.txt", lines)
 
 
 def read_symbols(path: Path) -> dict[str, int]:
@@ -164,10 +158,9 @@ def read_symbols(path: Path) -> dict[str, int]:
 
 def write_symbols(path: Path, symbols: Iterable[str]) -> None:
     """Symbol table numbered from 0."""
-    write_text(path, [f"{symbol} {number}" for number, symbol in enumerate(symbols)])
+    write_lines(path, [f"{symbol} {number}" for number, symbol in enumerate(symbols)])
 
 
-def write_text(path: Path, lines: Iterable[str]) -> None:
-    """Write lines under a temporary name, then rename."""
-    with replacing(path) as temporary:
-        temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write lines, whole or not at all."""
+    write_text(path, "".join(line + "\n" for line in lines))

@@ -1,6 +1,6 @@
-"""Numerator graphs: the unit sequences that count as correct, from a transcript or from what a teacher heard.
+"""Numerator graphs: the unit sequences that count as correct, from a transcript or from a teacher's lattice.
 
-Every unit sequence stands on exactly one path. `distill.graphs.numerator_weights` puts the denominator LM's weights
+Every unit sequence has exactly one path. `distill.graphs.numerator_weights` puts the denominator LM's weights
 on the paths: then the numerator is a part of the denominator, and the LF-MMI objective is at most zero
 (Povey et al. 2016; papers/001, Eq. 5).
 """
@@ -90,26 +90,27 @@ def transcript_graph(pronunciations: Sequence[Sequence[Sequence[int]]], silence:
     graph = AcyclicGraph()
     before = 0
     for alternatives in pronunciations:
-        entries = [before] if silence is None else [before, _silence_after(graph, before, silence)]
+        entries = [before, *_silence_after(graph, before, silence)]
         after = graph.add_state()
         for units in alternatives:
             for entry in entries:
                 graph.add_path(entry, units, after)
         before = after
-    graph.final.add(before)
-    if silence is not None:
-        graph.final.add(_silence_after(graph, before, silence))
+    graph.final.update([before, *_silence_after(graph, before, silence)])
     return graph.deterministic()
 
 
-def _silence_after(graph: AcyclicGraph, state: int, silence: int) -> int:
+def _silence_after(graph: AcyclicGraph, state: int, silence: int | None) -> list[int]:
+    """The state behind an optional silence, in a list; an empty one without silence."""
+    if silence is None:
+        return []
     after = graph.add_state()
     graph.add_arc(state, silence, after)
-    return after
+    return [after]
 
 
 def sequences_graph(sequences: Iterable[Sequence[int]]) -> Fsa:
-    """The unit sequences of an n-best list as a prefix tree; doubles count once."""
+    """The unit sequences of an n-best list as a prefix tree; duplicates count once."""
     graph = AcyclicGraph()
     for units in sequences:
         state = 0
@@ -136,10 +137,10 @@ def lattice_graph(
     tolerance: int | None = None,
     frame_ratio: float = 1.0,
 ) -> Fsa:
-    """What a lattice says within `beam` of the best, each sequence with its scores times their scales.
+    """Sequences of a lattice within `beam` of the best, each with its scores times their scales.
 
-    tolerance: frames (of the model that is trained) by which a unit may begin before the lattice has it, or
-    end after; None: anywhere. frame_ratio: frames of that model per frame of the lattice.
+    tolerance: frames (of the model that is trained) by which a unit may begin before its place in the lattice,
+    or end after; None: anywhere. frame_ratio: frames of that model per frame of the lattice.
     """
     score = (sequences.graph.astype(np.float64) + sequences.acoustic).tolist()
     src, dst = sequences.src.tolist(), sequences.dst.tolist()

@@ -1,11 +1,11 @@
 """Numerators weighted by the denominator's LM, many graphs at once.
 
-A path that says the units u gets the log-weight
+A path with the units u gets the log-weight
 
     log p(u) + x(u) - max_v x(v),   x(u) = w(u) - s log p(u)
 
 where p is the denominator's LM, w the graph's own log-weight of u and s the share of the LM that the
-graph's own scores stand in for (Manohar et al. 2018: lattice-lm-scale s, the normalisation FST scaled by
+graph's own scores replace (Manohar et al. 2018: lattice-lm-scale s, the normalisation FST scaled by
 1 - s). The maximum, over the graph's paths, shifts a whole graph and no gradient. With it no path weighs
 more than the denominator gives it, so the LF-MMI objective is at most zero whatever w is.
 """
@@ -17,40 +17,35 @@ from typing import NamedTuple
 
 import numpy as np
 
-from distill.fsa.graph import Fsa
+from distill.fsa.graph import Fsa, expand
 from distill.graphs.numerator import UnitLm
-
-
-def with_lm(graph: Fsa, lm: UnitLm, lm_scale: float = 0.0) -> Fsa:
-    """`with_lm_all` of one graph."""
-    return with_lm_all([graph], lm, lm_scale)[0]
 
 
 def with_lm_all(graphs: Sequence[Fsa], lm: UnitLm, lm_scale: float = 0.0) -> list[Fsa]:
     """Acyclic deterministic graphs, each intersected with the denominator's LM; only complete paths stay.
 
     lm_scale: s above. A graph of which the LM allows no sequence comes back without a final state.
-    Raises ValueError for a graph with a circle.
+    Raises ValueError for a graph with a cycle.
     """
     if not graphs:
         return []
     union = _Union.of(graphs)
-    found = _intersect(union, lm)
-    extra = found.own - lm_scale * found.lm
-    ends = np.isfinite(found.final_own + found.final_lm)
-    final_lm = np.where(ends, found.final_lm, 0.0)
-    ending = np.where(ends, found.final_own - lm_scale * final_lm, -np.inf)
-    ahead = _best_onward(union, found, extra, ending)
-    starts = np.searchsorted(found.keys, union.first[:-1] * found.width)
+    pairs = _intersect(union, lm)
+    extra = pairs.own - lm_scale * pairs.lm
+    ends = np.isfinite(pairs.final_own + pairs.final_lm)
+    final_lm = np.where(ends, pairs.final_lm, 0.0)
+    ending = np.where(ends, pairs.final_own - lm_scale * final_lm, -np.inf)
+    ahead = _best_onward(union, pairs, extra, ending)
+    starts = np.searchsorted(pairs.keys, union.first[:-1] * pairs.width)
     best = np.where(np.isfinite(ahead[starts]), ahead[starts], 0.0)
-    weight, final = found.lm + extra, final_lm + ending
-    begins = np.isin(found.src, starts)
-    graph_of = np.searchsorted(starts, found.src, "right") - 1
+    weight, final = pairs.lm + extra, final_lm + ending
+    begins = np.isin(pairs.src, starts)
+    graph_of = np.searchsorted(starts, pairs.src, "right") - 1
     weight[begins] -= best[graph_of[begins]]
     final[starts] -= best
     alive = np.isfinite(ahead)
     alive[starts] = True
-    return _split(union, found, weight, final, alive, starts)
+    return _split(union, pairs, weight, final, alive, starts)
 
 
 class _Union(NamedTuple):
@@ -95,7 +90,7 @@ def _depth(src: np.ndarray, dst: np.ndarray, states: int) -> np.ndarray:
         if (deeper == depth).all():
             return depth
         depth = deeper
-    raise ValueError("a numerator graph has a circle: its sequences would never end")
+    raise ValueError("a numerator graph has a cycle: its sequences would never end")
 
 
 class _Pairs(NamedTuple):
@@ -128,15 +123,16 @@ def _intersect(union: _Union, lm: UnitLm) -> _Pairs:
         here = np.unique(np.concatenate([*arrived, np.zeros(0, dtype=np.int64)]))
         keys.append(here)
         state, history = here // width, here % width
-        arc, row = _arcs_of(union, state)
+        row, offset = expand(union.leaving[state + 1] - union.leaving[state])
+        arc = union.leaving[state[row]] + offset
         following = lm.next[history[row], union.label[arc]]
         known = following >= 0  # elsewhere the LM gives the sequence no probability
         arc, row, following = arc[known], row[known], following[known]
         target = union.dst[arc] * width + following
         rows.append((here[row], target, arc, lm.weight[history[row], union.label[arc]], np.full(len(arc), level)))
         depth = union.depth[union.dst[arc]]
-        for each in np.unique(depth):
-            waiting[each].append(target[depth == each])
+        for deeper in np.unique(depth):
+            waiting[deeper].append(target[depth == deeper])
     every = np.sort(np.concatenate(keys))
     source, target, arc, weight, level_of = (np.concatenate(column) for column in zip(*rows))
     return _Pairs(
@@ -145,35 +141,27 @@ def _intersect(union: _Union, lm: UnitLm) -> _Pairs:
     )  # fmt: skip
 
 
-def _arcs_of(union: _Union, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All (arc, row) where the arc leaves the state of the row."""
-    low, high = union.leaving[states], union.leaving[states + 1]
-    count = high - low
-    row = np.repeat(np.arange(len(states)), count)
-    return np.repeat(low, count) + np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count), row
-
-
-def _best_onward(union: _Union, found: _Pairs, weight: np.ndarray, ending: np.ndarray) -> np.ndarray:
+def _best_onward(union: _Union, pairs: _Pairs, weight: np.ndarray, ending: np.ndarray) -> np.ndarray:
     """Best weight from each pair to an end, -inf where none can be reached."""
     best = ending.copy()
-    order = np.argsort(found.level, kind="stable")
-    bounds = np.searchsorted(found.level[order], np.arange(int(union.depth.max(initial=0)) + 2))
+    order = np.argsort(pairs.level, kind="stable")
+    bounds = np.searchsorted(pairs.level[order], np.arange(int(union.depth.max(initial=0)) + 2))
     for low, high in zip(bounds[-2::-1], bounds[:0:-1]):
         arcs = order[low:high]
-        np.maximum.at(best, found.src[arcs], weight[arcs] + best[found.dst[arcs]])
+        np.maximum.at(best, pairs.src[arcs], weight[arcs] + best[pairs.dst[arcs]])
     return best
 
 
 def _split(
-    union: _Union, found: _Pairs, weight: np.ndarray, final: np.ndarray, alive: np.ndarray, starts: np.ndarray
+    union: _Union, pairs: _Pairs, weight: np.ndarray, final: np.ndarray, alive: np.ndarray, starts: np.ndarray
 ) -> list[Fsa]:
     """Graphs apart again, without pairs that are not alive."""
     number = np.cumsum(alive) - 1
-    keep = np.flatnonzero(alive[found.src] & alive[found.dst])
-    keep = keep[np.argsort(found.src[keep], kind="stable")]
-    src, dst = number[found.src[keep]], number[found.dst[keep]]
-    state = found.keys[alive] // found.width
-    final, weight, label = final[alive], weight[keep], found.label[keep].astype(np.int32)
+    keep = np.flatnonzero(alive[pairs.src] & alive[pairs.dst])
+    keep = keep[np.argsort(pairs.src[keep], kind="stable")]
+    src, dst = number[pairs.src[keep]], number[pairs.dst[keep]]
+    state = pairs.keys[alive] // pairs.width
+    final, weight, label = final[alive], weight[keep], pairs.label[keep].astype(np.int32)
     bounds = np.append(number[starts], len(final))
     arcs = np.searchsorted(src, bounds)
     graphs = []

@@ -11,7 +11,7 @@ follows from the unit itself (monophones) or from the unit and the one before it
 - two_pdf: output 2c for the first frame of a unit, 2c + 1 for all its further ones, no blank
   (Hadian et al. 2018, end-to-end LF-MMI; Kaldi's steps/nnet3/chain/e2e).
 
-Graphs over units never hold context: it comes in when they are composed.
+Graphs over units have no context: it is added when they are composed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,8 +27,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from distill.files import replacing
-from distill.fsa.graph import Fsa, Hmm, Numerator
+from distill.files import write_text
+from distill.fsa.graph import Fsa, Hmm, Numerator, expand
+from distill.search.determinise import UnitTable
 
 if TYPE_CHECKING:
     import kaldifst
@@ -71,7 +72,7 @@ class Topology:
 
     @property
     def has_context(self) -> bool:
-        """Whether a unit's outputs depend on the unit before it."""
+        """True where a unit's outputs depend on the unit before it."""
         return len(self.classes) > 1
 
     def enter(self, classes: np.ndarray) -> np.ndarray:
@@ -93,14 +94,15 @@ class Topology:
         """
         if graph.num_arcs and graph.label.max() >= self.num_units:
             raise ValueError(f"graph has label {graph.label.max()}, expected 1..{self.num_units - 1}")
-        arcs, state, last = _with_last_unit(graph) if self.has_context else _without_context(graph)
+        arcs, state, last = _with_last_unit(graph, self.has_context)
         entries, final = self._entries(arcs, last), graph.final[state]
-        hmm = (_two_pdf if self.kind == "two_pdf" else _ctc)(self, entries, arcs, final)
+        build = _two_pdf if self.kind == "two_pdf" else _ctc
+        label, initial, ending, src, dst, weight = map(torch.from_numpy, build(self, entries, arcs, final))
+        parts = (label.long(), initial, ending, src.long(), dst.long(), weight, float(final[0]))
         if graph.window is None:
-            return hmm
-        held = np.tile(entries.state, 2) if self.kind == "two_pdf" else [*entries.state, *range(len(state))]
-        window = torch.from_numpy(graph.window[state[held]].astype(np.int64))
-        return Numerator(**{field.name: getattr(hmm, field.name) for field in fields(hmm)}, window=window)
+            return Hmm(*parts)
+        of_state = np.tile(entries.state, 2) if self.kind == "two_pdf" else [*entries.state, *range(len(state))]
+        return Numerator(*parts, window=torch.from_numpy(graph.window[state[of_state]].astype(np.int64)))
 
     def _entries(self, arcs: _Arcs, last: np.ndarray) -> _Entries:
         """Places where a unit begins, as (state after it, class)."""
@@ -109,50 +111,43 @@ class Topology:
         keys, entry = np.unique(arcs.dst * width + classes, return_inverse=True)
         return _Entries(keys // width, keys % width, entry.reshape(-1))
 
-    def hears(self, previous: int, output: int) -> int:
-        """Unit that is newly heard when a frame's output follows `previous` (-1 or blank at the start), or 0.
+    def unit_begun(self, previous: int, output: int) -> int:
+        """Unit that begins with a frame's output after that of the previous frame (-1 or blank at the start), or 0.
 
         Under ctc_compact a repeated output counts as one unit. Of units that share an output (tying) the
         first is meant, unless `output` is one of the further columns of `output_columns`.
         """
-        if self.kind != "two_pdf" and output == previous:
-            return 0
-        return self._unit_entered[output]
+        return int((self.unit_table.again if output == previous else self.unit_table.fresh)[output])
 
-    def hears_table(self) -> np.ndarray:
-        """`hears` as a table (C + 1, C) int32 over the columns of `output_columns`: row i + 1 for previous i."""
-        heard = np.asarray(self._unit_entered, dtype=np.int32)
-        table = np.tile(heard, (len(heard) + 1, 1))
-        if self.kind != "two_pdf":
-            np.fill_diagonal(table[1:], 0)
-        return table
+    @cached_property
+    def unit_table(self) -> UnitTable:
+        """`unit_begun` as a table over `output_columns`."""
+        fresh = np.zeros(len(self.output_columns), dtype=np.int32)
+        for unit in range(self.num_units - 1, 0, -1):
+            fresh[self.enter(np.unique(self.classes[:, unit]))] = unit
+        fresh[self.num_outputs :] = [unit for _, unit in self._shared]
+        return UnitTable(fresh, fresh if self.kind == "two_pdf" else np.zeros_like(fresh))
 
     def output_names(self, units: Sequence[str]) -> list[str]:
         """A name for each output from the units' symbols: "K-AE_1" is AE after K, "*-AE" AE after all not named.
 
         Of two_pdf "_1" is the first frame and "_2" the further ones. "^" is the beginning.
         """
-        names = [""] * self.num_classes
+        names, tied = [""] * self.num_classes, {c for c, _ in self._shared}
         for unit in range(1, self.num_units):
             lefts, counts = self.classes[:, unit], Counter(self.classes[:, unit].tolist())
             for left, c in enumerate(lefts.tolist()):
                 alone = counts[c] < self.num_units and (counts[c] == 1 or left == 0)
                 context = ("^" if left == 0 else units[left]) if alone else "*"
-                symbol = "*" if c in self._classes_of_many else units[unit]
+                symbol = "*" if c in tied else units[unit]
                 names[c] = names[c] or (f"{context}-{symbol}" if self.has_context else symbol)
         if self.kind == "two_pdf":
             return [f"{name}_{part}" for name in names for part in (1, 2)]
         return [units[BLANK], *names]
 
     def units(self, outputs: Sequence[int]) -> list[int]:
-        """Frame outputs to the units heard."""
-        heard, previous = [], -1
-        for output in outputs:
-            unit = self.hears(previous, output)
-            if unit:
-                heard.append(unit)
-            previous = output
-        return heard
+        """Unit sequence of frame outputs."""
+        return [u for u in map(self.unit_begun, [-1, *outputs[:-1]], outputs) if u]
 
     @cached_property
     def _shared(self) -> list[tuple[int, int]]:
@@ -164,26 +159,14 @@ class Topology:
         return [(c, u) for c, u in sorted(found) if smallest[c] != u]
 
     @cached_property
-    def _classes_of_many(self) -> set[int]:
-        return {c for c, _ in self._shared}
-
-    @cached_property
     def output_columns(self) -> np.ndarray:
         """For each input label - 1 of `output_fst` the output it scores with: 0 .. V - 1, then doubles.
 
-        Units that share an output have labels of their own, so that a path tells which unit it means. A
-        decoder gives the graph `log_probs[:, output_columns]`; without shared outputs that changes nothing.
+        Units that share an output have labels of their own, so that a path determines its units. A decoder
+        scores the graph with `log_probs[:, output_columns]`; without shared outputs that changes nothing.
         """
         doubles = self.enter(np.array([c for c, _ in self._shared], dtype=np.int64))
         return np.concatenate([np.arange(self.num_outputs), doubles])
-
-    @cached_property
-    def _unit_entered(self) -> list[int]:
-        heard = np.zeros(len(self.output_columns), dtype=np.int64)
-        for unit in range(self.num_units - 1, 0, -1):
-            heard[self.enter(np.unique(self.classes[:, unit]))] = unit
-        heard[self.num_outputs :] = [unit for _, unit in self._shared]
-        return heard.tolist()
 
     def output_fst(self) -> kaldifst.StdVectorFst:
         """H o C with OpenFst: input label o + 1 is column o of `output_columns`, output labels are units.
@@ -203,8 +186,8 @@ class Topology:
     def _output_arcs(self) -> Iterator[tuple[int, int, int, int]]:
         """(source, target, column, unit) of `output_fst`; column -1 takes no frame.
 
-        First come the states that have heard no unit since the row's context (one a row; in CTC they
-        hold blank), then one for each pair of a unit and its class.
+        First come the states without a unit since the row's context (one a row; in CTC they
+        emit blank), then one for each pair of a unit and its class.
         """
         rows, blank = len(self.classes), self.kind != "two_pdf"
         pairs = sorted({(u, int(c)) for u in range(1, self.num_units) for c in self.classes[:, u]})
@@ -251,8 +234,8 @@ def save_topology(topology: Topology, folder: Path) -> None:
         left, unit = np.nonzero(topology.classes >= 0)
         classes = topology.classes[left, unit]
         rows = np.stack([left, unit, topology.enter(classes), topology.hold(classes)], 1)
-        _write(folder / "pdfs.txt", "".join(f"{a} {b} {c} {d}\n" for a, b, c, d in rows.tolist()))
-    _write(folder / "topology.json", json.dumps(content, indent=1) + "\n")
+        write_text(folder / "pdfs.txt", "".join(f"{a} {b} {c} {d}\n" for a, b, c, d in rows.tolist()))
+    write_text(folder / "topology.json", json.dumps(content, indent=1) + "\n")
 
 
 def load_topology(folder: Path, num_units: int) -> Topology:
@@ -289,11 +272,6 @@ def _read_classes(path: Path, num_units: int, kind: str) -> np.ndarray:
     return classes
 
 
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
 class _Arcs(NamedTuple):
     """Arcs of a unit graph, (A,) each."""
 
@@ -311,24 +289,24 @@ class _Entries(NamedTuple):
     of_arc: np.ndarray
 
 
-def _without_context(graph: Fsa) -> tuple[_Arcs, np.ndarray, np.ndarray]:
-    arcs = _Arcs(graph.src.astype(np.int64), graph.dst.astype(np.int64), graph.label.astype(np.int64), graph.weight)
-    return arcs, np.arange(graph.num_states), np.zeros(graph.num_states, dtype=np.int64)
+def _with_last_unit(graph: Fsa, context: bool) -> tuple[_Arcs, np.ndarray, np.ndarray]:
+    """Arcs with states split until each is reached by one unit only (C o graph); without context as they are.
 
-
-def _with_last_unit(graph: Fsa) -> tuple[_Arcs, np.ndarray, np.ndarray]:
-    """Split states until each is reached by one unit only; also each one's state and unit, 0 for none (C o graph)."""
-    width = int(graph.label.max(initial=0)) + 1
-    reached = graph.dst.astype(np.int64) * width + graph.label
+    Also each new state's old state and last unit, 0 for none.
+    """
+    src, dst, label = (x.astype(np.int64) for x in (graph.src, graph.dst, graph.label))
+    if not context:
+        return _Arcs(src, dst, label, graph.weight), np.arange(graph.num_states), np.zeros(graph.num_states, np.int64)
+    width = int(label.max(initial=0)) + 1
+    reached = dst * width + label
     keys = np.unique(np.concatenate([[0], reached]))  # key 0: the start state, before any unit
     state, last = keys // width, keys % width
-    arc, src = _join(state, graph.src)
-    dst = np.searchsorted(keys, reached)[arc]
-    return _Arcs(src, dst, graph.label[arc].astype(np.int64), graph.weight[arc]), state, last
+    arc, row = _join(state, src)
+    return _Arcs(row, np.searchsorted(keys, reached)[arc], label[arc], graph.weight[arc]), state, last
 
 
-def _ctc(topology: Topology, entries: _Entries, arcs: _Arcs, final: np.ndarray) -> Hmm:
-    """One state per entry, held by its self-loop, then one blank per state of the unit graph."""
+def _ctc(topology: Topology, entries: _Entries, arcs: _Arcs, final: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Fields of an `Hmm`: a state with a self-loop per entry, then a blank per state of the unit graph."""
     count, states = len(entries.state), len(final)
     blank = count + np.arange(states)
     held = np.arange(count)
@@ -343,11 +321,11 @@ def _ctc(topology: Topology, entries: _Entries, arcs: _Arcs, final: np.ndarray) 
     initial = np.concatenate([_first(entries, arcs), np.full(states, -np.inf)])
     initial[blank[0]] = 0.0
     ending = np.concatenate([final[entries.state], final])
-    return _hmm(label, initial, ending, src, dst, weight, final[0])
+    return label, initial, ending, *map(np.concatenate, (src, dst, weight))
 
 
-def _two_pdf(topology: Topology, entries: _Entries, arcs: _Arcs, final: np.ndarray) -> Hmm:
-    """Two states per entry: its first frame, then its further frames."""
+def _two_pdf(topology: Topology, entries: _Entries, arcs: _Arcs, final: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Fields of an `Hmm`: two states per entry, for its first frame and for its further ones."""
     count = len(entries.state)
     first, further = np.arange(count), count + np.arange(count)
     onward, origin = _join(entries.state, arcs.src)
@@ -357,7 +335,8 @@ def _two_pdf(topology: Topology, entries: _Entries, arcs: _Arcs, final: np.ndarr
     weight = [np.zeros(2 * count), arcs.weight[onward], arcs.weight[onward]]
     label = np.concatenate([topology.enter(entries.label), topology.hold(entries.label)])
     initial = np.concatenate([_first(entries, arcs), np.full(count, -np.inf)])
-    return _hmm(label, initial, np.tile(final[entries.state], 2), src, dst, weight, final[0])
+    ending = np.tile(final[entries.state], 2)
+    return label, initial, ending, *map(np.concatenate, (src, dst, weight))
 
 
 def _first(entries: _Entries, arcs: _Arcs) -> np.ndarray:
@@ -368,32 +347,10 @@ def _first(entries: _Entries, arcs: _Arcs) -> np.ndarray:
     return initial
 
 
-def _hmm(
-    label: np.ndarray,
-    initial: np.ndarray,
-    final: np.ndarray,
-    src: list[np.ndarray],
-    dst: list[np.ndarray],
-    weight: list[np.ndarray],
-    empty: float,
-) -> Hmm:
-    return Hmm(
-        label=torch.from_numpy(label.astype(np.int64)),
-        initial=torch.from_numpy(initial),
-        final=torch.from_numpy(final),
-        src=torch.from_numpy(np.concatenate(src).astype(np.int64)),
-        dst=torch.from_numpy(np.concatenate(dst).astype(np.int64)),
-        weight=torch.from_numpy(np.concatenate(weight)),
-        accepts_empty=float(empty),
-    )
-
-
 def _join(states: np.ndarray, arc_states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """All pairs (arc, row) where the arc leaves the state of the row: two index arrays."""
     order = np.argsort(arc_states, kind="stable")
     low = np.searchsorted(arc_states[order], states, "left")
     high = np.searchsorted(arc_states[order], states, "right")
-    count = high - low
-    row = np.repeat(np.arange(len(states)), count)
-    offset = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-    return order[np.repeat(low, count) + offset], row
+    row, offset = expand(high - low)
+    return order[low[row] + offset], row

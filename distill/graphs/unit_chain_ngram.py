@@ -1,10 +1,10 @@
-"""Unit n-gram as Kaldi's chain models have it: maximum likelihood, without back-off, of a chosen size.
+"""Unit n-gram of Kaldi's chain models: maximum likelihood, without back-off, of a chosen size.
 
 After kaldi/src/chain/language-model.{h,cc} (chain-est-phone-lm; Povey et al. 2016). States are histories of
 up to order - 1 units; only successors that were seen have an arc, p(w | h) = c(h w) / c(h). A history of at
-least `no_prune_order` units may be given up: its counts go to the history without its oldest unit, and arcs
-that led to it lead to the longest suffix kept. Given up first are those whose loss of log-likelihood on
-the text is smallest, until `num_extra_states` are left beyond the histories of no_prune_order - 1 units.
+least `no_prune_order` units may be pruned: its counts go to the history without its oldest unit, and arcs
+that led to it lead to the longest suffix kept. Histories with the smallest loss of log-likelihood on the
+text are pruned first, until `num_extra_states` are left beyond the histories of no_prune_order - 1 units.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from distill.fsa.graph import Fsa
 from distill.graphs.unit_ngram import END, Tables, count_ngrams
 
 PHASES = 4  # after each quarter of the pruning all losses are computed anew, as Kaldi does
-CLOSE = 1e-3  # relative: a queued loss that has not changed by more is taken as it is
-ROUNDING = 1e-9  # a loss below is none: so equal losses are equal, in whatever order their terms were added
+CLOSE = 1e-3  # relative: a queued loss that has changed by less is used as it is
+ROUNDING = 1e-9  # smaller losses are 0, so that equal losses are equal in any order of summation
 History = tuple[int, int]  # length, and code in base `num_units`
 
 
@@ -32,7 +32,7 @@ def train_chain_ngram(
     no_prune_order: int = 3,
     num_extra_states: int = 2000,
 ) -> Fsa:
-    """Unit n-gram with arcs for what was seen only; state 0 is the start of a sentence.
+    """Unit n-gram with arcs for seen n-grams only; state 0 is the start of a sentence.
 
     Differs from Kaldi in ties of the loss, which are broken by the history instead of by the order of the
     text. Raises ValueError for an order other than 2 to 4, a no_prune_order outside 1 to order, a negative
@@ -49,7 +49,7 @@ def train_chain_ngram(
 
 @dataclass
 class _State:
-    """Successors of a history and their counts. above: what it and all longer histories below it have."""
+    """Successors of a history and their counts. above: total of it and of all longer histories that end with it."""
 
     counts: dict[int, int] = field(default_factory=dict)
     total: int = 0
@@ -77,7 +77,10 @@ class _Histories:
         for length in range(order):
             self._take(length, *tables[length])
         for history in sorted(self.states, reverse=True):  # longest first; their suffixes come after
-            self._add_suffixes(history)
+            suffix = self.shorter(history)
+            while suffix is not None and suffix not in self.states:
+                self.states[suffix] = _State()
+                suffix = self.shorter(suffix)
         for history, state in list(self.states.items()):
             below: History | None = history
             while below is not None:
@@ -96,21 +99,15 @@ class _Histories:
             state.total += count
             state.entropy += _xlogx(count)
 
-    def _add_suffixes(self, history: History) -> None:
-        below = self.shorter(history)
-        while below is not None and below not in self.states:
-            self.states[below] = _State()
-            below = self.shorter(below)
-
     def shorter(self, history: History) -> History | None:
-        """Where the counts of a history go if it is given up; None if it must stay."""
+        """The history that takes the counts of a pruned one; None if it must stay."""
         length, code = history
         if length < self.no_prune_order:
             return None
         return length - 1, code % self.num_units ** (length - 1)
 
     def prune(self, num_extra_states: int) -> None:
-        """Give histories up until so many are left beyond those of no_prune_order - 1 units."""
+        """Prune histories until so many are left beyond those of no_prune_order - 1 units."""
         basic = sum(length == self.no_prune_order - 1 for length, _ in self.states)
         surplus = self.active - (basic + num_extra_states)
         before = self.active
@@ -123,7 +120,7 @@ class _Histories:
                 if abs(loss - again) > CLOSE * (abs(loss) + abs(again)):
                     heapq.heappush(queue, (again, history))
                 else:
-                    self._give_up(history, queue)
+                    self._merge(history, queue)
 
     def _queue(self) -> list[tuple[float, History]]:
         queue = []
@@ -148,7 +145,7 @@ class _Histories:
         return history[0] + 1, history[1] * self.num_units + unit
 
     def _loss(self, history: History) -> float:
-        """Log-likelihood lost by giving a history up; a count's worth of nothing where the shorter one is empty."""
+        """Log-likelihood lost by pruning a history; next to nothing where the shorter one is empty."""
         state, shorter = self.states[history], self.shorter(history)
         assert shorter is not None
         below = self.states[shorter]
@@ -162,7 +159,7 @@ class _Histories:
         loss = float(np.float32(apart - merged))
         return loss if loss > ROUNDING else 0.0
 
-    def _give_up(self, history: History, queue: list[tuple[float, History]]) -> None:
+    def _merge(self, history: History, queue: list[tuple[float, History]]) -> None:
         state, shorter = self.states[history], self.shorter(history)
         assert shorter is not None
         below = self.states[shorter]

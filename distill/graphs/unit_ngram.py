@@ -12,11 +12,11 @@ from itertools import chain
 
 import numpy as np
 
-from distill.fsa.graph import Fsa
+from distill.fsa.graph import Fsa, expand, reachable
 from distill.graphs.numerator import UnitLm
 
 END = 0  # the sentence's start in a history, its end as a successor; blank never occurs in a sequence
-BLOCK = 1_000_000  # symbols counted at once: with the number of distinct n-grams it bounds the memory
+BLOCK = 1_000_000  # symbols per block: bounds the memory, with the number of distinct n-grams
 MOST_ARCS = 50_000_000  # of a model in which every unit can follow: some gigabytes, and too slow to train with
 Tables = dict[int, tuple[np.ndarray, np.ndarray]]  # two arrays for each length of history
 
@@ -36,8 +36,12 @@ def train_unit_ngram(sequences: Iterable[Sequence[int]], order: int, num_units: 
     # Length 0 is no state: there is always a last unit, or the start.
     states = {n: codes for n, (codes, _) in tables.items() if n and len(codes)}
     states[1] = np.arange(num_units)
-    rows = np.concatenate([_complete(tables, num_units), *(tables[n][1] for n in range(2, order))])
-    return _reachable(_acceptor(states, np.log(rows), num_units))
+    short = np.repeat(tables[0][1], num_units, axis=0)  # of the start and of every unit; the unigram's if never seen
+    short[tables[1][0]] = tables[1][1]
+    fsa = _acceptor(states, np.log(np.concatenate([short, *(tables[n][1] for n in range(2, order))])), num_units)
+    alive = reachable(np.array([0]), fsa.src, fsa.dst, fsa.num_states)
+    number, keep = (np.cumsum(alive) - 1).astype(np.int32), alive[fsa.src]
+    return Fsa(number[fsa.src[keep]], number[fsa.dst[keep]], fsa.label[keep], fsa.weight[keep], fsa.final[alive])
 
 
 def _check_size(counts: Tables, num_units: int) -> None:
@@ -46,7 +50,7 @@ def _check_size(counts: Tables, num_units: int) -> None:
         raise ValueError(
             f"an interpolated {len(counts)}-gram of {num_units} units over this text has {states} states and"
             f" {states * num_units} arcs, more than {MOST_ARCS}; choose a lower graphs.order, fewer units"
-            " (graphs.bpe_pieces), or graphs.style=chain, which has arcs for what was seen only"
+            " (graphs.bpe_pieces), or graphs.style=chain, which has arcs for seen n-grams only"
         )
 
 
@@ -60,7 +64,7 @@ def count_ngrams(sequences: Iterable[Sequence[int]], order: int, num_units: int)
     if num_units**order > np.iinfo(np.int64).max:
         raise ValueError(f"{num_units} units are too many for order {order}; choose a lower order")
     totals = [Counts() for _ in range(order)]
-    for block in _blocks(sequences):
+    for block in blocks(sequences):
         symbols, position = _padded(block, num_units)
         for n in range(order):
             at = np.flatnonzero(position >= max(n, 1))
@@ -71,7 +75,7 @@ def count_ngrams(sequences: Iterable[Sequence[int]], order: int, num_units: int)
     return tables
 
 
-def _blocks(sequences: Iterable[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
+def blocks(sequences: Iterable[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
     """Lists of sequences of about BLOCK symbols in all."""
     block: list[Sequence[int]] = []
     size = 0
@@ -86,7 +90,7 @@ def _blocks(sequences: Iterable[Sequence[int]]) -> Iterator[list[Sequence[int]]]
 
 
 class Counts:
-    """How often each code was added. Blocks wait until they are as large as what is counted: each sort pays off."""
+    """Counts of codes. Blocks are merged once as large as the table, which amortises the sorting."""
 
     def __init__(self) -> None:
         self.waiting: list[tuple[np.ndarray, np.ndarray]] = []
@@ -110,8 +114,8 @@ def _padded(block: list[Sequence[int]], num_units: int) -> tuple[np.ndarray, np.
     """Sequences end to end, each between start and end; and each symbol's position within its own."""
     lengths = np.array([len(sequence) + 2 for sequence in block])
     symbols = np.fromiter(chain.from_iterable((END, *s, END) for s in block), dtype=np.int64, count=lengths.sum())
-    position = np.arange(len(symbols)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    inner = (position > 0) & (position < np.repeat(lengths, lengths) - 1)
+    row, position = expand(lengths)
+    inner = (position > 0) & (position < lengths[row] - 1)
     wrong = inner & ((symbols < 1) | (symbols >= num_units))
     if wrong.any():
         raise ValueError(f"unit {symbols[wrong][0]} in a sequence, expected 1..{num_units - 1}; blank is not a unit")
@@ -136,14 +140,6 @@ def _rows(counts: Tables, num_units: int) -> Tables:
     return tables
 
 
-def _complete(tables: Tables, num_units: int) -> np.ndarray:
-    """Rows of the start and of every unit, (num_units, num_units); a unit never seen has the unigram's."""
-    rows = np.repeat(tables[0][1], num_units, axis=0)
-    histories, seen = tables[1]
-    rows[histories] = seen
-    return rows
-
-
 def _acceptor(states: Mapping[int, np.ndarray], rows: np.ndarray, num_units: int) -> Fsa:
     """states: sorted codes of the histories by length, numbered in that order; rows (S, num_units) log-weights."""
     lengths = sorted(states)
@@ -164,20 +160,6 @@ def _acceptor(states: Mapping[int, np.ndarray], rows: np.ndarray, num_units: int
     label = np.tile(units.astype(np.int32), count)
     dst = np.concatenate(targets).astype(np.int32).reshape(-1)
     return Fsa(src, dst, label, rows[:, 1:].reshape(-1), rows[:, END].copy())
-
-
-def _reachable(fsa: Fsa) -> Fsa:
-    """The states that a path from the start can reach, in their order."""
-    alive = np.zeros(fsa.num_states, dtype=bool)
-    fresh = np.array([0])
-    following = fsa.dst.reshape(fsa.num_states, -1)
-    while len(fresh):
-        alive[fresh] = True
-        fresh = np.unique(following[fresh])
-        fresh = fresh[~alive[fresh]]
-    number = (np.cumsum(alive) - 1).astype(np.int32)
-    keep = alive[fsa.src]
-    return Fsa(number[fsa.src[keep]], number[fsa.dst[keep]], fsa.label[keep], fsa.weight[keep], fsa.final[alive])
 
 
 def unit_perplexity(fsa: Fsa, sequences: Iterable[Sequence[int]]) -> float:

@@ -1,8 +1,8 @@
 """Word n-grams of a text of any size: interpolated Witten-Bell in back-off form, in arrays.
 
-The text is read once and kept as numbers in a temporary file; then it is counted order by order. An n-gram is
-its history's place in the table one order below, times the number of words, plus its last word: one integer.
-So memory grows with the number of distinct n-grams of one order, 16 bytes each, and not with the text.
+The text is read once and kept as word ids in a temporary file; then it is counted order by order. The code of an
+n-gram is its history's row in the table one order below, times the number of words, plus its last word. So memory
+grows with the number of distinct n-grams of one order, 16 bytes each, and not with the text.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import IO
 import numpy as np
 
 from distill.files import replacing
-from distill.graphs.arpa import END, START, WordLm
+from distill.graphs.arpa import END, START
 from distill.graphs.unit_ngram import Counts
 
 BLOCK = 1_000_000  # words at once
@@ -45,36 +45,12 @@ class Level:
         return np.where(self.codes[place] == codes, place, NONE) if len(self) else np.full(len(codes), NONE)
 
 
-class WordNgram(WordLm):
+class WordNgram:
     """Back-off n-gram over words; `train_word_ngram` makes it."""
 
     def __init__(self, words: list[str], levels: list[Level]) -> None:
         self.words, self.levels = words, levels
         self.order, self.size = len(levels), sum(map(len, levels))
-        self._ids = {word: number for number, word in enumerate(words)}
-
-    def score(self, history: tuple[str, ...], word: str) -> float:
-        """log10 p(word | history); raises ValueError for a word without a unigram."""
-        if word not in self._ids:
-            raise ValueError(f"word '{word}' is not in the language model")
-        history, penalty = history[-(self.order - 1) :] if self.order > 1 else (), 0.0
-        while (place := self._place((*history, word))) == NONE:
-            before = self._place(history)
-            weight = 0.0 if before == NONE else float(self.levels[len(history) - 1].backoff[before])
-            penalty += 0.0 if math.isnan(weight) else weight
-            history = history[1:]
-        return penalty + float(self.levels[len(history)].probability[place])
-
-    def _place(self, ngram: tuple[str, ...]) -> int:
-        place = self._ids.get(ngram[0], NONE)
-        for level, word in zip(self.levels[1:], ngram[1:]):
-            if place == NONE or word not in self._ids:
-                return NONE
-            code = place * len(self.words) + self._ids[word]
-            place = int(level.codes.searchsorted(code))  # `find` takes ten times as long for a single one
-            if place == len(level) or level.codes[place] != code:
-                return NONE
-        return place
 
     def write(self, path: Path) -> None:
         """Write the ARPA file, n-grams in alphabetical order."""
@@ -106,7 +82,7 @@ def train_word_ngram(sentences: Iterable[str], order: int, words: Iterable[str] 
     Raises ValueError for text without a word.
     """
     with tempfile.TemporaryFile() as file:
-        seen = _write_numbers(sentences, file)
+        seen = _write_ids(sentences, file)
         if not seen:
             raise ValueError("no sentences to estimate an n-gram from: the text corpus is empty")
         names = sorted({START, END, *seen, *words})
@@ -115,7 +91,7 @@ def train_word_ngram(sentences: Iterable[str], order: int, words: Iterable[str] 
         levels: list[Level] = []
         for n in range(1, order + 1):
             counts = Counts()
-            for symbols, position in _read_numbers(file, number):
+            for symbols, position in _read_ids(file, number):
                 counts.add(_codes(symbols, position, n, levels, len(names)))
             codes, numbers = counts.table()
             levels.append(
@@ -128,8 +104,8 @@ def train_word_ngram(sentences: Iterable[str], order: int, words: Iterable[str] 
     return WordNgram(names, levels)
 
 
-def _write_numbers(sentences: Iterable[str], file: IO[bytes]) -> dict[str, int]:
-    """Number the words as they come, from 2; a sentence is 0, its words, 1. Returns the numbers."""
+def _write_ids(sentences: Iterable[str], file: IO[bytes]) -> dict[str, int]:
+    """Number the words as they come, from 2; a sentence is 0, its words, 1. Returns the ids."""
     seen: dict[str, int] = {}
     for sentence in sentences:
         line = [0, *(seen.setdefault(word, len(seen) + 2) for word in sentence.split()), 1]
@@ -137,8 +113,8 @@ def _write_numbers(sentences: Iterable[str], file: IO[bytes]) -> dict[str, int]:
     return seen
 
 
-def _read_numbers(file: IO[bytes], number: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Whole sentences of about BLOCK words: final numbers of the symbols, and their positions in the sentences."""
+def _read_ids(file: IO[bytes], number: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Whole sentences of about BLOCK words: final ids of the symbols, and their positions in the sentences."""
     file.seek(0)
     rest = np.zeros(0, dtype=np.int32)
     while len(fresh := np.frombuffer(file.read(4 * BLOCK), dtype=np.int32)):
@@ -188,7 +164,7 @@ def _longer(codes: np.ndarray, numbers: np.ndarray, levels: list[Level], words: 
 def _histories(
     codes: np.ndarray, numbers: np.ndarray, count: int, words: int, least: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each of `count` histories: how often it occurs, how many words follow it, what is left to the order below."""
+    """Of each of `count` histories: its count, its number of distinct words, its share for the order below."""
     history = codes // words
     total = np.bincount(history, numbers, count)
     kinds = np.bincount(history, minlength=count)
@@ -197,7 +173,7 @@ def _histories(
 
 
 def _set_backoff(levels: list[Level], codes: np.ndarray, numbers: np.ndarray, words: int, least: int) -> None:
-    """What a history leaves to the order below is, in an interpolated model, its back-off weight."""
+    """A history's back-off weight: in an interpolated model its share for the order below."""
     below = levels[-2]
     _, _, share = _histories(codes, numbers, len(below), words, least)
     continued = np.unique(levels[-1].codes // words)

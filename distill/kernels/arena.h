@@ -57,7 +57,7 @@ class Arena {
     }
     static size_t padded(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
-    // What a lease would need, asked in the same way.
+    // The memory that a lease would need, computed in the same way.
     struct Sizes {
         size_t total = 0;
         template <class T>

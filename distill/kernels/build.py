@@ -1,8 +1,8 @@
 """C++ kernels: compiled at first use, kept in a cache, called through ctypes.
 
-A kernel is one .cpp file beside this module with a plain C interface; the headers there are everybody's. The cache
-is `DISTILL_CACHE`, else `distill-asr` in XDG_CACHE_HOME or ~/.cache; what stands there is named by a hash of
-source and headers, the compiler, its options and the processor, so nothing stale is ever loaded.
+A kernel is one .cpp file beside this module with a plain C interface; the headers there are shared. The cache
+is `DISTILL_CACHE`, else `distill-asr` in XDG_CACHE_HOME or ~/.cache; libraries are named by a hash of source and
+headers, the compiler, its options and the processor, so nothing stale is ever loaded.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+
+import numpy as np
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ def load_kernel(name: str, options: tuple[str, ...] = ()) -> ctypes.CDLL | None:
     source = SOURCES / f"{name}.cpp"
     compiler = find_compiler()
     if compiler is None:
-        _warn_once("no C++ compiler (c++, g++ or clang++, or CXX): graphs are scored and searched in slower forms")
+        _warn_of_no_compiler()
         return None
     try:
         return ctypes.CDLL(str(_compiled(source, compiler, (*OPTIONS, *options))))
@@ -44,8 +46,13 @@ def load_kernel(name: str, options: tuple[str, ...] = ()) -> ctypes.CDLL | None:
 
 
 @functools.cache
-def _warn_once(message: str) -> None:
-    log.warning(message)
+def _warn_of_no_compiler() -> None:
+    log.warning("no C++ compiler (c++, g++ or clang++, or CXX): graphs are scored and searched in slower forms")
+
+
+def pointer(array: np.ndarray | None) -> ctypes.c_void_p | None:
+    """An array's address for a kernel, null for None; the caller keeps the array alive."""
+    return None if array is None else ctypes.c_void_p(array.ctypes.data)
 
 
 def find_compiler() -> str | None:
@@ -65,7 +72,8 @@ def cache_folder() -> Path:
 def _compiled(source: Path, compiler: str, options: tuple[str, ...]) -> Path:
     """The shared library, compiled if it is not in the cache; two processes may compile the same one at once."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    key = "\n".join([version, *options, _processor(), *map(_text, [source, *sorted(SOURCES.glob("*.h"))])])
+    sources = [path.read_text(encoding="utf-8") for path in [source, *sorted(SOURCES.glob("*.h"))]]
+    key = "\n".join([version, *options, _processor(), *sources])
     path = cache_folder() / f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     if path.is_file():
         return path
@@ -77,12 +85,8 @@ def _compiled(source: Path, compiler: str, options: tuple[str, ...]) -> Path:
     return path
 
 
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
-
-
 def _processor() -> str:
-    """What -march=native depends on: the processor's features, where the system tells them."""
+    """The processor's features, on which -march=native depends, where the system lists them."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

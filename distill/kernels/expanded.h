@@ -1,4 +1,4 @@
-// Lattices as determinisation reads them: scores kept apart, and each edge with the symbol it says.
+// Input lattices of determinisation: graph and acoustic scores apart, and the symbol of each edge.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +31,7 @@ struct Edge {
   Scores scores;
 };
 
-// The lattice with the output heard last in each node, so that each edge knows what it says.
+// The lattice with the last output as part of each node, which determines the symbol of each edge.
 struct Expanded {
   std::vector<int32_t> state, order;  // of each node: state of the lattice; nodes, sources before targets
   std::vector<size_t> first;          // edges of node n: first[n] .. last[n]
@@ -39,7 +39,7 @@ struct Expanded {
   std::vector<Edge> edges;
 };
 
-// fresh, again (V,): unit newly heard when an output follows another one, and itself; null: words are wanted.
+// fresh, again (V,): unit that begins when an output follows another one, and itself; null: symbols are words.
 Expanded expand(const Arcs &arcs, int64_t states, const int32_t *fresh, const int32_t *again) {
   Expanded out;
   std::vector<std::vector<std::pair<int32_t, int32_t>>> nodes(states);  // of a state: (output before, node)

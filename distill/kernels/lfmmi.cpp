@@ -205,16 +205,6 @@ void* lfmmi_graph(
 
 void lfmmi_graph_free(void* graph) { delete static_cast<Graph*>(graph); }
 
-// Entries in tiles (with the zeros that fill them) and outside, of both directions: what a frame costs.
-void lfmmi_graph_size(const void* graph, int64_t* counts) {
-    counts[0] = counts[1] = 0;
-    for (auto& direction : static_cast<const Graph*>(graph)->direction)
-        for (const Tiles* tiles : {&direction->first, &direction->second}) {
-            counts[0] += int64_t(tiles->weight.size());
-            counts[1] += int64_t(tiles->added.column.size() + tiles->alone.column.size());
-        }
-}
-
 int lfmmi_lanes(int bytes) { return REGISTER / bytes; }
 
 // Bytes that the computation holds, or keeps for the next call until they are released.

@@ -15,7 +15,7 @@ struct Found {
   std::vector<float> acoustic, final;
 };
 
-// Tokens of a frame so that arcs without a frame go forward; empty where they run in a circle.
+// Tokens of a frame in topological order of arcs without a frame; empty where these form a cycle.
 std::vector<int32_t> in_order(const Frame &frame) {
   std::vector<int32_t> entering(frame.tokens.size(), 0), order;
   for (const Link &link : frame.silent) ++entering[link.to];
@@ -58,7 +58,7 @@ bool collect(const std::vector<Frame> &frames, Final &&final, Found &found) {
 
 }  // namespace
 
-// A search of one utterance, which `search_feed` goes on with and `search_close` frees.
+// A search of one utterance, continued by `search_feed`, freed by `search_close`.
 extern "C" void *search_open(const void *states, const void *arcs, int32_t columns, double beam, double lattice_beam,
                              int32_t max_active) {
   const Graph graph{static_cast<const State *>(states), static_cast<const Arc *>(arcs)};
@@ -71,12 +71,12 @@ extern "C" int32_t search_feed(void *handle, const float *log_probs, int32_t fra
 }
 
 // The best path so far, which `path_take` copies and `path_free` frees. sizes: its arcs, and how many of them from the
-// start on no later frame can change. costs: of the path, and of the best one that ends as the graph allows.
+// start are stable. costs: of the path, and of the best one that ends as the graph allows.
 extern "C" void *search_best(void *handle, int64_t *sizes, double *costs) {
   auto *search = static_cast<Search *>(handle);
   auto *path = new std::vector<Step>(search->best());
   sizes[0] = static_cast<int64_t>(path->size());
-  sizes[1] = static_cast<int64_t>(search->settled());
+  sizes[1] = static_cast<int64_t>(search->stable());
   std::tie(costs[0], costs[1]) = search->costs();
   return path;
 }
@@ -91,9 +91,9 @@ extern "C" void path_free(void *handle) { delete static_cast<std::vector<Step> *
 
 extern "C" void search_close(void *handle) { delete static_cast<Search *>(handle); }
 
-// The lattice of what has been fed, which `lattice_take` copies and `lattice_free` frees. anywhere: paths may end in
+// The lattice of the frames so far, which `lattice_take` copies and `lattice_free` frees. anywhere: paths may end in
 // any state. keep: the search goes on afterwards. sizes: states and arcs of the lattice, both 0 without any path, -1
-// where arcs without a frame run in a circle; and whether its paths may end where they do.
+// where arcs without a frame form a cycle; and 1 where its paths end in final states.
 extern "C" void *search_lattice(void *handle, int32_t anywhere, int32_t keep, int64_t *sizes) {
   auto *search = static_cast<Search *>(handle);
   auto *found = new Found;

@@ -1,4 +1,4 @@
-// A lattice made deterministic over what its paths say, and the posterior of its best path.
+// Determinisation of a lattice over units or words, and the posterior of its best path.
 //
 // Weighted determinisation in the tropical semiring with pruning, after Povey et al. 2012 (as Kaldi's
 // determinize-lattice-pruned): each sequence of symbols keeps its best path's graph and acoustic
@@ -28,7 +28,7 @@ struct Exit {
   Scores scores;
 };
 
-// A node in which a symbol has just been said: the symbols that can come next, and how it may end.
+// A node behind a symbol: the symbols that can come next, and how it may end.
 struct Entry {
   std::vector<Exit> exits;
   Scores ending = kNever;
@@ -116,7 +116,7 @@ class Determiniser {
     beam_ = std::max(0.0, worse[most_edges] - 2 * kSlack);
   }
 
-  // Everything that can follow a node up to the next symbol; edges that say nothing are gone over here.
+  // Everything that can follow a node up to the next symbol; edges without a symbol are skipped here.
   const Entry &entry(int32_t start) {
     Entry &found = entries_[start];
     if (known_[start]) return found;
@@ -198,7 +198,7 @@ class Determiniser {
     }
   }
 
-  // One symbol out of a subset; what is left over of the scores is counted from the best way on.
+  // One symbol out of a subset; the rests of the scores are relative to the best path onwards.
   void follow(int32_t state, const Exit *first, const Exit *last) {
     const auto value = [this](const Exit &x) { return x.scores.total() + behind_[x.to]; };
     const Exit best =

@@ -11,7 +11,7 @@
 #include "arena.h"
 #include "tiles.h"
 
-// What a step of one direction multiplies with: `first` makes the sums of states, `second` the next states of both.
+// Matrices of a step in one direction: `first` makes the sums of states, `second` the next states of both.
 struct Direction {
     Tiles first, second;
     Typed<float> first32{first}, second32{second};
@@ -62,7 +62,7 @@ struct Graph {
         return place;
     }
 
-    // Backwards, sums receive what they gave, and states receive from states and from the sums they were part of.
+    // Backwards, sums and their sources change roles: states receive from states and from their sums.
     void transpose(
         const Entries& first, const Entries& second, const std::vector<int>& state, const std::vector<int>& sum
     ) {
@@ -120,7 +120,7 @@ class Group final : public Job {
         T *x, *raw, *scratch1, *scratch2;
         V inverse;
     };
-    // What a direction needs and finds; `again`: where it repeats what the other one did.
+    // Working arrays of a direction; `again`: for the half in which it repeats the other one.
     struct Run {
         Walk own, again;
         T *emission, *scale, *gradient;
@@ -180,7 +180,7 @@ class Group final : public Job {
             double total = score(0, p);
             double weakest = both ? std::min(run[0].weakest[p], run[1].weakest[p]) : run[0].weakest[p];
             bool sound = length[p] > 0 && weakest > batch.smallest_mass && run[0].ending[p] > batch.smallest_mass;
-            // what one direction lost to underflow, the other one mostly did not
+            // paths lost to underflow in one direction mostly survive in the other
             double slack = 64 * double(std::numeric_limits<T>::epsilon()) * (length[p] + 16) + 1e-12 * std::abs(total);
             if (sound && both) sound = std::abs(total - score(1, p)) <= slack;
             batch.total[utterance[p]] = sound ? total : 0;
@@ -194,7 +194,7 @@ class Group final : public Job {
         return run[0].offset[p] + run[1].offset[p] + run[direction].log_mass[p] + std::log(run[direction].ending[p]);
     }
 
-    // As many frames as checkpoints, for the least memory; or what stays in the cache, as that segment is not repeated.
+    // As many frames as checkpoints, for the least memory; or as many as fit the cache, as that segment is not repeated.
     int best_segment() const {
         size_t frame = (size_t(graph.states) + size_t(batch.outputs)) * P * sizeof(T);
         return std::max(int(std::sqrt(frames / 2)), int(CACHED / frame));
@@ -271,14 +271,14 @@ class Group final : public Job {
         }
     }
 
-    // One body for all who call it, so that what is made again is the same to the last bit.
+    // One body for all callers, so that recomputed frames are the same to the last bit.
     template <int DIRECTION, bool MEET>
     __attribute__((noinline)) void pass(Walk& walk, Run& r, Span span, T* kept) {
         for (int i = 0; i < span.high - span.low; i++) {
             int row = DIRECTION == START ? i : span.high - span.low - 1 - i, t = span.low + row;
             T* states = batch.posterior ? kept + size_t(row) * graph.states * P : nullptr;
             V mass = step<DIRECTION, MEET>(walk, r, t, r.emission + row * batch.outputs * P, states);
-            if (&walk == &r.own) count(DIRECTION, t, mass);  // what is made again has been counted
+            if (&walk == &r.own) count(DIRECTION, t, mass);  // recomputed frames are counted already
             if (MEET) write_posterior(r.gradient, t);
         }
     }
@@ -348,7 +348,7 @@ class Group final : public Job {
         const Direction& matrices = *graph.direction[DIRECTION];
         const int* labels = graph.label.data();
         const int64_t outputs = batch.outputs;
-        T *scale = r.scale, *gradient = r.gradient, *raw = w.raw;  // as it cannot be told what stores change
+        T *scale = r.scale, *gradient = r.gradient, *raw = w.raw;  // local copies, as stores might alias the members
         for (int64_t v = 0; v < outputs; v++) store(scale + v * P, V(load<V>(emitted + v * P) * w.inverse));
         if (MEET) std::memset(gradient, 0, outputs * P * sizeof(T));
         V mass{};

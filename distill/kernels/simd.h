@@ -81,7 +81,7 @@ inline V larger(V a, V b) {
     return a > b ? a : b;
 }
 
-// Lowest power that exp still tells from 0, terms of its series, and bits of the number.
+// Lowest power whose exp differs from 0, terms of its series, and bits of the number.
 template <class T>
 struct Limits;
 template <>

@@ -1,7 +1,7 @@
 // A sparse matrix cut for a product with many vectors at once.
 //
 // Rows that read nearly the same columns are taken together, eight to a tile: each column of a tile is loaded once
-// and used eight times, its missing entries being zeros. What fits no tile stays a list of entries per row.
+// and used eight times, its missing entries being zeros. Entries that fit no tile stay in a list per row.
 #pragma once
 #include <algorithm>
 #include <iterator>
@@ -179,7 +179,7 @@ struct Shape {
 };
 
 // Weights of one column, each repeated for the P utterances: register i of the accumulators. Within blocks of 16
-// bytes, as shuffles across them are slow; so register i holds the rows that `row_of` says.
+// bytes, as shuffles across them are slow; so register i holds the rows given by `row_of`.
 template <class T, int P, int L, int A, int... Q>
 inline Vec<T, L> spread(Vec<T, L> w, std::integer_sequence<int, Q...>) {
     constexpr int C = 16 / sizeof(T);
@@ -233,7 +233,7 @@ inline void multiply_tile(const Typed<T>& typed, int tile, const T* x, T* out) {
     }
 }
 
-// Calls each(row, sum) for rows of so few entries that a call and what it would read again cost more than they do.
+// Calls each(row, sum) for rows of so few entries that a call and its reloads would cost more.
 template <class T, int P, class Each>
 ALWAYS_INLINE void multiply_rest(const Tiles::Rest& rest, const std::vector<T>& weights, const T* x, Each&& each) {
     using V = Vec<T, P>;

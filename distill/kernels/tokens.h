@@ -78,7 +78,7 @@ class Search {
     return alive_;
   }
 
-  // What has been fed is the utterance: keep what lies near its best path. anywhere: it may end in any state.
+  // The utterance ends here: keep paths near the best one. anywhere: it may end in any state.
   bool end(bool anywhere) {
     if (!alive_ || frames_.empty()) return false;
     const int last = static_cast<int>(frames_.size()) - 1;
@@ -90,7 +90,7 @@ class Search {
 
   const std::vector<Frame> &frames() const { return frames_; }
 
-  // Best path so far, from the start; its first `settled()` arcs are on every path that goes on, so they stay.
+  // Best path so far, from the start; its first `stable()` arcs are on every path that goes on.
   std::vector<Step> best() {
     const int last = static_cast<int>(frames_.size()) - 1;
     if (!alive_ || last < 0) return {};
@@ -98,26 +98,26 @@ class Search {
     std::vector<std::vector<const Link *>> into;  // best arcs into the tokens of frames last, last - 1, …
     std::vector<char> used(tokens.size(), 1);
     int t = last;
-    while (t > settled_frame_ && (t == last || std::count(used.begin(), used.end(), 1) > 1)) {
+    while (t > stable_frame_ && (t == last || std::count(used.begin(), used.end(), 1) > 1)) {
       into.push_back(entered(t));
       used = before(t--, into.back(), used);
     }
-    const int32_t old = token_at(settled_frame_, settled_state_);
-    const int32_t only = t > settled_frame_ ? first(used) : old;
+    const int32_t old = token_at(stable_frame_, stable_state_);
+    const int32_t only = t > stable_frame_ ? first(used) : old;
     const auto cheaper = [](const Token &a, const Token &b) { return a.cost < b.cost; };
     const auto best = std::min_element(tokens.begin(), tokens.end(), cheaper) - tokens.begin();
     const std::vector<Step> open = back(last, last, static_cast<int32_t>(best), t, only, into);
-    if (t > settled_frame_) {
-      const std::vector<Step> more = back(last, t, only, settled_frame_, old, into);
-      settled_.insert(settled_.end(), more.begin(), more.end());
-      settled_frame_ = t, settled_state_ = frames_[t].tokens[only].state;
+    if (t > stable_frame_) {
+      const std::vector<Step> more = back(last, t, only, stable_frame_, old, into);
+      stable_.insert(stable_.end(), more.begin(), more.end());
+      stable_frame_ = t, stable_state_ = frames_[t].tokens[only].state;
     }
-    std::vector<Step> path = settled_;
+    std::vector<Step> path = stable_;
     path.insert(path.end(), open.begin(), open.end());
     return path;
   }
 
-  size_t settled() const { return settled_.size(); }
+  size_t stable() const { return stable_.size(); }
 
   // Costs of the best path to the last frame, and of the best one that ends as the graph allows.
   std::pair<double, double> costs() const {
@@ -130,7 +130,7 @@ class Search {
     return {any, ending};
   }
 
-  // Whether a path ends where the graph allows it; else every path to the last frame counts as ended.
+  // True where a path ends in a final state; else every path to the last frame counts as ended.
   bool complete() const { return complete_; }
 
   // Score of ending in a token of the last frame, -inf where that is not near the best path.
@@ -181,7 +181,7 @@ class Search {
   }
 
   // The best path to a token of frame t from one of an earlier frame. into: of frames `last`, last - 1, … as far as
-  // known. Arcs without a frame in a circle are left after one round: the lattice is refused for them.
+  // known. Cycles of arcs without a frame are left after one round: the lattice is refused for them.
   std::vector<Step> back(int last, int t, int32_t token, int stop, int32_t stop_token,
                          std::vector<std::vector<const Link *>> &into) const {
     std::vector<Step> steps;
@@ -242,7 +242,7 @@ class Search {
     }
   }
 
-  // Cost above which tokens of a frame are not continued; `beam` becomes what max_active leaves of it.
+  // Cost above which tokens of a frame are not continued; max_active may narrow `beam`.
   double cutoff(const Frame &frame, double &beam) {
     costs_.clear();
     double best = kInfinity;
@@ -293,7 +293,7 @@ class Search {
     return !next.tokens.empty();
   }
 
-  // What ending costs becomes the last frame's extra costs.
+  // Final costs become the last frame's extra costs.
   void finish(Frame &frame, bool anywhere) {
     complete_ = !anywhere && std::any_of(frame.tokens.begin(), frame.tokens.end(),
                                          [this](const Token &each) { return graph_.states[each.state].final > -kInfinity; });
@@ -341,7 +341,7 @@ class Search {
     return changed;
   }
 
-  // Arcs within a frame come in no order, so they are gone over until nothing improves.
+  // Arcs within a frame come in no order, so they are relaxed until nothing improves.
   void prune_silent(Frame &here, std::vector<double> &extra) {
     const auto value = [&](const Link &link) {
       return extra[link.to] +
@@ -376,7 +376,7 @@ class Search {
     }
   }
 
-  // Give back what pruning has emptied: most of a frame.
+  // Free the memory of pruned tokens: most of a frame.
   template <class Item>
   static void release(std::vector<Item> &items) {
     if (items.capacity() > 2 * items.size()) items.shrink_to_fit();
@@ -399,9 +399,9 @@ class Search {
   std::vector<Frame> frames_;
   std::vector<double> costs_;
   std::vector<int32_t> queue_;
-  std::vector<Step> settled_;
-  int settled_frame_ = 0;
-  int32_t settled_state_ = 0;  // settled_ leads to it
+  std::vector<Step> stable_;
+  int stable_frame_ = 0;
+  int32_t stable_state_ = 0;  // stable_ leads to it
   bool alive_ = true, ended_ = false, complete_ = false;
   double best_ending_ = kInfinity;
 };

@@ -1,20 +1,19 @@
 """A graph's transition matrix as a product of two sparser ones.
 
-The states that an n-gram's state becomes under a topology (its units, its blank) leave through the same
-arcs. So their masses are summed first into one *hub* and the arcs leave from there: under CTC that halves
-the arcs, and nothing is subtracted, so nothing cancels. Hubs are found in the graph itself, whatever made it.
+The states of one n-gram state under a topology (its units, its blank) have the same outgoing arcs. So their
+masses are summed into one *hub*, from which the arcs leave: under CTC that halves the arcs, and nothing is
+subtracted, so nothing cancels. Hubs are found in the graph itself, however it was made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from distill.fsa.graph import Hmm
 
-LOOKS = 4  # at each arc on average; graphs of n-grams need one, a graph without hubs would have them tried without end
+LOOKS = 4  # at each arc on average: n-gram graphs need one; bounds the search in graphs without hubs
 SAME = 1e-12  # weights this close (relative) count as equal
 
 
@@ -62,7 +61,8 @@ def factor(graph: Hmm, order: np.ndarray) -> Factored:
     outward = [(v, np.full(len(v), i), c) for i, (v, c) in enumerate(into)]
     outward.append((dst[left], count + number.reshape(-1), weight[left]))
     entries = count + len(direct)
-    return Factored(own, Matrix(entries, states, *_joined(inward)), Matrix(states, entries, *_joined(outward)))
+    ahead, onward = ([np.concatenate(columns) for columns in zip(*parts)] for parts in (inward, outward))
+    return Factored(own, Matrix(entries, states, *ahead), Matrix(states, entries, *onward))
 
 
 def _merged(src: np.ndarray, dst: np.ndarray, weight: np.ndarray, states: int) -> tuple[np.ndarray, ...]:
@@ -73,14 +73,10 @@ def _merged(src: np.ndarray, dst: np.ndarray, weight: np.ndarray, states: int) -
     return key // max(states, 1), key % max(states, 1), summed
 
 
-def _joined(parts: Sequence[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
-    return [np.concatenate(columns) for columns in zip(*parts)]
-
-
 def _hubs(
     src: np.ndarray, dst: np.ndarray, weight: np.ndarray, states: int
 ) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
-    """Disjoint sets of states that feed several targets in one proportion, found by trying what feeds each state.
+    """Disjoint sets of states that feed several targets in one proportion, found by trying the sources of each state.
 
     Returns per hub: its states and their weights, its targets and theirs; and which arcs (A,) they replace.
     """

@@ -1,6 +1,6 @@
-"""What numerators know of single frames: which outputs may stand there, and how much the frame counts.
+"""Per-frame constraints (Kaldi's time enforcer) and frame weights (deriv_weights) of numerator graphs.
 
-Both act on log-probabilities before any engine sees them, so all engines agree on them.
+Both act on the log-probabilities, so they are the same for all engines.
 """
 
 from __future__ import annotations
@@ -14,23 +14,22 @@ from distill.fsa.graph import Hmm, Numerator
 
 
 def within_windows(log_probs: Tensor, graphs: Sequence[Hmm]) -> Tensor:
-    """Log-probabilities that are -inf where a graph's windows leave an output no place: (B, T, V).
+    """Log-probabilities (B, T, V), -inf for outputs outside the windows of all states that have them.
 
-    An output may stand in a frame if any of the states that have it may (Kaldi's time enforcer: Povey et
-    al. 2016, section 2.2). Utterances whose graphs have no windows stay as they are.
+    Kaldi's time enforcer (Povey et al. 2016, section 2.2). Utterances whose graphs have no windows are unchanged.
     """
-    if all(window_of(graph) is None for graph in graphs):
+    windows = [graph.window if isinstance(graph, Numerator) else None for graph in graphs]
+    if all(window is None for window in windows):
         return log_probs
     allowed = torch.ones(log_probs.shape, dtype=torch.bool)
-    for row, graph in enumerate(graphs):
-        window = window_of(graph)
+    for row, (graph, window) in enumerate(zip(graphs, windows)):
         if window is not None:
             allowed[row] = _allowed(graph.label, window, *log_probs.shape[1:])
     return log_probs.masked_fill(~allowed.to(log_probs.device), -torch.inf)
 
 
 def _allowed(label: Tensor, window: Tensor, frames: int, outputs: int) -> Tensor:
-    """(T, V) bool: each window is a step up where it begins and one down behind its end."""
+    """(T, V) bool: each window is a step up at its begin and a step down after its end."""
     steps = torch.zeros((frames + 1, outputs), dtype=torch.int64)
     used = window[:, 0] <= window[:, 1]
     label, begin, end = label[used], window[used, 0].clamp(0, frames), (window[used, 1] + 1).clamp(0, frames)
@@ -42,17 +41,16 @@ def _allowed(label: Tensor, window: Tensor, frames: int, outputs: int) -> Tensor
 
 def weighted(log_probs: Tensor, graphs: Sequence[Hmm]) -> Tensor:
     """The same values (B, T, V), with the gradient of each frame times its confidence (Kaldi's deriv_weights)."""
-    if all(confidence_of(graph) is None for graph in graphs):
+    confidences = [graph.confidence if isinstance(graph, Numerator) else None for graph in graphs]
+    if all(confidence is None for confidence in confidences):
         return log_probs
     weight = torch.ones(log_probs.shape[:2])
-    for row, graph in enumerate(graphs):
-        confidence = confidence_of(graph)
+    for row, confidence in zip(weight, confidences):
         if confidence is not None:
-            count = min(len(confidence), weight.shape[1])
-            weight[row, :count] = confidence[:count]
-    weight = weight.to(log_probs)[..., None]
+            count = min(len(confidence), len(row))
+            row[:count] = confidence[:count]
     # the values must stay the same even where they are -inf, so nothing is added to them
-    return _ScaledGradient.apply(log_probs, weight)
+    return _ScaledGradient.apply(log_probs, weight.to(log_probs)[..., None])
 
 
 class _ScaledGradient(torch.autograd.Function):
@@ -65,11 +63,3 @@ class _ScaledGradient(torch.autograd.Function):
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor, None]:
         (weight,) = ctx.saved_tensors
         return gradients[0] * weight, None
-
-
-def window_of(graph: Hmm) -> Tensor | None:
-    return graph.window if isinstance(graph, Numerator) else None
-
-
-def confidence_of(graph: Hmm) -> Tensor | None:
-    return graph.confidence if isinstance(graph, Numerator) else None

@@ -1,31 +1,30 @@
 """The k2 engine: LF-MMI and lattices computed by k2 (https://github.com/k2-fsa/k2), where it is installed.
 
-It gives what our own engines give, slower and with far more memory: for whoever works with k2 already, and
-to check ourselves against. Tested with k2 1.23.4 on torch 1.13.1 (`constraints-k2.txt`); newer ones keep the
+It gives the values of our own engines, slower and with far more memory: for users of k2, and as an independent
+reference. Tested with k2 1.23.4 on torch 1.13.1 (`constraints-k2.txt`); newer ones keep the
 calls used here. k2 stores scores in float32; sums over paths are made in float64.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import k2
 import numpy as np
 import torch
 from torch import Tensor
 
+from distill.batch import valid_mask
 from distill.fsa.checks import check_inputs
 from distill.fsa.graph import Hmm
 from distill.fsa.k2_format import decoding_graph_to_k2_dict, hmm_to_k2_dict
 from distill.fsa.lattice import DecodingGraph, Lattice, Search
-from distill.lfmmi.engine import Score
+from distill.lfmmi.engine import Passes, Score, needs_gradient
 
 EXACT = 1e30  # an output beam that prunes nothing
 LARGEST_INT = 2**31 - 1
-# intersect_dense numbers states, frames and graphs of a call in 16 bits, and does not look whether they fit
+# intersect_dense numbers states, frames and graphs of a call in 16 bits, unchecked
 MOST_NUMBERED = 2**16 - 1
 
 
@@ -33,8 +32,8 @@ class K2Engine:
     """Forward-backward and lattices through k2; see `distill.lfmmi.engine.Engine`.
 
     output_beam: paths this much worse than the best (natural log) may be left out of sums; none are by default.
-    arcs_at_once: utterances are passed to k2 in pieces of at most so many arcs (about 75 bytes each), but
-    always one at least. k2 itself would narrow its beam where they are too many, and say so in a line of log.
+    arcs_at_once: utterances are passed to k2 in batches of at most so many arcs (about 75 bytes each), at
+    least one utterance each; k2 itself would narrow its beam for more, with a line in its log.
     Utterances are searched whole, those of streaming models too: OnlineDenseIntersecter of k2 1.23.4 loses words
     between chunks over HLG (https://github.com/k2-fsa/k2/issues/1194; its pull request 1218 mends it).
     """
@@ -51,16 +50,32 @@ class K2Engine:
 
         Raises ValueError also for graphs of more than 65,534 states, which k2 cannot number.
         """
-        shared = isinstance(graph, Hmm)
-        graphs: Sequence[Hmm] = [graph] if isinstance(graph, Hmm) else graph
-        check_inputs(log_probs, lengths, graphs, shared)
+        check_inputs(log_probs, lengths, graph)
         if isinstance(graph, Hmm):
             _, fsa = self._shared.setdefault(id(graph), (graph, to_k2(graph)))  # keeps the graph, so ids stay unique
             fsas = [fsa] * len(lengths)
         else:
             fsas = [to_k2(each) for each in graph]
-        total, valid = _TotalScore.apply(log_probs, lengths.cpu(), fsas, self.output_beam, self.arcs_at_once)
-        return Score(total, valid)
+        return self._passes(log_probs.detach(), lengths.cpu(), fsas, needs_gradient(log_probs)).score(log_probs)
+
+    def _passes(self, log_probs: Tensor, lengths: Tensor, fsas: list[k2.Fsa | None], gradient: bool) -> Passes:
+        """get_tot_scores of intersect_dense, batch by batch; a batch's gradient is taken before its lattice is freed.
+
+        The largest score of each frame is subtracted before k2 rounds to float32, and added back in float64.
+        """
+        offset = log_probs.double().amax(2).clamp_min(torch.finfo(torch.float64).min)
+        inside = valid_mask(lengths, log_probs.shape[1]).to(offset.device)
+        scores = (log_probs - offset[..., None]).float()
+        total = torch.full((len(lengths),), -torch.inf, dtype=torch.float64, device=log_probs.device)
+        posterior = torch.zeros_like(log_probs) if gradient else None
+        for rows in _batches(lengths, fsas, self.arcs_at_once):
+            part = scores[rows].requires_grad_(gradient)
+            total[rows], slope = _intersect(part, lengths[rows], [fsas[row] for row in rows], self.output_beam)
+            if posterior is not None and slope is not None:
+                posterior[rows] = slope.to(posterior.dtype)
+        valid = total > -torch.inf
+        total += offset.masked_fill(~inside, 0).sum(1)
+        return Passes(total.masked_fill(~valid, 0).to(log_probs.dtype), valid, posterior)
 
     def lattice(self, log_probs: Tensor, lengths: Tensor, graph: DecodingGraph, search: Search) -> list[Lattice]:
         """Lattices over `graph` by k2's pruned intersection: log_probs (B, T, V), lengths (B,) (`Engine.lattice`).
@@ -68,17 +83,17 @@ class K2Engine:
         k2 counts `max_active` loosely and prunes its output loosely, too, so that it is pruned again; there are no
         arcs without a frame, as k2 has none. Raises ValueError also as `distill.lfmmi.epsilons.frames_only` does.
         """
-        check_inputs(log_probs, lengths, [], shared=True)
+        check_inputs(log_probs, lengths)
         graph.check_outputs(log_probs.shape[2])
-        found = [Lattice.empty()] * len(lengths)
+        lattices = [Lattice.empty()] * len(lengths)
         lengths = lengths.cpu()
         for complete in (True, False):  # those without a complete path again, with every state as an end
-            rows = [row for row, lattice in enumerate(found) if not lattice.num_states and lengths[row]]
+            rows = [row for row, lattice in enumerate(lattices) if not lattice.num_states and lengths[row]]
             if rows:
                 fsa = self._decodable(graph, complete).to(log_probs.device)
                 for row, lattice in zip(rows, _search(log_probs.detach()[rows], lengths[rows], fsa, search)):
-                    found[row] = replace(lattice, complete=complete) if lattice.num_states else lattice
-        return found
+                    lattices[row] = replace(lattice, complete=complete) if lattice.num_states else lattice
+        return lattices
 
     def _decodable(self, graph: DecodingGraph, complete: bool) -> k2.Fsa:
         key = id(graph), complete
@@ -101,39 +116,7 @@ def to_k2(graph: Hmm) -> k2.Fsa | None:
     return k2.Fsa.from_dict(content) if (content["arcs"][:, 2] == -1).any() else None
 
 
-class _TotalScore(torch.autograd.Function):
-    """get_tot_scores of intersect_dense, piece by piece; each piece's gradient is taken before its lattice goes.
-
-    The largest score of each frame is taken out before k2 rounds to float32, and comes back in float64.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, log_probs: Tensor, lengths: Tensor, fsas: list[k2.Fsa | None], output_beam: float, at_once: int
-    ) -> tuple[Tensor, Tensor]:
-        batch, frames, _ = log_probs.shape
-        offset = log_probs.detach().double().amax(2).clamp_min(torch.finfo(torch.float64).min)
-        inside = (torch.arange(frames) < lengths[:, None]).to(offset.device)
-        scores = (log_probs.detach() - offset[..., None]).float()
-        found = torch.full((batch,), -torch.inf, dtype=torch.float64, device=log_probs.device)
-        ctx.posterior = torch.zeros_like(log_probs) if ctx.needs_input_grad[0] else None
-        for piece in _pieces(lengths, fsas, at_once):
-            part = scores[piece].requires_grad_(ctx.needs_input_grad[0])
-            value, posterior = _piece(part, lengths[piece], [fsas[u] for u in piece], output_beam)
-            found[piece] = value
-            if posterior is not None:
-                ctx.posterior[piece] = posterior.to(log_probs.dtype)
-        valid = found > -torch.inf
-        ctx.mark_non_differentiable(valid)
-        total = found + offset.where(inside, offset.new_zeros(())).sum(1)
-        return total.where(valid, total.new_zeros(())).to(log_probs.dtype), valid
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
-        return ctx.posterior * gradients[0][:, None, None], None, None, None, None
-
-
-def _piece(scores: Tensor, lengths: Tensor, fsas: list[k2.Fsa], output_beam: float) -> tuple[Tensor, Tensor | None]:
+def _intersect(scores: Tensor, lengths: Tensor, fsas: list[k2.Fsa], output_beam: float) -> tuple[Tensor, Tensor | None]:
     """Totals (P,) float64 of utterances in order of falling length, and their gradients (P, T, V) where asked for."""
     with torch.enable_grad():
         dense = k2.DenseFsaVec(scores, segments(lengths))
@@ -152,9 +135,9 @@ def segments(lengths: Tensor) -> Tensor:
     return torch.stack([torch.arange(len(lengths)), torch.zeros_like(lengths), lengths], 1).to(torch.int32)
 
 
-def _pieces(lengths: Tensor, fsas: Sequence[k2.Fsa | None], at_once: int) -> Iterator[list[int]]:
-    """Utterances with frames and a graph, longest first, cut into pieces of at most `at_once` arcs."""
-    piece: list[int] = []
+def _batches(lengths: Tensor, fsas: Sequence[k2.Fsa | None], at_once: int) -> Iterator[list[int]]:
+    """Utterances with frames and a graph, longest first, cut into batches of at most `at_once` arcs."""
+    batch: list[int] = []
     arcs = 0
     for utterance in torch.argsort(lengths, descending=True, stable=True).tolist():
         fsa, frames = fsas[utterance], int(lengths[utterance])
@@ -163,13 +146,13 @@ def _pieces(lengths: Tensor, fsas: Sequence[k2.Fsa | None], at_once: int) -> Ite
         if frames > MOST_NUMBERED:
             raise ValueError(f"utterance of {frames} frames: k2's exact intersection takes at most {MOST_NUMBERED}")
         more = fsa.num_arcs * (frames + 1)
-        if piece and arcs + more > at_once:
-            yield piece
-            piece, arcs = [], 0
-        piece.append(utterance)
+        if batch and arcs + more > at_once:
+            yield batch
+            batch, arcs = [], 0
+        batch.append(utterance)
         arcs += more
-    if piece:
-        yield piece
+    if batch:
+        yield batch
 
 
 def _search(log_probs: Tensor, lengths: Tensor, fsa: k2.Fsa, search: Search) -> Iterator[Lattice]:
@@ -182,7 +165,7 @@ def _search(log_probs: Tensor, lengths: Tensor, fsa: k2.Fsa, search: Search) -> 
 
 
 def _from_k2(lattices: k2.Fsa, beam: float) -> Iterator[Lattice]:
-    """Each lattice of a vector, with arcs and ends on complete paths at most `beam` worse than the best one.
+    """Lattices of a vector, with arcs and ends on complete paths at most `beam` worse than the best one.
 
     k2's final arcs become final weights, its last state goes. Acoustic scores are left at 0.
     """
@@ -192,24 +175,14 @@ def _from_k2(lattices: k2.Fsa, beam: float) -> Iterator[Lattice]:
     score, graph = (x.detach().numpy() for x in (lattices.scores, lattices.lm_scores))
     first_state = lattices.arcs.shape().row_splits(1).tolist()
     first_arc = lattices.arcs.shape().row_splits(2).numpy()[first_state].tolist()
-    for states, columns in zip(_slices(first_state), _slices(first_arc)):
+    for states, columns in zip(*(map(slice, first, first[1:]) for first in (first_state, first_arc))):
         ahead, back = forward[states], backward[states]
         src, dst, label = arcs[columns, :3].T
         ended = back[:1] > -np.inf  # where no path ends, k2 may leave the beginnings of some
         keep = ended & (ahead[src] + score[columns] + back[dst] >= back[:1] - beam)
         rows = np.flatnonzero(keep) + columns.start
-        yield _lattice(
-            src[keep],
-            dst[keep],
-            label[keep],
-            lattices.aux_labels.numpy()[rows],
-            graph[rows],
-            lattices.frame.numpy()[rows],
-        )
-
-
-def _slices(first: list[int]) -> Iterator[slice]:
-    return (slice(low, high) for low, high in itertools.pairwise(first))
+        words, frames = lattices.aux_labels.numpy()[rows], lattices.frame.numpy()[rows]
+        yield _lattice(src[keep], dst[keep], label[keep], words, graph[rows], frames)
 
 
 def _lattice(

@@ -1,8 +1,9 @@
-"""The leaky HMM of lattice-free MMI: after every frame a little mass goes on from anywhere.
+"""The leaky HMM of lattice-free MMI: after every frame a little probability mass leaks into all states.
 
 Povey et al., Purely sequence-trained neural networks for ASR based on lattice-free MMI, 2016, section 2.4, and
-Kaldi's chain-denominator.cc: alpha'(t, s) = alpha(t, s) + coefficient * sum_r alpha(t, r) * q(s), where q is how
-often states are visited. Paths of a transition W and final weights f become those of (I + c 1 q^T) W and f + c q.f.
+Kaldi's chain-denominator.cc: alpha'(t, s) = alpha(t, s) + coefficient * sum_r alpha(t, r) * q(s), where q is the
+relative frequency of visits to each state. Paths of a transition W and final weights f become those of
+(I + c 1 q^T) W and f + c q.f.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ STEPS = 100  # of the walk that q averages, as in Kaldi
 
 
 class Leak(NamedTuple):
-    """What a leak adds to a step of alpha (row 0) and of beta (row 1): y += (x . inner) * outer.
+    """Rank-one terms that a leak adds to a step of alpha (row 0) and of beta (row 1): y += (x . inner) * outer.
 
     inner, outer (2, S) float64, the coefficient in `outer`; final (S,): final weights with the leak in them.
     """

@@ -9,21 +9,15 @@ from torch import Tensor
 from distill.fsa.graph import Hmm
 from distill.kernels.build import load_kernel
 from distill.lfmmi.cpu import KERNEL, CpuEngine
-from distill.lfmmi.engine import Engine, Precision, Score, check_options
+from distill.lfmmi.engine import Engine, OwnEngine, Precision, Score
 from distill.lfmmi.reference import TorchEngine
-from distill.search.beam import SearchesLattices
 
 
-class NativeEngine(SearchesLattices):
-    """C++ kernels on processors, Triton kernels on GPUs; plain torch where there is no compiler, no Triton, elsewhere.
-
-    leaky: coefficient of the leaky HMM in shared graphs (`distill.lfmmi.leaky`), 0 for none.
-    precision: "float32", "float64", or "input" for that of the log-probabilities.
-    """
+class NativeEngine(OwnEngine):
+    """C++ kernels on CPUs, Triton kernels on GPUs; torch without a compiler, without Triton and on other devices."""
 
     def __init__(self, leaky: float = 0.0, precision: Precision = "input") -> None:
-        check_options(leaky, precision)
-        self.leaky, self.precision = leaky, precision
+        super().__init__(leaky, precision)
         self._engines: dict[str, Engine] = {}
 
     def score(self, log_probs: Tensor, lengths: Tensor, graph: Hmm | Sequence[Hmm]) -> Score:

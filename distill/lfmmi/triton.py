@@ -18,7 +18,6 @@ import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,10 +25,9 @@ from torch import Tensor
 from distill.fsa.checks import check_inputs
 from distill.fsa.graph import Hmm
 from distill.lfmmi import triton_tables
-from distill.lfmmi.engine import Precision, Score, check_options, in_precision
+from distill.lfmmi.engine import OwnEngine, Passes, Precision, Score, needs_gradient
 from distill.lfmmi.reference import SMALLEST_FRAME_MASS, TorchEngine
 from distill.lfmmi.triton_tables import PackedTables, Runs, SharedTables, fits, pack
-from distill.search.beam import SearchesLattices
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +37,7 @@ SMALLEST_MEETING = 1e-25  # of alpha times beta summed over states, each scaled 
 
 
 def available() -> bool:
-    """Whether the kernels can run here, once there is a GPU; what they lack is logged."""
+    """True where the kernels can run given a GPU; what is missing is logged."""
     lacking = _lacking()
     if lacking:
         log.warning("LF-MMI on a GPU runs in torch, frame by frame: %s", lacking)
@@ -67,16 +65,11 @@ def _kernels() -> ModuleType:
     return triton_kernels
 
 
-class TritonEngine(SearchesLattices):
-    """Forward-backward on a GPU; see `distill.lfmmi.engine.Engine`.
-
-    leaky: coefficient of the leaky HMM in shared graphs (`distill.lfmmi.leaky`), 0 for none.
-    precision: "float32", "float64", or "input" for that of the log-probabilities.
-    """
+class TritonEngine(OwnEngine):
+    """Forward-backward on a GPU; see `distill.lfmmi.engine.Engine`, options in `OwnEngine`."""
 
     def __init__(self, leaky: float = 0.0, precision: Precision = "input") -> None:
-        check_options(leaky, precision)
-        self.leaky, self.precision = leaky, precision
+        super().__init__(leaky, precision)
         self._torch = TorchEngine(leaky)  # for what does not fit
         self._tables: dict[int, tuple[Hmm, dict[tuple[torch.device, torch.dtype], SharedTables | None]]] = {}
 
@@ -85,29 +78,24 @@ class TritonEngine(SearchesLattices):
 
         Raises ValueError as every engine does, and for log_probs that are not on a GPU.
         """
-        shared = isinstance(graph, Hmm)
-        graphs: Sequence[Hmm] = [graph] if isinstance(graph, Hmm) else graph
-        values = in_precision(log_probs.detach(), self.precision).contiguous()
-        # before the first look at a number, which waits for the GPU: so it is busy while the CPU packs
-        packed = None if shared or not graphs else pack(graphs, values.device, values.dtype)
-        check_inputs(log_probs, lengths, graphs, shared)
+        values = self.converted(log_probs.detach()).contiguous()
+        # packed before the checks read numbers, which waits for the GPU: so the CPU packs while the GPU is busy
+        packed = None if isinstance(graph, Hmm) or not graph else pack(graph, values.device, values.dtype)
+        check_inputs(log_probs, lengths, graph)
         if not (log_probs.is_cuda or _kernels().INTERPRETED):
             raise ValueError(f"the Triton engine needs log_probs on a GPU, got {log_probs.device}; use another engine")
         if not log_probs.numel():
             return Score(log_probs.sum((1, 2)), torch.zeros(len(lengths), dtype=torch.bool, device=log_probs.device))
-        lengths = lengths.to(log_probs.device, torch.int32)
-        gradient = log_probs.requires_grad and torch.is_grad_enabled()
-        with torch.cuda.device_of(log_probs):  # kernels are launched on the current device, whatever their tensors say
-            if packed is not None:
-                passes, recomputed = _run_packed(values, lengths, packed, torch.arange(len(graphs)), gradient), 0
+        lengths, gradient, recomputed = lengths.to(log_probs.device, torch.int32), needs_gradient(log_probs), 0
+        with torch.cuda.device_of(log_probs):  # kernels run on the current device, whatever that of the tensors
+            if isinstance(graph, Hmm):
+                passes, recomputed = self._run_shared(values, lengths, graph, gradient)
             else:
-                passes, recomputed = self._run_shared(values, lengths, graphs[0], gradient)
-        total = passes.total.to(values.dtype)
-        if passes.posterior is not None:
-            total = _WithGradient.apply(log_probs, total, passes.posterior)
-        return Score(total, passes.valid, recomputed)
+                assert packed is not None
+                passes = _run_packed(values, lengths, packed, torch.arange(len(graph)), gradient)
+        return passes._replace(total=passes.total.to(values.dtype)).score(log_probs, recomputed)
 
-    def _run_shared(self, log_probs: Tensor, lengths: Tensor, graph: Hmm, gradient: bool) -> tuple[_Passes, int]:
+    def _run_shared(self, log_probs: Tensor, lengths: Tensor, graph: Hmm, gradient: bool) -> tuple[Passes, int]:
         tables = self._compile(graph, log_probs.device, log_probs.dtype)
         if tables is not None:
             try:
@@ -116,18 +104,17 @@ class TritonEngine(SearchesLattices):
                 log.warning("a graph of %d states runs in torch: %s", graph.num_states, error)
                 self._tables[id(graph)][1][log_probs.device, log_probs.dtype] = tables = None
         if tables is None:
-            return _run_torch(self._torch, log_probs, lengths, graph, gradient), 0
+            return self._torch.passes(log_probs, lengths.long(), graph, gradient)[0], 0
         weak = (~passes.valid & (lengths > 0)).nonzero().squeeze(1)
-        if len(weak):
-            _replace(passes, weak, self._run_again(log_probs[weak].double(), lengths[weak], graph, gradient))
+        if len(weak):  # in the log semiring and float64; the packed kernel has no leak
+            values, frames = log_probs[weak].double(), lengths[weak]
+            if self.leaky:
+                again, _ = self._torch.passes(values, frames.long(), graph, gradient)
+            else:
+                tables_of_one, which = pack([graph], values.device, values.dtype), torch.zeros_like(weak)
+                again = _run_packed(values, frames, tables_of_one, which, gradient)
+            passes.replace(weak, again)
         return passes, len(weak)
-
-    def _run_again(self, log_probs: Tensor, lengths: Tensor, graph: Hmm, gradient: bool) -> _Passes:
-        """What underflowed, in the log semiring and float64; the packed kernel knows of no leak."""
-        if self.leaky:
-            return _run_torch(self._torch, log_probs, lengths, graph, gradient)
-        packed = pack([graph], log_probs.device, log_probs.dtype)
-        return _run_packed(log_probs, lengths, packed, torch.zeros(len(lengths), dtype=torch.int64), gradient)
 
     def _compile(self, graph: Hmm, device: torch.device, dtype: torch.dtype) -> SharedTables | None:
         _, forms = self._tables.setdefault(id(graph), (graph, {}))  # keeps the graph, so ids stay unique
@@ -138,44 +125,8 @@ class TritonEngine(SearchesLattices):
         return forms[device, dtype]
 
 
-class _WithGradient(torch.autograd.Function):
-    """Totals computed beside autograd, with their gradient known in closed form."""
-
-    @staticmethod
-    def forward(ctx: Any, log_probs: Tensor, total: Tensor, posterior: Tensor) -> Tensor:
-        ctx.save_for_backward(posterior)
-        return total.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (posterior,) = ctx.saved_tensors
-        return posterior * gradients[0][:, None, None], None, None
-
-
-class _Passes(NamedTuple):
-    """total (B,), 0 where not valid; valid (B,): a path was found; posterior (B, T, V), if it was asked for."""
-
-    total: Tensor
-    valid: Tensor
-    posterior: Tensor | None
-
-
-def _replace(passes: _Passes, utterances: Tensor, others: _Passes) -> None:
-    for old, new in zip(passes, others):
-        if old is not None and new is not None:
-            old[utterances] = new.to(old.dtype)
-
-
-def _run_torch(engine: TorchEngine, log_probs: Tensor, lengths: Tensor, graph: Hmm, gradient: bool) -> _Passes:
-    with torch.enable_grad():
-        leaf = log_probs.detach().requires_grad_(gradient)
-        score = engine.score(leaf, lengths, graph)
-        posterior = torch.autograd.grad(score.total.sum(), leaf)[0] if gradient else None
-    return _Passes(score.total.detach(), score.valid, posterior)
-
-
-def _run_shared(log_probs: Tensor, lengths: Tensor, graph: SharedTables, gradient: bool) -> _Passes:
-    """All utterances over one graph in the probability domain; not valid is also what underflowed."""
+def _run_shared(log_probs: Tensor, lengths: Tensor, graph: SharedTables, gradient: bool) -> Passes:
+    """All utterances over one graph in the probability domain; utterances that underflow are not valid either."""
     batch, frames, outputs = log_probs.shape
     directions = 2 if gradient else 1
     offset = log_probs.amax(2).clamp_min(torch.finfo(log_probs.dtype).min)
@@ -204,18 +155,18 @@ def _run_shared(log_probs: Tensor, lengths: Tensor, graph: SharedTables, gradien
         meeting = posterior.sum(2).where(inside, offset.new_ones(()))
         sound &= meeting.amin(1) > SMALLEST_MEETING
         _normalise(posterior, sound)
-    return _Passes(total.masked_fill_(~sound, 0), sound, posterior)
+    return Passes(total.masked_fill_(~sound, 0), sound, posterior)
 
 
-def _run_packed(log_probs: Tensor, lengths: Tensor, graphs: PackedTables, which: Tensor, gradient: bool) -> _Passes:
-    """Every utterance over the graph that `which` (B,) names, in the log semiring."""
+def _run_packed(log_probs: Tensor, lengths: Tensor, graphs: PackedTables, which: Tensor, gradient: bool) -> Passes:
+    """Utterance b over graph which[b] of several, in the log semiring: which (B,)."""
     batch, frames, outputs = log_probs.shape
     directions = 2 if gradient else 1
     which = which.to(log_probs.device)
     states = graphs.state_from.diff().long()[which]
     row_from, cell_from = (torch.nn.functional.pad(n.cumsum(0), (1, 0)) for n in (states, states * lengths))
     rows, cells = torch.stack([row_from[-1], cell_from[-1]]).tolist()
-    offset = _best_heard(log_probs, lengths, graphs, which)
+    offset = _best_output(log_probs, lengths, graphs, which)
     scores = log_probs - offset[..., None]
     out = log_probs.new_empty(directions, cells)
     full = log_probs.new_empty(directions * 2 * rows)
@@ -234,20 +185,20 @@ def _run_packed(log_probs: Tensor, lengths: Tensor, graphs: PackedTables, which:
         posterior = _posterior(out, cell_from, states, lengths, runs, norm, log_probs.shape)
         _normalise(posterior, valid)
     total += offset.double().sum(1)
-    return _Passes(total.masked_fill_(~valid, 0), valid, posterior)
+    return Passes(total.masked_fill_(~valid, 0), valid, posterior)
 
 
-def _best_heard(log_probs: Tensor, lengths: Tensor, graphs: PackedTables, which: Tensor) -> Tensor:
+def _best_output(log_probs: Tensor, lengths: Tensor, graphs: PackedTables, which: Tensor) -> Tensor:
     """Each frame's largest log-probability of an output that the utterance's graph has (B, T); 0 in padding.
 
-    Less this, what float32 rounds is small, even if the graph has none of a frame's likely outputs.
+    Subtracted before float32 rounds, which keeps rounding small even where the graph lacks a frame's likely outputs.
     """
     _, frames, outputs = log_probs.shape
     states = graphs.state_from.diff().long()
     number = torch.repeat_interleave(torch.arange(len(states), device=states.device), states)
-    heard = torch.zeros(len(states), outputs, dtype=torch.bool, device=states.device)
-    heard[number, graphs.label.long()] = True
-    best = log_probs.masked_fill(~heard[which][:, None], -torch.inf).amax(2)
+    used = torch.zeros(len(states), outputs, dtype=torch.bool, device=states.device)
+    used[number, graphs.label.long()] = True
+    best = log_probs.masked_fill(~used[which][:, None], -torch.inf).amax(2)
     inside = torch.arange(frames, device=states.device) < lengths[:, None]
     return best.where(inside & (best > -torch.inf), best.new_zeros(()))
 
@@ -271,6 +222,6 @@ def _posterior(
 
 
 def _normalise(posterior: Tensor, valid: Tensor) -> None:
-    """Let every frame of an utterance with a path sum to one, and be 0 elsewhere, in place."""
+    """Scale every frame of an utterance with a path to sum to one, set the others to 0, in place."""
     posterior /= posterior.sum(2, keepdim=True).clamp_min_(torch.finfo(posterior.dtype).tiny)
     posterior.masked_fill_(~valid[:, None, None], 0)

@@ -1,9 +1,9 @@
 """The Triton kernels of `distill.lfmmi.triton`: whole passes over all frames, one program per utterance and direction.
 
-Pointers into packed tensors are named by what they lead to (`label_of`, `arc_from`); capitals are sizes,
+Pointers into packed tensors are named by their targets (`label_of`, `arc_from`); capitals are sizes,
 those known at compile time marked so. Tables of a factored graph are those of `distill.lfmmi.triton_tables.Gathers`.
 
-What the interpreter, which runs a program as one thread, cannot show, and why it holds on a GPU:
+Properties that the interpreter, which runs a program as one thread, cannot test, and why they hold on a GPU:
 - No program reads what another writes: every pointer is moved to the program's own utterance and direction first.
 - Within a program the threads that store a number need not be those that load it again, and Triton orders only
   shared memory by itself. So wherever a program reads global memory that it wrote (`scratch`, `full`) a
@@ -111,7 +111,7 @@ def shared_kernel(
 ):  # fmt: skip
     """Programs (B, 2): alpha of an utterance, then beta.
 
-    p (B, T, V), ends, leaking, into (2, S), out (2, B, T, stride), mass (2, B, T), ending (B,): what ends, by alpha.
+    p (B, T, V), ends, leaking, into (2, S), out (2, B, T, stride), mass (2, B, T), ending (B,): final mass of alpha.
     """
     utterance, direction = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     length = tl.load(lengths + utterance)
@@ -189,7 +189,7 @@ def _log_sum(state, inside, most, arc_from, other_of, weight_of, before, shift):
 
 @triton.jit
 def _arc(arc, end, other_of, weight_of, before, shift):
-    """What a path through each arc weighs; -inf where the state has no such arc."""
+    """Weight of a path through each arc; -inf where the state has no such arc."""
     there = arc < end
     value = tl.load(before + tl.load(other_of + arc, mask=there, other=0), mask=there, other=float("-inf"))
     return value - shift + tl.load(weight_of + arc, mask=there, other=0.0)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill.fsa.graph import Hmm
+from distill.fsa.graph import Hmm, expand
 from distill.lfmmi.factored import Matrix, factor
 from distill.lfmmi.leaky import leak_of
 
@@ -70,7 +70,7 @@ def lay_out(matrix: Matrix, padded_rows: int, chunk: int) -> Gathers:
 
 
 def _lay_out(matrix: Matrix, degree: np.ndarray, thin: int, padded_rows: int, chunk: int) -> Gathers:
-    column = np.arange(len(matrix.row)) - (np.cumsum(degree) - degree)[matrix.row]
+    _, column = expand(degree)
     thin_source, thin_weight = np.zeros((padded_rows, thin), dtype=np.int64), np.zeros((padded_rows, thin))
     early = column < thin
     thin_source[matrix.row[early], column[early]] = matrix.column[early]
@@ -157,11 +157,10 @@ def cut_runs(label: np.ndarray, utterance: np.ndarray, batch: int) -> list[np.nd
     change[1:] = (label[1:] != label[:-1]) | (utterance[1:] != utterance[:-1])
     group = np.flatnonzero(change)
     size = np.diff(group, append=states)
-    parts = -(-size // RUN)
-    part = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
-    start = np.repeat(group, parts) + part * RUN
-    count = np.minimum(np.repeat(group + size, parts) - start, RUN)
-    last = part == np.repeat(parts, parts) - 1
+    row, part = expand(-(-size // RUN))
+    start = group[row] + part * RUN
+    count = np.minimum((group + size)[row] - start, RUN)
+    last = part == (-(-size // RUN) - 1)[row]
     bounds = np.searchsorted(utterance[start], np.arange(batch + 1))
     local = start - np.searchsorted(utterance, utterance[start])
     return [local, count, label[start], last, np.stack([bounds[:-1], bounds[1:]], 1)]
@@ -214,7 +213,7 @@ class SharedTables:
 
 
 def fits(graph: Hmm) -> bool:
-    """Whether a program can hold a vector over the graph's states, and over twice as many hubs at worst."""
+    """True where a program can hold a vector over the graph's states, and over twice as many hubs at worst."""
     return graph.num_states <= MOST_STATES // 2
 
 

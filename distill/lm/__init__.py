@@ -1,1 +1,1 @@
-"""A Transformer language model: its units, the text it learns, the network, and what it says of sentences."""
+"""A Transformer language model: its units, its training text, the network, and scores of sentences."""

@@ -13,7 +13,7 @@ from distill.config.model import Encoder
 from distill.models.attention import Context
 from distill.models.encoder import TransformerBlock
 
-FURTHEST = 10_000.0  # longest wave of the positions
+LONGEST_WAVE = 10_000.0  # of the positions
 
 
 class TransformerLm(nn.Module):
@@ -33,10 +33,7 @@ class TransformerLm(nn.Module):
         nn.init.normal_(self.embedding.weight, std=settings.dim**-0.5)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Numbers (B, T) -> logits (B, T, V) of what follows each.
-
-        What stands behind a place is never seen, so padding at the end changes nothing before it.
-        """
+        """Token ids (B, T) -> logits (B, T, V) of each next token; causal, so padding changes nothing before it."""
         size = inputs.shape[1]
         x = self.embedding(inputs) * math.sqrt(self.settings.dim)
         x = self.dropout(x + positions(size, self.settings.dim, x))
@@ -47,8 +44,8 @@ class TransformerLm(nn.Module):
 
 
 def positions(size: int, dim: int, like: Tensor) -> Tensor:
-    """Sines and cosines of waves of rising length (Vaswani et al. 2017, section 3.5): (size, dim), for any size."""
-    wave = torch.exp(torch.arange(0, dim, 2, device=like.device) * (-math.log(FURTHEST) / dim))
+    """Sinusoidal positions (Vaswani et al. 2017, section 3.5): (size, dim)."""
+    wave = torch.exp(torch.arange(0, dim, 2, device=like.device) * (-math.log(LONGEST_WAVE) / dim))
     angle = torch.arange(size, device=like.device)[:, None] * wave
     return torch.stack([angle.sin(), angle.cos()], 2).flatten(1).to(like.dtype)
 

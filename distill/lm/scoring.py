@@ -1,4 +1,4 @@
-"""What a trained language model says of sentences: many at once, each once."""
+"""Log-probabilities and perplexities of sentences under a trained language model."""
 
 from __future__ import annotations
 
@@ -24,16 +24,12 @@ class Scorer:
     def __init__(self, model: TransformerLm, units: Units, batch_units: int = 8000) -> None:
         self.model, self.units, self.batch_units = model.eval(), units, batch_units
 
+    @torch.no_grad()
     def __call__(self, sentences: Sequence[Sentence]) -> np.ndarray:
         """Natural-log probability of each sentence, its end included: (N,) float64; equal ones are scored once."""
         place = {sentence: number for number, sentence in enumerate(dict.fromkeys(sentences))}
         rows = [self.units.sentence(sentence) for sentence in place]
-        scores = self._scores(rows)
-        return scores[[place[sentence] for sentence in sentences]] if rows else np.zeros(0)
-
-    @torch.no_grad()
-    def _scores(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
-        lengths = np.array([len(row) - 1 for row in rows])
+        lengths = np.array([len(row) - 1 for row in rows], dtype=np.int64)
         order = np.argsort(lengths, kind="stable")
         scores, device = np.zeros(len(rows)), self.model.embedding.weight.device
         for part in split_rows(lengths[order], self.batch_units):
@@ -41,7 +37,7 @@ class Scorer:
             inputs, targets = (x.to(device) for x in padded([rows[row] for row in some]))
             log_probs = log_probabilities(self.model, inputs, targets)
             scores[some] = log_probs.double().sum(1).cpu().numpy()
-        return scores
+        return scores[[place[sentence] for sentence in sentences]]
 
 
 def log_probabilities(model: TransformerLm, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -53,17 +49,17 @@ def log_probabilities(model: TransformerLm, inputs: torch.Tensor, targets: torch
 
 
 def perplexity(scorer: Scorer, sentences: Iterable[str]) -> dict[str, float | int]:
-    """Perplexity per word, sentence ends counted, and how many words hold a unit that the text lacks.
+    """Perplexity per word, sentence ends counted, and the number of words with a unit that the text lacks.
 
-    As `WordLm.perplexity` counts, whatever the units. Raises ValueError without sentences.
+    As `ArpaLm.perplexity` counts, whatever the units. Raises ValueError without sentences.
     """
-    said = [tuple(sentence.split()) for sentence in sentences]
-    count = sum(len(words) + 1 for words in said)
+    rows = [tuple(sentence.split()) for sentence in sentences]
+    count = sum(len(words) + 1 for words in rows)
     if not count:
         raise ValueError("no sentences to measure a perplexity on")
-    unknown = sum(UNKNOWN in scorer.units.of(word) for words in said for word in words)
-    total = float(scorer(said).sum())
-    return {"perplexity": round(math.exp(-total / count), 3), "words": count - len(said), "unknown": unknown}
+    unknown = sum(UNKNOWN in scorer.units.of(word) for words in rows for word in words)
+    total = float(scorer(rows).sum())
+    return {"perplexity": round(math.exp(-total / count), 3), "words": count - len(rows), "unknown": unknown}
 
 
 def load_lm(folder: Path, device: torch.device | str = "cpu") -> tuple[Scorer, LanguageModel, int]:

@@ -1,10 +1,11 @@
-"""The text corpus as numbers in a file, and batches of it: read once, of any size, never whole in memory."""
+"""The text corpus as token ids in a file, and batches of it: read once, of any size, never whole in memory."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +13,20 @@ import torch
 from torch import Tensor
 
 from distill.files import replacing
+from distill.fsa.graph import expand
+from distill.graphs.unit_ngram import blocks
 from distill.lm.units import END, UNKNOWN, Units
 
 log = logging.getLogger(__name__)
 
-NUMBERS, ROWS = "text.numbers", "text.rows"
-BLOCK = 1_000_000  # numbers written at once
+TOKENS, ROWS = "text.numbers", "text.rows"
 TOGETHER = 200  # batches whose rows are sorted by length together
 PADDING = -1
 
 
 @dataclass(frozen=True)
 class TextBatch:
-    """Rows padded to the longest: inputs (B, T) and what follows each, targets (B, T), PADDING behind the end.
+    """Padded rows of token ids: inputs (B, T); targets (B, T), the next token of each, PADDING behind the end.
 
     ids: names of the rows, for messages. counted: False for the stand-in of a rank without rows (`Batch`).
     """
@@ -41,83 +43,67 @@ class TextBatch:
 
 
 def padded(rows: Sequence[Sequence[int] | np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Rows of at least two numbers -> inputs, targets (B, T): all but the last, all but the first of each."""
+    """Pad token rows of two or more ids: inputs, targets (B, T), the targets shifted left by one."""
     width = max(len(row) for row in rows) - 1
     inputs = torch.full((len(rows), width), END)
     targets = torch.full((len(rows), width), PADDING)
     for place, row in enumerate(rows):
-        numbers = torch.from_numpy(np.asarray(row, dtype=np.int64))
-        inputs[place, : len(row) - 1], targets[place, : len(row) - 1] = numbers[:-1], numbers[1:]
+        ids = torch.from_numpy(np.asarray(row, dtype=np.int64))
+        inputs[place, : len(row) - 1], targets[place, : len(row) - 1] = ids[:-1], ids[1:]
     return inputs, targets
 
 
 class Corpus:
-    """Numbers of all sentences, END between them, and the rows that are trained on.
+    """Token ids of all sentences, END between them, and the rows of training.
 
-    A row (first, last) of `rows` (R, 2) are the numbers first .. last, both included.
+    A row (first, last) of `rows` (R, 2) spans the ids first .. last, both included.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.numbers = np.memmap(folder / NUMBERS, dtype=np.int32, mode="r")
+        self.ids = np.memmap(folder / TOKENS, dtype=np.int32, mode="r")
         self.rows = np.memmap(folder / ROWS, dtype=np.int64, mode="r").reshape(-1, 2)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def row(self, number: int) -> np.ndarray:
-        """Numbers of a row: (length,)."""
+        """Token ids of a row: (length,)."""
         first, last = self.rows[number]
-        return self.numbers[first : last + 1]
+        return self.ids[first : last + 1]
 
 
 def write_corpus(sentences: Iterable[str], units: Units, context: int, folder: Path) -> Corpus:
-    """Write the sentences as numbers, and rows of at most `context` targets; a longer sentence makes several rows.
+    """Write the sentences' token ids, and rows of at most `context` targets; a longer sentence makes several rows.
 
     Raises ValueError for text without a word.
     """
     place = long = unknown = 0
     with (
-        replacing(folder / ROWS) as rows_path, replacing(folder / NUMBERS) as numbers_path,
-        numbers_path.open("wb") as numbers, rows_path.open("wb") as rows,
+        replacing(folder / ROWS) as rows_path, replacing(folder / TOKENS) as ids_path,
+        ids_path.open("wb") as ids_file, rows_path.open("wb") as rows,
     ):  # fmt: skip
-        np.array([END], dtype=np.int32).tofile(numbers)
-        for block in _blocks(sentences, units):
-            flat = np.fromiter((n for sentence in block for n in sentence), dtype=np.int32)
-            flat.tofile(numbers)
+        np.array([END], dtype=np.int32).tofile(ids_file)
+        ids = (units.sentence(sentence.split())[1:] for sentence in sentences)  # END behind each
+        for block in blocks(sentence for sentence in ids if len(sentence) > 1):
+            flat = np.fromiter(chain.from_iterable(block), dtype=np.int32)
+            flat.tofile(ids_file)
             unknown += int((flat == UNKNOWN).sum())
             ends = place + np.cumsum([len(sentence) for sentence in block])
-            found = _rows(np.concatenate([[place], ends]), context)
-            long += len(found) - len(block)
-            found.tofile(rows)
+            spans = _rows(np.concatenate([[place], ends]), context)
+            long += len(spans) - len(block)
+            spans.tofile(rows)
             place = int(ends[-1])
         if not place:
             raise ValueError("no sentences to train a language model on: the text corpus is empty")
-    log.info("text: %d units, %d of them unknown; %d rows more than sentences, which are long", place, unknown, long)
+    log.info("text: %d tokens, %d of them unknown; long sentences make %d further rows", place, unknown, long)
     return Corpus(folder)
 
 
-def _blocks(sentences: Iterable[str], units: Units) -> Iterator[list[list[int]]]:
-    """Numbers of the sentences that are not empty, each with its END, about BLOCK numbers at once."""
-    block: list[list[int]] = []
-    size = 0
-    for sentence in sentences:
-        numbers = units.sentence(sentence.split())[1:]
-        if len(numbers) > 1:
-            block.append(numbers)
-            size += len(numbers)
-        if size >= BLOCK:
-            yield block
-            block, size = [], 0
-    if block:
-        yield block
-
-
 def _rows(ends: np.ndarray, context: int) -> np.ndarray:
-    """Places of the ENDs (N + 1,) -> rows (R, 2) of at most `context` targets, each from one END to the next."""
+    """Positions of the ENDs (N + 1,) -> rows (R, 2) of at most `context` targets, each from one END to the next."""
     first, last = ends[:-1], ends[1:]
     pieces = -(-(last - first) // context)
-    sentence = np.repeat(np.arange(len(first)), pieces)
-    piece = np.arange(len(sentence)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    sentence, piece = expand(pieces)
     start = first[sentence] + piece * context
     return np.stack([start, np.minimum(start + context, last[sentence])], axis=1)
 
@@ -141,7 +127,7 @@ class TextLoader:
         return len(self._plan(number))
 
     def batch(self, rows: np.ndarray) -> TextBatch:
-        """The batch of some rows, by number."""
+        """The batch of these rows of the corpus."""
         inputs, targets = padded([self.corpus.row(row) for row in rows])
         return TextBatch(tuple(f"text row {row}" for row in rows), inputs, targets)
 

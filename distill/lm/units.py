@@ -1,4 +1,4 @@
-"""Units of a language model: BPE pieces, characters or words; every word has units of its own."""
+"""Units of a language model: BPE pieces, characters or words; no unit spans words."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from distill.graphs.lexicon import read_symbols, write_symbols
 
 log = logging.getLogger(__name__)
 
-END, UNKNOWN = 1, 2  # "<sos/eos>" begins and ends a sentence; "<unk>" stands for what the text lacks
+END, UNKNOWN = 1, 2  # "<sos/eos>" begins and ends a sentence; "<unk>" stands for units that the text lacks
 SYMBOLS, BPE = "units.txt", "bpe.model"
 
 
 class Units:
-    """Words to numbers; `of` is remembered for the words that come most."""
+    """Token ids of words; those of recent words are cached."""
 
     def __init__(self, symbols: dict[str, int], spell: Callable[[str], Iterable[str]]) -> None:
         self.symbols = sorted(symbols, key=symbols.__getitem__)
-        self._numbers, self._spell = symbols, spell
+        self._ids, self._spell = symbols, spell
         self.of = lru_cache(maxsize=500_000)(self._of)
 
     def __len__(self) -> int:
         return len(self.symbols)
 
     def _of(self, word: str) -> tuple[int, ...]:
-        return tuple(self._numbers.get(unit, UNKNOWN) for unit in self._spell(word))
+        return tuple(self._ids.get(unit, UNKNOWN) for unit in self._spell(word))
 
     def sentence(self, words: Iterable[str]) -> list[int]:
-        """Numbers of a sentence between END and END."""
-        return [END, *(number for word in words for number in self.of(word)), END]
+        """Token ids of a sentence between END and END."""
+        return [END, *(token for word in words for token in self.of(word)), END]
 
     @classmethod
     def load(cls, folder: Path, kind: str) -> Units:
@@ -56,19 +56,16 @@ def learn_units(sentences: Iterable[str], kind: str, most: int, seed: int, folde
     """
     if kind == "bpe":
         model = train_bpe(sentences, most, seed)
-        write_bytes(folder / BPE, model)
+        with replacing(folder / BPE) as temporary:
+            temporary.write_bytes(model)
         symbols = Bpe(model).pieces
     else:
-        symbols = [*SPECIAL, *(_characters(sentences) if kind == "chars" else _words(sentences, most))]
-        if len(symbols) == len(SPECIAL):
+        found = _words(sentences, most) if kind == "words" else sorted({c for s in sentences for c in s} - set(" \t"))
+        symbols = [*SPECIAL, *([BOUNDARY] if kind == "chars" else []), *found]
+        if not found:
             raise ValueError("no sentences to learn units from: the text corpus is empty")
     write_symbols(folder / SYMBOLS, symbols)
     return Units.load(folder, kind)
-
-
-def _characters(sentences: Iterable[str]) -> list[str]:
-    found = {character for sentence in sentences for character in sentence} - set(" \t")
-    return [BOUNDARY, *sorted(found)] if found else []
 
 
 def _words(sentences: Iterable[str], most: int) -> list[str]:
@@ -77,12 +74,6 @@ def _words(sentences: Iterable[str], most: int) -> list[str]:
     kept = ranked[: most - len(SPECIAL)]
     if len(kept) < len(ranked):
         log.warning(
-            "%d of %d words are <unk> to the language model (text.most_units)", len(ranked) - len(kept), len(ranked)
+            "%d of %d words are <unk> in the language model (text.most_units)", len(ranked) - len(kept), len(ranked)
         )
     return sorted(kept)
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a whole file or nothing."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)

@@ -16,16 +16,16 @@ from torch import Tensor
 
 from distill.fsa.checks import NOT_FINITE, check_inputs
 from distill.fsa.lattice import DecodingGraph, Lattice, Search
-from distill.kernels.build import load_kernel
+from distill.kernels.build import load_kernel, pointer
 from distill.search.determinise import best_path
 
 
 class SearchesLattices:
-    """The part of an engine that searches: the same on every device, by way of the CPU."""
+    """The lattice search of an engine: the same on every device, computed on the CPU."""
 
     def lattice(self, log_probs: Tensor, lengths: Tensor, graph: DecodingGraph, search: Search) -> list[Lattice]:
         """The paths of a decoding graph near the best one (`Engine.lattice`)."""
-        check_inputs(log_probs, lengths, [], True)
+        check_inputs(log_probs, lengths)
         return lattices(log_probs, lengths, graph, search)
 
 
@@ -36,10 +36,14 @@ def lattices(log_probs: Tensor, lengths: Tensor, graph: DecodingGraph, search: S
     """
     graph.check_outputs(log_probs.shape[2])
     frames = log_probs.detach().to("cpu", torch.float32).numpy()
-    pieces = [np.ascontiguousarray(each[:length]) for each, length in zip(frames, lengths.tolist())]
-    find = _find if _kernel() is not None else _find_with_library
+
+    def lattice_of(scores: np.ndarray, length: int) -> Lattice:
+        ongoing = OngoingSearch(graph, search)
+        ongoing.feed(scores[:length])
+        return ongoing.lattice(ended=True, last=True)
+
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return list(pool.map(lambda piece: find(piece, graph, search) if len(piece) else Lattice.empty(), pieces))
+        return list(pool.map(lattice_of, frames, lengths.tolist()))
 
 
 @cache
@@ -60,9 +64,9 @@ def _kernel() -> ctypes.CDLL | None:
 class Partial:
     """The best path so far: label, word, frame (N,) int32 of its arcs, acoustic, graph (N,) float32 (`Lattice`).
 
-    frame: frames before each arc. settled: the first so many arcs are on every path that goes on, so that no
-    later frame changes them. score: of the path, a log. ending: how much worse the best path is that may end
-    here; inf without one.
+    frame: frames before each arc. stable: number of arcs from the start that are on every path that goes on, so that
+    no later frame changes them. score: log-score of the path. ending: by how much the best path that may end here is
+    worse; inf without one.
     """
 
     label: np.ndarray
@@ -70,64 +74,94 @@ class Partial:
     frame: np.ndarray
     acoustic: np.ndarray
     graph: np.ndarray
-    settled: int
+    stable: int
     score: float
     ending: float
 
 
 class OngoingSearch:
-    """The search of one utterance while its frames come: feed() them, and ask for best() or the lattice() at any time.
+    """The search of one utterance in chunks: feed() frames, take best() or the lattice() at any time.
 
-    The lattice after the last frame is that of `lattices` over all frames at once, bit by bit. What is kept of
-    frames that are over is their part of the pruned lattice, the log-probabilities are not. (Without a compiler
-    they are, and each best() or lattice() searches all of them anew, with nothing settled.)
+    The lattice after the last frame is that of `lattices` over all frames at once, bit by bit. Past frames are kept
+    as the pruned lattice only, without log-probabilities. (Without a compiler log-probabilities are kept, and each
+    best() or lattice() searches all of them anew, with nothing stable.)
     Raises ValueError for a graph that uses outputs beyond V or in which arcs without a frame form a cycle.
     """
 
     def __init__(self, graph: DecodingGraph, search: Search) -> None:
         self.graph, self.search = graph, search
-        self.frames, self._alive = 0, True
+        self.frames, self.alive = 0, True  # alive: paths go on
         self._kept: list[np.ndarray] = []
-        self._free: weakref.finalize | None = None
-
-    @property
-    def alive(self) -> bool:
-        """Whether paths go on."""
-        return self._alive
+        self._handle: ctypes.c_void_p | None = None
 
     def feed(self, log_probs: np.ndarray) -> bool:
-        """The next frames (T, V) float32, none are fine; False where the beam leaves no path that goes on."""
+        """The next frames (T, V) float32, T may be 0; False where the beam leaves no path that goes on."""
         self.graph.check_outputs(log_probs.shape[1])
         if not (log_probs < np.inf).all():
             raise ValueError(NOT_FINITE)
         library = _kernel()
         if library is None:
             self._kept.append(log_probs)
-        elif self._alive:
-            if self._free is None:
-                self._handle = _open(library, self.graph, self.search, log_probs.shape[1])
-                self._free = weakref.finalize(self, library.search_close, self._handle)
-            self._alive = _feed(library, self._handle, log_probs, self.graph)
+        elif self.alive and len(log_probs):
+            if self._handle is None:
+                self._handle = ctypes.c_void_p(library.search_open(
+                    *map(pointer, self.graph.packed), ctypes.c_int32(log_probs.shape[1]),
+                    ctypes.c_double(self.search.beam), ctypes.c_double(self.search.lattice_beam),
+                    ctypes.c_int32(self.search.max_active),
+                ))  # fmt: skip
+                weakref.finalize(self, library.search_close, self._handle)
+            frames = np.ascontiguousarray(log_probs, dtype=np.float32)
+            count, workspace = ctypes.c_int32(len(frames)), pointer(_workspace(self.graph))
+            self.alive = bool(library.search_feed(self._handle, pointer(frames), count, workspace))
         self.frames += len(log_probs)
-        return self._alive
+        return self.alive
 
     def best(self) -> Partial | None:
-        """The best path so far, wherever it is in the graph; None before the first frame or where no path goes on."""
-        if not self.frames or not self._alive:
+        """The best path so far, in any state of the graph; None before the first frame or where no path goes on."""
+        if not self.frames or not self.alive:
             return None
         library = _kernel()
         if library is None:
             return self._best_of_all()
-        return _best(library, self._handle, self.graph)
+        sizes, costs = np.zeros(2, dtype=np.int64), np.zeros(2)
+        handle = ctypes.c_void_p(library.search_best(self._handle, pointer(sizes), pointer(costs)))
+        try:
+            arcs, stable = sizes.tolist()
+            arc, frame = np.empty((2, arcs), dtype=np.int32)
+            acoustic = np.empty(arcs, dtype=np.float32)
+            library.path_take(handle, *map(pointer, (arc, frame, acoustic)))
+        finally:
+            library.path_free(handle)
+        taken = self.graph.label[arc], self.graph.word[arc], frame, acoustic, self.graph.score[arc]
+        return Partial(*taken, stable, score=-float(costs[0]), ending=float(costs[1] - costs[0]))
 
-    def lattice(self, ended: bool) -> Lattice:
-        """The paths near the best one so far; ended: those that end as the graph allows, where there are any."""
-        if not self.frames or not self._alive:
+    def lattice(self, ended: bool, last: bool = False) -> Lattice:
+        """The paths near the best one so far; ended: those that end as the graph allows, where there are any.
+
+        last: nothing follows, so the search itself becomes the lattice instead of a copy.
+        """
+        if not self.frames or not (self.alive or last):
             return Lattice.empty()
         library = _kernel()
         if library is None:
             return _find_with_library(np.concatenate(self._kept), self.graph, self.search)
-        return _lattice(library, self._handle, self.graph, anywhere=not ended, keep=True)
+        sizes = np.zeros(3, dtype=np.int64)
+        flags = ctypes.c_int32(not ended), ctypes.c_int32(not last)
+        handle = library.search_lattice(self._handle, *flags, pointer(sizes))
+        try:
+            states, arcs, complete = sizes.tolist()
+            if states < 0:
+                raise ValueError("the decoding graph has a cycle of arcs without frames; remove its epsilon cycles")
+            src, dst, arc = np.empty((3, arcs), dtype=np.int32)
+            frame, acoustic = np.empty(states, dtype=np.int32), np.empty(arcs, dtype=np.float32)
+            final = np.empty(states, dtype=np.float32)
+            library.lattice_take(handle, *map(pointer, (src, dst, arc, acoustic, frame, final)))
+        finally:
+            library.lattice_free(handle)
+        order = np.argsort(src, kind="stable")
+        src, dst, arc, acoustic = src[order], dst[order], arc[order], acoustic[order]
+        labels, words, scores = self.graph.label[arc], self.graph.word[arc], self.graph.score[arc]
+        return Lattice(src, dst, labels, words, acoustic, scores, frame, final, bool(complete))
 
     def _best_of_all(self) -> Partial | None:
         lattice, ended = self.lattice(False), self.lattice(True)
@@ -137,7 +171,7 @@ class OngoingSearch:
         taken = lattice.label[path], lattice.word[path], lattice.frame[lattice.src[path]]
         scores = lattice.acoustic[path], lattice.graph[path]
         score, ending = float(sum(map(np.sum, scores))), _best_score(ended) if ended.complete else -np.inf
-        return Partial(*taken, *scores, settled=0, score=score, ending=score - ending)
+        return Partial(*taken, *scores, stable=0, score=score, ending=score - ending)
 
 
 def _best_score(lattice: Lattice) -> float:
@@ -145,82 +179,17 @@ def _best_score(lattice: Lattice) -> float:
     return float(lattice.acoustic[path].sum() + lattice.graph[path].sum() + lattice.final[lattice.dst[path[-1]]])
 
 
-def _find(log_probs: np.ndarray, graph: DecodingGraph, search: Search) -> Lattice:
-    library = _kernel()
-    assert library is not None
-    handle = _open(library, graph, search, log_probs.shape[1])
-    try:
-        _feed(library, handle, log_probs, graph)
-        return _lattice(library, handle, graph, anywhere=False, keep=False)
-    finally:
-        library.search_close(handle)
-
-
-def _open(library: ctypes.CDLL, graph: DecodingGraph, search: Search, columns: int) -> ctypes.c_void_p:
-    handle = library.search_open(
-        *(_pointer(array) for array in graph.packed), ctypes.c_int32(columns), ctypes.c_double(search.beam),
-        ctypes.c_double(search.lattice_beam), ctypes.c_int32(search.max_active),
-    )  # fmt: skip
-    return ctypes.c_void_p(handle)
-
-
-def _feed(library: ctypes.CDLL, search: ctypes.c_void_p, log_probs: np.ndarray, graph: DecodingGraph) -> bool:
-    frames = np.ascontiguousarray(log_probs, dtype=np.float32)
-    count = ctypes.c_int32(len(frames))
-    return bool(library.search_feed(search, _pointer(frames), count, _pointer(_workspace(graph))))
-
-
-def _best(library: ctypes.CDLL, search: ctypes.c_void_p, graph: DecodingGraph) -> Partial:
-    sizes, costs = np.zeros(2, dtype=np.int64), np.zeros(2)
-    handle = ctypes.c_void_p(library.search_best(search, _pointer(sizes), _pointer(costs)))
-    try:
-        arcs, settled = sizes.tolist()
-        arc, frame = np.empty((2, arcs), dtype=np.int32)
-        acoustic = np.empty(arcs, dtype=np.float32)
-        library.path_take(handle, *(_pointer(array) for array in (arc, frame, acoustic)))
-    finally:
-        library.path_free(handle)
-    taken = graph.label[arc], graph.word[arc], frame, acoustic, graph.score[arc]
-    return Partial(*taken, settled=settled, score=-float(costs[0]), ending=float(costs[1] - costs[0]))
-
-
-def _lattice(
-    library: ctypes.CDLL, search: ctypes.c_void_p, graph: DecodingGraph, anywhere: bool, keep: bool
-) -> Lattice:
-    sizes = np.zeros(3, dtype=np.int64)
-    handle = library.search_lattice(search, ctypes.c_int32(anywhere), ctypes.c_int32(keep), _pointer(sizes))
-    try:
-        states, arcs, complete = sizes.tolist()
-        if states < 0:
-            raise ValueError("the decoding graph has a cycle of arcs without frames; remove its epsilon cycles")
-        src, dst, arc = np.empty((3, arcs), dtype=np.int32)
-        frame, acoustic = np.empty(states, dtype=np.int32), np.empty(arcs, dtype=np.float32)
-        final = np.empty(states, dtype=np.float32)
-        library.lattice_take(handle, *(_pointer(array) for array in (src, dst, arc, acoustic, frame, final)))
-    finally:
-        library.lattice_free(handle)
-    order = np.argsort(src, kind="stable")
-    src, dst, arc, acoustic = src[order], dst[order], arc[order], acoustic[order]
-    return Lattice(
-        src, dst, graph.label[arc], graph.word[arc], acoustic, graph.score[arc], frame, final, bool(complete)
-    )
-
-
 _spaces = threading.local()
 
 
 def _workspace(graph: DecodingGraph) -> np.ndarray:
-    """-1 for each state of a graph, one array per thread: what searches that take turns share."""
+    """-1 for each state of a graph, one array per thread, shared by searches that take turns."""
     if not hasattr(_spaces, "of"):
         _spaces.of = weakref.WeakKeyDictionary()
     space = _spaces.of.get(graph)
     if space is None:
         space = _spaces.of[graph] = np.full(graph.num_states, -1, dtype=np.int32)
     return space
-
-
-def _pointer(array: np.ndarray) -> ctypes.c_void_p:
-    return ctypes.c_void_p(array.ctypes.data)
 
 
 def _find_with_library(log_probs: np.ndarray, graph: DecodingGraph, search: Search) -> Lattice:

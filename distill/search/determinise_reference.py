@@ -1,4 +1,4 @@
-"""Determinisation of lattices in Python: the reference of `kernels/sequences.cpp`, and what runs without a compiler."""
+"""Determinisation of lattices in Python: reference of `kernels/sequences.cpp`, and fallback without a compiler."""
 
 from __future__ import annotations
 
@@ -36,14 +36,10 @@ def rounded(x: Pair) -> tuple[float, float]:
 
 
 class Expanded:
-    """The lattice with the output heard last in each node: edges by node, nodes in topological order."""
+    """The lattice with the last output as part of each node: edges by node, nodes in topological order."""
 
-    def __init__(self, lattice: Lattice, hearing: Any) -> None:
+    def __init__(self, lattice: Lattice, units: Any) -> None:
         self.lattice = lattice
-
-        def heard(before: int, label: int) -> int:
-            return int((hearing.again if label == before else hearing.fresh)[label])
-
         leaving: list[list[int]] = [[] for _ in range(lattice.num_states)]
         for arc, src in enumerate(lattice.src.tolist()):
             leaving[src].append(arc)
@@ -56,8 +52,11 @@ class Expanded:
                 self.order.append(node)
                 for arc in arcs:
                     label, end = int(lattice.label[arc]), int(lattice.dst[arc])
-                    silent = label < 0 or hearing is None
-                    symbol = int(lattice.word[arc]) if hearing is None else 0 if silent else heard(before, label)
+                    silent = label < 0 or units is None
+                    if units is None:
+                        symbol = int(lattice.word[arc])
+                    else:
+                        symbol = 0 if silent else int((units.again if label == before else units.fresh)[label])
                     to = nodes[end].setdefault(before if silent else label, len(self.state))
                     if to == len(self.state):
                         self.state.append(end)
@@ -82,14 +81,14 @@ class Expanded:
             best - (self.ahead[node] + sum(scores) + self.behind[to])
             for node in self.order for _, to, scores in self.edges[node]
         ]  # fmt: skip
-        near = sorted(each for each in worse if each <= beam)
+        near = sorted(x for x in worse if x <= beam)
         return beam if len(near) <= most_arcs else max(0.0, near[most_arcs] - 2 * SLACK)
 
     def final(self, node: int) -> float:
         return float(self.lattice.final[self.state[node]])
 
     def entry(self, start: int, least: float) -> tuple[list[Edge], Pair]:
-        """Symbols that can follow a node, and how it may end; edges that say nothing are gone over."""
+        """Symbols that can follow a node, and how it may end; edges without a symbol are skipped."""
         reached, queue = {start: (0.0, 0.0)}, [(self.state[start], start)]
         exits, ending = [], NEVER
         while queue:
@@ -112,7 +111,7 @@ class Expanded:
 
 
 class Subset:
-    """Nodes that a sequence may have led to, each with what is left over of its scores."""
+    """Nodes that a sequence may have led to, each with the rest of its scores."""
 
     def __init__(self, elements: list[tuple[int, Pair]], behind: list[float]) -> None:
         self.elements = elements
@@ -161,9 +160,9 @@ class Determiniser:
         for node, rest in subset.elements:
             if node not in self.entries:
                 self.entries[node] = self.graph.entry(node, self.least - self.graph.ahead[node])
-            found, ending = self.entries[node]
+            following, ending = self.entries[node]
             subset.ending = max(subset.ending, plus(rest, ending), key=sum)
-            for symbol, to, scores in found:
+            for symbol, to, scores in following:
                 there = plus(rest, scores)
                 exits[symbol][to] = max(exits[symbol].get(to, NEVER), there, key=lambda x: (sum(x), x[0]))
         if subset.ahead + sum(subset.ending) < self.least:
@@ -178,14 +177,14 @@ class Determiniser:
             return
         best = reached[value.index(top)][1]
         elements = [
-            (to, minus(scores, best)) for (to, scores), each in zip(reached, value) if each >= top - self.beam - SLACK
+            (to, minus(scores, best)) for (to, scores), x in zip(reached, value) if x >= top - self.beam - SLACK
         ]
         subset.edges.append(Edge(symbol, self._make(subset.ahead + sum(best), elements), best))
 
 
-def determinised(lattice: Lattice, hearing: Any, beam: float, most_states: int, most_arcs: int) -> tuple:
+def determinised(lattice: Lattice, units: Any, beam: float, most_states: int, most_arcs: int) -> tuple:
     """Fields of a `SequenceGraph` (`distill.search.determinise.determinised`)."""
-    graph = Expanded(lattice, hearing)
+    graph = Expanded(lattice, units)
     determiniser = Determiniser(graph, graph.narrowed(beam, most_arcs))
     reached = determiniser.run(most_states)
     subsets = determiniser.subsets
@@ -199,7 +198,7 @@ def determinised(lattice: Lattice, hearing: Any, beam: float, most_states: int, 
 
 
 def _postorder(subsets: list[Subset]) -> list[int]:
-    """Subsets, each after all that follow it."""
+    """Subsets, each after all its successors."""
     out, stack, seen = [], [(0, 0)], {0}
     while stack:
         state, following = stack.pop()
@@ -215,7 +214,7 @@ def _postorder(subsets: list[Subset]) -> list[int]:
 
 
 def _merged(subsets: list[Subset], order: list[int], onward: list[Pair], least: float) -> list[tuple[list[int], list]]:
-    """Equal states made one, what lies below `least` left out: for each its subsets and edges (ending as symbol 0)."""
+    """Merge equal states, drop those below `least`: subsets and edges of each class (ending as symbol 0)."""
     ahead = [-np.inf] * len(subsets)
     ahead[0] = 0.0
     for s in reversed(order):

@@ -11,7 +11,7 @@ from torch import nn
 from distill.config.language_model import LanguageModel
 from distill.lm.model import TransformerLm, build_lm, count_parameters
 from distill.lm.scoring import log_probabilities
-from distill.lm.text import NUMBERS, PADDING, ROWS, Corpus, TextBatch, TextLoader, padded, split_rows, write_corpus
+from distill.lm.text import PADDING, ROWS, TOKENS, Corpus, TextBatch, TextLoader, padded, split_rows, write_corpus
 from distill.lm.units import Units, learn_units
 from distill.losses.term import Losses, Term
 from distill.text import read_lines
@@ -70,7 +70,7 @@ def prepare(settings: LanguageModel, text: Path, folder: Path) -> None:
 
 def remove_token_ids(folder: Path) -> None:
     """Remove the token ids of the text, which only training needs."""
-    for name in (ROWS, NUMBERS):
+    for name in (ROWS, TOKENS):
         (folder / name).unlink(missing_ok=True)
 
 

@@ -16,9 +16,10 @@ from distill.decode.denominator_path import collapse
 from distill.decode.graph_decoder import GraphDecoder, Hypothesis, decode_all
 from distill.decode.nbest import Words, candidates
 from distill.fsa.lattice import Lattice
+from distill.graphs.arpa import ArpaLm
 from distill.graphs.decoding_graph import build_hlg
 from distill.graphs.lexicon import Lang, Lexicon, write_lang
-from distill.graphs.word_ngram import WordNgram, train_word_ngram
+from tests.support.lang import trained_lm
 
 LEXICON = """
 BE B
@@ -37,7 +38,7 @@ class Small:
 
     hlg: Path
     lang: Lang
-    lm: WordNgram
+    lm: ArpaLm
 
     @property
     def words(self) -> list[str]:
@@ -113,8 +114,7 @@ def make_small(folder: Path, lexicon: str, sentences: Sequence[str], order: int)
     (folder / "lexicon.txt").write_text(lexicon, encoding="utf-8")
     write_lang(Lexicon.read(folder / "lexicon.txt"), folder)
     lang = Lang.load(folder)
-    lm = train_word_ngram(sentences, order, lang.lexicon.words, least=1)
-    lm.write(folder / "lm.arpa")
+    lm = trained_lm(folder, sentences, order, lang.lexicon.words, least=1)
     build_hlg(lang, folder / "lm.arpa").write(str(folder / "HLG.fst"))
     return Small(folder / "HLG.fst", lang, lm)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+from distill.graphs.arpa import ArpaLm, read_arpa
 from distill.graphs.lexicon import Lang, Lexicon, write_lang
+from distill.graphs.word_ngram import train_word_ngram
 
 LINES = """
 GO G OW
@@ -28,3 +31,9 @@ def lang(tmp_path: Path) -> Lang:
     folder.mkdir()
     write_lang(Lexicon.read(tmp_path / "lexicon.txt"), folder)
     return Lang.load(folder)
+
+
+def trained_lm(folder: Path, sentences: Iterable[str], order: int, words: Iterable[str] = (), least: int = 2) -> ArpaLm:
+    """The word n-gram of some sentences, read from folder/lm.arpa."""
+    train_word_ngram(sentences, order, words, least).write(folder / "lm.arpa")
+    return read_arpa(folder / "lm.arpa")

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from distill.fsa.graph import Fsa
 from distill.fsa.lattice import DecodingGraph, Lattice, Search
+from distill.graphs.numerator import UnitLm
+from distill.graphs.numerator_weights import with_lm_all
 from distill.lfmmi import NativeEngine
 
 OUTPUTS = 4
@@ -107,3 +110,8 @@ def same_paths(found: list[Path], expected: list[Path]) -> bool:
         a[:2] == b[:2] and abs(a[3].acoustic - b[3].acoustic) < 1e-3 and abs(a[3].graph - b[3].graph) < 1e-3
         for a, b in zip(left, right)
     )
+
+
+def with_lm(graph: Fsa, lm: UnitLm, lm_scale: float = 0.0) -> Fsa:
+    """One graph with the denominator LM's weights."""
+    return with_lm_all([graph], lm, lm_scale)[0]

@@ -17,10 +17,10 @@ from distill.fsa.k2_format import decoding_graph_from_k2_dict
 from distill.fsa.lattice import DecodingGraph, Lattice, Search
 from distill.graphs.icefall_lang import write_icefall_lang, write_numerators
 from distill.graphs.numerator import UnitLm, transcript_graph
-from distill.graphs.numerator_weights import with_lm
 from distill.graphs.topology import monophones
 from distill.lfmmi import build_engine
 from distill.search.determinise import best_path, words_of
+from tests.support.lattices import with_lm
 
 MINIMISED = 1e-4  # OpenFst's minimisation rounds weights to multiples of 2^-10; k2 does not minimise
 

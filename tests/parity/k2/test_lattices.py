@@ -12,7 +12,7 @@ from conftest import Mini, spoken
 
 from distill.fsa.lattice import DecodingGraph, Lattice, Search
 from distill.lfmmi import Engine, build_engine
-from distill.search.determinise import Hearing, determinised
+from distill.search.determinise import UnitTable, determinised
 
 SEARCH = Search(beam=30.0, lattice_beam=5.0, max_active=100_000)  # nothing near the best is lost on the way
 
@@ -27,14 +27,14 @@ def utterances(mini: Mini) -> tuple[torch.Tensor, torch.Tensor]:
     return spoken(mini, mini.sentences[100:104])
 
 
-def said(lattice: Lattice, hearing: Hearing | None) -> tuple[float, dict[tuple[int, ...], float]]:
+def said(lattice: Lattice, hearing: UnitTable | None) -> tuple[float, dict[tuple[int, ...], float]]:
     """Score of the best sequence of words (or units), and of the 300 next to it, relative to the best."""
     graph = determinised(lattice, hearing, SEARCH.lattice_beam)
     near = takewhile(lambda item: item[1] > -SEARCH.lattice_beam, graph.ranked())
     return sum(graph.best), dict(islice(near, 300))
 
 
-def assert_same(ours: Lattice, theirs: Lattice, hearing: Hearing | None) -> None:
+def assert_same(ours: Lattice, theirs: Lattice, hearing: UnitTable | None) -> None:
     (best, found), (their_best, theirs_found) = said(ours, hearing), said(theirs, hearing)
     assert their_best == pytest.approx(best, rel=1e-5)
     for some, others in ((found, theirs_found), (theirs_found, found)):
@@ -55,7 +55,7 @@ def test_same_words_and_units_with_the_same_scores(
     log_probs, lengths = acoustic_scale * utterances[0], utterances[1]
     ours = build_engine("native").lattice(log_probs, lengths, hlg, SEARCH)
     theirs = k2_engine.lattice(log_probs, lengths, hlg, SEARCH)
-    hearing = Hearing.of(mini.lang.topology.hears, mini.lang.topology.num_outputs)
+    hearing = mini.lang.topology.unit_table
     sequences = 0
     for one, other, length in zip(ours, theirs, lengths.tolist()):
         assert one.complete and other.complete

@@ -15,12 +15,12 @@ from distill.fsa.lattice import DecodingGraph, Search
 from distill.graphs.biphones import count_pairs, tied_left_biphones
 from distill.graphs.denominator import Pronouncer
 from distill.graphs.numerator import UnitLm, lattice_graph, sequences_graph, transcript_graph
-from distill.graphs.numerator_weights import with_lm
 from distill.graphs.topology import Topology, monophones
 from distill.lfmmi import Engine, build_engine
 from distill.losses.mmi import LfMmi
-from distill.search.determinise import Hearing, determinised
+from distill.search.determinise import determinised
 from tests.support.k2_readers import hmm_from_k2_dict
+from tests.support.lattices import with_lm
 
 UNITS = 5  # blank and four units
 ENGINES = ("native", "torch", "k2")
@@ -133,7 +133,7 @@ def heard(mini: Mini, hlg: DecodingGraph) -> list[Fsa]:
     """Lattice numerators of noisy utterances: their own scores in place of half the denominator LM's."""
     probs, lengths = spoken(mini, mini.sentences[100:104])
     lattices = build_engine("native").lattice(0.5 * probs, lengths, hlg, Search(lattice_beam=8.0))
-    hearing = Hearing.of(mini.lang.topology.hears, mini.lang.topology.num_outputs)
+    hearing = mini.lang.topology.unit_table
     lm = UnitLm(mini.bigram, len(mini.lang.tokens))
     graphs = [lattice_graph(determinised(each, hearing, 8.0), 4.0, 0.5, 0.1) for each in lattices]
     assert min(graph.num_arcs for graph in graphs) > 10

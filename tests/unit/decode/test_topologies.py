@@ -13,15 +13,15 @@ from distill.decode.denominator_path import DenominatorPath
 from distill.decode.graph_decoder import GraphDecoder
 from distill.fsa.graph import Fsa
 from distill.fsa.lattice import Search
-from distill.graphs.biphones import count_pairs, left_biphones, tied_left_biphones
+from distill.graphs.biphones import count_pairs, tied_left_biphones
 from distill.graphs.bpe import PAUSE, char_lexicon, char_symbols
 from distill.graphs.decoding_graph import build_hlg
 from distill.graphs.lexicon import Lang, Lexicon, write_lang
 from distill.graphs.topology import KINDS, Topology, monophones, save_topology
 from distill.graphs.unit_ngram import train_unit_ngram
-from distill.graphs.word_ngram import train_word_ngram
 from distill.lfmmi import NativeEngine
 from tests.support.decoding import Small, random_log_probs
+from tests.support.lang import trained_lm
 from tests.unit.graphs.test_topology import CONTEXTS, labellings, make, path_weights, random_graph, sequences
 
 FRAMES = 4
@@ -93,12 +93,15 @@ def small(units: str, kind: str, context: str, folder: Path) -> Small:
     spoken = [tuple(u for w in s.split() for u in lang.pronunciation_ids(w, "")[0]) for s in ("A AB A", "AB A")]
     counts = count_pairs(spoken * 2, len(lang.tokens))
     tied = tied_left_biphones(kind, counts, 3, 2)  # B, or the silence, is so rare that it shares outputs
-    contexts = {"mono": monophones(kind, len(counts)), "biphone": left_biphones(kind, len(counts)), "tied": tied}
+    contexts = {
+        "mono": monophones(kind, len(counts)),
+        "biphone": tied_left_biphones(kind, 0 * counts, 0),
+        "tied": tied,
+    }
     save_topology(contexts[context], folder)
     lang = Lang.load(folder)
     sentences = [s for s in [*SENTENCES, "AB A", "A AB"] if all(w in lang.lexicon.pronunciations for w in s.split())]
-    lm = train_word_ngram(sentences, 3, lang.lexicon.words, least=1)
-    lm.write(folder / "lm.arpa")
+    lm = trained_lm(folder, sentences, 3, lang.lexicon.words, least=1)
     build_hlg(lang, folder / "lm.arpa").write(str(folder / "HLG.fst"))
     return Small(folder / "HLG.fst", lang, lm)
 

@@ -14,19 +14,17 @@ import kaldifst
 import kaldilm
 import pytest
 
-from distill.graphs.arpa import WordLm, read_arpa
+from distill.graphs.arpa import ArpaLm, read_arpa
 from distill.graphs.grammar_fst import grammar_fst
-from distill.graphs.word_ngram import train_word_ngram
+from tests.support.lang import trained_lm
 
 SENTENCES = ["GO TO NINE", "GO TO NINE", "GO TO ANNA", "TWO AN NINE", "A GO", "ANNA", "GO TO NINE TOO TOO TOO"]
 SYMBOLS = ["<eps>", *sorted({*" ".join(SENTENCES).split(), "ZEBRA"}), "#0", "<s>", "</s>"]
 WORDS = {symbol: number for number, symbol in enumerate(SYMBOLS)}
 
 
-def trained(order: int, folder: Path) -> tuple[WordLm, Path]:
-    lm, path = train_word_ngram(SENTENCES, order, ["ZEBRA"]), folder / "lm.arpa"
-    lm.write(path)
-    return lm, path
+def trained(order: int, folder: Path) -> tuple[ArpaLm, Path]:
+    return trained_lm(folder, SENTENCES, order, ["ZEBRA"]), folder / "lm.arpa"
 
 
 def some_sentences(seed: int = 0, count: int = 12) -> list[list[str]]:
@@ -279,6 +277,6 @@ def test_sums_of_a_grammars_paths(tmp_path: Path) -> None:
         assert best == pytest.approx(-math.log(10) * sum(scores(lm, sentence)), abs=1e-4)
 
 
-def scores(lm: WordLm, sentence: Sequence[str]) -> list[float]:
+def scores(lm: ArpaLm, sentence: Sequence[str]) -> list[float]:
     padded = ("<s>", *sentence, "</s>")
     return [lm.score(padded[:i], padded[i]) for i in range(1, len(padded))]

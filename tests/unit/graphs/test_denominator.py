@@ -51,7 +51,7 @@ def test_sentences_with_unknown_words_are_counted_listed_and_logged(
 
 @pytest.mark.parametrize("text", [[], [""], ["ZEBRA XYLEM"]])
 def test_nothing_to_pronounce(lang: Lang, text: list[str]) -> None:
-    with pytest.raises(ValueError, match=r"nothing of the text corpus can be pronounced"):
+    with pytest.raises(ValueError, match=r"no sentence of the text corpus can be pronounced"):
         build_denominator(text, lang, Graphs())
 
 

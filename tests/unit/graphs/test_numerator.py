@@ -11,8 +11,8 @@ import torch
 from distill.fsa.graph import Fsa
 from distill.graphs import topology
 from distill.graphs.numerator import UnitLm, sequences_graph, transcript_graph
-from distill.graphs.numerator_weights import with_lm
 from distill.lfmmi import NativeEngine
+from tests.support.lattices import with_lm
 
 UNITS = 4
 

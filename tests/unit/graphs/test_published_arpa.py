@@ -99,7 +99,8 @@ def test_what_is_published_is_taken_and_the_rest_estimated(
 def test_the_decoding_graph_is_made_of_it(stages: SimpleNamespace, corpus: Path, tmp_path: Path) -> None:
     recipe = prepared(stages, corpus)
     lang = Lang.load(recipe.lang)
-    facts = stages.lm.taken(stages.lm.published(recipe, 3), recipe.text / "lm.txt", lang, tmp_path / "words.arpa")
+    stages.lm.install(stages.lm.published(recipe, 3), tmp_path / "words.arpa")
+    facts = stages.lm.measured(tmp_path / "words.arpa", [*stages.lm.known(recipe.text / "lm.txt", lang)])
     build_hlg(lang, tmp_path / "words.arpa").write(str(tmp_path / "HLG.fst"))
     words = set(DecodingGraph.read(tmp_path / "HLG.fst").word.tolist())
     assert facts["entries"] == 8 and words == {0, lang.words["A"], lang.words["B"]}
@@ -110,7 +111,7 @@ def test_a_word_that_the_lexicon_lacks_is_named(stages: SimpleNamespace, corpus:
     (corpus / NAMES[4]).write_text(foreign, encoding="utf-8")  # plain, and beside the corpus' folders
     recipe = prepared(stages, corpus)
     lang, target = Lang.load(recipe.lang), tmp_path / "words.4gram.arpa"
-    stages.lm.taken(stages.lm.published(recipe, 4), recipe.text / "lm.txt", lang, target)
+    stages.lm.install(stages.lm.published(recipe, 4), target)
     with pytest.raises(ValueError, match=r"1 words that the lexicon lacks, such as \['ZEBRA'\]; .* add their pronunc"):
         build_hlg(lang, target)
 
@@ -127,8 +128,8 @@ def test_words_of_an_ngram_are_spelt_as_text_is(tmp_path: Path, caplog: pytest.L
     }  # fmt: skip
     assert found.probability["<s>", first, last] == -0.1 and found.backoff[(first,)] == -0.2
     listed = (tmp_path / "out.arpa.skipped.tsv").read_text(encoding="utf-8").splitlines()
-    assert listed == ["e-mail\ttext is spelt 'E MAIL'", "--\tnone of its letters stay in text"]
-    assert "2 of 4 can occur in no text" in caplog.text and not (tmp_path / "out.arpa.body").exists()
+    assert listed == ["e-mail\ttext is spelt 'E MAIL'", "--\tno letter is left in text"]
+    assert "2 of 4 occur in no text" in caplog.text and not (tmp_path / "out.arpa.body").exists()
 
 
 def test_two_words_of_an_ngram_that_are_one_to_text(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from distill.fsa.graph import Fsa
 from distill.graphs import topology
-from distill.graphs.biphones import count_pairs, left_biphones, tied_left_biphones
+from distill.graphs.biphones import count_pairs, tied_left_biphones
 from distill.graphs.topology import KINDS, Topology, load_topology, monophones, save_topology
 from distill.lfmmi import NativeEngine
 
@@ -29,7 +29,7 @@ def make(kind: str, context: str) -> Topology:
     if context == "mono":
         return monophones(kind, UNITS)
     if context == "biphone":
-        return left_biphones(kind, UNITS)
+        return tied_left_biphones(kind, np.zeros((UNITS, UNITS)), 0)
     if context == "tied_independent":
         return tied_left_biphones(kind, COUNTS, 2, 0, independent=[3])
     return tied_left_biphones(kind, COUNTS, 2, 9 if context == "tied_rare" else 0)
@@ -155,7 +155,7 @@ def test_mass_of_a_stochastic_lm_is_the_number_of_ways_to_spend_frames(context: 
 
 def test_outputs_of_end_to_end_lf_mmi() -> None:
     """41 phones: 2 * 41 * 42 outputs as a full tree (Hadian et al. 2018); forward before self-loop."""
-    how = left_biphones("two_pdf", 42)
+    how = tied_left_biphones("two_pdf", np.zeros((42, 42)), 0)
     assert how.num_outputs == 3444
     assert monophones("two_pdf", 42).num_outputs == 82
     assert monophones("ctc", 42).num_outputs == 42
@@ -209,7 +209,7 @@ def test_files_give_the_same_topology(kind: str, context: str, tmp_path: Path) -
 
 def test_broken_topology_files(tmp_path: Path) -> None:
     assert load_topology(tmp_path, 7).num_outputs == 7  # a lang folder of icefall's has no such file
-    save_topology(left_biphones("two_pdf", UNITS), tmp_path)
+    save_topology(tied_left_biphones("two_pdf", np.zeros((UNITS, UNITS)), 0), tmp_path)
     with pytest.raises(ValueError, match=r"for 4 units, but tokens\.txt has 5"):
         load_topology(tmp_path, 5)
     (tmp_path / "pdfs.txt").write_text("0 1 0 1\n")

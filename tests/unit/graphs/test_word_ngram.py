@@ -15,6 +15,7 @@ import pytest
 from distill.graphs import word_ngram
 from distill.graphs.arpa import read_arpa
 from distill.graphs.word_ngram import train_word_ngram
+from tests.support.lang import trained_lm
 from tests.unit.graphs.test_unit_ngram import witten_bell
 
 SENTENCES = ["GO TO NINE", "GO TO NINE", "GO TO ANNA", "TWO AN NINE", "A GO", "ANNA", "GO TO NINE TOO TOO TOO"]
@@ -66,7 +67,6 @@ def test_file_holds_what_the_naive_version_gives(order: int, least: int, tmp_pat
     assert found.backoff.keys() == backoff.keys()
     for ngram, value in probability.items():
         assert found.probability[ngram] == pytest.approx(math.log10(value), abs=2e-6)
-        assert lm.score(ngram[:-1], ngram[-1]) == pytest.approx(math.log10(value), abs=1e-9)
     for ngram, value in backoff.items():
         assert found.backoff[ngram] == pytest.approx(math.log10(value), abs=2e-6)
     entries = [line.split("\t")[1] for line in (tmp_path / "lm.arpa").read_text().splitlines() if "\t" in line]
@@ -98,30 +98,32 @@ def test_memory_does_not_grow_with_lines(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize(("order", "least"), [(1, 1), (2, 2), (3, 1), (3, 2), (4, 2)])
-def test_word_probabilities_of_every_context_sum_to_one(order: int, least: int) -> None:
-    lm = train_word_ngram(SENTENCES, order, ["ZEBRA"], least=least)
+def test_word_probabilities_of_every_context_sum_to_one(order: int, least: int, tmp_path: Path) -> None:
+    lm = trained_lm(tmp_path, SENTENCES, order, ["ZEBRA"], least)
     vocabulary = sorted({*" ".join(SENTENCES).split(), "ZEBRA", "</s>"})
     contexts = itertools.chain(
         ((w,) for w in ("<s>", *vocabulary)), itertools.product(("<s>", "GO", "TO", "TOO", "ZEBRA"), repeat=3)
     )
     for context in contexts:
-        assert sum(10 ** lm.score(context, word) for word in vocabulary) == pytest.approx(1, abs=1e-9)
+        assert sum(10 ** lm.score(context, word) for word in vocabulary) == pytest.approx(
+            1, abs=5e-6
+        )  # the file has six decimals
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
-def test_word_ngram_equals_the_formula(order: int) -> None:
-    lm = train_word_ngram(SENTENCES, order, least=1)
+def test_word_ngram_equals_the_formula(order: int, tmp_path: Path) -> None:
+    lm = trained_lm(tmp_path, SENTENCES, order, least=1)
     words = {*" ".join(SENTENCES).split(), "</s>"}
     direct = witten_bell([tuple(s.split()) for s in SENTENCES], order, len(words))
     for sentence in ("GO TO NINE", "ANNA TWO GO TO", "TOO TOO NINE AN A GO"):
         padded = ("<", *sentence.split(), ">")
         expected = sum(math.log10(direct(padded[max(0, i - order + 1) : i], padded[i])) for i in range(1, len(padded)))
         got = lm.perplexity([sentence])
-        assert math.log10(got) * -(len(padded) - 1) == pytest.approx(expected)
+        assert math.log10(got) * -(len(padded) - 1) == pytest.approx(expected, abs=1e-5)
 
 
-def test_words_outside_the_model_are_refused() -> None:
+def test_words_outside_the_model_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'ZEBRA'"):
-        train_word_ngram(SENTENCES, 3).perplexity(["GO ZEBRA"])
+        trained_lm(tmp_path, SENTENCES, 3).perplexity(["GO ZEBRA"])
     with pytest.raises(ValueError, match="empty"):
         train_word_ngram([], 3)

@@ -215,7 +215,8 @@ from types import SimpleNamespace
 import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
-from distill.fsa import Hmm, triton as engine, triton_kernels as kernels, triton_tables
+from distill.fsa.graph import Hmm
+from distill.lfmmi import triton as engine, triton_kernels as kernels, triton_tables
 
 class Elsewhere:
     get_current_target = staticmethod(lambda: GPUTarget("cuda", 90, 32))

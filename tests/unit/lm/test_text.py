@@ -47,7 +47,7 @@ def test_units_are_the_same_bytes_again(kind: str, tmp_path: Path) -> None:
 
 
 def sentences_of(corpus: Corpus) -> list[list[int]]:
-    numbers = corpus.numbers.tolist()
+    numbers = corpus.ids.tolist()
     ends = [place for place, number in enumerate(numbers) if number == END]
     return [numbers[a : b + 1] for a, b in itertools.pairwise(ends)]
 
@@ -76,7 +76,7 @@ def test_an_epoch_has_every_row_once_within_the_size(tmp_path: Path) -> None:
     names = [name for batch in batches for name in batch.ids]
     assert sorted(names) == sorted(f"text row {row}" for row in range(len(corpus)))
     assert max(batch.inputs.numel() for batch in batches) <= 40 and loader.count(0) == len(batches)
-    assert sum(int((batch.targets != PADDING).sum()) for batch in batches) == len(corpus.numbers) - 1
+    assert sum(int((batch.targets != PADDING).sum()) for batch in batches) == len(corpus.ids) - 1
     again = list(TextLoader(corpus, 40, seed=5).epoch(0, skip=3))
     assert [batch.ids for batch in again] == [batch.ids for batch in batches[3:]]
     assert [batch.ids for batch in loader.epoch(1)] != [batch.ids for batch in batches]

@@ -76,7 +76,7 @@ def test_the_slower_form_finds_the_same(seed: int) -> None:
 
 
 def test_without_a_compiler_there_is_one_warning(monkeypatch, caplog) -> None:
-    kept = (build.load_kernel, build._warn_once, search._kernel, sequences._kernel)
+    kept = (build.load_kernel, build._warn_of_no_compiler, search._kernel, sequences._kernel)
     monkeypatch.setenv("CXX", "")
     for each in kept:
         each.cache_clear()
@@ -105,7 +105,8 @@ def peaked(seed: int, frames: int, outputs: int) -> np.ndarray:
 def test_best_path_is_kaldi_decoders() -> None:
     graph = random_graph(7, states=300, arcs=1500)
     options = kaldi_decoder.FasterDecoderOptions(beam=30.0, max_active=10**6)
-    decoder = kaldi_decoder.FasterDecoder(search._openfst(graph), options)
+    fst = graph.to_openfst()  # the decoder does not own it
+    decoder = kaldi_decoder.FasterDecoder(fst, options)
     for seed in range(10):
         log_probs = peaked(seed, 60, OUTPUTS)
         decoder.decode(kaldi_decoder.DecodableCtc(log_probs))

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from dataclasses import fields
 
 import numpy as np
 import pytest
 
 from distill.fsa.lattice import Lattice, Search
 from distill.graphs.topology import Topology, monophones
-from distill.search import determinise_reference as slow_sequences
-from distill.search.determinise import ARRAYS, Hearing, SequenceGraph, best_path, determinised, words_of
+from distill.search import determinise_reference as reference
+from distill.search.determinise import SequenceGraph, best_path, determinised, words_of
 from tests.support.lattices import OUTPUTS, WIDE, Path, lattice_of, lattice_paths, random_graph, random_log_probs
 
 SEEDS = [seed for seed in range(24) if list(lattice_paths(lattice_of(random_graph(seed), random_log_probs(seed, 5))))]
 KINDS = {"ctc": monophones("ctc", OUTPUTS), "two_pdf": monophones("two_pdf", OUTPUTS // 2 + 1)}
 RESOLUTION = 6e-3  # scores within 1 / 1024 count as equal, once in each of at most six symbols
-
-
-def hearing(topology: Topology) -> Hearing:
-    return Hearing.of(topology.hears, len(topology.output_columns))
 
 
 def made(seed: int, search: Search = WIDE) -> Lattice:
@@ -55,7 +52,7 @@ def test_each_sequence_once_with_its_best_score(seed: int, kind: str) -> None:
     lattice, topology = made(seed), KINDS.get(kind)
     scores = expected(list(lattice_paths(lattice)), topology)
     top = max(scores.values())
-    graph = determinised(lattice, None if topology is None else hearing(topology), beam=1e3)
+    graph = determinised(lattice, None if topology is None else topology.unit_table, beam=1e3)
     assert sum(graph.best) == pytest.approx(top, abs=1e-3)
     found = sequences(graph)
     assert len(found) == len(scores)
@@ -82,7 +79,7 @@ def test_beam_and_order(seed: int) -> None:
     lattice, topology = made(seed), KINDS["ctc"]
     scores = expected(list(lattice_paths(lattice)), topology)
     top = max(scores.values())
-    graph = determinised(lattice, hearing(topology), beam=3.0)
+    graph = determinised(lattice, topology.unit_table, beam=3.0)
     ranked = list(graph.ranked())
     assert {said for said, score in ranked if score >= -2.99} == {s for s, x in scores.items() if x >= top - 2.99}
     assert [score for _, score in ranked] == sorted((score for _, score in ranked), reverse=True)
@@ -93,18 +90,18 @@ def test_beam_and_order(seed: int) -> None:
 def test_the_slower_form_makes_the_same(kind: str, beam: float, most_arcs: int) -> None:
     for seed in SEEDS[:15]:
         lattice = made(seed)
-        table = hearing(KINDS[kind]) if kind in KINDS else None
+        table = KINDS[kind].unit_table if kind in KINDS else None
         fast = determinised(lattice, table, beam, most_arcs=most_arcs)
-        slow = SequenceGraph(*slow_sequences.determinised(lattice, table, beam, 10_000, most_arcs))
-        for name in ARRAYS:
+        slow = SequenceGraph(*reference.determinised(lattice, table, beam, 10_000, most_arcs))
+        for name in [field.name for field in fields(SequenceGraph)][:9]:
             np.testing.assert_allclose(getattr(fast, name), getattr(slow, name), atol=1e-4)
         assert fast.best == pytest.approx(slow.best, abs=1e-5) and fast.beam == pytest.approx(slow.beam, abs=1e-5)
 
 
 @pytest.mark.parametrize("limit", ["most_states", "most_arcs"])
 def test_a_limit_narrows_the_beam(limit: str) -> None:
-    seed = max(SEEDS, key=lambda each: determinised(made(each), hearing(KINDS["ctc"]), 1e3).num_states)
-    lattice, table = made(seed), hearing(KINDS["ctc"])
+    seed = max(SEEDS, key=lambda each: determinised(made(each), KINDS["ctc"].unit_table, 1e3).num_states)
+    lattice, table = made(seed), KINDS["ctc"].unit_table
     whole = determinised(lattice, table, 1e3)
     sizes = {"most_states": whole.num_states // 2, "most_arcs": lattice.num_arcs // 2}
     narrow = determinised(lattice, table, 1e3, **{limit: sizes[limit]})
@@ -116,12 +113,12 @@ def test_a_limit_narrows_the_beam(limit: str) -> None:
 def test_frames_of_units() -> None:
     lattice = made(SEEDS[0])
     topology = KINDS["ctc"]
-    graph = determinised(lattice, hearing(topology), beam=1e3)
+    graph = determinised(lattice, topology.unit_table, beam=1e3)
     begins: dict[tuple[int, ...], set[int]] = defaultdict(set)  # of each prefix: frames in which its last unit begins
     for path in lattice_paths(lattice):
         said: tuple[int, ...] = ()
         for frame, label in enumerate(path.labels):
-            unit = topology.hears(path.labels[frame - 1] if frame else -1, label)
+            unit = topology.unit_begun(path.labels[frame - 1] if frame else -1, label)
             if unit:
                 said = (*said, unit)
                 begins[said].add(frame)
@@ -147,13 +144,13 @@ def test_best_path_and_its_posterior(seed: int, scale: float) -> None:
     weight = np.exp([scale * (path.score - best.score) for path in paths])
     same = np.array([np.equal(path.labels, best.labels) for path in paths])
     np.testing.assert_allclose(posterior, weight @ same / weight.sum(), rtol=1e-4)
-    slow_arcs, slow_posterior = slow_sequences.best_path(lattice, scale)
+    slow_arcs, slow_posterior = reference.best_path(lattice, scale)
     assert slow_arcs.tolist() == arcs.tolist()
     np.testing.assert_allclose(slow_posterior, posterior, rtol=1e-5)
 
 
 def test_without_a_compiler_the_slower_form_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    lattice, table = made(SEEDS[1]), hearing(KINDS["ctc"])
+    lattice, table = made(SEEDS[1]), KINDS["ctc"].unit_table
     graph, (arcs, posterior) = determinised(lattice, table, 5.0), best_path(lattice)
     monkeypatch.setattr("distill.search.determinise._kernel", lambda: None)
     again, (slow_arcs, slow_posterior) = determinised(lattice, table, 5.0), best_path(lattice)

@@ -47,7 +47,7 @@ def test_any_chunking_gives_the_lattice_of_the_whole(seed, cuts, lattice_beam, b
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 30), st.lists(st.integers(1, FRAMES), min_size=1, max_size=12))
-def test_what_is_settled_stays(seed, cuts) -> None:
+def test_stable_arcs_stay(seed, cuts) -> None:
     ongoing, partials = fed(peaked(seed, FRAMES, OUTPUTS), cuts, Search(15.0, 6.0, 100))
     lattice = ongoing.lattice(True)
     path, _ = best_path(lattice)
@@ -57,12 +57,12 @@ def test_what_is_settled_stays(seed, cuts) -> None:
     assert best == pytest.approx(partials[-1].score - partials[-1].ending, abs=1e-3)
     for place, partial in enumerate(partials):
         for later in rows[place + 1 :]:
-            assert later[: partial.settled] == rows[place][: partial.settled]
+            assert later[: partial.stable] == rows[place][: partial.stable]
 
 
-def test_much_is_settled_of_what_is_clear() -> None:
+def test_clear_paths_are_mostly_stable() -> None:
     _, partials = fed(peaked(3, 400, OUTPUTS), range(20, 400, 20), Search(8.0, 1.0, 50))
-    shares = [partial.settled / len(partial.label) for partial in partials[3:]]
+    shares = [partial.stable / len(partial.label) for partial in partials[3:]]
     assert np.mean(shares) > 0.7
 
 
@@ -98,7 +98,7 @@ def test_the_lattice_can_be_had_on_the_way() -> None:
 def test_without_a_compiler_it_is_slower_but_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     log_probs, limits = peaked(1, 20, OUTPUTS), Search(30.0, 4.0, 0)
     _, (*_, fast) = fed(log_probs, [7, 12], limits)
-    kept = (build.load_kernel, build._warn_once, search._kernel)
+    kept = (build.load_kernel, build._warn_of_no_compiler, search._kernel)
     monkeypatch.setenv("CXX", "")
     for each in kept:
         each.cache_clear()
@@ -108,7 +108,7 @@ def test_without_a_compiler_it_is_slower_but_the_same(monkeypatch: pytest.Monkey
         each.cache_clear()
     assert slow.word.tolist() == fast.word.tolist() and slow.label.tolist() == fast.label.tolist()
     assert slow.score == pytest.approx(fast.score, abs=1e-3) and slow.ending == pytest.approx(fast.ending, abs=1e-3)
-    assert slow.settled == 0
+    assert slow.stable == 0
 
 
 def test_a_beam_that_leaves_no_path_is_told() -> None:

@@ -18,6 +18,7 @@ from distill.lm.text import TextBatch, padded
 from distill.train.distributed import Ranks
 from distill.train.language_model import build_lm_trainer, prepare, remove_token_ids
 from distill.train.loop import Trainer
+from tests.support.lang import trained_lm
 
 # a word is known from the one before the last: what a 2-gram cannot learn
 SENTENCES = ["A X B", "C X D", "A Y B", "C Y D"] * 20
@@ -42,7 +43,7 @@ def test_it_learns_a_dependency_beyond_a_bigram(tmp_path: Path) -> None:
     result = trainer(tmp_path / "lm", 150).run()
     scorer, settings, epoch = load_lm(tmp_path / "lm")
     scores = perplexity(scorer, SENTENCES[:4])
-    bigram = train_word_ngram(SENTENCES, 2).perplexity(SENTENCES[:4])
+    bigram = trained_lm(tmp_path, SENTENCES, 2).perplexity(SENTENCES[:4])
     ideal = 4 ** (1 / 4)  # four sentences, equally likely, of three words and an end
     assert ideal <= scores["perplexity"] < 1.1 * ideal < bigram
     assert (scores["words"], scores["unknown"]) == (12, 0)
