@@ -193,6 +193,8 @@ def zipformer_obstacle(model: Recogniser) -> str:
         )
     if sinks:
         return f"sherpa-onnx's states have no place for attention sinks (streaming.sink_frames: {sinks})"
+    if isinstance(model.settings.encoder.heads, tuple):
+        return "sherpa-onnx's states have one width for all blocks (encoder.heads differs between blocks)"
     return ""
 
 

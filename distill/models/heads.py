@@ -5,12 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 
-class LinearHead(nn.Module):
-    """A linear prediction layer."""
+class Head(nn.Module):
+    """A prediction layer `output` behind a map of the last hidden state."""
 
-    def __init__(self, dim: int, outputs: int) -> None:
-        super().__init__()
-        self.output = prediction_layer(dim, outputs)
+    output: nn.Linear
 
     def mapped(self, hidden: Tensor) -> Tensor:
         """Input of prediction layers: hidden (B, T, C) as it is."""
@@ -21,7 +19,15 @@ class LinearHead(nn.Module):
         return self.output(self.mapped(hidden))
 
 
-class SharedHead(nn.Module):
+class LinearHead(Head):
+    """A linear prediction layer alone."""
+
+    def __init__(self, dim: int, outputs: int) -> None:
+        super().__init__()
+        self.output = prediction_layer(dim, outputs)
+
+
+class SharedHead(Head):
     """The teacher's prediction layer behind the last W_i of hidden-layer distillation.
 
     papers/001 Eq. 2: W_i (d -> d_T) maps student to teacher. With it kept at inference, the teacher's prediction
@@ -36,13 +42,6 @@ class SharedHead(nn.Module):
     def mapped(self, hidden: Tensor) -> Tensor:
         """Input of prediction layers: hidden (B, T, C) -> (B, T, d_T)."""
         return self.shared_projection(hidden)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """hidden (B, T, C) -> logits (B, T, V)."""
-        return self.output(self.mapped(hidden))
-
-
-Head = LinearHead | SharedHead
 
 
 def build_head(dim: int, outputs: int, shared_dim: int | None) -> Head:

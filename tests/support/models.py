@@ -27,14 +27,15 @@ def build(
     shared: int | None = 40,
     sinks: int = 0,
     buckets: int = 0,
+    widths: tuple = (32, 2, None),
     seed: int = 0,
 ) -> Recogniser:
     """A model of a few thousand weights."""
     torch.manual_seed(seed)
-    causal = front.norm == "frame"
+    causal, (ffn_dim, heads, head_dim) = front.norm == "frame", widths
     encoder = Encoder(
-        dim=16, ffn_dim=32, layers=2, heads=2, norm_first=norm_first, position_kernel=6, position_groups=2,
-        position_causal=causal, dropout=0.0, relative_buckets=buckets, relative_distance=30,
+        dim=16, ffn_dim=ffn_dim, layers=2, heads=heads, head_dim=head_dim, norm_first=norm_first, position_kernel=6,
+        position_groups=2, position_causal=causal, dropout=0.0, relative_buckets=buckets, relative_distance=30,
     )  # fmt: skip
     chunks = Streaming(chunk_frames=CHUNK, history_frames=HISTORY, sink_frames=sinks) if streams else Streaming()
     settings = Model(front_end=front, encoder=encoder, streaming=chunks, shared_head_dim=shared)
@@ -63,6 +64,7 @@ MODELS = {
     "teacher": (TEACHER, False, False, None),
     "sinks": (WAVE, True, True, None, 3),
     "many sinks": (FBANK, True, True, None, CHUNK + 3),
+    "widths": (WAVE, True, True, None, 0, 0, ((32, 12), (3, 1), 8)),
     "relative": (WAVE, True, False, None, 0, 8),
     "relative teacher": (TEACHER, False, False, None, 0, 8),
 }
