@@ -7,7 +7,7 @@ import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -18,15 +18,21 @@ if TYPE_CHECKING:
 
 
 class Settings(BaseModel):
-    """Frozen node of the tree; an unknown key is an error that names the nearest known one."""
+    """Frozen node of the tree; an unknown key is an error that names the nearest known one.
 
+    RENAMED: earlier names of keys, which checkpoints and users' YAML files still contain.
+    """
+
+    RENAMED: ClassVar[Mapping[str, str]] = {}
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown_keys(cls, values: Any) -> Any:
-        problems = []
-        for key in [key for key in values if key not in cls.model_fields] if isinstance(values, Mapping) else ():
+        if not isinstance(values, Mapping):
+            return values
+        values, problems = {cls.RENAMED.get(key, key): value for key, value in values.items()}, []
+        for key in [key for key in values if key not in cls.model_fields]:
             near = difflib.get_close_matches(str(key), list(cls.model_fields), n=1, cutoff=0.5)
             hint = f"; did you mean '{near[0]}'?" if near else f"; known keys: {', '.join(cls.model_fields)}"
             problems.append(f"unknown key {key!r:.80}{hint}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -74,6 +75,8 @@ class Augment(Settings):
 
 class Teacher(Settings):
     """The experiment whose hidden states and outputs are targets."""
+
+    RENAMED: ClassVar[Mapping[str, str]] = {"hears": "input"}
 
     experiment: Name
     input: Literal["augmented", "clean"] = "augmented"  # the student's waveform, or the one before augmentation

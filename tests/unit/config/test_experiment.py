@@ -9,7 +9,7 @@ import pytest
 from distill.config.experiment import Experiment
 from distill.config.graphs import Graphs
 from distill.config.model import FrontEnd
-from distill.config.training import Optim
+from distill.config.training import Optim, Teacher
 from distill.train.schedule import learning_rate
 
 MINIMAL = "stage: 6\nobjective: {alpha: 1, beta: 1}\noptim: {updates: 10}\n"
@@ -114,3 +114,8 @@ def test_the_stage_of_what_it_starts_from_is_that_of_a_training(tmp_path: Path) 
         for suffix in ("", "_bpe"):
             loaded = Experiment.load(tmp_path / f"{name}.yaml", (), suffix)
             assert loaded.stage_of_init(tmp_path, suffix) == stage, (name, suffix)
+
+
+def test_earlier_names_of_keys_are_read() -> None:
+    teacher = {"experiment": "t", "hears": "clean"}
+    assert Teacher.model_validate(teacher) == Teacher(experiment="t", input="clean")
