@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -62,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--resample", action="store_true", help="accept other sample rates than 16 kHz")
     options.add_argument("--channel", type=int, help="which channel of audio that has several, from 0")
     options.add_argument("--partial", action="store_true", help="show the text as it grows (stderr)")
+    options.add_argument("--real-time", action="store_true", help="feed files as fast as they were spoken")
     options.add_argument("--segments", action="store_true", help="a line for each utterance of a file, not one for all")
     options.add_argument(
         "--format", choices=("text", "ctm", "json"), default="text",
@@ -82,7 +84,17 @@ def streams(args: argparse.Namespace) -> Iterator[tuple[str, Iterable[np.ndarray
             yield name, read_pipe(sys.stdin.buffer, size, args.resample, args.channel)
         else:
             wave = audio.read_audio(Path(name), args.resample, args.channel)
-            yield name, (wave[start : start + size] for start in range(0, len(wave), size))
+            blocks = (wave[start : start + size] for start in range(0, len(wave), size))
+            yield name, paced(blocks) if args.real_time else blocks
+
+
+def paced(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Each block when its last sample would have been recorded."""
+    due = time.monotonic()
+    for block in blocks:
+        due += len(block) / audio.SAMPLE_RATE
+        time.sleep(max(0.0, due - time.monotonic()))
+        yield block
 
 
 def transcribe(transcriber: Transcriber, blocks: Iterable[np.ndarray], partial: bool) -> Iterator[tuple[Word, ...]]:
@@ -96,8 +108,8 @@ def transcribe(transcriber: Transcriber, blocks: Iterable[np.ndarray], partial: 
                 shown = words
     except KeyboardInterrupt:
         pass
-    if shown:
-        print(file=sys.stderr)
+    if shown:  # on a terminal the final text takes the partial one's line
+        print("\r\x1b[K", end="" if sys.stdout.isatty() else "\n", file=sys.stderr, flush=True)
     yield from transcriber.finish()
 
 

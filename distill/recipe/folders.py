@@ -15,7 +15,7 @@ STARTED, DONE = ".started", ".done"
 MARKS = frozenset({STARTED, DONE, f"{STARTED}.tmp", f"{DONE}.tmp"})
 REPOSITORY = Path(__file__).resolve().parents[2]
 OF_THE_REPOSITORY = ("distill", "local", "tools", "tests", "benchmarks", "egs")
-OF_A_RECIPE = ("conf", "mini", "results")
+OF_A_RECIPE = ("conf", "mini", "model", "results")
 
 
 def read_mark(path: Path) -> dict[str, Any]:
