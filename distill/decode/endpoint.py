@@ -1,4 +1,4 @@
-"""When an utterance of a stream is over: Kaldi's rules (online2/online-endpoint.h), as sherpa-onnx has them too."""
+"""Endpoint rules for utterances of a stream, as in Kaldi (online2/online-endpoint.h) and sherpa-onnx."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Rule:
-    """An utterance is over where all of this holds.
+    """An endpoint where all conditions are met.
 
-    silence: seconds at its end in which nothing is said; length: seconds of it in all; ending: how much worse
-    than the best path the best one may be that the graph lets end here, in natural logs; words: whether
-    something must have been said.
+    silence: seconds without units at the end; length: seconds of the utterance; ending: score difference between the
+    best path and the best one in a final state, in natural logs; words: whether a word is required.
     """
 
     silence: float
@@ -28,16 +27,16 @@ KALDI = (
     Rule(5.0, words=False), Rule(0.5, ending=2.0), Rule(1.0, ending=8.0), Rule(2.0), Rule(0.0, 20.0, words=False),
 )  # fmt: skip
 SHERPA = (Rule(2.4, words=False), Rule(1.2), Rule(0.0, 20.0, words=False))
-# sherpa-onnx's, but a long utterance is cut in a pause if one comes
+# sherpa-onnx's, but a long utterance ends at the first pause after 20 s
 PATIENT = (Rule(2.4, words=False), Rule(1.2), Rule(0.1, 20.0, words=False), Rule(0.0, 40.0, words=False))
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """The rules of which one must hold; none: an utterance never ends by itself."""
+    """An utterance ends where one of the rules applies; without rules it never ends."""
 
     rules: tuple[Rule, ...] = PATIENT
 
     def reached(self, length: float, silence: float, ending: float, words: bool) -> bool:
-        """Whether an utterance of so many seconds ends, of which the last `silence` say nothing (`Rule`)."""
+        """True if an utterance of `length` seconds, the last `silence` without units, ends here (`Rule`)."""
         return any(rule.holds(length, silence, ending, words) for rule in self.rules)

@@ -1,4 +1,4 @@
-"""Before the first stage: every name, setting and option of a call of run.sh. All that is wrong is reported at once."""
+"""Checks before the first stage: all names, settings and options of a call of run.sh, with all errors at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GPUS = ("nvidia*", "nvhost*", "nvgpu*", "dxg", "kfd")  # below /dev
 
 
 def check(args: argparse.Namespace) -> list[str]:
-    """What is wrong with the parsed options of a call, a line each; with a wrong option the rest is checked too."""
+    """The errors of the parsed options of a call, a line each; after a wrong option the rest is still checked."""
     stages = range(args.stage, args.stop_stage + 1)
     try:
         return problems(recipe_from(args), stages)
@@ -35,7 +35,7 @@ def check(args: argparse.Namespace) -> list[str]:
 
 
 def problems(recipe: Recipe, stages: range) -> list[str]:
-    """What is wrong with a call, a line each; what several files have in common stands there once."""
+    """The errors of a call, a line each; an error shared by several files is listed once."""
     experiments: dict[str, Experiment] = {}
     wrong: dict[str, list[str]] = {}
 
@@ -78,7 +78,7 @@ class Call:
         return {each.name: each for each in self.experiments.values()}
 
     def problems(self) -> Iterator[str]:
-        """What is wrong between experiments, options, and what is there."""
+        """Conflicts between experiments, options and existing folders."""
         recipe, owner = self.recipe, dict[str, str]()
         if recipe.device != "cpu" and not any(path for kind in GPUS for path in Path("/dev").glob(kind)):
             yield f"--device {recipe.device}: this machine shows no GPU; use --device cpu"
@@ -109,7 +109,7 @@ class Call:
                 yield f"{path}: {key}: no cut set {name!r}; there are: {', '.join(dict.fromkeys(near))}"
 
     def unfit(self, experiment: Experiment) -> Iterator[str]:
-        """What an experiment asks for that its topology, teacher, start or files do not have."""
+        """Settings of an experiment that do not fit its topology, teacher, initial weights or files."""
         if self.recipe.topology == "two_pdf" and "ctc" in experiment.objective.terms:
             yield "model.ctc_output: true needs a blank; use --topology ctc or ctc_compact"
         if self.recipe.topology == "two_pdf" and experiment.decoding.blank_skip:
@@ -151,7 +151,7 @@ class Call:
             yield f"teacher.experiment: stage 7 makes {labels}, which is not there; run it with {name} in --experiment"
 
     def untrained(self, key: str, experiment: Experiment, name: str) -> Iterator[str]:
-        """A line where a training needs another that is not there and is not made before it."""
+        """A line where a training depends on one that is neither complete nor run before it in this call."""
         needed, folder = self.known(name), self.recipe.exp(name)
         if self.done(folder):
             return

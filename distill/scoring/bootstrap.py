@@ -1,4 +1,4 @@
-"""Drawing utterances or speakers again and again: how far an error rate would move on another test set."""
+"""Bootstrap over utterances or speakers: the spread of an error rate over test sets."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-FEWEST = 10  # speakers, below which drawing them gives intervals far too narrow to be shown
-BLOCK = 2_000_000  # indices drawn at once; bounds the memory, changes no figure
+FEWEST = 10  # speakers; with fewer the intervals are far too narrow
+BLOCK = 2_000_000  # indices drawn at once; bounds the memory, the draws stay the same
 
 
 def resampled(counts: np.ndarray, samples: int, seed: int) -> np.ndarray:

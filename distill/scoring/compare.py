@@ -1,4 +1,4 @@
-"""Two systems on one test set: the difference of their error rates, and whether it is more than chance."""
+"""Two systems on one test set: the difference of their error rates and its significance."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def paired_bootstrap(
     samples: int = 2000,
     seed: int = 0,
 ) -> Difference:
-    """Draw the same utterances (with `speakers`: the same speakers) for both systems, again and again.
+    """Resample the same utterances (with `speakers`: the same speakers) for both systems.
 
     speakers: utterance -> speaker. Raises ValueError if the utterances differ, lack a speaker, have one speaker only,
     or no words.
@@ -69,7 +69,7 @@ def paired_bootstrap(
     if speakers is not None:
         table = grouped(table, _speakers_of([a for a, _ in pairs], speakers))
         if len(table) == 1:
-            raise ValueError("there is one speaker only, so drawing speakers says nothing; draw by utterance instead")
+            raise ValueError("there is one speaker only, so speakers cannot be resampled; draw by utterance instead")
     whole, drawn = _rates(table.sum(0)[None])[0], _rates(resampled(table, samples, seed))
     differences = drawn[:, 0] - drawn[:, 1]
     low, high = interval(differences)
@@ -158,7 +158,7 @@ def _rounded_p(p: float) -> float:
 
 
 def compare_folders(ours: Path, theirs: Path, samples: int = 2000, seed: int = 0) -> dict[str, Any]:
-    """Everything known of the difference between two decode folders, by utterance and by speaker.
+    """All tests of the difference between two decode folders, by utterance and by speaker.
 
     The latter is None where speakers are not known or fewer than FEWEST. Raises FileNotFoundError or ValueError for
     folders without results or on different utterances.
@@ -178,7 +178,7 @@ def read_speakers(folder: Path) -> dict[str, str]:
     """Utterance -> speaker; raises FileNotFoundError, ValueError for a line of other than two fields."""
     path = folder / SPEAKERS
     if not path.is_file():
-        raise FileNotFoundError(f"no {SPEAKERS} in {folder}, so who spoke is not known; stage 10 writes it")
+        raise FileNotFoundError(f"no {SPEAKERS} in {folder}, so speakers are not known; stage 10 writes it")
     speakers = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         fields = line.split("\t") if "\t" in line else line.split(maxsplit=1)
