@@ -16,7 +16,7 @@ TRY = ROOT / "tools/try.sh"
 def test_the_order_is_recognised_word_by_word() -> None:
     done = subprocess.run([TRY], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == ORDER
-    partial = [line.strip() for line in done.stderr.split("\r\x1b[K")]
+    partial = [line.strip() for line in done.stderr.split("\x1b[K")]
     assert ORDER in partial and len([text for text in partial if ORDER.startswith(text)]) > 5
 
 

@@ -20,7 +20,14 @@ MINI = Path(__file__).parents[3] / "egs/librispeech/conf/mini"
 FULL: dict[str, Settings] = {
     "experiment": Experiment.load(
         MINI / "ss_dynamic.yaml",
-        ["init_blocks=[1, 2, 3]", "init_units=bpe", "pretrained='hf:x'", "init_slice=[a]", "data.lattice.tolerance=3"],
+        [
+            "init_blocks=[1, 2, 3]",
+            "init_units=bpe",
+            "pretrained='hf:x'",
+            "init_slice=[a]",
+            "data.lattice.tolerance=3",
+            "model.encoder.head_dim=28",
+        ],
     ),
     "objective": Objective.model_validate({name: {} for name in ("mmi", "ctc", "outputs", "ctc_outputs", "hidden")}),
     "graphs": Graphs(),
@@ -86,7 +93,7 @@ def test_every_number_has_both_bounds(kind: type[Settings]) -> None:
         )
 
 
-MAY_BE_NULL = ("model.shared_head_dim", "objective.alpha", "objective.beta")
+MAY_BE_NULL = ("model.shared_head_dim", "model.encoder.head_dim", "objective.alpha", "objective.beta")
 
 
 @pytest.mark.parametrize(("tree", "key", "value"), settings_of(int) + settings_of(float))
