@@ -16,7 +16,7 @@ from distill.recipe import launch
 SCRIPT = """
 import os, signal, sys, time
 from pathlib import Path
-from distill import launch
+from distill.recipe import launch
 from distill.recipe.options import recipe_from, recipe_parser
 from distill.recipe.script import log_to_console, run_script
 from distill.recipe.stage import Stage, relaunched, run_stage
