@@ -19,6 +19,7 @@ from distill.config.training import Augment, Data, Optim, Saving, Teacher
 
 MARKS = tuple(mark(variant) for variant in VARIANTS[1:])
 OF_LM = re.compile(r"lm(?:[._-].*)?", re.IGNORECASE)
+NOT_OF_TRAINING = ("decoding", "description", "pretrained")  # settings that do not change the weights
 FURTHER = ("results.md", "differences.json", "pareto.svg")  # other files in an exp-dir
 
 
@@ -58,6 +59,17 @@ class Experiment(Settings):
     saving: Saving = Saving()
     decoding: Decoding = Decoding()
 
+    def identity(self) -> dict[str, Any]:
+        """Settings that decide the weights, under the names of the first version, so that its trainings stay valid."""
+        values = {key: value for key, value in self.resolved().items() if key not in NOT_OF_TRAINING}
+        if values["model"]["encoder"]["block"] == "transformer":
+            del values["model"]["encoder"]["block"]
+        if values["teacher"]:
+            values["teacher"]["hears"] = values["teacher"].pop("input")
+        if self.objective.uses_shorthand:
+            values["objective"] |= dict(zip(("alpha", "beta"), self.objective.shares))
+        return values
+
     @model_validator(mode="after")
     def _check(self) -> Experiment:
         terms, objective = self.objective.terms, self.objective
@@ -71,10 +83,12 @@ class Experiment(Settings):
             raise ValueError(
                 f"decoding.chunks {list(self.decoding.chunks)} are for a model with streaming.chunk_frames"
             )
-        if bool(terms.keys() & {"ctc", "ctc_outputs"}) != self.model.ctc_output:
+        trained = bool(objective.ctc_scale or objective.ctc or objective.ctc_outputs)
+        if trained != self.model.ctc_output:
             raise ValueError(
-                f"objective.ctc_scale {objective.ctc_scale} and model.ctc_output {str(self.model.ctc_output).lower()}"
-                " do not go together: a second output needs a scale above 0 to learn, and a scale needs the output"
+                f"model.ctc_output is {str(self.model.ctc_output).lower()}, and objective.ctc_scale (or the terms ctc,"
+                f" ctc_outputs) {'asks' if trained else 'does not ask'} for it: a second output needs a weight above 0"
+                " to learn, and a weight needs the output"
             )
         if self.decoding.avg > self.saving.keep:
             raise ValueError(f"decoding.avg {self.decoding.avg} must be at most saving.keep {self.saving.keep}")

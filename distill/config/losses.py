@@ -88,18 +88,25 @@ class Objective(Settings):
     @property
     def terms(self) -> dict[str, LossTerm]:
         """Settings of the terms with a weight above 0, the shorthand resolved, by name."""
-        every = self._named() | (self._shorthand() if self._uses_shorthand() else {})
+        every = self._named() | (self._shorthand() if self.uses_shorthand else {})
         return {name: term for name, term in every.items() if term.weight > 0}
 
     def _named(self) -> dict[str, LossTerm]:
         values = {name: getattr(self, name) for name in type(self).model_fields}
         return {name: value for name, value in values.items() if isinstance(value, LossTerm)}
 
-    def _uses_shorthand(self) -> bool:
+    @property
+    def uses_shorthand(self) -> bool:
         return not (self.alpha is None and self.beta is None and self._named())
 
-    def _shorthand(self) -> dict[str, LossTerm]:
+    @property
+    def shares(self) -> tuple[float, float]:
+        """alpha and beta of the shorthand."""
         alpha, beta = (0.8 if value is None else value for value in (self.alpha, self.beta))
+        return alpha, beta
+
+    def _shorthand(self) -> dict[str, LossTerm]:
+        alpha, beta = self.shares
         mmi, outputs = alpha * beta * self.mmi_scale, alpha * (1 - beta)
         options = {name: getattr(self, name) for name in ("den_scale", "leaky", "out_of_range", "precision")}
         terms = {
@@ -113,7 +120,7 @@ class Objective(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Objective:
-        if self._uses_shorthand():
+        if self.uses_shorthand:
             twice = sorted(set(self._named()) & set(self._shorthand()))
             if twice:
                 raise ValueError(

@@ -49,6 +49,13 @@ class Objective(nn.ModuleDict):
         terms = [term for term in self.values() if isinstance(term, LossTerm)]
         return tuple(sorted({block for term in terms for block in term.teacher_blocks}))
 
+    @property
+    def may_skip_parts(self) -> bool:
+        """Whether an update may leave out parameters: of a term that is off, or of a head that no term reads."""
+        names = self.settings.keys()
+        head_unread = not names & {"mmi", "outputs"} or ("ctc_outputs" in names and "ctc" not in names)
+        return head_unread or any(term.updates for term in self.settings.values())
+
     def forward(self, student: Output, teacher: Targets | None, batch: Batch) -> Losses:
         """The terms of a batch that are on in this update, weighted, and the sums of their counts."""
         if teacher is not None:

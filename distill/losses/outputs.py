@@ -19,8 +19,9 @@ class OutputMse(LossTerm):
 
     def forward(self, student: Output, teacher: Targets | None, batch: Batch) -> Losses:
         """One term; none where student or teacher have no such output."""
+        assert teacher is not None
         ours, theirs = getattr(student, self.output), getattr(teacher, self.output)
-        if teacher is None or ours is None or theirs is None:
+        if ours is None or theirs is None:
             return Losses({})
         return Losses({self.name: masked_mse(ours, theirs, valid_mask(teacher.lengths, ours.shape[1]))})
 

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.batch import SAMPLE_RATE
 from distill.config.experiment import Experiment
+from distill.config.model import SAMPLE_RATE
 from distill.files import link, write_json
 from distill.recipe import word_latency
 from distill.recipe.emissions import test_sets

@@ -14,7 +14,7 @@ def first_weights_stage(recipe: Recipe, experiment: Experiment) -> Stage | None:
     """The stage that writes epoch 0; None for a student, and for an experiment that starts from a trained one."""
     if experiment.stage != 6 or experiment.stage_of_init(recipe.conf_dir, recipe.suffix) != 5:
         return None
-    settings = {"model": experiment.resolved()["model"], "seed": experiment.seed}
+    settings = {"model": experiment.identity()["model"], "seed": experiment.seed}
     if experiment.pretrained is not None:
         settings["pretrained"] = experiment.pretrained
     inputs: dict[Path, int | None] = {recipe.lang: 2, **dict.fromkeys(source_files(experiment))}

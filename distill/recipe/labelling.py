@@ -51,7 +51,7 @@ def label(recipe: Recipe, ranks: Alone | Ranks, name: str, parts: Sequence[str],
         lattices.finish(folder / part, len(cuts))
         stored = lattices.Lattices([folder / part])
         summary[part] = summarised(stored, sum(cut.duration for cut in cuts))
-        skipped += [f"{cut_id}\tno complete path that says something\n" for cut_id in sorted(stored.without_path)]
+        skipped += [f"{cut_id}\tno complete path with units\n" for cut_id in sorted(stored.without_path)]
         log.info("%s: %s", part, ", ".join(f"{key} {value}" for key, value in summary[part].items()))
     with replacing(folder / "skipped.tsv") as temporary:
         temporary.write_text("".join(skipped), encoding="utf-8")

@@ -24,7 +24,7 @@ from distill.recipe.stage import Alone, Stage
 if TYPE_CHECKING:
     from distill.train.distributed import Ranks
 
-log = logging.getLogger("side_by_side")
+log = logging.getLogger("parallel")
 Item = TypeVar("Item")
 Phase = tuple[Callable[[Recipe, Any], None], Sequence[Any]]  # work, and the items that it is done for
 GRACE = 10.0  # seconds in which a process that was asked to end may remove its temporary files

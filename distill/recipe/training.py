@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from distill.train.distributed import Ranks
 
-NOT_OF_TRAINING = ("decoding", "description", "pretrained")  # settings that do not change the weights
-
 
 def training_stage(recipe: Recipe, experiment: Experiment) -> Stage:
     """The stage that trains an experiment; its inputs are folders, with the stages that make them."""
@@ -30,8 +28,7 @@ def training_stage(recipe: Recipe, experiment: Experiment) -> Stage:
     if experiment.teacher is not None:
         inputs[recipe.exp(experiment.teacher.experiment)] = 6
         inputs[recipe.num / experiment.teacher.experiment] = 7
-    settings = {key: value for key, value in experiment.resolved().items() if key not in NOT_OF_TRAINING}
-    return Stage(experiment.stage, recipe.exp(experiment.name), settings, inputs, resumable=True)
+    return Stage(experiment.stage, recipe.exp(experiment.name), experiment.identity(), inputs, resumable=True)
 
 
 def train(recipe: Recipe, experiment: Experiment, folder: Path) -> None:

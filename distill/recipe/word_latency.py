@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.batch import SAMPLE_RATE
 from distill.config.experiment import Experiment
+from distill.config.model import SAMPLE_RATE
 from distill.recipe.emissions import cut_set, test_sets
 from distill.recipe.options import Recipe
 from distill.recipe.search import graph_decoder

@@ -94,7 +94,7 @@ class Ranks:
             if self.world == 1 or not PEER_GONE.search(reason):
                 raise
             raise RuntimeError(
-                f"rank {self.rank} of {self.world}: another rank stopped (its own message says why; here: {reason});"
+                f"rank {self.rank} of {self.world}: another rank stopped (see its message; here: {reason});"
                 " the same command continues from the last checkpoint"
             ) from None
 

@@ -103,7 +103,7 @@ class Trainer:
             encoder.draws = self._alike
         self._objectives = [module for module in step.modules() if isinstance(module, Objective)]
         skips_parts = any(encoder.settings.layer_drop for encoder in encoders) or any(
-            term.updates for objective in self._objectives for term in objective.settings.values()
+            objective.may_skip_parts for objective in self._objectives
         )
         self.parallel = plan.ranks.wrap(self.step, plan.device, skips_parts)
         self.optimiser = build_optimiser(step, self.settings, plan.device)
@@ -246,6 +246,8 @@ class Trainer:
     @torch.no_grad()
     def _validate(self, monitor: Monitor) -> float:
         self.step.eval()
+        for objective in self._objectives:
+            objective.update_number = self.progress.updates
         own: list[Sums] = []
         for batch in self.plan.valid():
             if self._request.signal:
@@ -313,7 +315,10 @@ class Trainer:
             return
         prefixes = ("model", "objective")
         self.step.load_state_dict({f"{part}.{name}": x for part in prefixes for name, x in content[part].items()})
+        scales = [group["lr_scale"] for group in self.optimiser.param_groups]
         self.optimiser.load_state_dict(content["optimizer"])
+        for group, scale in zip(self.optimiser.param_groups, scales, strict=True):
+            group["lr_scale"] = scale  # earlier checkpoints have none
         self.scaler.load_state_dict(content["scaler"])
         self.progress = Progress(**content["progress"])
         log.info("continuing from update %d of %d (%s)", self.progress.updates, self.plan.updates, path)

@@ -184,3 +184,22 @@ def test_a_window_of_updates_ends() -> None:
     ):
         objective.update_number = update
         assert set(losses_of(objective, head, hidden, targets, numerators).terms) == terms
+
+
+@pytest.mark.parametrize(
+    ("values", "skips"),
+    [
+        ({"mmi": {}, "hidden": {}}, False),
+        ({"hidden": {}}, True),
+        ({"outputs": {}, "ctc_outputs": {}}, True),
+        ({"outputs": {}, "ctc": {}, "ctc_outputs": {}}, False),
+        ({"outputs": {}, "hidden": {"updates": 3}}, True),
+    ],
+)
+def test_parameters_that_an_update_may_leave_out_are_announced(values: dict, skips: bool) -> None:
+    """DistributedDataParallel waits for ever for gradients of parameters that it was not warned of."""
+    terms = Settings.model_validate(values).terms
+    objective = Objective.__new__(Objective)
+    torch.nn.ModuleDict.__init__(objective)
+    objective.settings = terms
+    assert objective.may_skip_parts is skips

@@ -196,3 +196,15 @@ def test_only_epochs_of_this_training_are_removed(tmp_path: Path, cuts: CutSet, 
     toy_trainer(tmp_path, cuts, lang, saving={"every_updates": 50, "keep": 1}).run()
     names = sorted(path.name for path in tmp_path.glob("*.pt"))
     assert len(names) == 3 and "epoch-99.pt" in names and "epoch-1.pt" not in names
+
+
+def test_a_checkpoint_without_scales_of_groups_is_continued(tmp_path: Path, cuts: CutSet, lang: Lang) -> None:
+    trainer = toy_trainer(tmp_path, cuts, lang)
+    trainer._save("last.pt")
+    content = checkpoint.load(tmp_path / "last.pt")
+    for group in content["optimizer"]["param_groups"]:
+        del group["lr_scale"]
+    checkpoint.save(tmp_path / "last.pt", content)
+    again = toy_trainer(tmp_path, cuts, lang)
+    again._resume()
+    assert [group["lr_scale"] for group in again.optimiser.param_groups] == [1.0]
