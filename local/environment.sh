@@ -12,7 +12,7 @@ install_environment() {
   local python=${PYTHON:-python3}
   "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null ||
     { echo "$python is not Python 3.10 or newer; set PYTHON to one that is" >&2; exit 1; }
-  echo "== installing into .venv (once; about two minutes): $wanted"
+  echo "== installing into .venv (once; 2 to 10 minutes, 5 GB): $wanted"
   if [[ ! -x $venv/bin/python ]]; then
     need_room 6 2
     "$python" -m venv "$venv"

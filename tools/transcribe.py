@@ -104,11 +104,12 @@ def transcribe(transcriber: Transcriber, blocks: Iterable[np.ndarray], partial: 
         for block in blocks:
             yield from transcriber.feed(block)
             if partial and (words := transcriber.partial()) != shown:
-                print(f"\r\x1b[K{' '.join(words)}", end="", file=sys.stderr, flush=True)
+                begin, end = ("\r\x1b[K", "") if sys.stderr.isatty() else ("", "\n")
+                print(begin + " ".join(words), end=end, file=sys.stderr, flush=True)
                 shown = words
     except KeyboardInterrupt:
         pass
-    if shown:  # on a terminal the final text takes the partial one's line
+    if shown and sys.stderr.isatty():  # on a terminal the final text takes the partial one's line
         print("\r\x1b[K", end="" if sys.stdout.isatty() else "\n", file=sys.stderr, flush=True)
     yield from transcriber.finish()
 

@@ -181,7 +181,7 @@ class Encoder(Settings):
 
 
 class Streaming(Settings):
-    """Chunked attention: frame i of chunk c = i // chunk sees [c * chunk - history, (c + 1) * chunk).
+    """Chunked attention: frame i of chunk c = i // chunk sees [c * chunk - history, (c + 1) * chunk) and the sinks.
 
     With `train_chunks` each training batch draws one of them (and one of `train_histories`), so that one
     model serves many latencies; elsewhere it runs at chunk_frames and history_frames.

@@ -37,7 +37,9 @@ def load_graph(path: Path, threads: int = 1):
     with needed("a session of ONNX Runtime"):
         import onnxruntime
     if not path.is_file():
-        raise FileNotFoundError(f"no {path}; stage 12 writes it (run.sh --stage 12 --stop-stage 12)")
+        int8 = path.with_name(path.name.replace(".onnx", ".int8.onnx"))
+        way_out = "use the runtime int8" if int8.is_file() else "stage 12 writes it (run.sh --stage 12 --stop-stage 12)"
+        raise FileNotFoundError(f"no {path}; {way_out}")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3

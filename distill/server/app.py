@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from distill.config.model import SAMPLE_RATE
-from distill.decode.online import OnlineDecoder, load_lang
+from distill.decode.online import OnlineDecoder, load_lang, open_exported
 from distill.runtime.open import open_batches
 from distill.server.connection import Limits
 from distill.server.metrics import Metrics
@@ -29,12 +29,17 @@ def data_folder(experiment: Path) -> Path:
 def open_scheduler(experiment: Path, data: Path | None = None, runtime: str = "", threads: int = 1) -> Scheduler:
     """Load model, lang folder and graph of an experiment, and start its scheduler.
 
-    data: the recipe's data folder, by default the one beside the experiments' folder. runtime: as for `open_batches`.
+    data: the recipe's data folder, by default the one beside the experiments' folder, and for an export folder its own
+    graph. runtime: as for `open_batches`.
     Raises FileNotFoundError or ValueError that name what is missing.
     """
     runner = open_batches(experiment, runtime, threads=threads)
-    lang, graphs = load_lang(data or data_folder(experiment), list(runner.info.outputs))
-    decoder = OnlineDecoder.open(graphs / "HLG.fst", lang, runner.info.hop / SAMPLE_RATE)
+    outputs, frame_seconds = runner.info.outputs, runner.info.hop / SAMPLE_RATE
+    if data is None and (experiment / "export.json").is_file():
+        decoder = open_exported(experiment, outputs, frame_seconds)
+    else:
+        lang, graphs = load_lang(data or data_folder(experiment), outputs)
+        decoder = OnlineDecoder.open(graphs / "HLG.fst", lang, frame_seconds)
     return Scheduler(runner, decoder, Metrics(), threads)
 
 
