@@ -185,7 +185,7 @@ def export_zipformer(model: Recogniser, path: Path, output: str = "main") -> Non
 
 def zipformer_obstacle(model: Recogniser) -> str:
     """Why sherpa-onnx cannot stream a model; empty where it can."""
-    front, sinks = model.settings.front_end, model.settings.streaming.sink_frames
+    front, encoder, sinks = model.settings.front_end, model.settings.encoder, model.settings.streaming.sink_frames
     if front.input != "fbank" or front.mels != 80:
         reads = "the waveform" if front.input == "waveform" else f"{front.mels} mels"
         return (
@@ -193,8 +193,13 @@ def zipformer_obstacle(model: Recogniser) -> str:
         )
     if sinks:
         return f"sherpa-onnx's states have no place for attention sinks (streaming.sink_frames: {sinks})"
-    if isinstance(model.settings.encoder.heads, tuple):
+    if isinstance(encoder.heads, tuple):
         return "sherpa-onnx's states have one width for all blocks (encoder.heads differs between blocks)"
+    if encoder.heads * encoder.widths().head_dim != encoder.dim:
+        return (
+            "sherpa-onnx's states have one width for attention and positions, and this model's differ"
+            f" (encoder.heads {encoder.heads} x head_dim {encoder.head_dim}, encoder.dim {encoder.dim})"
+        )
     return ""
 
 

@@ -17,7 +17,7 @@ from distill.export.quantise import quantise  # noqa: E402
 from distill.runtime.onnx_runner import load_graph  # noqa: E402
 from distill.runtime.open import open_session  # noqa: E402
 from distill.runtime.torch_runner import info_of  # noqa: E402
-from tests.support.models import CHUNK, MODELS, OUTPUTS, build  # noqa: E402
+from tests.support.models import CHUNK, FBANK, MODELS, OUTPUTS, build  # noqa: E402
 from tests.unit.runtime.test_session import forward, in_pieces, speech, torch_session  # noqa: E402
 
 
@@ -128,6 +128,8 @@ def test_what_cannot_be_exported_is_named(tmp_path) -> None:
         exporting.export_zipformer(build(*MODELS["waveform"]), tmp_path / "x.onnx")
     with pytest.raises(ValueError, match=r"streaming\.sink_frames: 11"):
         exporting.export_zipformer(build(*MODELS["many sinks"]), tmp_path / "x.onnx")
+    with pytest.raises(ValueError, match=r"encoder\.heads 2 x head_dim 4, encoder\.dim 16"):
+        exporting.export_zipformer(build(FBANK, True, widths=(32, 2, 4)), tmp_path / "x.onnx")
     with pytest.raises(ValueError, match="second, CTC output"):
         exporting.export_whole(build(*MODELS["waveform"]), tmp_path / "x.onnx", "ctc")
     assert list(tmp_path.iterdir()) == []
