@@ -150,7 +150,8 @@ class Encoder(nn.Module):
         visible = self.streaming.visible(frames, start)
         itself = torch.arange(frames.shape[1], device=x.device) == offset[:, None] + state.frames.shape[1]
         relative = None if self.relative is None else self.relative(offset, frames - start)
-        kept = self.streaming.visible(frames, start + size).any(0).nonzero()[:, 0]
+        frames = torch.where(self.streaming.visible(frames, start + size), frames, -1)  # of the next chunk
+        kept = (frames >= 0).any(0).nonzero()[:, 0]
         context, caches = Context(visible[:, None, None] | itself, relative, kept), []
         for block, cache in zip(self.blocks, state.caches):
             x, cache = block(x, context, cache)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,11 +13,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class StreamState:
-    """State of B streams, all tensors batch first; bounded by chunk, history and sinks.
+    """State of B streams, all tensors batch first; of each stream, bounded by chunk, history and sinks.
 
     audio (B, context + n): waveform from `context` samples before the next frame's hop. samples (B,): valid samples
     received. start (B,): frames computed. history (B, kernel - 1, C): input of the positional convolution.
-    frames (B, P): numbers of the frames in the attention's caches, -1 for padding. caches: of each block, a
+    frames (B, P): numbers of the frames in the attention's caches, -1 for padding and for frames that the next chunk
+    of this stream does not see. caches: of each block, a
     NamedTuple of tensors, batch first, time second.
     """
 
@@ -29,6 +30,9 @@ class StreamState:
     caches: list[Any]
 
 
+TENSORS = [field.name for field in fields(StreamState) if field.name != "caches"]
+
+
 def key(state: StreamState) -> int:
     """Batching key: streams with equal keys can share one `step`."""
     return state.audio.shape[1]
@@ -36,26 +40,25 @@ def key(state: StreamState) -> int:
 
 def join(states: Sequence[StreamState]) -> StreamState:
     """One state of streams with equal keys, whatever their age; shorter caches are padded at the beginning."""
-    return states[0] if len(states) == 1 else _mapped(_stacked, states)
+    if len(states) == 1:
+        return states[0]
+    caches = [type(same[0])(*map(_stacked, zip(*same))) for same in zip(*(state.caches for state in states))]
+    tensors = {name: _stacked([getattr(state, name) for state in states]) for name in TENSORS}
+    return StreamState(**tensors, caches=caches)
 
 
 def split(state: StreamState) -> list[StreamState]:
-    """A state for each stream of a batch, in memory of its own."""
+    """A state for each stream of a batch, in memory of its own, without the frames that only others still see."""
     if len(state.samples) == 1:
         return [state]
 
     def row(number: int) -> StreamState:
-        return _mapped(lambda tensors: tensors[0][number : number + 1].clone(), [state])
+        tensors = {name: getattr(state, name)[number : number + 1].clone() for name in TENSORS}
+        kept = (state.frames[number] >= 0).nonzero()[:, 0]
+        caches = [type(cache)(*(x[number, kept][None] for x in cache)) for cache in state.caches]
+        return StreamState(**tensors | {"frames": tensors["frames"][:, kept]}, caches=caches)
 
     return [row(number) for number in range(len(state.samples))]
-
-
-def _mapped(function: Callable[[Sequence[Tensor]], Tensor], states: Sequence[StreamState]) -> StreamState:
-    """A state whose tensors are `function` of the same tensor in each of the states."""
-    names = [field.name for field in fields(StreamState) if field.name != "caches"]
-    tensors = {name: function([getattr(state, name) for state in states]) for name in names}
-    caches = [type(same[0])(*map(function, zip(*same))) for same in zip(*(state.caches for state in states))]
-    return StreamState(**tensors, caches=caches)
 
 
 def _stacked(tensors: Sequence[Tensor]) -> Tensor:

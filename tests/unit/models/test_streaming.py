@@ -18,6 +18,7 @@ from distill.models.attention import attention_mask
 from distill.models.encoder import drawn
 from distill.models.latency import latency
 from distill.models.recogniser import Recogniser
+from distill.models.streaming import StreamState, join, split
 from tests.support.streams import assert_step_equals_forward
 
 WAVE = {"norm": "frame", "norm_layers": "all", "waveform": "gain"}
@@ -119,6 +120,31 @@ def test_state_is_bounded_by_chunk_history_and_sinks() -> None:
         assert state.caches[0].keys.shape[1] == state.frames.shape[1] <= HISTORY + 5
         sizes.add(state.frames.shape[1])
     assert max(sizes) == HISTORY + 5 and state.frames[0, :5].tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("kind", ["plain", "sinks", "sinks only", "relative"])
+def test_states_of_streams_of_different_ages_are_bounded_too(kind: str) -> None:
+    """A stream joins in each round; the outputs and cached frames are those of each stream alone."""
+    model, rounds = small("fbank 20 ms", kind), 14
+    front, rule, chunk = model.front_end, model.encoder.streaming, CHUNK * model.front_end.hop
+    generator = torch.Generator().manual_seed(7)
+    batched: list[StreamState] = []
+    alone: list[StreamState] = []
+    with torch.no_grad():
+        for number in range(rounds):
+            if number < 8:
+                _, _, begun = model.step(torch.randn(1, front.ahead, generator=generator), model.initial_state(1))
+                batched, alone = [*batched, begun], [*alone, begun]
+            waves = torch.randn(len(batched), chunk, generator=generator)
+            together, _, state = model.step(waves, join(batched))
+            batched = split(state)
+            for i, wave in enumerate(waves):
+                logits, _, alone[i] = model.step(wave[None], alone[i])
+                assert logits.shape[1] == CHUNK
+                torch.testing.assert_close(together[i], logits[0], rtol=1e-4, atol=1e-4)
+                assert torch.equal(batched[i].frames, alone[i].frames)
+                assert batched[i].caches[0].keys.shape[1] == batched[i].frames.shape[1]
+    assert {state.frames.shape[1] for state in batched} == {rule.history_frames + rule.sink_frames}
 
 
 def test_a_chunk_of_no_samples_gives_no_frames() -> None:
