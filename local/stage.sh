@@ -47,7 +47,7 @@ usage: egs/$corpus/run.sh [options]
   --engine native             graph engine: native, torch (the slow reference), k2 (where it is installed)
   --units phones              output units: phones, chars, bpe, biphones (tied by counts)
   --topology NAME             ctc (default), ctc_compact, two_pdf
-  --hlg FILE                  decode with this HLG (OpenFst .fst, k2 or icefall .pt) instead of compiling one
+  --hlg FILE                  decode with this HLG (OpenFst .fst, k2 or icefall .pt), not the recipe's; needs stage 4
   --set KEY=VALUE             override a setting of the experiments, of the graphs (graphs.KEY=VALUE)
                               or of the Transformer LM (lm.KEY=VALUE); may be repeated
   -h, --help                  show this

@@ -14,6 +14,7 @@ from distill.config.experiment import Experiment
 from distill.config.graphs import Graphs
 from distill.config.language_model import LanguageModel
 from distill.recipe import launch
+from distill.recipe.ngram_rescoring import RESCORING
 from distill.recipe.options import Recipe, recipe_from
 
 CUT_SETS = ("labelled", "unlabelled", "dev")  # of every corpus, beside its test-*
@@ -87,6 +88,11 @@ class Call:
                 launch.command_of(recipe.launcher)
             except (ValueError, OSError) as error:
                 yield str(error)
+        if recipe.hlg and 4 not in self.stages:
+            yield (
+                f"--hlg {recipe.hlg}: stage 4 reads it, and this call runs stages {self.stages[0]} to"
+                f" {self.stages[-1]}; start with --stage 4 (complete stages are skipped), or leave --hlg out"
+            )
         for stem, experiment in self.experiments.items():
             path = recipe.conf_dir / f"{stem}.yaml"
             first = owner.setdefault(experiment.name, stem)
@@ -114,6 +120,13 @@ class Call:
             yield "model.ctc_output: true needs a blank; use --topology ctc or ctc_compact"
         if self.recipe.topology == "two_pdf" and experiment.decoding.blank_skip:
             yield "decoding.blank_skip needs a blank; set it to 0, or use --topology ctc or ctc_compact"
+        methods = experiment.decoding.methods
+        if self.recipe.hlg and (rescored := [method for method in methods if method in RESCORING]):
+            others = ",".join(method for method in methods if method not in RESCORING)
+            yield (
+                f"decoding.methods: {', '.join(rescored)}: rescoring subtracts words.3gram.arpa, which the graph of"
+                f" --hlg does not contain; give --set decoding.methods=[{others or '1best'}], or leave --hlg out"
+            )
         kind, _, file = (experiment.pretrained or "").partition(":")
         if kind in ("fairseq", "torchaudio") and 5 in self.stages and not Path(file).is_file():
             yield f"pretrained: no file at {file}"

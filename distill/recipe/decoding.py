@@ -44,7 +44,7 @@ def runs(experiments: Sequence[Experiment], sets: Sequence[str], runtime: str) -
 def stages(recipe: Recipe, run: Run) -> dict[Method, Stage]:
     """The stage of each method of a run."""
     experiment, folder = run.experiment, recipe.exp(run.experiment.name)
-    inputs = {folder: experiment.stage, recipe.graphs: 4, recipe.cuts / f"{run.cut_set}.jsonl.gz": 0}
+    inputs = {folder: experiment.stage, recipe.decoding_graphs: 4, recipe.cuts / f"{run.cut_set}.jsonl.gz": 0}
     methods: tuple[Method, ...] = experiment.decoding.methods
     if run.runtime != "torch":
         inputs[folder / "export"], methods = 12, ("1best",)
@@ -136,7 +136,7 @@ def best_paths(decoding: Decoding) -> Recognised:
         decoding.lists = {name: result.candidates for name, result in results.items() if result.candidates}
     scored = decoding.score({name: result.best.words for name, result in results.items()})
     words = {name: result.words for name, result in results.items()}
-    return Recognised(scored, {"lm": ngram_rescoring.SMALLER}, words=words)
+    return Recognised(scored, {"lm": ngram_rescoring.lm_of_graph(decoding.recipe)}, words=words)
 
 
 def denominator_paths(decoding: Decoding) -> Recognised:
@@ -147,7 +147,7 @@ def denominator_paths(decoding: Decoding) -> Recognised:
     from distill.scoring.wer import score
 
     recipe, emissions, lang = decoding.recipe, decoding.emissions, decoding.graph.lang
-    denominator = lang.topology.compose(load_fsa(recipe.graphs / "denominator.pt"))
+    denominator = lang.topology.compose(load_fsa(recipe.decoding_graphs / "denominator.pt"))
     decoder = DenominatorPath(build_engine(recipe.engine), denominator)
     names, scored = list(emissions.scores), []
     for start in range(0, len(names), UTTERANCES):
@@ -166,7 +166,7 @@ def nbest(decoding: Decoding) -> Recognised:
     from distill.decode.nbest import UNCHANGED
 
     best = {name: each.best(UNCHANGED) for name, each in decoding.lists.items()}
-    return Recognised(decoding.score(best), {"lm": ngram_rescoring.SMALLER}, nbest=decoding.lists)
+    return Recognised(decoding.score(best), {"lm": ngram_rescoring.lm_of_graph(decoding.recipe)}, nbest=decoding.lists)
 
 
 def nbest_oracle(decoding: Decoding) -> Recognised:
@@ -175,7 +175,7 @@ def nbest_oracle(decoding: Decoding) -> Recognised:
 
     references = decoding.emissions.references
     best = {name: each.words[error_counts(each, references[name]).argmin()] for name, each in decoding.lists.items()}
-    return Recognised(decoding.score(best), {"lm": ngram_rescoring.SMALLER}, nbest=decoding.lists)
+    return Recognised(decoding.score(best), {"lm": ngram_rescoring.lm_of_graph(decoding.recipe)}, nbest=decoding.lists)
 
 
 def nbest_rescoring(decoding: Decoding) -> Recognised:

@@ -34,7 +34,7 @@ TOLERANCE = 1e-3  # of log-probabilities, ONNX fp32 against torch
 def export_stage(recipe: Recipe, experiment: Experiment) -> Stage:
     """The stage that exports an experiment."""
     folder = recipe.exp(experiment.name)
-    inputs = {folder: experiment.stage, recipe.lang: 2, recipe.graphs: 4, recipe.cuts: 0}
+    inputs = {folder: experiment.stage, recipe.lang: 2, recipe.decoding_graphs: 4, recipe.cuts: 0}
     inputs.setdefault(recipe.exp(word_latency.aligner(experiment)), 6)
     settings = {"decoding": experiment.resolved()["decoding"], "seconds": [AUDIO_SECONDS, word_latency.SECONDS]}
     return Stage(12, folder / "export", {**settings, "layout": LAYOUT}, inputs)
@@ -88,7 +88,7 @@ def copy_symbols(recipe: Recipe, outputs: Sequence[str], folder: Path) -> None:
 
     write_symbols(folder / "tokens.txt", outputs)
     (folder / "lang").mkdir()
-    for source in (recipe.lang / "words.txt", recipe.graphs / "HLG.fst"):
+    for source in (recipe.lang / "words.txt", recipe.decoding_graphs / "HLG.fst"):
         link(source, folder / source.name)
     for source in recipe.lang.iterdir():
         if source.suffix in (".txt", ".json", ".model"):  # read by `Lang.load`
@@ -127,7 +127,7 @@ def write_ctc_graph(recipe: Recipe, path: Path) -> None:
     from distill.graphs.decoding_graph import over_outputs
     from distill.graphs.lexicon import Lang
 
-    hlg, columns = recipe.graphs / "HLG.fst", Lang.load(recipe.lang).topology.output_columns.tolist()
+    hlg, columns = recipe.decoding_graphs / "HLG.fst", Lang.load(recipe.lang).topology.output_columns.tolist()
     if path.exists():
         return
     if columns == list(range(len(columns))):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,7 +95,8 @@ class Labeller:
         self.model, self.device, self.beam = model.to(recipe.device), recipe.device, experiment.decoding.lattice_beam
         self.batch_seconds = 4 * trained.data.max_duration
         self.frame_seconds = trained.model.front_end.hop / SAMPLE_RATE
-        self.decoder = graph_decoder(recipe, experiment, units)
+        own = replace(recipe, hlg=None)  # students depend on the lattices, and not on --hlg
+        self.decoder = graph_decoder(own, experiment, units)
 
     def label(self, cuts: Sequence[Any]) -> list[CutLattice]:
         """The entry of each cut in a shard, by cut id."""

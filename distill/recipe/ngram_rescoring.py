@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("decode")
 RESCORING = ("nbest-rescoring", "whole-lattice-rescoring")
-SMALLER = "3gram"  # the n-gram of HLG
+SMALLER = "3gram"  # the n-gram of the recipe's own HLG
 IN_MEMORY = 1 << 28  # bytes of an ARPA file up to which all of it is read; of a larger one the n-grams of the lists
 
 
@@ -33,6 +33,11 @@ def search_settings(experiment: Experiment) -> dict[str, Any]:
     """The decoding settings that a result depends on: all but the choice of further decodings."""
     decoding = experiment.resolved()["decoding"]
     return {key: value for key, value in decoding.items() if key not in ("methods", "chunks")}
+
+
+def lm_of_graph(recipe: Recipe) -> str:
+    """The language model of the decoding graph, as wer.json names it; that of a graph of --hlg is not known."""
+    return "hlg" if recipe.hlg else SMALLER
 
 
 def nbest_lists(decoder: GraphDecoder, emissions: Emissions, count: int, beam: float) -> dict[str, Candidates]:
@@ -51,7 +56,7 @@ def weights_folder(recipe: Recipe, experiment: Experiment) -> Path:
 
 def weights_stage(recipe: Recipe, experiment: Experiment) -> Stage:
     """The stage that writes weights.json into `weights_folder`."""
-    inputs = {recipe.exp(experiment.name): experiment.stage, recipe.graphs: 4, recipe.lm: 3}
+    inputs = {recipe.exp(experiment.name): experiment.stage, recipe.decoding_graphs: 4, recipe.lm: 3}
     inputs[recipe.cuts / f"{experiment.data.valid}.jsonl.gz"] = 0
     settings = {"decoding": search_settings(experiment)}
     return Stage(10, weights_folder(recipe, experiment), settings, inputs)

@@ -94,7 +94,13 @@ class Recipe:
 
     @property
     def graphs(self) -> Path:
+        """The denominator and the recipe's own decoding graph, which labels the unlabelled part."""
         return self.data_dir / f"graphs{self.suffix}"
+
+    @property
+    def decoding_graphs(self) -> Path:
+        """The graphs of stages 10 to 12; with --hlg in a folder of their own, so that no training depends on it."""
+        return self.graphs.with_name(f"{self.graphs.name}_hlg") if self.hlg else self.graphs
 
     @property
     def num(self) -> Path:

@@ -113,7 +113,7 @@ def _stage(
     folder = recipe.exp(experiment.name)
     rescoring = {"avg": settings.avg, "rescoring": settings.resolved()["rescoring"]}
     identity = {"decoding": search_settings(experiment), **rescoring, **further}
-    models = {folder: experiment.stage, recipe.graphs: 4, recipe.exp(settings.name): 11}
+    models = {folder: experiment.stage, recipe.decoding_graphs: 4, recipe.exp(settings.name): 11}
     return Stage(11, folder / name, identity, {**models, **inputs})
 
 

@@ -24,7 +24,7 @@ def graph_decoder(
     decoding = experiment.decoding
     beam = decoding.lattice_beam if lattice_beam is None else lattice_beam
     beams = decoding.beam, beam, decoding.max_active
-    decoder = _decoder(recipe.engine, recipe.graphs, recipe.lang, beams, decoding.acoustic_scale)
+    decoder = _decoder(recipe.engine, recipe.decoding_graphs, recipe.lang, beams, decoding.acoustic_scale)
     if decoder.lang.outputs != list(units):
         raise ValueError(
             f"{experiment.name} was trained with other outputs than {recipe.lang}; run stages 2 to 9 again"

@@ -121,6 +121,20 @@ def test_all_that_is_wrong_is_reported_at_once_and_once(check: Check) -> None:
     assert re.search(r"teacher\.yaml, .*sn\.yaml: optim: unknown key 'lrr'", said) and said.count("lrr") == 1
 
 
+def test_a_foreign_graph_needs_stage_4_and_no_ngram_rescoring(check: Check, tmp_path: Path) -> None:
+    (tmp_path / "theirs.fst").touch()
+    options = ("--hlg", str(tmp_path / "theirs.fst"))
+    status, message = check("teacher", *options)
+    assert status == 2 and "teacher.yaml: decoding.methods: nbest-rescoring: rescoring subtracts" in message
+    assert "--set decoding.methods=[1best,greedy], or leave --hlg out" in message
+    both = check("teacher", *options, "--set", "decoding.methods=[whole-lattice-rescoring,nbest-rescoring]")[1]
+    assert "whole-lattice-rescoring, nbest-rescoring: rescoring" in both and "methods=[1best]" in both
+    options += ("--set", "decoding.methods=[1best,greedy]")
+    assert check("teacher", *options) == (0, "")
+    message = check("teacher", "--stage", "10", *options)[1]
+    assert "theirs.fst: stage 4 reads it, and this call runs stages 10 to 13; start with --stage 4" in message
+
+
 def test_what_is_trained_already_need_not_be_named(check: Check, tmp_path: Path) -> None:
     done(tmp_path / "exp/teacher")
     assert "stage 7 makes" in check("sn")[1]
