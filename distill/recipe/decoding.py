@@ -17,7 +17,7 @@ from distill.recipe import ngram_rescoring
 from distill.recipe.emissions import Emissions, Run, compute, main_mode, modes
 from distill.recipe.ngram_rescoring import RESCORING
 from distill.recipe.options import Recipe
-from distill.recipe.search import graph_decoder
+from distill.recipe.search import check_outputs, graph_decoder
 from distill.recipe.stage import Stage, run_stage
 
 if TYPE_CHECKING:
@@ -143,10 +143,12 @@ def denominator_paths(decoding: Decoding) -> Recognised:
     """Units of the best path of the denominator's posteriors, against the closest pronunciations."""
     from distill.decode.denominator_path import DenominatorPath, closest_pronunciation
     from distill.fsa.k2_format import load_fsa
+    from distill.graphs.lexicon import Lang
     from distill.lfmmi import build_engine
     from distill.scoring.wer import score
 
-    recipe, emissions, lang = decoding.recipe, decoding.emissions, decoding.graph.lang
+    recipe, emissions, lang = decoding.recipe, decoding.emissions, Lang.load(decoding.recipe.lang)
+    check_outputs(recipe, decoding.experiment, lang, emissions.units)
     denominator = lang.topology.compose(load_fsa(recipe.decoding_graphs / "denominator.pt"))
     decoder = DenominatorPath(build_engine(recipe.engine), denominator)
     names, scored = list(emissions.scores), []

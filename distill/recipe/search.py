@@ -12,6 +12,7 @@ from distill.recipe.options import Recipe
 
 if TYPE_CHECKING:
     from distill.decode.graph_decoder import GraphDecoder
+    from distill.graphs.lexicon import Lang
 
 
 def graph_decoder(
@@ -25,11 +26,16 @@ def graph_decoder(
     beam = decoding.lattice_beam if lattice_beam is None else lattice_beam
     beams = decoding.beam, beam, decoding.max_active
     decoder = _decoder(recipe.engine, recipe.decoding_graphs, recipe.lang, beams, decoding.acoustic_scale)
-    if decoder.lang.outputs != list(units):
+    check_outputs(recipe, experiment, decoder.lang, units)
+    return decoder
+
+
+def check_outputs(recipe: Recipe, experiment: Experiment, lang: Lang, units: Sequence[str]) -> None:
+    """Raise ValueError if the model's outputs `units` are not those of the lang folder."""
+    if lang.outputs != list(units):
         raise ValueError(
             f"{experiment.name} was trained with other outputs than {recipe.lang}; run stages 2 to 9 again"
         )
-    return decoder
 
 
 @cache

@@ -78,3 +78,20 @@ def test_results_name_it(recipe: Recipe, tmp_path: Path, method: str) -> None:
     decoding.decode(foreign, run)
     wer = json.loads((recipe.exp("teacher") / f"decode_dev_offline_{method}/wer.json").read_text())
     assert wer["lm"] == "hlg"
+
+
+def test_greedy_needs_no_decoding_graph(recipe: Recipe) -> None:
+    (recipe.graphs / "HLG.fst").unlink()
+    decoding.decode(recipe, Run(with_methods(recipe, "greedy"), "dev", "offline"))
+    assert json.loads((recipe.exp("teacher") / "decode_dev_offline_greedy/wer.json").read_text())["lm"] is None
+
+
+def test_greedy_refuses_outputs_of_another_lang(recipe: Recipe) -> None:
+    lang = (recipe.data_dir / "lang_phones").resolve()
+    (recipe.data_dir / "lang_phones").unlink()
+    shutil.copytree(lang, recipe.data_dir / "lang_phones")
+    tokens = recipe.lang / "tokens.txt"
+    count = len(tokens.read_text(encoding="utf-8").splitlines())
+    tokens.write_text(tokens.read_text(encoding="utf-8") + f"further {count}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"teacher was trained with other outputs than .*lang_phones; run stages 2"):
+        decoding.decode(recipe, Run(with_methods(recipe, "greedy"), "dev", "offline"))
