@@ -60,9 +60,14 @@ def benchmark_lines(content: Mapping[str, Any]) -> list[str]:
 
 
 def goal_table(root: Path) -> Table:
-    """Every goal of every benchmark: measured, and whether it was reached."""
-    goals = ((name, goal) for name, content in read_all(root).items() for goal in content.get("goals", ()))
-    return Table(("benchmark", "goal", "measured", "verdict"), tuple((name, *_goal(goal)) for name, goal in goals))
+    """A row for each benchmark with goals: how many were reached, and the others with what was measured."""
+    rows = []
+    for name, content in read_all(root).items():
+        goals = [_goal(goal) for goal in content.get("goals", ())]
+        missed = "; ".join(f"{goal} ({measured})" for goal, measured, verdict in goals if verdict == "missed")
+        if goals:
+            rows.append((name, str(len(goals)), str(sum(g[2] == "reached" for g in goals)), missed or "-"))
+    return Table(("benchmark", "goals", "reached", "missed (measured)"), tuple(rows))
 
 
 def highlights(root: Path) -> Iterator[str]:
