@@ -16,6 +16,7 @@ FIGURE = "docs/pipeline"
 MARKS = ("<!-- {}: written by tools/report.py -->\n", "<!-- end of {} -->")  # around generated parts of README.md
 CLAIMS = {  # by label, in the order of RESULTS.md
     "mini": "Two steps of distillation: size, streaming and speed against error rate",
+    "mini-dynamic": "One model, many latencies (trained from an earlier SN)",
     "mini-objectives": "Objectives: hidden MSE, logit MSE and LF-MMI",
     "mini-biphones": "Units: biphones tied by their counts",
     "full": "Real speech of many speakers",
