@@ -8,7 +8,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +101,8 @@ def write_text(path: Path, text: str) -> None:
     """Write a whole file or nothing."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write a whole file of lines or nothing."""
+    write_text(path, "".join(line + "\n" for line in lines))

@@ -38,9 +38,10 @@ def main() -> None:
 
 def write(recipe: Recipe, graphs: Graphs, folder: Path) -> None:
     """units.pt, words.3gram.arpa, words.4gram.arpa, unknown_words.txt, summary.json."""
+    from distill.files import write_lines
     from distill.fsa.k2_format import save_fsa
     from distill.graphs.denominator import build_denominator, pronouncer_of
-    from distill.graphs.lexicon import Lang, write_lines
+    from distill.graphs.lexicon import Lang
     from distill.graphs.unit_ngram import unit_perplexity
     from distill.graphs.word_ngram import train_word_ngram
     from distill.text import read_lines

@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from distill.files import replacing
+from distill.files import write_text
 from distill.fsa.k2_format import load_dict, transducer_to_k2_dict
 from distill.graphs.dot import dot
 from distill.graphs.lexicon import read_symbols
@@ -28,8 +28,7 @@ def main() -> None:
         for path in (args.isymbols, args.osymbols)
     )
     text = dot(read(args.file), inputs, outputs, args.states, str(args.file))
-    with replacing(args.output) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(args.output, text)
     print(f"render it with Graphviz: dot -Tsvg {args.output} -o {args.output.with_suffix('.svg')}")
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from distill.config.experiment import Experiment
+from distill.files import write_text
 from distill.losses.objective import TERMS
 from distill.losses.term import Context
 from distill.models.cost import macs, parameters, predict_rtf, quantizer_parameters
@@ -37,11 +38,8 @@ def main() -> None:
     for row in rows:
         show(row)
     if args.json:
-        temporary = args.json.with_name(args.json.name + ".tmp")
-        temporary.write_text(
-            json.dumps({"hardware": hardware(torch.device("cpu")), "rows": rows}, indent=1) + "\n", encoding="utf-8"
-        )
-        temporary.replace(args.json)
+        content = {"hardware": hardware(torch.device("cpu")), "rows": rows}
+        write_text(args.json, json.dumps(content, indent=1) + "\n")
 
 
 def measure(path: Path, outputs: int, overrides: list[str]) -> dict:

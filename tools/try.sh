@@ -7,7 +7,7 @@ if [[ ${1:-} == -h || ${1:-} == --help ]]; then
   cat <<END
 usage: tools/try.sh [RECORDING…]    recognise recordings, or without any the order beside the model
        tools/try.sh --microphone    until Ctrl-C
-Words appear as they are recognised, at the speed of speech. The model knows the words of its corpus alone:
+Words appear as they are recognised, at the speed of speech. The model's vocabulary:
 $(awk '$2 > 0 && !/^[#<]/ { print $1 }' "$model/words.txt" | paste -sd ' ' | fold -s -w 100 | sed 's/^/  /')
 END
   exit 0

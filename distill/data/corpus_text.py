@@ -8,7 +8,7 @@ from pathlib import Path
 
 from distill.data.lexicon_files import read_lexicon
 from distill.data.listing import Skipped
-from distill.files import replacing
+from distill.files import replacing, write_lines
 from distill.text import normalise
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,6 @@ def write_lexicon(source: Path, path: Path) -> int:
         why = f": {len(skipped.rows)} entries, none of use, as {skipped.rows[0][1:]}" if skipped.rows else ""
         raise ValueError(f"the lexicon {source} is empty{why}; expected lines 'WORD P1 P2 …'")
     lines = {" ".join([entry.word, *entry.phones]) for entry in entries}
-    with replacing(path) as temporary:
-        temporary.write_text("".join(f"{line}\n" for line in sorted(lines)), encoding="utf-8")
+    write_lines(path, sorted(lines))
     skipped.write(path.with_name("skipped.tsv"))
     return len(lines)

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from distill.files import replacing
+from distill.files import replacing, write_text
 from distill.search.determinise import SequenceGraph
 
 FORMAT = "lattices/1"
@@ -202,9 +202,8 @@ def shard_of(cuts: Sequence[Cut], number: int) -> Sequence[Cut]:
 
 def finish(folder: Path, cuts: int) -> None:
     """Writes the index of a part of so many cuts, after all of its shards."""
-    with replacing(folder / INDEX) as temporary:
-        index = {"format": FORMAT, "shards": math.ceil(cuts / SHARD)}
-        temporary.write_text(json.dumps(index) + "\n", encoding="utf-8")
+    index = {"format": FORMAT, "shards": math.ceil(cuts / SHARD)}
+    write_text(folder / INDEX, json.dumps(index) + "\n")
 
 
 class Lattices(Mapping[str, SequenceGraph]):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from distill.scoring.wer import write_lines
+from distill.files import write_lines
 from distill.text import Word
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
+from distill.files import write_lines
 from distill.fsa.graph import Fsa, Hmm
 from distill.fsa.k2_format import (
     decoding_graph_to_k2_dict,
@@ -18,7 +19,7 @@ from distill.fsa.k2_format import (
 from distill.fsa.lattice import DecodingGraph
 from distill.fsa.openfst import to_openfst_text
 from distill.graphs.decoding_graph import disambiguated, lexicon_fst
-from distill.graphs.lexicon import Lang, write_lines, write_symbols
+from distill.graphs.lexicon import Lang, write_symbols
 
 log = logging.getLogger(__name__)
 

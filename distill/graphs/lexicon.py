@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from distill.files import write_text
+from distill.files import write_lines
 from distill.graphs.topology import Topology, load_topology
 from distill.text import read_lines
 
@@ -159,8 +159,3 @@ def read_symbols(path: Path) -> dict[str, int]:
 def write_symbols(path: Path, symbols: Iterable[str]) -> None:
     """Symbol table numbered from 0."""
     write_lines(path, [f"{symbol} {number}" for number, symbol in enumerate(symbols)])
-
-
-def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write lines, whole or not at all."""
-    write_text(path, "".join(line + "\n" for line in lines))

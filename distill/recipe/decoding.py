@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill.config.decoding import Method
 from distill.config.experiment import Experiment
-from distill.files import replacing
+from distill.files import write_text
 from distill.recipe import ngram_rescoring
 from distill.recipe.emissions import Emissions, Run, compute, main_mode, modes
 from distill.recipe.ngram_rescoring import RESCORING
@@ -227,8 +227,7 @@ def write(folder: Path, run: Run, method: str, emissions: Emissions, result: Rec
         if confidences := scored_words(result.scored, result.words):
             write_calibration(folder, calibration(confidences))
     if result.nbest is not None:
-        with replacing(folder / "nbest.json") as temporary:
-            temporary.write_text(json.dumps(as_plain(result.nbest)) + "\n", encoding="utf-8")
+        write_text(folder / "nbest.json", json.dumps(as_plain(result.nbest)) + "\n")
     rate = write_results(folder, run.cut_set, f"{run.label}-{method}", result.scored)
     WerResult.model_validate({**info, "set": run.cut_set, **rate.fields()}).write(folder / "wer.json")
     if speakers := clips.speakers(emissions.cuts.values()):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.config.experiment import Experiment
-from distill.files import replacing, write_json
+from distill.files import write_json, write_text
 from distill.recipe import parallel
 from distill.recipe.emissions import cut_set
 from distill.recipe.options import Recipe
@@ -54,8 +54,7 @@ def label(recipe: Recipe, ranks: Alone | Ranks, name: str, parts: Sequence[str],
         summary[part] = summarised(stored, sum(cut.duration for cut in cuts))
         skipped += [f"{cut_id}\tno complete path with units\n" for cut_id in sorted(stored.without_path)]
         log.info("%s: %s", part, ", ".join(f"{key} {value}" for key, value in summary[part].items()))
-    with replacing(folder / "skipped.tsv") as temporary:
-        temporary.write_text("".join(skipped), encoding="utf-8")
+    write_text(folder / "skipped.tsv", "".join(skipped))
     write_json(folder / "summary.json", summary)
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from distill.files import write_lines
 from distill.scoring.bootstrap import FEWEST, grouped, interval, resampled
-from distill.scoring.wer import Scored, alignment, counts, read_results, write_lines
+from distill.scoring.wer import Scored, alignment, counts, read_results
 
 SPEAKERS = "utt2spk"  # in a decode folder, as Kaldi has it
 NORMAL_FROM = 50  # segments, from which Gillick and Cox take the normal distribution

@@ -11,7 +11,7 @@ from typing import Any
 import kaldialign
 import numpy as np
 
-from distill.files import replacing
+from distill.files import write_lines
 from distill.scoring.bootstrap import interval, resampled
 
 GAP = "*"  # in errs files, as icefall has it
@@ -134,9 +134,3 @@ def _error_lines(rate: ErrorRate, scored: Sequence[Scored]) -> Iterable[str]:
     for s in scored:
         pairs = alignment(s)
         yield f"{s.name}:\t" + " ".join(str(a) if a == b else f"({a or GAP}->{b or GAP})" for a, b in pairs)
-
-
-def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write a whole file of lines or nothing."""
-    with replacing(path) as temporary:
-        temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")

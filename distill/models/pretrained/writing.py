@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from distill.config.model import SAMPLE_RATE, Model
-from distill.files import replacing
+from distill.files import replacing, write_text
 from distill.models.pretrained.names import HUGGING_FACE, translated
 from distill.models.pretrained.vocabulary import BOUNDARY, DELIMITER
 from distill.models.recogniser import Recogniser
@@ -52,8 +52,7 @@ def write_folder(model: Recogniser, outputs: Sequence[str], folder: Path, kind: 
         },
     }  # fmt: skip
     for name, content in files.items():
-        with replacing(folder / name) as temporary:
-            temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text(folder / name, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     prefix = kind + "."
     tensors = {name if name.startswith("lm_head") else prefix + name: x for name, x in their_tensors(model).items()}
     with replacing(folder / "model.safetensors") as temporary:

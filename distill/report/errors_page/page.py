@@ -19,8 +19,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from distill.files import write_lines
 from distill.scoring.bootstrap import FEWEST, grouped, interval, resampled
-from distill.scoring.wer import ErrorRate, Scored, alignment, bootstrap, counts, write_lines
+from distill.scoring.wer import ErrorRate, Scored, alignment, bootstrap, counts
 
 PAGE = "errors.html"
 MOST_UTTERANCES, MOST_SPEAKERS, MOST_PAIRS = 3000, 200, 50  # what a page shows of longer lists, saying so

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from distill.recipe import launch
+from tests.support.processes import gone
 
 SCRIPT = """
 import os, signal, sys, time
@@ -61,19 +62,6 @@ def wait_for(*paths: Path) -> list[int]:
     while not all(path.is_file() and path.read_text() for path in paths) and time.monotonic() < end:
         time.sleep(0.05)
     return [int(path.read_text().split()[0]) for path in paths]
-
-
-def gone(pid: int, seconds: float = 10) -> bool:
-    """Whether a process ends within some seconds."""
-    state, end = Path(f"/proc/{pid}/stat"), time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            if state.read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except (FileNotFoundError, ProcessLookupError):
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def test_a_cpu_has_nj_processes_of_one_thread(start, tmp_path: Path) -> None:

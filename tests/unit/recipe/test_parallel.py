@@ -14,6 +14,7 @@ import pytest
 
 from distill.recipe.parallel import unfinished
 from distill.recipe.stage import Stage, run_stage
+from tests.support.processes import gone
 from tests.support.tiny_recipe import ROOT
 
 SCRIPT = """
@@ -67,20 +68,6 @@ def worker(folder: Path, item: str) -> int:
     return int(path.read_text().split()[0])
 
 
-def gone(process: int, seconds: float = 20) -> bool:
-    """Whether a process ends within some seconds; one that nobody has waited for yet has ended."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-        except (FileNotFoundError, ProcessLookupError):
-            return True
-        if state == "Z":
-            return True
-        time.sleep(0.1)
-    return False
-
-
 def test_each_item_is_done_once_in_two_processes(tmp_path: Path) -> None:
     process = start(tmp_path, "a_b_c,d")
     output, _ = process.communicate(timeout=200)
@@ -98,7 +85,7 @@ def test_an_error_ends_all(tmp_path: Path, item: str, message: str) -> None:
     process = start(tmp_path, f"long_{item}")
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 1 and message in output, output
-    assert gone(worker(tmp_path, "long"))
+    assert gone(worker(tmp_path, "long"), 20)
 
 
 def test_a_killed_process_is_an_error_that_ends_all(tmp_path: Path) -> None:
@@ -108,7 +95,7 @@ def test_a_killed_process_is_an_error_that_ends_all(tmp_path: Path) -> None:
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 1 and "Traceback" not in output, output
     assert f"process {killed} ended before its work was done, by signal SIGKILL (did memory run out?" in output
-    assert gone(other)
+    assert gone(other, 20)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
@@ -118,7 +105,7 @@ def test_no_process_outlives_the_one_that_started_it(tmp_path: Path, number: sig
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode in (143, 130, -signal.SIGKILL) and "Traceback" not in output, output
-    assert gone(child)
+    assert gone(child, 20)
 
 
 def test_what_a_kill_left_beside_a_finished_item_is_removed(tmp_path: Path) -> None:

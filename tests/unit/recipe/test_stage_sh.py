@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.processes import gone
+
 ROOT = Path(__file__).resolve().parents[3]
 RUN = """#!/usr/bin/env bash
 set -euo pipefail
@@ -64,19 +66,6 @@ def started(run: Path) -> tuple[subprocess.Popen, int]:
     while not (pid.exists() and pid.read_text()) and time.monotonic() < end:
         time.sleep(0.05)
     return process, int(pid.read_text())
-
-
-def gone(pid: int, seconds: float = 10) -> bool:
-    """Whether a process ends within some seconds."""
-    state, end = Path(f"/proc/{pid}/stat"), time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            if state.read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except (FileNotFoundError, ProcessLookupError):
-            return True
-        time.sleep(0.05)
-    return False
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
