@@ -118,7 +118,8 @@ def test_an_error_of_one_ends_those_that_wait(start, tmp_path: Path) -> None:
 
 
 def test_a_killed_process_is_named(start, tmp_path: Path) -> None:
-    failing = start("--nj", "2", "--do", f"if launch.rank(): os.kill(os.getpid(), 9)\n{WAIT}")
+    both = "while not (out / 'rank-0').exists(): time.sleep(0.05)"
+    failing = start("--nj", "2", "--do", f"if launch.rank():\n    {both}\n    os.kill(os.getpid(), 9)\n{WAIT}")
     output, _ = failing.communicate(timeout=60)
     assert failing.returncode == 137 and "process 1 of 2 was ended by SIGKILL" in output
     assert all(map(gone, wait_for(tmp_path / "exp/rank-0")))

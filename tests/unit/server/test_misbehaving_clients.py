@@ -29,29 +29,30 @@ BAD = {
     "a rate of text": (['{"config": {"sample_rate": "fast"}}'], 1007, "sample_rate 'fast'"),
     "a rate of no use": (['{"config": {"sample_rate": 15999}}', b"\0\0"], 1007, "a simple ratio"),
     "oversized": ([bytes(70000)], 1009, ""),
-    "silent": ([], 1008, "no audio came for 0.5 s"),
-    "silent amid audio": ([np.zeros(800, np.float32).tobytes()], 1008, "no audio came"),
     "a rate of a longer text": ([f'{{"config": {{"sample_rate": "{"9" * 5000}"}}}}'], 1007, "sample_rate '9"),
     "a rate that is none": (['{"config": {"sample_rate": [16000]}}'], 1007, "sample_rate [16000]"),
     "a rate without a bound": (['{"config": {"sample_rate": Infinity}}'], 1007, "sample_rate inf"),
     "endless": ([np.zeros(8000, np.float32).tobytes()] * 9, 1009, "longer than 4 s"),
     "too loud for the model": ([np.full(4000, 0.99, np.float32).tobytes()], 1011, "too loud"),
 }  # fmt: skip
+SILENT = {
+    "silent": ([], 1008, "no audio came for 0.5 s"),
+    "silent amid audio": ([np.zeros(800, np.float32).tobytes()], 1008, "no audio came"),
+}
+
+
+async def bad(url: str, messages: Sequence[str | bytes], code: int, reason: str) -> None:
+    async with connect(url) as socket:
+        for message in messages:
+            try:
+                await socket.send(message)
+            except ConnectionClosed:
+                break
+        close = await closed_with(socket)
+        assert close[0] == code and reason in close[1], close
 
 
 def test_misbehaving_clients_do_not_affect_others(decoder: OnlineDecoder) -> None:
-    words = sentence(5, 20)
-
-    async def bad(url: str, messages: Sequence[str | bytes], code: int, reason: str) -> None:
-        async with connect(url) as socket:
-            for message in messages:
-                try:
-                    await socket.send(message)
-                except ConnectionClosed:
-                    break
-            close = await closed_with(socket)
-            assert close[0] == code and reason in close[1], close
-
     async def abrupt(url: str, after: int) -> None:
         socket = await connect(url)
         for _ in range(after):
@@ -64,6 +65,19 @@ def test_misbehaving_clients_do_not_affect_others(decoder: OnlineDecoder) -> Non
         code, reason = await closed_with(socket)
         assert code == 1007 and "invalid start byte at position 0" in reason
 
+    async def visit(server: Server, url: str) -> None:
+        await asyncio.gather(
+            *(bad(url, *case) for case in BAD.values()), *(abrupt(url, n) for n in range(6)), invalid(url),
+            good(decoder, url), good(decoder, url),
+        )  # fmt: skip
+        await good(decoder, url)
+
+    server = serving(decoder, visit, Limits(message=65536, stream=4.0, leave=0.0))
+    assert metric(server, 'streams_refused_total{reason="malformed"}') == 12
+    assert metric(server, "streams_open") == 0 and not server.scheduler._streams
+
+
+def test_silent_clients_do_not_affect_others(decoder: OnlineDecoder) -> None:
     async def empty(url: str) -> None:
         async with connect(url) as socket:
             with pytest.raises(ConnectionClosed, match="no audio came"):
@@ -77,22 +91,18 @@ def test_misbehaving_clients_do_not_affect_others(decoder: OnlineDecoder) -> Non
         assert await asyncio.wait_for(reader.read(), 8) == b""
         writer.close()
 
-    async def good(url: str) -> None:
-        for _ in range(4):
-            messages = await sherpa(url, audio(decoder, words), 400)
-            assert messages[-1]["text"].split() == words
-
     async def visit(server: Server, url: str) -> None:
-        await asyncio.gather(
-            *(bad(url, *case) for case in BAD.values()), *(abrupt(url, n) for n in range(6)), invalid(url), empty(url),
-            mute(url), good(url), good(url),
-        )  # fmt: skip
-        await good(url)
+        await asyncio.gather(*(bad(url, *case) for case in SILENT.values()), empty(url), mute(url), good(decoder, url))
 
-    server = serving(decoder, visit, Limits(message=65536, stream=4.0, idle=0.5, leave=0.0, opening=1.5))
-    counts = {kind: metric(server, f'streams_refused_total{{reason="{kind}"}}') for kind in ("malformed", "silent")}
-    assert counts == {"malformed": 12, "silent": 3}
-    assert metric(server, "streams_open") == 0 and not server.scheduler._streams
+    server = serving(decoder, visit, Limits(idle=0.5, leave=0.0, opening=1.5))
+    assert metric(server, 'streams_refused_total{reason="silent"}') == 3 and not server.scheduler._streams
+
+
+async def good(decoder: OnlineDecoder, url: str) -> None:
+    words = sentence(5, 20)
+    for _ in range(4):
+        messages = await sherpa(url, audio(decoder, words), 400)
+        assert messages[-1]["text"].split() == words
 
 
 async def drip(url: str, message: bytes, seconds: float) -> tuple[int, str]:
