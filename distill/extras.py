@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 ALWAYS = (
     "torch", "torchaudio", "numpy", "scipy", "lhotse", "urllib3", "soundfile", "pydantic", "yaml", "sentencepiece",
-    "safetensors", "kaldifst", "kaldi_decoder", "kaldialign", "kaldi_native_fbank", "tensorboard", "tqdm",
+    "safetensors", "kaldifst", "kaldialign", "kaldi_native_fbank", "tensorboard", "tqdm",
 )  # fmt: skip
 EXTRAS = {
     "synth": ("espeakng_loader",),
@@ -21,7 +21,7 @@ EXTRAS = {
     "serve": ("websockets", "prometheus_client"),
     "report": ("matplotlib",),
     "hub": ("huggingface_hub",),
-    "dev": ("kaldilm", "pytest", "hypothesis", "transformers", "triton"),
+    "dev": ("kaldilm", "kaldi_decoder", "pytest", "hypothesis", "transformers", "triton"),
 }
 """Modules to import; not what is a program only (ruff, mypy)."""
 PARTS = (

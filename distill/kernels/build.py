@@ -10,44 +10,41 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import logging
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    import numpy as np
 
 SOURCES = Path(__file__).parent
 OPTIONS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
 
 
-@functools.cache
-def load_kernel(name: str, options: tuple[str, ...] = ()) -> ctypes.CDLL | None:
-    """The compiled `<name>.cpp`; None, with one warning, where it cannot be compiled.
+NO_COMPILER = (
+    "no C++ compiler (c++, g++ or clang++): decoding and LF-MMI on CPUs are compiled at their first use; install one"
+    " (apt-get install g++, xcode-select --install, conda install cxx-compiler), or set CXX to its path"
+)
 
-    options: of the compiler, beside the usual ones. CXX names another compiler; an empty CXX means none.
+
+@functools.cache
+def load_kernel(name: str, options: tuple[str, ...] = ()) -> ctypes.CDLL:
+    """The compiled `<name>.cpp`; options: of the compiler, beside the usual ones. CXX names another compiler.
+
+    Raises ValueError without a compiler, or with its message where it fails.
     """
-    source = SOURCES / f"{name}.cpp"
     compiler = find_compiler()
     if compiler is None:
-        _warn_of_no_compiler()
-        return None
+        raise ValueError(NO_COMPILER)
     try:
-        return ctypes.CDLL(str(_compiled(source, compiler, (*OPTIONS, *options))))
+        return ctypes.CDLL(str(_compiled(SOURCES / f"{name}.cpp", compiler, (*OPTIONS, *options))))
     except (OSError, subprocess.CalledProcessError) as error:
-        detail = error.stderr[-2000:] if isinstance(error, subprocess.CalledProcessError) else error
-        log.warning("%s could not be compiled, so it runs in a slower form: %s", source.name, detail)
-        return None
-
-
-@functools.cache
-def _warn_of_no_compiler() -> None:
-    log.warning("no C++ compiler (c++, g++ or clang++, or CXX): graphs are scored and searched in slower forms")
+        reason = error.stderr[-2000:] if isinstance(error, subprocess.CalledProcessError) else error
+        raise ValueError(f"{compiler} cannot compile {name}.cpp; set CXX to another compiler: {reason}") from None
 
 
 def pointer(array: np.ndarray | None) -> ctypes.c_void_p | None:
@@ -56,7 +53,7 @@ def pointer(array: np.ndarray | None) -> ctypes.c_void_p | None:
 
 
 def find_compiler() -> str | None:
-    """Path of the C++ compiler, None if there is none."""
+    """Path of the C++ compiler, None without one."""
     if "CXX" in os.environ:
         return shutil.which(os.environ["CXX"]) if os.environ["CXX"] else None
     return next((path for path in map(shutil.which, ("c++", "g++", "clang++")) if path), None)

@@ -25,20 +25,18 @@ from distill.lfmmi.factored import factor
 from distill.lfmmi.leaky import leak_weights
 from distill.lfmmi.reference import SMALLEST_FRAME_MASS
 
-KERNEL = "lfmmi"
 SOUND, WEAK, NOT_A_NUMBER = range(3)  # status of an utterance
 
 
 class CpuEngine(OwnEngine):
     """Forward-backward in C++; see `distill.lfmmi.engine.Engine`, options in `OwnEngine`.
 
-    threads: 0 for as many as torch uses. Raises RuntimeError where the kernels cannot be built.
+    threads: 0 for as many as torch uses. Raises ValueError where the kernels cannot be compiled (`load_kernel`).
     """
 
     def __init__(self, leaky: float = 0.0, precision: Precision = "input", threads: int = 0) -> None:
         super().__init__(leaky, precision)
-        if load_kernel(KERNEL) is None:
-            raise RuntimeError("the C++ kernels cannot be built here; use the engine 'torch'")
+        _library()  # compiled now, so that an error is raised here
         self.threads = threads
         self._compiled: dict[int, tuple[Hmm, _Graph]] = {}
 
@@ -182,8 +180,7 @@ def _check(code: int) -> None:
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    library = load_kernel(KERNEL)
-    assert library is not None, "engines are only made where the kernels are"
+    library = load_kernel("lfmmi")
     library.lfmmi_graph.restype = ctypes.c_void_p
     library.lfmmi_held.restype = ctypes.c_int64
     return library

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from distill.fsa.graph import Hmm
-from distill.kernels.build import load_kernel
-from distill.lfmmi.cpu import KERNEL, CpuEngine
+from distill.lfmmi.cpu import CpuEngine
 from distill.lfmmi.engine import Engine, OwnEngine, Precision, Score
 from distill.lfmmi.reference import TorchEngine
 
 
 class NativeEngine(OwnEngine):
-    """C++ kernels on CPUs, Triton kernels on GPUs; torch without a compiler, without Triton and on other devices."""
+    """C++ kernels on CPUs, Triton kernels on GPUs; torch without Triton and on other devices."""
 
     def __init__(self, leaky: float = 0.0, precision: Precision = "input") -> None:
         super().__init__(leaky, precision)
@@ -28,7 +27,7 @@ class NativeEngine(OwnEngine):
         return self._engines[kind].score(log_probs, lengths, graph)
 
     def _build(self, kind: str) -> Engine:
-        if kind == "cpu" and load_kernel(KERNEL) is not None:
+        if kind == "cpu":
             return CpuEngine(self.leaky, self.precision)
         if kind == "cuda":
             from distill.lfmmi import triton

@@ -14,6 +14,7 @@ from pathlib import Path
 from distill.config.experiment import Experiment
 from distill.config.names import NAME, NAME_RULE, TOPOLOGIES, UNITS, mark, names_of
 from distill.files import ASIDE
+from distill.kernels.build import NO_COMPILER, find_compiler
 from distill.recipe import folders, launch
 from distill.recipe.script import log_to_console
 
@@ -184,6 +185,8 @@ def recipe_from(args: argparse.Namespace) -> Recipe:
     units = _known("--units", args.units, UNITS)
     if _known("--engine", args.engine, ENGINES) == "k2" and importlib.util.find_spec("k2") is None:
         raise ValueError(NO_K2)
+    if find_compiler() is None:
+        raise ValueError(NO_COMPILER)
     topology = _known("--topology", args.topology or TOPOLOGIES[0], TOPOLOGIES)
     if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", args.device):
         raise ValueError(f"--device {args.device!r} must be cpu, cuda or cuda:N")

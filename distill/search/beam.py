@@ -1,4 +1,4 @@
-"""Lattice search on the CPU: token passing in C++ (`kernels/search.cpp`), else kaldi-decoder's."""
+"""Lattice search on the CPU: token passing in C++ (`kernels/search.cpp`)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import ctypes
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,6 @@ from torch import Tensor
 from distill.fsa.checks import NOT_FINITE, check_inputs
 from distill.fsa.lattice import DecodingGraph, Lattice, Search
 from distill.kernels.build import load_kernel, pointer
-from distill.search.determinise import best_path
 
 
 class SearchesLattices:
@@ -47,16 +45,12 @@ def lattices(log_probs: Tensor, lengths: Tensor, graph: DecodingGraph, search: S
 
 
 @cache
-def _kernel() -> ctypes.CDLL | None:
+def _kernel() -> ctypes.CDLL:
     library = load_kernel("search")
-    if library is not None:
-        library.search_open.restype = library.search_lattice.restype = library.search_best.restype = ctypes.c_void_p
-        library.path_take.argtypes, library.path_take.restype = [ctypes.c_void_p] * 4, None
-        library.path_free.argtypes, library.path_free.restype = [ctypes.c_void_p], None
-        library.search_close.argtypes, library.search_close.restype = [ctypes.c_void_p], None
-        library.lattice_take.argtypes = [ctypes.c_void_p] * 7
-        library.lattice_take.restype = library.lattice_free.restype = None
-        library.lattice_free.argtypes = [ctypes.c_void_p]
+    library.search_open.restype = library.search_lattice.restype = library.search_best.restype = ctypes.c_void_p
+    for function, count in (("path_take", 4), ("path_free", 1), ("search_close", 1), ("lattice_take", 7),
+                            ("lattice_free", 1)):  # fmt: skip
+        getattr(library, function).argtypes, getattr(library, function).restype = [ctypes.c_void_p] * count, None
     return library
 
 
@@ -83,15 +77,13 @@ class OngoingSearch:
     """The search of one utterance in chunks: feed() frames, take best() or the lattice() at any time.
 
     The lattice after the last frame is that of `lattices` over all frames at once, bit by bit. Past frames are kept
-    as the pruned lattice only, without log-probabilities. (Without a compiler log-probabilities are kept, and each
-    best() or lattice() searches all of them anew, with nothing stable.)
+    as the pruned lattice only, without log-probabilities.
     Raises ValueError for a graph that uses outputs beyond V or in which arcs without a frame form a cycle.
     """
 
     def __init__(self, graph: DecodingGraph, search: Search) -> None:
         self.graph, self.search = graph, search
         self.frames, self.alive = 0, True  # alive: paths go on
-        self._kept: list[np.ndarray] = []
         self._handle: ctypes.c_void_p | None = None
 
     def feed(self, log_probs: np.ndarray) -> bool:
@@ -100,9 +92,7 @@ class OngoingSearch:
         if not (log_probs < np.inf).all():
             raise ValueError(NOT_FINITE)
         library = _kernel()
-        if library is None:
-            self._kept.append(log_probs)
-        elif self.alive and len(log_probs):
+        if self.alive and len(log_probs):
             if self._handle is None:
                 self._handle = ctypes.c_void_p(library.search_open(
                     *map(pointer, self.graph.packed), ctypes.c_int32(log_probs.shape[1]),
@@ -121,8 +111,6 @@ class OngoingSearch:
         if not self.frames or not self.alive:
             return None
         library = _kernel()
-        if library is None:
-            return self._best_of_all()
         sizes, costs = np.zeros(2, dtype=np.int64), np.zeros(2)
         handle = ctypes.c_void_p(library.search_best(self._handle, pointer(sizes), pointer(costs)))
         try:
@@ -143,8 +131,6 @@ class OngoingSearch:
         if not self.frames or not (self.alive or last):
             return Lattice.empty()
         library = _kernel()
-        if library is None:
-            return _find_with_library(np.concatenate(self._kept), self.graph, self.search)
         sizes = np.zeros(3, dtype=np.int64)
         flags = ctypes.c_int32(not ended), ctypes.c_int32(not last)
         handle = library.search_lattice(self._handle, *flags, pointer(sizes))
@@ -163,21 +149,6 @@ class OngoingSearch:
         labels, words, scores = self.graph.label[arc], self.graph.word[arc], self.graph.score[arc]
         return Lattice(src, dst, labels, words, acoustic, scores, frame, final, bool(complete))
 
-    def _best_of_all(self) -> Partial | None:
-        lattice, ended = self.lattice(False), self.lattice(True)
-        if not lattice.num_states:
-            return None
-        path, _ = best_path(lattice)
-        taken = lattice.label[path], lattice.word[path], lattice.frame[lattice.src[path]]
-        scores = lattice.acoustic[path], lattice.graph[path]
-        score, ending = float(sum(map(np.sum, scores))), _best_score(ended) if ended.complete else -np.inf
-        return Partial(*taken, *scores, stable=0, score=score, ending=score - ending)
-
-
-def _best_score(lattice: Lattice) -> float:
-    path, _ = best_path(lattice)
-    return float(lattice.acoustic[path].sum() + lattice.graph[path].sum() + lattice.final[lattice.dst[path[-1]]])
-
 
 _spaces = threading.local()
 
@@ -190,78 +161,3 @@ def _workspace(graph: DecodingGraph) -> np.ndarray:
     if space is None:
         space = _spaces.of[graph] = np.full(graph.num_states, -1, dtype=np.int32)
     return space
-
-
-def _find_with_library(log_probs: np.ndarray, graph: DecodingGraph, search: Search) -> Lattice:
-    """kaldi-decoder's LatticeSimpleDecoder: the same paths, many times slower, and no max_active."""
-    import kaldi_decoder
-
-    options = kaldi_decoder.LatticeSimpleDecoderConfig(beam=search.beam, lattice_beam=search.lattice_beam)
-    decoder = kaldi_decoder.LatticeSimpleDecoder(_openfst(graph), options)
-    complete = decoder.decode(kaldi_decoder.DecodableCtc(log_probs))
-    _, raw = decoder.get_raw_lattice()
-    text = raw.to_str()
-    return replace(pruned(_from_text(text), search.lattice_beam), complete=complete) if text else Lattice.empty()
-
-
-@cache
-def _openfst(graph: DecodingGraph) -> Any:
-    return graph.to_openfst()
-
-
-def _from_text(text: str) -> Lattice:
-    """OpenFst's text of a raw lattice: its weights are "graph cost,acoustic cost", its states come in any order."""
-    rows = [line.split() for line in text.splitlines()]
-    start = int(rows[0][0])
-    arcs = [row for row in rows if len(row) >= 4]
-    src, dst, label, word = np.array([row[:4] for row in arcs], dtype=np.int32).reshape(-1, 4).T
-    costs = np.array([_costs(row, 4) for row in arcs], dtype=np.float32).reshape(-1, 2)
-    states = int(max(src.max(initial=start), dst.max(initial=start), max(int(row[0]) for row in rows))) + 1
-    final = np.full(states, -np.inf, dtype=np.float32)
-    for row in rows:
-        if len(row) <= 2:
-            final[int(row[0])] = -sum(_costs(row, 1))
-    depth, frame = np.full(states, -1), np.zeros(states, dtype=np.int32)
-    depth[start] = 0
-    while True:  # one arc deeper in each round; an arc leads from an earlier frame or an earlier place in it
-        deeper = depth.copy()
-        np.maximum.at(deeper, dst, np.where(depth[src] >= 0, depth[src] + 1, -1))
-        if (deeper == depth).all():
-            break
-        depth = deeper
-    for arc in np.argsort(depth[src], kind="stable"):
-        frame[dst[arc]] = frame[src[arc]] + (label[arc] > 0)
-    order = np.lexsort((depth, frame))
-    number = np.argsort(order).astype(np.int32)
-    return Lattice(number[src], number[dst], label - 1, word, -costs[:, 1], -costs[:, 0], frame[order], final[order])
-
-
-def _costs(row: list[str], place: int) -> tuple[float, float]:
-    """Graph and acoustic cost of a line of text; both 0 where none stands there."""
-    graph, acoustic = row[place].split(",") if len(row) > place else ("0", "0")
-    return float(graph), float(acoustic)
-
-
-def pruned(lattice: Lattice, beam: float) -> Lattice:
-    """Without arcs and ends whose best complete path is more than `beam` worse than the best one."""
-    if not lattice.num_states:
-        return lattice
-    order = np.argsort(lattice.src, kind="stable")
-    src, dst = lattice.src[order], lattice.dst[order]
-    score = (lattice.acoustic.astype(np.float64) + lattice.graph)[order]
-    ahead, back = np.full(lattice.num_states, -np.inf), lattice.final.astype(np.float64)
-    ahead[0] = 0.0
-    for a in range(len(src)):
-        ahead[dst[a]] = max(ahead[dst[a]], ahead[src[a]] + score[a])
-    for a in reversed(range(len(src))):
-        back[src[a]] = max(back[src[a]], score[a] + back[dst[a]])
-    least = back[0] - beam
-    keep = ahead[src] + score + back[dst] >= least
-    alive = ahead + back >= least
-    final = np.where(ahead + lattice.final >= least, lattice.final, -np.inf).astype(np.float32)
-    number = (np.cumsum(alive) - 1).astype(np.int32)
-    kept = order[keep]
-    return Lattice(
-        number[src[keep]], number[dst[keep]], lattice.label[kept], lattice.word[kept], lattice.acoustic[kept],
-        lattice.graph[kept], lattice.frame[alive], final[alive],
-    )  # fmt: skip

@@ -1,8 +1,7 @@
 """Determinised lattices: each sequence of units (or words) once, with its best path's scores.
 
 Nearly all paths of a lattice differ in their frames only. Determinised over units, it becomes small
-enough to store, to train on and to list the best sequences of. In C++ (`kernels/sequences.cpp`) where there
-is a compiler, else in Python.
+enough to store, to train on and to list the best sequences of (in C++, `kernels/sequences.cpp`).
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ import numpy as np
 
 from distill.fsa.lattice import Lattice
 from distill.kernels.build import load_kernel, pointer
-from distill.search import determinise_reference as reference
 
 # Beyond these the beam is narrowed: states of a determinised lattice, and arcs of the one it is made of
 MOST_STATES = 20_000
@@ -99,8 +97,6 @@ def determinised(
     if not lattice.num_states:
         raise ValueError("the lattice has no complete path, so it has no sequences")
     library = _kernel()
-    if library is None:
-        return SequenceGraph(*reference.determinised(lattice, units, beam, most_states, most_arcs))
     sizes, scores = np.zeros(2, dtype=np.int64), np.zeros(3)
     tables = (None, None) if units is None else map(pointer, units)
     given = (lattice.src, lattice.dst, lattice.label, lattice.word, lattice.acoustic, lattice.graph)
@@ -129,13 +125,10 @@ def best_path(lattice: Lattice, scale: float = 1.0) -> tuple[np.ndarray, np.ndar
     """
     if not lattice.num_states:
         raise ValueError("the lattice has no complete path, so there is no best one")
-    library = _kernel()
-    if library is None:
-        return reference.best_path(lattice, scale)
     path = np.empty(lattice.num_states, dtype=np.int32)
     posterior = np.empty(lattice.num_frames, dtype=np.float32)
     arrays = (lattice.src, lattice.dst, lattice.label, lattice.acoustic, lattice.graph)
-    length = library.lattice_best(
+    length = _kernel().lattice_best(
         *map(pointer, arrays), ctypes.c_int64(lattice.num_arcs), pointer(lattice.final), pointer(lattice.frame),
         ctypes.c_int64(lattice.num_states), ctypes.c_double(scale), pointer(path), pointer(posterior),
     )  # fmt: skip
@@ -146,11 +139,8 @@ def arc_posteriors(lattice: Lattice, scale: float = 1.0) -> np.ndarray:
     """Share of all paths' mass that each arc has: (A,) float32. scale: of all scores when paths are summed."""
     if not lattice.num_states:
         raise ValueError("the lattice has no complete path, so its arcs have no posteriors")
-    library = _kernel()
-    if library is None:
-        return reference.arc_posteriors(lattice, scale)
     posterior = np.empty(lattice.num_arcs, dtype=np.float32)
-    library.lattice_posteriors(
+    _kernel().lattice_posteriors(
         *map(pointer, (lattice.src, lattice.dst, lattice.acoustic, lattice.graph)), ctypes.c_int64(lattice.num_arcs),
         pointer(lattice.final), ctypes.c_int64(lattice.num_states), ctypes.c_double(scale), pointer(posterior),
     )  # fmt: skip
@@ -164,13 +154,11 @@ def words_of(lattice: Lattice, path: Sequence[int] | np.ndarray) -> list[int]:
 
 
 @cache
-def _kernel() -> ctypes.CDLL | None:
+def _kernel() -> ctypes.CDLL:
     library = load_kernel("sequences")
-    if library is not None:
-        library.sequences_make.restype = ctypes.c_void_p
-        library.lattice_best.restype = ctypes.c_int64
-        library.lattice_posteriors.restype = None
-        library.sequences_take.argtypes = [ctypes.c_void_p] * 10
-        library.sequences_take.restype = library.sequences_free.restype = None
-        library.sequences_free.argtypes = [ctypes.c_void_p]
+    library.sequences_make.restype = ctypes.c_void_p
+    library.lattice_best.restype = ctypes.c_int64
+    library.lattice_posteriors.restype = library.sequences_take.restype = library.sequences_free.restype = None
+    library.sequences_take.argtypes = [ctypes.c_void_p] * 10
+    library.sequences_free.argtypes = [ctypes.c_void_p]
     return library

@@ -6,15 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
-from distill.kernels.build import find_compiler
 from distill.lfmmi import Engine, TorchEngine
 from distill.lfmmi.cpu import CpuEngine
 
-NEEDS_COMPILER = pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler")
 IMPLEMENTATIONS = {"torch": TorchEngine, "cpu": CpuEngine}
 
 
-@pytest.fixture(params=["torch", pytest.param("cpu", marks=NEEDS_COMPILER)])
+@pytest.fixture(params=list(IMPLEMENTATIONS))
 def make_engine(request: pytest.FixtureRequest) -> Callable[..., Engine]:
     """Makes an engine of each implementation in turn, with the options it is given."""
     return IMPLEMENTATIONS[request.param]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from distill.graphs import topology
 from distill.kernels import build
 from distill.lfmmi import NativeEngine, TorchEngine, build_engine, cpu, factored
 from distill.lfmmi.cpu import CpuEngine
-from tests.support.engines import NEEDS_COMPILER
 from tests.support.random_graphs import random_fsa, random_log_probs, score_and_gradient
 
 HMM = topology.ctc(random_fsa(3, 5))
@@ -27,33 +25,27 @@ LOG_PROBS, LENGTHS = random_log_probs(2, 6), torch.tensor([6, 4])
 
 @pytest.fixture
 def fresh_kernels() -> Iterator[None]:
-    build.load_kernel.cache_clear()
+    for cached in (build.load_kernel, cpu._library):
+        cached.cache_clear()
     yield
-    build.load_kernel.cache_clear()
+    for cached in (build.load_kernel, cpu._library):
+        cached.cache_clear()
 
 
 @pytest.mark.usefixtures("fresh_kernels")
 @pytest.mark.parametrize("broken", [False, True])
-def test_without_a_compiler_torch_does_it_after_one_warning(
-    broken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_error_shows_what_the_compiler_lacks(broken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler = tmp_path / "cxx"
     compiler.write_text('#!/bin/sh\n[ "$1" = --version ] || { echo no such header >&2; exit 1; }\n')
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler) if broken else "")
     monkeypatch.setenv("DISTILL_CACHE", str(tmp_path))
-    expected = TorchEngine().score(LOG_PROBS, LENGTHS, HMM).total
-    with caplog.at_level(logging.WARNING):
-        for _ in range(2):
-            assert torch.equal(NativeEngine().score(LOG_PROBS, LENGTHS, HMM).total, expected)
-    assert len(caplog.records) == 1
-    assert ("no such header" if broken else "no C++ compiler") in caplog.text
-    with pytest.raises(RuntimeError, match="use the engine 'torch'"):
-        CpuEngine()
+    for compiled in (lambda: NativeEngine().score(LOG_PROBS, LENGTHS, HMM), lambda: build.load_kernel("search")):
+        with pytest.raises(ValueError, match="no such header" if broken else r"no C\+\+ compiler .*install one"):
+            compiled()
 
 
-@NEEDS_COMPILER
-def test_with_a_compiler_the_kernel_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_cpu_the_kernel_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = TorchEngine().score(LOG_PROBS, LENGTHS, HMM).total
     monkeypatch.setattr(TorchEngine, "score", None)
     torch.testing.assert_close(NativeEngine().score(LOG_PROBS, LENGTHS, HMM).total, expected)
@@ -67,7 +59,6 @@ def test_engines_are_built_by_name() -> None:
         build_engine("nativ")
 
 
-@NEEDS_COMPILER
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("batch", [1, 2, 3, 5, 9, 17])
 @pytest.mark.parametrize("threads", [1, 3])
@@ -87,7 +78,6 @@ def test_groups_of_every_width_and_any_threads(dtype: torch.dtype, batch: int, t
         torch.testing.assert_close(found[2].double(), expected[2], rtol=0, atol=bound)
 
 
-@NEEDS_COMPILER
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("needs_posterior", [False, True])
 @pytest.mark.parametrize("width", [1, 2, 4, 8])
@@ -107,7 +97,6 @@ def test_an_utterance_that_ends_first_leaves_its_group_alone(
 SEGMENT = 4  # frames that a direction holds at once
 
 
-@NEEDS_COMPILER
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("leaky", [0.0, 0.01])
 @pytest.mark.parametrize("frames", [1, 2, 7, 8, 9, 15, 16, 17, 25, 40])
@@ -133,7 +122,6 @@ def _in_segments(hmm: Hmm, log_probs: torch.Tensor, lengths: torch.Tensor, leaky
     return batch.total, batch.posterior
 
 
-@NEEDS_COMPILER
 def test_memory_grows_with_the_root_of_the_length_and_not_with_the_batch() -> None:
     """Sixteen times the frames take four times the checkpoints and frames held; groups come one after the other."""
     hmm = topology.ctc(random_fsa(60, 4, 0.05, units=9))
@@ -152,7 +140,6 @@ def test_memory_grows_with_the_root_of_the_length_and_not_with_the_batch() -> No
     assert cpu._library().lfmmi_held() == 0
 
 
-@NEEDS_COMPILER
 def test_going_backward_twice_gives_the_same() -> None:
     """The gradient takes the posterior's memory, so the second time it is computed again."""
     leaf = LOG_PROBS.clone().requires_grad_()
@@ -180,7 +167,6 @@ def cases(draw: st.DrawFn) -> tuple[Hmm, torch.Tensor, torch.Tensor]:
     return graph, random_log_probs(batch, frames, scale, seed, outputs), torch.tensor(lengths)
 
 
-@NEEDS_COMPILER
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(cases())
 def test_kernel_and_reference_agree_on_any_graph(case: tuple[Hmm, torch.Tensor, torch.Tensor]) -> None:

@@ -432,6 +432,12 @@ def test_k2_where_it_is_not_installed(tmp_path: Path, monkeypatch: pytest.Monkey
         a_recipe(tmp_path, "--engine", "k2")
 
 
+def test_a_missing_compiler_is_named_before_the_first_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "")
+    with pytest.raises(ValueError, match=r"no C\+\+ compiler .*install one"):
+        a_recipe(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["..", ".", "", "a/b", "/abs", "../x", "a\nb", "a b", "t.aside-1"])
 def test_an_experiments_folder_lies_in_the_exp_dir(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="expected letters a to z, digits"):

@@ -11,8 +11,8 @@ import pytest
 
 from distill.fsa.lattice import Lattice, Search
 from distill.graphs.topology import Topology, monophones
-from distill.search import determinise_reference as reference
 from distill.search.determinise import SequenceGraph, best_path, determinised, words_of
+from tests.support import determinise as reference
 from tests.support.lattices import OUTPUTS, WIDE, Path, lattice_of, lattice_paths, random_graph, random_log_probs
 
 SEEDS = [seed for seed in range(24) if list(lattice_paths(lattice_of(random_graph(seed), random_log_probs(seed, 5))))]
@@ -87,7 +87,7 @@ def test_beam_and_order(seed: int) -> None:
 
 @pytest.mark.parametrize("kind", ["ctc", "two_pdf", "words"])
 @pytest.mark.parametrize(("beam", "most_arcs"), [(1.0, 10**6), (100.0, 10**6), (100.0, 8)])
-def test_the_slower_form_makes_the_same(kind: str, beam: float, most_arcs: int) -> None:
+def test_the_reference_makes_the_same(kind: str, beam: float, most_arcs: int) -> None:
     for seed in SEEDS[:15]:
         lattice = made(seed)
         table = KINDS[kind].unit_table if kind in KINDS else None
@@ -147,15 +147,6 @@ def test_best_path_and_its_posterior(seed: int, scale: float) -> None:
     slow_arcs, slow_posterior = reference.best_path(lattice, scale)
     assert slow_arcs.tolist() == arcs.tolist()
     np.testing.assert_allclose(slow_posterior, posterior, rtol=1e-5)
-
-
-def test_without_a_compiler_the_slower_form_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    lattice, table = made(SEEDS[1]), KINDS["ctc"].unit_table
-    graph, (arcs, posterior) = determinised(lattice, table, 5.0), best_path(lattice)
-    monkeypatch.setattr("distill.search.determinise._kernel", lambda: None)
-    again, (slow_arcs, slow_posterior) = determinised(lattice, table, 5.0), best_path(lattice)
-    assert [said for said, _ in again.ranked()] == [said for said, _ in graph.ranked()]
-    assert slow_arcs.tolist() == arcs.tolist() and slow_posterior == pytest.approx(posterior, rel=1e-5)
 
 
 def test_nothing_to_say_is_an_error() -> None:

@@ -11,8 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.fsa.lattice import Lattice, Search
-from distill.kernels import build
-from distill.search import beam as search
 from distill.search.beam import OngoingSearch, Partial
 from distill.search.determinise import best_path
 from tests.support.lattices import OUTPUTS, lattice_of, random_graph
@@ -93,22 +91,6 @@ def test_the_lattice_can_be_had_on_the_way() -> None:
     for start in range(0, FRAMES, 10):
         ongoing.feed(log_probs[start : start + 10])
         assert same(ongoing.lattice(True), lattice_of(GRAPH, log_probs[: start + 10], limits))
-
-
-def test_without_a_compiler_it_is_slower_but_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    log_probs, limits = peaked(1, 20, OUTPUTS), Search(30.0, 4.0, 0)
-    _, (*_, fast) = fed(log_probs, [7, 12], limits)
-    kept = (build.load_kernel, build._warn_of_no_compiler, search._kernel)
-    monkeypatch.setenv("CXX", "")
-    for each in kept:
-        each.cache_clear()
-    _, (*_, slow) = fed(log_probs, [7, 12], limits)
-    monkeypatch.undo()
-    for each in kept:
-        each.cache_clear()
-    assert slow.word.tolist() == fast.word.tolist() and slow.label.tolist() == fast.label.tolist()
-    assert slow.score == pytest.approx(fast.score, abs=1e-3) and slow.ending == pytest.approx(fast.ending, abs=1e-3)
-    assert slow.stable == 0
 
 
 def test_a_beam_that_leaves_no_path_is_told() -> None:

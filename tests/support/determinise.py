@@ -1,4 +1,4 @@
-"""Determinisation of lattices in Python: reference of `kernels/sequences.cpp`, and fallback without a compiler."""
+"""Determinisation of lattices in Python: the reference of `kernels/sequences.cpp`."""
 
 from __future__ import annotations
 
