@@ -12,26 +12,25 @@ not change its time). The narrowest beam whose `wer` is within 1 % of the widest
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.k2 import k2_figures
 from benchmarks.measure import measure
 from benchmarks.models import student
-from benchmarks.table import finish
+from benchmarks.table import finish, parser
 from benchmarks.words import Sources, large_graph
 from distill.batch import SAMPLE_RATE
 from distill.decode.graph_decoder import GraphDecoder
-from distill.fsa.lattice import Lattice, Search
+from distill.fsa.lattice import DecodingGraph, Lattice, Search
 from distill.graphs.lexicon import Lang
 from distill.lfmmi import NativeEngine
 from distill.recipe.script import run_script
@@ -62,36 +61,34 @@ class Case:
 def main() -> None:
     args = parse()
     torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        s5 = s5_rows(Path(folder))
-        for case in cases(args, Path(folder)):
-            found = [measured(case, Search(beam, 6.0, most), args, Path(folder)) for beam, most in BEAMS]
-            rows += with_enough(found)
-    for each in rows:
-        for name, seconds in s5.items():
-            each[f"of_{name}"] = round(each["per_audio_second"] / seconds, 3)
+        finish(all_rows(args, Path(folder)), args.json)
+
+
+def all_rows(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
+    s5 = s5_rows(folder)
+    for case in cases(args, folder):
+        for each in with_enough([measured(case, Search(beam, 6.0, most), args) for beam, most in BEAMS]):
+            yield each | {f"of_{name}": round(each["per_audio_second"] / seconds, 3) for name, seconds in s5.items()}
     for name, seconds in s5.items():
-        rows.append({"case": "S5 streaming", "engine": f"ONNX Runtime, {name}", "per_audio_second": round(seconds, 6)})
-    finish(rows, args.json)
+        yield {"case": "S5 streaming", "engine": f"ONNX Runtime, {name}", "per_audio_second": round(seconds, 6)}
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--experiment", type=Path, required=True, help="folder of a trained model")
-    parser.add_argument("--data", type=Path, required=True, help="data folder of its recipe")
-    parser.add_argument("--set", default="test-other", help="cut set")
-    parser.add_argument("--utterances", type=int, default=100)
-    parser.add_argument("--text", type=Path, help="text of the larger graph: UTTERANCE WORDS…, as LibriSpeech's")
-    parser.add_argument("--dictionary", type=Path, help="its pronunciations, as CMUdict has them")
-    parser.add_argument("--words", type=int, default=5000)
-    parser.add_argument("--drawn", type=int, default=90_000, help="sentences that make its bigram dense")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--k2-python", type=Path, help="Python of an environment with k2, for its rows")
-    parser.add_argument("--json", type=Path, help="write the table here")
-    args = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--experiment", type=Path, required=True, help="folder of a trained model")
+    options.add_argument("--data", type=Path, required=True, help="data folder of its recipe")
+    options.add_argument("--set", default="test-other", help="cut set")
+    options.add_argument("--utterances", type=int, default=100)
+    options.add_argument("--text", type=Path, help="text of the larger graph: UTTERANCE WORDS…, as LibriSpeech's")
+    options.add_argument("--dictionary", type=Path, help="its pronunciations, as CMUdict has them")
+    options.add_argument("--words", type=int, default=5000)
+    options.add_argument("--drawn", type=int, default=90_000, help="sentences that make its bigram dense")
+    options.add_argument("--repeats", type=int, default=3)
+    options.add_argument("--k2-python", type=Path, help="Python of an environment with k2, for its rows")
+    args = options.parse_args()
     if (args.text is None) != (args.dictionary is None):
-        parser.error("--text and --dictionary belong together")
+        options.error("--text and --dictionary belong together")
     return args
 
 
@@ -142,11 +139,11 @@ def as_outputs(log_probs: np.ndarray, model: Lang, graph: Lang) -> np.ndarray:
     return np.ascontiguousarray(padded[:, [place.get(unit, -1) for unit in graph.units]])
 
 
-def measured(case: Case, search: Search, args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+def measured(case: Case, search: Search, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows of all engines at one beam; ratios are to ours over whole utterances."""
-    decoder = case.decoder.searching(search)
+    decoder, narrow = copy(case.decoder), copy(case.decoder)
+    decoder.search, narrow.search = search, Search(search.beam, 0.1, search.max_active)
     frames = [decoder.frames(each) for each in case.log_probs]
-    narrow = decoder.searching(Search(search.beam, 0.1, search.max_active))
     runs: dict[str, Callable[[], Found]] = {
         "ours": lambda: [best_path(decoder, each) for each in decoder.lattices(case.log_probs)],
         "ours, 1-best only": lambda: [best_path(narrow, each) for each in narrow.lattices(case.log_probs)],
@@ -155,7 +152,7 @@ def measured(case: Case, search: Search, args: argparse.Namespace, folder: Path)
     }
     rows = [row(case, search, engine, measure(run, args.repeats)["cpu_seconds"], run()) for engine, run in runs.items()]
     if args.k2_python:
-        rows.append(of_k2(case, search, args, folder))
+        rows.append(of_k2(case, search, args))
     for each in rows:
         each["ratio"] = round(each["per_audio_second"] / rows[0]["per_audio_second"], 2)
     return rows
@@ -217,24 +214,17 @@ def kaldi(decoder: GraphDecoder, frames: list[np.ndarray]) -> Callable[[], Found
     return run
 
 
-def of_k2(case: Case, search: Search, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def of_k2(case: Case, search: Search, args: argparse.Namespace) -> dict[str, Any]:
     """k2's intersect_dense_pruned, run by another Python."""
-    path = folder / "case.pt"
-    lengths = torch.tensor([len(each) for each in case.log_probs])
     frames = [torch.from_numpy(case.decoder.frames(each)) for each in case.log_probs]
-    padded = torch.nn.utils.rnn.pad_sequence(frames, batch_first=True)
-    graph = case.decoder.graph
-    arrays = {
-        name: torch.from_numpy(getattr(graph, name)) for name in ("first", "dst", "label", "word", "score", "final")
-    }
-    torch.save({"log_probs": padded, "lengths": lengths, "graph": arrays}, path)
-    command = [args.k2_python, "-m", "benchmarks.decode_k2", path, "--repeats", str(args.repeats)]
-    command += ["--beam", str(search.beam), "--max-active", str(search.max_active)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}  # not installed there
-    done = subprocess.run([str(each) for each in command], capture_output=True, text=True, env=environment)
-    if done.returncode:
-        sys.exit(f"k2's row failed: {done.stderr[-2000:]}")
-    figures = json.loads(done.stdout.splitlines()[-1])
+    figures = k2_figures(args.k2_python, {
+        "log_probs": torch.nn.utils.rnn.pad_sequence(frames, batch_first=True), "repeats": args.repeats,
+        "lengths": torch.tensor([len(each) for each in frames]),
+        "beams": [search.beam, search.lattice_beam, search.max_active],
+        "graph": {x.name: torch.from_numpy(getattr(case.decoder.graph, x.name)) for x in fields(DecodingGraph)},
+    }, 3600)  # fmt: skip
+    if "error" in figures:
+        sys.exit(f"k2's row failed: {figures['error']}")
     return row(case, search, "k2", figures["cpu_seconds"], list(zip(figures["scores"], figures["words"])))
 
 

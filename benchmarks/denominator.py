@@ -9,23 +9,20 @@ chain-style n-gram has no path for some of them, which are counted.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import os
 import random
-import resource
-import subprocess
-import sys
 import tempfile
-import time
 from collections import deque
 from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.table import finish
+os.environ["OMP_NUM_THREADS"] = "1"  # read when numpy is loaded, also by the processes that are started
+
+from benchmarks.measure import in_process, measure
+from benchmarks.table import Row, finish, parser
 
 if TYPE_CHECKING:
     from distill.config.graphs import Graphs
@@ -46,26 +43,21 @@ CASES = [
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--text", type=Path, help="one sentence a line; repeated if it is too short")
-    parser.add_argument("--lang", type=Path, help="its lang folder")
-    parser.add_argument("--most", type=float, default=3.0, help="largest text, in millions of words")
-    parser.add_argument("--repeat", type=int, default=1, help="runs per case; the median counts")
-    parser.add_argument("--json", type=Path, help="write the table here")
-    parser.add_argument("--case", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.case:
-        print(json.dumps(run_case(json.loads(args.case))))
-        return
+    options = parser(__doc__)
+    options.add_argument("--text", type=Path, help="one sentence a line; repeated if it is too short")
+    options.add_argument("--lang", type=Path, help="its lang folder")
+    options.add_argument("--most", type=float, default=3.0, help="largest text, in millions of words")
+    options.add_argument("--repeat", type=int, default=1, help="runs per case behind the first; the median counts")
+    args = options.parse_args()
     if (args.text is None) != (args.lang is None):
-        parser.error("--text and --lang belong together")
+        options.error("--text and --lang belong together")
     with tempfile.TemporaryDirectory() as folder:
         text, lang = (args.text, args.lang) if args.text else drawn_text(Path(folder), args.most)
-        rows = [measured(text, lang, case, args.repeat) for case in CASES if case[2] <= args.most]
+        rows = [row(text, lang, case, args.repeat) for case in CASES if case[2] <= args.most]
         rows += grammars(text, lang, Path(folder), min(1.0, args.most))
-    base = next((row["cpu_seconds"] for row in rows if row["case"] == "2-gram interpolated, 1 M words"), None)
-    for row in rows:
-        row.setdefault("ratio", round(row["cpu_seconds"] / base, 2) if base else None)
+    base = next((each["cpu_seconds"] for each in rows if each["case"] == "2-gram interpolated, 1 M words"), None)
+    for each in rows:
+        each.setdefault("ratio", each["cpu_seconds"] / base if base else None)
     finish(rows, args.json)
 
 
@@ -91,45 +83,35 @@ def drawn_text(folder: Path, millions: float) -> tuple[Path, Path]:
     return folder / "lm.txt", folder / "lang"
 
 
-def measured(text: Path, lang: Path, case: tuple[int, str, float], repeat: int) -> dict:
-    """A row of the table: the median of runs in processes of their own, on the first core this one may use."""
+def row(text: Path, lang: Path, case: tuple[int, str, float], repeat: int) -> Row:
+    """Text to denominator in a process of its own, on the first core this one may use."""
     order, style, millions = case
-    options = {"text": str(text), "lang": str(lang), "order": order, "style": style, "millions": millions}
-    runs = []
-    for _ in range(repeat):
-        found = subprocess.run(
-            [sys.executable, "-m", "benchmarks.denominator", "--case", json.dumps(options)],
-            stdout=subprocess.PIPE, check=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        runs.append(json.loads(found.stdout))
-    middle = sorted(runs, key=lambda run: run["seconds"])[len(runs) // 2]
     name = f"{order}-gram {style}, {millions:g} M words"
-    return {"case": name, "engine": "distill", **middle}
+    return {"case": name, "engine": "distill", **in_process(figures, text, lang, case, repeat)}
 
 
-def run_case(options: dict) -> dict:
-    """Text to denominator once; runs in a process of its own."""
+def figures(text: Path, lang_dir: Path, case: tuple[int, str, float], repeat: int) -> Row:
     import torch
 
     from distill.config.graphs import Graphs
     from distill.graphs.denominator import build_denominator
     from distill.graphs.lexicon import Lang
 
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    started, worked = time.perf_counter(), time.process_time()
-    lang = Lang.load(Path(options["lang"]))
-    settings = Graphs(order=options["order"], style=options["style"])
-    fsa, used = build_denominator(first_words(Path(options["text"]), options["millions"]), lang, settings)
-    graph = lang.topology.compose(fsa)
-    seconds, cpu = time.perf_counter() - started, time.process_time() - worked
-    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    order, style, millions = case
+    lang, settings = Lang.load(lang_dir), Graphs.model_validate({"order": order, "style": style})
+    made: list[tuple] = []
+
+    def run() -> None:
+        fsa, pronouncer = build_denominator(first_words(text, millions), lang, settings)
+        made[:] = [(fsa, pronouncer.used, lang.topology.compose(fsa))]
+
+    measured = measure(run, repeat)
+    ((fsa, sentences, graph),) = made
     return {
-        "seconds": round(seconds, 2), "cpu_seconds": round(cpu, 2), "memory_mb": round(memory), "sentences": used.used,
-        "lm_states": fsa.num_states, "lm_arcs": fsa.num_arcs, "states": graph.num_states, "arcs": len(graph.src),
-        **perplexity(fsa, lang, settings, Path(options["text"])),
+        **measured, "sentences": sentences, "lm_states": fsa.num_states, "lm_arcs": fsa.num_arcs,
+        "states": graph.num_states, "arcs": len(graph.src), **perplexity(fsa, lang, settings, text),
     }  # fmt: skip
 
 
@@ -160,7 +142,7 @@ def first_words(text: Path, millions: float) -> Iterator[str]:
                 break
 
 
-def grammars(text: Path, lang_dir: Path, folder: Path, millions: float) -> list[dict[str, Any]]:
+def grammars(text: Path, lang_dir: Path, folder: Path, millions: float) -> list[Row]:
     """Rows of ARPA to grammar, ours and kaldilm's, medians of three."""
     import kaldifst
 
@@ -171,7 +153,6 @@ def grammars(text: Path, lang_dir: Path, folder: Path, millions: float) -> list[
     lang, arpa = Lang.load(lang_dir), folder / "words.arpa"
     train_word_ngram(first_words(text, millions), 3, lang.lexicon.words).write(arpa)
     table = str(lang_dir / "words.txt")
-    rows: list[dict[str, Any]] = []
 
     def theirs() -> kaldifst.StdVectorFst:
         import kaldilm  # comes with the extra `dev`
@@ -179,18 +160,13 @@ def grammars(text: Path, lang_dir: Path, folder: Path, millions: float) -> list[
         text = kaldilm.arpa2fst(input_arpa=str(arpa), output_fst="", disambig_symbol="#0", read_symbol_table=table)
         return kaldifst.compile(text, acceptor=False)
 
+    rows: list[Row] = []
     for engine, make in (("distill", lambda: grammar_fst(arpa, lang.words)), ("kaldilm", theirs)):
-        times = []
-        for _ in range(3):
-            started, worked = time.perf_counter(), time.process_time()
-            fst = make()
-            times.append((time.process_time() - worked, time.perf_counter() - started))
+        row: Row = {"case": f"grammar of a word 3-gram, {millions:g} M words", "engine": engine, **measure(make, 3)}
+        fst = make()
         arcs = sum(fst.num_arcs(state) for state in range(fst.num_states))
-        cpu, seconds = (round(value, 2) for value in sorted(times)[1])
-        row = {"case": f"grammar of a word 3-gram, {millions:g} M words", "engine": engine}
-        ratio = round(cpu / max(0.01, rows[0]["cpu_seconds"]), 2) if rows else 1.0
-        rows.append({**row, "seconds": seconds, "cpu_seconds": cpu, "ratio": ratio})
-        rows[-1] |= {"states": fst.num_states, "arcs": arcs}
+        ratio = row["cpu_seconds"] / (rows[0]["cpu_seconds"] if rows else row["cpu_seconds"])
+        rows.append({**row, "ratio": ratio, "states": fst.num_states, "arcs": arcs})
     return rows
 
 

@@ -1,12 +1,11 @@
 """LF-MMI on a GPU: our kernels against torch and k2 on the same tensors, a roofline, the share of a training step.
 
 Forward and backward, float32, medians of wall time with the device synchronised; k2 where it can be imported.
-Ends with status 3 where there is no CUDA device. `--json FILE` writes the table for RESULTS.md.
+Ends with status 3 where there is no CUDA device.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 import sys
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.graphs import OUTPUTS, denominator, numerators, peaky_log_probs
-from benchmarks.table import Row, finish, progress
+from benchmarks.table import Row, finish, parser
 from distill.config.experiment import Experiment
 from distill.fsa.graph import Hmm
 from distill.lfmmi import Engine, NativeEngine, TorchEngine, triton
@@ -33,22 +32,18 @@ FRAMES_PER_PHONE = 6  # about 0.12 s at 20 ms a frame
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--frames", type=int, default=500, help="of each utterance")
-    parser.add_argument("--repeats", type=int, default=20)
+    options = parser(__doc__)
+    options.add_argument("--batch", type=int, default=32)
+    options.add_argument("--frames", type=int, default=500, help="of each utterance")
+    options.add_argument("--repeats", type=int, default=20)
     student = ROOT / "egs" / "librispeech" / "conf" / "s5.yaml"
-    parser.add_argument("--experiment", type=Path, default=student, help="whose student takes the training step")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there, too")
-    args = parser.parse_args()
+    options.add_argument("--experiment", type=Path, default=student, help="whose student takes the training step")
+    args = options.parse_args()
     if not torch.cuda.is_available():
         print("benchmarks/lfmmi_gpu.py: torch finds no CUDA device here, so nothing was measured", file=sys.stderr)
         sys.exit(NO_GPU)
     device = torch.device("cuda")
-    rows = []
-    for row in all_rows(device, args.batch, args.frames, args.repeats, Experiment.load(args.experiment)):
-        progress(row)
-        rows.append(row)
+    rows = all_rows(device, args.batch, args.frames, args.repeats, Experiment.load(args.experiment))
     finish(rows, args.json, hardware=torch.cuda.get_device_name(device))
 
 

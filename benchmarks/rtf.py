@@ -1,6 +1,6 @@
 """Real-time factor of the paper's largest teacher and of students, on one thread, in one run.
 
-    python -m benchmarks.rtf [--seconds 15] [--rounds 5] [--json FILE] [--profile] [--students NAME,…]
+    python -m benchmarks.rtf [--seconds 15] [--rounds 5] [--json FILE] [--students NAME,…]
 
 T1 runs in torch, fp32, over a whole utterance; each student whole and in chunks, in torch and ONNX Runtime, fp32
 and int8. Weights are random: they do not change the time. All take turns, round after round, so that a busy
@@ -10,12 +10,9 @@ The limit is what the row's multiply-adds would take at the speed of large matri
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,7 +20,8 @@ import numpy as np
 import torch
 
 from benchmarks.models import OUTPUTS, Row, load, student
-from benchmarks.table import finish
+from benchmarks.table import Row as Figures
+from benchmarks.table import finish, parser
 from distill.config.model import SAMPLE_RATE
 from distill.models.cost import macs
 from distill.recipe.script import run_script
@@ -38,13 +36,11 @@ GOALS = {  # (case, engine): times faster than T1
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=15.0, help="length of the utterance")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--students", default="s5_stream,s5_fbank_stream,s5_fbank40_stream")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--profile", action="store_true", help="share of each kind of operator in a chunk")
-    args = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--seconds", type=float, default=15.0, help="length of the utterance")
+    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--students", default="s5_stream,s5_fbank_stream,s5_fbank40_stream")
+    args = options.parse_args()
     torch.set_num_threads(1)
     audio = (0.1 * np.random.default_rng(0).standard_normal(int(args.seconds * SAMPLE_RATE))).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
@@ -56,14 +52,11 @@ def main() -> None:
                 row.times += [run(row.session, audio, row.piece)[0]] if number or row.engine != "torch" else []
         peaks = {False: gemm_peak(), True: int8_peak(Path(folder))}
         found = [figures(row, rows[0], args.seconds, args.rounds, peaks) for row in rows]
-        profiles = {name: profile(Path(folder), name) for name in args.students.split(",") if args.profile}
-    for name, shares in profiles.items():
-        print(f"{name}, int8 chunks: " + ", ".join(f"{kind} {share} %" for kind, share in shares.items()))
-    facts = {"seconds_of_audio": args.seconds, "goals": list(goals(found)), "gemm_gflops": peaks[False]}
-    finish(found, args.json, **facts, int8_gops=peaks[True], profiles=profiles)
+    facts = {"seconds_of_audio": args.seconds, "gemm_gflops": peaks[False], "int8_gops": peaks[True]}
+    finish(found, args.json, goals=goals, **facts)
 
 
-def goals(rows: Sequence[dict]) -> Iterator[dict]:
+def goals(rows: Sequence[Figures]) -> Iterator[dict]:
     """Goals of the streaming rows: times faster than T1."""
     for (case, engine), times in GOALS.items():
         for row in rows:
@@ -79,7 +72,7 @@ def teacher(samples: int) -> Row:
     return Row("T1 whole", "torch", session, samples, sum(macs(model.settings, len(OUTPUTS)).values()), False, [])
 
 
-def figures(row: Row, first: Row, seconds: float, rounds: int, peaks: dict[bool, float]) -> dict:
+def figures(row: Row, first: Row, seconds: float, rounds: int, peaks: dict[bool, float]) -> Figures:
     """A row of the table: medians over rounds, and the share of the machine's peak."""
     times, baseline = row.times[-rounds:], first.times[-rounds:]
     ratios = [theirs / ours for theirs, ours in zip(baseline, times)]
@@ -112,31 +105,6 @@ def int8_peak(folder: Path, size: int = 1024, repeats: int = 15) -> float:
         session.run(None, feed)
         times.append(time.process_time() - start)
     return 2 * size**3 / statistics.median(times) / 1e9
-
-
-def profile(folder: Path, name: str, chunks: int = 20) -> dict[str, float]:
-    """Share of each kind of operator in the time of a student's chunks, its history full, in percent, largest first."""
-    import onnxruntime
-
-    path, model = folder / name / "stream.int8.onnx", load(name)
-    streaming = model.settings.streaming
-    sizes = {"R": streaming.history_frames, "T_in": model.settings.front_end.window(streaming.chunk_frames)}
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.enable_profiling, options.log_severity_level = 1, True, 3
-    options.profile_file_prefix = str(path.with_suffix(""))
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    feed = {}
-    for item in session.get_inputs():
-        shape = [1, *(sizes.get(size, size) for size in item.shape[1:])]
-        feed[item.name] = np.zeros(shape, np.float32 if item.type == "tensor(float)" else np.int64)
-    feed["valid"][:], feed["processed"][:] = 10**6, 10**6
-    for _ in range(chunks):
-        session.run(None, feed)
-    spent: Counter[str] = Counter()
-    for event in json.loads(Path(session.end_profiling()).read_text()):
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            spent[event["args"]["op_name"]] += event["dur"]
-    return {name: round(100 * value / spent.total(), 1) for name, value in spent.most_common(12)}
 
 
 if __name__ == "__main__":

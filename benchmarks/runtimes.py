@@ -10,16 +10,15 @@ utterances the words, and without a graph the tokens, are torch's; sherpa-onnx d
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.table import finish, progress
+from benchmarks.table import Row, finish, parser
 from distill.config.model import SAMPLE_RATE
 from distill.data.loader import load_cuts
 from distill.data.numerators import text_of
@@ -58,22 +57,17 @@ class Model:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--experiment", type=Path, required=True, help="an experiment's folder, after stage 12")
-    parser.add_argument("--sets", required=True, help="cut sets, comma-separated")
-    parser.add_argument("--data-dir", type=Path, help="the recipe's; default: the one beside the experiments' folder")
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--experiment", type=Path, required=True, help="an experiment's folder, after stage 12")
+    options.add_argument("--sets", required=True, help="cut sets, comma-separated")
+    options.add_argument("--data-dir", type=Path, help="the recipe's; default: the one beside the experiments' folder")
+    args = options.parse_args()
     from distill.server.app import data_folder
 
     torch.set_num_threads(1)
-    rows = []
-    for test_set in args.sets.split(","):
-        model = load(args.experiment, args.data_dir or data_folder(args.experiment), test_set)
-        for row in compared(model, test_set):
-            rows.append(row)
-            progress(row)
-    finish(rows, args.json)
+    data = args.data_dir or data_folder(args.experiment)
+    sets = ((name, load(args.experiment, data, name)) for name in args.sets.split(","))
+    finish(chain.from_iterable(compared(model, name) for name, model in sets), args.json)
 
 
 def load(folder: Path, data: Path, test_set: str) -> Model:
@@ -84,7 +78,7 @@ def load(folder: Path, data: Path, test_set: str) -> Model:
     return Model(folder, ModelInfo.of_export(folder / "export" / "export.json"), waves, references)
 
 
-def compared(model: Model, test_set: str) -> Iterator[dict]:
+def compared(model: Model, test_set: str) -> Iterator[Row]:
     """A row for each mode, output and runtime; torch first, as the others are compared with it."""
     for mode in ("streaming", "offline") if model.info.chunk_frames else ("offline",):
         for output in model.info.selectable:

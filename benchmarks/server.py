@@ -25,7 +25,7 @@ from pathlib import Path
 import kaldialign
 import numpy as np
 
-from benchmarks.table import finish, progress
+from benchmarks.table import Row, finish, parser
 from distill.config.model import SAMPLE_RATE
 from distill.data.loader import load_cuts
 from distill.data.numerators import text_of
@@ -55,24 +55,19 @@ class Stream:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--experiment", type=Path, required=True)
-    parser.add_argument("--data-dir", type=Path, help="default: beside the exp folder")
-    parser.add_argument("--set", default="test-clean", help="cut set whose utterances are spoken")
-    parser.add_argument("--streams", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--threads", type=int, default=2, help="of the server")
-    parser.add_argument("--runtime", nargs="+", choices=RUNTIMES, default=["onnx"], help="one run for each")
-    parser.add_argument("--json", type=Path, help="write everything to this file")
-    args = parser.parse_args()
-    rows = []
-    for runtime in args.runtime:
-        rows.append(one_run(args, runtime))
-        progress(rows[-1])
-    finish(rows, args.json)
+    options = parser(__doc__)
+    options.add_argument("--experiment", type=Path, required=True)
+    options.add_argument("--data-dir", type=Path, help="default: beside the exp folder")
+    options.add_argument("--set", default="test-clean", help="cut set whose utterances are spoken")
+    options.add_argument("--streams", type=int, default=64)
+    options.add_argument("--seconds", type=float, default=60.0)
+    options.add_argument("--threads", type=int, default=2, help="of the server")
+    options.add_argument("--runtime", nargs="+", choices=RUNTIMES, default=["onnx"], help="one run for each")
+    args = options.parse_args()
+    finish((one_run(args, runtime) for runtime in args.runtime), args.json)
 
 
-def one_run(args: argparse.Namespace, runtime: str) -> dict:
+def one_run(args: argparse.Namespace, runtime: str) -> Row:
     """A row: a server, and all streams at once."""
     from distill.server.app import data_folder
 
@@ -161,7 +156,7 @@ async def receive(stream: Stream, socket) -> None:
             stream.delays.append(now - stream.sent[(stream.received - 1) // PIECE])
 
 
-def summary(clients: list[Stream], used: dict[str, float], args: argparse.Namespace, runtime: str) -> dict:
+def summary(clients: list[Stream], used: dict[str, float], args: argparse.Namespace, runtime: str) -> Row:
     """The row of the table. used: seconds of the server, by what they were for."""
     delays = np.array([delay for stream in clients for delay in stream.delays])
     errors = [kaldialign.edit_distance(stream.words, stream.hypothesis)["total"] for stream in clients]

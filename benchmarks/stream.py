@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks.measure import memory_mb
-from benchmarks.table import finish, progress
+from benchmarks.table import Row, finish, parser
 from distill.config.model import SAMPLE_RATE
 from distill.decode.log_probs import in_windows
 from distill.models.checkpoint import load_recogniser
@@ -34,24 +34,22 @@ WINDOW = 60.0  # seconds of a window of the masked forward, without what it over
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("audio", nargs="+", type=Path)
-    parser.add_argument("--experiment", type=Path, required=True, help="a streaming experiment's folder")
-    parser.add_argument("--hours", type=float, default=1.0)
-    parser.add_argument("--runtimes", default="torch,onnx,int8")
-    parser.add_argument("--every", type=float, default=6.0, help="minutes of a row")
-    parser.add_argument("--resample", action="store_true", help="take other sample rates than 16 kHz")
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("audio", nargs="+", type=Path)
+    options.add_argument("--experiment", type=Path, required=True, help="a streaming experiment's folder")
+    options.add_argument("--hours", type=float, default=1.0)
+    options.add_argument("--runtimes", default="torch,onnx,int8")
+    options.add_argument("--every", type=float, default=6.0, help="minutes of a row")
+    options.add_argument("--resample", action="store_true", help="take other sample rates than 16 kHz")
+    args = options.parse_args()
     torch.set_num_threads(1)
     every, rows = int(args.every * 60 * SAMPLE_RATE), []
     for runtime in args.runtimes.split(","):  # before anything else takes memory
         session = open_session(args.experiment, runtime, "streaming")
         for number, row in enumerate(timed(session, pieces(args), every)):
             minutes = f"{number * args.every:g} to {(number + 1) * args.every:g}"
-            row = {"case": f"{args.experiment.name}, one stream", "engine": runtime, "minutes": minutes, **row}
-            rows.append(row)
-            progress(row)
+            rows.append({"case": f"{args.experiment.name}, one stream", "engine": runtime, "minutes": minutes, **row})
+            print(rows[-1], flush=True)
     for runtime in args.runtimes.split(","):
         if runtime != "int8":
             mine = [row for row in rows if row["engine"] == runtime]
@@ -72,7 +70,7 @@ def pieces(args: argparse.Namespace) -> Iterator[np.ndarray]:
             return
 
 
-def timed(session: Session, audio: Iterator[np.ndarray], every: int) -> Iterator[dict]:
+def timed(session: Session, audio: Iterator[np.ndarray], every: int) -> Iterator[Row]:
     """A row for each `every` samples."""
     spent, samples = 0.0, 0
     for piece in audio:

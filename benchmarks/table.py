@@ -1,11 +1,12 @@
-"""The end of every benchmark: its rows as a table, and as a JSON file with their provenance."""
+"""The beginning and the end of every benchmark: its options, and its rows as a table and as a JSON file."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +17,31 @@ from distill.recipe.provenance import commit, hardware
 from distill.report.benchmarks import benchmark_table
 
 Row = dict[str, Any]
+Goals = Callable[[Sequence[Row]], Iterable[dict[str, Any]]]
 
 
-def finish(rows: Sequence[Row], path: Path | None, command: str = "", **facts: Any) -> None:
-    """Print the rows as a table; with `path`, write them there with hardware, commit and command.
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser with the option that all benchmarks have: --json FILE."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--json", type=Path, metavar="FILE", help="write the table there, too")
+    return made
 
-    command: by default as it was given; facts: further keys of the file. Keys keep their order, that of the columns.
+
+def finish(rows: Iterable[Row], path: Path | None, command: str = "", goals: Goals | None = None, **facts: Any) -> None:
+    """Print each row when it is measured, then the table; with `path`, write it with hardware, commit and command.
+
+    command: by default as it was given. goals: of the rows, dicts of goal, got and met. facts: further keys of the
+    file. Keys keep their order, that of the columns.
     """
-    print("\n".join(benchmark_table(rows).terminal(160)))
+    measured = []
+    for row in rows:
+        cells = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
+                 if value is not None and not isinstance(value, list))  # fmt: skip
+        print(", ".join(cells), flush=True)
+        measured.append(row)
+    print("\n".join(benchmark_table(measured).terminal(160)))
     if path:
-        about = {"hardware": hardware(torch.device("cpu")), "commit": commit()}
-        about["command"] = command or shlex.join(
-            ["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]
-        )
-        write_text(path, json.dumps({**about, **facts, "rows": rows}, indent=1) + "\n")
-
-
-def progress(row: Mapping[str, Any]) -> None:
-    """Print a row when it is measured."""
-    cells = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
-             if value is not None and not isinstance(value, list))  # fmt: skip
-    print(", ".join(cells), flush=True)
+        command = command or shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+        about = {"hardware": hardware(torch.device("cpu")), "commit": commit(), "command": command, **facts}
+        reached = {"goals": list(goals(measured))} if goals else {}
+        write_text(path, json.dumps({**about, **reached, "rows": measured}, indent=1) + "\n")

@@ -19,11 +19,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.measure import busy
-from benchmarks.table import finish
+from benchmarks.table import Row, finish, parser
 from distill.recipe.script import run_script
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,31 +39,37 @@ GOALS = {"nothing": 1.1, "a busy process": 2.0, "a busy process with a core of i
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--exp-dir", type=Path, required=True)
-    parser.add_argument("--nj", type=int, default=len(os.sched_getaffinity(0)), help="threads, or processes")
-    parser.add_argument("--seconds", type=float, default=25.0, help="of each measurement")
-    parser.add_argument("--names", default="teacher,sn", help="experiments in egs/librispeech/conf/mini")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--train", default="", help=argparse.SUPPRESS)  # what the started processes do
-    args = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--data-dir", type=Path, required=True)
+    options.add_argument("--exp-dir", type=Path, required=True)
+    options.add_argument("--nj", type=int, default=len(os.sched_getaffinity(0)), help="threads, or processes")
+    options.add_argument("--seconds", type=float, default=25.0, help="of each measurement")
+    options.add_argument("--names", default="teacher,sn", help="experiments in egs/librispeech/conf/mini")
+    options.add_argument("--train", default="", help=argparse.SUPPRESS)  # what the started processes do
+    args = options.parse_args()
     if args.train:
         train(args)
         return
-    rows, goals = [], []
+    command = f"python -m benchmarks.train --data-dir DIR --exp-dir DIR --nj {args.nj} --seconds {args.seconds:g}"
+    finish(all_rows(args), args.json, command, goals=goals)
+
+
+def all_rows(args: argparse.Namespace) -> Iterator[Row]:
     for name in args.names.split(","):
         speeds = {ranks: list(measured(args, name, ranks)) for ranks in (1, args.nj)}
         for beside, one, several in zip(SITUATIONS, speeds[1], speeds[args.nj]):
-            for engine, speed in ((f"{args.nj} threads", one), (f"{args.nj} processes", several)):
-                rows.append({"case": name, "beside": beside, "engine": engine, "audio_seconds_per_second": speed})
-            ratio = several / one
-            rows[-1]["speed_ratio"] = ratio
-            goal = f"{name} beside {beside}: at least {GOALS[beside]} x the speed of threads"
-            goals.append({"goal": goal, "got": round(ratio, 2), "met": ratio >= GOALS[beside]})
-            print(f"{name} beside {beside}: {one:.1f} with threads, {several:.1f} with processes", flush=True)
-    command = f"python -m benchmarks.train --data-dir DIR --exp-dir DIR --nj {args.nj} --seconds {args.seconds:g}"
-    finish(rows, args.json, command, goals=goals)
+            row = {"case": name, "beside": beside}
+            yield {**row, "engine": f"{args.nj} threads", "audio_seconds_per_second": one}
+            speed = {"audio_seconds_per_second": several, "speed_ratio": several / one}
+            yield {**row, "engine": f"{args.nj} processes", **speed}
+
+
+def goals(rows: Sequence[Row]) -> Iterator[Row]:
+    for row in rows:
+        if ratio := row.get("speed_ratio"):
+            least = GOALS[row["beside"]]
+            goal = f"{row['case']} beside {row['beside']}: at least {least} x the speed of threads"
+            yield {"goal": goal, "got": round(ratio, 2), "met": ratio >= least}
 
 
 def measured(args: argparse.Namespace, name: str, ranks: int) -> Iterator[float]:

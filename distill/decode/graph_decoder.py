@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from copy import copy
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -55,12 +54,6 @@ class GraphDecoder:
         self.columns = lang.topology.output_columns
         self.new_unit = lang.topology.unit_table
         self.words = sorted(lang.words, key=lang.words.__getitem__)
-
-    def searching(self, search: Search) -> GraphDecoder:
-        """The same decoder with another search."""
-        other = copy(self)
-        other.search = search
-        return other
 
     def lattices(self, log_probs: Sequence[np.ndarray]) -> list[Lattice]:
         """The lattice of each utterance: (T, V) each. Raises ValueError for another V than the lang folder has."""

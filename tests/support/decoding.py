@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,8 @@ def best_paths(
     decoder: GraphDecoder, utterances: Iterable[tuple[Any, np.ndarray]], lattice_beam: float = 0.1
 ) -> Iterator[tuple[Any, Hypothesis]]:
     """(id, best path) of (id, (T, V)) pairs; a narrow lattice beam is enough for these."""
-    decoder = decoder.searching(replace(decoder.search, lattice_beam=lattice_beam))
+    decoder = copy(decoder)
+    decoder.search = replace(decoder.search, lattice_beam=lattice_beam)
     return decode_all(decoder, lambda _, lattice: decoder.best(lattice), utterances)
 
 
