@@ -1,4 +1,4 @@
-"""Stage 0: the corpus (located, or synthesised with --mini true), manifests, cut sets, text and lexicon."""
+"""Stage 0: the corpus (located, downloaded, or synthesised with --mini true), manifests, cut sets, text and lexicon."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ def main() -> None:
     recipe = recipe_from(recipe_parser(__doc__).parse_args())
     options = Options(
         RECIPES / recipe.corpus, recipe.data_dir / "audio", recipe.mini or (recipe.rehearse and not recipe.corpus_dir),
-        recipe.rehearse, recipe.allow_commands, recipe.nj,
+        recipe.rehearse, recipe.allow_commands, recipe.nj, download=recipe.download, unlabelled=recipe.unlabelled,
     )  # fmt: skip
-    corpus = open_corpus(recipe.corpus, recipe.corpus_dir or recipe.data_dir / "corpus", options)
+    own = recipe.data_dir / "corpus"
+    if not recipe.corpus_dir:
+        own.mkdir(parents=True, exist_ok=True)  # a folder that is given is not made: its name may be a slip
+    corpus = open_corpus(recipe.corpus, recipe.corpus_dir or own, options)
     inputs, roles, root = dict.fromkeys(corpus.inputs), asdict(corpus.roles), {"root": corpus.root}
     if corpus.renders:
         run_stage(Stage(0, options.audio_dir, root, inputs, resumable=True), corpus.render)

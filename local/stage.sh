@@ -7,7 +7,7 @@ rehearse_settings=(optim.updates=12 optim.epochs=0 data.valid_utterances=4 data.
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/local/environment.sh"
 known_options="--stage --stop-stage --data-dir --exp-dir --corpus-dir --experiment --nj --device --engine --units \
---topology --mini --rehearse --allow-commands --resample --hlg --set --launcher --help"
+--topology --mini --rehearse --download --unlabelled --allow-commands --resample --hlg --set --launcher --help"
 
 fail() {
   echo "run.sh: $*" >&2
@@ -39,6 +39,8 @@ usage: egs/$corpus/run.sh [options]
   --experiment NAME[,NAME…]   experiments of stages 6 to 12 (default: $experiments)
   --data-dir, --exp-dir       where everything is written (default: beside this script)
   --corpus-dir DIR            where the corpus lies
+  --download false            only locate the corpus; by default what it lacks is fetched into its folder
+  --unlabelled PART[,PART…]   parts of the corpus to use as unlabelled audio, in place of the usual ones
   --nj N                      processes and threads (default: all cores); on a CPU, training is N processes
   --launcher COMMAND          starts the processes of stages 6 to 11: "torchrun --nproc-per-node 8"
   --resample true             convert audio of other sampling rates to 16 kHz (default: left out and listed)
@@ -62,7 +64,7 @@ whole_number() {
 
 parse_options() {
   stage=0 stop_stage=13 data_dir="" exp_dir="" corpus_dir="" experiment="" device=cpu engine=native
-  units=phones topology="" mini=false rehearse=false allow_commands=false resample=false hlg="" launcher="" settings=()
+  units=phones topology="" mini=false rehearse=false allow_commands=false resample=false hlg="" download=true unlabelled="" launcher="" settings=()
   nj=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc) # those would be counted in place of the cores
   local given="" option
   while (($#)); do
@@ -83,7 +85,7 @@ parse_options() {
   whole_number --stop-stage "$stop_stage" 0 13
   whole_number --nj "$nj" 1 4096
   ((stage <= stop_stage)) || fail "--stage $stage must not be greater than --stop-stage $stop_stage"
-  for option in mini rehearse allow_commands resample; do
+  for option in mini rehearse download allow_commands resample; do
     [[ ${!option} == true || ${!option} == false ]] || fail "--${option/_/-} must be true or false (got '${!option}')"
   done
 }
@@ -103,7 +105,7 @@ begin() {
   common=(--corpus "$corpus" --conf-dir "$conf_dir" --data-dir "$data_dir" --exp-dir "$exp_dir"
     --corpus-dir "$corpus_dir" --experiment "$experiment" --nj "$nj" --device "$device" --engine "$engine"
     --units "$units" --topology "$topology" --mini "$mini" --rehearse "$rehearse" --launcher "$launcher"
-    --allow-commands "$allow_commands" --resample "$resample" --hlg "$hlg")
+    --allow-commands "$allow_commands" --resample "$resample" --hlg "$hlg" --download "$download" --unlabelled "$unlabelled")
   local setting
   for setting in "${settings[@]}"; do common+=(--set "$setting"); done
   # Waiting threads spin for less than a millisecond, then sleep: to sleep at once takes a quarter of the speed of

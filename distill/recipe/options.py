@@ -53,6 +53,8 @@ class Recipe:
     allow_commands: bool = False
     resample: bool = False
     hlg: Path | None = None
+    download: bool = True
+    unlabelled: tuple[str, ...] = ()
 
     @property
     def threads(self) -> int:
@@ -175,6 +177,8 @@ def recipe_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--rehearse", choices=("true", "false"), default="false")
     parser.add_argument("--allow-commands", choices=("true", "false"), default="false", help="run commands in data")
     parser.add_argument("--resample", choices=("true", "false"), default="false", help="convert audio to 16 kHz")
+    parser.add_argument("--download", choices=("true", "false"), default="true", help="fetch what the corpus lacks")
+    parser.add_argument("--unlabelled", default="", help="parts of the corpus, comma-separated; empty: the usual ones")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
     return parser
 
@@ -197,6 +201,7 @@ def recipe_from(args: argparse.Namespace) -> Recipe:
         args.nj, args.device, args.engine, units, topology, args.mini == "true", args.rehearse == "true",
         tuple(args.set), names_of("--experiment", args.experiment), args.launcher,
         args.allow_commands == "true", args.resample == "true", Path(args.hlg) if args.hlg else None,
+        args.download == "true", names_of("--unlabelled", args.unlabelled),
     )  # fmt: skip
     if recipe.hlg and not recipe.hlg.is_file():
         raise ValueError(f"--hlg {recipe.hlg}: no such file; expected a decoding graph, OpenFst (.fst) or k2 (.pt)")

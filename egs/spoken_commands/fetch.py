@@ -7,16 +7,10 @@ from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
-import http.client
 import io
-import os
 import re
 import sys
 import tarfile
-import urllib.error
-import urllib.request
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -28,10 +22,11 @@ from torchaudio.functional import resample
 from distill.batch import SAMPLE_RATE as RATE
 from distill.data.corpora.corpus import read_table
 from distill.data.corpora.spoken_commands import find_tables
+from distill.data.download import Published, check
+from distill.data.download import fetch as download_file
 from distill.files import as_flac, replacing
 
 UNKNOWN = "not published"
-TIMEOUT = 60  # seconds without a byte
 BEFORE, AFTER = 0.3, 0.5  # seconds kept around speech
 SPEECH = 10 ** (-35 / 20)  # level of speech against the loudest 10 ms
 
@@ -96,44 +91,18 @@ ORIGINALS: Mapping[str, Callable[[Row], str]] = {  # a table's row -> its file i
 
 def download(source: Row, path: Path) -> Path:
     """The archive of a source, fetched where it is not there; OSError with the way out if that fails."""
+    known = {name: source[name] if source[name] != UNKNOWN else "" for name in ("bytes", "sha256")}
+    digest = f"sha256:{known['sha256']}" if known["sha256"] else ""
+    file = Published(source["homepage"], source["archive"], int(known["bytes"] or 0), digest)
     if path.is_file():
-        check(source, path)
+        check(file, path)
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    url, again = source["archive"], f"call again, or fetch it by other means as {path}"
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, part.open("wb") as file:
-            while block := answer.read(1 << 20):
-                file.write(block)
-        wanted = answer.headers["Content-Length"]
-        if wanted and part.stat().st_size != int(wanted):
-            raise OSError(f"the connection ended after {part.stat().st_size} of {wanted} bytes")
-        check(source, part)
-    except (OSError, http.client.HTTPException) as error:
-        part.unlink(missing_ok=True)
-        reason = f"HTTP status {error.code}" if isinstance(error, urllib.error.HTTPError) else error
-        raise OSError(f"{url}: {reason}; {again}") from None
-    os.replace(part, path)
+        download_file(file, path)
+    except ConnectionError as error:
+        raise OSError(f"{error}; call again, or fetch it by other means as {path}") from None
     return path
-
-
-def check(source: Row, path: Path) -> None:
-    """OSError unless an archive has the size and checksum that its source publishes, and can be read to its end."""
-    size, digest = path.stat().st_size, hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    for name, found in (("bytes", str(size)), ("sha256", digest.hexdigest())):
-        if source[name] not in (UNKNOWN, found):
-            raise OSError(
-                f"{path} does not have the {name} of sources.tsv: expected {source[name]}, got {found}; remove it"
-            )
-    try:
-        with tarfile.open(path) as tar:
-            tar.getmembers()
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise OSError(f"{path} is no whole tar.gz archive ({error}); remove it and call again") from None
 
 
 def unpack(archive: Path, wanted: Mapping[str, Path], trimmed: bool) -> int:

@@ -40,7 +40,7 @@ def write_words(root: Path) -> Path:
 @pytest.fixture
 def libri(tmp_path: Path) -> Path:
     """A LibriSpeech of two utterances a part."""
-    parts = ("train-clean-100", "train-clean-360", "dev-clean", "test-clean", "test-other")
+    parts = ("train-clean-100", "train-clean-360", "dev-clean", "test-clean", "test-other", "train-other-500")
     for speaker, part in enumerate(parts, 1):
         folder = tmp_path / "corpus/LibriSpeech" / part / str(speaker) / "7"
         write_chapter(folder, {f"{speaker}-7-0000": "HELLO WORLD", f"{speaker}-7-0001": "IT'S ME"})

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from distill.data.download import Published, obtain
 from distill.data.listing import Listing
 from distill.text import read_lines
 
@@ -49,7 +50,8 @@ class Options:
     """Options of a recipe that a corpus may need.
 
     recipe_dir: egs/<corpus>, with lexica and grammars that come with the recipe. audio_dir: where rendered audio lies.
-    embedded: the corpus is synthesised, if the recipe has one to synthesise. jobs: processes.
+    embedded: the corpus is synthesised, if the recipe has one to synthesise. jobs: processes. download: what is
+    missing is fetched. unlabelled: parts of the corpus that take the place of its usual unlabelled part.
     """
 
     recipe_dir: Path = Path()
@@ -59,13 +61,16 @@ class Options:
     allow_commands: bool = False
     jobs: int = 2
     seed: int = 42
+    download: bool = False
+    unlabelled: tuple[str, ...] = ()
 
 
 class Corpus(ABC):
     """A corpus in the folder `root`. Its constructor raises FileNotFoundError for what is missing, with the way out.
 
     text: sentences of the language models, lexicon: pronunciations, arpas: published word n-grams by their order.
-    inputs: files whose contents the manifests depend on. renders: `render` makes audio of it.
+    inputs: files whose contents the manifests depend on. renders: `render` makes audio of it. published: what can be
+    fetched.
     """
 
     roles: Roles
@@ -74,13 +79,30 @@ class Corpus(ABC):
     inputs: tuple[Path, ...]
     arpas: Mapping[int, Path] = {}
     renders = False
+    published: tuple[Published, ...] = ()
 
     def __init__(self, root: Path, options: Options | None = None) -> None:
         self.root, self.options = root.resolve(), options or Options()
 
-    @classmethod  # noqa: B027
+    @classmethod
     def obtain(cls, root: Path, options: Options) -> None:
-        """Makes the corpus in `root` where the options ask for one that can be made."""
+        """Synthesises the corpus in the folder `root`, or fetches what is missing there; a folder is not made for that.
+
+        Raises FileNotFoundError with files and pages for what is missing and cannot be fetched.
+        """
+        if options.embedded:
+            cls.synthesise(root, options)
+        elif root.is_dir():
+            obtain([file for file in cls.wanted(options) if not is_there(root, file.gives)], root, options.download)
+
+    @classmethod  # noqa: B027
+    def synthesise(cls, root: Path, options: Options) -> None:
+        """Makes a corpus of synthesised speech in the layout of this one, if the recipe has one."""
+
+    @classmethod
+    def wanted(cls, options: Options) -> tuple[Published, ...]:
+        """What of the published files the recipe uses."""
+        return cls.published
 
     @abstractmethod
     def listing(self, part: str) -> Listing:
@@ -99,6 +121,14 @@ def check_folder(folder: Path, way_out: str) -> Path:
     if not folder.is_dir():
         raise FileNotFoundError(f"no corpus folder at {folder}; {way_out}")
     return folder
+
+
+def is_there(root: Path, name: str) -> bool:
+    """Whether the corpus folder has a file, packed or not, or a folder, which may also lie in the folder itself."""
+    path = Path(name)
+    return any((root / each).is_dir() for each in (path, path.name)) or bool(
+        first_file(root, path.name, path.name.removesuffix(".gz"))
+    )
 
 
 def first_file(root: Path, *names: str) -> Path | None:

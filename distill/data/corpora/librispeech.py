@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from distill.data.corpora.corpus import Corpus, Options, Roles, check_folder, first_file, need_file
+from distill.data.download import Published
 from distill.data.listing import Listing, Source, Utterance
 from distill.text import read_lines
 
 HOME = "https://www.openslr.org/12"
-PUBLISHED = {3: "3-gram.pruned.1e-7.arpa", 4: "4-gram.arpa"}
-"""Word n-grams at https://www.openslr.org/11, plain or gzipped, by their order."""
-WAY_OUT = "download it from https://www.openslr.org/11"
+TEXT_HOME = "https://www.openslr.org/11"
+OPENSLR = "https://www.openslr.org/resources"
+PARTS = {  # bytes and SHA-256 of the archives
+    "train-clean-100": (6387309499, "d4ddd1d5a6ab303066f14971d768ee43278a5f2a0aa43dc716b0e64ecbbbf6e2"),
+    "train-clean-360": (23049477885, "146a56496217e96c14334a160df97fffedd6e0a04e66b9c5af0d40be3c792ecf"),
+    "train-other-500": (30593501606, "ddb22f27f96ec163645d53215559df6aa36515f26e01dd70798188350adcb6d2"),
+    "dev-clean": (337926286, "76f87d090650617fca0cac8f88b9416e0ebf80350acb97b343a85fa903728ab3"),
+    "test-clean": (346663984, "39fde525e59672dc6d1551919b1478f724438a95aa55f874b576be21967e6c23"),
+    "test-other": (328757843, "d09c181bba5cf717b3dee7d4d592af11a3ee3a09e08ae025c5506f6ebe961c29"),
+}
+TEXT, LEXICON = "librispeech-lm-norm.txt.gz", "librispeech-lexicon.txt"
 REHEARSAL_SCALE = 0.025
+
+
+def text_file(name: str, size: int = 0, digest: str = "", needed: bool = True) -> Published:
+    """A file of the text corpus, the lexicon and the n-grams of LibriSpeech."""
+    return Published(TEXT_HOME, f"{OPENSLR}/11/{name}", size, digest, name, needed)
 
 
 class LibriSpeech(Corpus):
@@ -21,26 +36,49 @@ class LibriSpeech(Corpus):
 
     roles = Roles(
         labelled=("train-clean-100",),
-        unlabelled=("train-clean-360",),
+        unlabelled=("train-clean-360", "train-other-500"),
         dev=("dev-clean",),
         tests={"test-clean": ("test-clean",), "test-other": ("test-other",)},
     )
+    published = (
+        *(Published(HOME, f"{OPENSLR}/12/{part}.tar.gz", size, f"sha256:{digest}", f"LibriSpeech/{part}")
+          for part, (size, digest) in PARTS.items()),
+        text_file(TEXT, 1507274412, "md5:c83c64c726a1aedfe65f80aa311de402"),
+        text_file(LEXICON),
+        text_file("3-gram.pruned.1e-7.arpa.gz", 34094057, needed=False),
+        text_file("4-gram.arpa.gz", 1355172078, needed=False),
+    )  # fmt: skip
+    published_arpas: Mapping[int, str] = {3: "3-gram.pruned.1e-7.arpa.gz", 4: "4-gram.arpa.gz"}
 
     @classmethod
-    def obtain(cls, root: Path, options: Options) -> None:
-        """Synthesises the embedded corpus where it is missing or unfinished."""
-        if options.embedded:
-            from distill.data.synthetic.speech import generate_corpus
+    def synthesise(cls, root: Path, options: Options) -> None:
+        """The embedded corpus, made where it is missing or unfinished."""
+        from distill.data.synthetic.speech import generate_corpus
 
-            scale = REHEARSAL_SCALE if options.rehearse else 1.0
-            generate_corpus(root, options.recipe_dir / "mini", scale=scale, seed=options.seed, processes=options.jobs)
+        scale = REHEARSAL_SCALE if options.rehearse else 1.0
+        generate_corpus(root, options.recipe_dir / "mini", scale=scale, seed=options.seed, processes=options.jobs)
+
+    @classmethod
+    def roles_of(cls, options: Options) -> Roles:
+        """The roles with the unlabelled parts that are asked for; the embedded corpus has one."""
+        unlabelled = options.unlabelled or (cls.roles.unlabelled[:1] if options.embedded else cls.roles.unlabelled)
+        return replace(cls.roles, unlabelled=unlabelled)
+
+    @classmethod
+    def wanted(cls, options: Options) -> tuple[Published, ...]:
+        """The parts that have a role, and the texts."""
+        parts = cls.roles_of(options).parts
+        return tuple(file for file in cls.published if file.page == TEXT_HOME or Path(file.gives).name in parts)
 
     def __init__(self, root: Path, options: Options | None = None) -> None:
         super().__init__(root, options)
+        self.roles = self.roles_of(self.options)
         self.folder = librispeech_folder(root)
-        self.text = need_file(root, "librispeech-lm-norm.txt.gz", "librispeech-lm-norm.txt", way_out=WAY_OUT)
-        self.lexicon = need_file(root, "librispeech-lexicon.txt", "librispeech-lexicon.txt.gz", way_out=WAY_OUT)
-        self.arpas = {n: path for n, name in PUBLISHED.items() if (path := first_file(root, name, f"{name}.gz"))}
+        way_out = f"download it from {TEXT_HOME}"
+        self.text = need_file(root, TEXT, TEXT.removesuffix(".gz"), way_out=way_out)
+        self.lexicon = need_file(root, LEXICON, f"{LEXICON}.gz", way_out=way_out)
+        found = {n: first_file(root, name.removesuffix(".gz"), name) for n, name in self.published_arpas.items()}
+        self.arpas = {n: path for n, path in found.items() if path}
         speakers = self.folder / "SPEAKERS.TXT"
         parts = [self.folder / part for part in self.roles.parts]
         transcripts = [path for part in parts for path in sorted(part.glob("*/*/*.trans.txt"))]
@@ -75,8 +113,8 @@ def librispeech_folder(root: Path) -> Path:
         if any(folder.glob("*-clean*")):
             return folder.resolve()
     raise FileNotFoundError(
-        f"no LibriSpeech in {root}: unpack {HOME} there, so that {root}/LibriSpeech/train-clean-100 "
-        "exists, or give --corpus-dir; --mini true needs no corpus"
+        f"no LibriSpeech in {root}: unpack {HOME} there, so that {root}/LibriSpeech/train-clean-100 exists, or give"
+        " another --corpus-dir; what a folder lacks that exists is downloaded; --mini true needs no corpus"
     )
 
 
