@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+INSTALL = ".venv/bin/pip install -c constraints.txt -e"  # in the repository's folder
 ALWAYS = (
     "torch", "torchaudio", "numpy", "scipy", "lhotse", "urllib3", "soundfile", "pydantic", "yaml", "sentencepiece",
     "safetensors", "kaldifst", "kaldialign", "kaldi_native_fbank", "tensorboard", "tqdm",
@@ -60,8 +61,8 @@ def way_out(module: str) -> str:
     """How to install a module of ours; empty for one that is not in pyproject.toml."""
     for extra, modules in EXTRAS.items():
         if module in modules:
-            return f"install the extra '{extra}': pip install -e .[{extra}]"
-    return "install the project: pip install -e ." if module in ALWAYS else ""
+            return f"install the extra '{extra}': {INSTALL} '.[{extra}]'"
+    return f"install the project: {INSTALL} ." if module in ALWAYS else ""
 
 
 def explained(error: ImportError, what: str) -> str:

@@ -12,19 +12,30 @@ install_environment() {
   local python=${PYTHON:-python3}
   "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null ||
     { echo "$python is not Python 3.10 or newer; set PYTHON to one that is" >&2; exit 1; }
-  echo "== installing into .venv (once; 2 to 10 minutes, 5 GB): $wanted"
+  echo "== installing the project with $wanted into .venv: once, 2 to 10 minutes, about 5 GB"
   if [[ ! -x $venv/bin/python ]]; then
     need_room 6 2
     "$python" -m venv "$venv"
   fi
   # --no-compile: modules are compiled when they are first imported, which most never are; the check imports the others
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
-    --constraint "$root/constraints.txt" --editable "$root[${wanted// /,}]" ||
+  "$venv/bin/python" -m pip install --progress-bar off --disable-pip-version-check --no-compile \
+    --constraint "$root/constraints.txt" --editable "$root[${wanted// /,}]" > >(show_packages) ||
     { echo "installation failed; see the lines above, mend it and call again" >&2; exit 1; }
   # what was installed counts only once it has been used: a marker beside broken libraries would stay for ever
   (cd "$root" && env -u PYTHONDONTWRITEBYTECODE "$venv/bin/python" -m distill.extras $wanted) ||
     { echo "$venv is installed, but does not work; see the lines above. Remove it to install it anew" >&2; exit 1; }
   echo "$stamp $wanted" >"$marker"
+}
+
+# show_packages: a line for each package in what pip prints, one for their installation.
+show_packages() {
+  local word name rest
+  while read -r word name rest; do
+    case $word in
+      Collecting) echo "   fetching $name" ;;
+      Installing) echo "   installing these packages" ;;
+    esac
+  done
 }
 
 # sorted_words TEXT: each word once, in an order that is always the same.

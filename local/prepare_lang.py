@@ -24,7 +24,7 @@ USED = {
 
 def main() -> None:
     recipe = recipe_from(recipe_parser(__doc__).parse_args())
-    graphs = Graphs.load(recipe.graphs_yaml, recipe.graph_overrides)
+    graphs = recipe.graph_settings()
     settings = {"units": recipe.units, "topology": recipe.topology}
     settings |= {name: getattr(graphs, name) for name in USED[recipe.units]}
     inputs = {recipe.text / "lexicon.txt": 0}

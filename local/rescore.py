@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-from distill.config.language_model import LanguageModel
 from distill.recipe import parallel, rescoring
 from distill.recipe.emissions import test_sets
 from distill.recipe.options import recipe_from, recipe_parser
@@ -19,7 +18,7 @@ def main() -> None:
     parser.add_argument(TRAIN_ONLY, action="store_true", help="leave the rest to the process that started this one")
     args = parser.parse_args()
     recipe = recipe_from(args)
-    settings, experiments = LanguageModel.load(recipe.lm_yaml, recipe.lm_overrides), recipe.experiments()
+    settings, experiments = recipe.lm_settings(), recipe.experiments()
     training, measured = (make(recipe, settings) for make in (rescoring.training_stage, rescoring.perplexity_stage))
     pairs = [(experiment, test_set) for test_set in test_sets(recipe) for experiment in experiments]
     choices = [(each, [rescoring.weights_stage(recipe, settings, each)]) for each in experiments]

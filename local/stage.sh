@@ -64,7 +64,7 @@ whole_number() {
 
 parse_options() {
   stage=0 stop_stage=13 data_dir="" exp_dir="" corpus_dir="" experiment="" device=cpu engine=native
-  units=phones topology="" mini=false rehearse=false allow_commands=false resample=false hlg="" download=true unlabelled="" launcher="" settings=()
+  units=phones topology=ctc mini=false rehearse=false allow_commands=false resample=false hlg="" download=true unlabelled="" launcher="" settings=()
   nj=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc) # those would be counted in place of the cores
   local given="" option
   while (($#)); do

@@ -27,7 +27,7 @@ USED_BY_CHAIN = {"no_prune_order", "num_extra_states"}
 
 def main() -> None:
     recipe = recipe_from(recipe_parser(__doc__).parse_args())
-    graphs = Graphs.load(recipe.graphs_yaml, recipe.graph_overrides)
+    graphs = recipe.graph_settings()
     used = USED | USED_BY_CHAIN if graphs.style == "chain" else USED
     settings = {"units": graphs.model_dump(include=used), "word_orders": WORD_ORDERS}
     inputs = {recipe.lang: 2, recipe.text / "lm.txt": 0}

@@ -6,7 +6,6 @@ An unambiguous subset of YAML: mappings with text as keys, none twice, lists, te
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from distill.config.names import NAME, NAME_RULE
+from distill.config.names import NAME, NAME_RULE, hint
 
 MOST_BYTES, MOST_VALUES, DEEPEST = 1 << 20, 10_000, 20
 PLAIN = ("null", "bool", "int", "float", "str", "seq", "map")  # YAML's types that settings have
@@ -132,8 +131,8 @@ def read(path: Path) -> dict[str, Any]:
 
 def _read_one(path: Path, led_by: str) -> dict[str, Any]:
     if not path.is_file():
-        near = difflib.get_close_matches(path.stem, [p.stem for p in path.parent.glob("*.yaml")], n=1)
-        raise FileNotFoundError(f"no experiment at {path}{led_by}{f'; did you mean {near[0]}?' if near else ''}")
+        known = sorted(other.stem for other in path.parent.glob("*.yaml"))
+        raise FileNotFoundError(f"no experiment at {path}{led_by}{hint(path.stem, known)}")
     if path.stat().st_size > MOST_BYTES:
         raise ValueError(f"{path}{led_by}: has {path.stat().st_size} bytes; settings have at most {MOST_BYTES}")
     try:
@@ -159,12 +158,20 @@ def merged(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]
     return both
 
 
-def overridden(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Values with each "a.b=value" merged in; raises ValueError with all those that have another form."""
+def option_of(setting: str) -> str:
+    """The option that gives a setting, shortened for messages."""
+    return f"--set {setting!r}" if len(setting) <= 100 else f"--set {setting[:100]!r}…"
+
+
+def overridden(values: Mapping[str, Any], overrides: Sequence[str], scope: str = "") -> dict[str, Any]:
+    """Values with each "a.b=value" merged in; raises ValueError with all options --set that have another form.
+
+    scope: what precedes the keys of these settings in the options, such as "lm.".
+    """
     changed, problems = dict(values), []
     for override in overrides:
         try:
-            changed = _override(changed, override)
+            changed = _override(changed, override, option_of(scope + override))
         except ValueError as error:
             problems.append(str(error))
     if problems:
@@ -172,24 +179,21 @@ def overridden(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str,
     return changed
 
 
-def _override(values: dict[str, Any], override: str) -> dict[str, Any]:
-    shown = repr(override) if len(override) <= 100 else f"{override[:100]!r}…"
+def _override(values: dict[str, Any], override: str, option: str) -> dict[str, Any]:
     key, equals, text = override.partition("=")
     keys = key.split(".")
     if not equals or not all(keys):
-        raise ValueError(f"override {shown} is not of the form key=value, such as optim.lr=1e-3")
+        raise ValueError(f"{option} is not of the form key=value, such as optim.lr=1e-3")
     if len(keys) > DEEPEST:
-        raise ValueError(f"override {shown}: its key is nested more than {DEEPEST} deep")
+        raise ValueError(f"{option}: its key is nested more than {DEEPEST} deep")
     node: Any = values
     for depth, name in enumerate(keys[:-1], 1):
         node = node.get(name)
         if not isinstance(node, dict):
             if node is None:
                 break
-            raise ValueError(
-                f"override {shown}: {'.'.join(keys[:depth])} is {node!r:.60}, which holds no other settings"
-            )
-    value = parse_yaml(text, f"override {shown}")
+            raise ValueError(f"{option}: {'.'.join(keys[:depth])} is {node!r:.60}, which has no settings below it")
+    value = parse_yaml(text, option)
     for name in reversed(keys):
         value = {name: value}
     return merged(values, value)

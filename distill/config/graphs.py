@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,6 +16,7 @@ from distill.config.loading import Settings
 class Graphs(Settings):
     """How language models and graphs are made from text (stages 2 to 4): conf/graphs.yaml, --set graphs.KEY=VALUE."""
 
+    SCOPE: ClassVar[str] = "graphs."
     seed: Seed = 0  # draws pronunciations, silences and BPE's sample of sentences
     order: Annotated[Whole, Field(ge=2, le=4)] = 2  # of the unit n-gram
     # interpolated: every unit can follow (Witten-Bell); chain: seen n-grams only, as Kaldi's chain-est-phone-lm

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -68,6 +68,7 @@ class Rescoring(Settings):
 class LanguageModel(Settings):
     """One Transformer language model, its training and its use in rescoring."""
 
+    SCOPE: ClassVar[str] = "lm."
     name: Name = ""
     stage: Literal[11] = 11
     description: str = ""

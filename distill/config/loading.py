@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import reprlib
 from collections.abc import Mapping, Sequence
@@ -11,18 +10,29 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from distill.config.files import overridden, read
+from distill.config.files import option_of, overridden, read
+from distill.config.names import hint
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+class WrongSettings(ValueError):
+    """problems: file or option -> its errors in one line."""
+
+    def __init__(self, problems: Mapping[str, str]) -> None:
+        super().__init__("; ".join(f"{where}: {text}" for where, text in problems.items()))
+        self.problems = problems
+
+
 class Settings(BaseModel):
     """Frozen node of the tree; an unknown key is an error that names the nearest known one.
 
-    RENAMED: earlier names of keys, which checkpoints and users' YAML files still contain.
+    RENAMED: earlier names of keys, which checkpoints and users' YAML files still contain. SCOPE: what precedes the
+    tree's keys in options --set.
     """
 
+    SCOPE: ClassVar[str] = ""
     RENAMED: ClassVar[Mapping[str, str]] = {}
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,9 +43,7 @@ class Settings(BaseModel):
             return values
         values, problems = {cls.RENAMED.get(key, key): value for key, value in values.items()}, []
         for key in [key for key in values if key not in cls.model_fields]:
-            near = difflib.get_close_matches(str(key), list(cls.model_fields), n=1, cutoff=0.5)
-            hint = f"; did you mean '{near[0]}'?" if near else f"; known keys: {', '.join(cls.model_fields)}"
-            problems.append(f"unknown key {key!r:.80}{hint}")
+            problems.append(f"unknown key {key!r:.80}{hint(str(key), cls.model_fields)}")
         if problems:
             raise ValueError("; ".join(problems))
         return values
@@ -44,19 +52,33 @@ class Settings(BaseModel):
     def read(cls, path: Path, overrides: Sequence[str] = ()) -> Self:
         """From a YAML file and its `base`, then "a.b=value" overrides; a `name` is by default the file's.
 
-        Raises FileNotFoundError, or ValueError naming file and key.
+        Raises FileNotFoundError, or ValueError naming key and file or option.
         """
         return cls._from(read(path), path, overrides)
 
     @classmethod
     def _from(cls, values: dict[str, Any], path: Path, overrides: Sequence[str]) -> Self:
+        def parsed(chosen: Sequence[str]) -> Any:
+            named = {"name": path.stem} if "name" in cls.model_fields else {}
+            return cls.model_validate(named | overridden(values, chosen, cls.SCOPE))
+
+        def errors(chosen: Sequence[str]) -> list[str]:
+            try:
+                parsed(chosen)
+            except ValidationError as error:
+                return _explain(error)
+            return []
+
         try:
-            values = overridden(values, overrides)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-        if "name" in cls.model_fields:
-            values.setdefault("name", path.stem)
-        return cls.parse(values, str(path))
+            settings: Self = parsed(overrides)
+        except ValidationError as error:
+            problems: dict[str, list[str]] = {}
+            without = {o: errors([other for other in overrides if other != o]) for o in overrides}
+            for text in _explain(error):  # an option is to blame for what is right without it
+                options = [option_of(cls.SCOPE + o) for o, others in without.items() if text not in others]
+                problems.setdefault(", ".join(options) or str(path), []).append(text)
+            raise WrongSettings({where: "; ".join(texts) for where, texts in problems.items()}) from None
+        return settings
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str) -> Self:
@@ -64,14 +86,15 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise ValueError(f"{where}: {_explain(error)}") from None
+            raise WrongSettings({where: "; ".join(_explain(error))}) from None
 
     def resolved(self) -> dict[str, Any]:
         """All settings as plain values, for checkpoints and hashes."""
         return self.model_dump(mode="json")
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError) -> list[str]:
+    """A line for each error: its key, the rule and the value."""
     lines = []
     for item in error.errors():
         where = ".".join(str(part) for part in item["loc"])
@@ -81,7 +104,7 @@ def _explain(error: ValidationError) -> str:
         of_a_node = item["type"] == "missing" or (item["type"] == "value_error" and isinstance(item["input"], Mapping))
         got = "" if of_a_node else f" (got {_SHORT.repr(item['input'])})"
         lines.append(f"{where + ': ' if where else ''}{message}{got}")
-    return "; ".join(lines)
+    return lines
 
 
 _SHORT = reprlib.Repr()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 UNITS = ("phones", "chars", "bpe", "biphones")
 TOPOLOGIES = ("ctc", "ctc_compact", "two_pdf")  # the first is the default
@@ -21,6 +23,13 @@ def check_name(name: str) -> str:
     if not NAME.fullmatch(name):
         raise ValueError(f"must be a name: {NAME_RULE}")
     return name
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """The way out for an unknown name: the known one that is near, else all of them."""
+    known = list(dict.fromkeys(known))
+    near = get_close_matches(name, known, n=1)
+    return f"; did you mean '{near[0]}'?" if near else f"; there are: {', '.join(known) or 'none'}"
 
 
 def names_of(option: str, text: str) -> tuple[str, ...]:

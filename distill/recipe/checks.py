@@ -6,33 +6,29 @@ import argparse
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 
 from distill.config.experiment import Experiment
-from distill.config.graphs import Graphs
 from distill.config.language_model import LanguageModel
+from distill.config.loading import WrongSettings
+from distill.config.names import hint
+from distill.data.corpora import CORPORA, Own
 from distill.recipe import launch
 from distill.recipe.ngram_rescoring import RESCORING
-from distill.recipe.options import Recipe, recipe_from
+from distill.recipe.options import Recipe, recipe_parser, wrong_folders, wrong_options
 
 CUT_SETS = ("labelled", "unlabelled", "dev")  # of every corpus, beside its test-*
-OPTIONS = {"engine": "native", "units": "phones", "topology": "", "device": "cpu", "nj": 1}  # that are always right
 GPUS = ("nvidia*", "nvhost*", "nvgpu*", "dxg", "kfd")  # below /dev
 
 
 def check(args: argparse.Namespace) -> list[str]:
-    """The errors of the parsed options of a call, a line each; after a wrong option the rest is still checked."""
-    stages = range(args.stage, args.stop_stage + 1)
-    try:
-        return problems(recipe_from(args), stages)
-    except (ValueError, OSError) as error:
-        lines = [str(error)]
-    vars(args).update(OPTIONS)
-    with contextlib.suppress(ValueError, OSError):
-        lines += problems(recipe_from(args), stages)
-    return lines
+    """The errors of the parsed options of a call, a line each; the rest is checked with defaults for wrong options."""
+    wrong, defaults = dict(wrong_options(args)), recipe_parser(None)
+    for name in wrong:
+        setattr(args, name, defaults.get_default(name))
+    recipe = Recipe.of(args)
+    return [*wrong.values(), *wrong_folders(recipe), *problems(recipe, range(args.stage, args.stop_stage + 1))]
 
 
 def problems(recipe: Recipe, stages: range) -> list[str]:
@@ -40,30 +36,29 @@ def problems(recipe: Recipe, stages: range) -> list[str]:
     experiments: dict[str, Experiment] = {}
     wrong: dict[str, list[str]] = {}
 
-    def note(error: Exception, path: Path) -> None:
-        text = str(error)
-        rest = text.removeprefix(f"{path}: ")
-        wrong.setdefault(rest, []).extend([str(path)] if rest != text else [])
+    @contextlib.contextmanager
+    def noted() -> Iterator[None]:
+        try:
+            yield
+        except WrongSettings as error:
+            for where, text in error.problems.items():
+                wrong.setdefault(text, []).append(where)
+        except (ValueError, OSError) as error:
+            wrong.setdefault(str(error), [])
 
     for name in recipe.names:
-        path = recipe.conf_dir / f"{name}.yaml"
-        try:
-            experiments[name] = Experiment.load(recipe.experiment_yaml(name), recipe.overrides, recipe.suffix)
-        except (ValueError, OSError) as error:
-            note(error, path)
-    try:
-        Graphs.load(recipe.graphs_yaml, recipe.graph_overrides)
-    except (ValueError, OSError) as error:
-        note(error, recipe.graphs_yaml)
+        with noted():
+            experiments[name] = recipe.experiment(name)
+    with noted():
+        recipe.graph_settings()
     call = Call(recipe, stages, experiments)
     further = list(call.problems())
-    if 11 in stages or recipe.lm_overrides or recipe.lm_yaml.is_file():
-        try:
-            settings = LanguageModel.load(recipe.lm_yaml, recipe.lm_overrides)
+    if 11 in stages or recipe.overrides[LanguageModel.SCOPE] or recipe.lm_yaml.is_file():
+        with noted():
+            settings = recipe.lm_settings()
             further += call.unknown_cut_sets(recipe.lm_yaml, "text.valid", (settings.text.valid,))
-        except (ValueError, OSError) as error:
-            note(error, recipe.lm_yaml)
-    return [f"{', '.join(paths)}: {text}" if paths else text for text, paths in wrong.items()] + further
+    lines = [": ".join(filter(None, (", ".join(dict.fromkeys(places)), text))) for text, places in wrong.items()]
+    return lines + further
 
 
 @dataclass
@@ -83,6 +78,8 @@ class Call:
         recipe, owner = self.recipe, dict[str, str]()
         if recipe.device != "cpu" and not any(path for kind in GPUS for path in Path("/dev").glob(kind)):
             yield f"--device {recipe.device}: this machine shows no GPU; use --device cpu"
+        if recipe.mini and not CORPORA.get(recipe.corpus, Own).has_mini:
+            yield f"--mini true: {recipe.corpus} has no mini version; leave it out and give --corpus-dir"
         if recipe.launcher:
             try:
                 launch.command_of(recipe.launcher)
@@ -111,8 +108,7 @@ class Call:
         known = [*CUT_SETS, *made] if 0 in self.stages or not made else made
         for name in names:
             if name not in known and not (name.startswith("test-") and known is not made):
-                near = get_close_matches(name, known, n=len(known), cutoff=0.0)
-                yield f"{path}: {key}: no cut set {name!r}; there are: {', '.join(dict.fromkeys(near))}"
+                yield f"{path}: {key}: no cut set {name!r}{hint(name, known)}"
 
     def unfit(self, experiment: Experiment) -> Iterator[str]:
         """Settings of an experiment that do not fit its topology, teacher, initial weights or files."""
@@ -171,8 +167,7 @@ class Call:
         if needed is None:
             known = [each.name for each in self.by_name.values() if each is not experiment]
             known += [path.stem + self.recipe.suffix for path in self.recipe.conf_dir.glob("*.yaml")]
-            near = get_close_matches(name, known, n=1, cutoff=0.0)
-            yield f"{key}: no experiment {name!r}{f'; did you mean {near[0]!r}?' if near else ''}"
+            yield f"{key}: no experiment {name!r}{hint(name, known)}"
             return
         order = list(self.by_name)
         before = name in order and (needed.stage, order.index(name)) < (experiment.stage, order.index(experiment.name))

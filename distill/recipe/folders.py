@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +92,11 @@ def remove(folder: Path) -> None:
     folder.rmdir()
 
 
-def check_separate(option: str, folder: Path, others: Mapping[str, Path]) -> None:
-    """Raise ValueError if a folder is one of the others, by whatever name; `others`: option -> folder."""
+def not_separate(option: str, folder: Path, others: Mapping[str, Path]) -> Iterator[str]:
+    """An error for each of the others that is the same folder, by whatever name; `others`: option -> folder."""
     for name, other in others.items():
         if same(folder, other):
-            raise ValueError(f"{option} and {name} are the same folder, {folder.resolve()}; give two")
+            yield f"{option} and {name} are the same folder, {folder.resolve()}; give two"
 
 
 def same(one: Path, other: Path) -> bool:
@@ -106,18 +106,18 @@ def same(one: Path, other: Path) -> bool:
     return one.exists() and other.exists() and os.path.samefile(one, other)
 
 
-def check_writable_place(option: str, folder: Path) -> None:
-    """Raise ValueError for a file, the root, a folder above the repository, or one that the repository has itself."""
+def not_writable(option: str, folder: Path) -> Iterator[str]:
+    """Errors for a file, the root, a folder above the repository, and one that the repository has itself."""
     for path in (folder.absolute(), *folder.absolute().parents):
         if path.is_symlink() and not path.exists():
-            raise ValueError(f"{option} {folder}: {path} is a link that leads nowhere; expected a folder")
+            yield f"{option} {folder}: {path} is a link that leads nowhere; expected a folder"
         if path.exists() and not path.is_dir():
-            raise ValueError(f"{option} {folder}: {path} is a file; expected a folder, or a name that is free")
-    for place in (folder.resolve(), Path(os.path.abspath(folder))):
+            yield f"{option} {folder}: {path} is a file; expected a folder, or a name that is free"
+    for place in dict.fromkeys((folder.resolve(), Path(os.path.abspath(folder)))):
         if place in (place.parent, Path(os.path.expanduser("~"))) or REPOSITORY.is_relative_to(place):
-            raise ValueError(f"{option} {folder}: expected a folder of its own, got {place}; give one below it")
-        if place.is_relative_to(REPOSITORY) and _of_repository(place.relative_to(REPOSITORY).parts):
-            raise ValueError(f"{option} {folder}: {place} is the repository's; give a folder outside, or egs/*/NAME")
+            yield f"{option} {folder}: expected a folder of its own, got {place}; give one below it"
+        elif place.is_relative_to(REPOSITORY) and _of_repository(place.relative_to(REPOSITORY).parts):
+            yield f"{option} {folder}: {place} is the repository's; give a folder outside, or egs/*/NAME"
 
 
 def _of_repository(parts: tuple[str, ...]) -> bool:

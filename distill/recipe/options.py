@@ -6,25 +6,23 @@ import argparse
 import importlib.util
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 from distill.config.experiment import Experiment
-from distill.config.names import NAME, NAME_RULE, TOPOLOGIES, UNITS, mark, names_of
+from distill.config.graphs import Graphs
+from distill.config.language_model import LanguageModel
+from distill.config.names import NAME, NAME_RULE, TOPOLOGIES, UNITS, hint, mark, names_of
 from distill.files import ASIDE
 from distill.kernels.build import NO_COMPILER, find_compiler
 from distill.recipe import folders, launch
 from distill.recipe.script import log_to_console
 
 ENGINES = ("native", "torch", "k2")
-GRAPHS, LM = "graphs.", "lm."
 OF_STAGES = re.compile(r"(manifests|cuts|fbank|text|num|audio)|(lang|lm|graphs)(_.*)?")  # folders in a data-dir
 OF_CORPUS = re.compile(r"labelled|unlabelled|dev|test-.*|LibriSpeech|(train|dev)-.*|fsdd|intent|wakeword")
 MOST_JOBS = 4096
-
-
 NO_K2 = (
     "--engine k2 needs k2, which this Python does not have; wheels for each torch stand at"
     " https://k2-fsa.github.io/k2/installation. --engine native gives the same values, faster"
@@ -110,19 +108,11 @@ class Recipe:
         return self.data_dir / "num"
 
     @property
-    def graph_overrides(self) -> tuple[str, ...]:
-        """The `--set graphs.KEY=VALUE` of this call, without "graphs."."""
-        return tuple(item.removeprefix(GRAPHS) for item in self.settings if item.startswith(GRAPHS))
-
-    @property
-    def lm_overrides(self) -> tuple[str, ...]:
-        """The `--set lm.KEY=VALUE` of this call, without "lm."."""
-        return tuple(item.removeprefix(LM) for item in self.settings if item.startswith(LM))
-
-    @property
-    def overrides(self) -> tuple[str, ...]:
-        """The `--set KEY=VALUE` that concern experiments."""
-        return tuple(item for item in self.settings if not item.startswith((GRAPHS, LM)))
+    def overrides(self) -> dict[str, tuple[str, ...]]:
+        """KEY=VALUE of the options --set by scope, without it: "graphs.", "lm.", and "" for the experiments."""
+        scopes = (Graphs.SCOPE, LanguageModel.SCOPE)
+        own = {scope: tuple(s.removeprefix(scope) for s in self.settings if s.startswith(scope)) for scope in scopes}
+        return {**own, Experiment.SCOPE: tuple(s for s in self.settings if not s.startswith(scopes))}
 
     @property
     def graphs_yaml(self) -> Path:
@@ -141,21 +131,39 @@ class Recipe:
         return self.exp_dir / name
 
     def experiment_yaml(self, name: str) -> Path:
-        """Settings of an experiment; raises FileNotFoundError with the known ones, the nearest first."""
+        """Settings of an experiment; raises FileNotFoundError with the nearest known one, or all."""
         path = self.conf_dir / f"{name}.yaml"
         if path in (self.graphs_yaml, self.lm_yaml) or not path.is_file():
             known = sorted(p.stem for p in self.conf_dir.glob("*.yaml") if p not in (self.graphs_yaml, self.lm_yaml))
-            near = get_close_matches(name, known, n=len(known) or 1, cutoff=0.0)
-            raise FileNotFoundError(f"no experiment '{name}' in {self.conf_dir}; there are: {', '.join(near)}")
+            raise FileNotFoundError(f"no experiment '{name}' in {self.conf_dir}{hint(name, known)}")
         return path
 
     def experiment(self, name: str) -> Experiment:
         """The settings of an experiment, by the name of its YAML file."""
-        return Experiment.load(self.experiment_yaml(name), self.overrides, self.suffix)
+        return Experiment.load(self.experiment_yaml(name), self.overrides[Experiment.SCOPE], self.suffix)
 
     def experiments(self) -> list[Experiment]:
         """The experiments of this call, in the order given."""
         return [self.experiment(name) for name in self.names]
+
+    def graph_settings(self) -> Graphs:
+        """The settings of language models and graphs."""
+        return Graphs.load(self.graphs_yaml, self.overrides[Graphs.SCOPE])
+
+    def lm_settings(self) -> LanguageModel:
+        """The settings of the Transformer language model; FileNotFoundError without its file."""
+        return LanguageModel.load(self.lm_yaml, self.overrides[LanguageModel.SCOPE])
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Recipe:
+        """From parsed options that are right."""
+        return cls(
+            args.corpus, args.conf_dir, args.data_dir, args.exp_dir, Path(args.corpus_dir) if args.corpus_dir else None,
+            args.nj, args.device, args.engine, args.units, args.topology, args.mini == "true", args.rehearse == "true",
+            tuple(args.set), names_of("--experiment", args.experiment), args.launcher,
+            args.allow_commands == "true", args.resample == "true", Path(args.hlg) if args.hlg else None,
+            args.download == "true", names_of("--unlabelled", args.unlabelled),
+        )  # fmt: skip
 
 
 def recipe_parser(description: str | None) -> argparse.ArgumentParser:
@@ -170,7 +178,7 @@ def recipe_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--engine", default="native", help=", ".join(ENGINES))
     parser.add_argument("--units", default="phones", help=", ".join(UNITS))
-    parser.add_argument("--topology", default="", help=f"{', '.join(TOPOLOGIES)}; empty: {TOPOLOGIES[0]}")
+    parser.add_argument("--topology", default=TOPOLOGIES[0], help=", ".join(TOPOLOGIES))
     parser.add_argument("--hlg", default="", help="decoding graph made elsewhere, OpenFst (.fst) or k2 (.pt)")
     parser.add_argument("--launcher", default="", help="starts the processes of stages 6 to 11, such as torchrun")
     parser.add_argument("--mini", choices=("true", "false"), default="false")
@@ -184,72 +192,66 @@ def recipe_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def recipe_from(args: argparse.Namespace) -> Recipe:
-    """The recipe of parsed options; also sets up logging and the thread count for the script."""
+    """The recipe of parsed options; also sets up logging and the thread count. ValueError with all wrong options."""
     log_to_console()
-    units = _known("--units", args.units, UNITS)
-    if _known("--engine", args.engine, ENGINES) == "k2" and importlib.util.find_spec("k2") is None:
-        raise ValueError(NO_K2)
-    if find_compiler() is None:
-        raise ValueError(NO_COMPILER)
-    topology = _known("--topology", args.topology or TOPOLOGIES[0], TOPOLOGIES)
-    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", args.device):
-        raise ValueError(f"--device {args.device!r} must be cpu, cuda or cuda:N")
-    if not 1 <= args.nj <= MOST_JOBS:
-        raise ValueError(f"--nj {args.nj} must be 1 to {MOST_JOBS}")
-    recipe = Recipe(
-        args.corpus, args.conf_dir, args.data_dir, args.exp_dir, Path(args.corpus_dir) if args.corpus_dir else None,
-        args.nj, args.device, args.engine, units, topology, args.mini == "true", args.rehearse == "true",
-        tuple(args.set), names_of("--experiment", args.experiment), args.launcher,
-        args.allow_commands == "true", args.resample == "true", Path(args.hlg) if args.hlg else None,
-        args.download == "true", names_of("--unlabelled", args.unlabelled),
-    )  # fmt: skip
-    if recipe.hlg and not recipe.hlg.is_file():
-        raise ValueError(f"--hlg {recipe.hlg}: no such file; expected a decoding graph, OpenFst (.fst) or k2 (.pt)")
-    check_folders(recipe)
+    if wrong := [text for _, text in wrong_options(args)]:
+        raise ValueError("; ".join(wrong))
+    recipe = Recipe.of(args)
+    if wrong := list(wrong_folders(recipe)):
+        raise ValueError("; ".join(wrong))
     if "RANK" in os.environ:
         os.environ["OMP_NUM_THREADS"] = str(recipe.threads)
     os.environ.setdefault("OMP_NUM_THREADS", str(args.nj))
     return recipe
 
 
-def check_folders(recipe: Recipe) -> None:
-    """Raise ValueError, before anything is written, where the folders of a call would get into each other's way."""
+def wrong_options(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    """Name and error of each option with a wrong value."""
+    for name, known in (("units", UNITS), ("engine", ENGINES), ("topology", TOPOLOGIES)):
+        value = getattr(args, name)
+        if value not in known:
+            yield name, f"--{name} {value} is not known{hint(value, known)}"
+    if args.engine == "k2" and importlib.util.find_spec("k2") is None:
+        yield "engine", NO_K2
+    if find_compiler() is None:
+        yield "compiler", NO_COMPILER
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", args.device):
+        yield "device", f"--device {args.device!r} must be cpu, cuda or cuda:N"
+    if not 1 <= args.nj <= MOST_JOBS:
+        yield "nj", f"--nj {args.nj} must be 1 to {MOST_JOBS}"
+    for name in ("experiment", "unlabelled"):
+        try:
+            names_of(f"--{name}", getattr(args, name))
+        except ValueError as error:
+            yield name, str(error)
+    if args.hlg and not Path(args.hlg).is_file():
+        yield "hlg", f"--hlg {args.hlg}: no such file; expected a decoding graph, OpenFst (.fst) or k2 (.pt)"
+
+
+def wrong_folders(recipe: Recipe) -> Iterator[str]:
+    """Errors of folders that would get into each other's way; nothing is written."""
     written = {"--data-dir": recipe.data_dir, "--exp-dir": recipe.exp_dir}
     read = {"--conf-dir": recipe.conf_dir}
     if recipe.corpus_dir is not None:
         read["--corpus-dir"] = recipe.corpus_dir
-    folders.check_separate("--data-dir", recipe.data_dir, {"--exp-dir": recipe.exp_dir})
+    yield from folders.not_separate("--data-dir", recipe.data_dir, {"--exp-dir": recipe.exp_dir})
     for option, folder in written.items():
-        folders.check_writable_place(option, folder)
-        folders.check_separate(option, folder, read)
+        yield from folders.not_writable(option, folder)
+        yield from folders.not_separate(option, folder, read)
     for option, folder in [*written.items(), *read.items()]:
         if (name := folders.below(folder, recipe.data_dir)) and OF_STAGES.fullmatch(name):
-            raise ValueError(f"{option} {folder} lies in {recipe.data_dir / name}, which a stage writes; give another")
+            yield f"{option} {folder} lies in {recipe.data_dir / name}, which a stage writes; give another"
         if (name := folders.below(folder, recipe.exp_dir)) and _of_experiments(recipe, name):
-            raise ValueError(f"{option} {folder} lies in {recipe.exp_dir / name}, an experiment's; give another")
-    if recipe.corpus_dir is not None:
-        _check_beside_corpus(written, recipe.corpus_dir)
+            yield f"{option} {folder} lies in {recipe.exp_dir / name}, an experiment's; give another"
+    for option, folder in written.items():
+        if recipe.corpus_dir is None or not (name := folders.below(folder, recipe.corpus_dir)):
+            continue
+        if OF_STAGES.fullmatch(name) or OF_CORPUS.fullmatch(name):
+            place = recipe.corpus_dir / name
+            yield f"{option} {folder} lies in {place}, where files of the corpus are looked for; give another"
 
 
 def _of_experiments(recipe: Recipe, name: str) -> bool:
     """Whether an experiment of the recipe may have this folder: one named after its YAML, or what comes before it."""
     known = {path.stem for path in recipe.conf_dir.glob("*.yaml")} | set(recipe.names)
     return any(name == stem or name.startswith((f"{stem}_", f"{stem}{ASIDE}")) for stem in known)
-
-
-def _check_beside_corpus(written: Mapping[str, Path], corpus_dir: Path) -> None:
-    """Raise ValueError for a folder to write in that is a part of the corpus: one with files that no stage made."""
-    for option, folder in written.items():
-        name = folders.below(folder, corpus_dir)
-        if name and (OF_STAGES.fullmatch(name) or OF_CORPUS.fullmatch(name)):
-            raise ValueError(
-                f"{option} {folder} lies in {corpus_dir / name}, where files of the corpus are looked for; give another"
-            )
-
-
-def _known(option: str, value: str, known: Iterable[str]) -> str:
-    """The value, if it is known; else ValueError with the known ones, the nearest first."""
-    if value not in known:
-        near = get_close_matches(value, list(known), n=len(list(known)), cutoff=0.0)
-        raise ValueError(f"{option} {value} is not known; did you mean '{near[0]}'? There are: {', '.join(near)}")
-    return value

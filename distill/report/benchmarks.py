@@ -75,12 +75,12 @@ def highlights(root: Path) -> Iterator[str]:
     found, link = read_all(root), "[benchmarks](benchmarks/results/README.md)"
     if "lfmmi" in found:
         goals = [_goal(goal) for goal in found["lfmmi"].get("goals", ())]
-        shown = "; ".join(f"{goal}: {measured}" for goal, measured, _ in goals)
-        yield f"**LF-MMI kernel** on a CPU, goals and measurements: {shown} ({link})"
+        shown = ", ".join(f"{goal} ({measured})" for goal, measured, _ in goals)
+        yield f"**LF-MMI kernel** on a CPU, goals with measurements in brackets: {shown} ({link})"
     if "server" in found:
         best = min(found["server"]["rows"], key=lambda row: row["p95_seconds"])
         yield (
-            f"**Server**: {best['case']} on {best['cores']} cores, 95 % of the partial results within"
+            f"**Server**: {best['case']} on {best['cores']} cores: 95 % of the partial results within"
             f" {1000 * best['p95_seconds']:.0f} ms, {best['lost']} streams lost ({link})"
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from distill.files import write_text
@@ -10,7 +10,7 @@ from distill.report import benchmarks, plots, recognition
 from distill.report.experiments import write_page
 from distill.report.paper import steps
 from distill.report.runs import GRAPH, Run, read_runs, test_sets
-from distill.report.table import Table, number
+from distill.report.table import number
 
 FIGURE = "docs/pipeline"
 MARKS = ("<!-- {}: written by tools/report.py -->\n", "<!-- end of {} -->")  # around generated parts of README.md
@@ -25,7 +25,8 @@ INTRODUCTION = """# Results
 
 Word error rates in percent over an n-gram graph, with 95 % bootstrap intervals over utterances; streaming models
 decode by `Recogniser.step`. `tools/report.py` writes this page, and the pages it links to, from the committed result
-files.
+files. The teachers are not pretrained: T of librispeech/mini starts from random weights and is trained on 0.8 h of
+labelled speech. The students start from T and add 2.4 h of unlabelled speech, so they can make fewer errors than T.
 """
 
 
@@ -60,31 +61,12 @@ def whole(root: Path) -> str:
     parts = [INTRODUCTION]
     for folder in results(root):
         link = (folder / "README.md").relative_to(root).as_posix()
-        table = "\n".join(table_of(read_runs(folder)).markdown())
+        table = "\n".join(recognition.error_table(read_runs(folder), GRAPH, summary=True).markdown())
         parts.append(f"## [{title_of(folder)}]({link})\n\n{table}\n")
     goals = benchmarks.goal_table(root)
     if goals.rows:
         parts.append("## [Benchmarks](benchmarks/results/README.md)\n\n" + "\n".join(goals.markdown()) + "\n")
     return "\n".join(parts)
-
-
-def table_of(runs: Sequence[Run]) -> Table:
-    """A row for each model in its main mode: size, error rates, look-ahead, and RTF of its fastest runtime."""
-    sets, teacher = test_sets(runs), steps(runs).get("teacher")
-    rows = []
-    for run in runs:
-        smaller = f"{teacher.size / run.size:.1f}x" if teacher else "-"
-        delay = next((d.lookahead_mean_ms for d in run.decodings if d.mode == run.main_mode), None)
-        figures = (number(delay if run.main_mode == "streaming" else None, 0), number(fastest(run), 4))
-        size = f"{run.size / 1e6:.2f}"
-        rows.append((run.name, run.main_mode, size, smaller, *run.rates(sets, run.main_mode, GRAPH), *figures))
-    return Table(("model", "mode", "params/M", "smaller", *sets, "look-ahead/ms", "RTF"), tuple(rows), 4)
-
-
-def fastest(run: Run) -> float | None:
-    """The lowest real-time factor in the run's main mode, None where it was not timed."""
-    rows = run.timing.rows if run.timing else ()
-    return min((row.rtf for row in rows if row.mode == run.main_mode), default=None)
 
 
 # README.md
@@ -121,8 +103,8 @@ def highlights(root: Path) -> Iterator[str]:
         if folder.name == "mini" and {"teacher", "second step"} <= set(roles):
             yield from _of_steps(roles, link)
         elif folder.name == "full" and (model := roles.get("second step") or roles.get("teacher")):
-            rates = (f"{name} {_rate(model, name)} %" for name in test_sets(runs))
-            yield f"**Real speech** of many speakers, {model.main_mode} `{model.name}`: {', '.join(rates)} ({link})"
+            rates = ", ".join(f"{_rate(model, name)} on {name}" for name in test_sets(runs))
+            yield f"**Real speech** of many speakers: word error rates (%) of {model.name} are {rates} ({link})"
     yield from benchmarks.highlights(root)
 
 
@@ -132,13 +114,12 @@ def _of_steps(roles: Mapping[str, Run], link: str) -> Iterator[str]:
     names = {"T": "teacher", "SN": "first step", "SS": "second step", "one step": "single step"}
     rates = {new: [_rate(roles[old], name) for name in sets] for new, old in names.items() if old in roles}
     shown = ", ".join(f"{name} {' / '.join(values)}" for name, values in rates.items())
-    yield f"**Accuracy**: word error rates (%) on {' / '.join(sets)} are {shown} ({link}, synthesised speech)"
+    yield f"**Accuracy** on synthesised speech: word error rates (%) on {' / '.join(sets)} are {shown} ({link})"
     smaller = f"{teacher.size / student.size:.1f} times smaller than its teacher"
-    delay = next(d for d in student.decodings if d.mode == student.main_mode)
-    speed = f"; RTF {fastest(student):.4f} on one thread of a processor" if fastest(student) else ""
+    speed = f"; RTF {student.fastest_rtf:.4f} on one CPU thread" if student.fastest_rtf else ""
     yield (
-        f"**Size and speed**: SS has {student.size / 1e6:.2f} M parameters, {smaller}, and streams with a mean"
-        f" look-ahead of {number(delay.lookahead_mean_ms, 0)} ms{speed} ({link})"
+        f"**Size and speed**: SS has {student.size / 1e6:.2f} M parameters, {smaller}; mean look-ahead"
+        f" {number(student.lookahead_ms, 0)} ms{speed} ({link})"
     )
 
 
@@ -158,7 +139,7 @@ def pipeline(roles: Mapping[str, Run], path: Path) -> None:
     for role, title in titles.items():
         if (run := roles.get(role)) is not None:
             rates = "\n".join(f"{name}: {_rate(run, name)} % WER" for name in test_sets([run]))
-            delay = next((d.lookahead_mean_ms for d in run.decodings if d.mode == "streaming"), None)
+            delay = run.lookahead_ms
             ahead = "whole utterance" if delay is None else f"mean look-ahead {delay:.0f} ms"
             boxes.append((title, f"{run.size / 1e6:.2f} M parameters\n{ahead}\n{rates}"))
     plots.pipeline(boxes, ("hidden MSE\nlogit MSE\nLF-MMI", "hidden MSE\nlogit MSE\nLF-MMI"), path)

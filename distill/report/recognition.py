@@ -15,15 +15,21 @@ TITLES = {
 }
 
 
-def error_table(runs: Sequence[Run], method: str) -> Table:
-    """Parameters (M), compression against the teacher and error rates of every experiment and mode."""
+def error_table(runs: Sequence[Run], method: str, summary: bool = False) -> Table:
+    """Parameters (M), compression against the teacher and error rates of every experiment and mode.
+
+    summary: each experiment in its main mode alone, with its look-ahead and the RTF of its fastest runtime.
+    """
     sets, teacher = test_sets(runs), steps(runs).get("teacher")
+    of_model, of_speed = ("model", "mode", "params/M", "smaller"), ("look-ahead/ms", "RTF") if summary else ()
     rows = []
     for run in runs:
         compression = f"{teacher.size / run.size:.1f}x" if teacher else "-"
-        for mode in run.modes:
-            rows.append((run.name, mode, f"{run.size / 1e6:.2f}", compression, *run.rates(sets, mode, method)))
-    return Table(("model", "mode", "params/M", "smaller", *sets), tuple(rows), fixed=4)
+        speed = (number(run.lookahead_ms, 0), number(run.fastest_rtf, 4)) if summary else ()
+        for mode in [run.main_mode] if summary else run.modes:
+            rates = run.rates(sets, mode, method)
+            rows.append((run.name, mode, f"{run.size / 1e6:.2f}", compression, *rates, *speed))
+    return Table((*of_model, *sets, *of_speed), tuple(rows), fixed=len(of_model))
 
 
 def zero_error_notes(runs: Iterable[Run], method: str) -> list[str]:

@@ -45,6 +45,17 @@ class Run:
         """The mode whose rates represent the model: streaming if it was decoded so."""
         return "streaming" if "streaming" in self.modes else "offline"
 
+    @property
+    def lookahead_ms(self) -> float | None:
+        """Mean look-ahead of a streaming model, None for another."""
+        return next((d.lookahead_mean_ms for d in self.decodings if d.mode == "streaming"), None)
+
+    @property
+    def fastest_rtf(self) -> float | None:
+        """The lowest real-time factor in the main mode, None where it was not timed."""
+        rows = self.timing.rows if self.timing else ()
+        return min((row.rtf for row in rows if row.mode == self.main_mode), default=None)
+
     def decoding(self, test_set: str, mode: str, method: str) -> WerResult | None:
         """One decoding, None where it was not done."""
         wanted = (test_set, mode, method)

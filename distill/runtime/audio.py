@@ -15,8 +15,10 @@ from distill.batch import SAMPLE_RATE
 def read_audio(path: Path, resample: bool = False, channel: int | None = None) -> np.ndarray:
     """A whole file (any format of libsndfile) as float32 samples (n,) at 16 kHz.
 
-    Raises FileNotFoundError; ValueError for unreadable or empty audio, and as `check_format`.
+    Raises FileNotFoundError; ValueError for a folder, unreadable or empty audio, and as `check_format`.
     """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, expected an audio file; for all of its files give {path}/*.wav")
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     return decode(path, str(path), resample, channel)

@@ -144,6 +144,19 @@ def test_the_environment_counts_only_once_it_has_been_used(fails_at: str, tmp_pa
     assert again == bool(done.returncode)  # what failed is tried again, what works costs nothing
 
 
+def test_an_installation_names_its_packages(tmp_path: Path) -> None:
+    printed = (
+        r"Collecting torch==2.8.0 (from distill-asr)\n  Downloading torch.whl (9 MB)\nInstalling collected packages: a"
+    )
+    done = sourced(tmp_path, f"printf '{printed}\\n' | show_packages")
+    assert done.stdout == "   fetching torch==2.8.0\n   installing these packages\n"
+    for name in ("constraints.txt", "pyproject.toml"):
+        (tmp_path / name).write_text("")
+    python = python_that(tmp_path, "nothing at all")
+    done = sourced(tmp_path, "need_room() { :; }; install_environment dev,deploy", PYTHON=str(python))
+    assert "== installing the project with deploy dev into .venv: once, 2 to 10 minutes, about 5 GB" in done.stdout
+
+
 @pytest.mark.parametrize("marked", ["deploy dev", "dev deploy", "dev deploy synth", "synth dev deploy"])
 @pytest.mark.parametrize("asked", ["dev,deploy", "deploy,dev", "dev"])
 def test_the_order_of_extras_installs_nothing(marked: str, asked: str, tmp_path: Path) -> None:
@@ -197,7 +210,10 @@ def test_a_tool_names_the_extra_that_it_lacks(module: str, argv: list[str], extr
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert f"{Path(argv[0]).name} needs {module}" in done.stderr and f"pip install -e .[{extra}]" in done.stderr
+    assert (
+        f"{Path(argv[0]).name} needs {module}" in done.stderr
+        and f".venv/bin/pip install -c constraints.txt -e '.[{extra}]'" in done.stderr
+    )
 
 
 @pytest.mark.parametrize("module", [module for modules in extras.EXTRAS.values() for module in modules])
@@ -209,7 +225,9 @@ def test_a_script_names_the_extra_of_any_missing_package(module: str, monkeypatc
     with pytest.raises(SystemExit):
         run_script(main)
     (extra,) = [name for name, modules in extras.EXTRAS.items() if module in modules]
-    assert f"needs {module}," in caplog.text and f"pip install -e .[{extra}]" in caplog.text
+    assert (
+        f"needs {module}," in caplog.text and f".venv/bin/pip install -c constraints.txt -e '.[{extra}]'" in caplog.text
+    )
 
 
 def test_a_missing_module_of_nobodys_stays_an_error() -> None:

@@ -69,8 +69,8 @@ class Corpus(ABC):
     """A corpus in the folder `root`. Its constructor raises FileNotFoundError for what is missing, with the way out.
 
     text: sentences of the language models, lexicon: pronunciations, arpas: published word n-grams by their order.
-    inputs: files whose contents the manifests depend on. renders: `render` makes audio of it. published: what can be
-    fetched.
+    inputs: files whose contents the manifests depend on. renders: `render` makes audio of it. has_mini: `synthesise`
+    makes one, for --mini true. published: what can be fetched.
     """
 
     roles: Roles
@@ -79,6 +79,7 @@ class Corpus(ABC):
     inputs: tuple[Path, ...]
     arpas: Mapping[int, Path] = {}
     renders = False
+    has_mini = False
     published: tuple[Published, ...] = ()
 
     def __init__(self, root: Path, options: Options | None = None) -> None:

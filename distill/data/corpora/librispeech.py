@@ -50,6 +50,8 @@ class LibriSpeech(Corpus):
     )  # fmt: skip
     published_arpas: Mapping[int, str] = {3: "3-gram.pruned.1e-7.arpa.gz", 4: "4-gram.arpa.gz"}
 
+    has_mini = True
+
     @classmethod
     def synthesise(cls, root: Path, options: Options) -> None:
         """The embedded corpus, made where it is missing or unfinished."""

@@ -67,7 +67,7 @@ def test_wrong_settings_name_key_and_way_out(minimal: Path, override: str, messa
 
 
 def test_unreadable_files_are_named(tmp_path: Path, minimal: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="did you mean teacher"):
+    with pytest.raises(FileNotFoundError, match="did you mean 'teacher'"):
         Experiment.load(tmp_path / "techer.yaml")
     minimal.write_text("a: [")
     with pytest.raises(ValueError, match=r"teacher\.yaml: not valid YAML"):

@@ -9,6 +9,7 @@ import pytest
 
 from distill.config.experiment import Experiment
 from distill.config.files import overridden, parse_yaml, read
+from distill.config.graphs import Graphs
 
 ROOT = "stage: 6\nobjective: {alpha: 1, beta: 1}\noptim: {updates: 10}\n"
 
@@ -36,7 +37,7 @@ def test_bases_in_a_circle_are_shown_as_a_chain(conf: Path) -> None:
 
 def test_a_missing_base_is_shown_with_its_chain(conf: Path) -> None:
     (conf / "b.yaml").write_text("base: techer.yaml")
-    with pytest.raises(FileNotFoundError, match=r"mine\.yaml -> b\.yaml -> techer\.yaml\); did you mean teacher"):
+    with pytest.raises(FileNotFoundError, match=r"mine\.yaml -> b\.yaml -> techer\.yaml\); did you mean 'teacher'"):
         load(conf, "base: b.yaml")
 
 
@@ -141,7 +142,7 @@ def test_numbers_mean_one_thing() -> None:
         ("optim=5", r"optim: must be a mapping of settings \(got 5\)"), ("optim=", "optim: must be a mapping"),
         ("optim=[1]", "optim: must be a mapping"), ("seed={a: 1}", r"seed: must be a valid integer \(got {'a': 1}\)"),
         ("seed.a=1", "seed: must be"),
-        ("optim.updates.x=1", "optim.updates is 10, which holds no other settings"),
+        ("optim.updates.x=1", "optim.updates is 10, which has no settings below it"),
         ("a.b=1", "unknown key 'a'"), ("base=teacher.yaml", "unknown key 'base'"), ("optim.lr=[1", "not valid YAML"),
         ("optim={lr: 1, lr: 2}", "key 'lr' stands there twice"), ("seed=" + "9" * 5000, "not valid YAML"),
         (".".join("a" * 3000) + "=1", "nested more than"), ("x=" + "[" * 9999, "nested more than"),
@@ -152,7 +153,7 @@ def test_numbers_mean_one_thing() -> None:
     ids=lambda value: value[:30],
 )  # fmt: skip
 def test_an_override_that_fits_nowhere_is_named(conf: Path, override: str, message: str) -> None:
-    with pytest.raises(ValueError, match=rf"teacher\.yaml: .*({message})"):
+    with pytest.raises(ValueError, match=rf"--set .*({message})"):
         Experiment.load(conf / "teacher.yaml", [override])
 
 
@@ -161,6 +162,21 @@ def test_all_wrong_overrides_and_keys_are_named_at_once(conf: Path) -> None:
         Experiment.load(conf / "teacher.yaml", ["=1", "seed"])
     with pytest.raises(ValueError, match=r"seed: .*key 'lrr'.*key 'epoch'"):
         Experiment.load(conf / "teacher.yaml", ["optim.lrr=1", "optim.epoch=1", "seed=x"])
+
+
+def test_an_option_is_named_for_its_own_errors_and_the_file_for_the_others(conf: Path) -> None:
+    path = conf / "teacher.yaml"
+    path.write_text("{stage: 6, seed: -1, objective: {alpha: 1, beta: 1}, optim: {updates: 10}}")
+    with pytest.raises(ValueError) as raised:
+        Experiment.load(path, ["optim.lr=fast", "decoding.beam=3"])
+    file, option = str(raised.value).split("; ")
+    assert file == f"{path}: seed: must be greater than or equal to 0 (got -1)"
+    assert option.startswith("--set 'optim.lr=fast': optim.lr: must be a valid number")
+    with pytest.raises(ValueError, match=r"^--set 'graphs.order=9': order: must be less"):
+        Graphs.load(conf / "none.yaml", ["order=9"])
+    path.write_text("{stage: 6, objective: {alpha: 1, beta: 1}, optim: {updates: 10}}")
+    with pytest.raises(ValueError, match=r"^--set 'decoding.avg=99': decoding.avg 99 must be at most saving.keep"):
+        Experiment.load(path, ["optim.lr=1", "decoding.avg=99"])
 
 
 def test_a_mapping_is_merged_as_a_base_is(conf: Path) -> None:

@@ -88,13 +88,13 @@ def test_a_call_that_fits_is_silent_and_writes_nothing(check: Check, tmp_path: P
         ("teacher,sn", ("--stage", "8"), r"sn\.yaml: init: teacher is not trained"),
         ("teacher", ("--stage", "6"), "stage 5 makes .*teacher_init, which is not there"),
         ("phones", ("--units", "bpe"), r"phones\.yaml: init: teacher is not trained"),
-        ("part", (), "data.train: no cut set 'dve'; there are: dev"),
+        ("part", (), "data.train: no cut set 'dve'; did you mean 'dev'"),
         ("file", (), r"file\.yaml: pretrained: no file at none\.pt"),
         ("skips", ("--topology", "two_pdf"), "decoding.blank_skip needs a blank"),
         ("teacher", ("--set", "optim.lrr=1"), "optim: unknown key 'lrr'; did you mean 'lr'"),
-        ("teacher", ("--set", "graphs.order=5"), r"graphs\.yaml: order: must be less than or equal to 4 \(got 5\)"),
-        ("teacher", ("--set", "graphs.=5"), "'=5' is not of the form"),
-        ("teacher", ("--set", "lm.optim.clip=0"), r"lm\.yaml: optim\.clip: must be greater than 0 \(got 0\)"),
+        ("teacher", ("--set", "graphs.order=5"), r"--set 'graphs\.order=5': order: must be less than .* 4 \(got 5\)"),
+        ("teacher", ("--set", "graphs.=5"), "--set 'graphs.=5' is not of the form"),
+        ("teacher", ("--set", "lm.optim.clip=0"), r"--set 'lm\.optim\.clip=0': optim\.clip: must be greater than 0"),
         ("teacher", ("--set", "lm.name=teacher"), r"lm\.yaml: name: must be lm"),
         ("teacher", ("--set", "lm.text.valid=dve"), r"text\.valid: no cut set 'dve'"),
         ("teacher", ("--device", "gpu"), "--device 'gpu' must be cpu, cuda or cuda:N"),
@@ -102,7 +102,8 @@ def test_a_call_that_fits_is_silent_and_writes_nothing(check: Check, tmp_path: P
         ("teacher", ("--launcher", "torchrum -n 2"), "--launcher torchrum -n 2: no program 'torchrum'; expected"),
         ("teacher", ("--launcher", "torchrun 'a b"), "--launcher torchrun 'a b: no closing quotation; expected"),
         ("teacher", ("--launcher", "''"), "--launcher '': no program ''"),
-        ("teacher", ("--topology", "hmm"), "--topology hmm is not known"), ("teacher", ("--engine", "k3"), "'k2'"),
+        ("teacher", ("--topology", "hmm"), "--topology hmm is not known"),
+        ("teacher", ("--engine", "k3"), "native, torch, k2"),
     ],
 )  # fmt: skip
 def test_a_call_that_cannot_end_well_names_what_is_wrong(
@@ -118,7 +119,25 @@ def test_all_that_is_wrong_is_reported_at_once_and_once(check: Check) -> None:
     said = check("teacher,sn,nothing", *options)[1]
     for part in ("--engine k3", "'nothing'", "order: must be", "seed: must be"):
         assert said.count(part) == 1, said
-    assert re.search(r"teacher\.yaml, .*sn\.yaml: optim: unknown key 'lrr'", said) and said.count("lrr") == 1
+    assert re.search(r"^run.sh: --set 'optim.lrr=1': optim: unknown key 'lrr'", said, re.M) and said.count("'lrr'") == 1
+
+
+def test_all_wrong_options_are_reported_at_once(check: Check, tmp_path: Path) -> None:
+    options = ("--engine", "k3", "--units", "phone", "--device", "gpu", "--nj", "0", "--hlg", "none.fst")
+    status, printed = check("teacher, sn", *options, "--data-dir", str(tmp_path / "exp"))
+    assert status == 2
+    for option in (*options[::2], "--experiment", "--data-dir and --exp-dir are the same folder"):
+        assert printed.count(f"run.sh: {option}") == 1, printed
+
+
+def test_a_recipe_without_a_mini_version_refuses_it(check: Check) -> None:
+    status, printed = check("teacher", "--mini", "true")
+    assert (status, printed) == (
+        2,
+        "run.sh: --mini true: mine has no mini version; leave it out and give --corpus-dir\n",
+    )
+    assert check("teacher", "--mini", "true", "--corpus", "librispeech") == (0, "")
+    assert "spoken_commands has no mini version" in check("teacher", "--mini", "true", "--corpus", "spoken_commands")[1]
 
 
 def test_a_foreign_graph_needs_stage_4_and_no_ngram_rescoring(check: Check, tmp_path: Path) -> None:

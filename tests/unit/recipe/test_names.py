@@ -126,7 +126,7 @@ def test_there_are_300_of_both_kinds() -> None:
 def test_generated_names_of_experiments(tree: Path) -> None:
     path = tree / "conf/teacher.yaml"
     for name in NAMES:
-        taken = attempt(["teacher.yaml", "name"], Experiment.load, path, [f"name={quoted(name)}"])
+        taken = attempt(["name"], Experiment.load, path, [f"name={quoted(name)}"])
         assert taken == is_own(name), name
 
 
@@ -134,7 +134,7 @@ def test_generated_names_of_experiments(tree: Path) -> None:
 def test_generated_names_in_settings(tree: Path, key: str) -> None:
     for name in NAMES:
         value = f"[{quoted(name)}]" if key == "data.train" else quoted(name)
-        taken = attempt(["teacher.yaml", key], Experiment.load, tree / "conf/teacher.yaml", [f"{key}={value}"])
+        taken = attempt(["--set", key], Experiment.load, tree / "conf/teacher.yaml", [f"{key}={value}"])
         assert taken == is_name(name), name
 
 
@@ -148,7 +148,7 @@ def test_generated_folders_of_noise(tree: Path) -> None:
 def test_generated_names_of_language_models(tree: Path) -> None:
     for name in NAMES:
         of_lm = name.lower() == "lm" or name.lower().startswith(("lm_", "lm.", "lm-"))
-        taken = attempt(["lm.yaml", "name"], LanguageModel.load, tree / "conf/lm.yaml", [f"name={quoted(name)}"])
+        taken = attempt(["name"], LanguageModel.load, tree / "conf/lm.yaml", [f"name={quoted(name)}"])
         assert taken == (of_lm and is_name(name)), name
 
 

@@ -408,7 +408,7 @@ def a_recipe(tmp_path: Path, *options: str) -> Recipe:
 def test_options_become_a_recipe(tmp_path: Path) -> None:
     recipe = a_recipe(tmp_path, "--experiment", "sn,ss", "--mini", "true", "--set", "optim.lr=1", "--set", "seed=2")
     assert recipe.names == ("sn", "ss")
-    assert recipe.overrides == ("optim.lr=1", "seed=2")
+    assert recipe.overrides == {"": ("optim.lr=1", "seed=2"), "graphs.": (), "lm.": ()}
     assert recipe.mini and not recipe.rehearse
     assert recipe.lang == tmp_path / "data/lang_phones"
     assert recipe.corpus_dir is None

@@ -35,6 +35,8 @@ def test_a_channel_must_be_chosen(tmp_path) -> None:
 def test_unusable_files_are_named(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_audio(tmp_path / "absent.wav")
+    with pytest.raises(ValueError, match=rf"{tmp_path} is a folder, .* give {tmp_path}/\*\.wav"):
+        read_audio(tmp_path)
     (tmp_path / "text.wav").write_text("not audio")
     with pytest.raises(ValueError, match="unreadable audio"):
         read_audio(tmp_path / "text.wav")
