@@ -23,8 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.k2 import k2_figures
-from benchmarks.measure import measure
+from benchmarks.measure import k2_figures, measure
 from benchmarks.models import student
 from benchmarks.table import finish, parser
 from benchmarks.words import Sources, large_graph
@@ -220,7 +219,7 @@ def of_k2(case: Case, search: Search, args: argparse.Namespace) -> dict[str, Any
     figures = k2_figures(args.k2_python, {
         "log_probs": torch.nn.utils.rnn.pad_sequence(frames, batch_first=True), "repeats": args.repeats,
         "lengths": torch.tensor([len(each) for each in frames]),
-        "beams": [search.beam, search.lattice_beam, search.max_active],
+        "beams": torch.tensor([search.beam, search.lattice_beam, search.max_active]),
         "graph": {x.name: torch.from_numpy(getattr(case.decoder.graph, x.name)) for x in fields(DecodingGraph)},
     }, 3600)  # fmt: skip
     if "error" in figures:

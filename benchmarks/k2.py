@@ -2,8 +2,9 @@
 
     .venv-k2/bin/python -m benchmarks.k2 CASE.pt
 
-CASE.pt is a dict that `k2_figures` writes: log_probs (B, T, V) float32, lengths (B,), repeats, and either output_beam
-with hmms (fields of one `Hmm` for all utterances, or of one for each), or beams with the arrays of a DecodingGraph.
+CASE.pt is what `benchmarks.measure.k2_figures` is given: log_probs (B, T, V) float32, lengths (B,), repeats, and either
+output_beam with hmms (tensors of one `Hmm` for all utterances, or of one for each), or beams with the arrays of a
+DecodingGraph; numbers are tensors, as old versions load no floats.
 Prints a line of JSON: what `benchmarks.measure.measure` returns, and the totals (B,) of forward and backward through
 `distill.lfmmi.k2.K2Engine`, or scores and words (ids) of the best paths of intersect_dense_pruned.
 """
@@ -11,11 +12,7 @@ Prints a line of JSON: what `benchmarks.measure.measure` returns, and the totals
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,23 +20,8 @@ import torch
 from benchmarks.measure import measure
 
 
-def k2_figures(python: Path, case: dict[str, Any], timeout: float) -> dict[str, Any]:
-    """Run this module on a case by another Python; `error` instead of figures where that fails."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}  # not installed there
-    with tempfile.TemporaryDirectory() as folder:
-        torch.save(case, Path(folder) / "case.pt")
-        command = [str(python), "-m", "benchmarks.k2", str(Path(folder) / "case.pt")]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
-        except subprocess.TimeoutExpired:
-            return {"error": f"more than {timeout:.0f} s"}
-    if done.returncode:
-        return {"error": (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]}
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def main() -> None:
-    case = torch.load(sys.argv[1])  # weights_only of old versions refuses floats
+    case = torch.load(sys.argv[1], weights_only=True)
     torch.set_num_threads(1)
     try:
         figures = searched(case) if "beams" in case else summed(case)
@@ -53,7 +35,7 @@ def summed(case: dict[str, Any]) -> dict[str, Any]:
     from distill.fsa.graph import Hmm
     from distill.lfmmi.k2 import K2Engine
 
-    engine, graphs = K2Engine(case["output_beam"]), [Hmm(**fields) for fields in case["hmms"]]
+    engine, graphs = K2Engine(case["output_beam"].item()), [Hmm(**fields) for fields in case["hmms"]]
     found: list[float] = []
 
     def run() -> None:
@@ -74,14 +56,14 @@ def searched(case: dict[str, Any]) -> dict[str, Any]:
 
     graph = DecodingGraph(**{name: array.numpy() for name, array in case["graph"].items()})
     fsa = k2.arc_sort(k2.Fsa.from_dict(decoding_graph_to_k2_dict(graph)))
-    beam, lattice_beam, max_active = case["beams"]
+    beam, lattice_beam, max_active = case["beams"].tolist()
     found: list[tuple[float, list[int]]] = []
 
     def run() -> None:
         found.clear()
         for frames, length in zip(case["log_probs"], case["lengths"].tolist()):
             dense = k2.DenseFsaVec(frames[None, :length], torch.tensor([[0, 0, length]], dtype=torch.int32))
-            best = k2.shortest_path(k2.intersect_dense_pruned(fsa, dense, beam, lattice_beam, 0, max_active), True)
+            best = k2.shortest_path(k2.intersect_dense_pruned(fsa, dense, beam, lattice_beam, 0, int(max_active)), True)
             words = best.aux_labels if isinstance(best.aux_labels, torch.Tensor) else best.aux_labels.values
             score = float(best.get_tot_scores(use_double_scores=True, log_semiring=False))
             found.append((score, [word for word in words.tolist() if word > 0]))

@@ -21,8 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.graphs import denominator, numerators, peaky_log_probs
-from benchmarks.k2 import k2_figures
-from benchmarks.measure import busy, in_process, measure
+from benchmarks.measure import busy, in_process, k2_figures, measure
 from benchmarks.roofline import roofline
 from benchmarks.table import Row, finish, parser
 from distill.fsa.graph import Hmm
@@ -133,8 +132,10 @@ def engine_row(case: Case, name: str, threads: int, repeats: int) -> Row:
 
 def k2_row(args: argparse.Namespace, case: Case, name: str, beam: float) -> Row:
     """Seconds, peak_mb and totals of k2, or an error."""
-    hmms = [vars(graph) for graph in ([case.graph] if isinstance(case.graph, Hmm) else case.graph)]
-    content = {"log_probs": case.log_probs, "lengths": case.lengths, "output_beam": beam, "hmms": hmms, "repeats": 5}
+    graphs = [case.graph] if isinstance(case.graph, Hmm) else case.graph
+    hmms = [{name: x for name, x in vars(graph).items() if isinstance(x, Tensor)} for graph in graphs]
+    content = {"log_probs": case.log_probs, "lengths": case.lengths, "hmms": hmms, "repeats": 5}
+    content["output_beam"] = torch.tensor(beam)
     return {"engine": name, "seconds": None, "peak_mb": None, **k2_figures(args.k2_python, content, args.k2_timeout)}
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import multiprocessing
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -46,6 +49,23 @@ def in_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """Result of the function in a fresh process, with its own memory and threads."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
+
+
+def k2_figures(python: Path, case: dict[str, Any], timeout: float) -> dict[str, Any]:
+    """Figures of `benchmarks.k2` on a case, by another Python; `error` instead where that fails."""
+    import torch
+
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}  # not installed there
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(case, Path(folder) / "case.pt")
+        command = [str(python), "-m", "benchmarks.k2", str(Path(folder) / "case.pt")]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
+        except subprocess.TimeoutExpired:
+            return {"error": f"more than {timeout:.0f} s"}
+    if done.returncode:
+        return {"error": (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]}
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def memory_mb() -> float:
