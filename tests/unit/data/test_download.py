@@ -170,7 +170,7 @@ def test_a_full_disk_is_told_before_and_while_fetching(server: Server, tmp_path:
     assert not isinstance(error.value, FileNotFoundError)
 
 
-@pytest.mark.parametrize("name", ["../out.txt", "/tmp/out.txt", "LibriSpeech/part/../../../out.txt"])
+@pytest.mark.parametrize("name", ["../out.txt", "/out.txt", "LibriSpeech/part/../../../out.txt"])
 def test_an_archive_that_leads_out_of_the_folder_is_refused(server: Server, tmp_path: Path, name: str) -> None:  # noqa: F811
     server.content["/resources/12/part.tar.gz"] = tar({**FILES, name: b"x"})
     with pytest.raises(OSError, match="leads out of"):
