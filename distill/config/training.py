@@ -80,7 +80,7 @@ class Teacher(Settings):
 
     experiment: Name
     input: Literal["augmented", "clean"] = "augmented"  # the student's waveform, or the one before augmentation
-    keep_targets: Flag = False  # compute each cut's targets once; needs input: clean
+    keep_targets: Flag = False  # compute each cut's targets once and store them; needs input: clean
 
     @model_validator(mode="after")
     def _check(self) -> Teacher:

@@ -94,7 +94,7 @@ def build_trainer(
         continue_projections(objective, folders.exp / experiment.init)
     targets = None
     if teacher is not None and experiment.teacher is not None:
-        targets = TeacherTargets(experiment.teacher, teacher, objective.teacher_blocks)
+        targets = TeacherTargets(experiment.teacher, teacher, objective.teacher_blocks, folders.data / "targets")
     plan = TrainingPlan(
         experiment, loader.epoch, validation(experiment, folders, graphs, with_clean, ranks),
         count_updates(experiment.optim, loader.count), lang.outputs, count_parameters(model), folder, ranks, device,

@@ -2,60 +2,87 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 from collections.abc import Iterable
+from pathlib import Path
 
+import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from distill.batch import Batch, Targets
 from distill.config.training import Teacher as TeacherSettings
+from distill.files import replacing
 from distill.models.recogniser import Recogniser
 
 
 class TeacherTargets:
     """Runs a teacher in evaluation mode over the waveform that the settings choose.
 
-    With `keep_targets` each cut's targets are computed once and kept in half precision: right only while the
-    waveform is the same in every epoch, which the settings ensure. They are computed from the cut alone, so that they
-    do not depend on the batch it is in, which differs after a resume or on other ranks.
+    With `keep_targets` the targets of each cut are computed once and stored in half precision below `store`, for all
+    epochs, ranks and students of this teacher; the settings ensure that the waveform never changes. They are computed
+    from the cut alone, so that they do not depend on its batch, which differs after a resume or on other ranks.
     """
 
-    def __init__(self, settings: TeacherSettings, model: Recogniser, blocks: Iterable[int]) -> None:
+    def __init__(self, settings: TeacherSettings, model: Recogniser, blocks: Iterable[int], store: Path) -> None:
+        """blocks: whose hidden states are targets. store: folder, one subfolder is made for each teacher and blocks."""
         self.settings, self.blocks = settings, sorted(set(blocks))
         self.model = model.eval().requires_grad_(False)
-        self._kept: dict[str, dict[str, Tensor]] = {}
+        self._folder = store / _digest(self.model, self.blocks) if settings.keep_targets else None
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Targets:
-        """Targets of a batch, padded as the batch is."""
-        if not self.settings.keep_targets:
+        """Targets of a batch, padded as the batch is. Raises OSError where they cannot be stored."""
+        if self._folder is None:
             return self._run(batch)
-        for row, cut_id in enumerate(batch.ids):
-            if cut_id not in self._kept:
-                targets = self._run(batch.row(row))
-                self._kept[cut_id] = {
-                    name: x[0, : int(targets.lengths[0])].half().cpu() for name, x in _named(targets).items()
-                }
-        kept, device = [self._kept[cut_id] for cut_id in batch.ids], batch.wave.device
+        rows = [self._stored(self._folder, batch.row(number)) for number in range(len(batch.ids))]
+        device = batch.wave.device
         columns = {
-            name: pad_sequence([tensors[name].to(device) for tensors in kept], batch_first=True).float()
-            for name in kept[0]
+            name: pad_sequence([row[name].to(device) for row in rows], batch_first=True).float() for name in rows[0]
         }
-        lengths = torch.tensor([len(tensors["logits"]) for tensors in kept], device=device)
+        lengths = torch.tensor([len(row["logits"]) for row in rows], device=device)
         hidden = {block: columns[f"hidden{block}"] for block in self.blocks}
         return Targets(columns["logits"], hidden, lengths, columns.get("ctc_logits"))
 
     def _run(self, batch: Batch) -> Targets:
-        wave = batch.clean if self.settings.input == "clean" else batch.wave
-        if wave is None:
-            raise ValueError("teacher.input: clean needs the waveforms before augmentation, which the batch is without")
-        output = self.model(wave, batch.samples)
+        output = self.model(self._input(batch), batch.samples)
         hidden = {block: output.hidden[block] for block in self.blocks}
         return Targets(output.logits, hidden, output.lengths, output.ctc_logits)
 
+    def _input(self, batch: Batch) -> Tensor:
+        wave = batch.clean if self.settings.input == "clean" else batch.wave
+        if wave is None:
+            raise ValueError("teacher.input: clean needs the waveforms before augmentation, which the batch is without")
+        return wave
 
-def _named(targets: Targets) -> dict[str, Tensor]:
-    """The tensors (B, T, …) of targets by name."""
-    second = {} if targets.ctc_logits is None else {"ctc_logits": targets.ctc_logits}
-    return {"logits": targets.logits, **{f"hidden{i}": x for i, x in targets.hidden.items()}, **second}
+    def _stored(self, folder: Path, row: Batch) -> dict[str, Tensor]:
+        """The tensors (T, …) of one utterance, from the file that its waveform names, or computed and stored there."""
+        name = hashlib.sha256(self._input(row).cpu().numpy().tobytes()).hexdigest()
+        path = folder / name[:2] / f"{name}.safetensors"
+        try:
+            return safetensors.torch.load_file(path)
+        except (FileNotFoundError, SafetensorError):  # not stored yet, or cut short as the system went down
+            targets = self._run(row)
+        tensors = {"logits": targets.logits, **{f"hidden{i}": x for i, x in targets.hidden.items()}}
+        if targets.ctc_logits is not None:
+            tensors["ctc_logits"] = targets.ctc_logits
+        kept = {key: x[0, : int(targets.lengths[0])].half().cpu().contiguous() for key, x in tensors.items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with replacing(path) as temporary:
+                temporary.write_bytes(safetensors.torch.save(kept))
+        except OSError as error:
+            if error.errno != errno.ENOENT:  # another training stored the same bytes at the same time
+                raise
+        return kept
+
+
+def _digest(model: Recogniser, blocks: Iterable[int]) -> str:
+    """Names a teacher's weights and the blocks of its targets."""
+    digest = hashlib.sha256(repr((model.settings, list(blocks))).encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode() + value.cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

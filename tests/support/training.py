@@ -120,7 +120,9 @@ def toy_trainer(
         model, objective = model.double(), objective.double()
     teacher = None
     if experiment.teacher is not None:
-        teacher = TeacherTargets(experiment.teacher, build_model(experiment.model, len(lang.outputs), 7), [1, 2])
+        teacher = TeacherTargets(
+            experiment.teacher, build_model(experiment.model, len(lang.outputs), 7), [1, 2], folder
+        )
 
     def moved(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
         for batch in batches:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from distill.batch import Batch
+from distill.batch import Batch, Targets
 from distill.config.experiment import Experiment
 from distill.config.training import Teacher
 from distill.fsa.graph import Fsa
@@ -226,8 +226,11 @@ def test_kept_targets_equal_fresh_ones(tmp_path: Path) -> None:
     experiment = Experiment.parse(SETTINGS, "test")
     model = build_model(experiment.model, 3).train()
     settings = {"experiment": "t", "input": "clean"}
-    fresh = TeacherTargets(Teacher(**settings), model, [2])
-    kept = TeacherTargets(Teacher(**settings, keep_targets=True), model, [2])
+    fresh = TeacherTargets(Teacher(**settings), model, [2], tmp_path)
+
+    def kept(batch: Batch) -> Targets:
+        return TeacherTargets(Teacher(**settings, keep_targets=True), model, [2], tmp_path)(batch)
+
     batch = next(tone_batches(0))
     batch = Batch(batch.ids, batch.wave * 0.3, torch.tensor([1600, 900]), batch.graphs, batch.wave)
     expected = fresh(batch)
@@ -238,3 +241,28 @@ def test_kept_targets_equal_fresh_ones(tmp_path: Path) -> None:
             torch.testing.assert_close(targets.hidden[2][b, :n], expected.hidden[2][b, :n], atol=5e-3, rtol=5e-3)
     with pytest.raises(ValueError, match="input: clean"):
         fresh(next(tone_batches(0)))
+
+
+def test_stored_targets_are_those_of_a_teacher_and_a_waveform(tmp_path: Path) -> None:
+    experiment = Experiment.parse(SETTINGS, "test")
+    settings = Teacher(experiment="t", input="clean", keep_targets=True)
+    models = [build_model(experiment.model, 3, seed=seed) for seed in (1, 2)]
+    batch = next(tone_batches(0))
+    batch = Batch(batch.ids, batch.wave, batch.samples, batch.graphs, batch.wave)
+    louder = Batch(batch.ids, batch.wave, batch.samples, batch.graphs, 2 * batch.wave)
+
+    def logits(model: int, batch: Batch, *blocks: int) -> torch.Tensor:
+        return TeacherTargets(settings, models[model], blocks or [2], tmp_path)(batch).logits
+
+    first = logits(0, batch)
+    files = sorted(tmp_path.rglob("*.safetensors"))
+    assert len(files) == len(batch.ids)
+    models[0].forward = None  # type: ignore[assignment]
+    assert torch.equal(logits(0, batch), first), "read, not computed"
+    for other in (lambda: logits(0, louder), lambda: logits(0, batch, 1)):
+        with pytest.raises(TypeError):
+            other()
+    assert not torch.equal(logits(1, batch), first)
+    del models[0].forward
+    files[0].write_bytes(files[0].read_bytes()[:100])
+    assert torch.equal(logits(0, batch), first), "a file that was cut short is written again"
