@@ -3,6 +3,6 @@
 set -euo pipefail
 corpus=librispeech
 experiments=teacher,s5,s5_stream,s5_single
-mini_experiments=teacher,sn,ss,single
+mini_experiments=teacher,sn,ss
 source "$(dirname "${BASH_SOURCE[0]}")/../../local/stage.sh"
 run_recipe "$@"

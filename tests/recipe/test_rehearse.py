@@ -25,7 +25,7 @@ from tests.support.stage_files import copy_before, differences, in_its_place
 pytestmark = pytest.mark.timeout(1800)  # a loaded machine takes several times as long as a quiet one
 ROOT = Path(__file__).resolve().parents[2]
 RUN = ROOT / "egs/librispeech/run.sh"
-EXPERIMENTS = ("teacher", "sn", "ss", "single")
+EXPERIMENTS = ("teacher", "sn", "ss")
 
 
 @dataclass(frozen=True)
