@@ -12,7 +12,7 @@ from pydantic import StringConstraints, model_validator
 from distill.config.bounds import Name, Seed, Source, UnitsName, Width
 from distill.config.decoding import Decoding
 from distill.config.loading import Settings
-from distill.config.losses import Hidden, Objective
+from distill.config.losses import Objective
 from distill.config.model import Model
 from distill.config.names import VARIANTS, check_name, mark
 from distill.config.training import Augment, Data, Optim, Saving, Teacher
@@ -106,12 +106,6 @@ class Experiment(Settings):
                 " (model.encoder.layers; 0 for none)"
             )
         return self
-
-    @property
-    def layer_map(self) -> dict[int, int]:
-        """Student block -> teacher block of the objective's term `hidden`; empty without it."""
-        hidden = self.objective.terms.get("hidden")
-        return hidden.layer_map(self.model.encoder.layers) if isinstance(hidden, Hidden) else {}
 
     @classmethod
     def load(cls, path: Path | str, overrides: Sequence[str] = (), suffix: str = "") -> Experiment:

@@ -21,6 +21,10 @@ class LossTerm(Settings):
     weight: Annotated[Number, Field(ge=0, le=10**6)] = 1.0
     updates: Count = 0  # on for the first so many updates only; 0: for all
 
+    def teacher_blocks(self, blocks: int) -> frozenset[int]:
+        """Teacher blocks whose hidden states the term compares, for a student with so many blocks; 0: their input."""
+        return frozenset()
+
 
 class Mmi(LossTerm):
     """LF-MMI per frame, with the penalty `out_of_range` as a term of its own."""
@@ -61,6 +65,9 @@ class Hidden(LossTerm):
         layers = self.layers or range(2, 2 * blocks + 1, 2)
         return {i: g for i, g in enumerate(layers, 1) if g}
 
+    def teacher_blocks(self, blocks: int) -> frozenset[int]:
+        return frozenset(self.layer_map(blocks).values())
+
 
 class Objective(Settings):
     """Terms by name, or their shorthand (1 - alpha) hidden + alpha (beta LF-MMI + (1 - beta) outputs), Eq. 1-3.
@@ -90,6 +97,17 @@ class Objective(Settings):
         """Settings of the terms with a weight above 0, the shorthand resolved, by name."""
         every = self._named() | (self._shorthand() if self.uses_shorthand else {})
         return {name: term for name, term in every.items() if term.weight > 0}
+
+    def teacher_blocks(self, blocks: int, teacher: int) -> list[int]:
+        """Teacher blocks that any term compares; ValueError for one that is not in a teacher of so many blocks."""
+        by_term = {name: term.teacher_blocks(blocks) for name, term in self.terms.items()}
+        for name, wanted in by_term.items():
+            if outside := sorted(block for block in wanted if not 0 <= block <= teacher):
+                raise ValueError(
+                    f"objective: the term {name} names teacher blocks {outside}, but the teacher has 1 to {teacher};"
+                    " give one teacher block for each student block (0 for none)"
+                )
+        return sorted(frozenset().union(*by_term.values()))
 
     def _named(self) -> dict[str, LossTerm]:
         values = {name: getattr(self, name) for name in type(self).model_fields}

@@ -26,7 +26,6 @@ class HiddenMse(LossTerm):
     ) -> None:
         super().__init__()
         self.layer_map, self.last, self.shared, self.norm = dict(layer_map), last, shared, norm
-        self.teacher_blocks = tuple(sorted(set(layer_map.values())))
         own = [i for i in layer_map if not (shared and i == last)]
         self.projections = nn.ModuleDict({str(i): nn.Linear(student_dim, teacher_dim, bias=False) for i in own})
 
@@ -35,12 +34,6 @@ class HiddenMse(LossTerm):
         assert context.teacher is not None
         student, teacher = context.student.encoder, context.teacher.encoder
         layer_map = settings.layer_map(student.layers)
-        outside = sorted(g for g in layer_map.values() if not 1 <= g <= teacher.layers)
-        if outside:
-            raise ValueError(
-                f"objective.teacher_layers maps to blocks {outside}, but the teacher has"
-                f" blocks 1..{teacher.layers}; give one teacher block for each student block (0 for none)"
-            )
         # A shared head's prediction layer is the teacher's, so that its W must map to the teacher's last block.
         same_width = context.student.shared_head_dim == teacher.dim
         shared = same_width and layer_map.get(student.layers) == teacher.layers

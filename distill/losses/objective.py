@@ -34,20 +34,16 @@ def needs_of(settings: Settings) -> frozenset[str]:
 class Objective(nn.ModuleDict):
     """Weighted sum of terms by name, with the parameters that only training needs.
 
-    update_number: of the training's current update, for terms that are on for the first ones only.
+    update_number: of the training's current update, for terms that are on for the first ones only. teacher_blocks:
+    whose hidden states are targets.
     """
 
     def __init__(self, settings: Settings, context: Context) -> None:
         """Raises ValueError where a term does not fit student, teacher or engine."""
-        terms = settings.terms
+        terms, layers = settings.terms, context.teacher.encoder.layers if context.teacher else 0
+        blocks = settings.teacher_blocks(context.student.encoder.layers, layers) if context.teacher else []
         super().__init__({name: TERMS[name].build(terms[name], context) for name in TERMS if name in terms})
-        self.settings, self.update_number = terms, 0
-
-    @property
-    def teacher_blocks(self) -> tuple[int, ...]:
-        """Teacher blocks whose hidden states are targets."""
-        terms = [term for term in self.values() if isinstance(term, LossTerm)]
-        return tuple(sorted({block for term in terms for block in term.teacher_blocks}))
+        self.settings, self.teacher_blocks, self.update_number = terms, blocks, 0
 
     @property
     def may_skip_parts(self) -> bool:

@@ -12,6 +12,13 @@ from distill.batch import Batch, Output, Targets
 from distill.config.model import Model
 from distill.fsa.graph import Hmm
 
+NEEDS = {
+    "graphs": "the batch's numerators and the denominator",
+    "hidden": "hidden states of the teacher's blocks",
+    "outputs": "the teacher's logits",
+}
+"""What training provides for terms that ask for it (`distill.train.setup`)."""
+
 
 class Term(NamedTuple):
     """total: scalar to minimise, summed over what `count` (scalar) counts. weight: its factor in the loss."""
@@ -50,14 +57,17 @@ class Context:
 class LossTerm(nn.Module):
     """Base of the terms in `distill.losses.objective.TERMS`.
 
-    needs: inputs beside the student's output: "graphs" (the batch's numerators, the denominator), "hidden", "outputs"
-    (the teacher's). teacher_blocks: blocks of which `Targets.hidden` is read. group: of its parameters in the
-    optimiser, None for the model's.
+    needs: inputs beside the student's output, of NEEDS. group: of its parameters in the optimiser, None for the
+    model's.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    teacher_blocks: tuple[int, ...] = ()
     group: ParameterGroup | None = None
+
+    def __init_subclass__(cls) -> None:
+        """Raises ValueError for a class with an unknown name in `needs`."""
+        if unknown := sorted(cls.needs - NEEDS.keys()):
+            raise ValueError(f"{cls.__name__}.needs: unknown {', '.join(unknown)}; there are: {', '.join(NEEDS)}")
 
     @classmethod
     def build(cls, settings: Any, context: Context) -> LossTerm:

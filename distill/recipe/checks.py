@@ -152,9 +152,10 @@ class Call:
             return
         if teacher.stage != 6:
             yield f"teacher.experiment: {name} is trained in stage {teacher.stage}; teachers are in stage 6"
-        most, layers = max(experiment.layer_map.values(), default=0), teacher.model.encoder.layers
-        if most > layers:
-            yield f"objective.teacher_layers: names block {most}, but {name} has {layers}"
+        try:
+            experiment.objective.teacher_blocks(experiment.model.encoder.layers, teacher.model.encoder.layers)
+        except ValueError as error:
+            yield str(error)
         labels = self.recipe.num / name
         if self.trains(experiment) and not self.done(labels) and not (7 in self.stages and name in self.by_name):
             yield f"teacher.experiment: stage 7 makes {labels}, which is not there; run it with {name} in --experiment"

@@ -13,9 +13,8 @@ from distill.config.model import Model
 from distill.fsa.graph import Fsa
 from distill.graphs import topology
 from distill.lfmmi import NativeEngine
-from distill.losses.hidden import HiddenMse
 from distill.losses.objective import Objective, fit_frames, needs_of
-from distill.losses.term import Context
+from distill.losses.term import Context, LossTerm
 from distill.models.heads import SharedHead
 
 UNITS, DIM, TEACHER_DIM, BLOCKS = 4, 6, 10, 3
@@ -138,9 +137,15 @@ def test_targets_of_twice_the_rate_are_averaged_in_pairs() -> None:
         fit_frames(targets, torch.tensor([13]), 13)
 
 
-def test_layer_map_beyond_the_teacher_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"blocks \[24\], but the teacher has blocks 1\.\.4"):
-        HiddenMse.build(Hidden(layers=(24,)), Context(model_settings(DIM, 1), model_settings(TEACHER_DIM, 4)))
+def test_blocks_beyond_the_teacher_are_refused() -> None:
+    context = Context(model_settings(DIM, 1), model_settings(TEACHER_DIM, 4))
+    with pytest.raises(ValueError, match=r"term hidden names teacher blocks \[24\], but the teacher has 1 to 4"):
+        Objective(Settings(hidden=Hidden(layers=(24,))), context)
+
+
+def test_a_new_term_names_what_it_needs_from_the_known_inputs() -> None:
+    with pytest.raises(ValueError, match=r"Transducer\.needs: unknown tokens; there are: graphs, hidden, outputs"):
+        type("Transducer", (LossTerm,), {"needs": frozenset({"tokens"})})
 
 
 def test_terms_by_name_are_the_shorthand_resolved() -> None:

@@ -82,7 +82,7 @@ def test_a_call_that_fits_is_silent_and_writes_nothing(check: Check, tmp_path: P
         ("astray", (), r"init: techer must be an experiment of .* or end in _init"),
         ("teacher,sn,ss,odd_teacher", (), r"odd_teacher\.yaml: teacher\.experiment: ss is trained in stage 9"),
         ("teacher,no_teacher", (), r"teacher\.experiment: no experiment 'techer'; did you mean 'teacher'"),
-        ("teacher,deep", (), r"objective\.teacher_layers: names block 13, but teacher has 12"),
+        ("teacher,deep", (), r"the term hidden names teacher blocks \[13\], but the teacher has 1 to 12"),
         ("sn", (), r"init: teacher is not trained .*name it in --experiment, and run its stage 6"),
         ("again,teacher", (), r"again\.yaml: init: teacher is not trained .* before again"),
         ("teacher,sn", ("--stage", "8"), r"sn\.yaml: init: teacher is not trained"),
