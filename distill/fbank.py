@@ -1,22 +1,15 @@
-"""Kaldi's Fbank in torch, on the device where the model is: the numbers that runtimes compute.
+"""Kaldi's Fbank (`distill.mel`) in torch, on the device where the model is: the numbers that runtimes compute.
 
-80 log-mel energies of 25 ms each 10 ms: 20 to 7600 Hz, povey window, pre-emphasis 0.97, DC removed, no
-dither; frames centred on their shift, the audio mirrored at both ends (Kaldi's snip_edges=false).
+Frames are centred on their shift, the audio mirrored at both ends (Kaldi's snip_edges=false).
 """
 
 from __future__ import annotations
 
-import math
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
-from distill.batch import SAMPLE_RATE
 from distill.config.model import FBANK_SHIFT, FBANK_WIDTH
-
-FFT = 512
-FLOOR = 1.1920928955078125e-07  # float32's epsilon, as Kaldi's
+from distill.mel import FFT, FLOOR, PREEMPHASIS, mel_filters, povey_window
 
 
 def fbank_lengths(samples: Tensor) -> Tensor:
@@ -55,30 +48,7 @@ def log_mel(frames: Tensor, mels: int = 80) -> Tensor:
     """Windows of samples (..., 400) -> log-mel energies (..., mels)."""
     frames = frames - frames.mean(-1, keepdim=True)
     before = torch.cat([frames[..., :1], frames[..., :-1]], -1)
-    spectrum = torch.fft.rfft((frames - 0.97 * before) * povey_window().to(frames), FFT)
+    window, filters = (torch.from_numpy(table).to(frames) for table in (povey_window(), mel_filters(mels)))
+    spectrum = torch.fft.rfft((frames - PREEMPHASIS * before) * window, FFT)
     power = spectrum.real.square() + spectrum.imag.square()
-    return (power @ mel_filters(mels).to(frames)).clamp_min(FLOOR).log()
-
-
-@lru_cache(maxsize=1)
-def povey_window() -> Tensor:
-    """Kaldi's window, a Hann window to the power 0.85: (400,)."""
-    return torch.hann_window(FBANK_WIDTH, periodic=False, dtype=torch.float64).pow(0.85)
-
-
-@lru_cache(maxsize=4)
-def mel_filters(mels: int, low: float = 20.0, high: float = 7600.0) -> Tensor:
-    """Triangles on the mel axis, Nyquist left out as Kaldi does: (FFT / 2 + 1, mels)."""
-
-    def mel(hertz: Tensor | float) -> Tensor:
-        return 1127 * torch.log1p(torch.as_tensor(hertz, dtype=torch.float64) / 700)
-
-    edges = torch.linspace(float(mel(low)), float(mel(high)), mels + 2, dtype=torch.float64)
-    bins = mel(torch.arange(FFT // 2 + 1, dtype=torch.float64) * SAMPLE_RATE / FFT)[:, None]
-    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    filters = torch.minimum(rising, falling).clamp_min(0)
-    filters[-1] = 0
-    if not math.isfinite(float(filters.sum())) or bool((filters.sum(0) == 0).any()):
-        raise ValueError(f"{mels} mel filters are too many for a transform of {FFT} samples: some would be empty")
-    return filters
+    return (power @ filters).clamp_min(FLOOR).log()

@@ -6,7 +6,7 @@ the argmax of the posteriors under the denominator graph is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,18 +16,7 @@ from distill.fsa.graph import Hmm
 from distill.graphs.topology import Topology
 from distill.lfmmi import Engine, posteriors
 
-BLANK = 0
 TIE = 1e-9  # of a path's log-weight decides between equal sums of posteriors
-
-
-def collapse(labels: Iterable[int]) -> list[int]:
-    """Frame labels to units: repeats merged, blanks dropped."""
-    units, previous = [], BLANK
-    for label in labels:
-        if label not in (BLANK, previous):
-            units.append(label)
-        previous = label
-    return units
 
 
 class DenominatorPath:

@@ -15,7 +15,7 @@ import torch
 from distill.fsa.lattice import DecodingGraph, Lattice, Search
 from distill.graphs.lexicon import Lang
 from distill.lfmmi import Engine
-from distill.search.determinise import SequenceGraph, best_path, determinised
+from distill.search.determinise import SequenceGraph, best_path
 
 BATCH = 32  # utterances in one call of the engine
 
@@ -70,14 +70,6 @@ class GraphDecoder:
         if log_probs.shape[1] != outputs:
             raise ValueError(f"log_probs have {log_probs.shape[1]} outputs (V), but the lang folder has {outputs}")
         return self.acoustic_scale * log_probs[:, self.columns]
-
-    def unit_lattice(self, lattice: Lattice, beam: float) -> SequenceGraph:
-        """Every unit sequence within `beam` of the best, once (`determinised`)."""
-        return determinised(lattice, self.new_unit, beam)
-
-    def word_lattice(self, lattice: Lattice, beam: float) -> SequenceGraph:
-        """Every word sequence within `beam` of the best, once (`determinised`)."""
-        return determinised(lattice, None, beam)
 
     def best(self, lattice: Lattice) -> Hypothesis:
         """The best path; without a path no words, not complete."""

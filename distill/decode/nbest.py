@@ -17,7 +17,7 @@ import numpy as np
 from distill.decode.graph_decoder import GraphDecoder, decode_all
 from distill.fsa.lattice import Lattice
 from distill.scoring.wer import score as scored
-from distill.search.determinise import SequenceGraph
+from distill.search.determinise import SequenceGraph, determinised
 
 Words = tuple[str, ...]
 
@@ -57,7 +57,7 @@ def candidates(decoder: GraphDecoder, lattice: Lattice, count: int, beam: float)
     if not lattice.num_states:
         zero = np.zeros(1)
         return Candidates(((),), zero, zero, zero)
-    graph = decoder.word_lattice(lattice, beam)
+    graph = determinised(lattice, None, beam)
     sequences = list(islice((ids for ids, score in graph.ranked() if score >= -beam), count))
     parts = np.array([_scores(graph, ids) for ids in sequences])
     words = tuple(tuple(decoder.words[word] for word in ids) for ids in sequences)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.decode.endpoint import Endpoint
+from distill.decode.endpoint import RULES, Rule, at_endpoint
 from distill.decode.graph_decoder import GraphDecoder, Hypothesis
 from distill.decode.word_times import Unit, WordTimes
 from distill.fsa.lattice import Lattice, Search
@@ -26,17 +26,16 @@ ONLINE = Search(beam=13.0, lattice_beam=4.0, max_active=1000)
 class OnlineDecoder:
     """State shared by all streams: the graph with its beams, endpoint rules. frame_seconds: duration of a frame."""
 
-    def __init__(self, graph: GraphDecoder, frame_seconds: float, endpoint: Endpoint | None = None) -> None:
-        self.graph, self.lang, self.endpoint = graph, graph.lang, endpoint or Endpoint()
+    def __init__(self, graph: GraphDecoder, frame_seconds: float, rules: Sequence[Rule] = RULES) -> None:
+        self.graph, self.lang, self.rules = graph, graph.lang, rules
         self.times = WordTimes(graph, frame_seconds)
 
     @classmethod
     def open(
-        cls, hlg: Path, lang: Lang, frame_seconds: float, search: Search = ONLINE, acoustic_scale: float = 1.0,
-        endpoint: Endpoint | None = None,
-    ) -> OnlineDecoder:  # fmt: skip
+        cls, hlg: Path, lang: Lang, frame_seconds: float, search: Search = ONLINE, rules: Sequence[Rule] = RULES
+    ) -> OnlineDecoder:
         """Read the graph; raises FileNotFoundError naming the stage that writes it, ValueError for another file."""
-        return cls(GraphDecoder(NativeEngine(), hlg, lang, search, acoustic_scale), frame_seconds, endpoint)
+        return cls(GraphDecoder(NativeEngine(), hlg, lang, search), frame_seconds, rules)
 
 
 @dataclass(frozen=True)
@@ -78,14 +77,14 @@ class OnlineSearch:
         """The best path so far; cheaper than `words`."""
         best, times = self._search.best(), self.decoder.times
         if best is None:
-            silence, ended = self._endpoint(0, np.inf, False)
+            silence, ended = self._endpoint(0, False)
             return Progress((), (), 0, silence, ended)
         arcs = np.flatnonzero(best.word > 0)
         names = tuple(self.decoder.graph.words[word] for word in best.word[arcs].tolist())
         units = times.units(best.label)
         spans = times.spans(units, names, best.frame[arcs].tolist())
         seconds = tuple((times.seconds(self._before + a), times.seconds(self._before + b)) for a, b in spans)
-        silence, ended = self._endpoint(_end(units), best.ending, bool(names))
+        silence, ended = self._endpoint(_end(units), bool(names))
         return Progress(names, seconds, int(np.searchsorted(arcs, best.stable)), silence, ended)
 
     def words(self, ended: bool = False) -> tuple[list[Word], bool]:
@@ -93,7 +92,7 @@ class OnlineSearch:
         times, best = self.decoder.times, self._search.best()
         words = times.words(self._search.lattice(ended), self._before)
         last = _end(times.units(best.label)) if best else 0
-        return words, self._endpoint(last, best.ending if best else np.inf, bool(words))[1]
+        return words, self._endpoint(last, bool(words))[1]
 
     def finish(self) -> tuple[Hypothesis, Lattice]:
         """Best path and lattice of the utterance."""
@@ -105,11 +104,11 @@ class OnlineSearch:
         self._before += self.frames
         self._search = OngoingSearch(self.decoder.graph.graph, self.decoder.graph.search)
 
-    def _endpoint(self, last: int, ending: float, words: bool) -> tuple[float, bool]:
+    def _endpoint(self, last: int, words: bool) -> tuple[float, bool]:
         """Seconds of silence after frame `last`, the end of the last unit, and whether the utterance ends here."""
         seconds = self.decoder.times.seconds
         silence = seconds(self.frames - last)
-        return silence, self.decoder.endpoint.reached(seconds(self.frames), silence, ending, words)
+        return silence, at_endpoint(self.decoder.rules, seconds(self.frames), silence, words)
 
 
 def _end(units: Sequence[Unit]) -> int:

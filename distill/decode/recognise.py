@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from distill.decode.denominator_path import BLANK
 from distill.decode.graph_decoder import GraphDecoder, Hypothesis, decode_all
 from distill.decode.nbest import Candidates, candidates
 from distill.decode.online import OnlineDecoder, OnlineSearch
 from distill.fsa.lattice import Lattice, Search
+from distill.graphs.topology import BLANK
 from distill.text import Word
 
 log = logging.getLogger(__name__)
@@ -55,35 +55,24 @@ def recognise(
                 log_probs = log_probs[kept[name]]
             yield name, log_probs
 
-    def recognition(name: str, lattice: Lattice, best: Hypothesis) -> Recognition:
+    def recognition(name: str, lattice: Lattice) -> Recognition:
         words = tuple(online.times.words(lattice, kept=kept.get(name)))
         listed = candidates(decoder, lattice, nbest, decoder.search.lattice_beam) if nbest else None
-        return Recognition(best, words, listed)
-
-    def work(name: str, lattice: Lattice) -> Recognition:
-        return recognition(name, lattice, decoder.best(lattice))
+        return Recognition(decoder.best(lattice), words, listed)
 
     def streamed(item: tuple[str, np.ndarray]) -> tuple[str, Recognition]:
-        best, lattice = _in_chunks(online, item[1], chunk_frames)
-        return item[0], recognition(item[0], lattice, best)
+        name, log_probs = item
+        search = OnlineSearch(online)
+        for start in range(0, len(log_probs), chunk_frames):
+            search.feed(log_probs[start : start + chunk_frames])
+        return name, recognition(name, search.finish()[1])
 
-    if not chunk_frames:
-        return _with_warning(decode_all(decoder, work, searched()), decoder.search)
-    return _with_warning(_in_threads(streamed, searched()), decoder.search)
+    def streams() -> Iterator[tuple[str, Recognition]]:
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            yield from pool.map(streamed, searched())
 
-
-def _in_threads(
-    work: Callable[[tuple[str, np.ndarray]], tuple[str, Recognition]], items: Iterable[tuple[str, np.ndarray]]
-) -> Iterator[tuple[str, Recognition]]:
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        yield from pool.map(work, items)
-
-
-def _in_chunks(decoder: OnlineDecoder, log_probs: np.ndarray, chunk_frames: int) -> tuple[Hypothesis, Lattice]:
-    search = OnlineSearch(decoder)
-    for start in range(0, len(log_probs), chunk_frames):
-        search.feed(log_probs[start : start + chunk_frames])
-    return search.finish()
+    results = streams() if chunk_frames else decode_all(decoder, recognition, searched())
+    return _with_warning(results, decoder.search)
 
 
 def _with_warning(recognitions: Iterable[tuple[str, Recognition]], search: Search) -> Iterator[tuple[str, Recognition]]:

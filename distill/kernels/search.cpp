@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <tuple>
 #include <vector>
 
 namespace {
@@ -71,20 +70,18 @@ extern "C" int32_t search_feed(void *handle, const float *log_probs, int32_t fra
 }
 
 // The best path so far, which `path_take` copies and `path_free` frees. sizes: its arcs, and how many of them from the
-// start are stable. costs: of the path, and of the best one that ends as the graph allows.
-extern "C" void *search_best(void *handle, int64_t *sizes, double *costs) {
+// start are stable.
+extern "C" void *search_best(void *handle, int64_t *sizes) {
   auto *search = static_cast<Search *>(handle);
   auto *path = new std::vector<Step>(search->best());
   sizes[0] = static_cast<int64_t>(path->size());
   sizes[1] = static_cast<int64_t>(search->stable());
-  std::tie(costs[0], costs[1]) = search->costs();
   return path;
 }
 
-// arc (A,): of the graph; frame (A,): frames before each; acoustic (A,): log-probability of its output.
-extern "C" void path_take(const void *handle, int32_t *arc, int32_t *frame, float *acoustic) {
-  for (const Step &step : *static_cast<const std::vector<Step> *>(handle))
-    *arc++ = step.arc, *frame++ = step.frame, *acoustic++ = step.acoustic;
+// arc (A,): of the graph; frame (A,): frames before each.
+extern "C" void path_take(const void *handle, int32_t *arc, int32_t *frame) {
+  for (const Step &step : *static_cast<const std::vector<Step> *>(handle)) *arc++ = step.arc, *frame++ = step.frame;
 }
 
 extern "C" void path_free(void *handle) { delete static_cast<std::vector<Step> *>(handle); }

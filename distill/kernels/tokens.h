@@ -52,7 +52,6 @@ struct Frame {
 // An arc of the best path, from frame `frame` on.
 struct Step {
   int32_t arc, frame;
-  float acoustic;
 };
 
 class Search {
@@ -119,17 +118,6 @@ class Search {
 
   size_t stable() const { return stable_.size(); }
 
-  // Costs of the best path to the last frame, and of the best one that ends as the graph allows.
-  std::pair<double, double> costs() const {
-    double any = kInfinity, ending = kInfinity;
-    if (alive_ && !frames_.empty())
-      for (const Token &each : frames_.back().tokens) {
-        any = std::min(any, each.cost);
-        ending = std::min(ending, each.cost - graph_.states[each.state].final);
-      }
-    return {any, ending};
-  }
-
   // True where a path ends in a final state; else every path to the last frame counts as ended.
   bool complete() const { return complete_; }
 
@@ -190,7 +178,7 @@ class Search {
       const Link *link = into[last - t][token];
       if (!link) break;
       if (graph_.arcs[link->arc].label >= 0) --t, round = 0;
-      steps.push_back({link->arc, t, link->acoustic});
+      steps.push_back({link->arc, t});
       token = link->from;
     }
     std::reverse(steps.begin(), steps.end());

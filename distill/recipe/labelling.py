@@ -117,10 +117,10 @@ class Labeller:
         from distill.data.lattices import CutLattice
         from distill.decode.graph_decoder import oracle_errors
         from distill.scoring.wer import score
-        from distill.search.determinise import best_path, words_of
+        from distill.search.determinise import best_path, determinised, words_of
 
         path, confidence = best_path(lattice) if lattice.complete else (np.zeros(0, dtype=np.int64), np.zeros(0))
-        sequences = self.decoder.unit_lattice(lattice, self.beam) if lattice.complete else None
+        sequences = determinised(lattice, self.decoder.new_unit, self.beam) if lattice.complete else None
         if sequences is None or next(sequences.ranked())[0] == ():
             return CutLattice(name, None, np.zeros(0))
         words, reference = words_of(lattice, path), (references.get(name) or "").split()
@@ -128,7 +128,7 @@ class Labeller:
         if reference:  # known for corpora whose transcripts were set aside
             counts[2] = score("", reference, [self.decoder.words[word] for word in words]).errors
             ids = [self.decoder.lang.words.get(word, -1) for word in reference]
-            counts[3] = oracle_errors(self.decoder.word_lattice(lattice, self.beam), ids)
+            counts[3] = oracle_errors(determinised(lattice, None, self.beam), ids)
         return CutLattice(name, sequences, confidence, words, counts)
 
 

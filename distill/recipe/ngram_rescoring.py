@@ -127,6 +127,7 @@ def rescored_lattices(
     """The words of each utterance, its whole lattice rescored."""
     from distill.decode.graph_decoder import decode_all
     from distill.decode.ngram_rescoring import rescored
+    from distill.search.determinise import determinised
 
     models = exchange(recipe, experiment)
 
@@ -134,7 +135,7 @@ def rescored_lattices(
         if not lattice.num_states:
             log.warning("%s: the search found no path, so nothing can be rescored; counted as no words", name)
             return ()
-        lattice_of_words = decoder.word_lattice(lattice, experiment.decoding.lattice_beam)
+        lattice_of_words = determinised(lattice, None, experiment.decoding.lattice_beam)
         return rescored(lattice_of_words, decoder.words, models, weights)
 
     return dict(decode_all(decoder, work, emissions.scores.items()))

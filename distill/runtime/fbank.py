@@ -6,27 +6,25 @@ which computes frame by frame.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 from scipy.fft import rfft
 from scipy.sparse import csr_array
 
 from distill.config.model import FBANK_SHIFT as SHIFT
 from distill.config.model import FBANK_WIDTH as WIDTH
-from distill.config.model import SAMPLE_RATE
+from distill.mel import FFT, FLOOR, PREEMPHASIS, mel_filters, povey_window
 
-FFT = 512
 BEFORE = (WIDTH - SHIFT) // 2  # samples of a frame before its shift
 BLOCK = 32  # frames transformed at a time, so that intermediate arrays stay in the cache
-FLOOR = np.float32(1.1920928955078125e-07)  # float32's epsilon, as Kaldi's
 
 
 class Fbank:
     """Log-mel energies of one stream; each call returns the frames that are complete by then."""
 
     def __init__(self, mels: int) -> None:
-        self._window, self._filters = povey_window(), mel_filters(mels)
+        self._window = povey_window().astype(np.float32)
+        # sparse: faster than a dense product, whose BLAS threads would spin beside those of the model
+        self._filters = csr_array(mel_filters(mels).T.astype(np.float32))
         self.reset()
 
     def reset(self) -> None:
@@ -57,26 +55,8 @@ class Fbank:
     def _energies(self, frames: np.ndarray) -> np.ndarray:
         """Windows of samples (J, WIDTH) -> (J, mels)."""
         frames = frames - frames.mean(1, keepdims=True)
-        frames -= np.float32(0.97) * np.concatenate([frames[:, :1], frames[:, :-1]], 1)
+        frames -= np.float32(PREEMPHASIS) * np.concatenate([frames[:, :1], frames[:, :-1]], 1)
         frames *= self._window
         spectrum = rfft(frames, FFT)
         power = np.square(spectrum.real) + np.square(spectrum.imag)
-        return np.log(np.maximum((self._filters @ power.T).T, FLOOR))
-
-
-@lru_cache(maxsize=1)
-def povey_window() -> np.ndarray:
-    """Kaldi's window, a Hann window to the power 0.85: (WIDTH,)."""
-    return (np.hanning(WIDTH) ** 0.85).astype(np.float32)
-
-
-@lru_cache(maxsize=4)
-def mel_filters(mels: int, low: float = 20.0, high: float = 7600.0) -> csr_array:
-    """Triangles on the mel axis, Nyquist left out as Kaldi does: (mels, FFT / 2 + 1).
-
-    Sparse: faster than a dense product, whose BLAS threads would spin beside those of the model.
-    """
-    first, last = 1127 * np.log1p(np.array([low, high]) / 700)
-    place = (1127 * np.log1p(np.arange(FFT // 2) * SAMPLE_RATE / FFT / 700) - first) * (mels + 1) / (last - first)
-    triangles = np.maximum(0, 1 - np.abs(place - np.arange(1, mels + 1)[:, None]))
-    return csr_array(np.pad(triangles, ((0, 0), (0, 1))).astype(np.float32))
+        return np.log(np.maximum((self._filters @ power.T).T, np.float32(FLOOR)))

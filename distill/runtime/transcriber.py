@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from distill.config.model import SAMPLE_RATE
-from distill.decode.endpoint import Endpoint
+from distill.decode.endpoint import RULES, at_endpoint
 from distill.decode.online import ONLINE, OnlineSearch, Progress, open_exported
 from distill.runtime.session import Session
 from distill.text import Word
@@ -29,8 +29,8 @@ class GreedySearch:
     probabilities.
     """
 
-    def __init__(self, outputs: Sequence[str], frame: float, endpoint: Endpoint | None = None) -> None:
-        self._outputs, self._frame, self._endpoint = outputs, frame, endpoint or Endpoint()
+    def __init__(self, outputs: Sequence[str], frame: float) -> None:
+        self._outputs, self._frame = outputs, frame
         self._pieces = any(output.startswith(WORD_START) for output in outputs)
         self._frames = 0
         self.restart()
@@ -66,7 +66,7 @@ class GreedySearch:
                 words[-1] = Word(last.text + output.text, last.start, output.end, confidence)
         words = [replace(w, confidence=round(min(1.0, w.confidence), 4)) for w in words if w.text]
         length = self._seconds(self._frames - self._start)
-        return words, self._endpoint.reached(length, self._silence(), math.inf, bool(self._emitted))
+        return words, at_endpoint(RULES, length, self._silence(), bool(self._emitted))
 
     def _silence(self) -> float:
         """Seconds since the last output, or since the start."""

@@ -48,29 +48,23 @@ def lattices(log_probs: Tensor, lengths: Tensor, graph: DecodingGraph, search: S
 def _kernel() -> ctypes.CDLL:
     library = load_kernel("search")
     library.search_open.restype = library.search_lattice.restype = library.search_best.restype = ctypes.c_void_p
-    for function, count in (("path_take", 4), ("path_free", 1), ("search_close", 1), ("lattice_take", 7),
+    for function, count in (("path_take", 3), ("path_free", 1), ("search_close", 1), ("lattice_take", 7),
                             ("lattice_free", 1)):  # fmt: skip
         getattr(library, function).argtypes, getattr(library, function).restype = [ctypes.c_void_p] * count, None
     return library
 
 
 @dataclass(frozen=True, eq=False)
-class Partial:
-    """The best path so far: label, word, frame (N,) int32 of its arcs, acoustic, graph (N,) float32 (`Lattice`).
+class PartialPath:
+    """The best path so far: label, word, frame (N,) int32 of its arcs (`Lattice`), frame: frames before each arc.
 
-    frame: frames before each arc. stable: number of arcs from the start that are on every path that goes on, so that
-    no later frame changes them. score: log-score of the path. ending: by how much the best path that may end here is
-    worse; inf without one.
+    stable: number of arcs from the start that are on every path that goes on, so that no later frame changes them.
     """
 
     label: np.ndarray
     word: np.ndarray
     frame: np.ndarray
-    acoustic: np.ndarray
-    graph: np.ndarray
     stable: int
-    score: float
-    ending: float
 
 
 class OngoingSearch:
@@ -106,22 +100,20 @@ class OngoingSearch:
         self.frames += len(log_probs)
         return self.alive
 
-    def best(self) -> Partial | None:
+    def best(self) -> PartialPath | None:
         """The best path so far, in any state of the graph; None before the first frame or where no path goes on."""
         if not self.frames or not self.alive:
             return None
         library = _kernel()
-        sizes, costs = np.zeros(2, dtype=np.int64), np.zeros(2)
-        handle = ctypes.c_void_p(library.search_best(self._handle, pointer(sizes), pointer(costs)))
+        sizes = np.zeros(2, dtype=np.int64)
+        handle = ctypes.c_void_p(library.search_best(self._handle, pointer(sizes)))
         try:
             arcs, stable = sizes.tolist()
             arc, frame = np.empty((2, arcs), dtype=np.int32)
-            acoustic = np.empty(arcs, dtype=np.float32)
-            library.path_take(handle, *map(pointer, (arc, frame, acoustic)))
+            library.path_take(handle, pointer(arc), pointer(frame))
         finally:
             library.path_free(handle)
-        taken = self.graph.label[arc], self.graph.word[arc], frame, acoustic, self.graph.score[arc]
-        return Partial(*taken, stable, score=-float(costs[0]), ending=float(costs[1] - costs[0]))
+        return PartialPath(self.graph.label[arc], self.graph.word[arc], frame, stable)
 
     def lattice(self, ended: bool, last: bool = False) -> Lattice:
         """The paths near the best one so far; ended: those that end as the graph allows, where there are any.

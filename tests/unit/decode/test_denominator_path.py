@@ -10,17 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from distill.decode.denominator_path import DenominatorPath, closest_pronunciation, collapse
+from distill.decode.denominator_path import DenominatorPath, closest_pronunciation
 from distill.graphs import topology
 from distill.graphs.topology import monophones
 from distill.graphs.unit_ngram import train_unit_ngram
 from distill.lfmmi import NativeEngine
 from tests.support.decoding import spoken
-
-
-def test_collapse() -> None:
-    assert collapse([0, 2, 2, 0, 2, 3, 3, 0, 0]) == [2, 2, 3]
-    assert collapse([]) == []
 
 
 def distance(left: list[int], right: list[int]) -> int:

@@ -18,6 +18,7 @@ from distill.fsa.lattice import Lattice, Search
 from distill.graphs.decoding_graph import build_hlg
 from distill.graphs.topology import Topology, monophones
 from distill.lfmmi import NativeEngine
+from distill.search.determinise import determinised
 from tests.support.decoding import SENTENCES, Small, best_paths, make_small, random_log_probs, ranked_words, spoken
 
 FRAMES = 6
@@ -63,7 +64,7 @@ def test_other_orders_of_the_word_ngram(tmp_path: Path, order: int) -> None:
 def test_unit_lattice_holds_all_sequences_with_their_best_scores(small: Small, seed: int) -> None:
     log_probs = random_log_probs(seed, FRAMES, len(small.lang.units))
     expected = {units: score for score, units, _ in small.ranked(log_probs)}
-    graph = decoder(small).unit_lattice(lattice(small, log_probs), 200.0)
+    graph = determinised(lattice(small, log_probs), decoder(small).new_unit, 200.0)
     found = {units: sum(graph.best) + score for units, score in graph.ranked()}
     assert found == pytest.approx(expected, abs=TOLERANCE)
 
@@ -83,7 +84,7 @@ def test_lattice_beam_bounds_the_list(small: Small) -> None:
     log_probs = random_log_probs(1, FRAMES, len(small.lang.units))
     ranked = small.ranked(log_probs)
     scores = [score for score, *_ in ranked]
-    graph = decoder(small).unit_lattice(lattice(small, log_probs), 3.0)
+    graph = determinised(lattice(small, log_probs), decoder(small).new_unit, 3.0)
     within = sum(score > scores[0] - 3.0 for score in scores)
     assert 5 < within < len(scores)
     assert min(abs(score - scores[0] + 3.0) for score in scores) > TOLERANCE  # no doubt at the edge
@@ -185,14 +186,13 @@ def test_other_topologies_say_units_that_spell_the_words(small: Small, tmp_path:
         if kind != "ctc_compact":  # whose repeated outputs may be one unit or two
             assert best.graph == pytest.approx(known[best.units][0], abs=TOLERANCE)
             assert best.words in known[best.units][1]
-            assert next(work.unit_lattice(found, 1.0).ranked())[0] == best.units
+            assert next(determinised(found, work.new_unit, 1.0).ranked())[0] == best.units
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_oracle_is_the_fewest_errors_of_any_sequence(small: Small, seed: int) -> None:
     log_probs = random_log_probs(seed, FRAMES, len(small.lang.units))
-    work = decoder(small)
-    words = work.word_lattice(lattice(small, log_probs), 5.0)
+    words = determinised(lattice(small, log_probs), None, 5.0)
     said = [sequence for sequence, _ in words.ranked()]
     rng = np.random.default_rng(seed)
     for length in range(5):

@@ -14,6 +14,7 @@ from distill.decode.ngram_rescoring import ArpaWalk, Exchange, as_plain, rescore
 from distill.fsa.lattice import Search
 from distill.graphs.arpa import read_arpa
 from distill.lfmmi import NativeEngine
+from distill.search.determinise import determinised
 from tests.support.decoding import LEXICON, SENTENCES, Small, make_small, random_log_probs
 
 WIDE = Search(200.0, 200.0, 0)
@@ -55,7 +56,7 @@ def test_lists_and_lattices_give_what_a_graph_of_the_other_ngram_gives(small: Sm
     best = bigram.ranked_words(log_probs)
     if best[0][1] > best[1][1] + 0.05:
         assert lists["u"].best(Weights(1, 1, 0)) == best[0][0]
-        graph = decoder(small).word_lattice(lattice, 200.0)
+        graph = determinised(lattice, None, 200.0)
         assert rescored(graph, decoder(small).words, exchange, Weights(1, 1, 0)) == best[0][0]
 
 
@@ -65,7 +66,7 @@ def test_a_whole_lattice_gives_the_best_of_all_its_sentences(small: Small, bigra
     (lattice,) = decoder(small).lattices([log_probs])
     exchange = Exchange(walk(bigram), walk(small))
     lists = score_all({"u": candidates(decoder(small), lattice, 10**6, 200.0)}, exchange)
-    found = rescored(decoder(small).word_lattice(lattice, 200.0), decoder(small).words, exchange, weights)
+    found = rescored(determinised(lattice, None, 200.0), decoder(small).words, exchange, weights)
     scores = lists["u"].features() @ np.array([1.0, *weights])
     assert scores[lists["u"].words.index(found)] == pytest.approx(scores.max(), abs=1e-3)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.decode.confidence import confidences
-from distill.decode.endpoint import KALDI, PATIENT, SHERPA, Endpoint, Rule
+from distill.decode.endpoint import RULES, Rule, at_endpoint
 from distill.decode.graph_decoder import GraphDecoder
 from distill.decode.online import OnlineDecoder, OnlineSearch, Progress, load_lang
 from distill.decode.word_times import Unit, word_spans
@@ -27,7 +26,7 @@ FRAME = 0.02
 
 def online(small: Small, rules: tuple[Rule, ...] = (), search: Search | None = None) -> OnlineSearch:
     search = search or Search(200.0, 200.0, 0)
-    return OnlineSearch(OnlineDecoder.open(small.hlg, small.lang, FRAME, search, endpoint=Endpoint(rules)))
+    return OnlineSearch(OnlineDecoder.open(small.hlg, small.lang, FRAME, search, rules))
 
 
 def saying(small: Small, text: str, repeat: int = 3) -> np.ndarray:
@@ -98,27 +97,19 @@ def test_endpoints_follow_the_rules(small: Small) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rules", "length", "silence", "ending", "words", "expected"),
+    ("rules", "length", "silence", "words", "expected"),
     [
-        (KALDI, 6, 5.1, math.inf, False, True),
-        (KALDI, 6, 4.9, math.inf, False, False),
-        (KALDI, 6, 0.6, 1.0, True, True),
-        (KALDI, 6, 0.6, 3.0, True, False),
-        (KALDI, 6, 1.1, 7.0, True, True),
-        (KALDI, 6, 1.9, math.inf, True, False),
-        (KALDI, 6, 2.1, math.inf, True, True),
-        (KALDI, 20.1, 0.0, math.inf, True, True),
-        (SHERPA, 6, 1.3, math.inf, True, True),
-        (SHERPA, 6, 1.3, math.inf, False, False),
-        (SHERPA, 6, 2.5, math.inf, False, True),
-        (PATIENT, 20.5, 0.15, math.inf, True, True),
-        (PATIENT, 20.5, 0.0, math.inf, True, False),
-        (PATIENT, 40.0, 0.0, math.inf, True, True),
-        ((), 90, 90, 0, True, False),
+        (RULES, 6, 1.3, True, True),
+        (RULES, 6, 1.3, False, False),
+        (RULES, 6, 2.5, False, True),
+        (RULES, 20.5, 0.15, True, True),
+        (RULES, 20.5, 0.0, True, False),
+        (RULES, 40.0, 0.0, True, True),
+        ((), 90, 90, True, False),
     ],
 )
-def test_kaldis_and_sherpas_rules(rules, length, silence, ending, words, expected) -> None:
-    assert Endpoint(rules).reached(length, silence, ending, words) == expected
+def test_endpoint_rules(rules, length, silence, words, expected) -> None:
+    assert at_endpoint(rules, length, silence, words) == expected
 
 
 def test_a_beam_too_narrow_is_warned_of(small: Small, caplog: pytest.LogCaptureFixture) -> None:

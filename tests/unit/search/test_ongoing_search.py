@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.fsa.lattice import Lattice, Search
-from distill.search.beam import OngoingSearch, Partial
+from distill.search.beam import OngoingSearch, PartialPath
 from distill.search.determinise import best_path
 from tests.support.lattices import OUTPUTS, lattice_of, random_graph
 from tests.unit.search.test_beam import peaked
@@ -20,7 +20,7 @@ FRAMES = 70  # several prunings
 GRAPH = random_graph(7, states=300, arcs=1500)
 
 
-def fed(log_probs: np.ndarray, cuts: Sequence[int], limits: Search) -> tuple[OngoingSearch, list[Partial]]:
+def fed(log_probs: np.ndarray, cuts: Sequence[int], limits: Search) -> tuple[OngoingSearch, list[PartialPath]]:
     ongoing, partials = OngoingSearch(GRAPH, limits), []
     for piece in np.split(log_probs, sorted(cuts)):
         ongoing.feed(piece)
@@ -46,13 +46,8 @@ def test_any_chunking_gives_the_lattice_of_the_whole(seed, cuts, lattice_beam, b
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 30), st.lists(st.integers(1, FRAMES), min_size=1, max_size=12))
 def test_stable_arcs_stay(seed, cuts) -> None:
-    ongoing, partials = fed(peaked(seed, FRAMES, OUTPUTS), cuts, Search(15.0, 6.0, 100))
-    lattice = ongoing.lattice(True)
-    path, _ = best_path(lattice)
+    _, partials = fed(peaked(seed, FRAMES, OUTPUTS), cuts, Search(15.0, 6.0, 100))
     rows = [list(zip(p.frame.tolist(), p.label.tolist(), p.word.tolist())) for p in partials]
-    # the lattice's best path is as good as the last partial's; it may be another one, where loops change places
-    best = float(lattice.acoustic[path].sum() + lattice.graph[path].sum() + lattice.final[lattice.dst[path[-1]]])
-    assert best == pytest.approx(partials[-1].score - partials[-1].ending, abs=1e-3)
     for place, partial in enumerate(partials):
         for later in rows[place + 1 :]:
             assert later[: partial.stable] == rows[place][: partial.stable]
@@ -74,15 +69,6 @@ def test_best_so_far_is_the_best_path_of_these_frames(seed: int, frames: int) ->
     best = partials[-1]
     assert best.label.tolist() == lattice.label[path].tolist()
     assert best.word.tolist() == lattice.word[path].tolist()
-    assert best.score == pytest.approx(float(lattice.acoustic[path].sum() + lattice.graph[path].sum()), abs=1e-3)
-    assert best.acoustic.sum() + best.graph.sum() == pytest.approx(best.score, abs=1e-3)
-    ended = lattice_of(GRAPH, log_probs[:frames], limits)
-    if ended.complete:
-        path, _ = best_path(ended)
-        score = ended.acoustic[path].sum() + ended.graph[path].sum() + ended.final[ended.dst[path[-1]]]
-        assert best.score - best.ending == pytest.approx(float(score), abs=1e-3)
-    else:
-        assert best.ending == np.inf
 
 
 def test_the_lattice_can_be_had_on_the_way() -> None:
