@@ -51,7 +51,7 @@ def broken(extras: Sequence[str]) -> list[str]:
 
 
 def available(module: str) -> bool:
-    """Whether pyproject.toml asks for a module on this machine and Python."""
+    """Whether pyproject.toml requires a module on this machine and Python."""
     if module == "triton":
         return (platform.system(), platform.machine()) == ("Linux", "x86_64")
     return module != "transformers" or sys.version_info >= (3, 11)

@@ -40,7 +40,7 @@ def replacing(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
-            error = error.__context__  # why torch could not write to an open file, which it does not say itself
+            error = error.__context__  # why torch could not write to an open file, which its own error lacks
         if isinstance(error, OSError) and error.filename in (None, temporary, str(temporary)):
             raise not_written(path, error.errno) from None
         raise
@@ -56,7 +56,7 @@ def not_written(path: Path, number: int | None) -> OSError:
 
 
 def refusal(folder: Path) -> int:
-    """Why a library that does not say it could not write in a folder: ENOSPC where the disk is full, else EIO."""
+    """Why a library that gives no reason could not write in a folder: ENOSPC where the disk is full, else EIO."""
     return errno.ENOSPC if shutil.disk_usage(folder).free < ROOM else errno.EIO
 
 

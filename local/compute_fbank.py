@@ -16,7 +16,9 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     parser = recipe_parser(__doc__)
-    parser.add_argument("--parts", default="", help="cut sets to compute, comma-separated; empty: what experiments ask")
+    parser.add_argument(
+        "--parts", default="", help="cut sets to compute, comma-separated; empty: those that experiments read"
+    )
     parser.add_argument("--force", action="store_true", help="compute every cut set")
     args = parser.parse_args()
     recipe = recipe_from(args)
@@ -28,13 +30,13 @@ def main() -> None:
     run_stage(stage, lambda folder: compute(recipe, parts, folder))
 
 
-def chosen_parts(recipe: Recipe, asked: list[str], force: bool) -> list[str]:
-    """The cut sets asked for by name, or all; ValueError for a name that is not there."""
+def chosen_parts(recipe: Recipe, names: list[str], force: bool) -> list[str]:
+    """The cut sets of these names, or all; ValueError for a name that is not there."""
     known = sorted(path.name.removesuffix(".jsonl.gz") for path in recipe.cuts.glob("*.jsonl.gz"))
-    missing = sorted(set(asked) - set(known))
+    missing = sorted(set(names) - set(known))
     if missing:
         raise ValueError(f"no cut set {', '.join(missing)} in {recipe.cuts}; there are: {', '.join(known)}")
-    return known if force else asked
+    return known if force else names
 
 
 def compute(recipe: Recipe, parts: list[str], folder: Path) -> None:

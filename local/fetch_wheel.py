@@ -37,10 +37,10 @@ def fetch(name: str, version: str, folder: Path) -> Path:
     options, _ = command.parse_args([])  # reads pip's files and PIP_…
     with command.main_context():
         session = command.get_default_session(options)
-        found = list(links(name, session, options))
-        fitting = [link for link in found if fits(link.filename, name, version)]
+        offered = list(links(name, session, options))
+        fitting = [link for link in offered if fits(link.filename, name, version)]
         if not fitting:
-            seen = sorted({link.filename for link in found if f"-{version}-" in link.filename})
+            seen = sorted({link.filename for link in offered if f"-{version}-" in link.filename})
             raise ValueError(
                 f"no wheel for Python {PYTHON[0]}.{PYTHON[1]} among the {len(seen)} files of this version in the"
                 f" indexes and folders that pip is configured with (pip config list): {', '.join(seen) or 'none'}"
@@ -80,7 +80,7 @@ def fits(filename: str, name: str, version: str) -> bool:
 
 
 def download(session: Any, link: Any, target: Path) -> Path:
-    """Write what a link leads to; ValueError if it is not what the index says by its hash."""
+    """Write what a link leads to; ValueError if its hash is not that of the index."""
     answer = session.get(link.url.split("#")[0], stream=True, headers={"Accept-Encoding": "identity"})
     if answer.status_code >= 400:
         raise ValueError(f"{link.filename}: the index answers {answer.status_code} {answer.reason}")

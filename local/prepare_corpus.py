@@ -28,8 +28,8 @@ def main() -> None:
     inputs, roles, root = dict.fromkeys(corpus.inputs), asdict(corpus.roles), {"root": corpus.root}
     if corpus.renders:
         run_stage(Stage(0, options.audio_dir, root, inputs, resumable=True), corpus.render)
-    asked = {name: True for name in ("allow_commands", "resample") if getattr(recipe, name)}
-    checked = Stage(0, recipe.manifests, {"roles": roles, **root, **asked}, inputs)
+    chosen = {name: True for name in ("allow_commands", "resample") if getattr(recipe, name)}
+    checked = Stage(0, recipe.manifests, {"roles": roles, **root, **chosen}, inputs)
     run_stage(checked, lambda folder: manifests(recipe, corpus, folder))
     cut_sets = Stage(0, recipe.cuts, {"roles": roles, "seed": options.seed}, {recipe.manifests: 0})
     run_stage(cut_sets, lambda folder: cuts(recipe, corpus, folder))

@@ -44,7 +44,7 @@ usage: egs/$corpus/run.sh [options]
   --nj N                      processes and threads (default: all cores); on a CPU, training is N processes
   --launcher COMMAND          starts the processes of stages 6 to 11: "torchrun --nproc-per-node 8"
   --resample true             convert audio of other sampling rates to 16 kHz (default: left out and listed)
-  --allow-commands true       run the commands that stand in wav.scp and cuts in place of audio files
+  --allow-commands true       run the commands in wav.scp and cuts in place of audio files
   --device cpu|cuda           where models run
   --engine native             graph engine: native, torch (the slow reference), k2 (where it is installed)
   --units phones              output units: phones, chars, bpe, biphones (tied by counts)
@@ -140,7 +140,7 @@ run() {
   shift 3
   ((number >= stage && number <= stop_stage)) || return 0
   echo "== stage $number: $title"
-  # In the background, as bash does not see a signal while it waits for a command in the foreground.
+  # In the background, as bash handles no signal while it waits for a command in the foreground.
   "$root/.venv/bin/python" "$root/local/$script" "${common[@]}" "$@" &
   child=$!
   wait "$child"

@@ -67,7 +67,7 @@ def write(recipe: Recipe, graphs: Graphs, folder: Path) -> None:
 
 
 def published(recipe: Recipe, order: int) -> Path | None:
-    """A word n-gram that stage 0 found beside the corpus."""
+    """A published word n-gram, from stage 0."""
     name = f"words.{order}gram.arpa"
     return next((path for path in (recipe.text / name, recipe.text / f"{name}.gz") if path.is_file()), None)
 

@@ -35,23 +35,23 @@ def main() -> None:
         parser.error(f"--samples takes a number from 1, got {args.samples}")
     ours, theirs = read_results(args.ours), read_results(args.theirs)
     speakers = read_speakers(args.ours) if args.by == "speaker" else None
-    found = paired_bootstrap(ours, theirs, speakers, args.samples, args.seed)
+    compared = paired_bootstrap(ours, theirs, speakers, args.samples, args.seed)
     tested = matched_pairs(ours, theirs)
-    print("\n".join(described(args.ours, args.theirs, found, tested)))
+    print("\n".join(described(args.ours, args.theirs, compared, tested)))
     if args.json:
-        write_text(args.json, json.dumps(content(args, found, tested), indent=1, sort_keys=True) + "\n")
+        write_text(args.json, json.dumps(content(args, compared, tested), indent=1, sort_keys=True) + "\n")
 
 
-def described(ours: Path, theirs: Path, found: Difference, tested: MatchedPairs | None) -> list[str]:
+def described(ours: Path, theirs: Path, compared: Difference, tested: MatchedPairs | None) -> list[str]:
     """Lines for the terminal."""
     width = max(len(str(ours)), len(str(theirs)))
     lines = [f"{letter}  {path!s:{width}}  {rate:7.3f} %" for letter, path, rate in (
-        ("A", ours, found.ours), ("B", theirs, found.theirs))]  # fmt: skip
-    rough = f", rough: below {FEWEST}" if found.by == "speaker" and found.units < FEWEST else ""
+        ("A", ours, compared.ours), ("B", theirs, compared.theirs))]  # fmt: skip
+    rough = f", rough: below {FEWEST}" if compared.by == "speaker" and compared.units < FEWEST else ""
     lines += [
-        f"A - B  {found.difference:+.3f} %, 95 % interval [{found.low:+.3f}, {found.high:+.3f}]"
-        f" ({found.samples} draws of {found.units} {found.by}s{rough})",
-        f"A is better in {100 * found.better:.1f} % of the draws, B in {100 * found.worse:.1f} %",
+        f"A - B  {compared.difference:+.3f} %, 95 % interval [{compared.low:+.3f}, {compared.high:+.3f}]"
+        f" ({compared.samples} draws of {compared.units} {compared.by}s{rough})",
+        f"A is better in {100 * compared.better:.1f} % of the draws, B in {100 * compared.worse:.1f} %",
     ]
     return [*lines, tested_line(tested)]
 
@@ -66,10 +66,10 @@ def tested_line(tested: MatchedPairs | None) -> str:
     return f"matched pairs of {tested.segments} segments (MAPSSWE): z = {tested.z:+.2f}, p = {tested.p:.3g}{rough}"
 
 
-def content(args: argparse.Namespace, found: Difference, tested: MatchedPairs | None) -> dict[str, Any]:
+def content(args: argparse.Namespace, compared: Difference, tested: MatchedPairs | None) -> dict[str, Any]:
     """Content of the --json file."""
     folders = {"a": str(args.ours), "b": str(args.theirs)}
-    return {**folders, **asdict(found), "matched_pairs": asdict(tested) if tested else None}
+    return {**folders, **asdict(compared), "matched_pairs": asdict(tested) if tested else None}
 
 
 if __name__ == "__main__":

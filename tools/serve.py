@@ -3,7 +3,7 @@
     serve.py --experiment exp-mini/ss            # then http://localhost:6006/
 
 Besides the page: /sherpa and /vosk (or / for either, chosen by the first message), /health, /metrics. Ctrl-C refuses
-new streams and lets open ones end; a second one ends them with the words so far. Access from other machines:
+new streams and waits for open ones; a second one ends them with the words so far. Access from other machines:
 
     DISTILL_TOKEN=secret serve.py --experiment DIR --host 0.0.0.0 --certificate cert.pem --key key.pem
 """
@@ -70,7 +70,7 @@ def parse() -> argparse.Namespace:
     add("--port", type=int, default=6006, help="0: any that is free (default: 6006)")
     add("--token", default=os.environ.get("DISTILL_TOKEN", ""),
         help="required of clients (or in the environment, DISTILL_TOKEN: other users see arguments)")  # fmt: skip
-    add("--open", action="store_true", help="let other machines in without a token")
+    add("--open", action="store_true", help="admit other machines without a token")
     add("--certificate", type=Path, metavar="PEM", help="TLS certificate: https and wss")
     add("--key", type=Path, metavar="PEM", help="its key, if in another file")
     add("--origin", action="append", default=[], metavar="URL", help="site whose pages may connect (repeatable)")

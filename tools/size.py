@@ -18,7 +18,7 @@ import torch
 from distill.config.experiment import Experiment
 from distill.files import write_text
 from distill.losses.objective import TERMS
-from distill.losses.term import Context
+from distill.losses.term import TermContext
 from distill.models.cost import macs, parameters, predict_rtf, quantizer_parameters
 from distill.models.latency import latency
 from distill.recipe.provenance import hardware
@@ -67,7 +67,7 @@ def training_only(experiment: Experiment, conf_dir: Path) -> int:
     if experiment.teacher is None:
         return 0
     teacher = Experiment.load(conf_dir / f"{experiment.teacher.experiment}.yaml").model
-    context, settings = Context(experiment.model, teacher), experiment.objective.terms
+    context, settings = TermContext(experiment.model, teacher), experiment.objective.terms
     terms = [TERMS[name].build(settings[name], context) for name in settings if "graphs" not in TERMS[name].needs]
     return sum(parameter.numel() for term in terms for parameter in term.parameters())
 
@@ -79,13 +79,13 @@ def show(row: dict) -> None:
     for name, count in row["macs_per_second"].items():
         print(f"  {name:32}{count / 1e6:>16,.1f}  million multiply-adds for a second of audio")
     for part in row["latency_ms"]["parts"]:
-        print(f"  {part['name']:32}{told(part):>16}  ms look-ahead, mean and maximum")
-    print(f"  {'all parts':32}{told(row['latency_ms']):>16}  ms look-ahead, mean and maximum")
+        print(f"  {part['name']:32}{shown(part):>16}  ms look-ahead, mean and maximum")
+    print(f"  {'all parts':32}{shown(row['latency_ms']):>16}  ms look-ahead, mean and maximum")
     for name, factor in row["rtf_predicted"].items():
         print(f"  {name:32}{factor:>16.4f}  real-time factor predicted, one thread")
 
 
-def told(delay: dict) -> str:
+def shown(delay: dict) -> str:
     return "whole utterance" if delay["max"] is None else f"{delay['mean']:.1f}, {delay['max']:.1f}"
 
 

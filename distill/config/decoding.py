@@ -35,5 +35,5 @@ class Decoding(Settings):
     def _check(self) -> Decoding:
         for name in ("rescoring_scales", "rescoring_word_scores"):
             if 0.0 not in getattr(self, name):
-                raise ValueError(f"{name} {list(getattr(self, name))} must hold 0, the decoding without rescoring")
+                raise ValueError(f"{name} {list(getattr(self, name))} must contain 0, the decoding without rescoring")
         return self

@@ -86,8 +86,8 @@ class Experiment(Settings):
         trained = bool(objective.ctc_scale or objective.ctc or objective.ctc_outputs)
         if trained != self.model.ctc_output:
             raise ValueError(
-                f"model.ctc_output is {str(self.model.ctc_output).lower()}, and objective.ctc_scale (or the terms ctc,"
-                f" ctc_outputs) {'asks' if trained else 'does not ask'} for it: a second output needs a weight above 0"
+                f"model.ctc_output is {str(self.model.ctc_output).lower()}, but objective.ctc_scale (or the terms ctc,"
+                f" ctc_outputs) {'needs it' if trained else 'is 0'}: a second output needs a weight above 0"
                 " to learn, and a weight needs the output"
             )
         if self.decoding.avg > self.saving.keep:

@@ -48,9 +48,7 @@ class _Loader(yaml.SafeLoader):
                 name = repr(key.value) if isinstance(key, yaml.ScalarNode) else f"of type {key.tag.rpartition(':')[2]}"
                 raise yaml.MarkedYAMLError(problem=f"key {name:.80} is not text", problem_mark=key.start_mark)
             if key.value in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"key {key.value!r:.80} stands there twice", problem_mark=key.start_mark
-                )
+                raise yaml.MarkedYAMLError(problem=f"key {key.value!r:.80} is given twice", problem_mark=key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -77,8 +75,8 @@ def parse_yaml(text: str, where: str) -> Any:
         value = yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        said = "; ".join(part for part in (error.context, error.problem) if part)
-        raise ValueError(f"{where}: not valid YAML: {line}{said}") from None
+        reason = "; ".join(part for part in (error.context, error.problem) if part)
+        raise ValueError(f"{where}: not valid YAML: {line}{reason}") from None
     except (yaml.YAMLError, ValueError, LookupError) as error:  # the last two: text that an explicit tag does not fit
         raise ValueError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
@@ -140,7 +138,7 @@ def _read_one(path: Path, led_by: str) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f"{path}{led_by}: line {line} holds byte 0x{error.object[error.start]:02x}, which is not UTF-8;"
+            f"{path}{led_by}: line {line} has byte 0x{error.object[error.start]:02x}, which is not UTF-8;"
             " save the file in UTF-8"
         ) from None
     values = parse_yaml(text, f"{path}{led_by}")

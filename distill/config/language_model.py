@@ -59,7 +59,7 @@ class Rescoring(Settings):
         if 1.0 not in self.graph_weights or 0.0 not in self.lm_weights or 0.0 not in self.word_scores:
             got = [list(axis) for axis in (self.graph_weights, self.lm_weights, self.word_scores)]
             raise ValueError(
-                "the grid must hold the decoding without a language model: 1 in graph_weights, 0 in lm_weights"
+                "the grid must contain the decoding without a language model: 1 in graph_weights, 0 in lm_weights"
                 f" and in word_scores (got {got})"
             )
         return self

@@ -101,8 +101,8 @@ class Objective(Settings):
     def teacher_blocks(self, blocks: int, teacher: int) -> list[int]:
         """Teacher blocks that any term compares; ValueError for one that is not in a teacher of so many blocks."""
         by_term = {name: term.teacher_blocks(blocks) for name, term in self.terms.items()}
-        for name, wanted in by_term.items():
-            if outside := sorted(block for block in wanted if not 0 <= block <= teacher):
+        for name, named in by_term.items():
+            if outside := sorted(block for block in named if not 0 <= block <= teacher):
                 raise ValueError(
                     f"objective: the term {name} names teacher blocks {outside}, but the teacher has 1 to {teacher};"
                     " give one teacher block for each student block (0 for none)"

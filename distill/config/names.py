@@ -39,5 +39,5 @@ def names_of(option: str, text: str) -> tuple[str, ...]:
         if not NAME.fullmatch(name):
             raise ValueError(f"{option} {text!r}: {name!r} must be a name: {NAME_RULE}")
         if names.count(name) > 1:
-            raise ValueError(f"{option} {text!r}: {name} stands there more than once")
+            raise ValueError(f"{option} {text!r}: {name} is given more than once")
     return names

@@ -77,7 +77,7 @@ def _output(command: str) -> bytes:
     except subprocess.TimeoutExpired:
         raise Unusable(f"command failed: no end after {COMMAND_SECONDS} s ({command})") from None
     finally:
-        if process.returncode is None:  # the shell's children too: they hold its output open
+        if process.returncode is None:  # the shell's children too: they keep its output open
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
     if process.returncode:

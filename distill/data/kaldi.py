@@ -95,7 +95,7 @@ def list_kaldi(folder: Path, *, needs_text: bool = True, allow_commands: bool = 
     """
     folder = folder.resolve()
     if not (folder / "wav.scp").exists():
-        raise FileNotFoundError(f"{folder} holds no wav.scp; is it a Kaldi data directory?")
+        raise FileNotFoundError(f"{folder} has no wav.scp; is it a Kaldi data directory?")
     tables = DataDir(*(Table(folder / name) for name in ("wav.scp", "segments", "text", "utt2spk")))
     if not tables.listed.rows:
         raise ValueError(f"{folder.parent / tables.listed.name} is empty; expected a line for each utterance")

@@ -62,7 +62,7 @@ def read_lexicon(path: Path, skipped: Skipped) -> list[Entry]:
 def _entries(path: Path) -> Iterator[Entry]:
     lines = [(number, _COMMENT.sub("", line).strip()) for number, line in enumerate(read_lines(path), 1)]
     lines = [(number, line.replace("\ufeff", "")) for number, line in lines if line and not line.startswith(";;")]
-    tabs = all("\t" in line for _, line in lines)  # a word may then hold blanks
+    tabs = all("\t" in line for _, line in lines)  # a word may then contain blanks
     for number, line in lines:
         word, *rest = line.split("\t", 1) if tabs else line.split(maxsplit=1)
         phones = tuple(normalize("NFC", phone) for phone in " ".join(rest).split())
@@ -72,7 +72,7 @@ def _entries(path: Path) -> Iterator[Entry]:
 
 
 def _without_numbers(entries: Sequence[Entry]) -> list[Entry]:
-    """The entries without the columns of numbers that stand before all pronunciations."""
+    """The entries without the columns of numbers before all pronunciations."""
     for count in COLUMNS_OF_NUMBERS:
         if all(len(entry.phones) > count and _are_numbers(entry.phones[:count]) for entry in entries):
             return [replace(entry, phones=entry.phones[count:]) for entry in entries]

@@ -14,7 +14,7 @@ from distill.files import replacing
 
 log = logging.getLogger(__name__)
 
-COMMANDS = "commands that stand in data run only with --allow-commands true"
+COMMANDS = "commands in data run only with --allow-commands true"
 TOLERANCE = 0.025
 """Seconds by which a manifest may differ from its audio, as in lhotse."""
 

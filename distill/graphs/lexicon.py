@@ -150,7 +150,7 @@ def read_symbols(path: Path) -> dict[str, int]:
         if len(fields) != 2 or not fields[1].isdigit():
             raise ValueError(f"{path}:{line_number}: expected 'symbol number', got {line[:60]!r}")
         if fields[0] in found or int(fields[1]) in numbers:
-            raise ValueError(f"{path}:{line_number}: symbol '{fields[0]}' or its number {fields[1]} stands there twice")
+            raise ValueError(f"{path}:{line_number}: symbol '{fields[0]}' or its number {fields[1]} is given twice")
         found[fields[0]] = int(fields[1])
         numbers.add(int(fields[1]))
     return found

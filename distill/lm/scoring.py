@@ -63,7 +63,7 @@ def perplexity(scorer: Scorer, sentences: Iterable[str]) -> dict[str, float | in
 
 
 def load_lm(folder: Path, device: torch.device | str = "cpu") -> tuple[Scorer, LanguageModel, int]:
-    """The trained model of a folder, averaged as its settings say, those settings, and the epoch.
+    """The trained model of a folder, averaged by its settings, those settings, and the epoch.
 
     Raises FileNotFoundError or ValueError naming what is missing or damaged.
     """

@@ -60,9 +60,9 @@ def learn_units(sentences: Iterable[str], kind: str, most: int, seed: int, folde
             temporary.write_bytes(model)
         symbols = Bpe(model).pieces
     else:
-        found = _words(sentences, most) if kind == "words" else sorted({c for s in sentences for c in s} - set(" \t"))
-        symbols = [*SPECIAL, *([BOUNDARY] if kind == "chars" else []), *found]
-        if not found:
+        parts = _words(sentences, most) if kind == "words" else sorted({c for s in sentences for c in s} - set(" \t"))
+        symbols = [*SPECIAL, *([BOUNDARY] if kind == "chars" else []), *parts]
+        if not parts:
             raise ValueError("no sentences to learn units from: the text corpus is empty")
     write_symbols(folder / SYMBOLS, symbols)
     return Units.load(folder, kind)

@@ -12,7 +12,7 @@ from distill.config.losses import Ctc as Settings
 from distill.fsa.graph import Hmm
 from distill.lfmmi import Engine, build_engine
 from distill.lfmmi.frame_constraints import weighted, within_windows
-from distill.losses.term import Context, Losses, LossTerm, Term
+from distill.losses.term import Losses, LossTerm, Term, TermContext
 
 
 class Ctc(LossTerm):
@@ -25,7 +25,7 @@ class Ctc(LossTerm):
         self.engine = engine
 
     @classmethod
-    def build(cls, settings: Settings, context: Context) -> Ctc:
+    def build(cls, settings: Settings, context: TermContext) -> Ctc:
         return cls(build_engine(context.engine, 0.0, settings.precision))
 
     def forward(self, student: Output, teacher: Targets | None, batch: Batch) -> Losses:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from distill.batch import Batch, Output, Targets, valid_mask
 from distill.config.losses import Hidden as Settings
-from distill.losses.term import Context, Losses, LossTerm, ParameterGroup, masked_mse
+from distill.losses.term import Losses, LossTerm, ParameterGroup, TermContext, masked_mse
 
 
 class HiddenMse(LossTerm):
@@ -30,7 +30,7 @@ class HiddenMse(LossTerm):
         self.projections = nn.ModuleDict({str(i): nn.Linear(student_dim, teacher_dim, bias=False) for i in own})
 
     @classmethod
-    def build(cls, settings: Settings, context: Context) -> HiddenMse:
+    def build(cls, settings: Settings, context: TermContext) -> HiddenMse:
         assert context.teacher is not None
         student, teacher = context.student.encoder, context.teacher.encoder
         layer_map = settings.layer_map(student.layers)

@@ -12,7 +12,7 @@ from distill.config.losses import Mmi as Settings
 from distill.fsa.graph import Hmm
 from distill.lfmmi import Engine, build_engine
 from distill.lfmmi.frame_constraints import weighted, within_windows
-from distill.losses.term import Context, Losses, LossTerm, Term
+from distill.losses.term import Losses, LossTerm, Term, TermContext
 
 OUTPUT_RANGE = 30.0  # logits beyond this are penalised, as in Kaldi's chain training
 
@@ -33,7 +33,7 @@ class LfMmi(LossTerm):
         self.den_scale, self.out_of_range = den_scale, out_of_range
 
     @classmethod
-    def build(cls, settings: Settings, context: Context) -> LfMmi:
+    def build(cls, settings: Settings, context: TermContext) -> LfMmi:
         assert context.denominator is not None
         engine = build_engine(context.engine, settings.leaky, settings.precision)
         return cls(engine, context.denominator, settings.den_scale, settings.out_of_range)

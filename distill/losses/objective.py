@@ -15,7 +15,7 @@ from distill.losses.ctc import Ctc
 from distill.losses.hidden import HiddenMse
 from distill.losses.mmi import LfMmi
 from distill.losses.outputs import CtcOutputMse, OutputMse
-from distill.losses.term import Context, Losses, LossTerm, Term
+from distill.losses.term import Losses, LossTerm, Term, TermContext
 
 TERMS: dict[str, type[LossTerm]] = {
     "mmi": LfMmi,
@@ -38,7 +38,7 @@ class Objective(nn.ModuleDict):
     whose hidden states are targets.
     """
 
-    def __init__(self, settings: Settings, context: Context) -> None:
+    def __init__(self, settings: Settings, context: TermContext) -> None:
         """Raises ValueError where a term does not fit student, teacher or engine."""
         terms, layers = settings.terms, context.teacher.encoder.layers if context.teacher else 0
         blocks = settings.teacher_blocks(context.student.encoder.layers, layers) if context.teacher else []

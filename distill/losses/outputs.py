@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from distill.batch import Batch, Output, Targets, valid_mask
 from distill.config.losses import LossTerm as Settings
-from distill.losses.term import Context, Losses, LossTerm, masked_mse
+from distill.losses.term import Losses, LossTerm, TermContext, masked_mse
 
 
 class OutputMse(LossTerm):
@@ -14,7 +14,7 @@ class OutputMse(LossTerm):
     name, output = "outputs", "logits"
 
     @classmethod
-    def build(cls, settings: Settings, context: Context) -> OutputMse:
+    def build(cls, settings: Settings, context: TermContext) -> OutputMse:
         return cls()
 
     def forward(self, student: Output, teacher: Targets | None, batch: Batch) -> Losses:

@@ -17,7 +17,7 @@ NEEDS = {
     "hidden": "hidden states of the teacher's blocks",
     "outputs": "the teacher's logits",
 }
-"""What training provides for terms that ask for it (`distill.train.setup`)."""
+"""What training provides for terms (`distill.train.setup`)."""
 
 
 class Term(NamedTuple):
@@ -45,7 +45,7 @@ class ParameterGroup(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Context:
+class TermContext:
     """Sources of a term besides its settings: student, teacher, and for LF-MMI an engine's name and the denominator."""
 
     student: Model
@@ -70,12 +70,12 @@ class LossTerm(nn.Module):
             raise ValueError(f"{cls.__name__}.needs: unknown {', '.join(unknown)}; there are: {', '.join(NEEDS)}")
 
     @classmethod
-    def build(cls, settings: Any, context: Context) -> LossTerm:
+    def build(cls, settings: Any, context: TermContext) -> LossTerm:
         """From the term's settings; raises ValueError where they do not fit student, teacher or engine."""
         raise NotImplementedError
 
     def forward(self, student: Output, teacher: Targets | None, batch: Batch) -> Losses:
-        """teacher: at the student's frames, `lengths` those valid in both; None where `needs` asks for no teacher."""
+        """teacher: at the student's frames, `lengths` those valid in both; None where the term needs no teacher."""
         raise NotImplementedError
 
 

@@ -68,10 +68,10 @@ def load_recogniser(
     if not paths:
         raise FileNotFoundError(f"no epoch-N.pt in {folder}; train it first (run.sh --stage 6..9)")
     last = max(paths) if epoch is None else epoch
-    wanted = [n for n in paths if n <= last][-avg:]
-    if last not in paths or len(wanted) < avg:
+    chosen = [n for n in paths if n <= last][-avg:]
+    if last not in paths or len(chosen) < avg:
         raise ValueError(f"{folder} has epochs {list(paths)}; cannot average {avg} up to epoch {last}")
-    contents = [load(paths[n]) for n in wanted]
+    contents = [load(paths[n]) for n in chosen]
     experiment = Experiment.parse(contents[-1]["experiment"], str(paths[last]))
     units = contents[-1]["units"]
     model = build_model(experiment.model, len(units))

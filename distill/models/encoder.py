@@ -91,7 +91,7 @@ class Positions(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Features to hidden states; chunked attention where `streaming` asks for it."""
+    """Features to hidden states; chunked attention where `streaming` has chunks."""
 
     def __init__(self, settings: EncoderSettings, features: int, streaming: Streaming, mask: Mask) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Latency:
+class ModelLatency:
     """Milliseconds of audio after a frame's own hop that its output depends on; None: up to the utterance's end.
 
     chunk_ms: length of a chunk. mean, max: over the frames of a chunk, all parts together. front_end:
@@ -31,7 +31,7 @@ class Latency:
     parts: tuple[Part, ...]
 
 
-def latency(model: Model) -> Latency:
+def latency(model: Model) -> ModelLatency:
     """Algorithmic look-ahead of a model: the delay that remains on the fastest computer."""
     front, encoder, chunk = model.front_end, model.encoder, model.streaming.chunk_frames
     frame, ahead = milliseconds(front.hop), milliseconds(front.ahead)
@@ -50,7 +50,7 @@ def latency(model: Model) -> Latency:
         attention if chunk else Part("attention", None, None),
     ]
     means, most = [part.mean for part in parts], [part.max for part in parts]
-    return Latency(
+    return ModelLatency(
         chunk_ms=chunk * frame if chunk else None,
         mean=None if None in means else sum(mean for mean in means if mean is not None),
         max=None if None in most else sum(value for value in most if value is not None),

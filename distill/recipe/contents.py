@@ -24,7 +24,7 @@ class Contents:
             self.seen = good | self.seen
 
     def hashes(self, paths: Iterable[Path]) -> dict[Path, str]:
-        """The hash of each file, "missing" where there is none; afterwards `seen` holds these files only."""
+        """The hash of each file, "missing" where there is none; afterwards `seen` has these files only."""
         states = {path: state for path in paths if (state := _state(path))}
         known = {path: self.seen.get(str(path), [[]]) for path in states}
         new = [path for path, state in states.items() if known[path][:3] != state]

@@ -16,7 +16,7 @@ from distill.recipe.emissions import test_sets
 from distill.recipe.options import Recipe
 from distill.recipe.provenance import command_line, commit, hardware
 from distill.recipe.stage import Stage
-from distill.report.results import Timing
+from distill.report.results import TimingResult
 from distill.runtime.info import LAYOUT
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def sherpa_difference(info: ModelInfo, output: str, folder: Path, audio: np.ndar
 
 def timing(
     recipe: Recipe, experiment: Experiment, model: Recogniser, info: ModelInfo, folder: Path, audio: Path
-) -> Timing:
+) -> TimingResult:
     """timing.json: speed and memory of every way to run the model, its size, cost and look-ahead."""
     import torch
 
@@ -197,7 +197,7 @@ def timing(
         "delays": word_latency.rows(recipe, experiment, folder),
         "hardware": hardware(torch.device("cpu")), "commit": commit(), "command": command_line(),
     }  # fmt: skip
-    return Timing.model_validate(values)
+    return TimingResult.model_validate(values)
 
 
 def timing_rows(trained: Path, info: ModelInfo, exported: Path, audio: Path) -> Iterator[dict[str, Any]]:

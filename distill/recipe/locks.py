@@ -38,9 +38,9 @@ class Holder:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder`.lock for the block; a lock left by a dead process of this host is taken over.
+    """Keep `folder`.lock during the block; a lock left by a dead process of this host is taken over.
 
-    Raises RuntimeError naming host, process and time where another process holds it. A lock of another host is never
+    Raises RuntimeError naming host, process and time where another process has it. A lock of another host is never
     taken over, as its process cannot be checked from here.
     """
     path = folder.with_name(folder.name + ".lock")
@@ -123,8 +123,8 @@ def started(pid: int) -> str:
 
 
 def _started_by_ps(pid: int) -> str:
-    found = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True)
-    state, _, start = found.stdout.strip().partition(" ")
+    done = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True)
+    state, _, start = done.stdout.strip().partition(" ")
     return "" if state.startswith("Z") else start.strip()
 
 

@@ -24,7 +24,7 @@ OF_STAGES = re.compile(r"(manifests|cuts|fbank|text|num|audio)|(lang|lm|graphs)(
 OF_CORPUS = re.compile(r"labelled|unlabelled|dev|test-.*|LibriSpeech|(train|dev)-.*|fsdd|intent|wakeword")
 MOST_JOBS = 4096
 NO_K2 = (
-    "--engine k2 needs k2, which this Python does not have; wheels for each torch stand at"
+    "--engine k2 needs k2, which this Python does not have; wheels for every torch are at"
     " https://k2-fsa.github.io/k2/installation. --engine native gives the same values, faster"
 )
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("parallel")
 Item = TypeVar("Item")
 Phase = tuple[Callable[[Recipe, Any], None], Sequence[Any]]  # work, and the items that it is done for
-GRACE = 10.0  # seconds in which a process that was asked to end may remove its temporary files
+GRACE = 10.0  # seconds in which a process that was signalled to end may remove its temporary files
 LONGEST_WAIT = 7 * 86400.0  # seconds that ranks without more items wait for the others
 KNOWN = (FileNotFoundError, OSError, FloatingPointError, ValueError, RuntimeError)
 

@@ -16,7 +16,7 @@ from distill.report.table import Table
 
 Row = Mapping[str, Any]
 CASE, ENGINE = "case", "engine"
-UNITS = {"mb": "MB", "ms": "ms", "gb": "GB", "percent": "%", "bytes": "B"}  # what the last part of a name can say
+UNITS = {"mb": "MB", "ms": "ms", "gb": "GB", "percent": "%", "bytes": "B"}  # by the last part of a name
 TIMES = ((1.0, 1.0, "s"), (1e-3, 1e3, "ms"), (0.0, 1e6, "µs"))  # median from which: factor and unit
 NAMES = {
     "rtf": "RTF", "wer": "WER/%", "macs_per_second": "MAC per s of audio", "per_audio_second": "time per s of audio",
@@ -72,13 +72,13 @@ def goal_table(root: Path) -> Table:
 
 def highlights(root: Path) -> Iterator[str]:
     """Lines of README.md, for the benchmarks that are there."""
-    found, link = read_all(root), "[benchmarks](benchmarks/results/README.md)"
-    if "lfmmi" in found:
-        goals = [_goal(goal) for goal in found["lfmmi"].get("goals", ())]
+    content, link = read_all(root), "[benchmarks](benchmarks/results/README.md)"
+    if "lfmmi" in content:
+        goals = [_goal(goal) for goal in content["lfmmi"].get("goals", ())]
         shown = ", ".join(f"{goal} ({measured})" for goal, measured, _ in goals)
         yield f"**LF-MMI kernel** on a CPU, goals with measurements in brackets: {shown} ({link})"
-    if "server" in found:
-        best = min(found["server"]["rows"], key=lambda row: row["p95_seconds"])
+    if "server" in content:
+        best = min(content["server"]["rows"], key=lambda row: row["p95_seconds"])
         yield (
             f"**Server**: {best['case']} on {best['cores']} cores: 95 % of the partial results within"
             f" {1000 * best['p95_seconds']:.0f} ms, {best['lost']} streams lost ({link})"

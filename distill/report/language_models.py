@@ -29,21 +29,21 @@ GAINS = (
 
 def folder_of(exp_dir: Path) -> tuple[TrainingResult, Path] | None:
     """The Transformer LM below an exp-dir: its training and folder; None where it was not trained."""
-    return next((found for found in trainings(exp_dir) if found[0].stage == LM_STAGE), None)
+    return next((each for each in trainings(exp_dir) if each[0].stage == LM_STAGE), None)
 
 
 def files(exp_dir: Path) -> list[str]:
     """Names, in exp-dir, of the language model's files that this report reads."""
-    found = folder_of(exp_dir)
-    return [f"{found[1].name}/{name}" for name in ("result.json", SUMMARY)] if found else []
+    trained = folder_of(exp_dir)
+    return [f"{trained[1].name}/{name}" for name in ("result.json", SUMMARY)] if trained else []
 
 
 def perplexity_table(exp_dir: Path) -> Table | None:
     """Perplexity per word of every language model, None where it was not measured."""
-    found = folder_of(exp_dir)
-    if found is None or not (found[1] / SUMMARY).is_file():
+    trained = folder_of(exp_dir)
+    if trained is None or not (trained[1] / SUMMARY).is_file():
         return None
-    result, summary = found[0], Perplexities.read(found[1] / SUMMARY)
+    result, summary = trained[0], Perplexities.read(trained[1] / SUMMARY)
     rows = []
     for name, model in summary.models.items():
         work = ("-", "-", "-")

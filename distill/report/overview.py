@@ -47,9 +47,9 @@ def write(root: Path) -> list[Path]:
 
 def results(root: Path) -> list[Path]:
     """Folders of committed results, egs/<corpus>/results/<label>, in the order of their claims."""
-    found = {path.parents[1] for path in root.glob("egs/*/results/*/*/result.json")}
+    folders = {path.parents[1] for path in root.glob("egs/*/results/*/*/result.json")}
     order = list(CLAIMS)
-    return sorted(found, key=lambda f: (order.index(f.name) if f.name in order else len(order), f.as_posix()))
+    return sorted(folders, key=lambda f: (order.index(f.name) if f.name in order else len(order), f.as_posix()))
 
 
 def title_of(folder: Path) -> str:
@@ -79,9 +79,9 @@ def readme(root: Path) -> str:
     text = path.read_text(encoding="utf-8")
     parts = {"results": [f"- {line}" for line in highlights(root)], "output": list(final_table(root))}
     for name, lines in parts.items():
-        begin, end = (mark.format(name) for mark in MARKS)
-        before, found, rest = text.partition(begin)
-        if not found or end not in rest:
+        begin, end = (line.format(name) for line in MARKS)
+        before, mark, rest = text.partition(begin)
+        if not mark or end not in rest:
             raise ValueError(f"{path} has no lines {begin.strip()} and {end}; put them where its {name} belong")
         text = before + begin + "\n".join(["", *lines, "", end]) + rest.partition(end)[2]
     return text

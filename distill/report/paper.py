@@ -89,11 +89,11 @@ def _main_rates(run: Run | None, sets: Sequence[str]) -> list[str]:
 
 def sections(runs: Sequence[Run]) -> list[Section]:
     """Our figures beside the paper's."""
-    found: list[Section] = [
+    parts: list[Section] = [
         (f"Two steps, as tables 2 and 5 of {PAPER}", [*step_table(runs).markdown(), "", NOTE]),
     ]
     objectives = objective_table(runs)
     if objectives is not None:
         title = f"Objectives of the first step, as table 3 of {PAPER}"
-        found.append((title, [*objectives.markdown(), "", NOTE]))
-    return found
+        parts.append((title, [*objectives.markdown(), "", NOTE]))
+    return parts

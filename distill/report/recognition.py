@@ -91,14 +91,14 @@ def _counts(decoding: WerResult) -> tuple[int, ...]:
 
 def sections(runs: Sequence[Run]) -> list[Section]:
     """Error rates, and latency where a model streams."""
-    found: list[Section] = []
+    parts: list[Section] = []
     for method, title in TITLES.items():
         notes = [f"- {note}" for note in zero_error_notes(runs, method)]
-        found.append((title, [*error_table(runs, method).markdown(), *([""] if notes else []), *notes]))
+        parts.append((title, [*error_table(runs, method).markdown(), *([""] if notes else []), *notes]))
     latency = latency_table(runs)
     if latency.rows:
-        found.append(("Streaming", [*latency.markdown(), "", *(f"- {note}" for note in streaming_notes(runs))]))
-    return found
+        parts.append(("Streaming", [*latency.markdown(), "", *(f"- {note}" for note in streaming_notes(runs))]))
+    return parts
 
 
 def training_sections(runs: Sequence[Run]) -> list[Section]:

@@ -24,7 +24,7 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=())
 
     def plain(self) -> dict[str, Any]:
-        """The record as it stands in the file."""
+        """The record as written in the file."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
@@ -49,7 +49,7 @@ class ResultFile(Record):
         write_json(path, self.plain())
 
 
-class Weights(Record):
+class RescoringWeights(Record):
     """Weights of n-best rescoring: graph score, language model score, score per word."""
 
     graph: float
@@ -98,7 +98,7 @@ class WerResult(ResultFile):
     avg: int
     seed: int
     commit: str
-    weights: Weights | None = None
+    weights: RescoringWeights | None = None
     tuning: Tuning | None = None
     nbest: int | None = None
     oracle_errors: int | None = None
@@ -187,7 +187,7 @@ class WordLatency(Record):
     finalisation_p90_ms: float | None
 
 
-class Timing(ResultFile):
+class TimingResult(ResultFile):
     """timing.json: speed, memory, look-ahead and word latency of an exported model."""
 
     STAGE = "stage 12"

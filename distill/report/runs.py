@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distill.files import ASIDE
-from distill.report.results import LM_STAGE, Timing, TrainingResult, WerResult
+from distill.report.results import LM_STAGE, TimingResult, TrainingResult, WerResult
 
 TIMING = "export/timing.json"
 GRAPH, UNITS, TRANSFORMER = "1best", "greedy", "transformer-lm"
@@ -21,7 +21,7 @@ class Run:
     name: str
     training: TrainingResult
     decodings: tuple[WerResult, ...]
-    timing: Timing | None = None
+    timing: TimingResult | None = None
 
     @property
     def stage(self) -> int:
@@ -79,9 +79,9 @@ def read_runs(folder: Path) -> list[Run]:
     runs = []
     for training, experiment in trainings(folder):
         if training.stage != LM_STAGE:
-            timing = experiment / TIMING
-            decodings = tuple(map(WerResult.read, decoding_files(experiment)))
-            runs.append(Run(experiment.name, training, decodings, Timing.read(timing) if timing.is_file() else None))
+            path, decodings = experiment / TIMING, tuple(map(WerResult.read, decoding_files(experiment)))
+            timing = TimingResult.read(path) if path.is_file() else None
+            runs.append(Run(experiment.name, training, decodings, timing))
     if not runs:
         raise FileNotFoundError(
             f"no trained experiment in {folder}: expected */result.json, which stages 6, 8 and 9 make;"
@@ -98,8 +98,8 @@ def trainings(folder: Path) -> list[tuple[TrainingResult, Path]]:
 
 def decoding_files(experiment: Path) -> list[Path]:
     """The wer.json of an experiment's decodings, without those of a killed stage (*.tmp) and those put aside."""
-    found = sorted(experiment.glob("decode_*/wer.json"))
-    return [path for path in found if path.parent.suffix not in (".tmp", ".old") and ASIDE not in path.parent.name]
+    paths = sorted(experiment.glob("decode_*/wer.json"))
+    return [path for path in paths if path.parent.suffix not in (".tmp", ".old") and ASIDE not in path.parent.name]
 
 
 def test_sets(runs: Iterable[Run]) -> list[str]:

@@ -47,20 +47,20 @@ def delay_table(runs: Iterable[Run]) -> Table:
 
 def points(runs: Iterable[Run], test_set: str) -> list[plots.Point]:
     """Every timed way to run a model whose error rate is known; int8 where it was decoded with --runtime int8."""
-    found = []
+    result = []
     for run, timing in ((run, run.timing) for run in runs if run.timing):
         for row in timing.rows:
             decoding = run.decoding(test_set, f"{row.mode}-int8" if row.runtime == "int8" else row.mode, GRAPH)
             if decoding is not None:
                 delay = decoding.lookahead_mean_ms if row.mode == "streaming" else None
-                found.append(plots.Point(run.name, row.mode, row.runtime, decoding.wer, run.size, row.rtf, delay))
-    return found
+                result.append(plots.Point(run.name, row.mode, row.runtime, decoding.wer, run.size, row.rtf, delay))
+    return result
 
 
-def pareto_table(found: Sequence[plots.Point], test_set: str) -> Table:
+def pareto_table(measured: Sequence[plots.Point], test_set: str) -> Table:
     """The points of the plot, lowest error rate first."""
-    best, rows = plots.pareto_optimal(found), []
-    for p in sorted(found, key=lambda point: (point.wer, point.rtf)):
+    best, rows = plots.pareto_optimal(measured), []
+    for p in sorted(measured, key=lambda point: (point.wer, point.rtf)):
         figures = (f"{p.wer:.2f}", f"{p.params / 1e6:.2f}", f"{p.rtf:.4f}", number(p.delay, 0))
         rows.append((p.name, p.mode, p.runtime, *figures, "yes" if p in best else "no"))
     head = ("model", "mode", "runtime", f"WER {test_set}", "params/M", "RTF", "look-ahead mean/ms", "Pareto-optimal")
@@ -78,9 +78,9 @@ def sections(folder: Path, runs: Sequence[Run]) -> list[Section]:
     delay = delay_table(runs)
     if delay.rows:
         text.append(("Word latency", [*delay.markdown(), "", DELAYS]))
-    found = points(runs, test_set)
-    if found:
-        plots.pareto(found, f"{test_set}: error rate, speed, size and look-ahead", folder / PLOT)
-        lines = [*pareto_table(found, test_set).markdown(), "", f"![Pareto plot]({PLOT}.svg)"]
+    measured = points(runs, test_set)
+    if measured:
+        plots.pareto(measured, f"{test_set}: error rate, speed, size and look-ahead", folder / PLOT)
+        lines = [*pareto_table(measured, test_set).markdown(), "", f"![Pareto plot]({PLOT}.svg)"]
         text.append(("Error rate, size, speed and look-ahead", lines))
     return text

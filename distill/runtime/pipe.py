@@ -80,7 +80,7 @@ def _check_raw(start: bytes) -> None:
     if len(text.encode()) >= len(start) - 3 and all(c.isprintable() or c in "\t\r\n" for c in text):
         kind = kind or f"text ({start!r}…)"
     if kind:
-        raise ValueError(f"the pipe holds {kind}; {WAY_OUT}")
+        raise ValueError(f"the pipe has {kind}; {WAY_OUT}")
 
 
 def _blocks(
@@ -115,13 +115,13 @@ def _blocks(
     if audio:
         log.warning("the pipe ended within a sample: its last %d bytes are left out", len(audio))
     if any(magic in behind for magic in (*WAV, b"fLaC")):  # tags may follow the audio
-        raise ValueError("the pipe holds more than one file, of which the first was used; give them one by one")
+        raise ValueError("the pipe has more than one file, of which the first was used; give them one by one")
 
 
 def _wav_format(stream: IO[bytes], start: bytes) -> Format:
     """Read a WAV's header up to its audio."""
     if start[8:12] != b"WAVE":
-        raise ValueError(f"the pipe holds a RIFF file that is no WAV ({start[8:12]!r}); {WAY_OUT}")
+        raise ValueError(f"the pipe has a RIFF file that is no WAV ({start[8:12]!r}); {WAY_OUT}")
     chunks: dict[bytes, bytes] = {}
     while True:
         name, size = struct.unpack("<4sI", _read_header(stream, 8))

@@ -90,12 +90,12 @@ def read_results(folder: Path) -> list[Scored]:
 
     Raises FileNotFoundError if there is no such file, ValueError if there are several or one that is damaged.
     """
-    found = sorted(folder.glob("recogs-*.txt"))
-    if not found:
+    paths = sorted(folder.glob("recogs-*.txt"))
+    if not paths:
         raise FileNotFoundError(f"no recogs-*.txt in {folder}: expected a folder decode_* that stage 10 writes")
-    if len(found) > 1:
-        raise ValueError(f"{len(found)} recogs-*.txt in {folder}, expected one: {', '.join(p.name for p in found)}")
-    return _read_recogs(found[0])
+    if len(paths) > 1:
+        raise ValueError(f"{len(paths)} recogs-*.txt in {folder}, expected one: {', '.join(p.name for p in paths)}")
+    return _read_recogs(paths[0])
 
 
 def _read_recogs(path: Path) -> list[Scored]:

@@ -61,12 +61,12 @@ def check_access(address: Address) -> None:
     if address.host not in LOOPBACK and not address.token:
         raise ValueError(
             f"--host {address.host} can be reached from other machines: give --token (and --certificate, as"
-            " browsers give pages a microphone over https only), or --open to let anyone in"
+            " browsers give pages a microphone over https only), or --open to admit anyone"
         )
 
 
 async def run(scheduler: Scheduler, address: Address, limits: Limits, ready: Callable[[int], None]) -> None:
-    """Serve until SIGINT or SIGTERM, then let open streams end; a second signal ends them. ready: gets the port."""
+    """Serve until SIGINT or SIGTERM, then wait for open streams; a second signal ends them. ready: gets the port."""
     server, first, second = Server(scheduler, address, limits), asyncio.Event(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, lambda: (second if first.is_set() else first).set())

@@ -23,7 +23,7 @@ class Sherpa:
     """sherpa-onnx's: float32 samples at 16 kHz, then "Done"; {"text", "segment", ...} after every chunk.
 
     Besides its own keys a message has "result", words as Vosk writes them (partial ones without "conf" unless the
-    stream asked for confidences), how many of them are "settled" (will not change), and "samples" processed so far.
+    stream requests confidences), how many of them are "settled" (will not change), and "samples" processed so far.
     """
 
     name = "sherpa"

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 class Result:
     """Words of one utterance of a stream. final: the utterance has ended; last: the stream has ended.
 
-    Confidences of partial words are nan unless the stream asked for them; the first `stable` words will not change.
+    Confidences of partial words are nan unless the stream requests them; the first `stable` words will not change.
     segment: index of the utterance in its stream. samples: processed so far in the stream. error: set if the stream
     failed, which ends it.
     """

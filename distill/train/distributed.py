@@ -105,7 +105,7 @@ def join(device: str, longest_wait: float = LONGEST_WAIT) -> tuple[Ranks, torch.
     device: cpu, cuda or cuda:N; with torchrun each process takes the GPU of its local rank. longest_wait: seconds.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"--device {device}: torch sees no GPU here; use --device cpu")
+        raise ValueError(f"--device {device}: torch finds no GPU here; use --device cpu")
     if "RANK" not in os.environ:
         return Ranks(), torch.device(device)
     missing = [key for key in ("WORLD_SIZE", "LOCAL_RANK") if key not in os.environ]

@@ -21,7 +21,7 @@ from distill.fsa.k2_format import load_fsa
 from distill.graphs.lexicon import Lang
 from distill.graphs.numerator import UnitLm
 from distill.losses.objective import Objective, needs_of
-from distill.losses.term import Context
+from distill.losses.term import TermContext
 from distill.models import checkpoint
 from distill.models.front_end import FbankFrontEnd, FrontEnd, WaveFrontEnd
 from distill.models.recogniser import Recogniser, build_model, count_parameters
@@ -90,7 +90,7 @@ def build_trainer(
         if skipped:
             log.warning("%d cuts left out of training, listed in %s", len(skipped), folder / "skipped.tsv")
     denominator = graphs.denominator.to(device) if graphs else None
-    context = Context(experiment.model, teacher.settings if teacher else None, engine, denominator)
+    context = TermContext(experiment.model, teacher.settings if teacher else None, engine, denominator)
     objective = Objective(experiment.objective, context)
     if experiment.init:
         continue_projections(objective, folders.exp / experiment.init)

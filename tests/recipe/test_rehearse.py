@@ -131,7 +131,7 @@ def test_streaming_gives_the_words_of_the_masked_forward(rehearsal: Rehearsal) -
         assert streaming == offline
 
 
-def test_rescoring_says_what_it_chose_on_dev(rehearsal: Rehearsal) -> None:
+def test_rescoring_records_the_weights_chosen_on_dev(rehearsal: Rehearsal) -> None:
     assert json.loads((rehearsal.exp / "lm/result.json").read_text())["updates"] == 4
     perplexity = json.loads((rehearsal.exp / "lm/perplexity/summary.json").read_text())
     assert perplexity["set"] == "dev" and set(perplexity["models"]) == {"3gram", "4gram", "transformer"}

@@ -302,7 +302,7 @@ def break_kaldi(made: Made, data: KaldiDir, rng: random.Random) -> None:
         made.error = rf"{part}/wav.scp:\d+: a command.*--allow-commands"
     elif kind == "no wav.scp":
         (data.folder / "wav.scp").unlink()
-        made.error = rf"{part} holds no wav.scp"
+        made.error = rf"{part} has no wav.scp"
     elif kind == "empty":
         listed = "segments" if data.segmented else "wav.scp"
         (data.folder / listed).write_bytes(b"\n \n")

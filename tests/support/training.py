@@ -25,7 +25,7 @@ from distill.graphs.lexicon import Lang, Lexicon, write_lang
 from distill.graphs.numerator import UnitLm
 from distill.graphs.unit_ngram import train_unit_ngram
 from distill.losses.objective import Objective
-from distill.losses.term import Context
+from distill.losses.term import TermContext
 from distill.models import checkpoint
 from distill.models.recogniser import build_model, count_parameters
 from distill.train.distributed import Ranks, join
@@ -114,7 +114,7 @@ def toy_trainer(
     valid = CutSet.from_cuts(ranks.mine(sorted(cuts, key=lambda cut: cut.id)[:9]))
     reading = SpeechDataset(numerators, None, 0, taught, False)
     model = build_model(experiment.model, len(lang.outputs))
-    context = Context(experiment.model, experiment.model, "native", lang.topology.compose(numerators.lm.fsa))
+    context = TermContext(experiment.model, experiment.model, "native", lang.topology.compose(numerators.lm.fsa))
     objective = Objective(experiment.objective, context)
     if double:
         model, objective = model.double(), objective.double()

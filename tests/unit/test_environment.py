@@ -30,7 +30,7 @@ def sourced(root: Path, command: str, **environment: str) -> subprocess.Complete
 
 
 @pytest.mark.parametrize(("room", "message"), [("0 0", ""), ("900000 1", "installing needs 900001 GiB free in ")])
-def test_a_full_disk_is_told_before_installing(room: str, message: str) -> None:
+def test_a_full_disk_is_reported_before_installing(room: str, message: str) -> None:
     done = sourced(ROOT, f"need_room {room}")
     assert bool(done.returncode) == bool(message)
     assert done.stderr.startswith(message)

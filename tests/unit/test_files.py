@@ -75,7 +75,7 @@ def test_a_library_that_hides_the_disks_error_is_seen_through(tmp_path: Path) ->
         (FileNotFoundError(errno.ENOENT, "No such file", "cuts"), ""),
     ],
 )
-def test_the_disks_errors_are_told_from_others_while_it_is_full(
+def test_the_disks_errors_are_recognised_while_it_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, message: str
 ) -> None:
     (tmp_path / "lang").mkdir()

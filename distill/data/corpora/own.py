@@ -39,7 +39,7 @@ class Own(Corpus):
                 f"no {part} in {self.root}: expected a Kaldi data directory {part}/ or lhotse cuts {part}.jsonl.gz"
             )
         if len(paths) > 1:
-            raise ValueError(f"{self.root} holds {' and '.join(path.name for path in paths)}; which of them is meant?")
+            raise ValueError(f"{self.root} has {' and '.join(path.name for path in paths)}; which of them is meant?")
         if paths[0].name != part:
             return list_cuts(paths[0], allow_commands=self.options.allow_commands)
         needs_text = part not in self.roles.unlabelled

@@ -93,7 +93,7 @@ def find_tables(root: Path) -> dict[str, Path]:
     if missing:
         wanted = "".join(f"\n  {name}: {', '.join(columns)}" for name, columns in TABLES.values())
         raise FileNotFoundError(
-            f"no {' or '.join(missing)}; give the folder of spoken commands as --corpus-dir. It holds these tables "
+            f"no {' or '.join(missing)}; give the folder of spoken commands as --corpus-dir. It has these tables "
             f"(tab-separated, the first line names the columns) and the audio at the paths in them:{wanted}\n"
             "egs/spoken_commands/README.md names the sources of both; egs/spoken_commands/fetch.py fetches the audio"
         )

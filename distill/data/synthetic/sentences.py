@@ -86,7 +86,7 @@ def _rule(body: str, where: str) -> Rule:
 
 def _complete(rules: dict[str, Rule], path: Path | str) -> dict[str, Rule]:
     if not rules:
-        raise ValueError(f"{path} holds no rule")
+        raise ValueError(f"{path} has no rule")
     for symbol, rule in rules.items():
         for item in (item for alternative in rule.alternatives for item in alternative):
             if not item.isupper() and item not in rules:

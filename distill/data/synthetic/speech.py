@@ -114,7 +114,7 @@ def generate_corpus(
 ) -> Path:
     """Writes `corpus_dir`/LibriSpeech, librispeech-lm-norm.txt.gz and librispeech-lexicon.txt.
 
-    `source_dir` holds grammar.txt and lexicon.txt; `scale` multiplies the number of sentences. Finished
+    `source_dir` has grammar.txt and lexicon.txt; `scale` multiplies the number of sentences. Finished
     speakers are kept, so a killed call continues; other settings start again. Returns `corpus_dir`.
     Raises ModuleNotFoundError without espeakng-loader, ValueError for a folder of another origin.
     """
@@ -195,15 +195,15 @@ def _claim(corpus_dir: Path, settings: dict[str, Any]) -> bool:
     """Makes the folder ready for these settings; True if the corpus is complete already."""
     stamp = corpus_dir / "embedded.json"
     try:
-        found = json.loads(stamp.read_text()) if stamp.is_file() else None
+        before = json.loads(stamp.read_text()) if stamp.is_file() else None
     except ValueError:
         raise ValueError(f"{stamp} is cut short; remove it and {corpus_dir}/LibriSpeech, or choose another") from None
-    for name in WRITTEN if found is None else ():
+    for name in WRITTEN if before is None else ():
         if (corpus_dir / name).exists():
             raise ValueError(f"{corpus_dir}/{name} exists and is not an embedded corpus; choose another --corpus-dir")
-    complete = bool(found and found.pop("complete", False))
-    if found is not None and found != settings:
-        changed = [key for key in settings if found.get(key) != settings[key]]
+    complete = bool(before and before.pop("complete", False))
+    if before is not None and before != settings:
+        changed = [key for key in settings if before.get(key) != settings[key]]
         log.info("embedded corpus in %s: made again, changed: %s", corpus_dir, ", ".join(changed))
         shutil.rmtree(corpus_dir / "LibriSpeech", ignore_errors=True)
         complete = False
@@ -348,7 +348,7 @@ class Espeak:
             raise RuntimeError(f"espeak-ng does not start with the voice data in {folder}")
         self._chunks: list[np.ndarray] = []
         kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
-        self._callback = kind(self._collect)  # kept: the library holds a bare pointer to it
+        self._callback = kind(self._collect)  # kept: the library keeps a bare pointer to it
         self.library.espeak_SetSynthCallback(self._callback)
         if self.library.espeak_SetVoiceByName(f"{accent}+speaker".encode()):
             raise RuntimeError(f"espeak-ng has no voice {accent!r}")

@@ -1,7 +1,7 @@
 """One HTML page of a decoding: its errors word by word, the worst utterances first and audible.
 
 The page is one file that needs nothing else: it opens from a disk, without a network. Everything that comes from
-transcripts or names passes through `element`, which escapes it; a content security policy lets only the page's own
+transcripts or names passes through `element`, which escapes it; a content security policy allows only the page's own
 script run. The same decoding gives the same bytes.
 """
 
@@ -97,7 +97,7 @@ def filled(parts: Mapping[str, str]) -> Markup:
     text = {name: (HERE / f"page.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js")}
     inside = {"css": text["css"], "js": text["js"], "css_hash": _sha256(text["css"]), "js_hash": _sha256(text["js"])}
     whole = {**parts, **inside}
-    return Markup(re.sub(r"\{\{(\w+)\}\}", lambda found: whole[found[1]], text["html"]))
+    return Markup(re.sub(r"\{\{(\w+)\}\}", lambda match: whole[match[1]], text["html"]))
 
 
 def _sha256(text: str) -> str:
@@ -111,13 +111,13 @@ def worst_first(scored: Iterable[Scored]) -> list[Scored]:
 
 def addresses(ordered: Sequence[Scored], audio: Audio) -> dict[str, str]:
     """Utterance -> address of its audio: `data:` for the worst ones, as far as count and budget go, else its link."""
-    found, left = dict(audio.links), audio.budget
+    links, left = dict(audio.links), audio.budget
     for each in [s for s in ordered if s.errors][: audio.count]:
         content = audio.read(each.name)
         if len(content) <= left:
-            found[each.name] = "data:audio/flac;base64," + base64.b64encode(content).decode()
+            links[each.name] = "data:audio/flac;base64," + base64.b64encode(content).decode()
             left -= len(content)
-    return found
+    return links
 
 
 # Figures
@@ -186,17 +186,17 @@ def _rate(scored: Sequence[Scored]) -> float:
 
 def confusion_tables(pairs: Iterable[Sequence[tuple[str | None, str | None]]]) -> Markup:
     """The most frequent substitutions, deletions and insertions."""
-    found = Counter((a, b) for each in pairs for a, b in each if a != b)
+    counts = Counter((a, b) for each in pairs for a, b in each if a != b)
     kinds = (
-        ("Substituted", [p for p in found if None not in p]),
-        ("Deleted", [p for p in found if p[1] is None]),
-        ("Inserted", [p for p in found if p[0] is None]),
+        ("Substituted", [p for p in counts if None not in p]),
+        ("Deleted", [p for p in counts if p[1] is None]),
+        ("Inserted", [p for p in counts if p[0] is None]),
     )
-    return joined(_confusions(title, {p: found[p] for p in chosen}) for title, chosen in kinds)
+    return joined(_confusions(title, {p: counts[p] for p in chosen}) for title, chosen in kinds)
 
 
-def _confusions(title: str, found: Mapping[tuple[str | None, str | None], int]) -> Markup:
-    ordered = sorted(found.items(), key=lambda item: (-item[1], str(item[0][0]), str(item[0][1])))
+def _confusions(title: str, counts: Mapping[tuple[str | None, str | None], int]) -> Markup:
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], str(item[0][0]), str(item[0][1])))
     rows = []
     for (reference, hypothesis), count in ordered[:MOST_PAIRS]:
         mark = error(reference, hypothesis)

@@ -34,7 +34,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
     return lfmmi_gpu
 
 
-def test_without_a_gpu_it_says_so(bench: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_a_missing_gpu_is_reported(bench: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(sys, "argv", ["benchmarks/lfmmi_gpu.py"])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit) as ending:

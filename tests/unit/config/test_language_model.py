@@ -30,7 +30,7 @@ def test_those_of_the_recipes_are_valid(path: Path) -> None:
         ("text.units=syllables", r"text\.units.*'bpe', 'chars' or 'words'"),
         ("model.dims=3", "unknown key 'dims'; did you mean 'dim'"),
         ("model.heads=5", r"dim 16 must be even and a multiple of heads 5"),
-        ("rescoring.lm_weights=[0.5]", "must hold the decoding without a language model"),
+        ("rescoring.lm_weights=[0.5]", "must contain the decoding without a language model"),
         ("rescoring.nbest=0", r"rescoring\.nbest.*greater than or equal to 1"),
         ("optim.updates=0", "either optim.updates or optim.epochs"),
     ],
@@ -42,6 +42,6 @@ def test_wrong_settings_name_key_and_way_out(override: str, message: str, tmp_pa
         LanguageModel.load(path, [override])
 
 
-def test_a_recipe_without_one_is_told_where_to_take_it_from(tmp_path: Path) -> None:
+def test_a_recipe_without_one_gets_the_place_to_copy_it_from(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"at .*lm\.yaml; copy those of another recipe"):
         LanguageModel.load(tmp_path / "lm.yaml")

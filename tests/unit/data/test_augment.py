@@ -72,7 +72,7 @@ def test_wrong_settings_are_errors(wrong: dict) -> None:
 
 
 @pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0])
-def test_spectrum_falls_as_asked(exponent: float) -> None:
+def test_spectrum_falls_by_its_exponent(exponent: float) -> None:
     noise = coloured_noise(1 << 16, exponent, np.random.default_rng(0))
     power = np.abs(np.fft.rfft(noise)) ** 2
     octaves = [power[1 << k : 2 << k].mean() for k in range(6, 15)]

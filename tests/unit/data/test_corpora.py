@@ -130,7 +130,7 @@ def test_audio_without_transcript_is_skipped(libri: Path, tmp_path: Path) -> Non
     assert prepare(LibriSpeech(libri), tmp_path) == [("train-clean-100", "1-7-0002", "no supervision")]
 
 
-def test_nothing_left_is_an_error_that_says_why(libri: Path, tmp_path: Path) -> None:
+def test_nothing_left_is_an_error_with_its_reason(libri: Path, tmp_path: Path) -> None:
     for path in chapter(libri).glob("*.flac"):
         write_tone(path, rate=8000)
     with pytest.raises(ValueError, match="train-clean-100: no usable utterance is left: wrong sampling rate"):
@@ -224,11 +224,11 @@ def test_a_part_in_two_forms_is_an_error(tmp_path: Path) -> None:
     for part in ("labelled", "unlabelled", "dev", "test-mine"):
         write_kaldi(tmp_path / part, {"a1": "HELLO"})
     (tmp_path / "dev.jsonl.gz").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"holds dev and dev\.jsonl\.gz; which of them"):
+    with pytest.raises(ValueError, match=r"has dev and dev\.jsonl\.gz; which of them"):
         Own(write_words(tmp_path)).listing("dev")
 
 
-def test_own_corpus_says_what_is_missing(tmp_path: Path) -> None:
+def test_missing_parts_of_an_own_corpus_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no test set"):
         own_roles(tmp_path)
     write_kaldi(tmp_path / "test-mine", {"a1": "x"})

@@ -143,7 +143,7 @@ def test_one_name_twice_is_listed(tmp_path: Path) -> None:
     assert listed == [("u2", "duplicate id: labelled.jsonl:2 and labelled.jsonl:3")]
 
 
-def test_commands_run_only_when_asked_for(tmp_path: Path) -> None:
+def test_commands_run_only_on_request(tmp_path: Path) -> None:
     row = cut(tmp_path)
     row["recording"]["sources"][0] |= {"type": "command", "source": f"touch {tmp_path}/ran; cat {tmp_path}/u2.flac"}
     with pytest.raises(ValueError, match=r"labelled\.jsonl:2: a command.*--allow-commands true"):

@@ -145,7 +145,7 @@ def test_a_folder_that_does_not_exist_is_not_filled(tmp_path: Path) -> None:
     assert not (tmp_path / "slip").exists()
 
 
-def test_mirrors_are_asked_first(server: Server, tmp_path: Path, monkeypatch) -> None:  # noqa: F811
+def test_mirrors_come_first(server: Server, tmp_path: Path, monkeypatch) -> None:  # noqa: F811
     file = published(server)
     elsewhere = Published(file.page, "http://127.0.0.1:9/resources/12/part.tar.gz", file.size, file.digest, file.gives)
     monkeypatch.setenv(download.MIRRORS, f"http://127.0.0.1:9/ {server.address}/")
@@ -153,7 +153,7 @@ def test_mirrors_are_asked_first(server: Server, tmp_path: Path, monkeypatch) ->
     assert unpacked(tmp_path) == FILES
 
 
-def test_a_full_disk_is_told_before_and_while_fetching(server: Server, tmp_path: Path, monkeypatch) -> None:  # noqa: F811
+def test_a_full_disk_is_reported_before_and_while_fetching(server: Server, tmp_path: Path, monkeypatch) -> None:  # noqa: F811
     file = published(server)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))

@@ -176,7 +176,7 @@ def test_rates_that_cannot_be_converted_are_listed(tmp_path: Path, rate: int) ->
 
 
 @pytest.mark.parametrize("rate", [8000, 44100])
-def test_other_rates_are_converted_when_asked_for(tmp_path: Path, rate: int) -> None:
+def test_other_rates_are_converted_on_request(tmp_path: Path, rate: int) -> None:
     folder = write(tmp_path, segments="u1 u1 0.0 0.3\nu2 u2 0.1 0.4\n")
     write_tone(folder / "u2.wav", 0.4, rate)
     manifest, listed = used(folder, resample=True)
@@ -196,7 +196,7 @@ def test_commands_do_not_run_unasked(tmp_path: Path, command: str) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_commands_run_when_asked_for(tmp_path: Path) -> None:
+def test_commands_run_on_request(tmp_path: Path) -> None:
     folder = write(tmp_path)
     (folder / "wav.scp").write_text(f"u1 cat {folder}/u1.wav |\nu2 cat {folder}/absent.wav |\n")
     manifest, listed = used(folder, allow_commands=True)
@@ -229,5 +229,5 @@ def test_tables_that_cannot_be_read_are_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="labelled/text is not a file"):
         list_kaldi(folder)
     (folder / "wav.scp").unlink()
-    with pytest.raises(FileNotFoundError, match=r"holds no wav\.scp"):
+    with pytest.raises(FileNotFoundError, match=r"has no wav\.scp"):
         list_kaldi(folder)

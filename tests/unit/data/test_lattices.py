@@ -175,7 +175,7 @@ def test_objective_of_every_kind_is_at_most_zero(lang: Lang, part: Path, kind: s
         assert logits.grad is not None and logits.grad.isfinite().all()
 
 
-def test_kinds_hold_what_they_say(lang: Lang, part: Path) -> None:
+def test_kinds_contain_the_sequences_of_their_name(lang: Lang, part: Path) -> None:
     stored = Lattices([part])
     cut_id = max(stored, key=lambda each: len(scores(stored[each])))
 
@@ -190,7 +190,7 @@ def test_kinds_hold_what_they_say(lang: Lang, part: Path) -> None:
     assert near <= sequences(lattice={"beam": 1.5}) < set(ranked)
 
 
-def test_text_comes_before_lattices_and_problems_are_told(lang: Lang, part: Path) -> None:
+def test_text_comes_before_lattices_and_problems_are_listed(lang: Lang, part: Path) -> None:
     made = numerators(lang, part)
     written = made.batch([("cut-1", "AB")])[0]
     assert len(written.src) != len(numerators(lang, part).batch([("cut-1", None)])[0].src)

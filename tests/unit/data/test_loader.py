@@ -144,7 +144,7 @@ def validated(ranks: Ranks, cuts: CutSet) -> list[str]:
     return [id_ for batch in in_order(cuts, reading, 1.0) for id_ in batch.ids]
 
 
-def test_in_order_gives_every_rank_all_it_asks_for(cuts: CutSet) -> None:
+def test_in_order_gives_every_rank_its_whole_share(cuts: CutSet) -> None:
     for ids in in_ranks(2, validated, cuts):
         assert sorted(ids) == sorted(cut.id for cut in cuts)
 

@@ -54,7 +54,7 @@ def test_same_seed_same_sentences() -> None:
     assert [grammar.sentence(first) for _ in range(50)] == [grammar.sentence(second) for _ in range(50)]
 
 
-def test_lexicon_holds_exactly_the_words_of_the_grammar() -> None:
+def test_lexicon_has_exactly_the_words_of_the_grammar() -> None:
     lexicon = {line.split()[0] for line in (MINI / "lexicon.txt").read_text().splitlines()}
     words = Grammar.read(MINI / "grammar.txt").words
     assert sorted(lexicon) == words

@@ -76,7 +76,7 @@ def test_speakers_table(corpus: Path) -> None:
     assert {row[0] for row in rows} == folders
 
 
-def test_text_corpus_holds_nothing_that_is_spoken(corpus: Path) -> None:
+def test_text_corpus_has_no_spoken_sentence(corpus: Path) -> None:
     text = set(gzip.decompress((corpus / "librispeech-lm-norm.txt.gz").read_bytes()).decode().splitlines())
     spoken = {
         line.split(" ", 1)[1]
@@ -137,7 +137,7 @@ def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "LibriSpeech/dev-clean").is_dir()
 
 
-def test_missing_synthesiser_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_synthesiser_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def absent(name: str, *args, **kwargs):

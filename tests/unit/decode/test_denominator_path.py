@@ -48,7 +48,7 @@ def test_best_units_follow_the_audio_where_it_is_clear() -> None:
     assert DenominatorPath(NativeEngine(), denominator).units(monophones("ctc", 4), audio) == [[1, 2, 2, 3], [3, 1]]
 
 
-def test_best_units_follow_the_ngram_where_the_audio_says_nothing_of_order() -> None:
+def test_best_units_follow_the_ngram_where_the_audio_leaves_the_order_open() -> None:
     denominator = topology.ctc(train_unit_ngram([(1, 2)] * 50, 2, 4))
     doubtful = np.log(np.array([[0.02, 0.9, 0.04, 0.04], [0.02, 0.02, 0.47, 0.49]], dtype=np.float32))
     assert DenominatorPath(NativeEngine(), denominator).units(monophones("ctc", 4), [doubtful]) == [[1, 2]]

@@ -61,7 +61,7 @@ def test_other_orders_of_the_word_ngram(tmp_path: Path, order: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_unit_lattice_holds_all_sequences_with_their_best_scores(small: Small, seed: int) -> None:
+def test_unit_lattice_has_all_sequences_with_their_best_scores(small: Small, seed: int) -> None:
     log_probs = random_log_probs(seed, FRAMES, len(small.lang.units))
     expected = {units: score for score, units, _ in small.ranked(log_probs)}
     graph = determinised(lattice(small, log_probs), decoder(small).new_unit, 200.0)
@@ -102,7 +102,7 @@ def test_silence_repeats_and_homophones(small: Small) -> None:
     assert (found.words, found.units) == (("A", "BE", "A"), (a, sil, b, sil, a, sil))
 
 
-def test_silence_alone_says_nothing(small: Small) -> None:
+def test_silence_alone_gives_no_words(small: Small) -> None:
     found = best_path(small, spoken([0, small.lang.silence, 0], len(small.lang.units), repeat=4))
     assert (found.words, found.units, found.complete) == ((), (small.lang.silence,), True)
 

@@ -51,7 +51,7 @@ def test_candidates_have_the_scores_of_the_search_apart(small: Small) -> None:
         assert (found.acoustic[0], found.graph[0]) == pytest.approx((best.acoustic, best.graph), abs=1e-3)
 
 
-def test_without_a_path_nothing_is_said(small: Small) -> None:
+def test_without_a_path_there_are_no_words(small: Small) -> None:
     decoder = GraphDecoder(NativeEngine(), small.hlg, small.lang)
     found = candidates(decoder, Lattice.empty(), 5, 5.0)
     assert found.words == ((),) and found.best(Weights(0.3, 2.0, 1.0)) == ()

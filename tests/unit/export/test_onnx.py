@@ -80,7 +80,7 @@ def test_streams_of_a_batch_do_not_hear_each_other(exported: dict) -> None:
 
 
 @pytest.mark.parametrize("name", ["fbank", "many sinks"])
-def test_a_stream_costs_what_it_has_heard_and_no_more(exported: dict, name: str, monkeypatch) -> None:
+def test_a_stream_costs_its_audio_and_no_more(exported: dict, name: str, monkeypatch) -> None:
     """Rings grow to the history and stay there, the last frames are a run of their own size; both begin anew."""
     _, folder = exported[name]
     session = open_session(folder, "onnx")

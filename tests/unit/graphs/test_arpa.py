@@ -68,7 +68,7 @@ def test_grammar_has_the_paths_and_costs_of_kaldilms(order: int, tmp_path: Path)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
-def test_grammar_says_what_the_model_says(order: int, tmp_path: Path) -> None:
+def test_grammar_scores_as_the_model(order: int, tmp_path: Path) -> None:
     """The path that backs off only where it must carries the model's probability, so the best is no worse."""
     lm, path = trained(order, tmp_path)
     grammar = grammar_fst(path, WORDS)

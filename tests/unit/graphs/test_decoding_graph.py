@@ -42,7 +42,7 @@ def test_words_without_pronunciation_are_named(lang: Lang, tmp_path: Path) -> No
         hlg(lang, tmp_path, ["ZEBRA"])
 
 
-def test_lexicon_tells_homophones_and_prefixes_apart(lang: Lang) -> None:
+def test_lexicon_separates_homophones_and_prefixes(lang: Lang) -> None:
     fst, marks = lexicon_fst(lang)
     assert len(marks) == 5  # #0, one each for TO, TOO and TWO, and the silence's
     ids, base = lang.tokens, marks[0]

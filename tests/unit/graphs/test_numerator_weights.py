@@ -59,7 +59,7 @@ def test_there_is_something_to_test() -> None:
 
 
 @pytest.mark.parametrize("number", range(12))
-def test_lattice_graph_holds_the_scaled_scores(number: int) -> None:
+def test_lattice_graph_has_the_scaled_scores(number: int) -> None:
     sequences = HEARD[number]
     plain = language(lattice_graph(sequences, 4.0))
     assert set(plain.values()) == {0.0}
@@ -142,7 +142,7 @@ def test_nbest_are_the_first_of_the_lattice() -> None:
 
 
 @pytest.mark.parametrize("ratio", [1.0, 0.5])
-def test_windows_hold_every_path_of_the_lattice(ratio: float) -> None:
+def test_windows_contain_every_path_of_the_lattice(ratio: float) -> None:
     """A path that begins each unit where the lattice has it passes with a tolerance of 0, one far off does not."""
     symbols = np.array([1, 2], dtype=np.int32)
     zero = np.zeros(2, dtype=np.float32)

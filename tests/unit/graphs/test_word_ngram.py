@@ -56,7 +56,7 @@ def some_text(seed: int, count: int) -> list[str]:
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 @pytest.mark.parametrize("least", [1, 2, 3])
-def test_file_holds_what_the_naive_version_gives(order: int, least: int, tmp_path: Path) -> None:
+def test_file_equals_the_naive_version(order: int, least: int, tmp_path: Path) -> None:
     text, words = some_text(order, 150), ["ZEBRA", "W3"]
     lm = train_word_ngram(text, order, words, least)
     lm.write(tmp_path / "lm.arpa")

@@ -174,7 +174,7 @@ def test_padding_and_neighbours_do_not_matter(engine: Engine, shared: bool) -> N
         assert gradient[b, n:].abs().sum() == 0
 
 
-def test_precision_is_what_was_asked_for(make_engine: Callable[..., Engine]) -> None:
+def test_precision_is_that_of_the_settings(make_engine: Callable[..., Engine]) -> None:
     hmm, log_probs, lengths = topology.ctc(random_fsa(4, 3)), random_log_probs(1, 300, 4.0), torch.tensor([300])
     exact = make_engine().score(log_probs, lengths, hmm).total
     double = make_engine(precision="float64").score(log_probs.float(), lengths, hmm).total

@@ -32,7 +32,7 @@ def test_units_spell_the_words_they_were_learnt_from(kind: str, tmp_path: Path) 
     assert loaded.symbols == units.symbols and loaded.of("BEE") == units.of("BEE")
 
 
-def test_rare_words_are_unknown_and_said_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_rare_words_are_unknown_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     units = learnt("words", tmp_path, most=5)
     assert units.symbols[3:] == ["A", "AB"] and units.of("BOB") == (UNKNOWN,)
     assert "3 of 5 words are <unk>" in caplog.text
@@ -52,7 +52,7 @@ def sentences_of(corpus: Corpus) -> list[list[int]]:
     return [numbers[a : b + 1] for a, b in itertools.pairwise(ends)]
 
 
-def test_rows_hold_the_text_and_long_sentences_go_on(tmp_path: Path) -> None:
+def test_rows_contain_the_text_and_long_sentences_go_on(tmp_path: Path) -> None:
     units = learnt("words", tmp_path)
     corpus = write_corpus(SENTENCES, units, 3, tmp_path)
     whole = [units.sentence(s.split()) for s in SENTENCES if s]

@@ -11,7 +11,7 @@ from distill.fsa.graph import Fsa
 from distill.graphs import topology
 from distill.lfmmi import NativeEngine, TorchEngine
 from distill.losses.mmi import LfMmi
-from distill.losses.term import Context
+from distill.losses.term import TermContext
 from tests.unit.losses.test_objective import LENGTHS, UNITS, linear_graph, loop_graph
 
 DENOMINATOR = topology.ctc(loop_graph())
@@ -76,7 +76,7 @@ def test_extreme_logits_give_finite_losses_and_gradients() -> None:
 
 def test_settings_reach_the_engine() -> None:
     settings = Mmi(leaky=0.1, precision="float64", den_scale=0.9, out_of_range=0.01)
-    mmi = LfMmi.build(settings, Context(Model(), engine="native", denominator=DENOMINATOR))
+    mmi = LfMmi.build(settings, TermContext(Model(), engine="native", denominator=DENOMINATOR))
     assert (mmi.engine.leaky, mmi.engine.precision, mmi.den_scale, mmi.out_of_range) == (0.1, "float64", 0.9, 0.01)
     with pytest.raises(ValueError, match="final"):
         endless = topology.ctc(Fsa.from_arcs([(0, 1, 1, 0.0)], {}, 2))

@@ -14,7 +14,7 @@ from distill.fsa.graph import Fsa
 from distill.graphs import topology
 from distill.lfmmi import NativeEngine
 from distill.losses.objective import Objective, fit_frames, needs_of
-from distill.losses.term import Context, LossTerm
+from distill.losses.term import LossTerm, TermContext
 from distill.models.heads import SharedHead
 
 UNITS, DIM, TEACHER_DIM, BLOCKS = 4, 6, 10, 3
@@ -42,7 +42,7 @@ def make(seed: int = 0, **settings):
     torch.manual_seed(seed)
     options = Settings(teacher_layers=(2, 0, 4), **settings)
     student, teacher = model_settings(DIM, BLOCKS, TEACHER_DIM), model_settings(TEACHER_DIM, 4)
-    objective = Objective(options, Context(student, teacher, "native", topology.ctc(loop_graph())))
+    objective = Objective(options, TermContext(student, teacher, "native", topology.ctc(loop_graph())))
     head = SharedHead(DIM, UNITS, TEACHER_DIM)
     hidden = tuple(torch.randn(2, 9, DIM) for _ in range(BLOCKS))
     hidden = (torch.zeros(2, 9, DIM), *hidden)
@@ -138,7 +138,7 @@ def test_targets_of_twice_the_rate_are_averaged_in_pairs() -> None:
 
 
 def test_blocks_beyond_the_teacher_are_refused() -> None:
-    context = Context(model_settings(DIM, 1), model_settings(TEACHER_DIM, 4))
+    context = TermContext(model_settings(DIM, 1), model_settings(TEACHER_DIM, 4))
     with pytest.raises(ValueError, match=r"term hidden names teacher blocks \[24\], but the teacher has 1 to 4"):
         Objective(Settings(hidden=Hidden(layers=(24,))), context)
 
@@ -181,7 +181,7 @@ def test_a_window_of_updates_ends() -> None:
     _, head, hidden, targets, numerators = make()
     options = Settings.model_validate({"outputs": {}, "hidden": {"layers": [2, 0, 4], "updates": 3}})
     student, teacher = model_settings(DIM, BLOCKS, TEACHER_DIM), model_settings(TEACHER_DIM, 4)
-    objective = Objective(options, Context(student, teacher))
+    objective = Objective(options, TermContext(student, teacher))
     for update, terms in (
         (0, {"outputs", "hidden1", "hidden3"}),
         (2, {"outputs", "hidden1", "hidden3"}),

@@ -88,7 +88,7 @@ def test_streaming_counts_the_whole_history() -> None:
     assert frames_of(model).seconds == pytest.approx(0.2)
 
 
-def test_the_tool_tells_all_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tool_prints_all_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = tmp_path / "size.json"
     monkeypatch.setattr("sys.argv", ["size.py", str(CONF / "mini" / "ss_fbank40.yaml"), "--json", str(written)])
     size.main()

@@ -94,7 +94,7 @@ def test_offline_models_cannot_stream_and_say_so() -> None:
         small_model(False)(torch.zeros(1, 1, 320), torch.tensor([320]))
 
 
-def test_masked_spans_hit_the_asked_share_and_only_valid_frames() -> None:
+def test_masked_spans_hit_the_share_of_the_settings_and_only_valid_frames() -> None:
     torch.manual_seed(0)
     features, lengths = torch.ones(64, 200, 32), torch.full((64,), 150)
     masked = mask_spans(features, lengths, Mask(time_probability=0.2, time_length=10), torch.zeros(32))

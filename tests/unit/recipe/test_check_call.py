@@ -73,7 +73,7 @@ def test_a_call_that_fits_is_silent_and_writes_nothing(check: Check, tmp_path: P
         ("teacher,sn,nothing", (), "no experiment 'nothing' in .*; there are: "),
         ("graphs", (), "no experiment 'graphs'"), ("lm", (), "no experiment 'lm'"),
         ("teacher,../conf/sn", (), r"--experiment .*'\.\./conf/sn' must be a name"),
-        ("teacher,teacher", (), "teacher stands there more than once"),
+        ("teacher,teacher", (), "teacher is given more than once"),
         ("teacher,", (), "'' must be a name"), ("teacher, sn", (), "' sn' must be a name"),
         ("teacher,same", (), r"same\.yaml: name: teacher is also that of teacher\.yaml"),
         ("teacher,wrong", (), r"wrong\.yaml: seed: must be greater"),

@@ -33,7 +33,7 @@ def hold(folder: Path, content: object) -> Path:
     return path
 
 
-def test_a_lock_names_its_holder_and_goes(tmp_path: Path) -> None:
+def test_a_lock_names_its_process_and_goes(tmp_path: Path) -> None:
     with locked(tmp_path / "lang"):
         found = json.loads((tmp_path / "lang.lock").read_text())
     assert (found["host"], found["pid"]) == (socket.gethostname(), os.getpid())
@@ -41,7 +41,7 @@ def test_a_lock_names_its_holder_and_goes(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_living_process_holds_its_folder(tmp_path: Path) -> None:
+def test_a_living_process_keeps_its_folder(tmp_path: Path) -> None:
     path = hold(tmp_path / "lang", holder())
     expected = rf"process {os.getppid()} is writing .*lang \(on .*, since 2026-01-01"
     with pytest.raises(RuntimeError, match=expected), locked(tmp_path / "lang"):
@@ -68,7 +68,7 @@ def test_the_lock_of_a_process_that_is_gone_is_taken_over(tmp_path: Path) -> Non
     assert not (tmp_path / "lang.lock").exists()
 
 
-def test_a_number_that_is_used_again_holds_nothing(tmp_path: Path) -> None:
+def test_a_process_number_that_is_used_again_locks_nothing(tmp_path: Path) -> None:
     hold(tmp_path / "lang", holder(started="another time"))
     with locked(tmp_path / "lang"):
         assert json.loads((tmp_path / "lang.lock").read_text())["pid"] == os.getpid()
@@ -119,6 +119,6 @@ def test_of_many_that_take_over_one_wins(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_proc_the_system_is_asked() -> None:
+def test_without_proc_ps_gives_the_start_time() -> None:
     assert locks._started_by_ps(os.getpid()) == locks._started_by_ps(os.getpid()) != ""
     assert locks._started_by_ps(2**22 + 1) == ""

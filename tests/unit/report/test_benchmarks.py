@@ -45,7 +45,7 @@ def test_cases_with_many_rows_have_tables_in_one_unit(tmp_path: Path) -> None:
     assert "| ours | 0.001 | 1.00x |" in lines
 
 
-def test_a_ratio_says_which_way_is_faster(tmp_path: Path) -> None:
+def test_a_ratio_names_the_faster_direction(tmp_path: Path) -> None:
     rows = [{"case": "T1", "engine": "torch", "seconds": 9.0, "ratio": 1.0}]
     rows += [{"case": "S5", "engine": e, "seconds": 9 / r, "ratio": r} for e, r in (("torch", 6.0), ("int8", 12.0))]
     assert "| case | engine | time/s | speed, T1 = 1 |" in lines_of(tmp_path, rows)

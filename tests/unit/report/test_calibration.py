@@ -42,7 +42,7 @@ def test_the_main_mode_stands_in_table_and_plot(exp: Path) -> None:
     assert calibration.files(runs) == [f"ss/decode_{name}_streaming_1best/confidence.json" for name in sets]
 
 
-def test_without_confidences_nothing_is_said(exp: Path) -> None:
+def test_without_confidences_there_is_no_section(exp: Path) -> None:
     for path in exp.glob("*/*/confidence.json"):
         path.unlink()
     assert calibration.sections(exp, read_runs(exp)) == []

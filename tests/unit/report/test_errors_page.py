@@ -195,7 +195,7 @@ def test_confusions_are_counted() -> None:
     assert all(cells[0].all("button")[0].attributes["data-query"] == cells[0].text for cells in rows)
 
 
-def test_the_worst_can_be_heard_within_count_and_budget() -> None:
+def test_the_worst_can_be_played_within_count_and_budget() -> None:
     results = [score(f"u{i}", ["A"] * 9, ["X"] * i + ["A"] * (9 - i)) for i in range(6)]
     sizes = {"u5": 30, "u4": 80, "u3": 60, "u2": 10, "u1": 1}
     audio = page.Audio(lambda name: bytes(sizes[name]), {f"u{i}": f"{i}.flac" for i in (0, 1, 4)}, count=4, budget=100)
@@ -218,7 +218,7 @@ def test_same_results_same_bytes_in_any_order() -> None:
     assert built(results, speakers)[0] == built(results[::-1], dict(reversed(speakers.items())))[0]
 
 
-def test_what_is_left_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_left_out_utterances_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "MOST_UTTERANCES", 7)
     _, root = built(random_results(7))
     assert len(root.all("li")) == 7

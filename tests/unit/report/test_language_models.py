@@ -121,7 +121,7 @@ def test_reports_have_it_and_fit_the_terminal(exp: Path) -> None:
     assert max(map(len, terminal_report(exp, runs, compared(exp)).splitlines())) <= 100
 
 
-def test_without_one_nothing_is_said(exp: Path) -> None:
+def test_without_one_there_is_no_section(exp: Path) -> None:
     (exp / "lm/result.json").unlink()
     for method in ("transformer-lm", "nbest-rescoring"):
         for path in exp.glob(f"*/decode_*_{method}/wer.json"):

@@ -9,7 +9,7 @@ import pytest
 
 from distill.report import plots
 from distill.report.plots import Point, pareto_optimal
-from distill.report.results import CalibrationBin, CalibrationResult, Timing, TrainingResult, WerResult
+from distill.report.results import CalibrationBin, CalibrationResult, TimingResult, TrainingResult, WerResult
 from distill.report.runs import Run
 from distill.report.speed import points
 from tests.support.results import timing, timing_row, training, wer
@@ -67,7 +67,7 @@ def test_points_come_from_timing_and_decodings(tmp_path: Path) -> None:
     rows = [timing_row(runtime, rtf) for runtime, rtf in (("torch", 0.2), ("onnx", 0.1), ("int8", 0.05))]
     plain = WerResult.model_validate(wer("test", "streaming", "1best", 7.0, lookahead_mean_ms=470.0))
     quantised = WerResult.model_validate(wer("test", "streaming-int8", "1best", 7.1, lookahead_mean_ms=470.0))
-    result, times = TrainingResult.read(tmp_path / "ss/result.json"), Timing.model_validate(timing(rows=rows))
+    result, times = TrainingResult.read(tmp_path / "ss/result.json"), TimingResult.model_validate(timing(rows=rows))
     run = Run("ss", result, (plain,), times)
     assert points([run], "test") == [
         Point("ss", "streaming", "torch", 7.0, 4, 0.2, 470.0),

@@ -122,7 +122,7 @@ def test_objectives_only_when_they_were_run(exp: Path) -> None:
     assert rates == {"T": "2.00 [1.5-2.5]", "M1": "5.00 [4.5-5.5]", "M2": "-", "M3": "-", "M4": "2.50 [2.0-3.0]"}
 
 
-def test_the_report_says_how_it_was_made(exp: Path) -> None:
+def test_the_report_names_its_provenance(exp: Path) -> None:
     text = page(exp, "Results")
     for fact in ("librispeech", "a processor", "0.10 h", "/repo/local/train.py", "1.25"):
         assert fact in text

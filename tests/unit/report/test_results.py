@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from distill.report.results import Perplexities, ResultFile, Timing, TrainingResult, WerResult
+from distill.report.results import Perplexities, ResultFile, TimingResult, TrainingResult, WerResult
 
 ROOT = Path(__file__).parents[3]
-FILES = {"wer.json": WerResult, "result.json": TrainingResult, "timing.json": Timing, "summary.json": Perplexities}
+FILES = {
+    "wer.json": WerResult,
+    "result.json": TrainingResult,
+    "timing.json": TimingResult,
+    "summary.json": Perplexities,
+}
 
 
 @pytest.mark.parametrize(("name", "kind"), FILES.items())

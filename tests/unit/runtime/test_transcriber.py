@@ -178,8 +178,8 @@ def test_a_ctc_output_and_its_scale_need_each_other(scale: float, output: bool) 
         "stage": 6, "optim": {"updates": 1}, "model": {"ctc_output": output},
         "objective": {"alpha": 1, "beta": 1, "ctc_scale": scale},
     }  # fmt: skip
-    asked = "asks" if scale else "does not ask"
-    with pytest.raises(ValueError, match=rf"ctc_output is {str(output).lower()}, and objective.ctc_scale .* {asked}"):
+    fault = "needs it" if scale else "is 0"
+    with pytest.raises(ValueError, match=rf"ctc_output is {str(output).lower()}, but objective.ctc_scale .* {fault}"):
         Experiment.parse(values, "here")
 
 

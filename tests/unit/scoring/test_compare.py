@@ -144,7 +144,7 @@ def stretches(ours: Scored, theirs: Scored) -> int:
     return sum("E" in part for part in re.split("w{2,}", text))
 
 
-def test_segments_hold_every_error_once() -> None:
+def test_segments_contain_every_error_once() -> None:
     rng = np.random.default_rng(1)
     for ours, theirs in (random_pair(rng) for _ in range(300)):
         found = compare.segments(ours, theirs)

@@ -175,7 +175,7 @@ def test_searches_take_turns_in_any_thread() -> None:
         np.testing.assert_array_equal(found.graph, expected.graph)
 
 
-def test_a_search_that_cannot_go_on_says_so() -> None:
+def test_a_search_that_cannot_go_on_is_an_error() -> None:
     chain = DecodingGraph(
         np.array([0, 1, 1]), np.array([1], dtype=np.int32), np.array([0], dtype=np.int32),
         np.array([5], dtype=np.int32), np.zeros(1, dtype=np.float32), np.array([-np.inf, 0.0], dtype=np.float32),

@@ -79,7 +79,7 @@ def test_the_lattice_can_be_had_on_the_way() -> None:
         assert same(ongoing.lattice(True), lattice_of(GRAPH, log_probs[: start + 10], limits))
 
 
-def test_a_beam_that_leaves_no_path_is_told() -> None:
+def test_a_beam_that_leaves_no_path_is_reported() -> None:
     ongoing = OngoingSearch(GRAPH, Search(15.0, 6.0, 0))
     assert ongoing.best() is None and ongoing.lattice(True).num_states == 0
     hopeless = np.full((3, OUTPUTS), -np.inf, dtype=np.float32)

@@ -14,7 +14,7 @@ from distill.config.training import Teacher
 from distill.fsa.graph import Fsa
 from distill.graphs import topology
 from distill.losses.objective import Objective
-from distill.losses.term import Context
+from distill.losses.term import TermContext
 from distill.models import checkpoint
 from distill.models.recogniser import Recogniser, build_model, count_parameters
 from distill.models.transfer import copy_matching
@@ -64,7 +64,7 @@ def trainer(folder: Path, batches=tone_batches, **changes) -> Trainer:
     experiment = Experiment.parse({**SETTINGS, **changes}, "test")
     torch.manual_seed(experiment.seed)
     model = build_model(experiment.model, len(UNITS))
-    objective = Objective(experiment.objective, Context(experiment.model, None, "native", denominator()))
+    objective = Objective(experiment.objective, TermContext(experiment.model, None, "native", denominator()))
     plan = TrainingPlan(
         experiment, batches, lambda: batches(99), experiment.optim.updates, UNITS, count_parameters(model), folder,
         Ranks(), torch.device("cpu"),

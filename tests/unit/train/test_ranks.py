@@ -198,5 +198,5 @@ def test_half_an_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_gpu_that_is_not_there_is_named() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")
-    with pytest.raises(ValueError, match="--device cuda: torch sees no GPU"):
+    with pytest.raises(ValueError, match="--device cuda: torch finds no GPU"):
         join("cuda")
