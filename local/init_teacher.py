@@ -2,7 +2,7 @@
 
 With --from, any wav2vec 2.0, HuBERT or WavLM checkpoint as an experiment folder: epoch-0.pt, model.yaml, import.tsv.
 
-    init_teacher.py --from hf:FOLDER_OR_NAME  --lang data/lang_phones --out exp/teacher_init
+    init_teacher.py --from hf:NAME_OR_FOLDER  --lang data/lang_phones --out exp/teacher_init
     init_teacher.py --from fairseq:FILE.pt    --lang data/lang_chars  --out exp/teacher_init
     init_teacher.py --from torchaudio:FILE.pt --out exp/my_ctc_model      # a fine-tuned one keeps its own units
 
@@ -34,7 +34,9 @@ def main() -> None:
 
 def import_one() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--from", dest="source", required=True, help="hf:FOLDER_OR_NAME, fairseq:FILE, torchaudio:FILE")
+    parser.add_argument(
+        "--from", dest="source", required=True, help="hf:NAME, hf:FOLDER, fairseq:FILE, torchaudio:FILE"
+    )
     parser.add_argument("--out", type=Path, required=True, help="experiment folder to write")
     parser.add_argument("--lang", type=Path, help="lang folder whose units the model gets; none: the checkpoint's own")
     args = parser.parse_args()

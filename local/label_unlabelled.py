@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from distill.config.experiment import TEACHERS
 from distill.config.names import names_of
 from distill.recipe import parallel
 from distill.recipe.labelling import label, labelling_stage
@@ -17,7 +18,7 @@ def main() -> None:
     parser.add_argument("--parts", default="unlabelled", help="cut sets, comma-separated")
     args = parser.parse_args()
     recipe, parts = recipe_from(args), names_of("--parts", args.parts)
-    teachers = {name: each for name in recipe.names if (each := recipe.experiment(name)).stage == 6}
+    teachers = {name: each for name in recipe.names if (each := recipe.experiment(name)).stage in TEACHERS}
     stages = {name: labelling_stage(recipe, teacher, parts) for name, teacher in teachers.items()}
     if recipe.launcher and relaunched(recipe, list(stages.values())):
         return

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from distill.config.graphs import Graphs
+from distill.recipe.first_weights import fine_tuned
 from distill.recipe.options import Recipe, recipe_from, recipe_parser
 from distill.recipe.script import run_script
 from distill.recipe.stage import Stage, run_stage
@@ -15,6 +19,7 @@ log = logging.getLogger("prepare_lang")
 USED = {
     "phones": (),
     "chars": (),
+    "letters": (),
     "bpe": ("seed", "bpe_pieces"),
     "biphones": (
         "seed", "silence_edge", "silence_inside", "min_biphone_count", "min_monophone_count", "independent_silence",
@@ -25,25 +30,32 @@ USED = {
 def main() -> None:
     recipe = recipe_from(recipe_parser(__doc__).parse_args())
     graphs = recipe.graph_settings()
-    settings = {"units": recipe.units, "topology": recipe.topology}
+    settings: dict[str, Any] = {"units": recipe.units, "topology": recipe.topology}
     settings |= {name: getattr(graphs, name) for name in USED[recipe.units]}
+    if recipe.units == "letters":
+        from distill.models.pretrained import letters_of
+
+        settings["letters"] = letters_of(fine_tuned(recipe))
     inputs = {recipe.text / "lexicon.txt": 0}
     if recipe.units == "bpe":
         inputs[recipe.text / "lm.txt"] = 0
     if recipe.units == "biphones":
         inputs[recipe.cuts] = 0
-    run_stage(Stage(2, recipe.lang, settings, inputs), lambda folder: write(recipe, graphs, folder))
+    run_stage(Stage(2, recipe.lang, settings, inputs), partial(write, recipe, graphs, settings.get("letters")))
 
 
-def write(recipe: Recipe, graphs: Graphs, folder: Path) -> None:
+def write(recipe: Recipe, graphs: Graphs, letters: Sequence[str] | None, folder: Path) -> None:
     """tokens.txt, words.txt, lexicon.txt, topology.json (pdfs.txt, bpe.model), and L_disambig.pt as k2 reads it."""
     from distill.fsa.k2_format import save_dict, transducer_to_k2_dict
+    from distill.graphs.bpe import letter_lexicon
     from distill.graphs.decoding_graph import lexicon_fst
     from distill.graphs.lexicon import Lang, Lexicon, write_lang
     from distill.graphs.topology import monophones, save_topology
 
     lexicon = Lexicon.read(recipe.text / "lexicon.txt")
-    if recipe.units in ("chars", "bpe"):
+    if letters is not None:
+        write_lang(letter_lexicon(lexicon, letters), folder, letters, silence=None)
+    elif recipe.units in ("chars", "bpe"):
         write_pieces(recipe, graphs, lexicon, folder)
     else:
         write_lang(lexicon, folder)

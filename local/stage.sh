@@ -47,7 +47,7 @@ usage: egs/$corpus/run.sh [options]
   --allow-commands true       run the commands in wav.scp and cuts in place of audio files
   --device cpu|cuda           where models run
   --engine native             graph engine: native, torch (the slow reference), k2 (where it is installed)
-  --units phones              output units: phones, chars, bpe, biphones (tied by counts)
+  --units phones              output units: phones, chars, bpe, biphones (tied by counts), letters (of a fine-tuned teacher)
   --topology NAME             ctc (default), ctc_compact, two_pdf
   --hlg FILE                  decode with this HLG (OpenFst .fst, k2 or icefall .pt), not the recipe's; needs stage 4
   --set KEY=VALUE             override a setting of the experiments, of the graphs (graphs.KEY=VALUE)
@@ -119,7 +119,7 @@ begin() {
   trap 'stop 130 interrupted' INT
   trap 'stop 143 stopped' TERM
   trap 'stop 129 stopped' HUP
-  install_environment synth,deploy,report
+  install_environment synth,deploy,report,hub
   "$root/.venv/bin/python" "$root/local/check_call.py" "${common[@]}" --stage "$stage" --stop-stage "$stop_stage"
 }
 

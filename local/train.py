@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 
 from distill.recipe.options import recipe_from, recipe_parser
@@ -10,13 +11,18 @@ from distill.recipe.script import run_script
 from distill.recipe.stage import relaunched, run_stage
 from distill.recipe.training import train, training_stage
 
+log = logging.getLogger("train")
+
 
 def main() -> None:
     parser = recipe_parser(__doc__)
     parser.add_argument("--stage", type=int, required=True, choices=(6, 8, 9))
     args = parser.parse_args()
     recipe = recipe_from(args)
-    experiments = [experiment for experiment in recipe.experiments() if experiment.stage == args.stage]
+    asked = recipe.experiments()
+    for teacher in (each for each in asked if each.stage == 5 and args.stage == 6):
+        log.info("stage 6: %s (%s) is fine-tuned already: nothing to train", teacher.name, teacher.pretrained)
+    experiments = [experiment for experiment in asked if experiment.stage == args.stage]
     if relaunched(recipe, [training_stage(recipe, experiment) for experiment in experiments]):
         return
     ranks, _ = join(recipe, longest_wait=None)

@@ -11,6 +11,9 @@ from distill.config.names import NAME, NAME_RULE, VARIANTS, check_name
 
 Sequenced = TypeVar("Sequenced", bound=Sequence)
 
+SOURCES = ("hf", "fairseq", "torchaudio")  # of published checkpoints
+RANDOM = "random"  # in their place: weights drawn from the seed
+
 Whole = Annotated[int, Field(strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
@@ -43,10 +46,12 @@ def _folder(value: str) -> str:
 
 
 def _source(value: str) -> str:
-    kind, _, place = value.partition(":")
-    if kind not in ("hf", "fairseq", "torchaudio") or not place.strip() or "\0" in place:
-        raise ValueError("must be hf:FOLDER_OR_NAME, fairseq:FILE or torchaudio:FILE")
-    return value
+    if value == RANDOM:
+        return value
+    kind, _, place = value.partition(":") if ":" in value else ("hf" if "/" in value else "", "", value)
+    if kind not in SOURCES or not place.strip() or "\0" in place:
+        raise ValueError("must be hf:NAME, a FOLDER with a / in it, fairseq:FILE, torchaudio:FILE or random")
+    return f"{kind}:{place}"
 
 
 def _in_order(value: tuple[float, float]) -> tuple[float, float]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import StringConstraints, model_validator
 
-from distill.config.bounds import Name, Seed, Source, UnitsName, Width
+from distill.config.bounds import RANDOM, Count, Name, Seed, Source, UnitsName, Width
 from distill.config.decoding import Decoding
 from distill.config.loading import Settings
 from distill.config.losses import Objective
@@ -17,6 +17,7 @@ from distill.config.model import Model
 from distill.config.names import VARIANTS, check_name, mark
 from distill.config.training import Augment, Data, Optim, Saving, Teacher
 
+TEACHERS = (5, 6)  # stages of teachers: taken over as they are, trained
 MARKS = tuple(mark(variant) for variant in VARIANTS[1:])
 OF_LM = re.compile(r"lm(?:[._-].*)?", re.IGNORECASE)
 NOT_OF_TRAINING = ("decoding", "description", "pretrained")  # settings that do not change the weights
@@ -38,24 +39,25 @@ class Experiment(Settings):
     """One training and the decoding of its model; its YAML's stem is its name."""
 
     name: Name = ""
-    stage: Literal[6, 8, 9]
+    stage: Literal[5, 6, 8, 9]  # 5: a teacher that is published fine-tuned, and is not trained
     description: str = ""
     seed: Seed = 0
     model: Model = Model()
-    pretrained: Source | None = (
-        None  # stage 5 of a teacher: hf:FOLDER_OR_NAME, fairseq:FILE, torchaudio:FILE; else random
-    )
+    pretrained: Source | None = None  # stage 5 of a teacher: hf:NAME, FOLDER, fairseq:FILE, torchaudio:FILE, random
     init: Name | None = None  # experiment whose parameters of the same name and shape are taken over
     init_units: UnitsName | None = None  # units of `init` where they differ; its prediction layers are then drawn anew
     init_blocks: tuple[Width, ...] = ()  # block of `init`, from 1, that each block starts from; empty: the same one
     init_slice: tuple[
         Annotated[str, StringConstraints(min_length=1)], ...
     ] = ()  # beginnings of names of larger tensors whose leading part is taken over
+    frozen: Mapping[
+        str, Count | Literal["all"]
+    ] = {}  # beginnings of parameters' names -> updates that leave them alone
     teacher: Teacher | None = None
     data: Data = Data()
     augment: Augment = Augment()
     objective: Objective = Objective()
-    optim: Optim
+    optim: Optim = Optim()
     saving: Saving = Saving()
     decoding: Decoding = Decoding()
 
@@ -64,6 +66,8 @@ class Experiment(Settings):
         values = {key: value for key, value in self.resolved().items() if key not in NOT_OF_TRAINING}
         if values["model"]["encoder"]["block"] == "transformer":
             del values["model"]["encoder"]["block"]
+        if not values["frozen"]:
+            del values["frozen"]
         if values["teacher"]:
             values["teacher"]["hears"] = values["teacher"].pop("input")
         if self.objective.uses_shorthand:
@@ -72,6 +76,9 @@ class Experiment(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Experiment:
+        if self.stage == 5:
+            return self._check_published()
+        self.optim.check_length()
         terms, objective = self.objective.terms, self.objective
         taught = [name for name, term in terms.items() if term.taught]
         if taught and self.teacher is None:
@@ -107,6 +114,15 @@ class Experiment(Settings):
             )
         return self
 
+    def _check_published(self) -> Experiment:
+        if self.pretrained in (None, RANDOM):
+            raise ValueError(
+                f"stage 5 takes a fine-tuned model over, and pretrained does not name it (got {self.pretrained})"
+            )
+        if self.init is not None or self.model.ctc_output:
+            raise ValueError("an experiment of stage 5 is not trained: init must be null and model.ctc_output false")
+        return self
+
     @classmethod
     def load(cls, path: Path | str, overrides: Sequence[str] = (), suffix: str = "") -> Experiment:
         """Read a YAML file, apply "a.b=value" overrides; raises ValueError naming file and key.
@@ -123,9 +139,7 @@ class Experiment(Settings):
 
     def stage_of_init(self, conf_dir: Path, suffix: str) -> int:
         """The stage of its `init`: that of a training of the recipe (its YAMLs, its suffix), or 5."""
-        own = suffix if self.init_units is None else mark(self.init_units)
-        trained = conf_dir / f"{(self.init or '').removesuffix(own)}.yaml"
-        return Experiment.load(trained).stage if trained.is_file() else 5
+        return stage_of(conf_dir, self.init or "", suffix if self.init_units is None else mark(self.init_units))
 
     def _renamed(self, suffix: str) -> Experiment:
         changes: dict[str, Any] = {"name": self.name + suffix}
@@ -134,3 +148,9 @@ class Experiment(Settings):
         if self.teacher is not None:
             changes["teacher"] = self.teacher.model_copy(update={"experiment": self.teacher.experiment + suffix})
         return self.model_copy(update=changes)
+
+
+def stage_of(conf_dir: Path, name: str, suffix: str) -> int:
+    """The stage that makes an experiment's folder: its own for one of the recipe (its YAMLs, its suffix), or 5."""
+    yaml = conf_dir / f"{name.removesuffix(suffix)}.yaml"
+    return Experiment.load(yaml).stage if yaml.is_file() else 5

@@ -75,13 +75,14 @@ class LanguageModel(Settings):
     seed: Seed = 0
     model: Model = Model()
     text: Text = Text()
-    optim: Optim
+    optim: Optim = Optim()
     saving: Saving = Saving()
     avg: Positive = 1  # checkpoints averaged
     rescoring: Rescoring = Rescoring()
 
     @model_validator(mode="after")
     def _check(self) -> LanguageModel:
+        self.optim.check_length()
         if self.avg > self.saving.keep:
             raise ValueError(f"avg {self.avg} must be at most saving.keep {self.saving.keep}")
         return self

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-UNITS = ("phones", "chars", "bpe", "biphones")
+UNITS = ("phones", "chars", "bpe", "biphones", "letters")
 TOPOLOGIES = ("ctc", "ctc_compact", "two_pdf")  # the first is the default
 VARIANTS = (*UNITS, *(f"{unit}_{topology}" for topology in TOPOLOGIES[1:] for unit in UNITS))
 NAME = re.compile(r"(?!.*(?:\.aside-|\.(?:tmp|old|lock)\Z))[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")

@@ -105,13 +105,16 @@ class Optim(Settings):
     accumulate: Annotated[Whole, Field(ge=1, le=10_000)] = 1  # batches per update
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
 
-    @model_validator(mode="after")
-    def _check(self) -> Optim:
+    def check_length(self) -> None:
+        """Raise ValueError where a training would have no end, or two."""
         if (self.updates > 0) == (self.epochs > 0):
             raise ValueError(
                 "give either optim.updates or optim.epochs, and a positive number"
                 f" (got updates: {self.updates}, epochs: {self.epochs})"
             )
+
+    @model_validator(mode="after")
+    def _check(self) -> Optim:
         if self.decay == "exponential" and not self.final_scale:
             raise ValueError("final_scale must be greater than 0 with decay: exponential (got 0)")
         return self

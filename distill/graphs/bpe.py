@@ -1,14 +1,14 @@
-"""Graphemic units: characters, and BPE pieces trained on text by sentencepiece.
+"""Graphemic units: characters, BPE pieces trained on text by sentencepiece, letters of a fine-tuned model.
 
-Both mark the beginning of a word with "▁", so units read as text without a lexicon. A lang folder of pieces
-has icefall's order: blank, "<sos/eos>", "<unk>", then the pieces, and `bpe.model` beside them.
+The first two mark the beginning of a word with "▁", so units read as text without a lexicon; the last its end.
+A lang folder of pieces has icefall's order: blank, "<sos/eos>", "<unk>", then the pieces, and `bpe.model` beside them.
 """
 
 from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -103,6 +103,32 @@ def bpe_lexicon(lexicon: Lexicon, model: Bpe) -> Lexicon:
 def char_lexicon(lexicon: Lexicon) -> Lexicon:
     """The words of a lexicon, each written in characters after a word boundary."""
     return Lexicon({word: ((BOUNDARY, *word),) for word in lexicon.pronunciations})
+
+
+def letter_lexicon(lexicon: Lexicon, letters: Sequence[str]) -> Lexicon:
+    """The words of a lexicon in the units of a fine-tuned model and its case, a word boundary after each.
+
+    So its transcripts were written ("H E L L O |"). Characters that it lacks become "<unk>", with a warning. Raises
+    ValueError for units that are no letters, or where there is no "<unk>" for characters that they lack.
+    """
+    known = {unit for unit in letters if len(unit) == 1}
+    if BOUNDARY not in known:
+        raise ValueError(f"expected letters and a word delimiter ('|') as units of the model, got {list(letters[:40])}")
+    cases = {case for case in ("isupper", "islower") if any(getattr(unit, case)() for unit in known)}
+    in_case = str.upper if cases == {"isupper"} else str.lower if cases == {"islower"} else str
+    unknown = {word: lacking for word in lexicon.pronunciations if (lacking := {*in_case(word)} - known)}
+    if unknown and SPECIAL[2] not in letters:
+        raise ValueError(
+            f"{len(unknown)} words, such as {[*unknown][:5]}, have characters that are not among {sorted(known)}"
+        )
+    if unknown:
+        log.warning("%d words hold characters that the model lacks, such as %s", len(unknown), [*unknown][:5])
+    return Lexicon(
+        {
+            word: ((*(c if c in known else SPECIAL[2] for c in in_case(word)), BOUNDARY),)
+            for word in lexicon.pronunciations
+        }
+    )
 
 
 def char_symbols(lexicon: Lexicon) -> list[str]:

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from distill.config.experiment import Experiment
+from distill.config.experiment import TEACHERS, Experiment
 from distill.config.language_model import LanguageModel
 from distill.config.loading import WrongSettings
 from distill.config.names import hint
 from distill.data.corpora import CORPORA, Own
 from distill.recipe import launch
+from distill.recipe.first_weights import fine_tuned, first_weights_stage, source_problem
 from distill.recipe.ngram_rescoring import RESCORING
 from distill.recipe.options import Recipe, recipe_parser, wrong_folders, wrong_options
 
@@ -85,6 +86,13 @@ class Call:
                 launch.command_of(recipe.launcher)
             except (ValueError, OSError) as error:
                 yield str(error)
+        if recipe.units == "letters" and len(self.experiments) == len(recipe.names):
+            if recipe.topology == "two_pdf":
+                yield "--units letters: a fine-tuned model has a blank; use --topology ctc or ctc_compact"
+            try:
+                fine_tuned(recipe)
+            except (ValueError, OSError) as error:
+                yield str(error)
         if recipe.hlg and 4 not in self.stages:
             yield (
                 f"--hlg {recipe.hlg}: stage 4 reads it, and this call runs stages {self.stages[0]} to"
@@ -123,9 +131,11 @@ class Call:
                 f"decoding.methods: {', '.join(rescored)}: rescoring subtracts words.3gram.arpa, which the graph of"
                 f" --hlg does not contain; give --set decoding.methods=[{others or '1best'}], or leave --hlg out"
             )
-        kind, _, file = (experiment.pretrained or "").partition(":")
-        if kind in ("fairseq", "torchaudio") and 5 in self.stages and not Path(file).is_file():
-            yield f"pretrained: no file at {file}"
+        if experiment.stage == 5 and self.recipe.units != "letters":
+            yield f"stage: 5: {experiment.pretrained} is taken over with its own units; give --units letters"
+        stage = first_weights_stage(self.recipe, experiment) if 5 in self.stages else None
+        if stage and not self.done(stage.out) and (problem := source_problem(experiment.pretrained)):
+            yield problem
         if experiment.init is not None:
             yield from self.unfit_start(experiment, experiment.init)
         if experiment.teacher is not None:
@@ -150,7 +160,7 @@ class Call:
         yield from self.untrained("teacher.experiment", experiment, name)
         if teacher is None:
             return
-        if teacher.stage != 6:
+        if teacher.stage not in TEACHERS:
             yield f"teacher.experiment: {name} is trained in stage {teacher.stage}; teachers are in stage 6"
         try:
             experiment.objective.teacher_blocks(experiment.model.encoder.layers, teacher.model.encoder.layers)

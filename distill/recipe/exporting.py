@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.config.experiment import Experiment
+from distill.config.experiment import Experiment, stage_of
 from distill.config.model import SAMPLE_RATE
 from distill.files import link, write_json
 from distill.recipe import word_latency
@@ -35,7 +35,8 @@ def export_stage(recipe: Recipe, experiment: Experiment) -> Stage:
     """The stage that exports an experiment."""
     folder = recipe.exp(experiment.name)
     inputs = {folder: experiment.stage, recipe.lang: 2, recipe.decoding_graphs: 4, recipe.cuts: 0}
-    inputs.setdefault(recipe.exp(word_latency.aligner(experiment)), 6)
+    aligner = word_latency.aligner(experiment)
+    inputs.setdefault(recipe.exp(aligner), stage_of(recipe.conf_dir, aligner, recipe.suffix))
     settings = {"decoding": experiment.resolved()["decoding"], "seconds": [AUDIO_SECONDS, word_latency.SECONDS]}
     return Stage(12, folder / "export", {**settings, "layout": LAYOUT}, inputs)
 

@@ -1,42 +1,75 @@
-"""Stage 5: the weights the teacher starts from, as epoch 0 of an experiment."""
+"""Stage 5: the weights the teacher starts from, as epoch 0 of an experiment; a fine-tuned model is the teacher."""
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
+from distill.config.bounds import RANDOM
 from distill.config.experiment import Experiment
 from distill.recipe import folders
 from distill.recipe.options import Recipe
 from distill.recipe.stage import Stage
+from distill.recipe.training import write_result
 
 
 def first_weights_stage(recipe: Recipe, experiment: Experiment) -> Stage | None:
-    """The stage that writes epoch 0; None for a student, and for an experiment that starts from a trained one."""
-    if experiment.stage != 6 or experiment.stage_of_init(recipe.conf_dir, recipe.suffix) != 5:
+    """The stage that writes epoch 0; None for a student, and for an experiment that starts from a trained one.
+
+    The folder is that of the experiment itself where nothing is trained (stage: 5), else that of its `init`.
+    """
+    if experiment.stage == 5:
+        name = experiment.name
+    elif experiment.stage == 6 and experiment.stage_of_init(recipe.conf_dir, recipe.suffix) == 5:
+        name = experiment.init or f"{experiment.name}_init"
+    else:
         return None
     settings = {"model": experiment.identity()["model"], "seed": experiment.seed}
-    if experiment.pretrained is not None:
+    if experiment.pretrained not in (None, RANDOM):
         settings["pretrained"] = experiment.pretrained
     inputs: dict[Path, int | None] = {recipe.lang: 2, **dict.fromkeys(source_files(experiment))}
-    return Stage(5, recipe.exp(experiment.init or f"{experiment.name}_init"), settings, inputs)
+    return Stage(5, recipe.exp(name), settings, inputs)
 
 
 def source_files(experiment: Experiment) -> list[Path]:
     """The files of the checkpoint to import, where they lie on the disk."""
-    if experiment.pretrained is None:
-        return []
-    place = Path(experiment.pretrained.partition(":")[2])
-    files = sorted(place.glob("*")) if place.is_dir() else [place]
+    place = Path((experiment.pretrained or "").partition(":")[2])
+    files = sorted(place.glob("*")) if place.is_dir() and place.name else [place]
     return [path for path in files if path.is_file() and path.name not in folders.MARKS]
 
 
+def source_problem(source: str | None) -> str:
+    """What is wrong with a teacher's `pretrained`, as far as it shows without a network; empty where nothing is."""
+    if source is None:
+        return "pretrained: is not given; expected hf:NAME, a FOLDER, fairseq:FILE, torchaudio:FILE, or random"
+    kind, _, place = source.partition(":")
+    if kind in ("fairseq", "torchaudio") and not Path(place).is_file():
+        return f"pretrained: no file at {place}"
+    if kind == "hf" and not Path(place).is_dir():
+        if place.count("/") != 1 or place.startswith((".", "/", "~")):
+            return f"pretrained: no folder {place}"
+        if importlib.util.find_spec("huggingface_hub") is None:
+            return f"pretrained: {source} is downloaded by huggingface_hub: pip install -e .[hub], or give a folder"
+    return ""
+
+
 def write_first_weights(recipe: Recipe, experiment: Experiment, folder: Path) -> None:
-    """Random weights from the seed, or those of the checkpoint that `pretrained` names."""
+    """Random weights from the seed, or those of the checkpoint that `pretrained` names; result.json of a teacher."""
+    import torch
+
     from distill.graphs.lexicon import Lang
+    from distill.train.distributed import Ranks
     from distill.train.import_teacher import write_pretrained, write_random
 
-    write = write_random if experiment.pretrained is None else write_pretrained
-    write(experiment, Lang.load(recipe.lang).outputs, folder)
+    if problem := source_problem(experiment.pretrained):
+        raise ValueError(f"{experiment.name}: {problem}")
+    write = write_random if experiment.pretrained == RANDOM else write_pretrained
+    parameters = write(experiment, Lang.load(recipe.lang).outputs, folder)
+    if experiment.stage == 5:
+        untrained = dict.fromkeys(("updates", "audio_hours", "wall_s", "without_path", "recomputed"), 0)
+        losses = dict.fromkeys(("train_loss", "valid_loss"))
+        training = {**untrained, **losses, "params": {**parameters, "training_only": 0}}
+        write_result(recipe, experiment, training, Ranks(), torch.device(recipe.device), folder)
 
 
 def import_checkpoint(source: str, lang: Path | None, out: Path) -> None:
@@ -47,3 +80,20 @@ def import_checkpoint(source: str, lang: Path | None, out: Path) -> None:
     outputs = Lang.load(lang).outputs if lang else None
     with Stage(5, out, {"from": source}, {}).writing() as folder:
         import_folder(source, outputs, folder, out.name)
+
+
+def fine_tuned(recipe: Recipe) -> str:
+    """The source of the letters of --units letters: of the one fine-tuned teacher of this call's experiments.
+
+    Raises ValueError where there is none, or several.
+    """
+    experiments = recipe.experiments()
+    teachers = {each.teacher.experiment for each in experiments if each.teacher}
+    experiments += [recipe.experiment(name.removesuffix(recipe.suffix)) for name in sorted(teachers)]
+    sources = {each.pretrained for each in experiments if each.stage == 5 and each.pretrained}
+    if len(sources) != 1:
+        raise ValueError(
+            "--units letters are those of one fine-tuned teacher (an experiment with stage: 5); --experiment leads to"
+            f" {', '.join(sorted(sources)) or 'none'}; name one, such as teacher_960h, or students of one"
+        )
+    return sources.pop()

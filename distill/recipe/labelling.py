@@ -34,7 +34,7 @@ def labelling_stage(recipe: Recipe, teacher: Experiment, parts: Sequence[str]) -
     """The stage that writes the lattices of a teacher."""
     decoding = teacher.resolved()["decoding"]
     settings = {"decoding": {key: decoding[key] for key in USED}, "parts": ",".join(parts)}
-    inputs = {recipe.exp(teacher.name): 6, recipe.graphs: 4, recipe.cuts: 0}
+    inputs = {recipe.exp(teacher.name): teacher.stage, recipe.graphs: 4, recipe.cuts: 0}
     return Stage(7, recipe.num / teacher.name, settings, inputs, resumable=True)
 
 

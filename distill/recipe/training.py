@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.config.experiment import Experiment
+from distill.config.experiment import Experiment, stage_of
 from distill.config.language_model import LanguageModel
 from distill.files import write_json
 from distill.recipe.options import Recipe
@@ -26,8 +26,9 @@ def training_stage(recipe: Recipe, experiment: Experiment) -> Stage:
     if experiment.init:
         inputs[recipe.exp(experiment.init)] = experiment.stage_of_init(recipe.conf_dir, recipe.suffix)
     if experiment.teacher is not None:
-        inputs[recipe.exp(experiment.teacher.experiment)] = 6
-        inputs[recipe.num / experiment.teacher.experiment] = 7
+        teacher = experiment.teacher.experiment
+        inputs[recipe.exp(teacher)] = stage_of(recipe.conf_dir, teacher, recipe.suffix)
+        inputs[recipe.num / teacher] = 7
     return Stage(experiment.stage, recipe.exp(experiment.name), experiment.identity(), inputs, resumable=True)
 
 

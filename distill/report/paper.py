@@ -40,7 +40,7 @@ def steps(runs: Sequence[Run]) -> dict[str, Run]:
     roles: dict[str, Run] = {}
     by_name = {run.name: run for run in runs}
     for run in runs:
-        if run.stage == 6:
+        if run.stage in (5, 6):
             roles.setdefault("teacher", run)
         elif run.stage == 8 and run.streams:
             roles.setdefault("single step", run)

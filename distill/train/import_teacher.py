@@ -17,20 +17,26 @@ from distill.models.recogniser import Recogniser, build_model, count_parameters
 log = logging.getLogger(__name__)
 
 
-def write_random(experiment: Experiment, outputs: Sequence[str], folder: Path) -> None:
-    """Random weights drawn from the experiment's seed."""
-    _write(experiment, build_model(experiment.model, len(outputs), experiment.seed), outputs, folder)
+def write_random(experiment: Experiment, outputs: Sequence[str], folder: Path) -> dict[str, int]:
+    """Random weights drawn from the experiment's seed. Returns numbers of parameters (`count_parameters`)."""
+    return _write(experiment, build_model(experiment.model, len(outputs), experiment.seed), outputs, folder)
 
 
-def write_pretrained(experiment: Experiment, outputs: Sequence[str], folder: Path) -> None:
-    """Weights of `experiment.pretrained`, and import.tsv: the source of every tensor.
+def write_pretrained(experiment: Experiment, outputs: Sequence[str], folder: Path) -> dict[str, int]:
+    """Weights of `experiment.pretrained`, and import.tsv: the source of every tensor. Returns as `write_random`.
 
-    Raises what `read_checkpoint` and `build_imported` raise.
+    Raises what `read_checkpoint` and `build_imported` raise, and ValueError where an experiment that is not trained
+    (stage 5) would have a new prediction layer.
     """
     assert experiment.pretrained is not None
     imported = build_imported(read_checkpoint(experiment.pretrained), experiment.model, outputs, experiment.seed)
-    _write(experiment, imported.model, outputs, folder)
+    if experiment.stage == 5 and imported.new_head:
+        raise ValueError(
+            f"{experiment.pretrained}: its prediction layer cannot be taken over: {imported.new_head}; an experiment of"
+            " stage 5 is not trained: give --units letters, or make it one of stage 6"
+        )
     write_text(folder / "import.tsv", "".join(line + "\n" for line in imported.lines))
+    return _write(experiment, imported.model, outputs, folder)
 
 
 def import_folder(source: str, outputs: Sequence[str] | None, folder: Path, name: str) -> None:
@@ -38,26 +44,19 @@ def import_folder(source: str, outputs: Sequence[str] | None, folder: Path, name
 
     outputs: names of the model's outputs; None: the units of the checkpoint's own prediction layer.
     """
-    content = read_checkpoint(source)
-    imported = build_imported(content, None, outputs)
-    units = outputs if outputs is not None else content.units
-    assert units is not None  # build_imported refuses a checkpoint without
-    experiment = Experiment.parse(
-        {
-            "name": name, "stage": 6, "description": f"imported from {source}", "pretrained": source,
-            "model": imported.model.settings.model_dump(mode="json"), "objective": {"alpha": 1, "beta": 1},
-            "optim": {"updates": 1},
-        },
-        source,
-    )  # fmt: skip
+    imported = build_imported(read_checkpoint(source), None, outputs)
+    experiment = Experiment(
+        name=name, stage=5, description=f"imported from {source}", pretrained=source, model=imported.model.settings
+    )
     folder.mkdir(parents=True, exist_ok=True)
     non_default = imported.model.settings.model_dump(mode="json", exclude_defaults=True)
     write_text(folder / "model.yaml", yaml.safe_dump({"model": non_default}, sort_keys=False))
     write_text(folder / "import.tsv", "".join(line + "\n" for line in imported.lines))
-    _write(experiment, imported.model, units, folder)
+    _write(experiment, imported.model, imported.outputs, folder)
 
 
-def _write(experiment: Experiment, model: Recogniser, outputs: Sequence[str], folder: Path) -> None:
+def _write(experiment: Experiment, model: Recogniser, outputs: Sequence[str], folder: Path) -> dict[str, int]:
+    parameters = count_parameters(model)
     content = {
         "model": model.state_dict(),
         "objective": {},
@@ -66,4 +65,5 @@ def _write(experiment: Experiment, model: Recogniser, outputs: Sequence[str], fo
         "progress": {"updates": 0},
     }
     checkpoint.save(folder / "epoch-0.pt", content)
-    log.info("%s: %s parameters", folder, count_parameters(model))
+    log.info("%s: %s parameters", folder, parameters)
+    return parameters

@@ -10,13 +10,12 @@ from typing import Any
 import torch
 
 from distill.config.model import Model
-from distill.models.pretrained.names import listed
+from distill.models.pretrained.names import HEAD, listed
 from distill.models.pretrained.sources import Checkpoint
 from distill.models.recogniser import Recogniser, build_model
 
 log = logging.getLogger(__name__)
 
-HEAD = ("head.output.weight", "head.output.bias")
 SECOND = {"ctc.weight": HEAD[0], "ctc.bias": HEAD[1]}
 """The CTC output of a model that has one is initialised from the same prediction layer."""
 OWN = ("encoder.mask_embedding",)
@@ -27,11 +26,15 @@ NOT_SHAPE = ("dropout", "attention_dropout", "activation_dropout", "layer_drop",
 
 @dataclass(frozen=True)
 class Imported:
-    """The recogniser, and a line for every tensor, with its origin, and for every unused one."""
+    """The recogniser, its outputs, a line for every tensor, with its origin, and for every unused one.
+
+    new_head: why its prediction layer is drawn anew; empty where it is the checkpoint's.
+    """
 
     model: Recogniser
+    outputs: tuple[str, ...]
     lines: tuple[str, ...]
-    keeps_head: bool
+    new_head: str
 
 
 def build_imported(
@@ -40,13 +43,13 @@ def build_imported(
     """A recogniser with a checkpoint's weights.
 
     settings: of the wanted model (None: the checkpoint's own). outputs: names of its outputs (None: the
-    checkpoint's units). The prediction layer is kept where all outputs are among the checkpoint's units, else
-    a new one is drawn. Raises ValueError naming settings that differ, and tensors that are missing, unknown or
-    of another shape.
+    checkpoint's units, blank first). The prediction layer is kept where all outputs are among the checkpoint's
+    units, else a new one is drawn. Raises ValueError naming settings that differ, and tensors that are missing,
+    unknown or of another shape.
     """
     wanted = fitted(checkpoint, settings)
     if outputs is None:
-        outputs = checkpoint.units if HEAD[0] in checkpoint.tensors else None
+        outputs = checkpoint.outputs
         if outputs is None:
             raise ValueError(f"{checkpoint.source} has no prediction layer with known units: give a lang folder")
     model = build_model(wanted, len(outputs), seed)
@@ -61,7 +64,7 @@ def build_imported(
         for name, tensor in values.items():
             own[name].copy_(tensor)
     log.info("%s: prediction layer %s", checkpoint.source, "kept" if rows is not None else f"new: {reason}")
-    return Imported(model, tuple(_lines(checkpoint, own, values, reason)), rows is not None)
+    return Imported(model, tuple(outputs), tuple(_lines(checkpoint, own, values, reason)), reason)
 
 
 def head_rows(checkpoint: Checkpoint, outputs: Sequence[str]) -> tuple[list[int] | None, str]:

@@ -13,6 +13,8 @@ from torch import Tensor
 
 _POSITIONS = "encoder.positions.conv.parametrizations.weight.original"
 _BLOCK = "encoder.blocks.{n}."
+HEAD = ("head.output.weight", "head.output.bias")
+"""The prediction layer, by our names."""
 
 
 @dataclass(frozen=True)

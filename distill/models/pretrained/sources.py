@@ -20,7 +20,9 @@ from distill.models.pretrained.vocabulary import BLANK, BOUNDARY, DELIMITER, uni
 log = logging.getLogger(__name__)
 
 FAMILIES = ("wav2vec2", "hubert", "wavlm")
+VOCABULARY = 32  # outputs of a model whose config.json does not state them
 EXTRACTOR = "Wav2Vec2FeatureExtractor"
+WANTED = "config.json, preprocessor_config.json, model.safetensors or pytorch_model.bin (fine-tuned: vocab.json too)"
 TORCH_EPS = 1e-5  # of torch's layer_norm, by which fairseq and torchaudio normalise a waveform
 
 
@@ -35,9 +37,16 @@ class Checkpoint:
     shape: Shape
     units: tuple[str, ...] | None
 
+    @property
+    def outputs(self) -> tuple[str, ...] | None:
+        """Units of its prediction layer, the blank first, as our models have them; None where they are not known."""
+        if self.units is None or names.HEAD[0] not in self.tensors:
+            return None
+        return blank_first(self.units)
+
 
 def read_checkpoint(source: str) -> Checkpoint:
-    """Read "hf:FOLDER_OR_NAME", "fairseq:FILE" or "torchaudio:FILE"; nothing in them is executed.
+    """Read "hf:NAME", "hf:FOLDER", "fairseq:FILE" or "torchaudio:FILE"; nothing in them is executed.
 
     Raises FileNotFoundError, or ValueError naming what is wrong: another family, a variant that is not
     supported, tensors that are missing, unknown or of another shape.
@@ -45,23 +54,52 @@ def read_checkpoint(source: str) -> Checkpoint:
     readers = {"hf": _hugging_face, "fairseq": _fairseq, "torchaudio": _torchaudio}
     kind, colon, place = source.partition(":")
     if not colon or kind not in readers or not place:
-        raise ValueError(f"source '{source}' is not one of hf:FOLDER_OR_NAME, fairseq:FILE, torchaudio:FILE")
+        raise ValueError(f"source '{source}' is not one of hf:NAME, hf:FOLDER, fairseq:FILE, torchaudio:FILE")
     tensors, table, stated = readers[kind](place)
     renamed, origin, left = names.rename(tensors, table, source)
     shape = shape_of(renamed, stated, source)
     return Checkpoint(source, renamed, origin, {name: tensors[name].numel() for name in left}, shape, stated.units)
 
 
-def _hugging_face(place: str) -> tuple[dict[str, Tensor], names.Table, Stated]:
+def letters_of(source: str) -> tuple[str, ...]:
+    """Outputs of a fine-tuned checkpoint, as `Checkpoint.outputs`; of a folder or the hub without reading weights.
+
+    Raises what `read_checkpoint` raises, and ValueError for a checkpoint without a prediction layer of known units.
+    """
+    kind, _, place = source.partition(":")
+    if kind == "hf":
+        folder, config = _folder(place, weights=False)
+        units = units_of_folder(folder, config, int(config.get("vocab_size", VOCABULARY)))
+    else:
+        units = read_checkpoint(source).outputs
+    if units is None:
+        raise ValueError(
+            f"{source} has no prediction layer with known units; name a fine-tuned model with its vocab.json"
+        )
+    return blank_first(units)
+
+
+def blank_first(units: Iterable[str]) -> tuple[str, ...]:
+    """Units in the order of our models."""
+    return tuple(sorted(units, key=lambda unit: unit != BLANK))
+
+
+def _folder(place: str, weights: bool = True) -> tuple[Path, dict[str, Any]]:
+    """The folder of a model and its config.json; a name on the hub is downloaded, with its weights or without."""
     folder = Path(place)
     if not folder.is_dir():
-        folder = _download(place)
+        folder = _download(place, weights)
     config = read_object(folder / "config.json")
     if config is None:
         raise FileNotFoundError(f"{folder} has no config.json: not a Hugging Face folder")
     family = config.get("model_type")
     if family not in FAMILIES:
         raise ValueError(f"{folder} is a model of family '{family}'; there are: {', '.join(FAMILIES)}")
+    return folder, config
+
+
+def _hugging_face(place: str) -> tuple[dict[str, Tensor], names.Table, Stated]:
+    folder, config = _folder(place)
     stated = stated_by_hugging_face(config, _preprocessor(folder), str(folder))
     tensors = read_folder(folder)
     if "lm_head.weight" in tensors:
@@ -94,17 +132,33 @@ def _preprocessor(folder: Path) -> dict[str, Any]:
     return merged
 
 
-def _download(name: str) -> Path:
-    """A model of the Hugging Face hub by its name, where there is a network."""
-    way_out = f"there is no folder {name}; download the model elsewhere and name its folder"
+def _download(name: str, weights: bool) -> Path:
+    """A model of the Hugging Face hub by its name: from its cache (HF_HOME), or where there is a network from there.
+
+    Weights as safetensors where the repository has them, else as pytorch_model.bin. Raises FileNotFoundError naming
+    the repository, its files and where to put them.
+    """
+    way_out = (
+        f"there is no folder {name}. Put {WANTED} of https://huggingface.co/{name} into a folder and give"
+        " pretrained: FOLDER (run.sh: --set pretrained=FOLDER), or bring the cache of a machine that has downloaded it"
+        " (HF_HOME)"
+    )
     if name.count("/") != 1 or name.startswith((".", "/")):
-        raise FileNotFoundError(f"hf:{name}: {way_out}, or give a name on the hub such as facebook/hubert-base-ls960")
+        raise FileNotFoundError(
+            f"hf:{name}: there is no such folder, and no repository has such a name; its files: {WANTED}"
+        )
     with needed(f"hf:{name}: there is no such folder, and to download it"):
         from huggingface_hub import snapshot_download
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "pytorch_model*.bin"]))
+        folder = Path(snapshot_download(name, allow_patterns=["*.json", *(["*.safetensors"] if weights else [])]))
+        if weights and not list(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(name, allow_patterns=["*.json", "pytorch_model*.bin"]))
     except Exception as error:  # no network, no such name, no room: many kinds
-        raise FileNotFoundError(f"hf:{name}: cannot be downloaded ({str(error).splitlines()[0]}); {way_out}") from None
+        raise FileNotFoundError(
+            f"hf:{name}: cannot be downloaded ({str(error).splitlines()[0]}), and {way_out}"
+        ) from None
+    log.info("hf:%s: %s, revision %s", name, folder, folder.name)
+    return folder
 
 
 def _fairseq(place: str) -> tuple[dict[str, Tensor], names.Table, Stated]:

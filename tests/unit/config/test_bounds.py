@@ -136,7 +136,7 @@ def test_a_list_refuses_what_its_members_refuse(tree: str, key: str, value: list
         ("decoding.methods", "[]"), ("decoding.avg", "11"), ("decoding.rescoring_scales", "[1]"),
         ("model.encoder.relative_buckets", "3"), ("model.front_end.layers", "[]"), ("pretrained", "'wav2vec2'"),
         ("model.front_end.layers", "[[3, 8, 4]]"), ("model.front_end.layers", "[[2, 8, 9999], [2, 8, 9999]]"),
-        ("init_units", "letters"), ("init_slice", "['']"), ("data.lattice.nbest", "0"), ("seed", "-1"),
+        ("init_units", "words"), ("init_slice", "['']"), ("data.lattice.nbest", "0"), ("seed", "-1"),
     ],
 )  # fmt: skip
 def test_settings_that_stop_or_mislead_a_training_are_refused(key: str, text: str) -> None:

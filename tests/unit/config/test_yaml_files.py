@@ -148,7 +148,7 @@ def test_numbers_mean_one_thing() -> None:
         (".".join("a" * 3000) + "=1", "nested more than"), ("x=" + "[" * 9999, "nested more than"),
         ("optim={1: 2}", "key '1' is not text"), (" seed=1", "unknown key ' seed'; did you mean 'seed'"),
         ("graphs=1", "unknown key 'graphs'"), ("a\nb=1", r"unknown key 'a\\nb'"),
-        ("stage=7", "stage: must be 6, 8 or 9"),
+        ("stage=7", "stage: must be 5, 6, 8 or 9"),
     ],
     ids=lambda value: value[:30],
 )  # fmt: skip

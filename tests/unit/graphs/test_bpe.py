@@ -18,6 +18,7 @@ from distill.graphs.bpe import (
     bpe_lexicon,
     char_lexicon,
     char_symbols,
+    letter_lexicon,
     train_bpe,
 )
 from distill.graphs.lexicon import Lang, Lexicon, write_lang
@@ -107,3 +108,25 @@ def test_lang_folders_are_loaded_back(kind: str, units: str, tmp_path: Path) -> 
     assert lang.lexicon.pronunciations == {word: spelt.pronunciations[word] for word in sorted(WORDS)}
     assert (lang.topology.kind, len(lang.outputs)) == (kind, topology.num_outputs)
     assert [lang.units[u] for u in lang.pronunciation_ids("CATS", "")[0]] == list(spelt.pronunciations["CATS"][0])
+
+
+LETTERS = ("<blk>", "<unk>", "▁", "A", "B", "'")
+
+
+def test_letters_of_a_fine_tuned_model_end_words(caplog: pytest.LogCaptureFixture) -> None:
+    lexicon = Lexicon({"ab": (("AH", "B"),), "B'A": (("B", "AA"), ("B", "AH"))})
+    written = letter_lexicon(lexicon, LETTERS).pronunciations
+    assert written == {"ab": (("A", "B", "▁"),), "B'A": (("B", "'", "A", "▁"),)} and not caplog.records
+    lower = [letter.lower() for letter in LETTERS]
+    assert letter_lexicon(lexicon, lower).pronunciations["B'A"] == (("b", "'", "a", "▁"),)
+    assert letter_lexicon(lexicon, [*LETTERS, "a", "b"]).pronunciations["ab"] == (("a", "b", "▁"),)
+
+
+def test_characters_that_a_fine_tuned_model_lacks(caplog: pytest.LogCaptureFixture) -> None:
+    lexicon = Lexicon({"CAB": (("K",),)})
+    assert letter_lexicon(lexicon, LETTERS).pronunciations["CAB"] == (("<unk>", "A", "B", "▁"),)
+    assert "1 words hold characters that the model lacks, such as ['CAB']" in caplog.text
+    with pytest.raises(ValueError, match=r"1 words, such as \['CAB'\], have characters .* not among"):
+        letter_lexicon(lexicon, [letter for letter in LETTERS if letter != "<unk>"])
+    with pytest.raises(ValueError, match="expected letters and a word delimiter"):
+        letter_lexicon(lexicon, ("<blk>", "AH", "B"))

@@ -442,21 +442,21 @@ def test_a_prediction_layer_is_kept_only_with_our_units(tmp_path: Path) -> None:
     weight = state_of(HUGGING_FACE)["lm_head.weight"]
     checkpoint = read_checkpoint(source)
     imported = build_imported(checkpoint, SMALL, OUTPUTS)
-    assert not imported.keeps_head and any("its units are not known" in line for line in imported.lines)
+    assert imported.new_head and any("its units are not known" in line for line in imported.lines)
     with pytest.raises(ValueError, match="give a lang folder"):
         build_imported(checkpoint, SMALL, None)
     (tmp_path / "vocab.json").write_text(json.dumps({"B": 2, "|": 1, "<pad>": 0}))
     checkpoint = read_checkpoint(source)
     assert build_imported(checkpoint, SMALL, None).model.outputs == 3
     kept = build_imported(checkpoint, SMALL, ["<blk>", "B", "▁"])
-    assert kept.keeps_head and torch.equal(kept.model.head.output.weight, weight[[0, 2, 1]])
+    assert not kept.new_head and torch.equal(kept.model.head.output.weight, weight[[0, 2, 1]])
     two = build_imported(checkpoint, SMALL.model_copy(update={"ctc_output": True}), ["<blk>", "B"])
     assert torch.equal(two.model.head.output.weight, weight[[0, 2]]) and torch.equal(
         two.model.ctc.weight, weight[[0, 2]]
     )
     assert "copied\tctc.weight\tlm_head.weight" in two.lines
     other = build_imported(checkpoint, SMALL, ["<blk>", "AH"])
-    assert not other.keeps_head and other.model.outputs == 2
+    assert other.new_head and other.model.outputs == 2
     assert any(line.startswith("initialised anew (our outputs AH are not") for line in other.lines)
     assert "not taken over\t\tlm_head.weight" in other.lines
 

@@ -18,7 +18,7 @@ import pytest
 from local import check_call
 
 ROOT = Path(__file__).resolve().parents[3]
-TEACHER = "{stage: 6, init: teacher_init, objective: {alpha: 1, beta: 1}, optim: {updates: 1}}"
+TEACHER = "{stage: 6, init: teacher_init, pretrained: random, objective: {alpha: 1, beta: 1}, optim: {updates: 1}}"
 SN = "{base: teacher.yaml, stage: 8, init: teacher, teacher: {experiment: teacher}, model: {encoder: {layers: 2}}, "
 SN += "objective: {alpha: 0.8, beta: 0.8, teacher_layers: [2, 4]}}"
 FILES = {
@@ -30,6 +30,7 @@ FILES = {
     "part": "{base: teacher.yaml, data: {train: [dve]}}",
     "wrong": "{base: teacher.yaml, seed: -1}", "from_wrong": "{base: teacher.yaml, init: wrong}",
     "file": "{base: teacher.yaml, pretrained: 'fairseq:none.pt'}",
+    "tuned": "{base: teacher.yaml, stage: 5, init: null, pretrained: 'hf:a/b'}",
     "skips": "{base: teacher.yaml, decoding: {blank_skip: 1}}",
     "phones": "{base: teacher.yaml, init: teacher, init_units: phones}",
 }  # fmt: skip
@@ -90,6 +91,11 @@ def test_a_call_that_fits_is_silent_and_writes_nothing(check: Check, tmp_path: P
         ("phones", ("--units", "bpe"), r"phones\.yaml: init: teacher is not trained"),
         ("part", (), "data.train: no cut set 'dve'; did you mean 'dev'"),
         ("file", (), r"file\.yaml: pretrained: no file at none\.pt"),
+        ("teacher", ("--set", "pretrained=null"), r"teacher\.yaml: pretrained: is not given; expected .*or random"),
+        ("teacher", ("--set", "pretrained=./w2v"), r"teacher\.yaml: pretrained: no folder \./w2v"),
+        ("tuned", (), r"tuned\.yaml: stage: 5: hf:a/b is taken over with its own units; give --units letters"),
+        ("teacher", ("--units", "letters"), "--units letters are those of one fine-tuned teacher .*leads to none"),
+        ("tuned", ("--units", "letters", "--topology", "two_pdf"), "--units letters: a fine-tuned model has a blank"),
         ("skips", ("--topology", "two_pdf"), "decoding.blank_skip needs a blank"),
         ("teacher", ("--set", "optim.lrr=1"), "optim: unknown key 'lrr'; did you mean 'lr'"),
         ("teacher", ("--set", "graphs.order=5"), r"--set 'graphs\.order=5': order: must be less than .* 4 \(got 5\)"),

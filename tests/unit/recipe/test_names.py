@@ -94,7 +94,7 @@ def tree(tmp_path: Path) -> Iterator[Path]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     (tmp_path / "conf").mkdir()
-    teacher = "{stage: 6, init: teacher_init, objective: {alpha: 1, beta: 1}, optim: {updates: 1}}"
+    teacher = "{stage: 6, init: teacher_init, pretrained: random, objective: {alpha: 1, beta: 1}, optim: {updates: 1}}"
     (tmp_path / "conf/teacher.yaml").write_text(teacher)
     (tmp_path / "conf/lm.yaml").write_text("optim: {updates: 1}")
     before = everything(tmp_path)
