@@ -4,9 +4,10 @@
     arecord -f S16_LE -r 16000 | transcribe.py --experiment DIR -            raw 16-bit audio or WAV from a pipe
     transcribe.py --experiment DIR --microphone                              until Ctrl-C
     transcribe.py --experiment DIR --segments --format json talk.flac        an utterance a line, with times
+    transcribe.py --experiment hf:facebook/wav2vec2-base-960h a.wav          a published model, or a folder of one
 
 Streaming models run chunk by chunk (--partial shows the text as it grows), others over whole utterances. A pipe and
-the microphone are cut into utterances in pauses, files with --segments.
+the microphone are cut into utterances in pauses, files with --segments. Published models of CTC are decoded greedily.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from distill.decode.online import ONLINE
 from distill.decode.word_files import ctm_lines
 from distill.recipe.script import run_script
 from distill.runtime import audio
-from distill.runtime.open import open_session
+from distill.runtime.open import open_session, place_of
 from distill.runtime.pipe import read_pipe
 from distill.runtime.transcriber import Transcriber, open_search
 from distill.text import Word
@@ -35,8 +36,9 @@ def main() -> None:
     args = parser().parse_args()
     if bool(args.audio) == args.microphone:
         raise ValueError("give audio files, or - for a pipe, or --microphone")
-    session = open_session(args.experiment, args.runtime, args.mode, args.output, args.threads)
-    search = open_search(args.experiment, session, args.output, args.graph, args.beam)
+    place = place_of(args.experiment)
+    session = open_session(place, args.runtime, args.mode, args.output, args.threads)
+    search = open_search(place, session, args.output, args.graph, args.beam)
     for name, blocks in streams(args):
         transcriber = Transcriber(session, search, args.segments or name in ("-", "microphone"))
         empty = True
@@ -51,8 +53,10 @@ def main() -> None:
 def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("audio", nargs="*", help="files; - reads raw s16le 16 kHz mono, WAV or FLAC from stdin")
-    options.add_argument("--experiment", type=Path, required=True, help="experiment folder, or its export folder")
-    options.add_argument("--runtime", default="onnx", help="onnx, int8 (both after stage 12) or torch")
+    options.add_argument(
+        "--experiment", required=True, help="experiment folder, its export folder, or hf:NAME, FOLDER, fairseq:FILE"
+    )
+    options.add_argument("--runtime", default="", help="onnx, int8 (both after stage 12) or torch")
     options.add_argument("--mode", default="", help="streaming or offline; default: streaming where the model can")
     options.add_argument(
         "--output", default="main", help="main (over the graph) or ctc (greedy, of a model with a CTC output)"

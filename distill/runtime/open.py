@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from distill.config.bounds import SOURCES
 from distill.runtime.info import ModelInfo
 from distill.runtime.runner import RUNTIMES, BatchRunner
 from distill.runtime.session import Session
@@ -13,14 +14,15 @@ log = logging.getLogger(__name__)
 
 
 def open_session(
-    folder: Path, runtime: str = "onnx", mode: str = "", output: str = "main", threads: int = 1
+    folder: Path | str, runtime: str = "", mode: str = "", output: str = "main", threads: int = 1
 ) -> Session:
-    """A session for an experiment's folder, or for an export folder alone.
+    """A session for an experiment's folder, for an export folder alone, or for a published model (`is_published`).
 
-    runtime: torch (the last checkpoint), onnx or int8 (exported by stage 12). mode: streaming or offline;
-    empty: streaming if the model has chunks. output: main or ctc. Raises FileNotFoundError or ValueError naming
-    the missing part.
+    runtime: torch (the last checkpoint, or the published weights), onnx or int8 (exported by stage 12); empty: onnx,
+    torch for a published model. mode: streaming or offline; empty: streaming if the model has chunks. output: main or
+    ctc. Raises FileNotFoundError or ValueError naming the missing part.
     """
+    runtime = runtime or ("torch" if is_published(folder) else "onnx")
     if mode not in ("", "streaming", "offline"):
         raise ValueError(f"mode '{mode}' is not known; expected streaming or offline")
     _check_runtime(runtime)
@@ -29,9 +31,11 @@ def open_session(
 
         model, info = open_model(folder, output, threads)
         return Session(torch_runner(model, info, streams(info, mode)))
+    if is_published(folder):
+        raise ValueError(f"{folder} is a published model, without graphs for --runtime {runtime}; use --runtime torch")
     from distill.runtime.onnx_runner import file_name, onnx_runner, read_export
 
-    folder, info = read_export(folder, output)
+    folder, info = read_export(Path(folder), output)
     kind = "stream" if streams(info, mode) else "whole"
     return Session(onnx_runner(folder / file_name(kind, output, runtime == "int8"), info, kind == "stream", threads))
 
@@ -52,6 +56,18 @@ def open_batches(folder: Path, runtime: str = "", output: str = "main", threads:
     folder, info = read_export(folder, output)
     info.chunk_samples(False)  # refuses full context
     return OnnxBatches(folder / file_name("stream", output, runtime == "int8"), info, threads)
+
+
+def place_of(text: str) -> Path | str:
+    """The model that an option names: the source of a published one (a folder of one included), or a folder of ours."""
+    if is_published(text):
+        return text
+    return f"hf:{text}" if (Path(text) / "config.json").is_file() else Path(text)
+
+
+def is_published(place: Path | str) -> bool:
+    """Whether a model is named as in `pretrained`: hf:NAME, hf:FOLDER, fairseq:FILE, torchaudio:FILE."""
+    return str(place).startswith(tuple(f"{kind}:" for kind in SOURCES))
 
 
 def _check_runtime(runtime: str) -> None:

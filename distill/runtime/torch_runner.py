@@ -12,6 +12,7 @@ import torch
 
 from distill.models import streaming
 from distill.models.checkpoint import load_recogniser
+from distill.models.pretrained import build_imported, read_checkpoint
 from distill.models.recogniser import Recogniser
 from distill.runtime.info import ModelInfo
 from distill.runtime.runner import ChunkRequest, StreamRunner, WholeRunner
@@ -70,8 +71,14 @@ def info_of(model: Recogniser, outputs: Sequence[str], name: str) -> ModelInfo:
     return ModelInfo(name=name, model=model.settings, gain=gain, outputs=tuple(outputs))
 
 
-def open_model(folder: Path, output: str, threads: int) -> tuple[Recogniser, ModelInfo]:
-    """An experiment's last checkpoint with an output selected; raises FileNotFoundError or ValueError."""
+def open_model(folder: Path | str, output: str, threads: int) -> tuple[Recogniser, ModelInfo]:
+    """An experiment's last checkpoint, or a published model such as hf:NAME, with an output selected.
+
+    Raises FileNotFoundError or ValueError.
+    """
     torch.set_num_threads(threads)
+    if isinstance(folder, str):
+        imported = build_imported(read_checkpoint(folder), None, None)
+        return imported.model.eval().select_output(output), info_of(imported.model, imported.outputs, folder)
     model, experiment, outputs, _ = load_recogniser(folder)
     return model.select_output(output), info_of(model, outputs, experiment.name)

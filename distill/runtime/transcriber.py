@@ -122,15 +122,18 @@ class Transcriber:
 
 
 def open_search(
-    folder: Path, session: Session, output: str, graph: Path | None = None, beam: float = ONLINE.beam
+    folder: Path | str, session: Session, output: str, graph: Path | None = None, beam: float = ONLINE.beam
 ) -> NewSearch:
-    """Searches of `graph`, by default the one in the export folder; greedy ones for the CTC output without a graph.
+    """Searches of `graph`, by default the one in the export folder; greedy ones for an output of CTC without a graph:
+    the second one, or that of a published model.
 
     Raises FileNotFoundError or ValueError that name what is missing.
     """
     info = session.info
     frame = info.hop / SAMPLE_RATE
-    if output == "ctc" and graph is None:
+    if isinstance(folder, str) and graph is not None:
+        raise ValueError(f"--graph {graph} needs the lang folder of an export; {folder} is decoded greedily")
+    if isinstance(folder, str) or (output == "ctc" and graph is None):
         return partial(GreedySearch, info.outputs, frame)
     folder = folder if (folder / "export.json").is_file() else folder / "export"
     return partial(OnlineSearch, open_exported(folder, info.outputs, frame, graph, replace(ONLINE, beam=beam)))
