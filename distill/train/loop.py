@@ -72,6 +72,7 @@ class TrainingPlan:
     batches(epoch, skip) yields this rank's shares of an epoch's batches without the first `skip`; batches have `ids`,
     `seconds`, `counted` and `to(device)`. valid() yields this rank's share of the validation. updates: of the whole
     training. units: names of the model's outputs. sizes: parameters of the model's parts. folder: of checkpoints.
+    frozen: parameters that stay as they are in the first so many updates.
     """
 
     settings: Experiment | LanguageModel
@@ -84,6 +85,7 @@ class TrainingPlan:
     ranks: Ranks
     device: torch.device
     teacher: TeacherTargets | None = None
+    frozen: Sequence[tuple[int, nn.Parameter]] = ()
 
 
 class Trainer:
@@ -183,6 +185,9 @@ class Trainer:
                 self.scaler.scale(loss / len(group)).backward()
             for name, value in parts.items():
                 values[name] = values.get(name, 0.0) + value / len(group)
+        for updates, parameter in self.plan.frozen:
+            if self.progress.updates < updates:
+                parameter.grad = None
         self.scaler.unscale_(self.optimiser)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
         self._check_finite({**values, "gradient": float(norm)}, group)

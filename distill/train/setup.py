@@ -100,7 +100,7 @@ def build_trainer(
     plan = TrainingPlan(
         experiment, loader.epoch, validation(experiment, folders, graphs, with_clean, ranks),
         count_updates(experiment.optim, loader.count), lang.outputs, count_parameters(model), folder, ranks, device,
-        targets,
+        targets, frozen_parameters(experiment, model),
     )  # fmt: skip
     return Trainer(plan, TrainingStep(model, objective))
 
@@ -159,6 +159,27 @@ def initial_model(
     if not calibrated:
         calibrate(model.front_end, loader)
     return model
+
+
+def frozen_parameters(experiment: Experiment, model: Recogniser) -> list[tuple[int, torch.nn.Parameter]]:
+    """(updates, parameter) of `experiment.frozen`; parameters that are never trained need no gradient from now on.
+
+    Raises ValueError for a beginning that no parameter's name has.
+    """
+    held = []
+    for beginning, updates in experiment.frozen.items():
+        found = [parameter for name, parameter in model.named_parameters() if name.startswith(beginning)]
+        if not found:
+            parts = ", ".join(name for name, _ in model.named_children())
+            raise ValueError(
+                f"{experiment.name}: frozen: no parameter's name begins with {beginning!r}; parts: {parts}"
+            )
+        if updates == "all":
+            for parameter in found:
+                parameter.requires_grad_(False)
+        else:
+            held += [(updates, parameter) for parameter in found]
+    return held
 
 
 def calibrate(front_end: FrontEnd, loader: TrainLoader) -> None:

@@ -120,3 +120,32 @@ def test_a_distillation_of_hidden_states_needs_no_denominator(tmp_path: Path) ->
     assert set(first) - set(later) == {"outputs"} and {"hidden1", "hidden2"} <= set(later)
     assert [group["lr"] for group in trainer.optimiser.param_groups] == [0.1, 0.05]
     assert trainer.result()["params"]["training_only"] == 2 * 8 * 8
+
+
+def trainer_of(folder: Path, **changes):
+    """The trainer of a teacher on generated speech."""
+    (folder / "cuts").mkdir()
+    for part in ("labelled", "dev"):
+        write_speech(folder / "speech", 6).to_file(folder / f"cuts/{part}.jsonl.gz")
+    lang, folders = write_letters(folder), Folders(folder, folder, folder, folder)
+    save_fsa(folder / "denominator.pt", train_unit_ngram([(1, 2), (2, 2, 1), (1,)], 2, len(lang.tokens)))
+    values = {**SETTINGS, "data": {"max_duration": 1.5, "workers": 0}, **changes}
+    return build_trainer(Experiment.parse(values, "test"), folders, folder, "native", ALONE, torch.device("cpu"))
+
+
+def test_frozen_parts_stay_as_they_are_for_so_many_updates(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, frozen={"front_end": "all", "encoder": 1, "head": 0})
+    batch, changed = next(trainer.plan.batches(0, 0)), []
+    for trainer.progress.updates in range(2):
+        before = {name: value.clone() for name, value in trainer.step.model.state_dict().items()}
+        trainer._update([batch], 0.1)
+        after = trainer.step.model.state_dict()
+        changed.append({name.split(".")[0] for name, value in before.items() if not torch.equal(value, after[name])})
+    assert changed == [{"head"}, {"encoder", "head"}]
+
+
+def test_a_frozen_part_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"toy: frozen: no parameter's name begins with 'encodr'; parts: front_end, enc"
+    ):
+        trainer_of(tmp_path, frozen={"encodr": 3})
