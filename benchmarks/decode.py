@@ -1,7 +1,7 @@
 """Graph search on real log-probabilities, one thread: ours whole and in chunks, kaldi-decoder, k2.
 
-The graph is that of the recipe, and with --text and --dictionary (CMUdict's format) also one of a bigram over
---words words (benchmarks/words.py). Every row of a case has the same beam and max_active: `score` is the mean 1-best
+The graph is that of the recipe, and with --larger also that of another recipe, whose lang folder may lack units of the
+model. Every row of a case has the same beam and max_active: `score` is the mean 1-best
 log-score of an utterance, so that rows compare at equal scores; `wer` is that of the 1-best, in percent; `of_fp32` and
 `of_int8` are its time as a share of what streaming S5 takes for the same audio in this run (random weights, which do
 not change its time). The narrowest beam whose `wer` is within 1 % of the widest one's is `enough`.
@@ -26,7 +26,6 @@ import torch
 from benchmarks.measure import k2_figures, measure
 from benchmarks.models import student
 from benchmarks.table import finish, parser
-from benchmarks.words import Sources, large_graph
 from distill.batch import SAMPLE_RATE
 from distill.decode.graph_decoder import GraphDecoder
 from distill.fsa.lattice import DecodingGraph, Lattice, Search
@@ -66,7 +65,7 @@ def main() -> None:
 
 def all_rows(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
     s5 = s5_rows(folder)
-    for case in cases(args, folder):
+    for case in cases(args):
         for each in with_enough([measured(case, Search(beam, 6.0, most), args) for beam, most in BEAMS]):
             yield each | {f"of_{name}": round(each["per_audio_second"] / seconds, 3) for name, seconds in s5.items()}
     for name, seconds in s5.items():
@@ -79,16 +78,10 @@ def parse() -> argparse.Namespace:
     options.add_argument("--data", type=Path, required=True, help="data folder of its recipe")
     options.add_argument("--set", default="test-other", help="cut set")
     options.add_argument("--utterances", type=int, default=100)
-    options.add_argument("--text", type=Path, help="text of the larger graph: UTTERANCE WORDS…, as LibriSpeech's")
-    options.add_argument("--dictionary", type=Path, help="its pronunciations, as CMUdict has them")
-    options.add_argument("--words", type=int, default=5000)
-    options.add_argument("--drawn", type=int, default=90_000, help="sentences that make its bigram dense")
+    options.add_argument("--larger", type=Path, help="data folder of a recipe with a larger graph")
     options.add_argument("--repeats", type=int, default=3)
     options.add_argument("--k2-python", type=Path, help="Python of an environment with k2, for its rows")
-    args = options.parse_args()
-    if (args.text is None) != (args.dictionary is None):
-        options.error("--text and --dictionary belong together")
-    return args
+    return options.parse_args()
 
 
 def s5_rows(folder: Path, rounds: int = 5) -> dict[str, float]:
@@ -102,19 +95,16 @@ def s5_rows(folder: Path, rounds: int = 5) -> dict[str, float]:
     return found
 
 
-def cases(args: argparse.Namespace, folder: Path) -> list[Case]:
+def cases(args: argparse.Namespace) -> Iterator[Case]:
     """The recipe's graph, and the larger one."""
     log_probs, references, hop = emissions(args)
     seconds = sum(map(len, log_probs)) * hop / SAMPLE_RATE
-    lang = Lang.load(args.data / "lang_phones")
-    decoder = GraphDecoder(NativeEngine(), args.data / "graphs/HLG.fst", lang)
-    found = [Case("recipe", decoder, log_probs, references, seconds)]
-    if args.text:
-        sources = Sources(args.text, args.dictionary, args.data / "text/lm.txt", args.words, args.drawn)
-        larger, hlg = large_graph(sources, folder)
-        frames = [as_outputs(each, lang, larger) for each in log_probs]
-        found.append(Case(sources.name, GraphDecoder(NativeEngine(), hlg, larger), frames, references, seconds))
-    return found
+    model = Lang.load(args.data / "lang_phones")
+    for data in filter(None, (args.data, args.larger)):
+        lang = Lang.load(data / "lang_phones")
+        decoder = GraphDecoder(NativeEngine(), data / "graphs/HLG.fst", lang)
+        frames = [as_outputs(each, model, lang) for each in log_probs]
+        yield Case(str(data), decoder, frames, references, seconds)
 
 
 def emissions(args: argparse.Namespace) -> tuple[list[np.ndarray], list[list[str]], int]:

@@ -67,7 +67,9 @@ def all_rows(args: argparse.Namespace) -> Iterator[Row]:
                 for row in rows:
                     totals = row.pop("totals", None)
                     if totals is not None:
-                        row["value_error"] = relative_error(totals, exact)
+                        row["value_error"] = max(
+                            abs(ours - theirs) / abs(theirs) for ours, theirs in zip(totals, exact)
+                        )
                     for ratio, figure in (("ratio", "seconds"), ("cpu_ratio", "cpu_seconds")):
                         row[ratio] = row[figure] / ours[figure] if row.get(figure) else None
                     yield {**where, **row}
@@ -137,10 +139,6 @@ def k2_row(args: argparse.Namespace, case: Case, name: str, beam: float) -> Row:
     content = {"log_probs": case.log_probs, "lengths": case.lengths, "hmms": hmms, "repeats": 5}
     content["output_beam"] = torch.tensor(beam)
     return {"engine": name, "seconds": None, "peak_mb": None, **k2_figures(args.k2_python, content, args.k2_timeout)}
-
-
-def relative_error(totals: Sequence[float], exact: Sequence[float]) -> float:
-    return max(abs(ours - theirs) / abs(theirs) for ours, theirs in zip(totals, exact))
 
 
 def cores() -> int:

@@ -4,7 +4,7 @@
 
 Every utterance is read with half a second of silence behind it, and of a stream only whole chunks, as sherpa-onnx
 decodes no others. Outputs are read over the graph (main), and as the best ones of each frame (ctc, where the model has
-that output). A row tells the error rate, its difference from torch with the interval of paired draws, and in how many
+that output). A row has the error rate, its difference from torch with the interval of paired draws, and in how many
 utterances the words, and without a graph the tokens, are torch's; sherpa-onnx decodes each alone and all in batches.
 """
 

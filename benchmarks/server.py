@@ -102,7 +102,7 @@ def random_streams(data: Path, name: str, streams: int, seconds: float) -> list[
 
 
 def start(args: argparse.Namespace, data: Path, runtime: str) -> tuple[subprocess.Popen, int]:
-    """The server, and the port that it says it listens on."""
+    """The server and its port, from its log."""
     command = [
         sys.executable, str(Path(__file__).resolve().parents[1] / "tools/serve.py"),
         "--experiment", str(args.experiment), "--data-dir", str(data), "--port", "0",

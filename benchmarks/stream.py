@@ -2,7 +2,7 @@
 
     python -m benchmarks.stream AUDIO… --experiment DIR [--hours 1] [--runtimes NAME,…] [--every 6] [--json FILE]
 
-The files follow one another, again and again, as one utterance that is never held: a session gets pieces of 0.1 s.
+The files are repeated as one utterance, which is read and fed to a session in pieces of 0.1 s.
 For each `--every` minutes: seconds of the processor per second of audio, memory of the process in RAM at their end,
 and the largest difference of a log-probability from the masked forward, which runs over windows that overlap by all
 that a frame can see (`distill.decode.log_probs.in_windows`); int8 is not compared, as it is another model.

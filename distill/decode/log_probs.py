@@ -1,4 +1,4 @@
-"""Log-probabilities of utterances: whole, or chunk by chunk as they stream; and on disk."""
+"""Log-probabilities of a model's outputs, over whole utterances or chunk by chunk, and their files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from distill.models.recogniser import Recogniser
 
 @torch.no_grad()
 def offline(model: Recogniser, batches: Iterable[Batch]) -> Iterator[tuple[str, np.ndarray]]:
-    """The whole-utterance forward (masked, if the model has chunks): pairs of id and (T, V) float32."""
+    """Forward over whole utterances (masked, if the model has chunks): pairs of id and (T, V) float32."""
     for batch in batches:
         output = model(batch.wave, batch.samples)
         yield from _by_utterance(batch, output.logits, output.lengths)
@@ -24,7 +24,7 @@ def offline(model: Recogniser, batches: Iterable[Batch]) -> Iterator[tuple[str, 
 
 @torch.no_grad()
 def streaming(model: Recogniser, batches: Iterable[Batch], step_samples: int) -> Iterator[tuple[str, np.ndarray]]:
-    """`Recogniser.step` over pieces of `step_samples` as they would arrive: pairs of id and (T, V) float32."""
+    """`Recogniser.step` over blocks of `step_samples`, as audio streams: pairs of id and (T, V) float32."""
     for batch in batches:
         state = model.initial_state(len(batch.ids))
         pieces, lengths = [], torch.zeros(len(batch.ids), dtype=torch.int64, device=batch.wave.device)
@@ -40,11 +40,10 @@ def streaming(model: Recogniser, batches: Iterable[Batch], step_samples: int) ->
 
 @torch.no_grad()
 def in_windows(model: Recogniser, pieces: Iterable[np.ndarray], frames: int) -> Iterator[np.ndarray]:
-    """The masked forward of one utterance of any length, pieces (n,) of audio -> (T, V) each, in bounded memory.
+    """Masked forward over one utterance of any length in bounded memory: blocks (n,) of audio -> (T, V) a window.
 
-    It runs over windows that give `frames` frames each and begin `reach` frames before them. Nothing that the given
-    frames see lies outside their window, so they are those of the forward over everything. Raises ValueError for
-    a model whose frames see more than a bounded past.
+    A window yields `frames` frames and begins `reach` frames before them. That is their receptive field, so the values
+    are those of a forward over the whole utterance. Raises ValueError for a model with unbounded left context.
     """
     hop, ahead, chunk = model.front_end.hop, model.front_end.ahead + 2 * model.front_end.hop, reach(model)[1]
     frames, before = -(-frames // chunk) * chunk, reach(model)[0]
@@ -63,11 +62,11 @@ def in_windows(model: Recogniser, pieces: Iterable[np.ndarray], frames: int) -> 
 
 
 def reach(model: Recogniser) -> tuple[int, int]:
-    """Frames before a chunk that its frames see, by way of all blocks, in whole chunks; and frames of a chunk."""
+    """Left context of a chunk through all blocks, in frames of whole chunks; and frames of a chunk."""
     streaming, encoder, front = model.settings.streaming, model.settings.encoder, model.front_end
     chunk = streaming.chunk_frames
     if not chunk or streaming.sink_frames:
-        raise ValueError("the model's frames see all of their past: windows need chunks, and no attention sinks")
+        raise ValueError("the model has unbounded left context: windows need chunks, and no attention sinks")
     one_block = next(n for n in count() if not streaming.visible(chunk - 1, (n + 1) * chunk))
     beginning = encoder.position_kernel + -(-front.context // front.hop) + 1
     return (encoder.layers * one_block + -(-beginning // chunk)) * chunk, chunk
@@ -82,22 +81,22 @@ def _by_utterance(batch: Batch, logits: torch.Tensor, lengths: torch.Tensor) -> 
 VALUES, FRAMES = "log_probs.npy", "frames.json"
 
 
-def write(folder: Path, found: Mapping[str, np.ndarray]) -> None:
-    """All utterances, (T, V) float32 by id, one behind the other in one array; their order is kept."""
-    frames = {name: len(each) for name, each in found.items()}
-    outputs = max((each.shape[1] for each in found.values()), default=0)
+def write(folder: Path, log_probs: Mapping[str, np.ndarray]) -> None:
+    """Write utterances, (T, V) float32 by id, concatenated over time; their order is kept."""
+    frames = {name: len(each) for name, each in log_probs.items()}
+    outputs = max((each.shape[1] for each in log_probs.values()), default=0)
     (folder / FRAMES).write_text(json.dumps(frames) + "\n", encoding="utf-8")
     shape = (sum(frames.values()), outputs)
     if not all(shape):
         np.save(folder / VALUES, np.zeros(shape, np.float32))
         return
     values = np.lib.format.open_memmap(folder / VALUES, "w+", np.float32, shape)
-    np.concatenate(list(found.values()), out=values)
+    np.concatenate(list(log_probs.values()), out=values)
     values.flush()
 
 
 def read(folder: Path) -> dict[str, np.ndarray]:
-    """What `write` was given."""
+    """Read what `write` wrote: (T, V) float32 by id."""
     frames: dict[str, int] = json.loads((folder / FRAMES).read_text(encoding="utf-8"))
     ends = np.cumsum(list(frames.values()), dtype=np.int64)
     return dict(zip(frames, np.split(np.load(folder / VALUES), ends[:-1])))

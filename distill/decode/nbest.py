@@ -22,7 +22,7 @@ from distill.search.determinise import SequenceGraph, determinised
 Words = tuple[str, ...]
 
 
-class Weights(NamedTuple):
+class ScoreWeights(NamedTuple):
     """Factors of the graph's and the language model's scores beside the acoustic one's 1, and a score per word."""
 
     graph: float = 1.0
@@ -30,7 +30,7 @@ class Weights(NamedTuple):
     word: float = 0.0
 
 
-UNCHANGED = Weights()
+UNCHANGED = ScoreWeights()
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class Candidates:
         length = np.array([len(words) for words in self.words], dtype=np.float64)
         return np.stack([self.acoustic, self.graph, self.lm, length], axis=1)
 
-    def best(self, weights: Weights) -> Words:
+    def best(self, weights: ScoreWeights) -> Words:
         """The words that score best; the earlier of equals."""
         return self.words[int(np.argmax(self.features() @ np.array([1.0, *weights])))]
 
@@ -103,7 +103,7 @@ class Tuning:
     oracle: fewest errors of any choice among the candidates; tried: (graph, lm, word, errors) of every point.
     """
 
-    weights: Weights
+    weights: ScoreWeights
     errors: int
     before: int
     oracle: int
@@ -130,7 +130,7 @@ def tune(
     utterances, or for a grid without UNCHANGED.
     """
     axes = [sorted(set(axis)) for axis in (graph, lm, word)]
-    points = [Weights(*values) for values in itertools.product(*axes)]
+    points = [ScoreWeights(*values) for values in itertools.product(*axes)]
     if UNCHANGED not in points:
         raise ValueError(f"the grid of weights must contain {tuple(UNCHANGED)}, the scores without rescoring")
     if not lists:
@@ -154,7 +154,7 @@ def error_counts(each: Candidates, reference: Sequence[str]) -> np.ndarray:
     return np.array([scored("", reference, words).errors for words in each.words])
 
 
-def _best_point(total: np.ndarray, points: Sequence[Weights]) -> int:
+def _best_point(total: np.ndarray, points: Sequence[ScoreWeights]) -> int:
     """Index of the point to take, from the errors on the grid (graph, lm, word)."""
     padded = np.pad(total.astype(np.float64), 1, mode="edge")
     steps = itertools.product((0, 1, 2), repeat=total.ndim)

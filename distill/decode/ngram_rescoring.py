@@ -1,8 +1,7 @@
-"""Rescoring with another n-gram: the decoding graph's n-gram taken out of the score, a larger one put in.
+"""Rescoring with a larger n-gram, whose log-probability replaces that of the decoding graph's n-gram.
 
-Both are walked word by word through their ARPA files; what the graph says beside its n-gram (pronunciations,
-silence, topology) stays. icefall's nbest-rescoring does this for lists of sentences, its
-whole-lattice-rescoring for every path of a lattice.
+The rest of the graph score (pronunciations, silence, topology) stays. `Exchange` scores n-best lists (icefall's
+nbest-rescoring), `rescored` every path of a lattice (its whole-lattice-rescoring).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from distill.decode.nbest import Candidates, Weights, Words
+from distill.decode.nbest import Candidates, ScoreWeights, Words
 from distill.graphs.arpa import END, START, ArpaLm
 from distill.search.determinise import SequenceGraph
 
@@ -24,9 +23,9 @@ REMEMBERED = 1 << 18  # scores of (history, word) kept
 
 
 class ArpaWalk:
-    """Natural-log scores of an ARPA model, word by word: state() of a beginning, step() to the next, end().
+    """Natural-log scores of an ARPA model, word by word: start(), step() for a word, end().
 
-    Words without a unigram take that of `<unk>`. Raises ValueError for them where there is none.
+    Words without a unigram are scored as `<unk>`. Raises ValueError for them in a model without `<unk>`.
     """
 
     def __init__(self, lm: ArpaLm, words: Iterable[str]) -> None:
@@ -43,11 +42,11 @@ class ArpaWalk:
         self._score = lru_cache(REMEMBERED)(lambda history, word: math.log(10) * lm.score(history, word))
 
     def start(self) -> Words:
-        """The history of a sentence's beginning."""
+        """The n-gram history at the start of a sentence."""
         return (START,)[: self.order - 1]
 
     def step(self, history: Words, word: str) -> tuple[float, Words]:
-        """Log-probability of a word, and the history behind it."""
+        """Log-probability of a word, and the n-gram history after it."""
         if word in self._missing:
             assert self._unknown is not None
             word = self._unknown
@@ -55,7 +54,7 @@ class ArpaWalk:
         return self._score(history, word), following
 
     def end(self, history: Words) -> float:
-        """Log-probability of the sentence's end."""
+        """Log-probability of the end of the sentence."""
         return self._score(history, END)
 
     def __call__(self, sentences: Sequence[Words]) -> np.ndarray:
@@ -72,13 +71,13 @@ class ArpaWalk:
 
 @dataclass(frozen=True)
 class Exchange:
-    """What a sentence gains when one n-gram takes another's place: a score as `rescoring.Candidates` hold it."""
+    """Log-probability ratio of two n-grams: an LM score of `nbest.Candidates`."""
 
     larger: ArpaWalk
     smaller: ArpaWalk
 
     def __call__(self, sentences: Sequence[Words]) -> np.ndarray:
-        """Log-probability by the larger less that by the smaller: (K,). With weight 1 the larger counts alone."""
+        """log p_larger - log p_smaller of each sentence: (K,). With LM weight 1 the larger replaces the smaller."""
         return self.larger(sentences) - self.smaller(sentences)
 
 
@@ -86,7 +85,7 @@ class Exchange:
 
 
 class _Best(NamedTuple):
-    """The best way to a state of a lattice with a history: its score, its words, and both models' histories."""
+    """The best partial path into a lattice state with given n-gram histories (of both models)."""
 
     score: float
     words: Words
@@ -94,11 +93,10 @@ class _Best(NamedTuple):
     smaller: Words
 
 
-def rescored(graph: SequenceGraph, names: Sequence[str], models: Exchange, weights: Weights) -> Words:
-    """The best word sequence of a lattice, every one of its sequences scored anew.
+def rescored(graph: SequenceGraph, names: Sequence[str], models: Exchange, weights: ScoreWeights) -> Words:
+    """The best word sequence of a lattice after rescoring; names: word of each symbol.
 
-    names: word of each symbol. Dynamic programming over states of the lattice together with the words that the
-    models remember, which is exact.
+    Viterbi search over pairs of lattice state and n-gram histories, which is exact.
     """
     ways: list[dict[tuple[Words, Words], _Best]] = [{} for _ in range(graph.num_states)]
     ways[0][models.larger.start(), models.smaller.start()] = _Best(
@@ -120,14 +118,14 @@ def rescored(graph: SequenceGraph, names: Sequence[str], models: Exchange, weigh
     return best.words
 
 
-def _onward(way: _Best, word: str, graph: float, acoustic: float, models: Exchange, weights: Weights) -> _Best:
+def _onward(way: _Best, word: str, graph: float, acoustic: float, models: Exchange, weights: ScoreWeights) -> _Best:
     new, larger = models.larger.step(way.larger, word)
     old, smaller = models.smaller.step(way.smaller, word)
     gained = acoustic + weights.graph * graph + weights.lm * (new - old) + weights.word
     return _Best(way.score + gained, (*way.words, word), larger, smaller)
 
 
-def _ended(way: _Best, final: tuple[float, float], models: Exchange, weights: Weights) -> _Best:
+def _ended(way: _Best, final: tuple[float, float], models: Exchange, weights: ScoreWeights) -> _Best:
     graph, acoustic = final
     if graph == -math.inf:
         return way._replace(score=-math.inf)
@@ -136,7 +134,7 @@ def _ended(way: _Best, final: tuple[float, float], models: Exchange, weights: We
 
 
 def as_plain(lists: Mapping[str, Candidates]) -> dict[str, list[dict]]:
-    """n-best lists as plain values for a JSON file: words, and acoustic, graph and n-gram scores apart."""
+    """n-best lists as plain values for a JSON file: words, acoustic, graph and n-gram scores."""
     return {
         name: [
             {"words": list(words), "acoustic": round(a, 4), "graph": round(g, 4), "lm": round(lm, 4)}

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Recognition:
-    """The best path of an utterance, its words with their times, and its n-best list where one was asked for."""
+    """The best path of an utterance, its words with their times, and its n-best list, if any."""
 
     best: Hypothesis
     words: tuple[Word, ...]

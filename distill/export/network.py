@@ -301,10 +301,6 @@ class StreamGraph(RuntimeGraph):
         """Ring buffers of full size, all zeros."""
         return [block.empty_past(batch, self.sinks + self.history) for block in self.blocks]  # type: ignore[operator]
 
-    def initial_positions(self, batch: int = 1) -> Tensor:
-        """Frames before the first one: zeros."""
-        return torch.zeros(batch, self.positions.kernel - 1, self.dim)
-
 
 def hidden_unless(visible: Tensor) -> Tensor:
     """0 for visible keys, HIDDEN for others."""

@@ -163,7 +163,7 @@ def export_stream(model: Recogniser, path: Path, output: str = "main") -> None:
     axes["x"], axes["log_probs"] = {0: "N", 1: "T_in"}, {0: "N", 1: "T"}
     for name in states[1:]:
         axes[name], axes[f"new_{name}"] = {0: "N", 2: "R"}, {0: "N", 2: "T"}
-    args = (x, full, none, graph.initial_positions(), *past)
+    args = (x, full, none, torch.zeros(1, graph.positions.kernel - 1, graph.dim), *past)
     write(StreamOnnx(graph), args, path, inputs, outputs, axes, {"model_type": "distill_stream"})
 
 

@@ -12,7 +12,7 @@ from distill.fsa.lattice import NO_FRAME, DecodingGraph
 LONGEST_CHAIN = 1000  # arcs without a frame in a row; a longer chain must be a cycle
 
 
-class Arcs(NamedTuple):
+class ArcTable(NamedTuple):
     """Columns of a table of arcs, all (A,)."""
 
     src: np.ndarray
@@ -21,11 +21,11 @@ class Arcs(NamedTuple):
     word: np.ndarray
     score: np.ndarray
 
-    def take(self, rows: np.ndarray) -> Arcs:
+    def take(self, rows: np.ndarray) -> ArcTable:
         """The arcs of these rows."""
-        return Arcs(*(column[rows] for column in self))
+        return ArcTable(*(column[rows] for column in self))
 
-    def followed_by(self, others: Arcs, others_first: np.ndarray) -> Arcs:
+    def followed_by(self, others: ArcTable, others_first: np.ndarray) -> ArcTable:
         """Every arc joined with every arc of `others` that leaves where it ends.
 
         others_first (S + 1,): state s has the arcs others_first[s] .. others_first[s + 1] - 1 of `others`.
@@ -39,7 +39,7 @@ class Arcs(NamedTuple):
                 f" {one.word[both][0]} and {two.word[both][0]}: k2 has room for one word on an arc"
             )
         label = np.where(one.label == NO_FRAME, two.label, one.label)
-        return Arcs(one.src, two.dst, label, one.word + two.word, one.score + two.score)
+        return ArcTable(one.src, two.dst, label, one.word + two.word, one.score + two.score)
 
     def graph(self, final: np.ndarray) -> DecodingGraph:
         """The decoding graph of these arcs, in any order, with final weights (S,)."""
@@ -58,21 +58,21 @@ def frames_only(graph: DecodingGraph) -> DecodingGraph:
     for a cycle of arcs without frames, and where two words would come to stand on one arc.
     """
     src = np.repeat(np.arange(graph.num_states), np.diff(graph.first))
-    arcs = Arcs(src, graph.dst.astype(np.int64), graph.label, graph.word, graph.score.astype(np.float64))
+    arcs = ArcTable(src, graph.dst.astype(np.int64), graph.label, graph.word, graph.score.astype(np.float64))
     silent = arcs.take(arcs.label == NO_FRAME)
     if not len(silent.src):
         return graph
     silent_first = first_arcs(silent.src, graph.num_states)
     arcs = _closed(arcs.take(arcs.label != NO_FRAME), silent, silent_first)
     begin = np.zeros(1, dtype=np.int64)
-    nowhere = Arcs(begin - 1, begin, np.full(1, NO_FRAME), begin, np.zeros(1))
+    nowhere = ArcTable(begin - 1, begin, np.full(1, NO_FRAME), begin, np.zeros(1))
     entries = _closed(nowhere, silent, silent_first)  # states reached before the first frame
     order = np.argsort(arcs.src, kind="stable")
     arcs = arcs.take(order)
     starting = entries.followed_by(arcs, first_arcs(arcs.src, graph.num_states))
     start_final = np.logaddexp.reduce(graph.final[entries.dst] + entries.score)
     # a start state of its own, numbered 0: other arcs may lead back to the old one
-    joined = Arcs(*(np.concatenate(pair) for pair in zip(starting, arcs)))
+    joined = ArcTable(*(np.concatenate(pair) for pair in zip(starting, arcs)))
     joined = joined._replace(src=joined.src + 1, dst=joined.dst + 1)
     final = np.concatenate([[start_final], graph.final])
     alive = on_a_path(joined.src, joined.dst, final)
@@ -82,12 +82,12 @@ def frames_only(graph: DecodingGraph) -> DecodingGraph:
     return joined._replace(src=number[joined.src], dst=number[joined.dst]).graph(final[alive])
 
 
-def _closed(arcs: Arcs, silent: Arcs, silent_first: np.ndarray) -> Arcs:
+def _closed(arcs: ArcTable, silent: ArcTable, silent_first: np.ndarray) -> ArcTable:
     """The arcs, and each of them joined with every chain of arcs without a frame that follows it."""
     closed, frontier = [arcs], arcs
     for _ in range(LONGEST_CHAIN):
         frontier = frontier.followed_by(silent, silent_first)
         if not len(frontier.src):
-            return Arcs(*(np.concatenate(columns) for columns in zip(*closed)))
+            return ArcTable(*(np.concatenate(columns) for columns in zip(*closed)))
         closed.append(frontier)
     raise ValueError("the decoding graph has a cycle of arcs without frames; remove its epsilon cycles")

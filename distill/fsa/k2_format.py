@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from distill.files import replacing
-from distill.fsa.epsilons import Arcs, frames_only
+from distill.fsa.epsilons import ArcTable, frames_only
 from distill.fsa.graph import Fsa, Hmm
 from distill.fsa.lattice import NO_FRAME, DecodingGraph
 from distill.fsa.openfst import read_openfst, save_fst
@@ -127,7 +127,7 @@ def from_k2_dict(content: Any, where: str = "k2 dict") -> Fsa:
 
 
 def k2_arcs(content: Any, where: str = "k2 dict") -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Arcs of one k2 graph, (A,) each: src, dst, label int32, -1 into the final state; score float64.
+    """ArcTable of one k2 graph, (A,) each: src, dst, label int32, -1 into the final state; score float64.
 
     Raises ValueError naming `where` for anything but the dict of one graph.
     """
@@ -161,7 +161,7 @@ def decoding_graph_from_k2_dict(content: Any, where: str = "k2 dict") -> Decodin
     ending = last[row] & ends
     final = np.full(states + int(more.sum()), -np.inf)
     np.logaddexp.at(final, source[ending], scores[ending])
-    return Arcs(source, target, labels, np.maximum(word, 0), scores).take(~ending).graph(final)
+    return ArcTable(source, target, labels, np.maximum(word, 0), scores).take(~ending).graph(final)
 
 
 def _words(aux: Any, label: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,7 @@
-"""ARPA files of back-off word n-grams: read line by line and checked, or in memory.
+"""ARPA files of back-off word n-grams: a checking reader, the model in memory, and normalisation of its words.
 
-The format is that of Doug Paul, as SRILM, KenLM and icefall read it: a header that counts the n-grams of
-each order, then sections of "log10-probability w1 … wn [log10-backoff]".
+The format of SRILM, KenLM and icefall: a header with the number of n-grams of each order, then sections of lines
+"log10-probability w1 … wn [log10-backoff]".
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ log = logging.getLogger(__name__)
 
 Ngram = tuple[str, ...]
 START, END = "<s>", "</s>"
-RESERVED = frozenset(("<eps>", "#0"))  # of graphs: a word of this name would become a silent arc
+RESERVED = frozenset(("<eps>", "#0"))  # epsilons of graphs
 LONGEST = 10  # words of an n-gram
-ZERO = -99.0  # log10 of what tools write for a probability of zero, where they do not write -inf
+ZERO = -99.0  # log10-probability that tools write for zero, unless they write -inf
 _PROMISE, _SECTION = re.compile(r"ngram\s*\d"), re.compile(r"\\(?:\d+-grams:|end\\)")
 
 
 class Entry(NamedTuple):
-    """One n-gram: its place (file:line), its log10-probability, its log10-backoff (None without one).
+    """An n-gram with its place (file:line), log10-probability and log10-backoff (None without one), -inf for zero.
 
-    Both are -inf for a probability of zero. highest: of the model's order, so that it is no history.
+    highest: its order is the model's, so that it is no history.
     """
 
     where: str
@@ -42,13 +42,13 @@ class Entry(NamedTuple):
 
 
 def read_entries(path: Path) -> Iterator[Entry]:
-    """The n-grams of an ARPA file in its order, plain or gzipped, one at a time; text before the header is skipped.
+    """Yield the n-grams of an ARPA file, plain or gzipped, in file order; text before the header is skipped.
 
-    Raises ValueError naming file and line for a header that is missing or does not match what follows,
-    for sections out of order, lines that are no n-gram, and numbers that are no log-probability.
+    Raises ValueError with file and line for a missing header, counts that differ from it, sections out of order,
+    malformed n-grams and invalid log-probabilities.
     """
     promised: dict[int, int] = {}
-    order, found, ended, behind, before = 0, 0, False, 0, ""
+    order, count, ended, behind, before = 0, 0, False, 0, ""
     for number, line in enumerate(read_lines(path), 1):
         text, where = line.strip(), f"{path}:{number}"
         if ended:
@@ -58,13 +58,13 @@ def read_entries(path: Path) -> Iterator[Entry]:
         elif not order and _PROMISE.match(text):
             promised.update([_promise(text, where, len(promised) + 1)])
         elif text.startswith("\\") and (order or promised or _SECTION.fullmatch(text)):
-            _check_count(where, promised, order, found)
-            order, found = order + 1, 0
+            _check_count(where, promised, order, count)
+            order, count = order + 1, 0
             ended = text == "\\end\\"
             if not ended and (text != f"\\{order}-grams:" or order not in promised):
                 raise ValueError(f"{where}: expected the section \\{order}-grams: of the header's, got {text[:60]!r}")
         elif text and order:
-            found += 1
+            count += 1
             yield _entry(text.split(), order, where, order == len(promised))
         elif text and promised:
             raise ValueError(f"{where}: expected 'ngram {len(promised) + 1}=COUNT' or \\1-grams:, got {text[:60]!r}")
@@ -121,7 +121,7 @@ def _entry(fields: list[str], order: int, where: str, highest: bool) -> Entry:
 
 
 def hole(entry: Entry) -> ValueError:
-    """The error for an n-gram whose history has no entry of its own."""
+    """The error for an n-gram whose history is missing."""
     history = " ".join(entry.ngram[:-1])
     return ValueError(
         f"{entry.where}: the file holds '{' '.join(entry.ngram)}' but not its history '{history}': it has holes,"
@@ -130,15 +130,15 @@ def hole(entry: Entry) -> ValueError:
 
 
 def twice(entry: Entry) -> ValueError:
-    """The error for an n-gram that the file has given before."""
+    """The error for a duplicate n-gram."""
     return ValueError(f"{entry.where}: '{' '.join(entry.ngram)}' stands twice in the file")
 
 
 @dataclass(frozen=True)
 class ArpaLm:
-    """Back-off n-gram over words: `probability` and `backoff` in log10, keyed by n-gram (tuples).
+    """Back-off n-gram over words: log10 `probability` and `backoff` by n-gram (tuples of words).
 
-    size: n-grams of the file, also those that were not kept.
+    size: number of n-grams in the file, those not loaded included.
     """
 
     order: int
@@ -158,7 +158,7 @@ class ArpaLm:
         return penalty + self.probability[ngram]
 
     def perplexity(self, sentences: Iterable[str]) -> float:
-        """Perplexity per word, sentence ends counted."""
+        """Perplexity per word, sentence ends included."""
         total, count = 0.0, 0
         for sentence in sentences:
             padded = (START, *sentence.split(), END)
@@ -169,10 +169,10 @@ class ArpaLm:
 
 
 def read_arpa(path: Path, sentences: Iterable[str] | None = None) -> ArpaLm:
-    """Read an ARPA file whole; raises ValueError as `read_entries` does, and for holes and doubles.
+    """Load an ARPA file; raises ValueError as `read_entries` does, and for missing histories and duplicates.
 
-    A probability of zero is kept as 10^ZERO, so that scores stay finite.
-    sentences: keep what is needed to score these alone, so that memory does not grow with the file.
+    A probability of zero becomes 10^ZERO, so that scores stay finite. sentences: load only the n-grams that these
+    need, so that memory does not grow with the file.
     """
     needed = None if sentences is None else _parts(sentences)
     probability: dict[Ngram, float] = {}
@@ -193,19 +193,19 @@ def read_arpa(path: Path, sentences: Iterable[str] | None = None) -> ArpaLm:
 
 
 def _parts(sentences: Iterable[str], longest: int = LONGEST) -> set[Ngram]:
-    """Every n-gram of up to `longest` words in the sentences."""
-    found: set[Ngram] = set()
+    """All n-grams of up to `longest` words in the sentences."""
+    ngrams: set[Ngram] = set()
     for sentence in sentences:
         words = (START, *sentence.split(), END)
-        found.update(words[i:j] for i in range(len(words)) for j in range(i + 1, min(i + longest, len(words)) + 1))
-    return found
+        ngrams.update(words[i:j] for i in range(len(words)) for j in range(i + 1, min(i + longest, len(words)) + 1))
+    return ngrams
 
 
 def normalise_arpa(source: Path, target: Path) -> bool:
-    """Write an ARPA file with its words normalised as text is; False, and nothing written, where they are already.
+    """Write an ARPA file with its words normalised as text is; False, and nothing written, if they already are.
 
-    Words that no normalised text contains are left out with their n-grams, and listed with the reason in a
-    .skipped.tsv beside the target. Raises ValueError as `read_entries` does, and for two words of one spelling.
+    Words that normalised text cannot contain are left out with their n-grams, and listed with the reason in a
+    .skipped.tsv beside the target. Raises ValueError as `read_entries` does, and for words that become equal.
     """
     spelt = _spellings(source)
     if all(word == new for word, new in spelt.items()):
@@ -237,8 +237,8 @@ def normalise_arpa(source: Path, target: Path) -> bool:
 
 
 def _spellings(path: Path) -> dict[str, str]:
-    """Each word of an ARPA file after normalisation, empty for one that no normalised text contains."""
-    found: dict[str, str] = {}
+    """Words of an ARPA file after normalisation, empty for those that normalised text cannot contain."""
+    spelt: dict[str, str] = {}
     first: dict[str, Entry] = {}
     for entry in read_entries(path):
         word = entry.ngram[0]
@@ -247,10 +247,10 @@ def _spellings(path: Path) -> dict[str, str]:
         if word in (START, END) or word.lower() == "<unk>":
             continue
         new = normalise(word)
-        found[word] = new = "" if " " in new else new
+        spelt[word] = new = "" if " " in new else new
         if new and (other := first.setdefault(new, entry)).ngram[0] != word:
             raise ValueError(
                 f"{entry.where}: '{word}' and '{other.ngram[0]}' (line {other.where.rpartition(':')[2]}) are one word"
                 f" to text, {new}: make the n-gram of normal text, or remove it and stage 3 estimates one"
             )
-    return found
+    return spelt

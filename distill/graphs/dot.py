@@ -15,7 +15,7 @@ MOST_LABELS = 6  # of arcs between the same two states; the others are counted
 
 
 def dot(content: Any, inputs: Mapping[int, str], outputs: Mapping[int, str], most: int = 0, where: str = "") -> str:
-    """Graphviz text of a k2 dict (aux_labels make it a transducer), labels named where a name is known.
+    """Graphviz text of a k2 dict (aux_labels make it a transducer), labels by their names, if they have one.
 
     most: number of states drawn, those nearest to the start; 0: all. Raises ValueError naming `where` for another
     dict, and for a graph of more than 200 states where `most` is 0.

@@ -1,8 +1,8 @@
-"""G: a back-off word n-gram as a graph for decoding, straight from its ARPA file.
+"""G: a back-off word n-gram as a decoding graph, built while its ARPA file is read.
 
-States are histories that some n-gram continues. An n-gram is an arc to the longest history it ends with; a
-state's back-off is an arc of label #0 (output epsilon) to the history without its oldest word. Sentence ends
-are final weights. As `arpa2fst --disambig-symbol=#0` of Kaldi and kaldilm make it.
+As Kaldi's and kaldilm's `arpa2fst --disambig-symbol=#0`: states are histories that an n-gram continues, an n-gram is an
+arc to the longest history that it ends with, and back-off is an arc of label #0 (output epsilon) to the history without
+its oldest word. Sentence ends are final weights.
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ from distill.graphs.arpa import END, START, Entry, hole, read_entries, twice
 log = logging.getLogger(__name__)
 
 UNKNOWN = {"<unk>", "<UNK>"}  # words of these names have no pronunciation
-EMPTY = 0  # the node of the history without words
+EMPTY = 0  # node of the empty history
 
 
 def grammar_fst(arpa: Path, words: Mapping[str, int]) -> kaldifst.StdVectorFst:
     """Costs are negated natural logarithms. words: ids, "#0" among them.
 
-    Paths of probability zero do not exist. n-grams with <unk> are left out, counted in the log. Raises ValueError for
-    a broken file (`arpa.read_entries`), holes, n-grams that stand twice, words without an id, and a model in which no
-    sentence has a probability.
+    Arcs of probability zero are dropped, n-grams with <unk> too (counted in the log). Raises ValueError for a malformed
+    file (`arpa.read_entries`), missing histories, duplicates, words without an id, and a model without any sentence.
     """
     grammar, missing, unfounded, left_out = _Grammar(words["#0"]), [], "", 0
     for entry in read_entries(arpa):
@@ -62,7 +61,7 @@ def grammar_fst(arpa: Path, words: Mapping[str, int]) -> kaldifst.StdVectorFst:
 
 
 class _Grammar:
-    """Nodes are n-grams that may be histories, numbered as they come; arcs lead to the longest node that fits."""
+    """Nodes are n-grams that may be histories, in file order; an arc leads to the longest node that it ends with."""
 
     def __init__(self, back_off: int) -> None:
         self.back_off = back_off
@@ -72,7 +71,7 @@ class _Grammar:
         self.final: dict[int, float] = {}
 
     def add(self, entry: Entry, ids: tuple[int, ...]) -> None:
-        """An n-gram; ids are 0 for the sentence's start and end."""
+        """Add an n-gram; ids are 0 for the start and the end of a sentence."""
         source = self.nodes.get(ids[:-1])
         if source is None:
             raise hole(entry)
@@ -99,7 +98,7 @@ class _Grammar:
         return self.nodes[history]
 
     def double(self) -> tuple[int, ...] | None:
-        """An n-gram that was added twice, of the highest order: those are no histories, and so not looked up."""
+        """A duplicate n-gram of the highest order; `add` detects those of lower orders."""
         arcs = np.array(self.ends, np.int64).reshape(-1, 3)[:, :2]
         arcs = arcs[np.lexsort(arcs.T)]
         again = np.flatnonzero((arcs[1:] == arcs[:-1]).all(1))
@@ -109,7 +108,7 @@ class _Grammar:
         return (*next(history for history, node in self.nodes.items() if node == source), label)
 
     def fst(self) -> kaldifst.StdVectorFst:
-        """The graph, states in the order of their nodes; histories that nothing continues are passed through."""
+        """The graph, states in the order of nodes; an arc into a history without successors leads to its back-off."""
         start = self.nodes.get((EMPTY,), EMPTY)
         continued = {EMPTY, start, *self.ends[::3], *self.final}
         goal, extra = array("q"), array("d")

@@ -64,7 +64,7 @@ def write_icefall_lang(lang: Lang, folder: Path, unit_lm: Fsa | None = None, hlg
 def write_numerators(graphs: Iterable[tuple[str, Hmm]], folder: Path, together: int = 1000) -> int:
     """Write num-00000.pt, … for `k2.Fsa.from_dict`, an `FsaVec` each over the model's outputs, and num-00000.txt, ….
 
-    graphs: (cut id, numerator); the text holds the ids of the vector's cuts. Time windows and confidences are not
+    graphs: (cut id, numerator); the text lists the ids of the vector's cuts. Time windows and confidences are not
     in k2's graphs. Returns how many were written.
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,17 +1,17 @@
-"""Topologies turn a graph over units into a graph over frames (H, with left context C, of HCLG).
+"""Topologies: the outputs that the frames of a unit emit (H, with left context C, of HCLG).
 
-A topology says which of the model's outputs the frames of a unit may take. A unit has a class, which
-follows from the unit itself (monophones) or from the unit and the one before it (left biphones,
-`distill.graphs.biphones`). Three kinds give outputs to classes:
+Composed with a topology, a graph over units becomes a graph over frames. A unit has a class: one of its own
+(monophones), or one that depends on the unit before it (left biphones, `distill.graphs.biphones`). Three kinds assign
+outputs to classes:
 
-- ctc: output 0 is blank, 1 + c is class c. Repeats collapse, a blank separates equal outputs
+- ctc: output 0 is blank, 1 + c is class c. Repeats are merged, equal units are separated by a blank
   (Graves et al. 2006; k2's `ctc_topo(modified=False)`).
-- ctc_compact: the same outputs, but a blank between equal outputs is optional, so a repeat is either
+- ctc_compact: the same outputs, but the blank between equal units is optional, so a repeat is either
   one unit or two (compact CTC of Laptev et al. 2021, arXiv 2110.03098; k2's `modified=True`).
-- two_pdf: output 2c for the first frame of a unit, 2c + 1 for all its further ones, no blank
+- two_pdf: output 2c in the first frame of a unit, 2c + 1 in all further ones, no blank
   (Hadian et al. 2018, end-to-end LF-MMI; Kaldi's steps/nnet3/chain/e2e).
 
-Graphs over units have no context: it is added when they are composed.
+Graphs over units are free of context, which composition adds.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ KINDS = ("ctc", "ctc_compact", "two_pdf")
 
 @dataclass(frozen=True, eq=False)
 class Topology:
-    """How units become outputs of a model.
+    """Outputs of a model for the frames of its units.
 
-    kind: one of `KINDS`. classes (R, U): class of unit u after left context r, -1 for unit 0. R is 1
-    without context, else U: row l stands for the unit l before, row 0 for the beginning.
+    kind: one of `KINDS`. classes (R, U): class of unit u after left context r, -1 for unit 0 (blank). R is 1
+    without context, else U: row l is the context of unit l, row 0 the start of an utterance.
     """
 
     kind: str
@@ -58,7 +58,7 @@ class Topology:
 
     @property
     def num_units(self) -> int:
-        """Units, blank included: as many as tokens.txt has lines."""
+        """Number of units, blank included: the lines of tokens.txt."""
         return self.classes.shape[1]
 
     @property
@@ -67,28 +67,28 @@ class Topology:
 
     @property
     def num_outputs(self) -> int:
-        """V: width of a model's output."""
+        """V: width of the model's output layer."""
         return 2 * self.num_classes if self.kind == "two_pdf" else 1 + self.num_classes
 
     @property
     def has_context(self) -> bool:
-        """True where a unit's outputs depend on the unit before it."""
+        """True if the outputs of a unit depend on the unit before it."""
         return len(self.classes) > 1
 
     def enter(self, classes: np.ndarray) -> np.ndarray:
-        """Outputs of the first frame of units of these classes."""
+        """Outputs in the first frame of units of these classes."""
         return 2 * classes if self.kind == "two_pdf" else 1 + classes
 
-    def hold(self, classes: np.ndarray) -> np.ndarray:
-        """Outputs of the further frames."""
+    def loop(self, classes: np.ndarray) -> np.ndarray:
+        """Outputs in the further frames, on the self-loop."""
         return 2 * classes + 1 if self.kind == "two_pdf" else 1 + classes
 
     def row(self, unit: np.ndarray | int) -> np.ndarray | int:
-        """Row of `classes` that follows a unit (0: the beginning)."""
+        """Row of `classes` after a unit (0: the start of an utterance)."""
         return unit if self.has_context else unit * 0
 
     def compose(self, graph: Fsa) -> Hmm:
-        """H o C o graph: the frame labellings of a unit graph, each path with its weight.
+        """H o C o graph: all frame labellings of the paths of a unit graph, with their weights.
 
         A graph with windows becomes a `Numerator` with windows. Raises ValueError for labels outside the units.
         """
@@ -105,17 +105,17 @@ class Topology:
         return Numerator(*parts, window=torch.from_numpy(graph.window[state[of_state]].astype(np.int64)))
 
     def _entries(self, arcs: _Arcs, last: np.ndarray) -> _Entries:
-        """Places where a unit begins, as (state after it, class)."""
+        """Distinct pairs of a state and the class of a unit on an arc into it."""
         classes = self.classes[last[arcs.src], arcs.label]
         width = self.num_classes + 1
         keys, entry = np.unique(arcs.dst * width + classes, return_inverse=True)
         return _Entries(keys // width, keys % width, entry.reshape(-1))
 
     def unit_begun(self, previous: int, output: int) -> int:
-        """Unit that begins with a frame's output after that of the previous frame (-1 or blank at the start), or 0.
+        """Unit that starts at a frame, 0 for none; previous: output of the frame before (-1 or blank at the start).
 
-        Under ctc_compact a repeated output counts as one unit. Of units that share an output (tying) the
-        first is meant, unless `output` is one of the further columns of `output_columns`.
+        Under ctc_compact a repeated output continues its unit. Of units that share an output (tying) the
+        first is returned, unless `output` is one of the extra columns of `output_columns`.
         """
         return int((self.unit_table.again if output == previous else self.unit_table.fresh)[output])
 
@@ -129,9 +129,9 @@ class Topology:
         return UnitTable(fresh, fresh if self.kind == "two_pdf" else np.zeros_like(fresh))
 
     def output_names(self, units: Sequence[str]) -> list[str]:
-        """A name for each output from the units' symbols: "K-AE_1" is AE after K, "*-AE" AE after all not named.
+        """Names of the outputs: "K-AE" is AE after K, "^-AE" at the start, "*-AE" in all other contexts.
 
-        Of two_pdf "_1" is the first frame and "_2" the further ones. "^" is the beginning.
+        The outputs of two_pdf end in "_1" (first frame) and "_2" (further frames).
         """
         names, tied = [""] * self.num_classes, {c for c, _ in self._shared}
         for unit in range(1, self.num_units):
@@ -146,24 +146,22 @@ class Topology:
         return [units[BLANK], *names]
 
     def units(self, outputs: Sequence[int]) -> list[int]:
-        """Unit sequence of frame outputs."""
+        """Unit sequence of a frame labelling."""
         return [u for u in map(self.unit_begun, [-1, *outputs[:-1]], outputs) if u]
 
     @cached_property
     def _shared(self) -> list[tuple[int, int]]:
-        """(class, unit) of every unit that shares its class with a smaller unit."""
-        found = {(int(c), u) for u in range(1, self.num_units) for c in np.unique(self.classes[:, u])}
-        smallest: dict[int, int] = {}
-        for c, u in sorted(found):
-            smallest.setdefault(c, u)
-        return [(c, u) for c, u in sorted(found) if smallest[c] != u]
+        """(class, unit) of units that share their class with a unit of smaller id."""
+        pairs = sorted({(int(c), u) for u in range(1, self.num_units) for c in np.unique(self.classes[:, u])})
+        smallest = dict(reversed(pairs))
+        return [(c, u) for c, u in pairs if smallest[c] != u]
 
     @cached_property
     def output_columns(self) -> np.ndarray:
-        """For each input label - 1 of `output_fst` the output it scores with: 0 .. V - 1, then doubles.
+        """Output of each input label - 1 of `output_fst`: 0 .. V - 1, then those of units that share a class.
 
-        Units that share an output have labels of their own, so that a path determines its units. A decoder
-        scores the graph with `log_probs[:, output_columns]`; without shared outputs that changes nothing.
+        These units have input labels of their own, so that a path determines its units. A decoder searches
+        with `log_probs[:, output_columns]`, which is log_probs where no outputs are shared.
         """
         doubles = self.enter(np.array([c for c, _ in self._shared], dtype=np.int64))
         return np.concatenate([np.arange(self.num_outputs), doubles])
@@ -171,7 +169,7 @@ class Topology:
     def output_fst(self) -> kaldifst.StdVectorFst:
         """H o C with OpenFst: input label o + 1 is column o of `output_columns`, output labels are units.
 
-        Every state may end a path. Weights are zero.
+        All states are final, all weights zero.
         """
         import kaldifst
 
@@ -186,8 +184,8 @@ class Topology:
     def _output_arcs(self) -> Iterator[tuple[int, int, int, int]]:
         """(source, target, column, unit) of `output_fst`; column -1 takes no frame.
 
-        First come the states without a unit since the row's context (one a row; in CTC they
-        emit blank), then one for each pair of a unit and its class.
+        States: one for each row of `classes`, before the next unit (in CTC it emits blank), then one for each pair
+        of a unit and its class.
         """
         rows, blank = len(self.classes), self.kind != "two_pdf"
         pairs = sorted({(u, int(c)) for u in range(1, self.num_units) for c in self.classes[:, u]})
@@ -200,8 +198,8 @@ class Topology:
                 yield row, row, BLANK, 0
             yield from ((row, state[pair], columns[pair], pair[0]) for pair in entering[row])
         for (unit, c), here in state.items():
-            row, held = int(self.row(unit)), int(self.hold(np.array(c)))
-            yield here, here, columns[unit, c] if blank else held, 0
+            row, further = int(self.row(unit)), int(self.loop(np.array(c)))
+            yield here, here, columns[unit, c] if blank else further, 0
             if self.kind == "ctc_compact":
                 yield here, row, -1, 0
                 continue
@@ -233,7 +231,7 @@ def save_topology(topology: Topology, folder: Path) -> None:
     if topology.has_context:
         left, unit = np.nonzero(topology.classes >= 0)
         classes = topology.classes[left, unit]
-        rows = np.stack([left, unit, topology.enter(classes), topology.hold(classes)], 1)
+        rows = np.stack([left, unit, topology.enter(classes), topology.loop(classes)], 1)
         write_text(folder / "pdfs.txt", "".join(f"{a} {b} {c} {d}\n" for a, b, c, d in rows.tolist()))
     write_text(folder / "topology.json", json.dumps(content, indent=1) + "\n")
 
@@ -253,11 +251,13 @@ def load_topology(folder: Path, num_units: int) -> Topology:
         raise ValueError(f"{path}: not readable as a topology ({error!r}); run stage 2 again") from None
     if units != num_units:
         raise ValueError(f"{path} is for {units} units, but tokens.txt has {num_units}; run stage 2 again")
-    found = Topology(kind, _read_classes(folder / "pdfs.txt", num_units, kind)) if context == "left" else None
-    found = found or monophones(kind, num_units)
-    if found.num_outputs != outputs:
-        raise ValueError(f"{path} promises {outputs} outputs, pdfs.txt has {found.num_outputs}; run stage 2 again")
-    return found
+    if context == "left":
+        topology = Topology(kind, _read_classes(folder / "pdfs.txt", num_units, kind))
+    else:
+        topology = monophones(kind, num_units)
+    if topology.num_outputs != outputs:
+        raise ValueError(f"{path} names {outputs} outputs, pdfs.txt has {topology.num_outputs}; run stage 2 again")
+    return topology
 
 
 def _read_classes(path: Path, num_units: int, kind: str) -> np.ndarray:
@@ -282,7 +282,7 @@ class _Arcs(NamedTuple):
 
 
 class _Entries(NamedTuple):
-    """state, label (E,): the state reached by a unit and its class; of_arc (A,): the entry of each arc."""
+    """Pairs of a state and the class of a unit that leads into it: state, label (E,); of_arc (A,): pairs of arcs."""
 
     state: np.ndarray
     label: np.ndarray
@@ -290,9 +290,9 @@ class _Entries(NamedTuple):
 
 
 def _with_last_unit(graph: Fsa, context: bool) -> tuple[_Arcs, np.ndarray, np.ndarray]:
-    """Arcs with states split until each is reached by one unit only (C o graph); without context as they are.
+    """C o graph: states are split by the unit that leads into them; without context the graph itself.
 
-    Also each new state's old state and last unit, 0 for none.
+    Returns the arcs, and the original state and the last unit (0 for none) of each state.
     """
     src, dst, label = (x.astype(np.int64) for x in (graph.src, graph.dst, graph.label))
     if not context:
@@ -306,16 +306,16 @@ def _with_last_unit(graph: Fsa, context: bool) -> tuple[_Arcs, np.ndarray, np.nd
 
 
 def _ctc(topology: Topology, entries: _Entries, arcs: _Arcs, final: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Fields of an `Hmm`: a state with a self-loop per entry, then a blank per state of the unit graph."""
+    """Fields of an `Hmm`: a state with a self-loop for each entry, then a blank for each state of the unit graph."""
     count, states = len(entries.state), len(final)
     blank = count + np.arange(states)
-    held = np.arange(count)
+    own = np.arange(count)
     onward, origin = _join(entries.state, arcs.src)
     if topology.kind == "ctc":  # equal outputs need a blank between them
         different = entries.label[origin] != entries.label[entries.of_arc[onward]]
         onward, origin = onward[different], origin[different]
-    src = [held, blank, held, origin, blank[arcs.src]]
-    dst = [held, blank, blank[entries.state], entries.of_arc[onward], entries.of_arc]
+    src = [own, blank, own, origin, blank[arcs.src]]
+    dst = [own, blank, blank[entries.state], entries.of_arc[onward], entries.of_arc]
     weight = [np.zeros(count + states + count), arcs.weight[onward], arcs.weight]
     label = np.concatenate([topology.enter(entries.label), np.full(states, BLANK)])
     initial = np.concatenate([_first(entries, arcs), np.full(states, -np.inf)])
@@ -325,7 +325,7 @@ def _ctc(topology: Topology, entries: _Entries, arcs: _Arcs, final: np.ndarray) 
 
 
 def _two_pdf(topology: Topology, entries: _Entries, arcs: _Arcs, final: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Fields of an `Hmm`: two states per entry, for its first frame and for its further ones."""
+    """Fields of an `Hmm`: two states for each entry, its first frame and its further ones."""
     count = len(entries.state)
     first, further = np.arange(count), count + np.arange(count)
     onward, origin = _join(entries.state, arcs.src)
@@ -333,14 +333,14 @@ def _two_pdf(topology: Topology, entries: _Entries, arcs: _Arcs, final: np.ndarr
     src = [first, further, origin, origin + count]
     dst = [further, further, following, following]
     weight = [np.zeros(2 * count), arcs.weight[onward], arcs.weight[onward]]
-    label = np.concatenate([topology.enter(entries.label), topology.hold(entries.label)])
+    label = np.concatenate([topology.enter(entries.label), topology.loop(entries.label)])
     initial = np.concatenate([_first(entries, arcs), np.full(count, -np.inf)])
     ending = np.tile(final[entries.state], 2)
     return label, initial, ending, *map(np.concatenate, (src, dst, weight))
 
 
 def _first(entries: _Entries, arcs: _Arcs) -> np.ndarray:
-    """Log-weight with which a path begins in each entry."""
+    """Log-weight of starting in each entry."""
     initial = np.full(len(entries.state), -np.inf)
     begins = arcs.src == 0
     np.logaddexp.at(initial, entries.of_arc[begins], arcs.weight[begins])
@@ -348,7 +348,7 @@ def _first(entries: _Entries, arcs: _Arcs) -> np.ndarray:
 
 
 def _join(states: np.ndarray, arc_states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs (arc, row) where the arc leaves the state of the row: two index arrays."""
+    """Index pairs (arc, row) of arcs that leave states[row]: two arrays."""
     order = np.argsort(arc_states, kind="stable")
     low = np.searchsorted(arc_states[order], states, "left")
     high = np.searchsorted(arc_states[order], states, "right")

@@ -94,13 +94,10 @@ def train_word_ngram(sentences: Iterable[str], order: int, words: Iterable[str] 
             for symbols, position in _read_ids(file, number):
                 counts.add(_codes(symbols, position, n, levels, len(names)))
             codes, numbers = counts.table()
-            levels.append(
-                _longer(codes, numbers, levels, len(names), least if n > 2 else 1)
-                if levels
-                else _unigrams(codes, numbers, len(names), ids[START])
-            )
             if n > 1:
-                _set_backoff(levels, codes, numbers, len(names), least if n > 2 else 1)
+                _add_level(codes, numbers, levels, len(names), least if n > 2 else 1)
+            else:
+                levels.append(_unigrams(codes, numbers, len(names), ids[START]))
     return WordNgram(names, levels)
 
 
@@ -148,33 +145,18 @@ def _unigrams(codes: np.ndarray, numbers: np.ndarray, words: int, start: int) ->
     return Level(np.arange(words), np.zeros(words, dtype=np.int64), probability, np.full(words, np.nan))
 
 
-def _longer(codes: np.ndarray, numbers: np.ndarray, levels: list[Level], words: int, least: int) -> Level:
-    """The n-grams of an order that are seen `least` times, interpolated with the order below."""
-    below = levels[-1]
-    total, kinds, share = _histories(codes, numbers, len(below), words, least)
+def _add_level(codes: np.ndarray, numbers: np.ndarray, levels: list[Level], words: int, least: int) -> None:
+    """Append the n-grams of an order that are seen `least` times, interpolated with the order below.
+
+    A history's back-off weight is its share for the order below.
+    """
+    below, history = levels[-1], codes // words
+    total = np.bincount(history, numbers, len(below)) + np.bincount(history, minlength=len(below))
     kept = numbers >= least
-    codes, numbers = codes[kept], numbers[kept]
-    history, word = codes // words, codes % words
+    share = 1 - np.bincount(history, numbers * kept, len(below)) / np.maximum(total, 1)
+    codes, history = codes[kept], history[kept]
+    word = codes % words
     suffix = word if len(levels) == 1 else below.find(below.suffix[history] * words + word)
-    lower = 10 ** below.probability[suffix]
-    value = numbers / (total + kinds)[history] + share[history] * lower
-    return Level(codes, suffix, np.log10(value), np.full(len(codes), np.nan))
-
-
-def _histories(
-    codes: np.ndarray, numbers: np.ndarray, count: int, words: int, least: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each of `count` histories: its count, its number of distinct words, its share for the order below."""
-    history = codes // words
-    total = np.bincount(history, numbers, count)
-    kinds = np.bincount(history, minlength=count)
-    kept = np.bincount(history, numbers * (numbers >= least), count)
-    return total, kinds, 1 - kept / np.maximum(total + kinds, 1)
-
-
-def _set_backoff(levels: list[Level], codes: np.ndarray, numbers: np.ndarray, words: int, least: int) -> None:
-    """A history's back-off weight: in an interpolated model its share for the order below."""
-    below = levels[-2]
-    _, _, share = _histories(codes, numbers, len(below), words, least)
-    continued = np.unique(levels[-1].codes // words)
-    below.backoff[continued] = np.log10(share[continued])
+    value = numbers[kept] / total[history] + share[history] * 10 ** below.probability[suffix]
+    levels.append(Level(codes, suffix, np.log10(value), np.full(len(codes), np.nan)))
+    below.backoff[np.unique(history)] = np.log10(share[np.unique(history)])

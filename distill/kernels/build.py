@@ -59,19 +59,16 @@ def find_compiler() -> str | None:
     return next((path for path in map(shutil.which, ("c++", "g++", "clang++")) if path), None)
 
 
-def cache_folder() -> Path:
-    """Where compiled kernels are kept."""
-    if "DISTILL_CACHE" in os.environ:
-        return Path(os.environ["DISTILL_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distill-asr"
-
-
 def _compiled(source: Path, compiler: str, options: tuple[str, ...]) -> Path:
     """The shared library, compiled if it is not in the cache; two processes may compile the same one at once."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
     sources = [path.read_text(encoding="utf-8") for path in [source, *sorted(SOURCES.glob("*.h"))]]
     key = "\n".join([version, *options, _processor(), *sources])
-    path = cache_folder() / f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distill-asr"
+    path = (
+        Path(os.environ.get("DISTILL_CACHE", home))
+        / f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    )
     if path.is_file():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -23,15 +23,10 @@ class NativeEngine(OwnEngine):
         """Sum all paths of `graph`: log_probs (B, T, V), lengths (B,) -> Score (`Engine.score`)."""
         kind = log_probs.device.type
         if kind not in self._engines:
-            self._engines[kind] = self._build(kind)
+            engine: Callable[[float, Precision], Engine] = CpuEngine if kind == "cpu" else TorchEngine
+            if kind == "cuda":
+                from distill.lfmmi import triton
+
+                engine = triton.TritonEngine if triton.available() else TorchEngine
+            self._engines[kind] = engine(self.leaky, self.precision)
         return self._engines[kind].score(log_probs, lengths, graph)
-
-    def _build(self, kind: str) -> Engine:
-        if kind == "cpu":
-            return CpuEngine(self.leaky, self.precision)
-        if kind == "cuda":
-            from distill.lfmmi import triton
-
-            if triton.available():
-                return triton.TritonEngine(self.leaky, self.precision)
-        return TorchEngine(self.leaky, self.precision)

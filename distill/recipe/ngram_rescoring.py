@@ -18,7 +18,7 @@ from distill.recipe.stage import Stage, run_stage
 
 if TYPE_CHECKING:
     from distill.decode.graph_decoder import GraphDecoder
-    from distill.decode.nbest import Candidates, Weights
+    from distill.decode.nbest import Candidates, ScoreWeights
     from distill.decode.ngram_rescoring import Exchange
     from distill.fsa.lattice import Lattice
     from distill.graphs.arpa import ArpaLm
@@ -90,20 +90,20 @@ def tune_weights(
 
 def read_weights(
     folder: Path, lists: Mapping[str, Candidates], emissions: Emissions, count: int
-) -> tuple[Weights, dict[str, Any]]:
+) -> tuple[ScoreWeights, dict[str, Any]]:
     """The weights of weights.json, and fields of wer.json: how they were chosen, the fewest errors of any choice."""
-    from distill.decode.nbest import Weights, error_counts
+    from distill.decode.nbest import ScoreWeights, error_counts
 
     tuning = json.loads((folder / "weights.json").read_text(encoding="utf-8"))
     oracle = sum(int(error_counts(each, emissions.references[name]).min()) for name, each in lists.items())
     chosen_by = {key: value for key, value in tuning.items() if key not in ("weights", "tried")}
     info = {"weights": tuning["weights"], "tuning": chosen_by, "nbest": count, "oracle_errors": oracle}
-    return Weights(**tuning["weights"]), info
+    return ScoreWeights(**tuning["weights"]), info
 
 
 def chosen_weights(
     recipe: Recipe, experiment: Experiment, lists: Mapping[str, Candidates], emissions: Emissions
-) -> tuple[Weights, dict[str, Any]]:
+) -> tuple[ScoreWeights, dict[str, Any]]:
     """`read_weights` of the larger n-gram."""
     folder, settings = weights_folder(recipe, experiment), experiment.decoding
     weights, info = read_weights(folder, lists, emissions, settings.nbest)
@@ -122,7 +122,7 @@ def with_larger_ngram(recipe: Recipe, experiment: Experiment, lists: Mapping[str
 
 
 def rescored_lattices(
-    recipe: Recipe, experiment: Experiment, decoder: GraphDecoder, emissions: Emissions, weights: Weights
+    recipe: Recipe, experiment: Experiment, decoder: GraphDecoder, emissions: Emissions, weights: ScoreWeights
 ) -> dict[str, tuple[str, ...]]:
     """The words of each utterance, its whole lattice rescored."""
     from distill.decode.graph_decoder import decode_all

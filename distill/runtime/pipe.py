@@ -1,4 +1,4 @@
-"""Audio from a pipe as it comes: raw samples, WAV as encoders stream it, or a whole file of another format."""
+"""Streaming audio from a pipe: raw samples, WAV (of unknown length too), or a whole file of another format."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ WAY_OUT = "pipe raw s16le (16 kHz, mono) or WAV in"
 
 @dataclass(frozen=True)
 class Format:
-    """Format of the samples in a pipe. width: bytes of a sample; size: bytes of audio, 0 until the end."""
+    """Sample format of a pipe. width: bytes of a sample; size: bytes of audio, 0 for unknown."""
 
     subtype: str = "PCM_16"
     width: int = 2
@@ -51,11 +51,11 @@ class Format:
 def read_pipe(
     stream: IO[bytes], samples: int = 1600, resample: bool = False, channel: int | None = None
 ) -> Iterator[np.ndarray]:
-    """Samples of one channel at 16 kHz as they come: float32 (n,), of at most `samples` of the pipe each.
+    """Yield one channel at 16 kHz as it arrives: float32 (n,), from at most `samples` input samples at a time.
 
-    Raw 16-bit little-endian mono at 16 kHz, or as its header says. FLAC, Ogg, AIFF, AU and MP3 are read whole.
-    Raises ValueError for an empty pipe, for text and other files, for incomplete or inconsistent headers, for audio
-    shorter than its header promises, and as `read_audio` does.
+    Input is raw 16-bit little-endian mono at 16 kHz, or WAV; FLAC, Ogg, AIFF, AU and MP3 are read to their end first.
+    Raises ValueError for an empty pipe, text and other file types, incomplete or inconsistent headers, audio shorter
+    than its header declares, and as `read_audio` does.
     """
     start = _read_exactly(stream, 12)
     if not start:
@@ -72,7 +72,7 @@ def read_pipe(
 
 
 def _check_raw(start: bytes) -> None:
-    """Refuse what is not raw audio: other formats by their first bytes, and text."""
+    """Refuse text, and other file types by their first bytes."""
     kind = next((name for magic, name in REFUSED.items() if start.startswith(magic)), "")
     if start[4:8] == b"ftyp":
         kind = "MP4"
@@ -86,7 +86,7 @@ def _check_raw(start: bytes) -> None:
 def _blocks(
     stream: IO[bytes], start: bytes, layout: Format, samples: int, resample: bool, channel: int | None
 ) -> Iterator[np.ndarray]:
-    """Read audio to the end of the stream; start: bytes already read."""
+    """Decode audio up to the end of the stream; start: bytes already read."""
     import soundfile
 
     check_format(layout.channels, layout.rate, "the pipe", resample, channel)
@@ -119,7 +119,7 @@ def _blocks(
 
 
 def _wav_format(stream: IO[bytes], start: bytes) -> Format:
-    """Read a WAV's header up to its audio."""
+    """Read a WAV header up to its audio."""
     if start[8:12] != b"WAVE":
         raise ValueError(f"the pipe has a RIFF file that is no WAV ({start[8:12]!r}); {WAY_OUT}")
     chunks: dict[bytes, bytes] = {}
@@ -154,7 +154,7 @@ def _read_header(stream: IO[bytes], size: int) -> bytes:
 
 
 def _read_exactly(stream: IO[bytes], size: int) -> bytes:
-    """As many bytes, fewer only at the end of the stream."""
+    """`size` bytes, fewer only at the end of the stream."""
     data = b""
     while len(data) < size and (block := stream.read(size - len(data))):
         data += block

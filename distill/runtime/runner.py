@@ -60,10 +60,11 @@ class StreamRunner:
         self.reset()
 
     def reset(self) -> None:
-        self._state = self.batches.open()
+        self._state: Any = None  # allocated with the first samples
 
     def step(self, wave: np.ndarray, final: bool) -> np.ndarray:
-        ((log_probs, self._state),) = self.batches.step([ChunkRequest(self._state, wave, final)])
+        state = self.batches.open() if self._state is None else self._state
+        ((log_probs, self._state),) = self.batches.step([ChunkRequest(state, wave, final)])
         return log_probs
 
 

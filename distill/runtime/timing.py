@@ -37,7 +37,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Timing:
+class Speed:
     """Median and extremes over the repeats on one thread, in processor time.
 
     rtf: seconds per second of audio; rtf_wall: by the clock, other programs included. finalisation_ms: from
@@ -54,7 +54,7 @@ class Timing:
     model_mb: float
 
 
-def measure(work: Work) -> Timing:
+def measure(work: Work) -> Speed:
     """Measure in a process of its own; raises RuntimeError with the session's error."""
     arguments = json.dumps(asdict(work), default=str)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **dict.fromkeys(THREADS, "1")}
@@ -62,11 +62,11 @@ def measure(work: Work) -> Timing:
     done = subprocess.run([sys.executable, "-c", code, arguments], env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"measuring {work.folder} failed: {done.stderr.strip().splitlines()[-1]}")
-    return Timing(**json.loads(done.stdout.splitlines()[-1]))
+    return Speed(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def print_timing(arguments: str) -> None:
-    """The measuring process: Work as JSON -> Timing as JSON on the last line of stdout."""
+    """The measuring process: Work as JSON -> Speed as JSON on the last line of stdout."""
     work = Work(**json.loads(arguments))
     audio, before = np.load(work.audio), _peak_mb()
     session = open_session(Path(work.folder), work.runtime, work.mode)
@@ -74,7 +74,7 @@ def print_timing(arguments: str) -> None:
     runs = [run(session, audio, piece) for _ in range(work.repeats + 1)][1:]  # the first one warms up
     seconds, (cpu, wall, last) = len(audio) / SAMPLE_RATE, zip(*runs)
     peak = _peak_mb()
-    timing = Timing(
+    timing = Speed(
         round(seconds, 2), statistics.median(cpu) / seconds, min(cpu) / seconds, max(cpu) / seconds,
         statistics.median(wall) / seconds, 1000 * statistics.median(last), peak, peak - before,
     )  # fmt: skip

@@ -30,7 +30,7 @@ class Utterance:
 
 
 @dataclass(frozen=True)
-class Partial:
+class PartialResult:
     """A partial result, `time` seconds after the first sample."""
 
     time: float
@@ -61,8 +61,8 @@ def measure(session: Session, decoder: OnlineDecoder, utterance: Utterance) -> W
     return WordLatency(first, last, finalisation)
 
 
-def stream(session: Session, decoder: OnlineDecoder, audio: np.ndarray) -> list[Partial]:
-    """Partial results over audio (n,), the final one last; computing time is CPU time."""
+def stream(session: Session, decoder: OnlineDecoder, audio: np.ndarray) -> list[PartialResult]:
+    """PartialResult results over audio (n,), the final one last; computing time is CPU time."""
     search, partials = OnlineSearch(decoder), []
     for at in range(0, len(audio), BLOCK):
         start = time.process_time()
@@ -70,14 +70,14 @@ def stream(session: Session, decoder: OnlineDecoder, audio: np.ndarray) -> list[
         if len(output.log_probs):
             search.feed(output.log_probs)
             words = search.progress().words
-            partials.append(Partial(output.samples / SAMPLE_RATE + time.process_time() - start, words))
+            partials.append(PartialResult(output.samples / SAMPLE_RATE + time.process_time() - start, words))
     start = time.process_time()
     search.feed(session.flush().log_probs)
     best, _ = search.finish()
-    return [*partials, Partial(len(audio) / SAMPLE_RATE + time.process_time() - start, best.words)]
+    return [*partials, PartialResult(len(audio) / SAMPLE_RATE + time.process_time() - start, best.words)]
 
 
-def stable_since(partials: Sequence[Partial], count: int) -> float:
+def stable_since(partials: Sequence[PartialResult], count: int) -> float:
     """Time from which the first `count` of the final words do not change any more."""
     since = partials[-1]
     for partial in reversed(partials):

@@ -56,9 +56,9 @@ def _kernel() -> ctypes.CDLL:
 
 @dataclass(frozen=True, eq=False)
 class PartialPath:
-    """The best path so far: label, word, frame (N,) int32 of its arcs (`Lattice`), frame: frames before each arc.
+    """The best path of a partial result: label, word (N,) int32 of its arcs (`Lattice`), frame (N,) of their sources.
 
-    stable: number of arcs from the start that are on every path that goes on, so that no later frame changes them.
+    stable: number of arcs at its start that all surviving paths share, so that no later frame changes them.
     """
 
     label: np.ndarray
@@ -68,20 +68,20 @@ class PartialPath:
 
 
 class OngoingSearch:
-    """The search of one utterance in chunks: feed() frames, take best() or the lattice() at any time.
+    """The search of one utterance in chunks of frames: feed(), and best() or lattice() at any time.
 
-    The lattice after the last frame is that of `lattices` over all frames at once, bit by bit. Past frames are kept
-    as the pruned lattice only, without log-probabilities.
+    The lattice after the last frame is that of `lattices` over all frames at once, bit by bit. Past frames are stored
+    as a pruned lattice, without log-probabilities.
     Raises ValueError for a graph that uses outputs beyond V or in which arcs without a frame form a cycle.
     """
 
     def __init__(self, graph: DecodingGraph, search: Search) -> None:
         self.graph, self.search = graph, search
-        self.frames, self.alive = 0, True  # alive: paths go on
+        self.frames, self.alive = 0, True  # alive: a path survives
         self._handle: ctypes.c_void_p | None = None
 
     def feed(self, log_probs: np.ndarray) -> bool:
-        """The next frames (T, V) float32, T may be 0; False where the beam leaves no path that goes on."""
+        """Search the next frames (T, V) float32, T may be 0; False if no path survives the beam."""
         self.graph.check_outputs(log_probs.shape[1])
         if not (log_probs < np.inf).all():
             raise ValueError(NOT_FINITE)
@@ -101,7 +101,7 @@ class OngoingSearch:
         return self.alive
 
     def best(self) -> PartialPath | None:
-        """The best path so far, in any state of the graph; None before the first frame or where no path goes on."""
+        """The best path so far, in any state of the graph; None before the first frame or if no path survives."""
         if not self.frames or not self.alive:
             return None
         library = _kernel()
@@ -116,9 +116,9 @@ class OngoingSearch:
         return PartialPath(self.graph.label[arc], self.graph.word[arc], frame, stable)
 
     def lattice(self, ended: bool, last: bool = False) -> Lattice:
-        """The paths near the best one so far; ended: those that end as the graph allows, where there are any.
+        """The paths within lattice_beam of the best one; ended: only those in final states, if there are any.
 
-        last: nothing follows, so the search itself becomes the lattice instead of a copy.
+        last: no frames follow, so the search itself becomes the lattice instead of a copy.
         """
         if not self.frames or not (self.alive or last):
             return Lattice.empty()
@@ -146,7 +146,7 @@ _spaces = threading.local()
 
 
 def _workspace(graph: DecodingGraph) -> np.ndarray:
-    """-1 for each state of a graph, one array per thread, shared by searches that take turns."""
+    """-1 for each state of a graph: one array per thread, shared by its searches."""
     if not hasattr(_spaces, "of"):
         _spaces.of = weakref.WeakKeyDictionary()
     space = _spaces.of.get(graph)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from distill.decode.graph_decoder import GraphDecoder
-from distill.decode.nbest import Weights, candidates
+from distill.decode.nbest import ScoreWeights, candidates
 from distill.decode.ngram_rescoring import ArpaWalk, Exchange, rescored
 from distill.decode.online import OnlineDecoder, OnlineSearch
 from distill.fsa.k2_format import decoding_graph_to_k2_dict
@@ -68,7 +68,7 @@ def test_best_paths_are_those_of_intersect_dense_pruned_however_frames_come(real
 def test_lists_and_rescored_lattices_are_the_same(real: Real) -> None:
     train_word_ngram(real.words, 3, real.lang.lexicon.words, least=1).write(real.folder / "larger.arpa")
     walks = [ArpaWalk(read_arpa(real.folder / name), real.lang.lexicon.words) for name in ("larger.arpa", "words.arpa")]
-    exchange, weights, found = Exchange(*walks), Weights(lm=0.5), []
+    exchange, weights, found = Exchange(*walks), ScoreWeights(lm=0.5), []
     for engine in ("native", "k2"):
         work = decoder(real, engine)
         lattices = work.lattices(real.log_probs)

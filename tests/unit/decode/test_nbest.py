@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distill.decode.graph_decoder import GraphDecoder
-from distill.decode.nbest import UNCHANGED, Candidates, Weights, candidates, score_all, tune
+from distill.decode.nbest import UNCHANGED, Candidates, ScoreWeights, candidates, score_all, tune
 from distill.fsa.lattice import Lattice, Search
 from distill.lfmmi import NativeEngine
 from distill.scoring.wer import score
@@ -54,7 +54,7 @@ def test_candidates_have_the_scores_of_the_search_apart(small: Small) -> None:
 def test_without_a_path_there_are_no_words(small: Small) -> None:
     decoder = GraphDecoder(NativeEngine(), small.hlg, small.lang)
     found = candidates(decoder, Lattice.empty(), 5, 5.0)
-    assert found.words == ((),) and found.best(Weights(0.3, 2.0, 1.0)) == ()
+    assert found.words == ((),) and found.best(ScoreWeights(0.3, 2.0, 1.0)) == ()
 
 
 def test_a_language_model_sees_all_at_once_and_each_gets_its_own(lists: dict[str, Candidates]) -> None:
@@ -73,7 +73,7 @@ def test_a_language_model_sees_all_at_once_and_each_gets_its_own(lists: dict[str
 
 def test_weights_weigh_what_they_say() -> None:
     each = listed(("A", -1.0, -5.0, -2.0), ("B C", -3.0, -2.0, -9.0))
-    for weights in itertools.starmap(Weights, itertools.product((0.0, 1.0, 2.0), (0.0, 0.7), (-2.0, 0.0, 3.0))):
+    for weights in itertools.starmap(ScoreWeights, itertools.product((0.0, 1.0, 2.0), (0.0, 0.7), (-2.0, 0.0, 3.0))):
         first = -1 - 5 * weights.graph - 2 * weights.lm + weights.word
         second = -3 - 2 * weights.graph - 9 * weights.lm + 2 * weights.word
         assert each.best(weights) == (("A",) if first >= second else ("B", "C"))
@@ -83,9 +83,9 @@ def test_every_point_is_counted_as_scoring_anew_does(lists, references) -> None:
     tuning = tune(lists, references, GRAPH, LM, WORD)
     assert len(tuning.tried) == len(GRAPH) * len(LM) * len(WORD)
     for graph, lm, word, errors in tuning.tried:
-        best = {name: each.best(Weights(graph, lm, word)) for name, each in lists.items()}
+        best = {name: each.best(ScoreWeights(graph, lm, word)) for name, each in lists.items()}
         assert errors == sum(score(name, references[name], best[name]).errors for name in lists)
-    by_point = {Weights(*point): errors for *point, errors in tuning.tried}
+    by_point = {ScoreWeights(*point): errors for *point, errors in tuning.tried}
     assert tuning.errors == by_point[tuning.weights] <= tuning.before == by_point[UNCHANGED]
     possible = [min(score(n, references[n], words).errors for words in each.words) for n, each in lists.items()]
     assert tuning.oracle == sum(possible) <= tuning.errors
@@ -101,7 +101,7 @@ def test_a_lone_best_point_loses_to_a_plateau() -> None:
         lists[f"u{number}"], references[f"u{number}"] = listed(*rows), ["A"]
     tuning = tune(lists, references, (1.0,), range(6), (0.0,))
     assert [errors for *_, errors in tuning.tried] == [1, 0, 2, 1, 0, 0]
-    assert tuning.weights == Weights(1.0, 5.0, 0.0)
+    assert tuning.weights == ScoreWeights(1.0, 5.0, 0.0)
 
 
 def test_nothing_is_changed_where_nothing_helps() -> None:

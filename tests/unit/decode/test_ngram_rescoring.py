@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from distill.decode.graph_decoder import GraphDecoder
-from distill.decode.nbest import Weights, candidates, score_all
+from distill.decode.nbest import ScoreWeights, candidates, score_all
 from distill.decode.ngram_rescoring import ArpaWalk, Exchange, as_plain, rescored
 from distill.fsa.lattice import Search
 from distill.graphs.arpa import read_arpa
@@ -55,13 +55,17 @@ def test_lists_and_lattices_give_what_a_graph_of_the_other_ngram_gives(small: Sm
         assert score == pytest.approx(expected[words], abs=1e-2)  # graphs' weights are rounded to 1/1024
     best = bigram.ranked_words(log_probs)
     if best[0][1] > best[1][1] + 0.05:
-        assert lists["u"].best(Weights(1, 1, 0)) == best[0][0]
+        assert lists["u"].best(ScoreWeights(1, 1, 0)) == best[0][0]
         graph = determinised(lattice, None, 200.0)
-        assert rescored(graph, decoder(small).words, exchange, Weights(1, 1, 0)) == best[0][0]
+        assert rescored(graph, decoder(small).words, exchange, ScoreWeights(1, 1, 0)) == best[0][0]
 
 
-@pytest.mark.parametrize("weights", [Weights(), Weights(1, 0.5, -1), Weights(1, 1.5, 2), Weights(0.5, 1, 0)])
-def test_a_whole_lattice_gives_the_best_of_all_its_sentences(small: Small, bigram: Small, weights: Weights) -> None:
+@pytest.mark.parametrize(
+    "weights", [ScoreWeights(), ScoreWeights(1, 0.5, -1), ScoreWeights(1, 1.5, 2), ScoreWeights(0.5, 1, 0)]
+)
+def test_a_whole_lattice_gives_the_best_of_all_its_sentences(
+    small: Small, bigram: Small, weights: ScoreWeights
+) -> None:
     log_probs = random_log_probs(7, FRAMES, len(small.lang.units))
     (lattice,) = decoder(small).lattices([log_probs])
     exchange = Exchange(walk(bigram), walk(small))

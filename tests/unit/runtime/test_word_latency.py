@@ -10,7 +10,7 @@ import pytest
 from distill.decode.online import OnlineDecoder
 from distill.fsa.lattice import Search
 from distill.runtime.session import Session
-from distill.runtime.word_latency import Partial, Utterance, WordLatency, measure, stable_since, summary
+from distill.runtime.word_latency import PartialResult, Utterance, WordLatency, measure, stable_since, summary
 from tests.support.decoding import LEXICON, SENTENCES, Small, make_small, spoken
 
 HOP, CHUNK = 320, 5
@@ -66,11 +66,11 @@ def test_misrecognised_words_have_no_latency(small: Small) -> None:
 
 def test_a_word_is_stable_since_its_last_change() -> None:
     partials = [
-        Partial(at, tuple(words.split())) for at, words in enumerate(["", "A", "B", "A", "A B", "A BE", "A BE"])
+        PartialResult(at, tuple(words.split())) for at, words in enumerate(["", "A", "B", "A", "A B", "A BE", "A BE"])
     ]
     assert stable_since(partials, 1) == 3
     assert stable_since(partials, 2) == 5
-    assert stable_since([Partial(7.0, ("A",))], 1) == 7
+    assert stable_since([PartialResult(7.0, ("A",))], 1) == 7
 
 
 def test_the_summary_counts_utterances_without_errors() -> None:
