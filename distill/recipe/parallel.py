@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from distill.recipe import launch
 from distill.recipe.options import Recipe
@@ -29,6 +28,7 @@ Item = TypeVar("Item")
 Phase = tuple[Callable[[Recipe, Any], None], Sequence[Any]]  # work, and the items that it is done for
 GRACE = 10.0  # seconds in which a process that was signalled to end may remove its temporary files
 LONGEST_WAIT = 7 * 86400.0  # seconds that ranks without more items wait for the others
+STOPPED = (0, None, -signal.SIGTERM, 128 + signal.SIGTERM)  # exit codes of processes that were not the cause
 KNOWN = (FileNotFoundError, OSError, FloatingPointError, ValueError, RuntimeError)
 
 
@@ -81,106 +81,65 @@ def unfinished(items: Iterable[tuple[Item, Sequence[Stage]]]) -> list[Item]:
     return result
 
 
-class Process(NamedTuple):
-    """A worker process, and the pipe that sends it items and returns their errors."""
-
-    process: BaseProcess
-    pipe: Connection
-
-
 def _spread(recipe: Recipe, phases: Sequence[Phase], count: int) -> None:
-    with _processes(recipe, count) as free:
+    """`each` in `count` processes, none of which outlives the call."""
+    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _begin)  # a fork may inherit locked locks
+    threads, children, broken = os.environ["OMP_NUM_THREADS"], set[BaseProcess](), False
+    os.environ["OMP_NUM_THREADS"] = str(recipe.nj)  # libraries read it when they are loaded
+    try:
         for work, items in phases:
-            waiting, busy = list(reversed(items)), dict[Any, Process]()
-            while waiting or busy:
-                while waiting and free:
-                    chosen = free.pop()
-                    busy[chosen.pipe] = chosen
-                    with contextlib.suppress(BrokenPipeError):  # a process that is gone: `_check` raises its error
-                        chosen.pipe.send((work, waiting.pop()))
-                for pipe in wait(list(busy)):
-                    free.append(busy.pop(pipe))
-                    _check(free[-1])
-
-
-def _check(finished: Process) -> None:
-    """Raise the error of the item that a process has finished, or RuntimeError where the process is gone."""
-    try:
-        error = finished.pipe.recv()
-    except (EOFError, ConnectionError):
-        finished.process.join()
-        code = finished.process.exitcode or 0
-        how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit status {code}"
-        memory = " (did memory run out? fewer processes, --nj, need less)" if code == -signal.SIGKILL else ""
-        raise RuntimeError(
-            f"process {finished.process.pid} ended before its work was done, {how}{memory};"
-            " the same command continues where it stopped"
-        ) from None
-    if error is not None:
-        raise error
-
-
-@contextlib.contextmanager
-def _processes(recipe: Recipe, count: int) -> Iterator[list[Process]]:
-    """`count` processes that wait for items; none of them outlives the block."""
-    context = multiprocessing.get_context("spawn")  # a fork may inherit locked locks and wait for ever
-    started: list[Process] = []
-    threads = os.environ["OMP_NUM_THREADS"]  # libraries read it when they are loaded
-    try:
-        os.environ["OMP_NUM_THREADS"] = str(recipe.nj)
-        for _ in range(count):
-            here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(recipe, there), daemon=True)
-            process.start()
-            there.close()  # so that the end of the process is the end of the pipe
-            started.append(Process(process, here))
-        os.environ["OMP_NUM_THREADS"] = threads
-        yield list(started)
+            futures = [pool.submit(_work, work, recipe, item) for item in items]
+            children.update(multiprocessing.active_children())
+            for future in as_completed(futures):
+                future.result()
+    except BrokenProcessPool:
+        broken = True
     finally:
         os.environ["OMP_NUM_THREADS"] = threads
-        for each in started:
-            each.process.terminate()
-        for each in started:
-            each.process.join(GRACE)
-            each.process.kill()
-            each.process.join()
-            each.pipe.close()
+        for child in children:
+            child.terminate()
+        for child in children:
+            child.join(GRACE)
+            child.kill()
+        pool.shutdown(cancel_futures=True)
+    if broken:
+        number, code = next(((c.pid, c.exitcode) for c in children if c.exitcode not in STOPPED), (None, 0))
+        how = f"by signal {signal.Signals(-code).name}" if code and code < 0 else f"with exit status {code}"
+        memory = " (did memory run out? fewer processes, --nj, need less)" if code == -signal.SIGKILL else ""
+        raise RuntimeError(
+            f"process {number} ended before its work was done, {how}{memory}; the same command continues where it"
+            " stopped"
+        )
 
 
-def _serve(recipe: Recipe, pipe: Connection) -> None:
-    """The main loop of a worker: answers each item with None or its error."""
+def _begin() -> None:
+    """The begin of a worker, which ends soon after its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the parent ends its processes
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    log_to_console()
+
+
+def _work(work: Callable[[Recipe, Any], None], recipe: Recipe, item: Any) -> None:
+    """An item's work. Raises errors of classes that can be unpickled; others are logged with their traceback."""
+    launch.end_cleanly()
     try:
-        launch.end_cleanly()
-        threading.Thread(target=_follow_parent, daemon=True).start()
-        log_to_console()
-        while True:
-            work, item = pipe.recv()
-            try:
-                work(recipe, item)
-            except Exception as error:
-                pipe.send(_plain(error))
-            else:
-                pipe.send(None)
-    except (EOFError, BrokenPipeError):  # the parent is gone
-        return
+        work(recipe, item)
     except launch.Terminated as ended:
-        sys.exit(ended.status)
-
-
-def _plain(error: Exception) -> Exception:
-    """The error in a class that the parent can unpickle; unexpected ones are logged with their traceback."""
-    kind = next((kind for kind in KNOWN if isinstance(error, kind)), None)
-    if kind is None or os.environ.get("DISTILL_TRACEBACK"):
-        log.exception("in process %d", os.getpid())
-    return kind(str(error)) if kind else RuntimeError(f"{type(error).__name__}: {error}")
+        os._exit(ended.status)  # as an exception it would be a result, and the process would go on
+    except Exception as error:
+        kind = next((kind for kind in KNOWN if isinstance(error, kind)), None)
+        if kind is None or os.environ.get("DISTILL_TRACEBACK"):
+            log.exception("in process %d", os.getpid())
+        raise (kind(str(error)) if kind else RuntimeError(f"{type(error).__name__}: {error}")) from None
+    finally:
+        launch.ending()
 
 
 def _follow_parent() -> None:
     """End this process soon after its parent, which may be gone already."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    wait([parent.sentinel])
+    parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE)
     os._exit(1)
