@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def broken(extras: Sequence[str]) -> list[str]:
-    """A line for each module of the project and of some extras that cannot be imported."""
+    """One line per module of the project and of some extras that cannot be imported."""
     modules = [*ALWAYS, *(module for extra in extras for module in EXTRAS[extra] if available(module))]
     without_deploy = () if "deploy" in extras else ("onnxruntime", "distill.export")
     lines = []

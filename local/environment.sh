@@ -27,7 +27,7 @@ install_environment() {
   echo "$stamp $wanted" >"$marker"
 }
 
-# show_packages: a line for each package in what pip prints, one for their installation.
+# show_packages: one line per package in what pip prints, one for their installation.
 show_packages() {
   local word name rest
   while read -r word name rest; do

@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def compared(exp_dir: Path, runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
-    """A row for each pair of decodings that have the same utterances."""
+    """One row per pair of decodings that have the same utterances."""
     from distill.scoring.compare import compare_folders
 
     for pair in differences.pairs(runs):

@@ -68,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--channel", type=int, help="which channel of audio that has several, from 0")
     options.add_argument("--partial", action="store_true", help="show the text as it grows (stderr)")
     options.add_argument("--real-time", action="store_true", help="feed files as fast as they were spoken")
-    options.add_argument("--segments", action="store_true", help="a line for each utterance of a file, not one for all")
+    options.add_argument("--segments", action="store_true", help="one line per utterance of a file, not one for all")
     options.add_argument(
         "--format", choices=("text", "ctm", "json"), default="text",
         help="ctm: NAME CHANNEL BEGIN DURATION WORD CONFIDENCE; json: an object per utterance",

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, TypeVar
+from collections.abc import Callable
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
 from distill.config.names import NAME, NAME_RULE, VARIANTS, check_name
-
-Sequenced = TypeVar("Sequenced", bound=Sequence)
 
 SOURCES = ("hf", "fairseq", "torchaudio")  # of published checkpoints
 RANDOM = "random"  # in their place: weights drawn from the seed
@@ -33,16 +31,15 @@ Score = Annotated[Number, Field(ge=-1000, le=1000)]
 Seconds = Annotated[Number, Field(gt=0, le=10**6)]
 
 
-def _one_of_units(value: str) -> str:
-    if value not in VARIANTS:
-        raise ValueError(f"must be one of {', '.join(VARIANTS)}")
-    return value
+def _must(rule: str, test: Callable[[Any], bool]) -> AfterValidator:
+    """A validator of values that pass a test; the error gives the rule."""
 
+    def check(value: Any) -> Any:
+        if not test(value):
+            raise ValueError(f"must {rule}")
+        return value
 
-def _folder(value: str) -> str:
-    if value and not all(NAME.fullmatch(part) for part in value.split("/")):
-        raise ValueError(f"must be a folder below the data dir, its names separated by /: {NAME_RULE}")
-    return value
+    return AfterValidator(check)
 
 
 def _source(value: str) -> str:
@@ -54,18 +51,6 @@ def _source(value: str) -> str:
     return f"{kind}:{place}"
 
 
-def _in_order(value: tuple[float, float]) -> tuple[float, float]:
-    if value[0] > value[1]:
-        raise ValueError("must be a range, its lower end first")
-    return value
-
-
-def _each_once(value: Sequenced) -> Sequenced:
-    if len(set(value)) < len(value):
-        raise ValueError("must name each of its entries once")
-    return value
-
-
 def _sums_to_1(value: tuple[float, ...]) -> tuple[float, ...]:
     if abs(sum(value) - 1) > 1e-3:
         raise ValueError(f"must sum to 1, and sums to {sum(value):g}")
@@ -73,10 +58,16 @@ def _sums_to_1(value: tuple[float, ...]) -> tuple[float, ...]:
 
 
 Name = Annotated[str, AfterValidator(check_name)]
-Folder = Annotated[str, AfterValidator(_folder)]
+Folder = Annotated[
+    str,
+    _must(
+        f"be a folder below the data dir, its names separated by /: {NAME_RULE}",
+        lambda value: not value or all(NAME.fullmatch(part) for part in value.split("/")),
+    ),
+]
 Source = Annotated[str, AfterValidator(_source)]
-UnitsName = Annotated[str, AfterValidator(_one_of_units)]
+UnitsName = Annotated[str, _must(f"be one of {', '.join(VARIANTS)}", VARIANTS.__contains__)]
 Snr = Annotated[Number, Field(ge=-200, le=200)]  # dB
-InOrder = AfterValidator(_in_order)
+InOrder = _must("be a range, its lower end first", lambda value: value[0] <= value[1])
 SumsTo1 = AfterValidator(_sums_to_1)
-EachOnce = AfterValidator(_each_once)
+EachOnce = _must("name each of its entries once", lambda value: len(set(value)) == len(value))

@@ -43,7 +43,7 @@ class Text(Settings):
 
 
 class Rescoring(Settings):
-    """Distinct word sequences of a lattice, ranked by acoustic + graph + lm scores + a score for each word.
+    """Distinct word sequences of a lattice, ranked by acoustic + graph + lm scores + a score per word.
 
     The weights are those with the fewest errors on the validation cuts; the acoustic weight is 1.
     """

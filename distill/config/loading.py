@@ -94,7 +94,7 @@ class Settings(BaseModel):
 
 
 def _explain(error: ValidationError) -> list[str]:
-    """A line for each error: its key, the rule and the value."""
+    """One line per error: its key, the rule and the value."""
     lines = []
     for item in error.errors():
         where = ".".join(str(part) for part in item["loc"])

@@ -105,7 +105,7 @@ class Objective(Settings):
             if outside := sorted(block for block in named if not 0 <= block <= teacher):
                 raise ValueError(
                     f"objective: the term {name} names teacher blocks {outside}, but the teacher has 1 to {teacher};"
-                    " give one teacher block for each student block (0 for none)"
+                    " give one teacher block per student block (0 for none)"
                 )
         return sorted(frozenset().union(*by_term.values()))
 

@@ -89,15 +89,14 @@ class Distortion:
         if rng.random() < self.pitch_probability:
             samples = shift_pitch(samples, rng.uniform(*self.pitch))
         if rng.random() < self.noise_probability:
-            samples = add_noise(samples, self._noise(len(samples), rng), rng.uniform(*self.noise_snr))
+            if self.clips is not None:
+                noise = self.clips.draw(len(samples), rng)
+            else:
+                noise = coloured_noise(len(samples), rng.uniform(0.0, COLOURS["brown"]), rng)
+            samples = add_noise(samples, noise, rng.uniform(*self.noise_snr))
         if rng.random() < self.volume_probability:
             samples = samples * np.float32(rng.uniform(*self.volume))
         return samples
-
-    def _noise(self, samples: int, rng: np.random.Generator) -> np.ndarray:
-        if self.clips is not None:
-            return self.clips.draw(samples, rng)
-        return coloured_noise(samples, rng.uniform(0.0, COLOURS["brown"]), rng)
 
 
 def shift_pitch(samples: np.ndarray, factor: float) -> np.ndarray:

@@ -23,7 +23,7 @@ class Stretch(NamedTuple):
 
 
 def list_cuts(path: Path, *, allow_commands: bool = False) -> Listing:
-    """The listing of lhotse cuts, one utterance for each supervision.
+    """The listing of lhotse cuts, one utterance per supervision.
 
     Relative paths are looked for beside the file, then where the process runs. Raises ValueError for what is no JSON
     or a command that may not run, with file and line; what is wrong with one cut goes to `left_out`.

@@ -98,7 +98,7 @@ def list_kaldi(folder: Path, *, needs_text: bool = True, allow_commands: bool = 
         raise FileNotFoundError(f"{folder} has no wav.scp; is it a Kaldi data directory?")
     tables = DataDir(*(Table(folder / name) for name in ("wav.scp", "segments", "text", "utt2spk")))
     if not tables.listed.rows:
-        raise ValueError(f"{folder.parent / tables.listed.name} is empty; expected a line for each utterance")
+        raise ValueError(f"{folder.parent / tables.listed.name} is empty; expected one line per utterance")
     listing = Listing(left_out=tables.left_over())
     for name, (value, place) in tables.audio.rows.items():
         try:

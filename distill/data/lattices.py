@@ -33,7 +33,7 @@ class CutLattice:
     """The teacher's lattice of a cut.
 
     sequences: the lattice over units, None where no path was complete. confidence (T,): posterior of the best path's
-    output in each frame. words: ids of the best path. counts: integers of the writer's choice, as many for each cut;
+    output in each frame. words: ids of the best path. counts: integers of the writer's choice, as many per cut;
     none counts as zeros.
     """
 
@@ -238,6 +238,27 @@ class Lattices(Mapping[str, SequenceGraph]):
     def counts(self, cut_id: str) -> list[int]:
         """The writer's integers of a cut with a lattice."""
         return self._shard_of[cut_id].counts(cut_id)
+
+    def summary(self, seconds: float) -> dict[str, float]:
+        """Sizes and error rates of the lattices of so much audio, for summary.json.
+
+        depth: arcs of the searched lattices per frame. unit_arcs_per_unit: arcs of the stored ones per unit of the best
+        sequence. wer, oracle_wer: of the best path and of the best of all paths, where the true words are known.
+        """
+        arcs, frames, errors, oracle, words = np.sum([self.counts(name) for name in self] or [[0] * 5], axis=0)
+        graphs = [self[name] for name in self]
+        units = sum(len(next(graph.ranked())[0]) for graph in graphs)
+        summary = {
+            "utterances": len(self) + len(self.without_path), "without_lattice": len(self.without_path),
+            "audio_hours": round(seconds / 3600, 3), "bytes_per_second": round(self.bytes / seconds, 1),
+            "depth": round(float(arcs) / max(1, frames), 2),
+            "unit_arcs_per_unit": round(sum(graph.num_arcs for graph in graphs) / max(1, units), 2),
+            "narrowed": sum(graph.beam < (self.beam or 0.0) for graph in graphs),
+        }  # fmt: skip
+        if words:
+            rates = {"wer": errors, "oracle_wer": oracle}
+            summary |= {name: round(100 * float(count) / words, 3) for name, count in rates.items()}
+        return summary
 
 
 def _shards(folder: Path) -> Iterator[Shard]:

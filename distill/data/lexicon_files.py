@@ -74,14 +74,11 @@ def _entries(path: Path) -> Iterator[Entry]:
 def _without_numbers(entries: Sequence[Entry]) -> list[Entry]:
     """The entries without the columns of numbers before all pronunciations."""
     for count in COLUMNS_OF_NUMBERS:
-        if all(len(entry.phones) > count and _are_numbers(entry.phones[:count]) for entry in entries):
+        columns = [entry.phones[:count] for entry in entries]  # a probability, followed by numbers
+        numbers = all(_NUMBER.fullmatch(field) for fields in columns for field in fields)
+        if numbers and all(len(e.phones) > count and 0 < float(e.phones[0]) <= 1 for e in entries):
             return [replace(entry, phones=entry.phones[count:]) for entry in entries]
     return list(entries)
-
-
-def _are_numbers(fields: Sequence[str]) -> bool:
-    """True for a probability, followed by numbers."""
-    return all(_NUMBER.fullmatch(field) for field in fields) and 0 < float(fields[0]) <= 1
 
 
 def _fault(entry: Entry, word: str) -> str | None:

@@ -45,8 +45,8 @@ def write_manifests(corpus: Corpus, folder: Path, name: str, jobs: int = 2, resa
         for part, listing in listings.items():
             needs_text = part not in corpus.roles.unlabelled
             manifest = checked_manifest(part, listing, skipped, needs_text=needs_text, resample=resample, jobs=jobs)
-            _store(manifest.recordings, folder / f"{name}_recordings_{part}.jsonl.gz")
-            _store(manifest.supervisions, folder / f"{name}_supervisions_{part}.jsonl.gz")
+            store(manifest.recordings, folder / f"{name}_recordings_{part}.jsonl.gz")
+            store(manifest.supervisions, folder / f"{name}_supervisions_{part}.jsonl.gz")
     finally:
         skipped.write(folder / "skipped.tsv")
 
@@ -220,13 +220,13 @@ def write_cut_sets(manifests: Path, corpus: str, roles: Roles, folder: Path, see
         elif seen := [cut.id for cut in cuts if _audio_of(cut) in trained_on]:
             log.warning("%s: %d utterances are of recordings that are trained on: %s", name, len(seen), first_few(seen))
         hours[name] = sum(cut.duration for cut in cuts) / 3600
-        _store(CutSet.from_cuts(cuts), folder / f"{name}.jsonl.gz")
+        store(CutSet.from_cuts(cuts), folder / f"{name}.jsonl.gz")
         log.info("%s: %d utterances, %.2f h", name, len(cuts), hours[name])
     return hours
 
 
 def utterance_cuts(manifest: Manifest) -> list[MonoCut]:
-    """One cut for each supervision, named after it, sorted by name, so that no order depends on the file system."""
+    """One cut per supervision, named after it, sorted by name, so that no order depends on the file system."""
     recordings = {recording.id: recording for recording in manifest.recordings}
     return [
         MonoCut(s.id, s.start, s.duration, s.channel, [s.with_offset(-s.start)], recording=recordings[s.recording_id])
@@ -269,7 +269,7 @@ def _sample(cuts: list[MonoCut], count: int | None, seed: int) -> list[MonoCut]:
     return [cuts[i] for i in sorted(random.Random(seed).sample(range(len(cuts)), count))]
 
 
-def _store(items: CutSet | RecordingSet | SupervisionSet, path: Path) -> None:
+def store(items: CutSet | RecordingSet | SupervisionSet, path: Path) -> None:
     """Writes lhotse's items; the temporary name keeps the suffixes by which lhotse chooses a format."""
     temporary = path.with_name(f"tmp-{path.name}")
     items.to_file(temporary)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lhotse import CutSet, Fbank, FbankConfig, KaldifeatFbank, KaldifeatFbankConfig
+from lhotse import CutSet
 from lhotse.features.base import FeatureExtractor, register_extractor
 from lhotse.features.io import LilcomChunkyWriter, NumpyFilesWriter
 
-log = logging.getLogger(__name__)
+from distill.data.manifests import store
 
 CHUNK = 500
 """Utterances of a chunk."""
@@ -76,18 +74,6 @@ class NativeFbank(FeatureExtractor):
         return np.stack(frames).astype(np.float32)
 
 
-def default_extractor() -> FeatureExtractor:
-    """kaldifeat where it is installed, else kaldi-native-fbank, else lhotse's own in torch."""
-    if importlib.util.find_spec("kaldifeat"):
-        config = KaldifeatFbankConfig()
-        config.mel_opts.num_bins, config.mel_opts.high_freq = 80, -400.0
-        config.frame_opts.dither, config.frame_opts.snip_edges = 0.0, False
-        return KaldifeatFbank(config)
-    if importlib.util.find_spec("kaldi_native_fbank"):
-        return NativeFbank(NativeFbankConfig())
-    return Fbank(FbankConfig(num_filters=80, dither=0.0, snip_edges=False))
-
-
 def compute_fbank(cuts_path: Path, folder: Path, jobs: int = 1) -> int:
     """Stores the features of a cut set and writes `folder`/<name>.jsonl.gz; returns the number of cuts.
 
@@ -96,14 +82,13 @@ def compute_fbank(cuts_path: Path, folder: Path, jobs: int = 1) -> int:
     name = cuts_path.name.removesuffix(".jsonl.gz")
     target = folder / f"{name}.jsonl.gz"
     if not target.is_file():
-        extractor = default_extractor()
-        log.info("%s: Fbank by %s", name, extractor.name)
+        extractor = NativeFbank(NativeFbankConfig())
         cuts = list(CutSet.from_file(cuts_path))
         chunks = [
             _compute_chunk(CutSet.from_cuts(cuts[start : start + CHUNK]), folder / name, index, extractor, jobs)
             for index, start in enumerate(range(0, len(cuts), CHUNK))
         ]
-        _store(CutSet.from_cuts(cut for path in chunks for cut in CutSet.from_file(path)), target)
+        store(CutSet.from_cuts(cut for path in chunks for cut in CutSet.from_file(path)), target)
     return sum(1 for _ in CutSet.from_file(target))
 
 
@@ -117,11 +102,5 @@ def _compute_chunk(cuts: CutSet, folder: Path, index: int, extractor: FeatureExt
             torch.set_num_threads(1)  # lhotse forks, and torch's threads do not survive that
         writer = LilcomChunkyWriter if importlib.util.find_spec("lilcom") else NumpyFilesWriter
         feats = folder / f"feats-{index:05d}"
-        _store(cuts.compute_and_store_features(extractor, feats, num_jobs=max(1, jobs), storage_type=writer), target)
+        store(cuts.compute_and_store_features(extractor, feats, num_jobs=max(1, jobs), storage_type=writer), target)
     return target
-
-
-def _store(cuts: CutSet, path: Path) -> None:
-    temporary = path.with_name(f"tmp-{path.name}")  # lhotse chooses a format by the suffix
-    cuts.to_file(temporary)
-    os.replace(temporary, path)

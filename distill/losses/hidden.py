@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from distill.batch import Batch, Output, Targets, valid_mask
 from distill.config.losses import Hidden as Settings
@@ -43,7 +43,7 @@ class HiddenMse(LossTerm):
         return term
 
     def forward(self, student: Output, teacher: Targets | None, batch: Batch) -> Losses:
-        """A term for each student block of the map."""
+        """One term per student block of the map."""
         assert teacher is not None
         inside = valid_mask(teacher.lengths, student.logits.shape[1])
         terms = {}
@@ -51,11 +51,9 @@ class HiddenMse(LossTerm):
             mapped = student.mapped_last if self.shared and i == self.last else None
             if mapped is None:
                 mapped = self.projections[str(i)](student.hidden[i])
-            terms[f"hidden{i}"] = masked_mse(mapped, self._target(teacher.hidden[g], i), inside)
+            target = teacher.hidden[g]
+            # The last target is normed already where blocks are pre-LN, and is the input of the shared head.
+            if self.norm == "layer" and i != self.last:
+                target = F.layer_norm(target.float(), target.shape[-1:])
+            terms[f"hidden{i}"] = masked_mse(mapped, target, inside)
         return Losses(terms)
-
-    def _target(self, target: Tensor, i: int) -> Tensor:
-        # The last target is normed already where blocks are pre-LN, and is the input of the shared head.
-        if self.norm == "none" or i == self.last:
-            return target
-        return F.layer_norm(target.float(), target.shape[-1:])

@@ -48,7 +48,7 @@ def join(states: Sequence[StreamState]) -> StreamState:
 
 
 def split(state: StreamState) -> list[StreamState]:
-    """A state for each stream of a batch, in memory of its own, without the frames that only others still see."""
+    """One state per stream of a batch, in memory of its own, without the frames that only others still see."""
     if len(state.samples) == 1:
         return [state]
 

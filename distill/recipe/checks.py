@@ -111,7 +111,7 @@ class Call:
                 yield str(error)
 
     def unknown_cut_sets(self, path: Path, key: str, names: tuple[str, ...]) -> Iterator[str]:
-        """A line for each cut set that stage 0 does not make, or has not made where it is not run."""
+        """One line per cut set that stage 0 does not make, or has not made where it is not run."""
         made = [path.name.removesuffix(".jsonl.gz") for path in self.recipe.cuts.glob("*.jsonl.gz")]
         known = [*CUT_SETS, *made] if 0 in self.stages or not made else made
         for name in names:

@@ -22,7 +22,7 @@ from distill.recipe.search import graph_decoder
 from distill.recipe.stage import Alone, Stage
 
 if TYPE_CHECKING:
-    from distill.data.lattices import CutLattice, Lattices
+    from distill.data.lattices import CutLattice
     from distill.fsa.lattice import Lattice
     from distill.train.distributed import Ranks
 
@@ -51,7 +51,7 @@ def label(recipe: Recipe, ranks: Alone | Ranks, name: str, parts: Sequence[str],
         cuts = ordered(recipe.cuts, part)
         lattices.finish(folder / part, len(cuts))
         stored = lattices.Lattices([folder / part])
-        summary[part] = summarised(stored, sum(cut.duration for cut in cuts))
+        summary[part] = stored.summary(sum(cut.duration for cut in cuts))
         skipped += [f"{cut_id}\tno complete path with units\n" for cut_id in sorted(stored.without_path)]
         log.info("%s: %s", part, ", ".join(f"{key} {value}" for key, value in summary[part].items()))
     write_text(folder / "skipped.tsv", "".join(skipped))
@@ -130,26 +130,3 @@ class Labeller:
             ids = [self.decoder.lang.words.get(word, -1) for word in reference]
             counts[3] = oracle_errors(determinised(lattice, None, self.beam), ids)
         return CutLattice(name, sequences, confidence, words, counts)
-
-
-def summarised(stored: Lattices, seconds: float) -> dict[str, Any]:
-    """A part's entry in summary.json.
-
-    depth: arcs of the searched lattices per frame. unit_arcs_per_unit: arcs of the stored ones per unit of the best
-    sequence. wer, oracle_wer: of the best path and of the best of all paths, where the true words are known.
-    """
-    import numpy as np
-
-    arcs, frames, errors, oracle, words = np.sum([stored.counts(name) for name in stored] or [[0] * 5], axis=0)
-    graphs = [stored[name] for name in stored]
-    units = sum(len(next(graph.ranked())[0]) for graph in graphs)
-    summary = {
-        "utterances": len(stored) + len(stored.without_path), "without_lattice": len(stored.without_path),
-        "audio_hours": round(seconds / 3600, 3), "bytes_per_second": round(stored.bytes / seconds, 1),
-        "depth": round(float(arcs) / max(1, frames), 2),
-        "unit_arcs_per_unit": round(sum(graph.num_arcs for graph in graphs) / max(1, units), 2),
-        "narrowed": sum(graph.beam < (stored.beam or 0.0) for graph in graphs),
-    }  # fmt: skip
-    if words:
-        summary |= {"wer": round(100 * float(errors) / words, 3), "oracle_wer": round(100 * float(oracle) / words, 3)}
-    return summary

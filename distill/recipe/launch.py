@@ -1,4 +1,4 @@
-"""Several processes for one stage: by a launcher such as torchrun, or one for each CPU core.
+"""Several processes for one stage: by a launcher such as torchrun, or one per CPU core.
 
 As a program (`python -m distill.recipe.launch ARGUMENTS`) it is torchrun without the launcher's own traceback after a
 failure, as the failed process has logged its error.

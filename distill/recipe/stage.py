@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from distill import files
 from distill.files import write_json
@@ -26,6 +26,9 @@ from distill.recipe.contents import Contents
 from distill.recipe.folders import DONE, STARTED
 from distill.recipe.locks import locked
 from distill.recipe.options import Recipe
+
+if TYPE_CHECKING:
+    from distill.train.distributed import Ranks
 
 log = logging.getLogger(__name__)
 
@@ -224,19 +227,6 @@ class Stage:
         return sorted(set(folders.files_in(self.out)) - set(written)) if isinstance(written, list) else []
 
 
-class Group(Protocol):
-    """The processes that run a stage together (`distill.train.distributed.Ranks`)."""
-
-    @property
-    def first(self) -> bool: ...
-
-    def share(self, value: Any) -> Any:
-        """The first process's value, on every process."""
-
-    def wait(self) -> None:
-        """Return once every process has called it."""
-
-
 class Alone:
     """The group of a single process."""
 
@@ -249,7 +239,7 @@ class Alone:
         return None
 
 
-def run_stage(stage: Stage, work: Callable[[Path], None], ranks: Group | None = None) -> bool:
+def run_stage(stage: Stage, work: Callable[[Path], None], ranks: Alone | Ranks | None = None) -> bool:
     """Do the work unless it is done already; returns True if it was done.
 
     With several `ranks` the first one checks, locks, opens and completes the folder; all of them work in it.
@@ -266,7 +256,7 @@ def run_stage(stage: Stage, work: Callable[[Path], None], ranks: Group | None = 
     return True
 
 
-def by_first(ranks: Group, call: Callable[[], Result]) -> Result:
+def by_first(ranks: Alone | Ranks, call: Callable[[], Result]) -> Result:
     """The result of the first rank's call, on every rank; its error ends all ranks, and the first one raises it."""
     result, error = None, None
     if ranks.first:

@@ -27,7 +27,7 @@ def aligner(experiment: Experiment) -> str:
 
 
 def rows(recipe: Recipe, experiment: Experiment, exported: Path) -> list[dict[str, Any]]:
-    """A row for each exported runtime, over the first utterances of the first test set."""
+    """One row per exported runtime, over the first utterances of the first test set."""
     from distill.decode.online import OnlineDecoder
     from distill.runtime.open import open_session
     from distill.runtime.word_latency import measure, summary

@@ -1,4 +1,4 @@
-"""The page of benchmarks/results/*.json: a section for each benchmark, a table for each of its cases.
+"""The page of benchmarks/results/*.json: one section per benchmark, a table for each of its cases.
 
 The files have plain figures in seconds and bytes; tables show them in units that fit.
 """
@@ -51,7 +51,7 @@ def page(root: Path) -> str:
 
 
 def benchmark_lines(content: Mapping[str, Any]) -> list[str]:
-    """Facts of the whole benchmark, a line for each goal, then the rows as markdown tables."""
+    """Facts of the whole benchmark, one line per goal, then the rows as markdown tables."""
     plain = {key: value for key, value in content.items() if _plain(value)}
     facts = [f"- {NAMES.get(key, _words(key))}: {_cell(value, _figure)}" for key, value in plain.items()]
     for goal, *outcome in map(_goal, content.get("goals", ())):
@@ -60,7 +60,7 @@ def benchmark_lines(content: Mapping[str, Any]) -> list[str]:
 
 
 def goal_table(root: Path) -> Table:
-    """A row for each benchmark with goals: how many were reached, and the others with what was measured."""
+    """One row per benchmark with goals: how many were reached, and the others with what was measured."""
     rows = []
     for name, content in read_all(root).items():
         goals = [_goal(goal) for goal in content.get("goals", ())]
@@ -94,7 +94,7 @@ def _goal(goal: Any) -> tuple[str, str, str]:
 
 
 def _tables(rows: Sequence[Row]) -> Iterator[str]:
-    """A table for each case where cases have several rows, else one of all."""
+    """One table per case where cases have several rows, else one of all."""
     cases = list(dict.fromkeys(str(row.get(CASE, "")) for row in rows))
     if len(rows) < BESIDE * len(cases):
         yield from benchmark_table(rows).markdown()

@@ -118,7 +118,7 @@ def read(folder: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """One row for each pair and set, without pairs of methods, which are in `language_models`."""
+    """One row per pair and set, without pairs of methods, which are in `language_models`."""
     head = ("compared", "set", "diff.", "by utterance", "by speaker", "better", "p")
     cells = []
     for each in rows:

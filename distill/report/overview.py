@@ -58,7 +58,7 @@ def title_of(folder: Path) -> str:
 
 
 def whole(root: Path) -> str:
-    """The text of RESULTS.md: a table for each folder of results, and the goals of the benchmarks."""
+    """The text of RESULTS.md: one table per folder of results, and the goals of the benchmarks."""
     parts = [INTRODUCTION]
     for folder in results(root):
         link = (folder / "README.md").relative_to(root).as_posix()

@@ -68,7 +68,7 @@ def save(drawing: Figure, path: Path) -> None:
 
 
 def pareto(points: Sequence[Point], title: str, path: Path) -> None:
-    """Error rate over RTF (left and down is better), a line for each model and mode through its runtimes.
+    """Error rate over RTF (left and down is better), one line per model and mode through its runtimes.
 
     Areas are parameters; a black edge marks what is Pareto-optimal in error rate, size, speed and look-ahead.
     """

@@ -58,7 +58,7 @@ def training_table(runs: Sequence[Run]) -> Table:
 
 
 def latency_table(runs: Sequence[Run]) -> Table:
-    """Chunk and look-ahead (ms) of streaming models; a row for each latency that one is decoded at."""
+    """Chunk and look-ahead (ms) of streaming models; one row per latency that one is decoded at."""
     rows = []
     for run in runs:
         delays = {d.mode: (d.chunk_ms, d.lookahead_mean_ms, d.lookahead_max_ms)

@@ -62,13 +62,9 @@ class Run:
         return next((d for d in self.decodings if (d.test_set, d.mode, d.method) == wanted), None)
 
     def rates(self, sets: Iterable[str], mode: str, method: str) -> list[str]:
-        """A cell for each test set: '12.34 [11.2-13.5]', or '-' where nothing was decoded."""
-        return [rate_cell(self.decoding(test_set, mode, method)) for test_set in sets]
-
-
-def rate_cell(decoding: WerResult | None) -> str:
-    """'12.34 [11.2-13.5]', or '-'."""
-    return "-" if decoding is None else f"{decoding.wer:.2f} [{decoding.ci95[0]:.1f}-{decoding.ci95[1]:.1f}]"
+        """One cell per test set: '12.34 [11.2-13.5]', or '-' where nothing was decoded."""
+        decodings = [self.decoding(test_set, mode, method) for test_set in sets]
+        return [f"{d.wer:.2f} [{d.ci95[0]:.1f}-{d.ci95[1]:.1f}]" if d else "-" for d in decodings]
 
 
 def read_runs(folder: Path) -> list[Run]:

@@ -38,7 +38,7 @@ class PartialResult:
 
 
 @dataclass(frozen=True)
-class WordLatency:
+class UtteranceLatency:
     """Milliseconds for one utterance; None for words if the result has errors.
 
     first, last: from the end of the first and last word to their final appearance. finalisation: from the last
@@ -50,15 +50,15 @@ class WordLatency:
     finalisation: float
 
 
-def measure(session: Session, decoder: OnlineDecoder, utterance: Utterance) -> WordLatency:
+def measure(session: Session, decoder: OnlineDecoder, utterance: Utterance) -> UtteranceLatency:
     """Word latency of an utterance that arrives in real time."""
     partials = stream(session, decoder, utterance.audio)
     finalisation = 1000 * (partials[-1].time - len(utterance.audio) / SAMPLE_RATE)
     if partials[-1].words != utterance.words or not utterance.words:
-        return WordLatency(None, None, finalisation)
+        return UtteranceLatency(None, None, finalisation)
     counts = (1, len(utterance.words))
     first, last = (1000 * (stable_since(partials, n) - utterance.spans[n - 1][1]) for n in counts)
-    return WordLatency(first, last, finalisation)
+    return UtteranceLatency(first, last, finalisation)
 
 
 def stream(session: Session, decoder: OnlineDecoder, audio: np.ndarray) -> list[PartialResult]:
@@ -87,7 +87,7 @@ def stable_since(partials: Sequence[PartialResult], count: int) -> float:
     return since.time
 
 
-def summary(latencies: Iterable[WordLatency]) -> dict[str, float | int | None]:
+def summary(latencies: Iterable[UtteranceLatency]) -> dict[str, float | int | None]:
     """Mean and 90th percentile in ms, of words over utterances without errors; None if there are none."""
     every = list(latencies)
     right = [latency for latency in every if latency.first is not None]

@@ -125,7 +125,8 @@ def matched_pairs(ours: Sequence[Scored], theirs: Sequence[Scored]) -> MatchedPa
     if spread == 0:
         return MatchedPairs(len(differences), None, None)
     z = float(differences.mean() * math.sqrt(len(differences)) / spread)
-    return MatchedPairs(len(differences), round(z, 3), _rounded_p(math.erfc(abs(z) / math.sqrt(2))))
+    p = math.erfc(abs(z) / math.sqrt(2))
+    return MatchedPairs(len(differences), round(z, 3), float(f"{p:.3g}"))
 
 
 def segments(ours: Scored, theirs: Scored) -> list[tuple[int, int]]:
@@ -149,10 +150,6 @@ def _errors_by_place(scored: Scored) -> np.ndarray:
             errors[place + 1] = reference != hypothesis
             place += 2
     return errors
-
-
-def _rounded_p(p: float) -> float:
-    return float(f"{p:.3g}")
 
 
 # Decode folders

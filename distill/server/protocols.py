@@ -27,7 +27,7 @@ class Sherpa:
     """
 
     name = "sherpa"
-    replies = False  # results are sent as they come, not one for each message of audio
+    replies = False  # results are sent as they come, not one per message of audio
     goodbye = "Done!"  # follows the last result
 
     def decode(self, message: str | bytes) -> np.ndarray | None:

@@ -27,7 +27,7 @@ from distill.server.scheduler import Scheduler
 PATHS = ("/", "/sherpa", "/vosk")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
-logging.getLogger(f"{__name__}.sockets").setLevel(logging.CRITICAL)  # no traceback for each failed handshake
+logging.getLogger(f"{__name__}.sockets").setLevel(logging.CRITICAL)  # no traceback per failed handshake
 
 
 @dataclass(frozen=True)

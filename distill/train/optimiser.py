@@ -12,7 +12,7 @@ MODEL = ParameterGroup("model")
 
 
 def build_optimiser(step: nn.Module, settings: Optim, device: torch.device) -> torch.optim.AdamW:
-    """AdamW of a step's trainable parameters: one group for the model, one for each term with a group of its own.
+    """AdamW of a step's trainable parameters: one group for the model, one per term with a group of its own.
 
     A group has besides torch's keys `lr_scale`, its learning rate relative to the model's (`set_rate`).
     """

@@ -13,8 +13,9 @@ import torch
 from distill.batch import SAMPLE_RATE, Batch
 from distill.config.experiment import Experiment
 from distill.data.lattices import Lattices
-from distill.data.loader import SpeechDataset, TrainLoader, fbank_statistics, in_order, level, load_cuts, train_loader
+from distill.data.loader import SpeechDataset, TrainLoader, in_order, load_cuts, train_loader
 from distill.data.numerators import Numerators, usable
+from distill.data.statistics import fbank_statistics, level
 from distill.files import write_text
 from distill.fsa.graph import Hmm
 from distill.fsa.k2_format import load_fsa

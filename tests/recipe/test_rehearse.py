@@ -261,15 +261,15 @@ def test_unknown_setting_names_the_nearest(tmp_path: Path) -> None:
     options = ("--mini", "true", "--stage", "5", "--stop-stage", "5", "--set", "optim.update=3")
     done = call(tmp_path / "data", tmp_path / "exp", *options)
     assert done.status == 2
-    assert "teacher.yaml" in done.error
+    assert "--set 'optim.update=3'" in done.error
     assert "unknown key 'update'; did you mean 'updates'?" in done.error
 
 
-def test_unknown_experiment_names_the_known(tmp_path: Path) -> None:
+def test_an_unknown_experiment_names_the_nearest(tmp_path: Path) -> None:
     options = ("--mini", "true", "--stage", "6", "--stop-stage", "6", "--experiment", "techer")
     done = call(tmp_path / "data", tmp_path / "exp", *options)
     assert done.status == 2
-    assert re.search(r"no experiment 'techer' .*there are: teacher", done.error)
+    assert re.search(r"no experiment 'techer' .*did you mean 'teacher'", done.error)
 
 
 def test_an_unreadable_checkpoint_is_named(rehearsal: Rehearsal, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ espeakng-loader (which brings the GPLv3 library) is needed for generating only: 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import gzip
 import hashlib
@@ -29,6 +28,7 @@ import numpy as np
 import soundfile
 from scipy.signal import lfilter, resample_poly
 
+from distill.data.synthetic.espeak import Espeak, load_espeak, voice_variant
 from distill.data.synthetic.noise import COLOURS, add_noise, coloured_noise, rms
 from distill.data.synthetic.sentences import Grammar
 from distill.files import as_flac, replacing
@@ -116,7 +116,7 @@ def generate_corpus(
 
     `source_dir` has grammar.txt and lexicon.txt; `scale` multiplies the number of sentences. Finished
     speakers are kept, so a killed call continues; other settings start again. Returns `corpus_dir`.
-    Raises ModuleNotFoundError without espeakng-loader, ValueError for a folder of another origin.
+    Raises ValueError without espeakng-loader, and for a folder of another origin.
     """
     corpus_dir, source_dir = Path(corpus_dir), Path(source_dir)
     grammar = Grammar.read(source_dir / "grammar.txt")
@@ -124,7 +124,7 @@ def generate_corpus(
     with _locked(corpus_dir):
         if _claim(corpus_dir, settings):
             return corpus_dir
-        require_synthesiser()
+        load_espeak()
         speakers = plan_speakers(grammar, scale, seed)
         _synthesise_all(speakers, corpus_dir, processes)
         _write_text(corpus_dir, grammar, speakers, scale, seed)
@@ -132,18 +132,6 @@ def generate_corpus(
         _write_speakers(corpus_dir / "LibriSpeech", speakers)
         _write(corpus_dir / "embedded.json", json.dumps(settings | {"complete": True}, indent=1))
     return corpus_dir
-
-
-def require_synthesiser() -> Any:
-    """The module espeakng_loader; ModuleNotFoundError with the command that installs it."""
-    try:
-        import espeakng_loader
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            "the embedded corpus is synthesised by espeak-ng, which is not installed; "
-            "install the extra 'synth': pip install -e .[synth] (or pip install espeakng-loader==0.2.4)"
-        ) from None
-    return espeakng_loader
 
 
 def plan_speakers(grammar: Grammar, scale: float = 1.0, seed: int = 42) -> list[Speaker]:
@@ -311,77 +299,6 @@ def _record(speech: np.ndarray, tilt: float, speaker: Speaker, rng: np.random.Ge
     colour = COLOURS[speaker.colours[rng.integers(len(speaker.colours))]]
     noisy = add_noise(speech, coloured_noise(len(speech), colour, rng), rng.uniform(*speaker.snr))
     return np.clip(noisy, -0.99, 0.99)
-
-
-def voice_variant(rng: random.Random, sex: str) -> str:
-    """The text of a random espeak-ng voice variant file: formants, pitch, tone, breath, flutter."""
-    male = sex == "M"
-    size = rng.uniform(0.90, 1.02) if male else rng.uniform(1.08, 1.26)
-    pitch = rng.randint(70, 115) if male else rng.randint(140, 205)
-    lines = ["language variant", "name speaker", f"gender {'male' if male else 'female'}"]
-    lines.append(f"pitch {pitch} {int(pitch * rng.uniform(1.35, 1.75))}")
-    for formant in range(9):
-        # Formant 0 is the voice bar and moves less with the length of the vocal tract.
-        shift = size * (1 + rng.uniform(-0.04, 0.04)) if formant else 1 + (size - 1) * 0.4
-        lines.append(f"formant {formant} {int(100 * shift)} {rng.randint(75, 120)} {rng.randint(85, 150)}")
-    lines += [f"flutter {rng.randint(0, 8)}", f"roughness {rng.randint(0, 4)}"]
-    lines.append(f"consonants {rng.randint(80, 120)} {rng.randint(80, 120)}")
-    tones = ((600, 130, 200), (1200, 90, 150), (2000, 70, 130), (3000, 50, 110))
-    lines.append("tone " + " ".join(f"{hertz} {rng.randint(low, high)}" for hertz, low, high in tones))
-    if not male and rng.random() < 0.6:
-        lines.append("breath 0 " + " ".join(str(rng.randint(2, 4)) for _ in range(7)))
-    return "\n".join(lines) + "\n"
-
-
-class Espeak:
-    """The espeak-ng library with one voice of ours; once per process, as its state outlives it."""
-
-    RATE, VOLUME, PITCH, RANGE = 1, 2, 3, 4  # espeak_PARAMETER of speak_lib.h
-    SYNCHRONOUS, DONT_EXIT, UTF8 = 2, 0x8000, 1
-
-    def __init__(self, folder: Path, accent: str, variant: str):
-        """Lays out voice data with `variant` in `folder`, loads the library, selects the voice."""
-        loader = require_synthesiser()
-        _lay_out_voice(folder, Path(loader.get_data_path()), variant)
-        self.library = ctypes.CDLL(loader.get_library_path())
-        if self.library.espeak_Initialize(self.SYNCHRONOUS, 200, str(folder).encode(), self.DONT_EXIT) < 0:
-            raise RuntimeError(f"espeak-ng does not start with the voice data in {folder}")
-        self._chunks: list[np.ndarray] = []
-        kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
-        self._callback = kind(self._collect)  # kept: the library keeps a bare pointer to it
-        self.library.espeak_SetSynthCallback(self._callback)
-        if self.library.espeak_SetVoiceByName(f"{accent}+speaker".encode()):
-            raise RuntimeError(f"espeak-ng has no voice {accent!r}")
-
-    def _collect(self, wav: Any, samples: int, _events: Any) -> int:
-        if wav and samples > 0:
-            self._chunks.append(np.ctypeslib.as_array(wav, shape=(samples,)).copy())
-        return 0
-
-    def synthesise(self, text: str, seed: int, rate: int, pitch: int, pitch_range: int) -> np.ndarray:
-        """Speech (N,) float32 in ±1 at 22,050 Hz; rate in words a minute, pitch and range 0 to 99."""
-        settings = ((self.RATE, rate), (self.VOLUME, 100), (self.PITCH, pitch), (self.RANGE, pitch_range))
-        for parameter, value in settings:
-            self.library.espeak_SetParameter(parameter, value, 0)
-        self.library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
-        self._chunks = []
-        data = text.lower().encode() + b"\0"
-        self.library.espeak_Synth(data, ctypes.c_size_t(len(data)), 0, 1, 0, self.UTF8, None, None)
-        self.library.espeak_Synchronize()
-        if not self._chunks:
-            raise RuntimeError(f"espeak-ng gave no sound for {text!r}")
-        return np.concatenate(self._chunks).astype(np.float32) / 32768
-
-
-def _lay_out_voice(folder: Path, data: Path, variant: str) -> None:
-    """espeak-ng looks for variants inside its data folder only: a folder of links with our one."""
-    home = folder / "espeak-ng-data"
-    if len(str(home)) > 120:  # N_PATH_HOME is 160 in speech.h, and file names follow
-        raise ValueError(f"espeak-ng cannot take a path as long as {home}; set TMPDIR to a shorter one")
-    (home / "voices" / "!v").mkdir(parents=True)
-    for name in ("en_dict", "phondata", "phonindex", "phontab", "intonations", "lang"):
-        (home / name).symlink_to(data / name)
-    (home / "voices" / "!v" / "speaker").write_text(variant)
 
 
 def _write_text(corpus_dir: Path, grammar: Grammar, speakers: Sequence[Speaker], scale: float, seed: int) -> None:

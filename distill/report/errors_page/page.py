@@ -81,7 +81,13 @@ def page(
     sounds = addresses(kept, audio) if audio else {}
     parts = {
         "title": joined([f"{facts['experiment']}, {facts['set']}, {facts['mode']}, {facts['method']}: errors"]),
-        "heading": joined([facts["experiment"], " ", element("small", " · ".join(_headings(facts)))]),
+        "heading": joined(
+            [
+                facts["experiment"],
+                " ",
+                element("small", "{set} · {mode} · {method}".format(**facts)),
+            ]
+        ),
         "summary": summary(scored, speakers, unit),
         "facts": fact_list(facts),
         "speakers": speaker_table(scored, speakers, unit),
@@ -147,10 +153,6 @@ def by_speaker(scored: Sequence[Scored], speakers: Mapping[str, str]) -> tuple[f
 
 def _range(bounds: tuple[float, float]) -> str:
     return f"{bounds[0]:.2f}–{bounds[1]:.2f}"
-
-
-def _headings(facts: Mapping[str, Any]) -> list[str]:
-    return [str(facts[key]) for key in ("set", "mode", "method")]
 
 
 def fact_list(facts: Mapping[str, Any]) -> Markup:

@@ -13,6 +13,7 @@ import pytest
 import soundfile
 
 from distill.data.synthetic import speech as synthesis
+from distill.data.synthetic.espeak import voice_variant
 from distill.data.synthetic.sentences import Grammar
 
 MINI = Path(__file__).parents[3] / "egs/librispeech/mini"
@@ -54,7 +55,7 @@ def test_sentences_have_a_speakable_length(grammar: Grammar) -> None:
 
 
 def test_voice_variants_differ() -> None:
-    assert synthesis.voice_variant(random.Random(1), "M") != synthesis.voice_variant(random.Random(2), "M")
+    assert voice_variant(random.Random(1), "M") != voice_variant(random.Random(2), "M")
 
 
 def test_layout_is_librispeechs(corpus: Path) -> None:
@@ -142,9 +143,9 @@ def test_a_missing_synthesiser_is_named_with_its_extra(tmp_path: Path, monkeypat
 
     def absent(name: str, *args, **kwargs):
         if name == "espeakng_loader":
-            raise ModuleNotFoundError(name)
+            raise ModuleNotFoundError(name, name=name)
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", absent)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install -e \.\[synth\]"):
+    with pytest.raises(ValueError, match=r"needs espeakng_loader, .*pip install -c constraints.txt -e '\.\[synth\]'"):
         synthesis.generate_corpus(tmp_path, MINI, scale=0.01)

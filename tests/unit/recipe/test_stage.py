@@ -414,10 +414,10 @@ def test_options_become_a_recipe(tmp_path: Path) -> None:
     assert recipe.corpus_dir is None
 
 
-def test_an_unknown_experiment_names_the_nearest_first(tmp_path: Path) -> None:
+def test_an_unknown_experiment_names_the_nearest(tmp_path: Path) -> None:
     for name in ("teacher", "ss", "single"):
         (tmp_path / f"{name}.yaml").touch()
-    with pytest.raises(FileNotFoundError, match=r"no experiment 'techer' .*there are: teacher, "):
+    with pytest.raises(FileNotFoundError, match=r"no experiment 'techer' .*; did you mean 'teacher'"):
         a_recipe(tmp_path).experiment_yaml("techer")
 
 

@@ -10,7 +10,7 @@ import pytest
 from distill.decode.online import OnlineDecoder
 from distill.fsa.lattice import Search
 from distill.runtime.session import Session
-from distill.runtime.word_latency import PartialResult, Utterance, WordLatency, measure, stable_since, summary
+from distill.runtime.word_latency import PartialResult, Utterance, UtteranceLatency, measure, stable_since, summary
 from tests.support.decoding import LEXICON, SENTENCES, Small, make_small, spoken
 
 HOP, CHUNK = 320, 5
@@ -74,8 +74,10 @@ def test_a_word_is_stable_since_its_last_change() -> None:
 
 
 def test_the_summary_counts_utterances_without_errors() -> None:
-    row = summary([WordLatency(100.0, 50.0, 1.0), WordLatency(None, None, 3.0), WordLatency(200.0, 70.0, 2.0)])
+    row = summary(
+        [UtteranceLatency(100.0, 50.0, 1.0), UtteranceLatency(None, None, 3.0), UtteranceLatency(200.0, 70.0, 2.0)]
+    )
     assert (row["utterances"], row["right"]) == (3, 2)
     assert (row["first_mean_ms"], row["last_mean_ms"], row["finalisation_mean_ms"]) == (150, 60, 2)
     assert row["first_p90_ms"] == 190
-    assert summary([WordLatency(None, None, 3.0)])["last_mean_ms"] is None
+    assert summary([UtteranceLatency(None, None, 3.0)])["last_mean_ms"] is None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill.data.loader import fbank_statistics, level
+from distill.data.statistics import fbank_statistics, level
 
 
 def cuts(*scales: float, seed: int = 0) -> list:
