@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from distill.graphs import topology
 from distill.lfmmi import NativeEngine
 from distill.losses.ctc import Ctc
 from distill.models.recogniser import Recogniser
+from distill.runtime.open import open_session, place_of
 from distill.runtime.session import Session
 from distill.runtime.torch_runner import info_of, torch_runner
 from distill.runtime.transcriber import GreedySearch, Transcriber, open_search
@@ -189,3 +191,19 @@ def test_the_main_output_needs_its_graph(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match="--output ctc"):
         open_search(tmp_path, session, "main")
     assert isinstance(open_search(tmp_path, session, "ctc")(), GreedySearch)
+
+
+def test_a_published_model_has_neither_exported_graphs_nor_a_lang_folder(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"hf:a/b is a published model, without graphs for --runtime onnx; use .* torch"
+    ):
+        open_session("hf:a/b", "onnx")
+    (tmp_path / "config.json").write_text("{}")
+    assert place_of(str(tmp_path)) == f"hf:{tmp_path}" and place_of("hf:a/b") == "hf:a/b"
+    assert place_of(str(tmp_path / "exp")) == tmp_path / "exp"
+    session = SimpleNamespace(info=SimpleNamespace(hop=320, outputs=("<blk>", "A")))
+    with pytest.raises(
+        ValueError, match=r"--graph HLG\.fst needs the lang folder of an export; hf:a/b is decoded greedily"
+    ):
+        open_search("hf:a/b", session, "main", Path("HLG.fst"))  # type: ignore[arg-type]
+    assert isinstance(open_search("hf:a/b", session, "main")(), GreedySearch)  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ from distill.data.loader import fbank_statistics
 from distill.fbank import fbank
 from distill.models import checkpoint
 from distill.models.front_end import build_front_end
+from distill.models.pretrained import letters_of
 from distill.recipe.first_weights import source_files
 from distill.train.import_teacher import import_folder, write_pretrained, write_random
 from distill.train.setup import calibrate
@@ -106,3 +107,48 @@ def test_each_front_end_stores_what_it_needs() -> None:
     plain = build_front_end(FrontEnd(waveform="none", **stack))
     calibrate(plain, loader)
     assert float(plain.gain) == 1
+
+
+def published(folder: Path) -> str:
+    """A small fine-tuned model with its letters."""
+    source = hugging_face(folder, pad_token_id=2, vocab_size=3)
+    (folder / "vocab.json").write_text('{"|": 0, "<pad>": 2, "A": 1}')
+    return source
+
+
+def test_a_fine_tuned_model_is_the_teacher_with_its_prediction_layer(tmp_path: Path) -> None:
+    source = published(tmp_path / "hf")
+    assert letters_of(source) == ("<blk>", "▁", "A"), "the blank first, wherever it is"
+    taken = experiment(stage=5, pretrained=source)
+    parameters = write_pretrained(taken, letters_of(source), tmp_path)
+    model, saved, units, _ = checkpoint.load_recogniser(tmp_path)
+    assert saved.stage == 5 and tuple(units) == letters_of(source)
+    assert sum(parameters.values()) == sum(p.numel() for p in model.parameters())
+    theirs = state_of(HUGGING_FACE)["lm_head.weight"]
+    assert torch.equal(model.head.output.weight, theirs[[2, 0, 1]])
+    with pytest.raises(ValueError, match=r"cannot be taken over: our outputs B are not among .*--units letters"):
+        write_pretrained(taken, ("<blk>", "▁", "B"), tmp_path)
+
+
+def test_letters_need_a_fine_tuned_model(tmp_path: Path) -> None:
+    source = hugging_face(tmp_path)
+    with pytest.raises(ValueError, match=r"no prediction layer with known units; name a fine-tuned model"):
+        letters_of(source)
+    with pytest.raises(ValueError, match="stage 5 takes a fine-tuned model over, and pretrained does not name it"):
+        experiment(stage=5)
+    with pytest.raises(ValueError, match="an experiment of stage 5 is not trained: init must be null"):
+        experiment(stage=5, pretrained=source, init="teacher_init")
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("random", "random"),
+        ("./model", "hf:./model"),
+        ("/a/b", "hf:/a/b"),
+        ("hf:a/b", "hf:a/b"),
+        ("fairseq:x", "fairseq:x"),
+    ],
+)
+def test_what_a_teacher_may_start_from(given: str, kept: str) -> None:
+    assert experiment(pretrained=given).pretrained == kept

@@ -1,0 +1,97 @@
+"""Stages 5 to 9 at full size for a few updates: time and peak memory of each, with T1 (317 M), S5 and its SS.
+
+    python -m benchmarks.full_size [--pretrained FOLDER] [--updates 2] [--seconds 12] [--device cpu] [--json FILE]
+
+Without --pretrained, T1 starts from a random twin of facebook/wav2vec2-large-lv60, which transformers writes in the
+layout that is published; audio and graphs are a rehearsal's. Needs 12 GiB of memory and 12 GiB of disk (--dir).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.table import Row, finish, parser
+from distill.recipe.script import run_script
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPE = ROOT / "egs/librispeech"
+STAGES = {
+    "5: T1's first weights": ("init_teacher.py",),
+    "6: T1": ("train.py", "--stage", "6"),
+    "7: lattices": ("label_unlabelled.py",),
+    "8: T1 -> S5": ("train.py", "--stage", "8"),
+    "9: S5 -> SS": ("train.py", "--stage", "9"),
+}
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--pretrained", type=Path, help="folder of the published checkpoint")
+    options.add_argument("--updates", type=int, default=2)
+    options.add_argument("--seconds", type=float, default=12, help="of audio per update")
+    options.add_argument("--device", default="cpu")
+    options.add_argument("--dir", type=Path, help="where data and models are written; default: a temporary folder")
+    args = options.parse_args()
+    with tempfile.TemporaryDirectory(dir=args.dir) as folder:
+        finish(measured(args, Path(folder)), args.json)
+
+
+def measured(args: argparse.Namespace, folder: Path) -> Iterator[Row]:
+    pretrained = args.pretrained or write_twin(folder / "twin")
+    data, exp = folder / "data", folder / "exp"
+    prepare = ("--rehearse", "true", "--stop-stage", "4", "--data-dir", data, "--exp-dir", exp)
+    subprocess.run([RECIPE / "run.sh", *map(str, prepare)], check=True)
+    settings = {
+        "pretrained": pretrained, "optim.updates": args.updates, "optim.epochs": 0, "optim.accumulate": 1,
+        "data.max_duration": args.seconds, "data.valid_utterances": 2, "data.workers": 0,
+        # so few updates leave the teacher without words for unlabelled audio
+        "data.train": "[labelled,unlabelled]",
+    }  # fmt: skip
+    if args.device == "cpu":  # few processors compute in bfloat16
+        settings["optim.precision"] = "float32"
+    options = {
+        "corpus": "librispeech", "conf-dir": RECIPE / "conf", "data-dir": data, "exp-dir": exp, "nj": 1,
+        "experiment": "teacher,s5,s5_stream", "device": args.device,
+    }  # fmt: skip
+    flags = [f"--{name}={value}" for name, value in options.items()]
+    flags += [f"--set={key}={value}" for key, value in settings.items()]
+    for stage, (script, *more) in STAGES.items():
+        seconds, memory = run([sys.executable, str(ROOT / "local" / script), *flags, *more])
+        yield {"case": stage, "seconds": seconds, "peak_gb": memory}
+    for name in ("teacher", "s5", "s5_stream"):
+        result = json.loads((exp / name / "result.json").read_text(encoding="utf-8"))
+        print(f"{name}: {result['params']}, validation loss {result['valid_loss']}")
+
+
+def run(command: list[str]) -> tuple[float, float]:
+    """Seconds of a command and its peak memory in GB; ends the script with its status where it fails."""
+    begun, process = time.monotonic(), subprocess.Popen(command)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(os.waitstatus_to_exitcode(status))
+    return time.monotonic() - begun, usage.ru_maxrss * 1024 / 1e9
+
+
+def write_twin(folder: Path) -> Path:
+    """A random Wav2Vec2ForPreTraining of the published shape, with its feature extractor."""
+    from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForPreTraining
+
+    config = Wav2Vec2Config(
+        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096, conv_bias=True,
+        feat_extract_norm="layer", do_stable_layer_norm=True, codevector_dim=768, proj_codevector_dim=768,
+    )  # fmt: skip
+    Wav2Vec2ForPreTraining(config).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True).save_pretrained(folder)
+    return folder
+
+
+if __name__ == "__main__":
+    run_script(main)
