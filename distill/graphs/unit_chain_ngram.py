@@ -113,7 +113,10 @@ class _Histories:
         before = self.active
         for phase in range(1, PHASES + 1):
             target = before - surplus * phase // PHASES
-            queue = self._queue()
+            for history, state in self.states.items():
+                state.allowed = self._may_go(history)
+            queue = [(self._loss(history), history) for history, state in self.states.items() if state.allowed]
+            heapq.heapify(queue)
             while self.active > target and queue:
                 loss, history = heapq.heappop(queue)
                 again = self._loss(history)
@@ -121,15 +124,6 @@ class _Histories:
                     heapq.heappush(queue, (again, history))
                 else:
                     self._merge(history, queue)
-
-    def _queue(self) -> list[tuple[float, History]]:
-        queue = []
-        for history, state in self.states.items():
-            state.allowed = self._may_go(history)
-            if state.allowed:
-                queue.append((self._loss(history), history))
-        heapq.heapify(queue)
-        return queue
 
     def _may_go(self, history: History) -> bool:
         """No longer history below it is left, and no arc from it leads to a history that needs all of it."""

@@ -62,7 +62,7 @@ def measure(session: Session, decoder: OnlineDecoder, utterance: Utterance) -> U
 
 
 def stream(session: Session, decoder: OnlineDecoder, audio: np.ndarray) -> list[PartialResult]:
-    """PartialResult results over audio (n,), the final one last; computing time is CPU time."""
+    """Partial results over audio (n,), the final one last; computing time is CPU time."""
     search, partials = OnlineSearch(decoder), []
     for at in range(0, len(audio), BLOCK):
         start = time.process_time()
