@@ -27,6 +27,7 @@ from distill.server.scheduler import Scheduler
 from distill.server.server import Address, Server
 
 HOP, CHUNK, HELD = 160, 8, 4  # samples of a frame; frames of a chunk, and of a unit
+PATIENCE = 30.0  # seconds: far more than a step takes, also on a busy machine
 WORDS = ("ABE", "BAD", "CAB", "DAB", "BEAD", "ACE")
 FAILING = 0.95  # loudness at which the model fails
 
@@ -88,7 +89,7 @@ def sentence(seed: int, count: int = 6) -> list[str]:
 
 def serving(
     decoder: OnlineDecoder, visit: Callable[[Server, str], Awaitable[None]], limits: Limits | None = None,
-    address: Address | None = None, model: BatchRunner | None = None, seconds: float = 20.0,
+    address: Address | None = None, model: BatchRunner | None = None, seconds: float = 2 * PATIENCE,
 ) -> Server:  # fmt: skip
     """Run a test against a server."""
 
@@ -146,7 +147,7 @@ def metric(server: Server, line: str) -> float:
 def get(url: str, tls: ssl.SSLContext | None = None, **headers: str) -> tuple[int, str, dict[str, str]]:
     request = urllib.request.Request(url.replace("ws://", "http://"), headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=5, context=tls) as response:
+        with urllib.request.urlopen(request, timeout=PATIENCE, context=tls) as response:
             return response.status, response.read().decode(), dict(response.headers)
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode(), dict(error.headers)
@@ -156,7 +157,7 @@ async def closed_with(socket: Any) -> tuple[int, str]:
     """Code and reason with which the server closes a connection."""
     try:
         while True:
-            await asyncio.wait_for(socket.recv(), 5)
+            await asyncio.wait_for(socket.recv(), PATIENCE)
     except ConnectionClosed as closed:
         assert closed.rcvd is not None
         return closed.rcvd.code, closed.rcvd.reason

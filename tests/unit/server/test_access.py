@@ -22,7 +22,7 @@ from distill.server.metrics import Metrics
 from distill.server.page import FILES, file
 from distill.server.scheduler import Scheduler
 from distill.server.server import Address, Server
-from tests.support.clients import Loudness, audio, get, sentence, serving, sherpa
+from tests.support.clients import PATIENCE, Loudness, audio, get, sentence, serving, sherpa
 
 
 def test_http_beside_the_sockets(decoder: OnlineDecoder) -> None:
@@ -184,7 +184,7 @@ def test_a_signal_ends_open_streams_and_a_second_one_at_once(decoder: OnlineDeco
                 await asyncio.sleep(0.1)
             messages = [message async for message in socket]
             assert messages[-1] == "Done!" and " ".join(words) in messages[-2] and socket.close_code == 1001
-        await asyncio.wait_for(ending, 5)
+        await asyncio.wait_for(ending, PATIENCE)
 
     asyncio.run(run())
     assert not scheduler.alive

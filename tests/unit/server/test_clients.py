@@ -20,7 +20,7 @@ import pytest
 
 from distill.decode.online import OnlineDecoder
 from distill.server.server import Server
-from tests.support.clients import audio, metric, sentence, serving
+from tests.support.clients import PATIENCE, audio, metric, sentence, serving
 
 SHERPA = "sherpa-onnx-online-websocket-client"
 VOSK = """
@@ -51,7 +51,7 @@ async def output_of(*command: str) -> str:
     """Output of a program that must succeed."""
     pipe = asyncio.subprocess.PIPE
     program = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=asyncio.subprocess.STDOUT)
-    text = (await asyncio.wait_for(program.communicate(), 15))[0].decode()
+    text = (await asyncio.wait_for(program.communicate(), PATIENCE))[0].decode()
     assert program.returncode == 0, text
     return text
 
