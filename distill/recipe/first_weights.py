@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from distill import extras
 from distill.config.bounds import RANDOM
 from distill.config.experiment import Experiment
 from distill.recipe import folders
@@ -49,7 +50,8 @@ def source_problem(source: str | None) -> str:
         if place.count("/") != 1 or place.startswith((".", "/", "~")):
             return f"pretrained: no folder {place}"
         if importlib.util.find_spec("huggingface_hub") is None:
-            return f"pretrained: {source} is downloaded by huggingface_hub: pip install -e .[hub], or give a folder"
+            way_out = extras.way_out("huggingface_hub")
+            return f"pretrained: {source} is downloaded by huggingface_hub; {way_out}, or give a folder"
     return ""
 
 

@@ -65,7 +65,7 @@ def microphone(seconds: float = 0.1) -> Iterator[np.ndarray]:
     except (ImportError, OSError) as error:  # OSError: PortAudio itself is missing
         raise ValueError(
             f"the microphone needs the package sounddevice and PortAudio ({error});"
-            " pip install sounddevice, or pipe raw audio in: arecord -f S16_LE -r 16000 | … -"
+            " .venv/bin/pip install sounddevice, or pipe raw audio in: arecord -f S16_LE -r 16000 | … -"
         ) from None
     size = int(seconds * SAMPLE_RATE)
     try:

@@ -190,6 +190,14 @@ def test_every_extra_of_the_project_has_its_modules() -> None:
     assert {module for modules in extras.EXTRAS.values() for module in modules} <= asked
 
 
+@pytest.mark.parametrize("folder", ["README.md", "docs", "distill", "local", "tools", "egs"])
+def test_every_command_that_installs_the_project_has_its_constraints(folder: str) -> None:
+    places = [ROOT / folder] if folder.endswith(".md") else (ROOT / folder).rglob("*")
+    texts = [p.read_text(encoding="utf-8") for p in places if p.suffix in (".py", ".md", ".sh") and p.is_file()]
+    commands = [line for text in texts for line in text.splitlines() if re.search(r"pip install.* -e ", line)]
+    assert [line for line in commands if ".venv/bin/pip install -c constraints.txt -e" not in line] == []
+
+
 LACKING = """import runpy, sys
 sys.modules[{module!r}] = None
 sys.path[:0] = ["tools", "local"]
