@@ -1,4 +1,4 @@
-"""What a trained model hears: log-probabilities of some utterances, and a decoding graph of their words.
+"""Output of a trained model: log-probabilities of some utterances, and a decoding graph of their words.
 
 real_speech.npz holds the first five utterances of test-other as `ss` of `run.sh --mini true` heard them, in float16.
 """
@@ -21,7 +21,7 @@ MINI = Path(__file__).parents[1] / "egs/librispeech/mini"
 
 @dataclass(frozen=True)
 class Real:
-    """log_probs (T, V) float32 of utterances, what was said in each, and a folder with lang, words.arpa, HLG.fst."""
+    """log_probs (T, V) float32 of utterances, their transcripts, and a folder with lang, words.arpa, HLG.fst."""
 
     lang: Lang
     folder: Path

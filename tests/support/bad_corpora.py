@@ -70,7 +70,7 @@ def encoded(samples: np.ndarray, rate: int = 16000, subtype: str = "PCM_16", con
 
 
 def written(samples: np.ndarray, kind: str, rate: int = 16000, subtype: str = "PCM_16") -> Callable:
-    """A fault that consists of what a file holds, as WAV whatever its name."""
+    """A fault in the content of a file, as WAV whatever its name."""
 
     def spoil(path: Path) -> tuple[str, float]:
         path.write_bytes(encoded(samples, rate, subtype))

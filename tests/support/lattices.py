@@ -20,7 +20,7 @@ WIDE = Search(beam=1e4, lattice_beam=1e3, max_active=0)
 
 @dataclass(frozen=True)
 class Path:
-    """labels: one for each frame. words: those that are said."""
+    """labels: one for each frame. words: of the transcript."""
 
     labels: tuple[int, ...]
     words: tuple[int, ...]

@@ -36,7 +36,7 @@ MAY_DIFFER = (
 
 
 def stage_of(path: Path, root: Path) -> int:
-    """The stage that wrote a file or folder of a recipe itself, -1 for a folder that only holds others'."""
+    """The stage that wrote a file or folder of a recipe itself, -1 for a folder that only contains others'."""
     if path == root / "data/corpus":
         return 0
     if path.parent == root / "exp" and path.is_file():

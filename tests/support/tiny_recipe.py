@@ -39,7 +39,7 @@ SMALL_SHARDS = "from distill.data import lattices; lattices.SHARD = 4"
 
 @dataclass(frozen=True)
 class Tiny:
-    """Folders of a recipe. conf also holds what every process imports: shards of a few cuts."""
+    """Folders of a recipe. conf also has what every process imports: shards of a few cuts."""
 
     data: Path
     conf: Path

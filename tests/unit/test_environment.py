@@ -37,7 +37,7 @@ def test_a_full_disk_is_reported_before_installing(room: str, message: str) -> N
 
 
 def wheel(path: Path, tag: str) -> Path:
-    """A wheel named for one Python that holds a module `toy` with that name, as k2's wheels are."""
+    """A wheel named for one Python with a module `toy` with that name, as k2's wheels are."""
     made = path / f"toy-1.2-py{tag}-none-any.whl"
     with zipfile.ZipFile(made, "w") as archive:
         archive.writestr("toy.py", f"tag = {tag!r}\n")
@@ -105,7 +105,7 @@ def test_a_wheel_that_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
 
 
 def python_that(folder: Path, fails_at: str) -> Path:
-    """A Python whose venv holds a stand-in: it reports what it is asked, and fails where `fails_at` occurs."""
+    """A Python whose venv has a stand-in: it logs its arguments, and fails where `fails_at` occurs."""
     tool, made = folder / "tool", folder / "python3"
     seen = "$* bytecode:${PYTHONDONTWRITEBYTECODE-written}"
     tool.write_text(f'#!/bin/bash\necho "{seen}" >>{folder}/asked\n[[ "$*" != *"{fails_at}"* ]]\n')

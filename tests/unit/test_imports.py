@@ -133,7 +133,7 @@ def test_functions_fit_a_screen(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [*LIBRARY, *SCRIPTS], ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_pickles_are_never_loaded(path: Path) -> None:
-    """torch.load without weights_only=True runs whatever the file says."""
+    """torch.load without weights_only=True runs any code in the file."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
             assert "weights_only=True" in ast.unparse(node), f"line {node.lineno}"

@@ -1,4 +1,4 @@
-"""Decoding of what a trained model heard: every method over k2's search gives what it gives over our own."""
+"""Decoding of a trained model's log-probabilities: every method over k2's search gives what it gives over our own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The GPU benchmark: what it says without a GPU, and its table, made small on a CPU."""
+"""The GPU benchmark: its message without a GPU, and its table, made small on a CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Generated corpora with faults: what is left out is what the generator says, and nothing hangs, ends in a traceback
+"""Generated corpora with faults: the faults of the generator are left out, and nothing hangs, ends in a traceback
 of a library or runs. DISTILL_BAD_CORPORA sets how many (CI: 150)."""
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from tests.support.decoding import Small, random_log_probs, spoken
 
 
 def drawn(count: int, slope: float = 1.0, seed: int = 0) -> list[ScoredWord]:
-    """Words that are right as often as their confidence says, or, by another slope, more or less often."""
+    """Words that are right as often as their confidence, or, by another slope, more or less often."""
     rng = np.random.default_rng(seed)
     said = rng.uniform(0.05, 0.95, count)
     true = 1 / (1 + (1 / said - 1) ** slope)

@@ -1,4 +1,4 @@
-"""The search on what a trained model heard: kaldi-decoder's best path, and the same however frames come."""
+"""The search on a trained model's log-probabilities: kaldi-decoder's best path, and the same however frames come."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def state_of(table: Table, head: bool = True, model: Model = SMALL) -> dict[str,
 
 
 def expanded(table: Table, layers: int) -> list[str]:
-    """Every name that a table knows in a model of so many layers."""
+    """Every name of a table in a model of so many layers."""
     numbered = [name.replace("{n}", str(n)) for name in table.names for n in range(layers)]
     return [name.replace("*", rest) for name in dict.fromkeys(numbered) for rest in ("weight", "bias")]
 

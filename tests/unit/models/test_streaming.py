@@ -1,4 +1,4 @@
-"""Every kind of model that streams: step equals the masked forward, nothing looks further than it says."""
+"""Every kind of model that streams: step equals the masked forward, nothing looks further ahead than its latency."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_one_model_runs_at_any_latency(chunk: int, history: int, length: int, cu
 @pytest.mark.parametrize("front", FRONT_ENDS)
 @pytest.mark.parametrize("kind", ["plain", "relative"])
 def test_no_output_depends_on_samples_beyond_its_look_ahead(front: str, kind: str) -> None:
-    """The gradient of each frame ends exactly where latency accounting says, in milliseconds."""
+    """The gradient of each frame ends exactly at the accounted latency, in milliseconds."""
     model = small(front, kind)
     hop, frames = model.front_end.hop, 3 * CHUNK
     size = frames * hop + model.front_end.ahead

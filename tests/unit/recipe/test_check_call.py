@@ -115,17 +115,20 @@ def test_a_call_that_fits_is_silent_and_writes_nothing(check: Check, tmp_path: P
 def test_a_call_that_cannot_end_well_names_what_is_wrong(
     check: Check, tmp_path: Path, experiments: str, options: tuple[str, ...], message: str
 ) -> None:
-    status, said = check(experiments, *options)
-    assert status == 2 and re.search(f"^run.sh: .*({message})", said, flags=re.MULTILINE), said
+    status, printed = check(experiments, *options)
+    assert status == 2 and re.search(f"^run.sh: .*({message})", printed, flags=re.MULTILINE), printed
     assert not (tmp_path / "data").exists() and not (tmp_path / "exp").exists()
 
 
 def test_all_that_is_wrong_is_reported_at_once_and_once(check: Check) -> None:
     options = ("--engine", "k3", "--set", "optim.lrr=1", "--set", "graphs.order=5", "--set", "lm.seed=x")
-    said = check("teacher,sn,nothing", *options)[1]
+    printed = check("teacher,sn,nothing", *options)[1]
     for part in ("--engine k3", "'nothing'", "order: must be", "seed: must be"):
-        assert said.count(part) == 1, said
-    assert re.search(r"^run.sh: --set 'optim.lrr=1': optim: unknown key 'lrr'", said, re.M) and said.count("'lrr'") == 1
+        assert printed.count(part) == 1, printed
+    assert (
+        re.search(r"^run.sh: --set 'optim.lrr=1': optim: unknown key 'lrr'", printed, re.M)
+        and printed.count("'lrr'") == 1
+    )
 
 
 def test_all_wrong_options_are_reported_at_once(check: Check, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def recipe(top: Path, data: str = "data", exp: str = "exp", corpus: str = "corpu
 
 
 def tree(folder: Path) -> dict[str, bytes | str]:
-    """Every file below a folder with what it holds, and every link with where it leads."""
+    """Every file below a folder with its content, and every link with where it leads."""
     return {
         str(path.relative_to(folder)): str(path.readlink()) if path.is_symlink() else path.read_bytes()
         for path in sorted(folder.rglob("*"))

@@ -1,4 +1,4 @@
-"""Who holds a lock, and whose is taken over."""
+"""Processes with locks, and those whose locks are taken over."""
 
 from __future__ import annotations
 

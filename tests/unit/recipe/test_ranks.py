@@ -14,7 +14,7 @@ LAUNCHER = ("--launcher", "torchrun --standalone --nproc-per-node 2", "--nj", "2
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder but `.done`, which holds seconds."""
+    """Every file below a folder but `.done`, which has seconds."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".done")
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 

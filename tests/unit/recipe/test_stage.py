@@ -207,7 +207,7 @@ def test_a_resumable_stage_with_other_settings_starts_afresh(tmp_path: Path, cap
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder but locks, with what it holds."""
+    """Every file below a folder but locks, with its content."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 

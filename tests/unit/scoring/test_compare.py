@@ -29,7 +29,7 @@ def system(errors: Iterable[int], lengths: Iterable[int]) -> list[Scored]:
 
 
 def every_draw(ours: Sequence[Scored], theirs: Sequence[Scored], groups: Sequence[Sequence[int]]) -> np.ndarray:
-    """Differences of all equally likely draws of groups of utterances, written as the definition says."""
+    """Differences of all equally likely draws of groups of utterances, by the definition."""
     differences = []
     for drawn in itertools.product(groups, repeat=len(groups)):
         places = [i for group in drawn for i in group]
