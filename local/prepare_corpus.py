@@ -33,8 +33,9 @@ def main() -> None:
     run_stage(checked, lambda folder: manifests(recipe, corpus, folder))
     cut_sets = Stage(0, recipe.cuts, {"roles": roles, "seed": options.seed}, {recipe.manifests: 0})
     run_stage(cut_sets, lambda folder: cuts(recipe, corpus, folder))
-    texts = dict.fromkeys((corpus.text, corpus.lexicon, *corpus.arpas.values()))
-    run_stage(Stage(0, recipe.text, {"seed": options.seed}, texts), lambda folder: text(corpus, folder))
+    spelt = not corpus.lexicon and recipe.units in ("chars", "bpe")
+    settings = {"seed": options.seed, **({"spelt": True} if spelt else {})}
+    run_stage(Stage(0, recipe.text, settings, dict.fromkeys(corpus.texts)), lambda folder: text(corpus, folder, spelt))
 
 
 def manifests(recipe: Recipe, corpus: Corpus, folder: Path) -> None:
@@ -42,6 +43,7 @@ def manifests(recipe: Recipe, corpus: Corpus, folder: Path) -> None:
     from distill.data.manifests import write_manifests
 
     write_manifests(corpus, folder, recipe.corpus, recipe.nj, recipe.resample)
+    corpus.write_notes(folder)
 
 
 def cuts(recipe: Recipe, corpus: Corpus, folder: Path) -> None:
@@ -50,11 +52,18 @@ def cuts(recipe: Recipe, corpus: Corpus, folder: Path) -> None:
     write_cut_sets(recipe.manifests, recipe.corpus, corpus.roles, folder, corpus.options.seed)
 
 
-def text(corpus: Corpus, folder: Path) -> None:
-    from distill.data.corpus_text import write_lexicon, write_text
+def text(corpus: Corpus, folder: Path, spelt: bool = False) -> None:
+    """lm.txt, lexicon.txt and links to published n-grams; spelt: a missing lexicon is made of letters."""
+    from distill.data.corpus_text import words_of, write_lexicon, write_text
 
     write_text(corpus.sentences(), folder / "lm.txt")
-    write_lexicon(corpus.lexicon, folder / "lexicon.txt")
+    lexicon = corpus.lexicon
+    if lexicon is None:
+        from distill.data.pronunciations import make_lexicon, spell_lexicon
+
+        words = words_of(folder / "lm.txt", corpus.transcripts(*corpus.roles.dev))
+        lexicon = spell_lexicon(words, folder) if spelt else make_lexicon(words, folder)
+    write_lexicon(lexicon, folder / "lexicon.txt")
     for order, path in corpus.arpas.items():
         link(path, folder / f"words.{order}gram.arpa{'.gz' if path.suffix == '.gz' else ''}")
 

@@ -1,5 +1,5 @@
 # Sourced by every egs/<corpus>/run.sh: options, environment, and the running of stages.
-# A run.sh sets `corpus`, `experiments` and the other variables that differ, and calls `run_recipe "$@"`.
+# A run.sh sets `corpus`, `experiments` and the other variables that differ (mini_experiments, mini_conf, extras), and calls `run_recipe "$@"`.
 
 # After so few updates the teacher finds no words in unlabelled audio: students are given transcripts as well.
 rehearse_settings=(optim.updates=12 optim.epochs=0 data.valid_utterances=4 data.max_duration=12 "data.train=[labelled,unlabelled]"
@@ -95,8 +95,8 @@ begin() {
   parse_options "$@"
   local recipe_dir="$root/egs/$corpus" kind=""
   conf_dir="$recipe_dir/conf"
-  if [[ $mini == true || $rehearse == true ]] && [[ -d $conf_dir/mini ]]; then
-    conf_dir="$conf_dir/mini" experiments=${mini_experiments:-$experiments}
+  if [[ $mini == true || $rehearse == true ]] && [[ -d $recipe_dir/${mini_conf:=conf/mini} ]]; then
+    conf_dir="$recipe_dir/$mini_conf" experiments=${mini_experiments:-$experiments}
   fi
   [[ $mini == true ]] && kind=-mini
   [[ $rehearse == true ]] && kind=-rehearse && settings=("${rehearse_settings[@]}" "${settings[@]}")
@@ -119,7 +119,7 @@ begin() {
   trap 'stop 130 interrupted' INT
   trap 'stop 143 stopped' TERM
   trap 'stop 129 stopped' HUP
-  install_environment synth,deploy,report,hub
+  install_environment "synth,deploy,report,hub${extras:+,$extras}"
   "$root/.venv/bin/python" "$root/local/check_call.py" "${common[@]}" --stage "$stage" --stop-stage "$stop_stage"
 }
 

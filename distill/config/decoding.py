@@ -29,6 +29,7 @@ class Decoding(Settings):
     rescoring_scales: tuple[Weight, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)  # of the LM difference; tuned on dev
     # blank-frame skipping of 1best: a run of frames with at least this blank posterior counts as one; 0: off
     blank_skip: Probability = 0.0
+    unscored_words: tuple[str, ...] = ()  # taken out of references and hypotheses before words are scored: fillers
     rescoring_word_scores: tuple[Score, ...] = (-1.0, -0.5, 0.0, 0.5, 1.0)  # per word; tuned on dev
 
     @model_validator(mode="after")

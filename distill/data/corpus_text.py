@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 from distill.data.lexicon_files import read_lexicon
 from distill.data.listing import Skipped
 from distill.files import replacing, write_lines
-from distill.text import normalise
+from distill.text import normalise, read_lines
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,11 @@ def write_text(sentences: Iterable[str], path: Path) -> int:
             raise ValueError(f"the text corpus for {path} is empty: language models and denominator need text")
     log.info("text corpus: %d sentences, %d empty lines left out", count, empty)
     return count
+
+
+def words_of(text: Path, transcripts: Iterable[str]) -> set[str]:
+    """Every word of a normalised text and of transcripts."""
+    return {word for line in chain(read_lines(text), map(normalise, transcripts)) for word in line.split()}
 
 
 def write_lexicon(source: Path, path: Path) -> int:

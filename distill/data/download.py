@@ -36,8 +36,8 @@ NOT_WHOLE = (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error)
 class Published:
     """A file that a corpus publishes.
 
-    page: where it is described. size: bytes, 0 where unknown. digest: `md5:…` or `sha256:…`, empty where none is
-    published. gives: the file or folder below the corpus folder that it is or that it is unpacked to.
+    page: where it is described. size: bytes, 0 where unknown; about: then, roughly. digest: `md5:…` or `sha256:…`,
+    empty where none is published. gives: the file or folder below the corpus folder that it is or is unpacked to.
     needed: whether a recipe stops without it where nothing is to be downloaded.
     """
 
@@ -47,13 +47,19 @@ class Published:
     digest: str = ""
     gives: str = ""
     needed: bool = True
+    about: float = 0
+
+    @property
+    def room(self) -> float:
+        """Bytes that it takes, as far as they are known."""
+        return self.size or self.about
 
     @property
     def name(self) -> str:
         return self.url.rpartition("/")[2]
 
     def __str__(self) -> str:
-        return f"{self.name} ({readable(self.size) if self.size else 'size unknown'}) of {self.page}"
+        return f"{self.name} ({readable(self.room) if self.room else 'size unknown'}) of {self.page}"
 
 
 def readable(count: float) -> str:
@@ -81,7 +87,7 @@ def obtain(missing: Sequence[Published], root: Path, download: bool = True) -> N
     if to_fetch:
         there = sum(_size(_part(root / each.name)) for each in to_fetch)
         log.info("to fetch into %s: %d files, %s; %s of it are there", root, len(to_fetch),
-                 readable(sum(each.size for each in to_fetch)), readable(there))  # fmt: skip
+                 readable(sum(each.room for each in to_fetch)), readable(there))  # fmt: skip
     for number, each in enumerate(to_fetch):
         try:
             fetch(each, root / each.name)
@@ -104,8 +110,8 @@ def _listed(files: Sequence[Published], root: Path, why: str) -> str:
 
 def _check_room(missing: Sequence[Published], to_fetch: Sequence[Published], root: Path) -> None:
     """Raises OSError where the archives and what they are unpacked to, of about the same size, exceed the disk."""
-    unpacked = sum(each.size for each in missing if each.gives not in ("", each.name))
-    needed = unpacked + sum(max(0, each.size - _size(_part(root / each.name))) for each in to_fetch)
+    unpacked = sum(each.room for each in missing if each.gives not in ("", each.name))
+    needed = unpacked + sum(max(0, each.room - _size(_part(root / each.name))) for each in to_fetch)
     if needed > (free := shutil.disk_usage(root).free):
         raise OSError(
             f"{root}: {readable(needed)} are needed for the corpus, {readable(free)} are free; make room, or name"

@@ -13,7 +13,7 @@ from distill.config.experiment import TEACHERS, Experiment
 from distill.config.language_model import LanguageModel
 from distill.config.loading import WrongSettings
 from distill.config.names import hint
-from distill.data.corpora import CORPORA, Own
+from distill.data.corpora import CORPORA, Custom
 from distill.recipe import launch
 from distill.recipe.first_weights import fine_tuned, first_weights_stage, source_problem
 from distill.recipe.ngram_rescoring import RESCORING
@@ -79,7 +79,7 @@ class Call:
         recipe, owner = self.recipe, dict[str, str]()
         if recipe.device != "cpu" and not any(path for kind in GPUS for path in Path("/dev").glob(kind)):
             yield f"--device {recipe.device}: this machine shows no GPU; use --device cpu"
-        if recipe.mini and not CORPORA.get(recipe.corpus, Own).has_mini:
+        if recipe.mini and not CORPORA.get(recipe.corpus, Custom).has_mini:
             yield f"--mini true: {recipe.corpus} has no mini version; leave it out and give --corpus-dir"
         if recipe.launcher:
             try:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill.config.decoding import Method
 from distill.config.experiment import Experiment
+from distill.data.listing import first_few
 from distill.files import write_text
 from distill.recipe import ngram_rescoring
 from distill.recipe.emissions import Emissions, Run, compute, main_mode, modes
@@ -140,7 +141,10 @@ def best_paths(decoding: Decoding) -> Recognised:
 
 
 def denominator_paths(decoding: Decoding) -> Recognised:
-    """Units of the best path of the denominator's posteriors, against the closest pronunciations."""
+    """Units of the best path of the denominator's posteriors, against the closest pronunciations.
+
+    Utterances with words that have no pronunciation are left out, and logged.
+    """
     from distill.decode.denominator_path import DenominatorPath, closest_pronunciation
     from distill.fsa.k2_format import load_fsa
     from distill.graphs.lexicon import Lang
@@ -151,7 +155,11 @@ def denominator_paths(decoding: Decoding) -> Recognised:
     check_outputs(recipe, decoding.experiment, lang, emissions.units)
     denominator = lang.topology.compose(load_fsa(recipe.decoding_graphs / "denominator.pt"))
     decoder = DenominatorPath(build_engine(recipe.engine), denominator)
-    names, scored = list(emissions.scores), []
+    known = lang.lexicon.pronunciations.keys()
+    names, scored = [name for name in emissions.scores if known >= set(emissions.references[name])], []
+    if without := sorted(emissions.scores.keys() - set(names)):
+        log.warning("greedy: %d of %d utterances are not scored, as words of theirs have no pronunciation: %s",
+                    len(without), len(emissions.scores), first_few(without))  # fmt: skip
     for start in range(0, len(names), UTTERANCES):
         batch = names[start : start + UTTERANCES]
         log_probs = [emissions.scores[name] for name in batch]
@@ -219,7 +227,7 @@ def write(folder: Path, run: Run, method: str, emissions: Emissions, result: Rec
     from distill.report.results import WerResult
     from distill.scoring.calibration import calibration, scored_words
     from distill.scoring.compare import write_speakers
-    from distill.scoring.wer import write_results
+    from distill.scoring.wer import scored_without, write_results
 
     info = {**emissions.info, "method": method, **result.info}
     if result.words is not None:
@@ -228,12 +236,15 @@ def write(folder: Path, run: Run, method: str, emissions: Emissions, result: Rec
             write_calibration(folder, calibration(confidences))
     if result.nbest is not None:
         write_text(folder / "nbest.json", json.dumps(as_plain(result.nbest)) + "\n")
-    rate = write_results(folder, run.cut_set, f"{run.label}-{method}", result.scored)
+    scored, unscored = result.scored, frozenset(run.experiment.decoding.unscored_words)
+    if unscored and method != "greedy":  # whose symbols are units: UH and ER are phones, too
+        scored = [scored_without(each, unscored) for each in scored]
+    rate = write_results(folder, run.cut_set, f"{run.label}-{method}", scored)
     WerResult.model_validate({**info, "set": run.cut_set, **rate.fields()}).write(folder / "wer.json")
     if speakers := clips.speakers(emissions.cuts.values()):
         write_speakers(folder, speakers)
     links = {name: address for name, cut in emissions.cuts.items() if (address := clips.link(cut, folder)) is not None}
     audio = Audio(lambda name: clips.flac(emissions.cuts[name]), links)
-    write_page(folder, result.scored, {**info, "set": run.cut_set}, speakers, audio)
+    write_page(folder, scored, {**info, "set": run.cut_set}, speakers, audio)
     headline = next(folder.glob("errs-*.txt")).read_text(encoding="utf-8").splitlines()[0]
     log.info("%s %s %s %s: %s", run.experiment.name, run.cut_set, run.label, method, headline)

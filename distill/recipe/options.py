@@ -21,7 +21,9 @@ from distill.recipe.script import log_to_console
 
 ENGINES = ("native", "torch", "k2")
 OF_STAGES = re.compile(r"(manifests|cuts|fbank|text|num|audio)|(lang|lm|graphs)(_.*)?")  # folders in a data-dir
-OF_CORPUS = re.compile(r"labelled|unlabelled|dev|test-.*|LibriSpeech|(train|dev)-.*|fsdd|intent|wakeword")
+OF_CORPUS = re.compile(
+    r"labelled|unlabelled|dev|test-.*|LibriSpeech|(train|dev)-.*|fsdd|intent|wakeword|small|medium|large|embedded"
+)
 MOST_JOBS = 4096
 NO_K2 = (
     "--engine k2 needs k2, which this Python does not have; wheels for every torch are at"

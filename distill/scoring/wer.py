@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,12 @@ def score(name: str, reference: Sequence[str], hypothesis: Sequence[str]) -> Sco
     """Count errors by the alignment with the fewest."""
     counts = kaldialign.edit_distance(list(reference), list(hypothesis))
     return Scored(name, tuple(reference), tuple(hypothesis), counts["sub"], counts["ins"], counts["del"])
+
+
+def scored_without(scored: Scored, words: Collection[str]) -> Scored:
+    """The utterance scored again without some words on either side, such as fillers."""
+    reference, hypothesis = ([w for w in side if w not in words] for side in (scored.reference, scored.hypothesis))
+    return score(scored.name, reference, hypothesis)
 
 
 def alignment(scored: Scored) -> list[tuple[str | None, str | None]]:

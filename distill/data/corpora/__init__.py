@@ -6,17 +6,24 @@ from dataclasses import replace
 from pathlib import Path
 
 from distill.data.corpora.corpus import REHEARSAL, Corpus, Options
+from distill.data.corpora.custom import Custom
+from distill.data.corpora.gigaspeech import GigaSpeech
 from distill.data.corpora.librispeech import LibriSpeech
-from distill.data.corpora.own import Own
+from distill.data.corpora.mini_librispeech import MiniLibriSpeech
 from distill.data.corpora.spoken_commands import SpokenCommands
 
-CORPORA: dict[str, type[Corpus]] = {"librispeech": LibriSpeech, "spoken_commands": SpokenCommands}
-"""Name of a recipe -> its corpus; recipes of other names read a corpus of one's own (`Own`)."""
+CORPORA: dict[str, type[Corpus]] = {
+    "gigaspeech": GigaSpeech,
+    "librispeech": LibriSpeech,
+    "mini_librispeech": MiniLibriSpeech,
+    "spoken_commands": SpokenCommands,
+}
+"""Name of a recipe -> its corpus; recipes of other names read a corpus of one's own (`Custom`)."""
 
 
 def open_corpus(name: str, root: Path, options: Options) -> Corpus:
     """The corpus of a recipe in the folder `root`; rehearsals use a few utterances of it."""
-    kind = CORPORA.get(name, Own)
+    kind = CORPORA.get(name, Custom)
     kind.obtain(root, options)
     corpus = kind(root, options)
     if options.rehearse:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,19 +67,22 @@ class Options:
 class Corpus(ABC):
     """A corpus in the folder `root`. Its constructor raises FileNotFoundError for what is missing, with the way out.
 
-    text: sentences of the language models, lexicon: pronunciations, arpas: published word n-grams by their order.
+    text: sentences of the language models, None: those of the labelled parts. lexicon: pronunciations, None: to be
+    made. arpas: published word n-grams by their order.
     inputs: files whose contents the manifests depend on. renders: `render` makes audio of it. has_mini: `synthesise`
-    makes one, for --mini true. published: what can be fetched.
+    makes one, for --mini true. published: what can be fetched. layout: that of a rehearsal, in
+    `distill.data.synthetic.layouts`.
     """
 
     roles: Roles
-    text: Path
-    lexicon: Path
+    text: Path | None = None
+    lexicon: Path | None = None
     inputs: tuple[Path, ...]
     arpas: Mapping[int, Path] = {}
     renders = False
     has_mini = False
     published: tuple[Published, ...] = ()
+    layout = ""
 
     def __init__(self, root: Path, options: Options | None = None) -> None:
         self.root, self.options = root.resolve(), options or Options()
@@ -96,9 +98,14 @@ class Corpus(ABC):
         elif root.is_dir():
             obtain([file for file in cls.wanted(options) if not is_there(root, file.gives)], root, options.download)
 
-    @classmethod  # noqa: B027
+    @classmethod
     def synthesise(cls, root: Path, options: Options) -> None:
-        """Makes a corpus of synthesised speech in the layout of this one, if the recipe has one."""
+        """A few synthesised sentences in the corpus' own layout, where there is a `layout` for it."""
+        if cls.layout:
+            from distill.data.synthetic.layouts import rehearsal
+
+            source = options.recipe_dir.parent / "librispeech/mini"
+            rehearsal(cls.layout, root, source, options.seed, options.jobs)
 
     @classmethod
     def wanted(cls, options: Options) -> tuple[Published, ...]:
@@ -111,10 +118,24 @@ class Corpus(ABC):
 
     def sentences(self) -> Iterator[str]:
         """The text corpus, one sentence after the other; ValueError for another encoding than UTF-8."""
-        return read_lines(self.text)
+        return read_lines(self.text) if self.text else self.transcripts()
+
+    def transcripts(self, *further: str) -> Iterator[str]:
+        """The texts of the labelled parts and of further ones."""
+        return (u.text for part in (*self.roles.labelled, *further) for u in self.listing(part).utterances if u.text)
+
+    @property
+    def texts(self) -> tuple[Path, ...]:
+        """Files whose contents the text corpus, the lexicon and the n-grams depend on."""
+        found = (self.text, self.lexicon, *self.arpas.values())
+        transcripts = () if self.text and self.lexicon else self.inputs
+        return (*(path for path in found if path), *transcripts)
 
     def render(self, folder: Path) -> None:  # noqa: B027
         """Writes audio that the corpus has only in pieces; a killed call continues."""
+
+    def write_notes(self, folder: Path) -> None:  # noqa: B027
+        """Writes what else there is to know beside the manifests."""
 
 
 def check_folder(folder: Path, way_out: str) -> Path:
@@ -143,27 +164,3 @@ def need_file(root: Path, *names: str, way_out: str) -> Path:
     if path := first_file(root, *names):
         return path
     raise FileNotFoundError(f"no {' or '.join(names)} in {root} or {root / 'lm'}; {way_out}")
-
-
-def read_table(path: Path, columns: Iterable[str] = ()) -> list[dict[str, str]]:
-    """The rows of a TSV table with a heading line.
-
-    Raises FileNotFoundError if there is none, ValueError for a column or cell that is missing.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no table at {path}; is {path.parent.parent} the corpus folder?")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        names = reader.fieldnames or ()
-        if absent := [name for name in columns if name not in names]:
-            raise ValueError(
-                f"{path}: the first line names no column {', '.join(absent)}; it has {', '.join(names) or 'nothing'}"
-            )
-        rows = []
-        for row in reader:
-            if short := [name for name in columns if row[name] is None]:
-                raise ValueError(
-                    f"{path}:{reader.line_num}: no {', '.join(short)} in this line; cells are tab-separated"
-                )
-            rows.append(row)
-    return rows

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from distill.data.corpora import libri_light
 from distill.data.corpora.corpus import Corpus, Options, Roles, check_folder, first_file, need_file
 from distill.data.download import Published
 from distill.data.listing import Listing, Source, Utterance
@@ -23,7 +24,6 @@ PARTS = {  # bytes and SHA-256 of the archives
     "test-other": (328757843, "d09c181bba5cf717b3dee7d4d592af11a3ee3a09e08ae025c5506f6ebe961c29"),
 }
 TEXT, LEXICON = "librispeech-lm-norm.txt.gz", "librispeech-lexicon.txt"
-REHEARSAL_SCALE = 0.025
 
 
 def text_file(name: str, size: int = 0, digest: str = "", needed: bool = True) -> Published:
@@ -47,6 +47,7 @@ class LibriSpeech(Corpus):
         text_file(LEXICON),
         text_file("3-gram.pruned.1e-7.arpa.gz", 34094057, needed=False),
         text_file("4-gram.arpa.gz", 1355172078, needed=False),
+        *libri_light.PUBLISHED,
     )  # fmt: skip
     published_arpas: Mapping[int, str] = {3: "3-gram.pruned.1e-7.arpa.gz", 4: "4-gram.arpa.gz"}
 
@@ -55,10 +56,15 @@ class LibriSpeech(Corpus):
     @classmethod
     def synthesise(cls, root: Path, options: Options) -> None:
         """The embedded corpus, made where it is missing or unfinished."""
+        if cls.layout:
+            return super().synthesise(root, options)
+        from distill.data.synthetic import layouts
         from distill.data.synthetic.speech import generate_corpus
 
-        scale = REHEARSAL_SCALE if options.rehearse else 1.0
+        scale = layouts.SCALE if options.rehearse else 1.0
         generate_corpus(root, options.recipe_dir / "mini", scale=scale, seed=options.seed, processes=options.jobs)
+        if "small" in options.unlabelled and not (root / "small").is_dir():
+            layouts.libri_light(layouts.sentences_of(root), root)
 
     @classmethod
     def roles_of(cls, options: Options) -> Roles:
@@ -77,18 +83,33 @@ class LibriSpeech(Corpus):
         self.roles = self.roles_of(self.options)
         self.folder = librispeech_folder(root)
         way_out = f"download it from {TEXT_HOME}"
-        self.text = need_file(root, TEXT, TEXT.removesuffix(".gz"), way_out=way_out)
+        if any(file.gives == TEXT for file in self.published):
+            self.text = need_file(root, TEXT, TEXT.removesuffix(".gz"), way_out=way_out)
         self.lexicon = need_file(root, LEXICON, f"{LEXICON}.gz", way_out=way_out)
         found = {n: first_file(root, name.removesuffix(".gz"), name) for n, name in self.published_arpas.items()}
         self.arpas = {n: path for n, path in found.items() if path}
         speakers = self.folder / "SPEAKERS.TXT"
-        parts = [self.folder / part for part in self.roles.parts]
+        parts = dict.fromkeys(self.folder / self.holder(part) for part in self.roles.parts)
         transcripts = [path for part in parts for path in sorted(part.glob("*/*/*.trans.txt"))]
-        self.inputs = (*([speakers] if speakers.is_file() else []), *transcripts)
+        self.light = [part for part in self.roles.unlabelled if part in libri_light.PARTS]
+        self.renders = bool(self.light)
+        chapters = [path for part in self.light for path in sorted(libri_light.folder_of(root, part).rglob("*.json"))]
+        self.inputs = (*([speakers] if speakers.is_file() else []), *transcripts, *chapters)
+
+    def holder(self, part: str) -> str:
+        """The folder that holds a part."""
+        return part
+
+    def render(self, folder: Path) -> None:
+        """Cuts the chapters of Libri-light into utterances."""
+        for part in self.light:
+            libri_light.cut_chapters(self.root, part, folder, self.options.jobs)
 
     def listing(self, part: str) -> Listing:
         """Transcripts without audio, audio without a transcript, and names of several files are left out."""
-        folder = check_folder(self.folder / part, f"unpack {part}.tar.gz of {HOME} beside the others")
+        if part in self.light:
+            return libri_light.list_cuts_of(self.root, part, self.options.audio_dir)
+        folder = check_folder(self.folder / self.holder(part), f"unpack {part}.tar.gz of {HOME} beside the others")
         files: dict[str, list[Path]] = {}
         for path in sorted(folder.rglob("*.flac")):
             files.setdefault(path.stem, []).append(path)

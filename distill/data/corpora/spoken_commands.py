@@ -6,9 +6,10 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from distill.data.corpora.corpus import Corpus, Options, Roles, read_table
+from distill.data.corpora.corpus import Corpus, Options, Roles
 from distill.data.listing import Listing, Source, Utterance
 from distill.data.synthetic.sentences import Grammar
+from distill.data.tables import read_table
 
 TABLES = {  # kind -> its table, and the columns that are read
     "digits": ("fsdd/digits.tsv", ("utt", "path")),
@@ -76,7 +77,7 @@ class SpokenCommands(Corpus):
     def sentences(self, drawn: int = DRAWN) -> Iterator[str]:
         """Training orders, drawn orders, drawn digit strings, and the keywords of the training part."""
         rng = random.Random(f"{self.options.seed}/text")
-        grammar = Grammar.read(self.text, elide_article=False)
+        grammar = Grammar.read(self.options.recipe_dir / "orders.txt", elide_article=False)
         yield from (row["text"] for row in self.rows("orders") if row["split"] == "train")
         for _ in range(drawn):
             yield grammar.sentence(rng)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from lhotse import CutSet
 
-from distill.data.corpora import Corpus, LibriSpeech, Own
+from distill.data.corpora import Corpus, Custom, LibriSpeech
 from distill.data.corpora.corpus import Roles
 from distill.data.manifests import write_cut_sets, write_manifests
 from tests.support.bad_corpora import LAYOUTS, LIBRISPEECH, PARTS, Made, make
@@ -46,7 +46,7 @@ def stage_0(made: Made, out: Path) -> None:
         corpus = LibriSpeech(made.root)
         corpus.roles = LIBRI_ROLES
     else:
-        corpus = Own(made.root)
+        corpus = Custom(made.root)
     write_manifests(corpus, out / "manifests", "mine", jobs=1)
     write_cut_sets(out / "manifests", "mine", corpus.roles, out / "cuts")
 

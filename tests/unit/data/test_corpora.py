@@ -11,11 +11,12 @@ import pytest
 import soundfile
 from lhotse import CutSet
 
-from distill.data.corpora import LibriSpeech, Options, Own, SpokenCommands
-from distill.data.corpora.corpus import Corpus, read_table
-from distill.data.corpora.own import own_roles
+from distill.data.corpora import Custom, LibriSpeech, Options, SpokenCommands
+from distill.data.corpora.corpus import Corpus
+from distill.data.corpora.custom import own_roles
 from distill.data.corpora.spoken_commands import TABLES
 from distill.data.manifests import write_cut_sets, write_manifests
+from distill.data.tables import read_table
 from tests.support.corpora import write_tone, write_words
 
 
@@ -188,7 +189,7 @@ def test_own_corpus_of_kaldi_dirs_and_cuts(libri: Path, tmp_path: Path) -> None:
         write_kaldi(own / part, {"a1": "hello, there", "a2": "bye"})
     prepare(LibriSpeech(libri), tmp_path)
     (tmp_path / "cuts/unlabelled.jsonl.gz").rename(own / "unlabelled.jsonl.gz")
-    prepare(Own(own), out)
+    prepare(Custom(own), out)
     labelled = read(out / "cuts/labelled.jsonl.gz")
     assert [(cut.id, cut.supervisions[0].text) for cut in labelled] == [("a1", "HELLO THERE"), ("a2", "BYE")]
     assert len(read(out / "cuts/unlabelled.jsonl.gz")) == 4
@@ -201,7 +202,7 @@ def test_a_name_in_two_parts_becomes_two_cuts_with_audio_of_their_own(tmp_path: 
     for length, part in enumerate(parts, 1):
         write_kaldi(own / part, {"a1": f"words of {part}"})
         write_tone(own / part / "a1.flac", seconds=0.2 * length)
-    prepare(Own(own), out)
+    prepare(Custom(own), out)
     cuts = [
         cut for part in ("labelled", "unlabelled", "dev", "test-mine") for cut in read(out / f"cuts/{part}.jsonl.gz")
     ]
@@ -215,7 +216,7 @@ def test_audio_that_is_trained_on_and_tested_on_is_a_warning(tmp_path: Path, cap
     for part in ("labelled", "unlabelled", "dev", "test-mine"):
         write_kaldi(own / part, {f"{part}-1": "HELLO"})
     (own / "test-mine/wav.scp").write_text(f"test-mine-1 {own}/labelled/labelled-1.flac\n")
-    prepare(Own(own), tmp_path / "out")
+    prepare(Custom(own), tmp_path / "out")
     assert "test-mine: 1 utterances are of recordings that are trained on: test-mine-1" in caplog.text
     assert "dev: 1 utterances are of" not in caplog.text
 
@@ -225,20 +226,20 @@ def test_a_part_in_two_forms_is_an_error(tmp_path: Path) -> None:
         write_kaldi(tmp_path / part, {"a1": "HELLO"})
     (tmp_path / "dev.jsonl.gz").write_bytes(b"")
     with pytest.raises(ValueError, match=r"has dev and dev\.jsonl\.gz; which of them"):
-        Own(write_words(tmp_path)).listing("dev")
+        Custom(write_words(tmp_path)).listing("dev")
 
 
 def test_missing_parts_of_an_own_corpus_are_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no test set"):
-        own_roles(tmp_path)
-    write_kaldi(tmp_path / "test-mine", {"a1": "x"})
-    with pytest.raises(FileNotFoundError, match=r"no lm\.txt"):
-        Own(tmp_path)
+    with pytest.raises(FileNotFoundError, match="give --corpus-dir"):
+        own_roles(tmp_path / "absent")
     with pytest.raises(FileNotFoundError, match="no labelled in"):
-        Own(write_words(tmp_path)).listing("labelled")
+        Custom(tmp_path).listing("labelled")
+    write_kaldi(tmp_path / "test-mine", {"a1": "x"})
+    with pytest.raises(FileNotFoundError, match="no labelled in"):
+        Custom(write_words(tmp_path)).listing("labelled")
     (tmp_path / "labelled").mkdir()
     with pytest.raises(FileNotFoundError, match=r"no wav\.scp"):
-        Own(tmp_path).listing("labelled")
+        Custom(tmp_path).listing("labelled")
 
 
 def write_commands(root: Path) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from distill.data.corpora.corpus import read_table
+from distill.data.tables import read_table
 from tests.unit.data.test_corpora import write_commands
 
 FETCH = Path(__file__).parents[3] / "egs/spoken_commands/fetch.py"

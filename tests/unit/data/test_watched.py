@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from distill.data.corpora.own import files_of_own, own_roles
+from distill.data.corpora.custom import files_of_own, own_roles
 from distill.recipe.stage import Stage, run_stage
 
 

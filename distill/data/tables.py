@@ -1,0 +1,31 @@
+"""Tables of tab-separated values with a heading line; the standard library alone."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def read_table(path: Path, columns: Iterable[str] = ()) -> list[dict[str, str]]:
+    """The rows of a TSV table with a heading line.
+
+    Raises FileNotFoundError if there is none, ValueError for a column or cell that is missing.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no table at {path}; is {path.parent.parent} the corpus folder?")
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        names = reader.fieldnames or ()
+        if absent := [name for name in columns if name not in names]:
+            raise ValueError(
+                f"{path}: the first line names no column {', '.join(absent)}; it has {', '.join(names) or 'nothing'}"
+            )
+        rows = []
+        for row in reader:
+            if short := [name for name in columns if row[name] is None]:
+                raise ValueError(
+                    f"{path}:{reader.line_num}: no {', '.join(short)} in this line; cells are tab-separated"
+                )
+            rows.append(row)
+    return rows
