@@ -33,7 +33,7 @@ def main() -> None:
     run_stage(checked, lambda folder: manifests(recipe, corpus, folder))
     cut_sets = Stage(0, recipe.cuts, {"roles": roles, "seed": options.seed}, {recipe.manifests: 0})
     run_stage(cut_sets, lambda folder: cuts(recipe, corpus, folder))
-    spelt = not corpus.lexicon and recipe.units in ("chars", "bpe")
+    spelt = not corpus.lexicon and recipe.units in ("chars", "bpe", "letters")
     settings = {"seed": options.seed, **({"spelt": True} if spelt else {})}
     run_stage(Stage(0, recipe.text, settings, dict.fromkeys(corpus.texts)), lambda folder: text(corpus, folder, spelt))
 

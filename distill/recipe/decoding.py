@@ -160,6 +160,11 @@ def denominator_paths(decoding: Decoding) -> Recognised:
     if without := sorted(emissions.scores.keys() - set(names)):
         log.warning("greedy: %d of %d utterances are not scored, as words of theirs have no pronunciation: %s",
                     len(without), len(emissions.scores), first_few(without))  # fmt: skip
+    if not names:
+        raise ValueError(
+            "greedy: every utterance has words without a pronunciation; add them to lexicon.txt and run stages 2 to 4"
+            " again, or leave greedy out of decoding.methods"
+        )
     for start in range(0, len(names), UTTERANCES):
         batch = names[start : start + UTTERANCES]
         log_probs = [emissions.scores[name] for name in batch]

@@ -86,6 +86,7 @@ def libri_light(sentences: Sentences, root: Path) -> None:
 
 def gigaspeech(sentences: Sentences, root: Path) -> None:
     """GigaSpeech.json and audio/SOURCE/P0000/AID.opus; tags for punctuation, and noise at the end of each recording."""
+    _link(root / "embedded/librispeech-lm-norm.txt.gz", root / "lm.txt.gz")
     audios = []
     subsets = {
         "train-clean-100": ("XL", "L", "M", "S"), "train-clean-360": ("XL", "L"), "dev-clean": ("DEV",),
@@ -120,13 +121,14 @@ def gigaspeech(sentences: Sentences, root: Path) -> None:
 
 
 def custom(sentences: Sentences, root: Path) -> None:
-    """labelled/SPEAKER/NAME.flac with NAME.txt beside, unlabelled/meeting-N.flac of many sentences."""
+    """labelled/SPEAKER/NAME.flac with NAME.txt beside, unlabelled/meeting-N.flac of many, lm.txt.gz."""
+    _link(root / "embedded/librispeech-lm-norm.txt.gz", root / "lm.txt.gz")
     for part in ("train-clean-100", "dev-clean", "test-clean"):
         for speaker, utterances in by_speaker(sentences[part]):
             folder = _folder(root / "labelled" / speaker)
             for utterance in utterances:
                 _link(utterance.audio, folder / f"{utterance.name}.flac")
-                write_text(folder / f"{utterance.name}.txt", f"{(utterance.text or '').capitalize()}.\n")
+                write_text(folder / f"{utterance.name}.txt", f"{utterance.text.capitalize()}.\n")
     for number in range(2):
         samples, _ = recording(sentences["train-clean-360"][number::2])
         with replacing(_folder(root / "unlabelled") / f"meeting-{number}.flac") as temporary:
