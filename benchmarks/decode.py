@@ -42,7 +42,7 @@ MISSING = -20.0  # log-probability of outputs that the model does not have
 CHUNK = 16
 S5_SECONDS = 15.0
 
-Found = list[tuple[float, Sequence[int]]]  # of each utterance: score and word ids of the best path
+BestPaths = list[tuple[float, Sequence[int]]]  # of each utterance: score and word ids of the best path
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,12 @@ def parse() -> argparse.Namespace:
 def s5_rows(folder: Path, rounds: int = 5) -> dict[str, float]:
     """Seconds per second of audio of streaming S5 in ONNX Runtime, by its numbers: medians."""
     audio = (0.1 * np.random.default_rng(0).standard_normal(int(S5_SECONDS * SAMPLE_RATE))).astype(np.float32)
-    found = {}
+    seconds = {}
     for row in student("s5_stream", folder / "s5", len(audio)):
         if row.case.endswith("streaming") and row.engine.startswith("onnx"):
             times = [run_session(row.session, audio, row.piece)[0] for _ in range(rounds + 1)][1:]
-            found["int8" if row.int8 else "fp32"] = float(np.median(times)) / S5_SECONDS
-    return found
+            seconds["int8" if row.int8 else "fp32"] = float(np.median(times)) / S5_SECONDS
+    return seconds
 
 
 def cases(args: argparse.Namespace) -> Iterator[Case]:
@@ -117,8 +117,8 @@ def emissions(args: argparse.Namespace) -> tuple[list[np.ndarray], list[list[str
     cuts = load_cuts(args.data / "cuts", [args.set]).subset(first=args.utterances)
     batches = in_order(cuts, SpeechDataset(None, None, 0, False, False), 200)
     references = {cut.id: cut.supervisions[0].text.split() for cut in cuts}
-    names, found = zip(*log_probs.offline(model, batches))
-    return list(found), [references[name] for name in names], model.settings.front_end.hop
+    names, scores = zip(*log_probs.offline(model, batches))
+    return list(scores), [references[name] for name in names], model.settings.front_end.hop
 
 
 def as_outputs(log_probs: np.ndarray, model: Lang, graph: Lang) -> np.ndarray:
@@ -132,10 +132,10 @@ def measured(case: Case, search: Search, args: argparse.Namespace) -> list[dict[
     """Rows of all engines at one beam; ratios are to ours over whole utterances."""
     decoder, narrow = copy(case.decoder), copy(case.decoder)
     decoder.search, narrow.search = search, Search(search.beam, 0.1, search.max_active)
-    frames = [decoder.frames(each) for each in case.log_probs]
-    runs: dict[str, Callable[[], Found]] = {
-        "ours": lambda: [best_path(decoder, each) for each in decoder.lattices(case.log_probs)],
-        "ours, 1-best only": lambda: [best_path(narrow, each) for each in narrow.lattices(case.log_probs)],
+    frames = [decoder.frames(x) for x in case.log_probs]
+    runs: dict[str, Callable[[], BestPaths]] = {
+        "ours": lambda: [best_path(decoder, lattice) for lattice in decoder.lattices(case.log_probs)],
+        "ours, 1-best only": lambda: [best_path(narrow, lattice) for lattice in narrow.lattices(case.log_probs)],
         f"ours, chunks of {CHUNK} and partials": lambda: in_chunks(decoder, frames),
         "kaldi-decoder": kaldi(decoder, frames),
     }
@@ -147,13 +147,13 @@ def measured(case: Case, search: Search, args: argparse.Namespace) -> list[dict[
     return rows
 
 
-def row(case: Case, search: Search, engine: str, seconds: float, found: Found) -> dict[str, Any]:
+def row(case: Case, search: Search, engine: str, seconds: float, best: BestPaths) -> dict[str, Any]:
     names, counts = case.decoder.words, []
-    for reference, (_, words) in zip(case.references, found):
+    for reference, (_, words) in zip(case.references, best):
         counts.append(score("", reference, [names[word] for word in words]).errors)
     return {
         "case": case.name, "engine": engine, "beam": search.beam, "max_active": search.max_active,
-        "per_audio_second": round(seconds / case.seconds, 6), "score": round(float(np.mean([x for x, _ in found])), 3),
+        "per_audio_second": round(seconds / case.seconds, 6), "score": round(float(np.mean([x for x, _ in best])), 3),
         "wer": round(100 * sum(counts) / sum(map(len, case.references)), 2),
         "states": case.decoder.graph.num_states, "arcs": len(case.decoder.graph.label),
     }  # fmt: skip
@@ -171,18 +171,18 @@ def best_path(decoder: GraphDecoder, lattice: Lattice) -> tuple[float, Sequence[
     return best.score, [decoder.lang.words[word] for word in best.words]
 
 
-def in_chunks(decoder: GraphDecoder, frames: list[np.ndarray]) -> Found:
-    found = []
-    for each in frames:
+def in_chunks(decoder: GraphDecoder, frames: list[np.ndarray]) -> BestPaths:
+    best = []
+    for log_probs in frames:
         search = OngoingSearch(decoder.graph, decoder.search)
-        for start in range(0, len(each), CHUNK):
-            search.feed(each[start : start + CHUNK])
+        for start in range(0, len(log_probs), CHUNK):
+            search.feed(log_probs[start : start + CHUNK])
             search.best()
-        found.append(best_path(decoder, search.lattice(True)))
-    return found
+        best.append(best_path(decoder, search.lattice(True)))
+    return best
 
 
-def kaldi(decoder: GraphDecoder, frames: list[np.ndarray]) -> Callable[[], Found]:
+def kaldi(decoder: GraphDecoder, frames: list[np.ndarray]) -> Callable[[], BestPaths]:
     """FasterDecoder: one best path, no lattice."""
     import kaldi_decoder
     import kaldifst
@@ -190,12 +190,12 @@ def kaldi(decoder: GraphDecoder, frames: list[np.ndarray]) -> Callable[[], Found
     fst = decoder.graph.to_openfst()
     options = kaldi_decoder.FasterDecoderOptions(beam=decoder.search.beam, max_active=decoder.search.max_active)
 
-    def run() -> Found:
+    def run() -> BestPaths:
         scores = []
-        for each in frames:
-            found = kaldi_decoder.FasterDecoder(fst, options)
-            found.decode(kaldi_decoder.DecodableCtc(each))
-            _, path = found.get_best_path(use_final_probs=found.reached_final())
+        for log_probs in frames:
+            search = kaldi_decoder.FasterDecoder(fst, options)
+            search.decode(kaldi_decoder.DecodableCtc(log_probs))
+            _, path = search.get_best_path(use_final_probs=search.reached_final())
             _, _, words, cost = kaldifst.get_linear_symbol_sequence(path)
             scores.append((-float(cost.value1 + cost.value2), words))
         return scores

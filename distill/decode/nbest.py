@@ -86,11 +86,11 @@ def _scores(graph: SequenceGraph, symbols: Sequence[int]) -> tuple[float, float]
 
 def score_all(lists: Mapping[str, Candidates], score: Callable[[Sequence[Words]], np.ndarray]) -> dict[str, Candidates]:
     """The candidates of all utterances with the scores of a language model, which gets them all at once."""
-    flat = [words for each in lists.values() for words in each.words]
+    flat = [words for listed in lists.values() for words in listed.words]
     values = np.asarray(score(flat), dtype=np.float64)
-    ends = np.cumsum([len(each.words) for each in lists.values()])
+    ends = np.cumsum([len(listed.words) for listed in lists.values()])
     pieces = np.split(values, ends[:-1]) if len(ends) else []
-    return {name: replace(each, lm=piece) for (name, each), piece in zip(lists.items(), pieces)}
+    return {name: replace(listed, lm=piece) for (name, listed), piece in zip(lists.items(), pieces)}
 
 
 # Choosing weights
@@ -135,10 +135,10 @@ def tune(
         raise ValueError(f"the grid of weights must contain {tuple(UNCHANGED)}, the scores without rescoring")
     if not lists:
         raise ValueError("no utterances to choose weights on; the development set is empty")
-    errors = {name: error_counts(each, references[name]) for name, each in lists.items()}
+    errors = {name: error_counts(listed, references[name]) for name, listed in lists.items()}
     factors = np.array([(1.0, *point) for point in points])
     total = np.sum(
-        [errors[name][np.argmax(factors @ each.features().T, axis=1)] for name, each in lists.items()], axis=0
+        [errors[name][np.argmax(factors @ listed.features().T, axis=1)] for name, listed in lists.items()], axis=0
     )
     best = _best_point(total.reshape([len(axis) for axis in axes]), points)
     tried = tuple((*point, int(count)) for point, count in zip(points, total))
@@ -149,9 +149,9 @@ def tune(
     )  # fmt: skip
 
 
-def error_counts(each: Candidates, reference: Sequence[str]) -> np.ndarray:
+def error_counts(listed: Candidates, reference: Sequence[str]) -> np.ndarray:
     """Word errors of every candidate: (K,)."""
-    return np.array([scored("", reference, words).errors for words in each.words])
+    return np.array([scored("", reference, words).errors for words in listed.words])
 
 
 def _best_point(total: np.ndarray, points: Sequence[ScoreWeights]) -> int:

@@ -28,17 +28,17 @@ class Lexicon:
         """
         if not path.is_file():
             raise FileNotFoundError(f"no lexicon at {path}; stage 0 writes it (run.sh --stage 0 --stop-stage 0)")
-        found: dict[str, dict[tuple[str, ...], None]] = {}
+        pronunciations: dict[str, dict[tuple[str, ...], None]] = {}
         for number, line in enumerate(read_lines(path), 1):
             fields = line.split()
             if not fields:
                 continue
             if len(fields) < 2:
                 raise ValueError(f"{path}:{number}: word '{fields[0]}' has no pronunciation; add one or remove it")
-            found.setdefault(fields[0], {})[tuple(fields[1:])] = None
-        if not found:
+            pronunciations.setdefault(fields[0], {})[tuple(fields[1:])] = None
+        if not pronunciations:
             raise ValueError(f"{path} is empty; expected lines such as 'HELLO HH AH L OW'")
-        return cls({word: tuple(variants) for word, variants in found.items()})
+        return cls({word: tuple(variants) for word, variants in pronunciations.items()})
 
     @property
     def words(self) -> list[str]:
@@ -141,7 +141,7 @@ def write_lang(
 
 def read_symbols(path: Path) -> dict[str, int]:
     """Symbol table: lines "symbol number"; raises ValueError naming file and line for others, or for doubles."""
-    found: dict[str, int] = {}
+    symbols: dict[str, int] = {}
     numbers: set[int] = set()
     for line_number, line in enumerate(read_lines(path), 1):
         fields = line.split()
@@ -149,11 +149,11 @@ def read_symbols(path: Path) -> dict[str, int]:
             continue
         if len(fields) != 2 or not fields[1].isdigit():
             raise ValueError(f"{path}:{line_number}: expected 'symbol number', got {line[:60]!r}")
-        if fields[0] in found or int(fields[1]) in numbers:
+        if fields[0] in symbols or int(fields[1]) in numbers:
             raise ValueError(f"{path}:{line_number}: symbol '{fields[0]}' or its number {fields[1]} is given twice")
-        found[fields[0]] = int(fields[1])
+        symbols[fields[0]] = int(fields[1])
         numbers.add(int(fields[1]))
-    return found
+    return symbols
 
 
 def write_symbols(path: Path, symbols: Iterable[str]) -> None:
