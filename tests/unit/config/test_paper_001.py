@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distill.config.experiment import Experiment
+from distill.config.experiment import TEACHERS, Experiment
 from distill.models.cost import parameters
 from distill.models.latency import latency
 
@@ -106,3 +106,10 @@ def test_t1_is_fine_tuned_as_fairseq_does_on_100_hours() -> None:
     assert (encoder.layer_drop, encoder.dropout, encoder.activation_dropout) == (0.1, 0.0, 0.1)
     assert t1.frozen == {"front_end": "all", "encoder": 10000}
     assert t1.model.front_end.waveform == "utterance"
+
+
+def test_every_recipes_teacher_says_what_it_starts_from() -> None:
+    """Random weights have to be asked for."""
+    paths = [path for path in CONF.parents[1].glob("*/conf/**/*.yaml") if path.stem not in ("lm", "graphs")]
+    teachers = {path: each for path in paths if (each := Experiment.load(path)).stage in TEACHERS}
+    assert len(teachers) > 8 and all(each.pretrained for each in teachers.values()), teachers
