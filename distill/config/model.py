@@ -102,6 +102,11 @@ class FrontEnd(Settings):
                 f"layers: a frame of these sees {self.receptive} samples and is {self.hop} after the last one;"
                 f" at most {MOST_SAMPLES} are allowed"
             )
+        if self.receptive < self.hop:
+            raise ValueError(
+                f"layers: a frame of these sees {self.receptive} samples and is {self.hop} after the last one, so that"
+                " none sees the audio between; give larger kernels or smaller strides"
+            )
         channels, kernel, _ = self.layers[0]
         if self.first == "gabor" and (channels % 2 or kernel < LEAST_GABOR):
             raise ValueError(

@@ -81,6 +81,11 @@ def test_front_end_geometry_of_wav2vec2() -> None:
     assert (FrontEnd().hop, FrontEnd().receptive) == (320, 400)
 
 
+def test_a_front_end_that_leaves_audio_out_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"sees 165 samples and is 320 after the last one, so that none sees"):
+        FrontEnd(layers=((16, 10, 5), (16, 8, 8), (24, 4, 8)))
+
+
 def test_tri_state_schedule() -> None:
     linear = Optim(updates=1, lr=2.0, phases=(0.1, 0.4, 0.5), final_scale=0.05)
     assert learning_rate(linear, 0.0) == pytest.approx(0.02)
