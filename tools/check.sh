@@ -10,7 +10,7 @@ fi
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 source local/environment.sh
-install_environment dev,synth,deploy,serve,report
+install_environment dev,synth,deploy,serve,report,lexicon,vad
 .venv/bin/ruff check distill local tools benchmarks tests
 .venv/bin/ruff format --check distill local tools benchmarks tests
 .venv/bin/mypy

@@ -24,6 +24,9 @@ CORPORA: dict[str, type[Corpus]] = {
 def open_corpus(name: str, root: Path, options: Options) -> Corpus:
     """The corpus of a recipe in the folder `root`; rehearsals use a few utterances of it."""
     kind = CORPORA.get(name, Custom)
+    if unknown := [part for part in options.unlabelled if part not in kind.unlabelled_parts]:
+        known = ", ".join(kind.unlabelled_parts) or "none, the corpus folder decides"
+        raise ValueError(f"--unlabelled {unknown[0]}: no such part of {name}; there are: {known}")
     kind.obtain(root, options)
     corpus = kind(root, options)
     if options.rehearse:

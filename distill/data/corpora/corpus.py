@@ -71,7 +71,7 @@ class Corpus(ABC):
     made. arpas: published word n-grams by their order.
     inputs: files whose contents the manifests depend on. renders: `render` makes audio of it. has_mini: `synthesise`
     makes one, for --mini true. published: what can be fetched. layout: that of a rehearsal, in
-    `distill.data.synthetic.layouts`.
+    `distill.data.synthetic.layouts`. unlabelled_parts: what --unlabelled may name.
     """
 
     roles: Roles
@@ -83,6 +83,7 @@ class Corpus(ABC):
     has_mini = False
     published: tuple[Published, ...] = ()
     layout = ""
+    unlabelled_parts: tuple[str, ...] = ()
 
     def __init__(self, root: Path, options: Options | None = None) -> None:
         self.root, self.options = root.resolve(), options or Options()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ class GigaSpeech(Corpus):
 
     roles = Roles(labelled=("S",), unlabelled=("XL",), dev=("DEV",), tests={"test-giga": ("TEST",)})
     layout = "gigaspeech"
+    unlabelled_parts = ("XL", "L", "M", "XS")
 
     def __init__(self, root: Path, options: Options | None = None) -> None:
         super().__init__(root, options)
@@ -37,6 +39,7 @@ class GigaSpeech(Corpus):
                 f" who accept its terms ({HOME}#download); give the folder with GigaSpeech.json and audio as"
                 " --corpus-dir; --rehearse true needs no corpus"
             )
+        self.roles = replace(self.roles, unlabelled=self.options.unlabelled or self.roles.unlabelled)
         self.text = first_file(root, "lm.txt", "lm.txt.gz")
         self.lexicon = first_file(root, "lexicon.txt", "lexicon.txt.gz")
         self.inputs = (self.table,)

@@ -49,6 +49,7 @@ class LibriSpeech(Corpus):
         text_file("4-gram.arpa.gz", 1355172078, needed=False),
         *libri_light.PUBLISHED,
     )  # fmt: skip
+    unlabelled_parts = ("train-clean-360", "train-other-500", *libri_light.PARTS)
     published_arpas: Mapping[int, str] = {3: "3-gram.pruned.1e-7.arpa.gz", 4: "4-gram.arpa.gz"}
 
     has_mini = True

@@ -35,6 +35,7 @@ class MiniLibriSpeech(LibriSpeech):
         text_file("3-gram.pruned.3e-7.arpa.gz", 13654242, needed=False),
     )  # fmt: skip
     published_arpas: Mapping[int, str] = {3: "3-gram.pruned.3e-7.arpa.gz"}
+    unlabelled_parts = ()
     layout, has_mini = "mini_librispeech", False
 
     @classmethod

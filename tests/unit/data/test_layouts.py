@@ -132,6 +132,12 @@ def test_custom(root: Path, tmp_path: Path) -> None:
     assert len(cuts["unlabelled"]) > 4 and all(cut.duration <= 20.0 for cut in cuts["unlabelled"])
 
 
+@pytest.mark.parametrize("name", ["librispeech", "mini_librispeech", "gigaspeech", "custom"])
+def test_an_unknown_unlabelled_part_is_an_error(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"--unlabelled smal: no such part of {name}; there are: \w+"):
+        open_corpus(name, tmp_path, Options(unlabelled=("smal",)))
+
+
 def test_a_second_call_arranges_nothing(root: Path, tmp_path: Path) -> None:
     options = Options(ROOT / "egs/gigaspeech", embedded=True, rehearse=True)
     open_corpus("gigaspeech", root, options)
