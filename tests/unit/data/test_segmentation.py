@@ -55,5 +55,5 @@ class Here:
 
 def test_a_missing_package_is_named_with_its_command(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "silero_vad", None)
-    with pytest.raises(ValueError, match=r"needs silero_vad,.*pip install -e .\[vad\]"):
+    with pytest.raises(ValueError, match=r"needs silero_vad,.*pip install .*\[vad\]"):
         segment({"a": "a"}, tmp_path / "part.jsonl")
