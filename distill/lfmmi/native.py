@@ -23,10 +23,14 @@ class NativeEngine(OwnEngine):
         """Sum all paths of `graph`: log_probs (B, T, V), lengths (B,) -> Score (`Engine.score`)."""
         kind = log_probs.device.type
         if kind not in self._engines:
-            engine: Callable[[float, Precision], Engine] = CpuEngine if kind == "cpu" else TorchEngine
-            if kind == "cuda":
-                from distill.lfmmi import triton
-
-                engine = triton.TritonEngine if triton.available() else TorchEngine
-            self._engines[kind] = engine(self.leaky, self.precision)
+            self._engines[kind] = fastest(kind)(self.leaky, self.precision)
         return self._engines[kind].score(log_probs, lengths, graph)
+
+
+def fastest(device: str) -> Callable[[float, Precision], Engine]:
+    """The class of the engine for a kind of device; warns where a GPU has no Triton."""
+    if device == "cuda":
+        from distill.lfmmi import triton
+
+        return triton.TritonEngine if triton.available() else TorchEngine
+    return CpuEngine if device == "cpu" else TorchEngine

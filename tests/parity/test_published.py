@@ -38,8 +38,13 @@ def noise(folder: Path) -> list[Path]:
 
 
 def lively(model: torch.nn.Module, folder: Path, binary: bool) -> None:
-    """A prediction layer large enough for letters to change from frame to frame, stored in place of the first."""
+    """A prediction layer large enough for letters to change from frame to frame, stored in place of the first.
+
+    The words' delimiter takes the row of a letter that every twin emits.
+    """
+    swapped = [LETTERS.index(letter) for letter in "|N"]
     with torch.no_grad():
+        model.lm_head.weight[swapped] = model.lm_head.weight[swapped[::-1]]
         model.lm_head.weight.mul_(300)
         model.lm_head.bias.zero_()
     if binary:

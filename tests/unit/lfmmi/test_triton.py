@@ -19,9 +19,10 @@ import torch
 
 from distill.fsa.graph import Fsa, Hmm
 from distill.graphs import topology
-from distill.lfmmi import Engine, NativeEngine, TorchEngine, triton_tables
+from distill.lfmmi import Engine, TorchEngine, triton_tables
 from distill.lfmmi import triton as triton_engine
 from distill.lfmmi.leaky import leak_weights
+from distill.lfmmi.native import fastest
 from distill.lfmmi.triton import TritonEngine
 from tests.support.random_graphs import UNITS, random_fsa
 
@@ -204,8 +205,7 @@ def test_gpus_get_triton_where_it_can_run(
     if lacking != "no headers":
         (tmp_path / "Python.h").touch()
     with caplog.at_level(logging.WARNING):
-        engine = NativeEngine()._build("cuda")
-    assert isinstance(engine, TorchEngine if lacking else TritonEngine)
+        assert fastest("cuda") is (TorchEngine if lacking else TritonEngine)
     assert lacking in caplog.text and bool(caplog.records) == bool(lacking)
 
 

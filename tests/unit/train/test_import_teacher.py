@@ -13,7 +13,7 @@ import yaml
 
 from distill.config.experiment import Experiment
 from distill.config.model import FrontEnd
-from distill.data.loader import fbank_statistics
+from distill.data.statistics import fbank_statistics
 from distill.fbank import fbank
 from distill.models import checkpoint
 from distill.models.front_end import build_front_end
