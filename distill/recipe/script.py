@@ -27,6 +27,8 @@ def run_script(main: Callable[[], None]) -> None:
     launch.end_cleanly()
     try:
         main()
+        if group := sys.modules.get("distill.train.distributed"):  # where it is not loaded there is none
+            group.leave()
     except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
         if os.environ.get("DISTILL_TRACEBACK"):
             raise

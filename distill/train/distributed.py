@@ -123,3 +123,9 @@ def join(device: str, longest_wait: float = LONGEST_WAIT) -> tuple[Ranks, torch.
         with ranks.meeting():
             dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=longest)
     return ranks, where
+
+
+def leave() -> None:
+    """Leave the group: its threads would abort a process that ends while they run."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -35,10 +35,13 @@ MAY_DIFFER = (
 )
 
 
+UNMARKED = {"corpus": 0, "targets": 8}  # folders below data-dir without a mark: the stages that write them
+
+
 def stage_of(path: Path, root: Path) -> int:
     """The stage that wrote a file or folder of a recipe itself, -1 for a folder that only contains others'."""
-    if path == root / "data/corpus":
-        return 0
+    if path.parent == root / "data" and path.name in UNMARKED:
+        return UNMARKED[path.name]
     if path.parent == root / "exp" and path.is_file():
         return 13
     mark = path / ".done"
