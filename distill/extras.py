@@ -29,7 +29,7 @@ EXTRAS = {
 """Modules to import; not what is a program only (ruff, mypy)."""
 PARTS = (
     "torch._dynamo", "torch.distributed.run", "torch.utils.tensorboard", "scipy.signal", "lhotse.dataset",
-    "onnxruntime.quantization", "distill.data.synthetic.speech", "distill.train.setup", "distill.train.language_model",
+    "onnxruntime.quantization", "distill.synthetic.speech", "distill.train.setup", "distill.train.language_model",
     "distill.decode.ngram_rescoring", "distill.export.onnx",
 )  # fmt: skip
 """What stages import of these when they come to it; to import it once compiles it for all of their processes."""

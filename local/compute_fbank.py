@@ -41,7 +41,7 @@ def chosen_parts(recipe: Recipe, names: list[str], force: bool) -> list[str]:
 
 def compute(recipe: Recipe, parts: list[str], folder: Path) -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")  # lhotse's bars would mix with the log
-    from distill.data.stored_fbank import compute_fbank
+    from distill.corpora.stored_fbank import compute_fbank
 
     for part in parts:
         count = compute_fbank(recipe.cuts / f"{part}.jsonl.gz", folder, recipe.nj)

@@ -6,7 +6,7 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from distill.data.corpora import Corpus, Options, open_corpus
+from distill.corpora import Corpus, Options, open_corpus
 from distill.files import link
 from distill.recipe.options import Recipe, recipe_from, recipe_parser
 from distill.recipe.script import run_script
@@ -40,26 +40,26 @@ def main() -> None:
 
 def manifests(recipe: Recipe, corpus: Corpus, folder: Path) -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")  # lhotse's bars would mix with the log
-    from distill.data.manifests import write_manifests
+    from distill.corpora.manifests import write_manifests
 
     write_manifests(corpus, folder, recipe.corpus, recipe.nj, recipe.resample)
     corpus.write_notes(folder)
 
 
 def cuts(recipe: Recipe, corpus: Corpus, folder: Path) -> None:
-    from distill.data.manifests import write_cut_sets
+    from distill.corpora.manifests import write_cut_sets
 
     write_cut_sets(recipe.manifests, recipe.corpus, corpus.roles, folder, corpus.options.seed)
 
 
 def text(corpus: Corpus, folder: Path, spelt: bool = False) -> None:
     """lm.txt, lexicon.txt and links to published n-grams; spelt: a missing lexicon is made of letters."""
-    from distill.data.corpus_text import words_of, write_lexicon, write_text
+    from distill.corpora.corpus_text import words_of, write_lexicon, write_text
 
     write_text(corpus.sentences(), folder / "lm.txt")
     lexicon = corpus.lexicon
     if lexicon is None:
-        from distill.data.pronunciations import make_lexicon, spell_lexicon
+        from distill.corpora.pronunciations import make_lexicon, spell_lexicon
 
         words = words_of(folder / "lm.txt", corpus.transcripts(*corpus.roles.dev))
         lexicon = spell_lexicon(words, folder) if spelt else make_lexicon(words, folder)

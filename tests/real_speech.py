@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.data.synthetic.sentences import Grammar
 from distill.graphs.decoding_graph import build_hlg
 from distill.graphs.lexicon import Lang, Lexicon, write_lang
 from distill.graphs.word_ngram import train_word_ngram
+from distill.synthetic.sentences import Grammar
 
 MINI = Path(__file__).parents[1] / "egs/librispeech/mini"
 

@@ -13,7 +13,7 @@ import torch
 from torchaudio.functional import phase_vocoder, resample
 
 from distill.batch import SAMPLE_RATE
-from distill.data.synthetic.noise import COLOURS, add_noise, coloured_noise, rms
+from distill.synthetic.noise import COLOURS, add_noise, coloured_noise, rms
 
 PITCH_STEPS = 50
 """Pitch factors are multiples of 1 / 50, so that the resampling kernel stays small and is used again."""

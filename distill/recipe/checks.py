@@ -13,7 +13,7 @@ from distill.config.experiment import TEACHERS, Experiment
 from distill.config.language_model import LanguageModel
 from distill.config.loading import WrongSettings
 from distill.config.names import hint
-from distill.data.corpora import CORPORA, Custom
+from distill.corpora import CORPORA, Custom
 from distill.recipe import launch
 from distill.recipe.first_weights import fine_tuned, first_weights_stage, source_problem
 from distill.recipe.ngram_rescoring import RESCORING

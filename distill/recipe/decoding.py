@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill.config.decoding import Method
 from distill.config.experiment import Experiment
-from distill.data.listing import first_few
+from distill.corpora.listing import first_few
 from distill.files import write_text
 from distill.recipe import ngram_rescoring
 from distill.recipe.emissions import Emissions, Run, compute, main_mode, modes

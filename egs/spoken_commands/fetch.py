@@ -20,10 +20,10 @@ import torch
 from torchaudio.functional import resample
 
 from distill.batch import SAMPLE_RATE as RATE
-from distill.data.corpora.spoken_commands import find_tables
-from distill.data.download import Published, check
-from distill.data.download import fetch as download_file
-from distill.data.tables import read_table
+from distill.corpora.download import Published, check
+from distill.corpora.download import fetch as download_file
+from distill.corpora.spoken_commands import find_tables
+from distill.corpora.tables import read_table
 from distill.files import as_flac, replacing
 
 UNKNOWN = "not published"

@@ -53,7 +53,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server without content; connections that are cut are taken up again without a pause."""
-    monkeypatch.setattr("distill.data.download.PAUSE", 0.0)
+    monkeypatch.setattr("distill.corpora.download.PAUSE", 0.0)
     with Server(("127.0.0.1", 0), Handler) as found:
         found.content, found.limit, found.ranges, found.asked = {}, None, True, []
         threading.Thread(target=found.serve_forever, daemon=True).start()

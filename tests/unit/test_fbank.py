@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill.data.stored_fbank import NativeFbank, NativeFbankConfig
+from distill.corpora.stored_fbank import NativeFbank, NativeFbankConfig
 from distill.fbank import fbank, fbank_frames, fbank_lengths
 from distill.mel import mel_filters
 from distill.runtime.fbank import Fbank

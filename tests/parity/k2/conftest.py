@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from distill.config.graphs import Graphs
-from distill.data.synthetic.sentences import Grammar
 from distill.fsa.graph import Fsa
 from distill.fsa.lattice import DecodingGraph
 from distill.graphs.decoding_graph import build_hlg
 from distill.graphs.denominator import build_denominator
 from distill.graphs.lexicon import Lang, Lexicon, write_lang
 from distill.graphs.word_ngram import train_word_ngram
+from distill.synthetic.sentences import Grammar
 
 collect_ignore_glob = ["test_*.py"] if importlib.util.find_spec("k2") is None else []
 # what Kaldi's chain recipes prune: histories of two units are kept where they help most

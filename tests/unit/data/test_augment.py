@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from distill.data.augment import Distortion, NoiseClips, shift_pitch, utterance_rng
-from distill.data.synthetic.noise import add_noise, coloured_noise, rms
+from distill.synthetic.noise import add_noise, coloured_noise, rms
 from tests.support.corpora import write_tone
 
 VOLUME_ONLY = {"volume_probability": 1.0, "pitch_probability": 0.0}

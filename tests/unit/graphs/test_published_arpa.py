@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from distill.config.graphs import Graphs
-from distill.data.corpora import LibriSpeech
+from distill.corpora import LibriSpeech
 from distill.fsa.lattice import DecodingGraph
 from distill.graphs.arpa import normalise_arpa, read_arpa
 from distill.graphs.decoding_graph import build_hlg

@@ -1,0 +1,148 @@
+"""Audio of a corpus: opened without ever blocking on a pipe or device, checked by header and samples."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import stat
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+
+import numpy as np
+import soundfile
+from lhotse import Recording, SupervisionSegment
+from lhotse.audio import AudioSource
+
+from distill.corpora.listing import TOLERANCE, Source, Unusable
+
+LOUDEST = 10.0
+"""Highest sample that is used, full scale being 1: float files of mixed speech go over it, not by 20 dB."""
+FLATTEST = 2 / 32768
+"""Silence: audio that varies by less, one step up and down in 16 bits."""
+BLOCK = 1 << 19
+"""Samples decoded at a time: 33 s, so a recording of hours takes no more memory than an utterance."""
+COMMAND_SECONDS = 600
+UNKNOWN_LENGTH = 0x7FFF0000
+"""WAV headers of streams announce as many bytes or more (sox, ffmpeg), as their length is not known."""
+
+SEVERAL_CHANNELS = "several channels: {}, expected 1; mix them to one, or name one in a table"
+
+
+@contextmanager
+def opened(source: Source) -> Iterator[soundfile.SoundFile]:
+    """The audio of a file or of a command's output; Unusable if it is none, is cut off or has no samples."""
+    data = io.BytesIO(_output(source.value)) if source.command else _regular_file(source.value)
+    try:
+        with soundfile.SoundFile(data) as file:
+            if not file.frames:
+                raise Unusable(f"empty audio: {source.value}")
+            announced, there = _bytes(file.extra_info)
+            if there < announced < UNKNOWN_LENGTH:
+                raise Unusable(
+                    f"truncated or unreadable audio: {source.value} ({there} bytes of samples, header: {announced})"
+                )
+            yield file
+    except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:  # TypeError: .raw, for want of a header
+        reason = (str(error).splitlines() or [""])[0]
+        raise Unusable(f"truncated or unreadable audio: {source.value} ({reason})") from None
+
+
+def _regular_file(name: str) -> str:
+    try:
+        status = os.stat(name)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        raise Unusable(f"no such file: {name!r}" if "\0" in name else f"no such file: {name}") from None
+    except OSError as error:
+        raise Unusable(f"no access: {name} ({error.strerror})") from None
+    if not stat.S_ISREG(status.st_mode):  # opening a named pipe would wait for ever
+        raise Unusable(f"not a regular file: {name}")
+    if not status.st_size:
+        raise Unusable(f"empty audio: {name}")
+    if not os.access(name, os.R_OK):
+        raise Unusable(f"no access: {name} (permission denied)")
+    return name
+
+
+def _output(command: str) -> bytes:
+    process = subprocess.Popen(
+        command, shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        output, errors = process.communicate(timeout=COMMAND_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise Unusable(f"command failed: no end after {COMMAND_SECONDS} s ({command})") from None
+    finally:
+        if process.returncode is None:  # the shell's children too: they keep its output open
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    if process.returncode:
+        last = errors.decode(errors="replace").strip().splitlines()[-1:]
+        raise Unusable(f"command failed: status {process.returncode} ({command}){''.join(f': {e}' for e in last)}")
+    if not output:
+        raise Unusable(f"empty audio: {command}")
+    return output
+
+
+def _bytes(header: str) -> tuple[int, int]:
+    """Bytes of samples in the header and in the file, from libsndfile's log; (0, 0) where they agree."""
+    match = re.search(r"^\s*(?:data|SSND) : (\d+) \(should be (\d+)\)", header, re.MULTILINE)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def recording_of(name: str, source: Source, file: soundfile.SoundFile) -> Recording:
+    """The recording of a source by its header, all channels; Unusable if the corpus states another length or number."""
+    seconds, channels = file.frames / file.samplerate, file.channels
+    if source.seconds is not None and abs(source.seconds - seconds) > TOLERANCE:
+        stated, actual = f"{source.seconds:.2f} s in the manifest", f"{seconds:.2f} s in the audio"
+        raise Unusable(f"manifest and audio differ: {stated}, {actual}")
+    if source.channels not in (None, channels):
+        raise Unusable(
+            f"manifest and audio differ: channels, {source.channels} in the manifest, {channels} in the audio"
+        )
+    audio = AudioSource("command" if source.command else "file", list(range(channels)), source.value)
+    return Recording(name, [audio], file.samplerate, file.frames, seconds)
+
+
+def sample_faults(file: soundfile.SoundFile, segments: Sequence[SupervisionSegment], name: str) -> list[str | None]:
+    """Why the samples of each segment are unusable, or None; the file is decoded once, to its end.
+
+    Raises Unusable where it cannot be.
+    """
+    rate, count = file.samplerate, file.frames
+    ends = [(round(s.start * rate), min(round(s.end * rate), count)) for s in segments]
+    bounds = sorted({0, count, *(bound for pair in ends for bound in pair)})
+    ranges = np.array([_extremes(file, end - start, name) for start, end in pairwise(bounds)])
+    index = {bound: i for i, bound in enumerate(bounds)}
+    faults = []
+    for (start, end), segment in zip(ends, segments, strict=True):
+        among = ranges[index[start] : index[end], :, int(segment.channel)]
+        faults.append(_range_fault(float(among[:, 0].min()), float(among[:, 1].max()), name))
+    return faults
+
+
+def _extremes(file: soundfile.SoundFile, count: int, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Minimum and maximum of the next `count` samples of each channel, (C,) each; NaN if a sample is."""
+    lows, highs = [], []
+    while count > 0:
+        block = file.read(min(count, BLOCK), dtype="float32", always_2d=True)
+        if not len(block):
+            raise Unusable(f"truncated or unreadable audio: {name} ({count} samples are missing)")
+        lows.append(block.min(0))
+        highs.append(block.max(0))
+        count -= len(block)
+    return np.min(lows, 0), np.max(highs, 0)
+
+
+def _range_fault(low: float, high: float, name: str) -> str | None:
+    if not np.isfinite([low, high]).all():
+        return f"samples are not finite: {name}"
+    if max(-low, high) > LOUDEST:
+        return f"absurdly loud: samples up to {max(-low, high):.3g}, full scale is 1 ({name})"
+    if high - low <= FLATTEST:
+        return f"silent audio: {name}"
+    return None

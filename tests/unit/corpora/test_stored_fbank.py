@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lhotse import CutSet, Fbank, FbankConfig, MonoCut, Recording
+
+from distill.corpora import stored_fbank as features
+from tests.support.corpora import write_tone
+
+
+@pytest.fixture
+def cuts(tmp_path: Path) -> Path:
+    """Three cuts of 0.5 s stored as dev.jsonl.gz."""
+    made = []
+    for i in range(3):
+        recording = Recording.from_file(write_tone(tmp_path / f"{i}.flac"), recording_id=str(i))
+        made.append(MonoCut(str(i), 0.0, recording.duration, 0, recording=recording))
+    path = tmp_path / "dev.jsonl.gz"
+    CutSet.from_cuts(made).to_file(path)
+    return path
+
+
+def test_stored_features(cuts: Path, tmp_path: Path) -> None:
+    assert features.compute_fbank(cuts, tmp_path / "fbank") == 3
+    for cut in CutSet.from_file(tmp_path / "fbank/dev.jsonl.gz"):
+        assert cut.load_features().shape == (50, 80)
+
+
+def test_native_fbank_is_kaldis() -> None:
+    pytest.importorskip("kaldi_native_fbank")
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 8000).astype(np.float32)
+    native = features.NativeFbank(features.NativeFbankConfig()).extract(noise, 16000)
+    reference = np.asarray(Fbank(FbankConfig(num_filters=80)).extract(noise, 16000))
+    assert np.abs(native - reference).max() < 2e-3
+
+
+def test_wrong_rate_is_an_error() -> None:
+    extractor = features.NativeFbank(features.NativeFbankConfig())
+    with pytest.raises(ValueError, match="expected 16000 Hz, got 8000 Hz"):
+        extractor.extract(np.zeros(8000, np.float32), 8000)
+
+
+def test_finished_chunks_are_kept(cuts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "CHUNK", 1)
+    calls: list[str] = []
+    compute = features._compute_chunk
+
+    def interrupted(chunk: CutSet, folder: Path, index: int, *rest) -> Path:
+        calls.append(str(index))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return compute(chunk, folder, index, *rest)
+
+    monkeypatch.setattr(features, "_compute_chunk", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        features.compute_fbank(cuts, tmp_path / "fbank")
+    done = {path: path.stat().st_mtime_ns for path in (tmp_path / "fbank/dev").rglob("*.npy")}
+    assert len(done) == 2 and not (tmp_path / "fbank/dev.jsonl.gz").exists()
+    assert features.compute_fbank(cuts, tmp_path / "fbank") == 3
+    assert all(path.stat().st_mtime_ns == time for path, time in done.items())
