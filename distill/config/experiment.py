@@ -83,8 +83,8 @@ class Experiment(Settings):
         taught = [name for name, term in terms.items() if term.taught]
         if taught and self.teacher is None:
             raise ValueError(
-                f"the objective's terms {', '.join(taught)} need a teacher, but 'teacher' is not set; without one use"
-                " alpha: 1, beta: 1"
+                f"the objective's terms {', '.join(taught)} need a teacher, but 'teacher' is not set; without one"
+                " remove these terms (alpha: 1, beta: 1 does)"
             )
         if self.decoding.chunks and not self.model.streaming.chunk_frames:
             raise ValueError(
@@ -105,13 +105,12 @@ class Experiment(Settings):
                 f"init_blocks has {len(self.init_blocks)} entries, expected one for each of the {layers} blocks"
                 " (model.encoder.layers)"
             )
-        teacher_layers = objective.hidden.layers if objective.hidden else objective.teacher_layers
-        if len(teacher_layers) not in (0, layers):
-            key = "hidden.layers" if objective.hidden else "teacher_layers"
-            raise ValueError(
-                f"objective.{key} has {len(teacher_layers)} entries, expected one for each of the {layers} blocks"
-                " (model.encoder.layers; 0 for none)"
-            )
+        for key, teacher_layers in objective.layer_lists.items():
+            if len(teacher_layers) not in (0, layers):
+                raise ValueError(
+                    f"objective.{key} has {len(teacher_layers)} entries, expected one for each of the {layers} blocks"
+                    " (model.encoder.layers; 0 for none)"
+                )
         return self
 
     def _check_published(self) -> Experiment:

@@ -109,6 +109,12 @@ class Objective(Settings):
                 )
         return sorted(frozenset().union(*by_term.values()))
 
+    @property
+    def layer_lists(self) -> dict[str, TeacherLayers]:
+        """Every list of teacher blocks, by its key."""
+        of_terms = {f"{name}.layers": getattr(term, "layers", ()) for name, term in self._named().items()}
+        return {"teacher_layers": self.teacher_layers, **of_terms}
+
     def _named(self) -> dict[str, LossTerm]:
         values = {name: getattr(self, name) for name in type(self).model_fields}
         return {name: value for name, value in values.items() if isinstance(value, LossTerm)}

@@ -201,7 +201,8 @@ class Streaming(Settings):
     def visible(self, key: Any, chunk_start: Any) -> Any:
         """The rule of attention: True where frame `key` is visible to the chunk that begins at frame `chunk_start`.
 
-        Numbers, arrays or tensors that broadcast; negative keys stand for padding.
+        Numbers, arrays or tensors that broadcast; negative keys stand for padding. For models with chunks: with full
+        context (chunk_frames 0) every frame is visible.
         """
         past = (key >= chunk_start - self.history_frames) | (key < self.sink_frames)
         return past & (key >= 0) & (key < chunk_start + self.chunk_frames)

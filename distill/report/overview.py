@@ -117,7 +117,7 @@ def _of_steps(roles: Mapping[str, Run], link: str) -> Iterator[str]:
     shown = ", ".join(f"{name} {' / '.join(values)}" for name, values in rates.items())
     yield f"**Accuracy** on synthesised speech: word error rates (%) on {' / '.join(sets)} are {shown} ({link})"
     smaller = f"{teacher.size / student.size:.1f} times smaller than its teacher"
-    speed = f"; RTF {student.fastest_rtf:.4f} on one CPU thread" if student.fastest_rtf else ""
+    speed = f"; RTF {row.rtf:.4f} ({row.runtime}) on one CPU thread" if (row := student.fastest) else ""
     yield (
         f"**Size and speed**: SS has {student.size / 1e6:.2f} M parameters, {smaller}; mean look-ahead"
         f" {number(student.lookahead_ms, 0)} ms{speed} ({link})"

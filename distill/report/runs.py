@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distill.files import ASIDE
-from distill.report.results import LM_STAGE, TimingResult, TrainingResult, WerResult
+from distill.report.results import LM_STAGE, TimingResult, TimingRow, TrainingResult, WerResult
 
 TIMING = "export/timing.json"
 GRAPH, UNITS, TRANSFORMER = "1best", "greedy", "transformer-lm"
@@ -51,10 +51,10 @@ class Run:
         return next((d.lookahead_mean_ms for d in self.decodings if d.mode == "streaming"), None)
 
     @property
-    def fastest_rtf(self) -> float | None:
-        """The lowest real-time factor in the main mode, None where it was not timed."""
+    def fastest(self) -> TimingRow | None:
+        """The row of the lowest real-time factor in the main mode, None where it was not timed."""
         rows = self.timing.rows if self.timing else ()
-        return min((row.rtf for row in rows if row.mode == self.main_mode), default=None)
+        return min((row for row in rows if row.mode == self.main_mode), key=lambda row: row.rtf, default=None)
 
     def decoding(self, test_set: str, mode: str, method: str) -> WerResult | None:
         """One decoding, None where it was not done."""
