@@ -25,7 +25,8 @@ def error_table(runs: Sequence[Run], method: str, summary: bool = False) -> Tabl
     rows = []
     for run in runs:
         compression = f"{teacher.size / run.size:.1f}x" if teacher else "-"
-        speed = (number(run.lookahead_ms, 0), number(run.fastest and run.fastest.rtf, 4)) if summary else ()
+        rtf = run.fastest.rtf if run.fastest else None
+        speed = (number(run.lookahead_ms, 0), number(rtf, 4)) if summary else ()
         for mode in [run.main_mode] if summary else run.modes:
             rates = run.rates(sets, mode, method)
             rows.append((run.name, mode, f"{run.size / 1e6:.2f}", compression, *rates, *speed))
