@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from distill.corpora.listing import Listing, Source, Utterance, at
-from distill.corpora.tables import read_table
+from distill.corpora.tables import read_table, read_transcripts
 from distill.text import read_lines
 
 AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3")
@@ -37,11 +37,12 @@ def list_folder(folder: Path, *, needs_text: bool = True) -> Listing:
     """
     folder, listing = folder.resolve(), Listing()
     audio: dict[Path, list[Path]] = {}
-    for path in sorted(folder.rglob("*")):
+    inside = sorted(folder.rglob("*"))
+    for path in inside:
         if path.suffix.lower() in AUDIO and path.is_file():
             audio.setdefault(path.with_suffix(""), []).append(path)
     known: dict[Path, list[Transcript]] = {}
-    for stem, transcript in _transcripts(folder, audio.keys()):
+    for stem, transcript in _transcripts(folder, inside, audio.keys()):
         known.setdefault(stem, []).append(transcript)
     for stem, paths in audio.items():
         name = "-".join(stem.relative_to(folder).parts)
@@ -64,15 +65,13 @@ def _utterance(name: str, below: Path, found: list[Transcript]) -> Utterance:
     return Utterance(name, name, text=text or None, speaker=speaker, place=place)
 
 
-def _transcripts(folder: Path, audio: Collection[Path]) -> Iterator[tuple[Path, Transcript]]:
+def _transcripts(folder: Path, inside: Sequence[Path], audio: Collection[Path]) -> Iterator[tuple[Path, Transcript]]:
     """Path of an audio file without its suffix, and what is known of it."""
-    for path in sorted(folder.rglob("*")):
+    for path in inside:
         place = str(path.relative_to(folder))
         if path.name.endswith(".trans.txt"):
-            for number, line in enumerate(read_lines(path), 1):
-                name, _, text = line.strip().partition(" ")
-                if name:
-                    yield path.with_name(name), Transcript(text.strip(), None, f"{place}:{number}")
+            for number, name, text in read_transcripts(path):
+                yield path.with_name(name), Transcript(text, None, f"{place}:{number}")
         elif path.suffix in BESIDE and path.with_suffix("") in audio:
             yield path.with_suffix(""), Transcript(" ".join(read_lines(path)).strip(), None, place)
     tables = sorted(folder.glob("*.tsv"))

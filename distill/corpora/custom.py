@@ -61,7 +61,7 @@ class Custom(Corpus):
             return self._cut(self._given(part))
         if part != "labelled" and _forms(self.root, part):
             return self._given(part)
-        whole = self._given("labelled")
+        whole = self._labelled
         if not self.split:
             return whole
         wanted = [utterance for utterance in whole.utterances if self.split[utterance.name] == part]
@@ -85,10 +85,15 @@ class Custom(Corpus):
         return _list_one(forms[0], needs_text, commands)
 
     @cached_property
+    def _labelled(self) -> Listing:
+        """The labelled part as it lies there, which every part that is split off is taken from."""
+        return self._given("labelled")
+
+    @cached_property
     def split(self) -> Mapping[str, str]:
         """Utterance of the labelled part -> labelled, dev or test-split; empty where both are given."""
         missing = [part for part in (*self.roles.dev, *self.roles.tests) if not _forms(self.root, part)]
-        utterances = self._given("labelled").utterances if missing else []
+        utterances = self._labelled.utterances if missing else []
         return split_off(utterances, missing) if utterances else {}
 
     def render(self, folder: Path) -> None:

@@ -10,7 +10,7 @@ from distill.corpora import libri_light
 from distill.corpora.corpus import Corpus, Options, Roles, check_folder, first_file, need_file
 from distill.corpora.download import Published
 from distill.corpora.listing import Listing, Source, Utterance
-from distill.text import read_lines
+from distill.corpora.tables import read_transcripts
 
 HOME = "https://www.openslr.org/12"
 TEXT_HOME = "https://www.openslr.org/11"
@@ -145,10 +145,8 @@ def librispeech_folder(root: Path) -> Path:
 def _transcripts(folder: Path) -> Iterator[Utterance]:
     """The lines 'UTTERANCE TEXT' of a part's *.trans.txt; the speaker is the first number of an utterance's name."""
     for path in sorted(path for path in folder.rglob("*.trans.txt") if path.is_file()):
-        for number, line in enumerate(read_lines(path), 1):
-            name, *text = line.removeprefix("\ufeff").split(maxsplit=1) or [""]
-            if name:
-                yield Utterance(
-                    name, name, text="".join(text).strip(), speaker=name.split("-")[0],
-                    place=f"{path.relative_to(folder.parent)}:{number}", more={"language": "English"},
-                )  # fmt: skip
+        for number, name, text in read_transcripts(path):
+            yield Utterance(
+                name, name, text=text, speaker=name.split("-")[0],
+                place=f"{path.relative_to(folder.parent)}:{number}", more={"language": "English"},
+            )  # fmt: skip

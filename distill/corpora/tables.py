@@ -1,10 +1,12 @@
-"""Tables of tab-separated values with a heading line; the standard library alone."""
+"""Tables of tab-separated values with a heading line, and LibriSpeech's transcripts; the standard library alone."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from distill.text import read_lines
 
 
 def read_table(path: Path, columns: Iterable[str] = ()) -> list[dict[str, str]]:
@@ -29,3 +31,11 @@ def read_table(path: Path, columns: Iterable[str] = ()) -> list[dict[str, str]]:
                 )
             rows.append(row)
     return rows
+
+
+def read_transcripts(path: Path) -> Iterator[tuple[int, str, str]]:
+    """Line number, utterance and text of the lines 'UTTERANCE TEXT' of a *.trans.txt; blank lines are passed over."""
+    for number, line in enumerate(read_lines(path), 1):
+        name, *text = line.split(maxsplit=1) or [""]
+        if name:
+            yield number, name, "".join(text).strip()
