@@ -116,21 +116,23 @@ begin() {
   # Some thirty processes import the same modules: one of them compiles each, instead of all (4 s each time).
   unset PYTHONDONTWRITEBYTECODE
   timings=() started=$SECONDS child=""
-  trap 'stop 130 interrupted' INT
-  trap 'stop 143 stopped' TERM
-  trap 'stop 129 stopped' HUP
+  trap 'stop 130 TERM interrupted' INT
+  trap 'stop 143 TERM stopped' TERM
+  trap 'stop 129 TERM stopped' HUP
+  trap 'stop 75 USR1 "stopped before the time limit"' USR1 # EX_TEMPFAIL: the batch script may requeue itself
   install_environment "synth,deploy,report,hub${extras:+,$extras}"
   "$root/.venv/bin/python" "$root/local/check_call.py" "${common[@]}" --stage "$stage" --stop-stage "$stop_stage"
 }
 
-# stop STATUS HOW: ends what runs, which may write a checkpoint first, and then this script; a second signal kills.
+# stop STATUS SIGNAL HOW: ends what runs, which may write a checkpoint first, and then this script; a second signal kills.
 stop() {
   trap '[[ -z $child ]] || kill -KILL "$child" 2>/dev/null' INT TERM HUP
+  trap '' USR1
   if [[ -n $child ]]; then
-    kill -TERM "$child" 2>/dev/null || true
+    kill -"$2" "$child" 2>/dev/null || true
     while kill -0 "$child" 2>/dev/null; do wait "$child" || true; done
   fi
-  echo "run.sh: $2; the same command continues where it stopped" >&2
+  echo "run.sh: $3; the same command continues where it stopped" >&2
   exit "$1"
 }
 

@@ -1,7 +1,7 @@
 """Several processes for one stage: by a launcher such as torchrun, or one per CPU core.
 
 As a program (`python -m distill.recipe.launch ARGUMENTS`) it is torchrun without the launcher's own traceback after a
-failure, as the failed process has logged its error.
+failure, as the failed process has logged its error, and it sends SIGUSR1 on to its ranks.
 """
 
 from __future__ import annotations
@@ -22,22 +22,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
+from distill.train.stopping import exit_status
+
 log = logging.getLogger(__name__)
 LAUNCHED = "DISTILL_LAUNCHED"
+ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # SIGUSR1: Slurm's warning before the time limit
 GRACE = 20.0  # seconds for the others to end by themselves once one has failed
 TORCHRUN = re.compile(r"torchrun|torch\.distributed\.(run|launch)|accelerate")
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP, as an exception, so that locks and temporary files go; `status` is the exit status."""
+    """SIGTERM, SIGHUP or SIGUSR1, as an exception, so that locks and temporary files go; `status`: of the process."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
-        self.status = 128 + number
+        self.status = exit_status(number)
+        self.passed_on = signal.SIGUSR1 if number == signal.SIGUSR1 else signal.SIGTERM
 
 
 def end_cleanly() -> None:
-    """Raise `Terminated` at the first SIGTERM or SIGHUP; end with the parent process."""
+    """Raise `Terminated` at the first of ENDING; end with the parent process."""
 
     own = os.getpid()
 
@@ -49,7 +53,7 @@ def end_cleanly() -> None:
         signal.signal(number, signal.SIG_IGN)
         raise Terminated(number)
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in ENDING:
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, terminate)
     if "RECIPE_COMMAND" in os.environ or "RANK" in os.environ:
@@ -58,7 +62,7 @@ def end_cleanly() -> None:
 
 def ending() -> None:
     """Undo `end_cleanly`: an exception during interpreter shutdown would print a traceback."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in ENDING:
         if getattr(signal.getsignal(number), "__module__", "") == __name__:
             signal.signal(number, signal.SIG_DFL)
 
@@ -147,7 +151,7 @@ def _run(commands: Sequence[Sequence[str]], environments: Sequence[Mapping[str, 
             "process %d of %d was ended by %s%s; the same command continues where it stopped",
             failed[0], len(states), name, " (out of memory?)" if name == "SIGKILL" else "",
         )  # fmt: skip
-        return 128 - failed[1]
+        return exit_status(-failed[1])
     return failed[1] if failed else 0
 
 
@@ -156,17 +160,20 @@ def _stopped_at_the_end() -> Iterator[list[subprocess.Popen]]:
     """A list of processes, none of which outlives the block; an interruption is forwarded and waited for."""
     children: list[subprocess.Popen] = []
     grace: float | None = GRACE
+    number = signal.SIGTERM
     try:
         yield children
     except KeyboardInterrupt as interruption:
         grace = None  # a checkpoint may be large
-        if not isinstance(interruption, Terminated):
+        if isinstance(interruption, Terminated):
+            number = interruption.passed_on
+        else:
             _wait(children, 2.0)  # Ctrl-C has reached them too
         raise
     finally:
         for child in children:
             if child.poll() is None:
-                child.terminate()
+                child.send_signal(number)
         _wait(children, grace)
         for child in children:
             if child.poll() is None:
@@ -185,6 +192,13 @@ def main() -> None:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        for children in Path("/proc/self/task").glob("*/children"):
+            for child in children.read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(child), number)
+
+    signal.signal(signal.SIGUSR1, pass_on)  # for torchrun's other signals the ranks have 30 s, too few for a checkpoint
     logging.basicConfig(format="%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S")
     for name in ("torch.distributed.elastic", "torch.distributed.run"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -195,7 +209,7 @@ def main() -> None:
         code = failure.exitcode
         if code < 0:
             log.error("process %d was ended by %s; all have stopped", number, signal.Signals(-code).name)
-        sys.exit(code if code > 0 else 128 - code)
+        sys.exit(code if code > 0 else exit_status(-code))
     except SignalException as error:
         sys.exit(128 + int(error.sigval))
     except KeyboardInterrupt:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import signal
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,7 +29,7 @@ from distill.train.distributed import Ranks
 from distill.train.monitor import Monitor
 from distill.train.optimiser import build_optimiser, set_rate
 from distill.train.schedule import learning_rate
-from distill.train.stopping import EndRequest, deferred_signals
+from distill.train.stopping import EndRequest, deferred_signals, exit_status
 from distill.train.teacher import TeacherTargets
 
 log = logging.getLogger(__name__)
@@ -112,14 +113,14 @@ class Trainer:
         self.parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(plan.device.type, enabled=self.settings.precision == "float16")
         self.progress = Progress()
-        self._request, self._ending = EndRequest(), False
+        self._request, self._ending = EndRequest(), 0  # _ending: the signal that all ranks end by
         self._began = time.monotonic()
 
     def run(self) -> dict[str, Any]:
         """Train to the end; returns the training's part of result.json.
 
-        SIGTERM or Ctrl-C: all ranks finish the update, the first writes last.pt, and all raise SystemExit. Raises
-        RuntimeError where another rank has stopped.
+        SIGTERM, Ctrl-C or SIGUSR1, to any rank: all finish the update, the first writes last.pt, and all raise
+        SystemExit, with status 75 for SIGUSR1. Raises RuntimeError where another rank has stopped.
         """
         self._began = time.monotonic()
         self._resume()
@@ -226,13 +227,15 @@ class Trainer:
         terms = losses.terms.values()
         sums = [*(term.total for term in terms), *(term.count for term in terms), losses.dropped, losses.recomputed]
         own = [torch.as_tensor(x, dtype=torch.float64, device=self.device).detach() * batch.counted for x in sums]
-        others = torch.tensor([batch.seconds, bool(self._request.signal)], dtype=torch.float64, device=self.device)
+        number = self._request.signal
+        flags = [batch.seconds, number == signal.SIGUSR1, number != 0]
+        others = torch.tensor(flags, dtype=torch.float64, device=self.device)
         values = self.ranks.sum(torch.cat([torch.stack(own), others])).tolist()
-        dropped, recomputed, seconds, signals = values[2 * len(terms) :]
+        dropped, recomputed, seconds, warned, ended = values[2 * len(terms) :]
         self.progress.dropped += int(dropped)
         self.progress.recomputed += int(recomputed)
         self.progress.audio_seconds += seconds
-        self._ending = signals > 0
+        self._ending = self._request.agreed(warned > 0, ended > 0)
         counts = (max(1.0, count) for count in values[len(terms) :])
         return dict(zip(losses.terms, values)), dict(zip(losses.terms, counts))
 
@@ -262,7 +265,8 @@ class Trainer:
             terms = self.step(moved, targets).terms
             own.append({name: (float(term.total), float(term.count), term.weight) for name, term in terms.items()})
         signals, of_ranks = zip(*self.ranks.gather((self._request.signal, _summed(own))))
-        if any(signals):
+        self._ending = self._request.agreed(signal.SIGUSR1 in signals, any(signals))
+        if self._ending:
             self._end()
         every = _summed(of_ranks)
         values = {name: total / max(1.0, count) for name, (total, count, _) in every.items()}
@@ -289,7 +293,8 @@ class Trainer:
         if self.ranks.first:
             path = self.plan.folder / "last.pt"
             log.info("checkpoint at update %d written to %s; the same command continues", self.progress.updates, path)
-        raise SystemExit(self._request.status)
+        self.ranks.wait()  # launchers kill the others soon after the first has ended
+        raise SystemExit(exit_status(self._ending))
 
     def _save(self, name: str) -> None:
         now = time.monotonic()

@@ -1,8 +1,9 @@
-"""Signals that end a training: recorded at once, acted on between two updates."""
+"""Signals that end a training: recorded at once, acted on between two updates. The standard library alone."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -19,15 +20,21 @@ class EndRequest:
     signal: int = 0
     at: float = 0.0
 
-    @property
-    def status(self) -> int:
-        """Exit status of the process; that of SIGTERM where another rank got the signal."""
-        return 128 + (self.signal or signal.SIGTERM)
+    def agreed(self, warned: bool, ended: bool) -> int:
+        """The signal that all ranks end by, 0: none. warned: one of them got SIGUSR1, ended: one got any signal."""
+        if warned:
+            return signal.SIGUSR1
+        return (self.signal or signal.SIGTERM) if ended else 0
+
+
+def exit_status(number: int) -> int:
+    """Exit status of a process that a signal ended: 75 (EX_TEMPFAIL, to be queued again) for SIGUSR1."""
+    return os.EX_TEMPFAIL if number == signal.SIGUSR1 else 128 + number
 
 
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[EndRequest]:
-    """Record SIGTERM and SIGINT instead of ending; a second Ctrl-C some seconds later ends at once."""
+    """Record SIGTERM, SIGINT and SIGUSR1 instead of ending; a second Ctrl-C some seconds later ends at once."""
     request = EndRequest()
 
     def record(number: int, frame: object) -> None:
@@ -38,7 +45,7 @@ def deferred_signals() -> Iterator[EndRequest]:
 
     before = {}
     if threading.current_thread() is threading.main_thread():  # no other thread may set handlers
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             if signal.getsignal(number) != signal.SIG_IGN:
                 before[number] = signal.signal(number, record)
     try:

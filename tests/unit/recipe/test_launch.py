@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from distill.recipe import launch
+from distill.train.stopping import exit_status
 from tests.support.processes import gone
 
 SCRIPT = """
@@ -41,6 +42,7 @@ def main():
 run_script(main)
 """
 WAIT = "time.sleep(60)"
+TORCHRUN = "torchrun --standalone --nproc-per-node"
 
 
 @pytest.fixture
@@ -78,14 +80,27 @@ def test_what_is_done_starts_no_process(start, tmp_path: Path) -> None:
     assert "up to date" in output and not (tmp_path / "exp/rank-0").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_no_process_outlives_a_signal(start, tmp_path: Path, number: int) -> None:
     parent = start("--nj", "2", "--do", WAIT)
     ranks = wait_for(tmp_path / "exp/rank-0", tmp_path / "exp/rank-1")
     parent.send_signal(number)
     output, _ = parent.communicate(timeout=30)
-    assert parent.returncode == 128 + number and "Traceback" not in output
+    assert parent.returncode == exit_status(number) and "Traceback" not in output
     assert all(map(gone, ranks))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there torchrun's ranks are found")
+@pytest.mark.parametrize("receiver", ["the script", "a rank"])
+def test_ranks_of_torchrun_end_by_themselves_before_the_time_limit(start, tmp_path: Path, receiver: str) -> None:
+    saving = "    time.sleep(1)\n    (out / f'saved-{launch.rank()}').touch()\n    raise"
+    parent = start("--launcher", f"{TORCHRUN} 2", "--do", f"try:\n    {WAIT}\nexcept KeyboardInterrupt:\n{saving}")
+    ranks = wait_for(tmp_path / "exp/rank-0", tmp_path / "exp/rank-1")
+    for pid in [parent.pid] if receiver == "the script" else ranks:
+        os.kill(pid, signal.SIGUSR1)
+    output, _ = parent.communicate(timeout=60)
+    assert parent.returncode == os.EX_TEMPFAIL and "Traceback" not in output, output
+    assert all(map(gone, ranks)) and all((tmp_path / f"exp/saved-{n}").exists() for n in range(2))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there the system ends them")
@@ -141,7 +156,7 @@ def test_a_launcher_that_cannot_be_used(start, launcher: str, message: str) -> N
 
 
 def test_torchrun_gives_no_traceback_of_its_own(start, tmp_path: Path) -> None:
-    failing = start("--launcher", "torchrun --standalone --nproc-per-node 1", "--do", 'raise ValueError("bad lexicon")')
+    failing = start("--launcher", f"{TORCHRUN} 1", "--do", 'raise ValueError("bad lexicon")')
     output, _ = failing.communicate(timeout=120)
     assert failing.returncode == 1 and output.count("bad lexicon") == 1
     assert "Traceback" not in output and "elastic" not in output

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from distill.train.stopping import exit_status
 from tests.support.processes import gone
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -35,7 +36,7 @@ try:
     time.sleep(60)
 except KeyboardInterrupt as stopped:
     time.sleep(0.5)
-    (here / "checkpoint").touch()
+    (here / "checkpoint").write_text(str(stopped.status))
     sys.exit(stopped.status)
 """
 
@@ -68,21 +69,26 @@ def started(run: Path) -> tuple[subprocess.Popen, int]:
     return process, int(pid.read_text())
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_ends_the_stage_that_runs(run_sh: Path, number: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "passed_on"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 143), (signal.SIGHUP, 143), (signal.SIGUSR1, os.EX_TEMPFAIL)],
+)
+def test_a_signal_ends_the_stage_that_runs(run_sh: Path, number: int, passed_on: int) -> None:
     process, child = started(run_sh)
     process.send_signal(number)
     output, _ = process.communicate(timeout=30)
-    assert process.returncode == 128 + number
+    assert process.returncode == exit_status(number)
+    assert (run_sh.parents[2] / "local/checkpoint").read_text() == str(passed_on)
     assert gone(child) and (run_sh.parents[2] / "local/checkpoint").exists()
     assert "the same command continues where it stopped" in output and "stage 1" not in output
 
 
-def test_a_stage_that_ends_by_itself_ends_the_recipe(run_sh: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_stage_that_ends_by_itself_ends_the_recipe(run_sh: Path, number: int) -> None:
     process, child = started(run_sh)
-    os.kill(child, signal.SIGTERM)
+    os.kill(child, number)
     output, _ = process.communicate(timeout=30)
-    assert process.returncode == 143 and "stage 1" not in output
+    assert process.returncode == exit_status(number) and "stage 1" not in output
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there the system ends it")

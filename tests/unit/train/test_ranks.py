@@ -15,6 +15,7 @@ from lhotse import CutSet
 from distill.graphs.lexicon import Lang
 from distill.models import checkpoint
 from distill.train.distributed import Ranks, join
+from distill.train.stopping import exit_status
 from tests.support.training import (
     PLAIN,
     RANDOM,
@@ -98,16 +99,14 @@ def test_blocks_are_dropped_alike(tmp_path: Path, cuts: CutSet, lang: Lang) -> N
         close(alone, result)
 
 
-def run_until(ranks: Ranks, folder: Path, cuts: CutSet, lang: Lang, updates: int, rank: int, ends: str) -> object:
+def run_until(ranks: Ranks, folder: Path, cuts: CutSet, lang: Lang, updates: int, rank: int, ends: int) -> object:
     """Train; before an update, one rank is ended by a signal. Returns exit status or message."""
     trainer = toy_trainer(folder, cuts, lang, ranks, RANDOM)
     update = trainer._update
 
     def ending(group, rate):
         if trainer.progress.updates == updates and ranks.rank == rank:
-            if ends == "silently":
-                os._exit(9)
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), ends)
         return update(group, rate)
 
     trainer._update = ending  # type: ignore[method-assign]
@@ -123,10 +122,13 @@ def whole(ranks: Ranks, folder: Path, cuts: CutSet, lang: Lang) -> None:
     toy_trainer(folder, cuts, lang, ranks, RANDOM).run()
 
 
-def test_a_signal_to_one_rank_ends_all_after_the_same_update(tmp_path: Path, cuts: CutSet, lang: Lang) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_one_rank_ends_all_after_the_same_update(
+    tmp_path: Path, cuts: CutSet, lang: Lang, number: int
+) -> None:
     in_ranks(2, whole, tmp_path / "whole", cuts, lang)
-    ended = in_ranks(2, run_until, tmp_path / "ended", cuts, lang, 4, 1, "by a signal")
-    assert [(status, updates) for status, updates, _ in ended] == [("143", 5), ("143", 5)]
+    ended = in_ranks(2, run_until, tmp_path / "ended", cuts, lang, 4, 1, number)
+    assert [(status, updates) for status, updates, _ in ended] == [(str(exit_status(number)), 5)] * 2
     assert checkpoint.load(tmp_path / "ended/last.pt")["progress"]["updates"] == 5
     in_ranks(2, whole, tmp_path / "ended", cuts, lang)
     assert_same_training(tmp_path / "whole", tmp_path / "ended")
@@ -136,7 +138,7 @@ def test_a_signal_to_one_rank_ends_all_after_the_same_update(tmp_path: Path, cut
 def test_when_a_rank_dies_the_other_stops_and_names_the_way_out(
     tmp_path: Path, cuts: CutSet, lang: Lang, dies: int
 ) -> None:
-    results = in_ranks(2, run_until, tmp_path / "died", cuts, lang, 4, dies, "silently", lost=dies)
+    results = in_ranks(2, run_until, tmp_path / "died", cuts, lang, 4, dies, signal.SIGKILL, lost=dies)
     message, _, seconds = results[1 - dies]
     assert "another rank stopped" in message and "continues from the last checkpoint" in message and seconds < 60
     in_ranks(2, whole, tmp_path / "died", cuts, lang)
@@ -147,7 +149,7 @@ def test_when_a_rank_dies_the_other_stops_and_names_the_way_out(
 def test_another_number_of_ranks_continues(
     tmp_path: Path, cuts: CutSet, lang: Lang, caplog: pytest.LogCaptureFixture
 ) -> None:
-    in_ranks(2, run_until, tmp_path, cuts, lang, 4, 0, "by a signal")
+    in_ranks(2, run_until, tmp_path, cuts, lang, 4, 0, signal.SIGTERM)
     with caplog.at_level("INFO"):
         result = toy_trainer(tmp_path, cuts, lang, noise=RANDOM).run()
     assert result["updates"] == 16 and "begun on 2 processes, continued on 1" in caplog.text

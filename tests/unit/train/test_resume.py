@@ -126,7 +126,7 @@ def test_train_loss_is_the_mean_of_the_last_epoch(tmp_path: Path, cuts: CutSet, 
     assert len(losses) > 1 < len(last) and result["train_loss"] == pytest.approx(sum(last) / len(last))
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 75)])
 @pytest.mark.parametrize("place", ["_update", "_validate"])
 def test_a_signal_leaves_a_checkpoint(
     tmp_path: Path, cuts: CutSet, lang: Lang, number: int, status: int, place: str, caplog: pytest.LogCaptureFixture
