@@ -15,12 +15,12 @@ from distill.config.loading import Settings
 from distill.config.losses import Objective
 from distill.config.model import Model
 from distill.config.names import VARIANTS, check_name, mark
-from distill.config.training import Augment, Data, Optim, Saving, Teacher
+from distill.config.training import Augment, Compute, Data, Optim, Saving, Teacher
 
 TEACHERS = (5, 6)  # stages of teachers: taken over as they are, trained
 MARKS = tuple(mark(variant) for variant in VARIANTS[1:])
 OF_LM = re.compile(r"lm(?:[._-].*)?", re.IGNORECASE)
-NOT_OF_TRAINING = ("decoding", "description", "pretrained")  # settings that do not change the weights
+NOT_OF_TRAINING = ("compute", "decoding", "description", "pretrained")  # settings that do not change the weights
 FURTHER = ("results.md", "differences.json", "pareto.svg")  # other files in an exp-dir
 
 
@@ -58,6 +58,7 @@ class Experiment(Settings):
     augment: Augment = Augment()
     objective: Objective = Objective()
     optim: Optim = Optim()
+    compute: Compute = Compute()
     saving: Saving = Saving()
     decoding: Decoding = Decoding()
 

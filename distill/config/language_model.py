@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from distill.config.bounds import Beam, Name, Positive, Score, Seed, Share, Weight, Whole, Width
 from distill.config.experiment import OF_LM
 from distill.config.loading import Settings
-from distill.config.training import Optim, Saving
+from distill.config.training import Compute, Optim, Saving
 
 
 class Model(Settings):
@@ -76,6 +76,7 @@ class LanguageModel(Settings):
     model: Model = Model()
     text: Text = Text()
     optim: Optim = Optim()
+    compute: Compute = Compute()
     saving: Saving = Saving()
     avg: Positive = 1  # checkpoints averaged
     rescoring: Rescoring = Rescoring()

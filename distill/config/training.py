@@ -120,6 +120,13 @@ class Optim(Settings):
         return self
 
 
+class Compute(Settings):
+    """Memory against time; may change between two calls of the same training, as it changes no result but rounding."""
+
+    checkpoint_activations: Flag = False  # of blocks: their inner activations are computed again in the backward pass
+    compile: Flag = False  # blocks and convolutions by torch.compile; needs a C++ compiler, and minutes at first
+
+
 class Saving(Settings):
     """Checkpoints: one per epoch, plus one every `every_updates` to survive being killed."""
 

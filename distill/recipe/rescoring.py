@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("rescore")
 METHOD = "transformer-lm"
-NOT_OF_TRAINING = ("description", "rescoring", "avg")  # settings that do not change the weights
+NOT_OF_TRAINING = ("avg", "compute", "description", "rescoring")  # settings that do not change the weights
 
 
 # The language model

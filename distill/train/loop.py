@@ -25,6 +25,7 @@ from distill.losses.term import Losses
 from distill.models import checkpoint
 from distill.models.encoder import Encoder
 from distill.models.recogniser import Recogniser
+from distill.train.compute import wrap_blocks
 from distill.train.distributed import Ranks
 from distill.train.monitor import Monitor
 from distill.train.optimiser import build_optimiser, set_rate
@@ -108,6 +109,7 @@ class Trainer:
         skips_parts = any(encoder.settings.layer_drop for encoder in encoders) or any(
             objective.may_skip_parts for objective in self._objectives
         )
+        wrap_blocks(plan.settings.compute, [step, *([plan.teacher.model] if plan.teacher else [])])
         self.parallel = plan.ranks.wrap(self.step, plan.device, skips_parts)
         self.optimiser = build_optimiser(step, self.settings, plan.device)
         self.parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
