@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -16,6 +16,7 @@ class Decoding(Settings):
     """The decodings whose word error rates are reported."""
 
     avg: Positive = 1  # checkpoints averaged
+    epoch: Literal["last", "best"] = "last"  # the one that is decoded; best: the lowest validation loss
     beam: Beam = 15.0
     max_active: Annotated[Whole, Field(ge=1, lt=2**31)] = 2000
     acoustic_scale: Scale = 1.0
@@ -37,4 +38,12 @@ class Decoding(Settings):
         for name in ("rescoring_scales", "rescoring_word_scores"):
             if 0.0 not in getattr(self, name):
                 raise ValueError(f"{name} {list(getattr(self, name))} must contain 0, the decoding without rescoring")
+        if self.epoch == "best" and self.avg > 1:
+            raise ValueError(
+                f"epoch: best is one checkpoint, as those before it may be gone: avg must be 1 (got {self.avg})"
+            )
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """All settings but `epoch: last`, which earlier results do not name, so that they stay valid."""
+        return {key: value for key, value in self.resolved().items() if (key, value) != ("epoch", "last")}

@@ -128,7 +128,7 @@ class Compute(Settings):
 
 
 class Saving(Settings):
-    """Checkpoints: one per epoch, plus one every `every_updates` to survive being killed."""
+    """Checkpoints: one per epoch, plus one every `every_updates` to survive being killed, beside the one before it."""
 
     every_updates: Positive = 500
-    keep: Positive = 10  # epoch checkpoints kept
+    keep: Positive = 10  # last epochs' checkpoints that are kept, beside that of the lowest validation loss

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,17 +20,31 @@ FORMAT = "distill-asr/1"
 RENAMED = {"head.through.weight": "head.shared_projection.weight"}  # parameters of older checkpoints
 
 
-def save(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint whole or not at all; raises OSError with file and way out where the disk is full."""
+def save(path: Path, content: dict[str, Any], earlier: Path | None = None) -> None:
+    """Write a checkpoint whole or not at all; raises OSError with file and way out where the disk is full.
+
+    earlier: the new name of the checkpoint that `path` replaces; at every moment one of the two names is a whole one.
+    """
     with replacing(path) as temporary, temporary.open("wb") as file:
         torch.save({"format": FORMAT, **content}, file)
+        file.flush()
+        os.fsync(file.fileno())
+        if earlier is not None and path.exists():
+            path.replace(earlier)
 
 
-def load(path: Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
-    """Read a checkpoint without executing anything in it; raises FileNotFoundError or ValueError."""
+def load(path: Path, map_location: str | torch.device = "cpu", checked: bool = False) -> dict[str, Any]:
+    """Read a checkpoint without executing anything in it; raises FileNotFoundError or ValueError.
+
+    checked: compare all its parts with their checksums, which torch does not.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}; has this experiment been trained? (run.sh --stage 6..9)")
     try:
+        if checked:
+            with zipfile.ZipFile(path) as parts:
+                if damaged := parts.testzip():
+                    raise ValueError(f"wrong checksum of its part {damaged}")
         content = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # torch raises many kinds for cut, foreign or unsafe files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -57,9 +73,9 @@ def average(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def load_recogniser(
-    folder: Path, epoch: int | None = None, avg: int = 1
+    folder: Path, epoch: int | Literal["last", "best"] = "last", avg: int = 1
 ) -> tuple[Recogniser, Experiment, list[str], int]:
-    """The trained model of an experiment folder, averaged over `avg` epochs up to `epoch` (the last).
+    """The trained model of an experiment folder, averaged over `avg` epochs up to `epoch`; best: by validation loss.
 
     Returns model in evaluation mode, its experiment, its units and the epoch. Raises
     FileNotFoundError or ValueError naming what is there.
@@ -67,7 +83,9 @@ def load_recogniser(
     paths = epoch_paths(folder)
     if not paths:
         raise FileNotFoundError(f"no epoch-N.pt in {folder}; train it first (run.sh --stage 6..9)")
-    last = max(paths) if epoch is None else epoch
+    last = epoch if isinstance(epoch, int) else max(paths)
+    if epoch == "best":
+        last = load(paths[last])["progress"].get("best_epoch", 0)
     chosen = [n for n in paths if n <= last][-avg:]
     if last not in paths or len(chosen) < avg:
         raise ValueError(f"{folder} has epochs {list(paths)}; cannot average {avg} up to epoch {last}")
@@ -79,7 +97,7 @@ def load_recogniser(
     return model.eval(), experiment, units, last
 
 
-def export_weights(folder: Path, path: Path, epoch: int | None = None, avg: int = 1) -> int:
+def export_weights(folder: Path, path: Path, epoch: int | Literal["last", "best"] = "last", avg: int = 1) -> int:
     """Write {"model": state dict}, averaged as `load_recogniser` does: icefall's pretrained.pt. Returns the epoch."""
     model, _, _, last = load_recogniser(folder, epoch, avg)
     with replacing(path) as temporary, temporary.open("wb") as file:

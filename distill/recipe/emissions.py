@@ -84,7 +84,8 @@ def compute(recipe: Recipe, run: Run) -> Emissions:
 
     torch.set_num_threads(recipe.threads)
     experiment, cuts = run.experiment, cut_set(recipe.cuts, run.cut_set)
-    model, trained, units, epoch = load_recogniser(recipe.exp(experiment.name), avg=experiment.decoding.avg)
+    chosen = experiment.decoding
+    model, trained, units, epoch = load_recogniser(recipe.exp(experiment.name), chosen.epoch, chosen.avg)
     streaming, _, other_chunk = run.mode.partition("-")
     if other_chunk:
         model = model.set_chunk(int(other_chunk), trained.model.streaming.history_frames)
@@ -100,7 +101,7 @@ def compute(recipe: Recipe, run: Run) -> Emissions:
     info = {
         "experiment": experiment.name, "corpus": recipe.corpus, "lm": None, "mode": run.label,
         "chunk_ms": delay.chunk_ms, "lookahead_mean_ms": delay.mean, "lookahead_max_ms": delay.max,
-        "epoch": epoch, "avg": experiment.decoding.avg, "seed": trained.seed, "commit": commit(),
+        "epoch": epoch, "avg": chosen.avg, "seed": trained.seed, "commit": commit(),
     }  # fmt: skip
     return Emissions(
         scores, {cut.id: (text_of(cut) or "").split() for cut in cuts}, {cut.id: cut for cut in cuts},
@@ -133,7 +134,8 @@ def _log_probs_stage(recipe: Recipe, run: Run) -> Stage:
     folder = recipe.exp(run.experiment.name)
     inputs = {folder: run.experiment.stage, recipe.cuts / f"{run.cut_set}.jsonl.gz": 0}
     out = folder / f"log_probs_{run.cut_set}_{run.mode}"
-    return Stage(10, out, {"avg": run.experiment.decoding.avg}, inputs)
+    chosen = {key: value for key, value in run.experiment.decoding.identity().items() if key in ("avg", "epoch")}
+    return Stage(10, out, chosen, inputs)
 
 
 @cache

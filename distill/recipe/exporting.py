@@ -37,7 +37,7 @@ def export_stage(recipe: Recipe, experiment: Experiment) -> Stage:
     inputs = {folder: experiment.stage, recipe.lang: 2, recipe.decoding_graphs: 4, recipe.cuts: 0}
     aligner = word_latency.aligner(experiment)
     inputs.setdefault(recipe.exp(aligner), stage_of(recipe.conf_dir, aligner, recipe.suffix))
-    settings = {"decoding": experiment.resolved()["decoding"], "seconds": [AUDIO_SECONDS, word_latency.SECONDS]}
+    settings = {"decoding": experiment.decoding.identity(), "seconds": [AUDIO_SECONDS, word_latency.SECONDS]}
     return Stage(12, folder / "export", {**settings, "layout": LAYOUT}, inputs)
 
 
@@ -49,7 +49,8 @@ def export(recipe: Recipe, experiment: Experiment, folder: Path) -> None:
     from distill.models.pretrained.writing import obstacles, write_folder
     from distill.runtime.torch_runner import info_of
 
-    model, trained, outputs, _ = load_recogniser(recipe.exp(experiment.name), avg=experiment.decoding.avg)
+    chosen = experiment.decoding
+    model, trained, outputs, _ = load_recogniser(recipe.exp(experiment.name), chosen.epoch, chosen.avg)
     info, audio = info_of(model, outputs, experiment.name), test_audio(recipe)
     copy_symbols(recipe, outputs, folder)
     other_frames = {}

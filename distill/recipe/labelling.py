@@ -27,13 +27,20 @@ if TYPE_CHECKING:
     from distill.train.distributed import Ranks
 
 log = logging.getLogger("label_unlabelled")
-USED = ("avg", "beam", "max_active", "acoustic_scale", "lattice_beam")  # decoding settings that labels depend on
+USED = (
+    "avg",
+    "epoch",
+    "beam",
+    "max_active",
+    "acoustic_scale",
+    "lattice_beam",
+)  # decoding settings that labels depend on
 
 
 def labelling_stage(recipe: Recipe, teacher: Experiment, parts: Sequence[str]) -> Stage:
     """The stage that writes the lattices of a teacher."""
-    decoding = teacher.resolved()["decoding"]
-    settings = {"decoding": {key: decoding[key] for key in USED}, "parts": ",".join(parts)}
+    used = {key: value for key, value in teacher.decoding.identity().items() if key in USED}
+    settings = {"decoding": used, "parts": ",".join(parts)}
     inputs = {recipe.exp(teacher.name): teacher.stage, recipe.graphs: 4, recipe.cuts: 0}
     return Stage(7, recipe.num / teacher.name, settings, inputs, resumable=True)
 
@@ -90,8 +97,9 @@ class Labeller:
         from distill.models.checkpoint import load_recogniser
 
         torch.set_num_threads(1 if recipe.device == "cpu" else recipe.threads)  # sums depend on their number
-        model, trained, units, _ = load_recogniser(recipe.exp(experiment.name), avg=experiment.decoding.avg)
-        self.model, self.device, self.beam = model.to(recipe.device), recipe.device, experiment.decoding.lattice_beam
+        chosen = experiment.decoding
+        model, trained, units, _ = load_recogniser(recipe.exp(experiment.name), chosen.epoch, chosen.avg)
+        self.model, self.device, self.beam = model.to(recipe.device), recipe.device, chosen.lattice_beam
         self.batch_seconds = 4 * trained.data.max_duration
         self.frame_seconds = trained.model.front_end.hop / SAMPLE_RATE
         own = replace(recipe, hlg=None)  # students depend on the lattices, and not on --hlg

@@ -31,8 +31,7 @@ IN_MEMORY = 1 << 28  # bytes of an ARPA file up to which all of it is read; of a
 
 def search_settings(experiment: Experiment) -> dict[str, Any]:
     """The decoding settings that a result depends on: all but the choice of further decodings."""
-    decoding = experiment.resolved()["decoding"]
-    return {key: value for key, value in decoding.items() if key not in ("methods", "chunks")}
+    return {key: value for key, value in experiment.decoding.identity().items() if key not in ("methods", "chunks")}
 
 
 def lm_of_graph(recipe: Recipe) -> str:

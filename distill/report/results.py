@@ -117,7 +117,10 @@ class Sizes(Record):
 
 
 class TrainingResult(ResultFile):
-    """result.json: what one training did. config: the resolved settings; ranks: processes (1 where not given)."""
+    """result.json: what one training did. config: the resolved settings; ranks: processes (1 where not given).
+
+    best_epoch: of the lowest validation loss; its checkpoint is kept.
+    """
 
     STAGE = "its training"
 
@@ -137,6 +140,7 @@ class TrainingResult(ResultFile):
     command: str
     commit: str
     ranks: int | None = None
+    best_epoch: int | None = None
 
     @property
     def stage(self) -> int:

@@ -34,6 +34,7 @@ from distill.train.stopping import EndRequest, deferred_signals, exit_status
 from distill.train.teacher import TeacherTargets
 
 log = logging.getLogger(__name__)
+LAST, BEFORE = "last.pt", "last-1.pt"  # what a training continues from: the newest, and the one before it
 Sums = dict[str, tuple[float, float, float]]  # of terms: total, count, weight
 
 
@@ -53,6 +54,8 @@ class Progress:
     recomputed: int = 0  # utterances done again in the log semiring
     train_loss: float = math.nan
     valid_loss: float = math.nan
+    best_epoch: int = 0  # that of the lowest validation loss, from 1
+    best_loss: float = math.inf
 
 
 class TrainingStep(nn.Module):
@@ -147,6 +150,7 @@ class Trainer:
             "wall_s": round(progress.wall_seconds, 1),
             "train_loss": progress.train_loss,
             "valid_loss": progress.valid_loss,
+            "best_epoch": progress.best_epoch or None,
             "without_path": progress.dropped,
             "recomputed": progress.recomputed,
         }
@@ -168,7 +172,7 @@ class Trainer:
                 if self._ending:
                     self._end()
                 if progress.updates % self.plan.settings.saving.every_updates == 0:
-                    self._save("last.pt")
+                    self._save(LAST)
         if not progress.batch:
             raise ValueError(f"{self.plan.settings.name}: epoch {progress.epoch + 1} has no batches to train on")
 
@@ -282,18 +286,25 @@ class Trainer:
         progress.losses, progress.losses_of = 0.0, 0
         progress.epoch, progress.batch = progress.epoch + 1, 0
         progress.finished = progress.updates >= self.plan.updates
+        if progress.valid_loss < progress.best_loss:
+            progress.best_epoch, progress.best_loss = progress.epoch, progress.valid_loss
         self._save(f"epoch-{progress.epoch}.pt")
+        self._save(LAST)
+        self._remove_epochs()
+
+    def _remove_epochs(self) -> None:
+        """Remove the checkpoints of epochs before the last `keep`, but for the best one."""
+        kept_from = self.progress.epoch + 1 - self.plan.settings.saving.keep
         if self.ranks.first:
             for number, path in checkpoint.epoch_paths(self.plan.folder).items():
-                if number <= progress.epoch - self.plan.settings.saving.keep:
+                if number < kept_from and number != self.progress.best_epoch:
                     path.unlink()
-        self._save("last.pt")
 
     def _end(self) -> None:
         """Leave a checkpoint and end the process; every rank comes here after the same update."""
-        self._save("last.pt")
+        self._save(LAST)
         if self.ranks.first:
-            path = self.plan.folder / "last.pt"
+            path = self.plan.folder / LAST
             log.info("checkpoint at update %d written to %s; the same command continues", self.progress.updates, path)
         self.ranks.wait()  # launchers kill the others soon after the first has ended
         raise SystemExit(exit_status(self._ending))
@@ -313,43 +324,64 @@ class Trainer:
             "progress": asdict(self.progress),
             "ranks": self.ranks.world,
         }
-        if name == "last.pt":
+        if name == LAST:
             content |= {"optimizer": self.optimiser.state_dict(), "scaler": self.scaler.state_dict()}
-        checkpoint.save(self.plan.folder / name, content)
+            checkpoint.save(self.plan.folder / name, content, self.plan.folder / BEFORE)
+        else:
+            checkpoint.save(self.plan.folder / name, content)
 
     def _resume(self) -> None:
-        path = self.plan.folder / "last.pt"
-        content = self._last(path) if path.exists() else None
-        updates = self.ranks.gather(content["progress"]["updates"] if content else 0)
+        """Continue from the newest whole checkpoint; a damaged one is put aside. Raises ValueError where all are."""
+        folder, problems, found = self.plan.folder, list[str](), None
+        for path in (folder / LAST, folder / BEFORE):
+            if found is None and path.exists():
+                try:
+                    self._restore(path)
+                    found = path
+                except ValueError as error:
+                    problems.append(str(error))
+        updates = self.ranks.gather(self.progress.updates)
         if len(set(updates)) > 1:
-            raise ValueError(f"the ranks have other checkpoints at {path} (updates {updates}); they must share exp-dir")
-        if content is None:
-            return
-        prefixes = ("model", "objective")
-        self.step.load_state_dict({f"{part}.{name}": x for part in prefixes for name, x in content[part].items()})
+            raise ValueError(
+                f"the ranks have other checkpoints in {folder} (updates {updates}); they must share exp-dir"
+            )
+        epochs = ", ".join(epoch.name for epoch in checkpoint.epoch_paths(folder).values()) or "none"
+        if problems and found is None:
+            raise ValueError(
+                f"{'; '.join(problems)}: move {LAST} and {BEFORE} away and training starts over, which replaces the"
+                f" existing epochs ({epochs}). Nothing was changed"
+            )
+        if problems and self.ranks.first:
+            aside = (folder / LAST).rename(folder / "last.damaged")
+            log.warning("%s. It is put aside as %s", problems[0], aside.name)
+        if found is None and epochs != "none" and self.ranks.first:
+            log.warning("no %s in %s: training starts over and replaces its epochs (%s)", LAST, folder, epochs)
+        if found is not None:
+            log.info("continuing from update %d of %d (%s)", self.progress.updates, self.plan.updates, found)
+            self._remove_epochs()
+
+    def _restore(self, path: Path) -> None:
+        """Tensors and progress of a checkpoint; raises ValueError for one that is damaged or of another training."""
+        content = checkpoint.load(path, self.device, checked=True)
+        stored = {f"{part}.{name}": x for part in ("model", "objective") for name, x in content.get(part, {}).items()}
+        own = self.step.state_dict()
+        if not content.keys() >= {"optimizer", "scaler", "progress"} or (
+            {name: x.shape for name, x in stored.items()} != {name: x.shape for name, x in own.items()}
+        ):
+            raise ValueError(f"{path}: no checkpoint that this training can continue from; put back a good copy")
+        self.step.load_state_dict(stored)
         scales = [group["lr_scale"] for group in self.optimiser.param_groups]
         self.optimiser.load_state_dict(content["optimizer"])
         for group, scale in zip(self.optimiser.param_groups, scales, strict=True):
             group["lr_scale"] = scale  # earlier checkpoints have none
         self.scaler.load_state_dict(content["scaler"])
         self.progress = Progress(**content["progress"])
-        log.info("continuing from update %d of %d (%s)", self.progress.updates, self.plan.updates, path)
         before = content.get("ranks", 1)
-        if before != self.ranks.world:
+        if before != self.ranks.world and self.ranks.first:
             log.warning(
-                "begun on %d processes, continued on %d: batches stay the same, masks and dropout do not",
-                before, self.ranks.world,
+                "begun on %d processes, continued on %d: batches, their order and augmentation stay the same; masks and"
+                " dropout are drawn anew, and sums are rounded differently", before, self.ranks.world,
             )  # fmt: skip
-
-    def _last(self, path: Path) -> dict[str, Any]:
-        try:
-            return checkpoint.load(path, self.device)
-        except ValueError as error:
-            epochs = ", ".join(epoch.name for epoch in checkpoint.epoch_paths(self.plan.folder).values()) or "none"
-            raise ValueError(
-                f"{error}: move {path.name} away and training starts over, which replaces the existing epochs"
-                f" ({epochs}). Nothing was changed"
-            ) from None
 
 
 def _summed(parts: Iterable[Sums]) -> Sums:

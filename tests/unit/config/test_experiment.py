@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from distill.config.decoding import Decoding
 from distill.config.experiment import Experiment
 from distill.config.graphs import Graphs
 from distill.config.model import FrontEnd
@@ -124,3 +125,10 @@ def test_the_stage_of_what_it_starts_from_is_that_of_a_training(tmp_path: Path) 
 def test_earlier_names_of_keys_are_read() -> None:
     teacher = {"experiment": "t", "hears": "clean"}
     assert Teacher.model_validate(teacher) == Teacher(experiment="t", input="clean")
+
+
+def test_the_epoch_that_is_decoded_is_named_where_it_is_not_the_last() -> None:
+    last, best = Decoding().identity(), Decoding(epoch="best").identity()
+    assert "epoch" not in last and best == last | {"epoch": "best"}
+    with pytest.raises(ValueError, match=r"avg must be 1 \(got 2\)"):
+        Decoding(epoch="best", avg=2)

@@ -152,7 +152,8 @@ def test_another_number_of_ranks_continues(
     in_ranks(2, run_until, tmp_path, cuts, lang, 4, 0, signal.SIGTERM)
     with caplog.at_level("INFO"):
         result = toy_trainer(tmp_path, cuts, lang, noise=RANDOM).run()
-    assert result["updates"] == 16 and "begun on 2 processes, continued on 1" in caplog.text
+    assert result["updates"] == 16 and "begun on 2 processes, continued on 1: batches, their order" in caplog.text
+    assert "masks and dropout are drawn anew" in caplog.text
 
 
 def other_folders(ranks: Ranks, folder: Path, cuts: CutSet, lang: Lang) -> str:

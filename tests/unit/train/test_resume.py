@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,6 +85,8 @@ def test_the_last_epoch_is_never_missing(tmp_path: Path, cuts: CutSet, lang: Lan
     dies(toy_trainer(tmp_path / "killed", cuts, lang, saving=saving), 16, place)
     assert checkpoint.load(tmp_path / "killed/last.pt")["progress"]["updates"] == 16
     result = toy_trainer(tmp_path / "killed", cuts, lang, saving=saving).run()
+    for name in ("whole", "killed"):
+        (tmp_path / name / "last-1.pt").unlink()  # of another update with another every_updates
     assert_same_training(tmp_path / "whole", tmp_path / "killed")
     assert result == toy_trainer(tmp_path / "killed", cuts, lang, saving=saving).run()  # nothing left to do
 
@@ -153,14 +157,106 @@ def test_a_signal_leaves_a_checkpoint(
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"\x00" * 5000])
-def test_a_damaged_checkpoint_is_named_and_left(tmp_path: Path, cuts: CutSet, lang: Lang, content: bytes) -> None:
+def test_damaged_checkpoints_are_named_and_left(tmp_path: Path, cuts: CutSet, lang: Lang, content: bytes) -> None:
     toy_trainer(tmp_path, cuts, lang).run()
-    (tmp_path / "last.pt").write_bytes(content)
+    for name in ("last.pt", "last-1.pt"):
+        (tmp_path / name).write_bytes(content)
     before = sorted(path.name for path in tmp_path.iterdir())
-    with pytest.raises(ValueError, match=r"last\.pt: unreadable .*move last\.pt away .*epoch-1\.pt"):
+    message = r"last\.pt: unreadable .*last-1\.pt: unreadable .*move last\.pt and last-1\.pt away .*epoch-1\.pt"
+    with pytest.raises(ValueError, match=message):
         toy_trainer(tmp_path, cuts, lang).run()
-    assert (tmp_path / "last.pt").read_bytes() == content
+    assert (tmp_path / "last.pt").read_bytes() == (tmp_path / "last-1.pt").read_bytes() == content
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def zero_a_block(path: Path) -> None:
+    """Zeros in place of the largest tensor, which torch alone would not notice."""
+    with zipfile.ZipFile(path) as parts:
+        largest = max(parts.infolist(), key=lambda part: part.file_size)
+    with path.open("r+b") as file:
+        file.seek(largest.header_offset + 512)
+        file.write(bytes(largest.file_size // 2))
+
+
+def of_an_epoch(path: Path) -> None:
+    path.write_bytes((path.parent / "epoch-1.pt").read_bytes())
+
+
+def of_another_model(path: Path) -> None:
+    content = checkpoint.load(path)
+    content["model"].popitem()
+    checkpoint.save(path, content)
+
+
+@pytest.mark.parametrize("damage", [cut, zero_a_block, of_an_epoch, of_another_model, Path.unlink])
+def test_the_checkpoint_before_a_damaged_one_is_continued(
+    tmp_path: Path, cuts: CutSet, lang: Lang, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    toy_trainer(tmp_path / "whole", cuts, lang, noise=RANDOM).run()
+    dies(toy_trainer(tmp_path / "damaged", cuts, lang, noise=RANDOM), 13, "_update")
+    last, before = tmp_path / "damaged/last.pt", tmp_path / "damaged/last-1.pt"
+    updates = checkpoint.load(before)["progress"]["updates"]
+    assert updates < checkpoint.load(last)["progress"]["updates"]
+    damage(last)
+    with caplog.at_level("INFO"):
+        toy_trainer(tmp_path / "damaged", cuts, lang, noise=RANDOM).run()
+    assert f"continuing from update {updates} of 16 ({before})" in caplog.text
+    if damage is not Path.unlink:
+        assert f"{last}: " in caplog.text and "put aside as last.damaged" in caplog.text
+        assert (tmp_path / "damaged/last.damaged").is_file()
+    assert_same_training(tmp_path / "whole", tmp_path / "damaged")
+
+
+def test_a_kill_between_the_two_names_of_a_checkpoint_leaves_one(
+    tmp_path: Path, cuts: CutSet, lang: Lang, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy_trainer(tmp_path / "whole", cuts, lang).run()
+    dying, rename = toy_trainer(tmp_path / "killed", cuts, lang), os.replace
+
+    def until_update(source: Path, target: Path) -> None:
+        if target.name == "last.pt" and dying.progress.updates >= 6:
+            raise Killed
+        rename(source, target)
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(os, "replace", until_update)
+        dying.run()
+    assert [path.name for path in (tmp_path / "killed").glob("last*")] == ["last-1.pt"]
+    toy_trainer(tmp_path / "killed", cuts, lang).run()
+    assert_same_training(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_epochs_without_a_last_checkpoint_are_not_replaced_in_silence(
+    tmp_path: Path, cuts: CutSet, lang: Lang, caplog: pytest.LogCaptureFixture
+) -> None:
+    toy_trainer(tmp_path, cuts, lang).run()
+    for path in tmp_path.glob("last*.pt"):
+        path.unlink()
+    toy_trainer(tmp_path, cuts, lang).run()
+    assert "no last.pt" in caplog.text and "training starts over and replaces its epochs (epoch-1.pt" in caplog.text
+
+
+def test_the_best_epoch_is_kept_named_and_decoded(tmp_path: Path, cuts: CutSet, lang: Lang) -> None:
+    losses = {1: 3.0, 2: 1.0, 3: 2.0, 4: 0.5, 5: 0.7, 6: 0.6}
+    batches = toy_trainer(tmp_path, cuts, lang).plan.batches
+    updates = sum(len(list(batches(epoch, 0))) for epoch in range(6))
+    trainer = toy_trainer(tmp_path, cuts, lang, saving={"keep": 1}, optim={"updates": updates, "lr": 0.01})
+    kept: list[list[int]] = []
+    trainer._validate = lambda monitor: losses[trainer.progress.epoch + 1]  # type: ignore[method-assign]
+    finish = trainer._finish_epoch
+
+    def listing() -> None:
+        finish()
+        kept.append(sorted(checkpoint.epoch_paths(tmp_path)))
+
+    trainer._finish_epoch = listing  # type: ignore[method-assign]
+    assert trainer.run()["best_epoch"] == 4
+    assert kept == [[1], [2], [2, 3], [4], [4, 5], [4, 6]]
+    assert [checkpoint.load_recogniser(tmp_path, epoch)[3] for epoch in ("last", "best", 4)] == [6, 4, 4]
 
 
 def test_a_disk_without_room_leaves_the_last_checkpoint(
@@ -193,9 +289,10 @@ def test_an_epoch_without_batches_is_an_error(tmp_path: Path, cuts: CutSet, lang
 
 def test_only_epochs_of_this_training_are_removed(tmp_path: Path, cuts: CutSet, lang: Lang) -> None:
     (tmp_path / "epoch-99.pt").write_bytes(b"of another training")
-    toy_trainer(tmp_path, cuts, lang, saving={"every_updates": 50, "keep": 1}).run()
-    names = sorted(path.name for path in tmp_path.glob("*.pt"))
-    assert len(names) == 3 and "epoch-99.pt" in names and "epoch-1.pt" not in names
+    trainer = toy_trainer(tmp_path, cuts, lang, saving={"every_updates": 50, "keep": 1})
+    best = trainer.run()["best_epoch"]
+    names = {f"epoch-{number}.pt" for number in (99, best, trainer.progress.epoch)}
+    assert {path.name for path in tmp_path.glob("*.pt")} == names | {"last.pt", "last-1.pt"}
 
 
 def test_a_checkpoint_without_scales_of_groups_is_continued(tmp_path: Path, cuts: CutSet, lang: Lang) -> None:
