@@ -14,6 +14,7 @@ from distill.recipe.decoding import Recognised, write
 from distill.recipe.emissions import Emissions, Run, compute, main_mode
 from distill.recipe.ngram_rescoring import nbest_lists, read_weights, search_settings, tune_weights
 from distill.recipe.options import Recipe
+from distill.recipe.script import log_to
 from distill.recipe.search import graph_decoder
 from distill.recipe.stage import Stage, run_stage
 from distill.recipe.training import write_result
@@ -46,8 +47,9 @@ def train(recipe: Recipe, settings: LanguageModel, folder: Path) -> None:
     ranks, device = join(recipe.device)
     torch.set_num_threads(recipe.threads)
     valid = transcripts(recipe, settings.text.valid)
-    trainer = build_lm_trainer(settings, recipe.text / "lm.txt", valid, folder, ranks, device)
-    write_result(recipe, settings, trainer.run(), ranks, device, folder)
+    with log_to(folder):
+        trainer = build_lm_trainer(settings, recipe.text / "lm.txt", valid, folder, ranks, device)
+        write_result(recipe, settings, trainer.run(), ranks, device, folder)
     if ranks.first:
         remove_token_ids(folder)
 

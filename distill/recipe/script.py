@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import shlex
+import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from distill import files
@@ -18,8 +21,34 @@ log = logging.getLogger(__name__)
 
 def log_to_console() -> None:
     """Time, level and message of everything from INFO up; on ranks but the first from WARNING up."""
-    level = logging.WARNING if launch.rank() else logging.INFO
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S")
+    if launch.rank():
+        for handler in logging.getLogger().handlers:
+            handler.setLevel(logging.WARNING)
+
+
+class LogFile(logging.FileHandler):
+    """A file with everything from INFO up; a full disk ends neither it nor the work."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Leave it to the console, where the record is, too."""
+
+
+@contextlib.contextmanager
+def log_to(folder: Path) -> Iterator[None]:
+    """Append the log of this rank to log/train-<rank>.log, with date, host and process.
+
+    After an error the file stays open, as the error itself is logged later, at the end of the process.
+    """
+    (folder / "log").mkdir(exist_ok=True)
+    handler = LogFile(folder / "log" / f"train-{launch.rank()}.log", encoding="utf-8")
+    where = socket.gethostname().replace("%", "%%")
+    handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname).1s {where} %(process)d %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    log.info("rank %d of %s: %s", launch.rank(), os.environ.get("WORLD_SIZE", 1), shlex.join(sys.argv))
+    yield
+    logging.getLogger().removeHandler(handler)
+    handler.close()
 
 
 def run_script(main: Callable[[], None]) -> None:

@@ -11,6 +11,7 @@ from distill.config.language_model import LanguageModel
 from distill.files import write_json
 from distill.recipe.options import Recipe
 from distill.recipe.provenance import command_line, commit, hardware
+from distill.recipe.script import log_to
 from distill.recipe.stage import Stage
 from distill.report.results import TrainingResult
 
@@ -42,8 +43,9 @@ def train(recipe: Recipe, experiment: Experiment, folder: Path) -> None:
     ranks, device = join(recipe.device)
     torch.set_num_threads(recipe.threads)
     folders = Folders(recipe.data_dir, recipe.lang, recipe.graphs, recipe.exp_dir)
-    trainer = build_trainer(experiment, folders, folder, recipe.engine, ranks, device)
-    write_result(recipe, experiment, trainer.run(), ranks, device, folder)
+    with log_to(folder):
+        trainer = build_trainer(experiment, folders, folder, recipe.engine, ranks, device)
+        write_result(recipe, experiment, trainer.run(), ranks, device, folder)
 
 
 def write_result(

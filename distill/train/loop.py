@@ -163,12 +163,13 @@ class Trainer:
                 if not group:
                     break
                 rate = learning_rate(self.settings, progress.updates / self.plan.updates)
+                audio = progress.audio_seconds
                 values = self._update(group, rate)
                 progress.updates += 1
                 progress.batch += len(group)
                 progress.losses += values["loss"]
                 progress.losses_of += 1
-                monitor.update(progress.updates, values, rate)
+                monitor.update(progress.updates, values, rate, progress.audio_seconds - audio)
                 if self._ending:
                     self._end()
                 if progress.updates % self.plan.settings.saving.every_updates == 0:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -123,6 +125,19 @@ def test_an_error_ends_all_and_is_given_once(start, tmp_path: Path) -> None:
     failing = start("--nj", "2", "--do", 'raise ValueError("bad lexicon")')
     output, _ = failing.communicate(timeout=60)
     assert failing.returncode == 1 and output.count("bad lexicon") == 1 and "Traceback" not in output
+
+
+def test_each_rank_has_a_log_that_grows(start, tmp_path: Path) -> None:
+    work = "from distill.recipe.script import log_to, log\nwith log_to(out):\n    log.info('at work')\n"
+    for end in ("", "    raise ValueError('bad lexicon')"):
+        output, _ = start("--nj", "2", "--do", work + end).communicate(timeout=60)
+        assert output.count("I at work") == 1, output  # on the console from the first rank alone
+        (tmp_path / "exp/teacher/.done").unlink(missing_ok=True)
+    logs = [(tmp_path / f"exp/log/train-{n}.log").read_text() for n in range(2)]
+    for number, text in enumerate(logs):
+        line = rf"^20\d\d-\d\d-\d\d \S+ I {re.escape(socket.gethostname())} \d+ \S+: at work$"
+        assert len(re.findall(line, text, re.M)) == 2 and text.count(f"rank {number} of 2: ") == 2
+    assert "E " in logs[0] and "bad lexicon" in logs[0]
 
 
 def test_an_error_of_one_ends_those_that_wait(start, tmp_path: Path) -> None:
