@@ -8,11 +8,13 @@ import io
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 ASIDE = ".aside-"  # of the name of what was put aside, before its number
+OWN = ".writer-"  # of a temporary name that one process alone uses
 ROOM = 1 << 16  # bytes; a disk with less is full
 WAYS_OUT = {
     errno.ENOSPC: "make room",
@@ -26,13 +28,14 @@ WAYS_OUT = {
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
     """A temporary name beside `path` to write to, renamed to it at the end of the block.
 
-    Whatever ends the block early, the temporary file is removed and the old one stays. Raises OSError with file,
-    reason and way out where the disk is full, read-only or broken.
+    shared: other processes may write the same file at the same time, so that each needs a name of its own. Whatever
+    ends the block early, the temporary file is removed and the old one stays. Raises OSError with file, reason and way
+    out where the disk is full, read-only or broken.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = own_name(path) if shared else path.with_name(path.name + ".tmp")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -44,6 +47,17 @@ def replacing(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError) and error.filename in (None, temporary, str(temporary)):
             raise not_written(path, error.errno) from None
         raise
+
+
+def own_name(path: Path) -> Path:
+    """A temporary name beside `path` that no other process uses."""
+    return path.with_name(f"{path.name}{OWN}{socket.gethostname()}-{os.getpid()}.tmp")
+
+
+def remove_own(folder: Path) -> None:
+    """Remove what killed processes have left below a folder under names of their own."""
+    for path in list(folder.rglob(f"*{OWN}*.tmp")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def not_written(path: Path, number: int | None) -> OSError:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from distill.config.names import names_of
+from distill.recipe import parallel
 from distill.recipe.options import Recipe, recipe_from, recipe_parser
 from distill.recipe.script import run_script
-from distill.recipe.stage import Stage, run_stage
+from distill.recipe.stage import Alone, Stage, run_stage
+from distill.shards import takes
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +30,7 @@ def main() -> None:
         log.info("stage 1: no experiment reads stored features, nothing to compute")
         return
     stage = Stage(1, recipe.fbank, {"parts": parts}, {recipe.cuts: 0}, resumable=True)
-    run_stage(stage, lambda folder: compute(recipe, parts, folder))
+    run_stage(stage, lambda folder: compute(recipe, parts, folder), job=recipe.job)
 
 
 def chosen_parts(recipe: Recipe, names: list[str], force: bool) -> list[str]:
@@ -40,12 +43,21 @@ def chosen_parts(recipe: Recipe, names: list[str], force: bool) -> list[str]:
 
 
 def compute(recipe: Recipe, parts: list[str], folder: Path) -> None:
-    os.environ.setdefault("TQDM_DISABLE", "1")  # lhotse's bars would mix with the log
-    from distill.corpora.stored_fbank import compute_fbank
+    from distill.corpora.stored_fbank import finish, missing
 
-    for part in parts:
-        count = compute_fbank(recipe.cuts / f"{part}.jsonl.gz", folder, recipe.nj)
-        log.info("%s: features of %d utterances", part, count)
+    chunks = [(part, number) for part in parts for number in missing(recipe.cuts / f"{part}.jsonl.gz", folder)]
+    chunks = [chunk for chunk in chunks if takes(recipe.job, chunk[1])]
+    parallel.each(replace(recipe, device="cpu"), Alone(), (partial(compute_chunk, folder=folder), chunks))
+    for part in parts if recipe.job is None else ():
+        log.info("%s: features of %d utterances", part, finish(recipe.cuts / f"{part}.jsonl.gz", folder))
+
+
+def compute_chunk(recipe: Recipe, chunk: tuple[str, int], folder: Path) -> None:
+    """The features of a chunk, (part, number)."""
+    from distill.corpora import stored_fbank
+
+    part, number = chunk
+    stored_fbank.compute_chunk(recipe.cuts / f"{part}.jsonl.gz", folder, number)
 
 
 if __name__ == "__main__":

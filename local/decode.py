@@ -11,6 +11,7 @@ from distill.recipe.emissions import test_sets
 from distill.recipe.options import recipe_from, recipe_parser
 from distill.recipe.script import run_script
 from distill.recipe.stage import relaunched
+from distill.shards import takes
 
 
 def main() -> None:
@@ -21,7 +22,9 @@ def main() -> None:
     recipe = recipe_from(args)
     experiments = recipe.experiments()
     runs = decoding.runs(experiments, names_of("--sets", args.sets) or test_sets(recipe), args.runtime)
-    rescored = [each for each in experiments if {*each.decoding.methods} & {*ngram_rescoring.RESCORING}]
+    runs = [run for number, run in enumerate(runs) if takes(recipe.job, number)]
+    mine = [each for each in experiments if any(run.experiment is each for run in runs)]  # jobs wait for their weights
+    rescored = [each for each in mine if {*each.decoding.methods} & {*ngram_rescoring.RESCORING}]
     tuned = rescored if args.runtime == "torch" else []
     choices = [(each, [ngram_rescoring.weights_stage(recipe, each)]) for each in tuned]
     decodings = [(run, list(decoding.stages(recipe, run).values())) for run in runs]

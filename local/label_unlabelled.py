@@ -24,7 +24,7 @@ def main() -> None:
         return
     ranks, recipe = parallel.join(recipe)
     for name, stage in stages.items():
-        run_stage(stage, partial(label, recipe, ranks, name, parts), ranks)
+        run_stage(stage, partial(label, recipe, ranks, name, parts), ranks, recipe.job)
 
 
 if __name__ == "__main__":

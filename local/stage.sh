@@ -7,7 +7,7 @@ rehearse_settings=(optim.updates=12 optim.epochs=0 data.valid_utterances=4 data.
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/local/environment.sh"
 known_options="--stage --stop-stage --data-dir --exp-dir --corpus-dir --experiment --nj --device --engine --units \
---topology --mini --rehearse --download --unlabelled --allow-commands --resample --hlg --set --launcher --help"
+--topology --mini --rehearse --download --unlabelled --allow-commands --resample --hlg --set --launcher --job --help"
 
 fail() {
   echo "run.sh: $*" >&2
@@ -43,6 +43,8 @@ usage: egs/$corpus/run.sh [options]
   --unlabelled PART[,PART…]   parts of the corpus to use as unlabelled audio, in place of the usual ones
   --nj N                      processes and threads (default: all cores); on a CPU, training is N processes
   --launcher COMMAND          starts the processes of stages 6 to 11: "torchrun --nproc-per-node 8"
+  --job J/N                   of N calls that share stages 0, 1, 7 or 10 the J-th: does its share, and leaves the rest
+                              and the stage's completion to the same call without --job
   --resample true             convert audio of other sampling rates to 16 kHz (default: left out and listed)
   --allow-commands true       run the commands in wav.scp and cuts in place of audio files
   --device cpu|cuda           where models run
@@ -64,7 +66,7 @@ whole_number() {
 
 parse_options() {
   stage=0 stop_stage=13 data_dir="" exp_dir="" corpus_dir="" experiment="" device=cpu engine=native
-  units=phones topology=ctc mini=false rehearse=false allow_commands=false resample=false hlg="" download=true unlabelled="" launcher="" settings=()
+  units=phones topology=ctc mini=false rehearse=false allow_commands=false resample=false hlg="" download=true unlabelled="" launcher="" job="" settings=()
   nj=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc) # those would be counted in place of the cores
   local given="" option
   while (($#)); do
@@ -105,7 +107,7 @@ begin() {
   common=(--corpus "$corpus" --conf-dir "$conf_dir" --data-dir "$data_dir" --exp-dir "$exp_dir"
     --corpus-dir "$corpus_dir" --experiment "$experiment" --nj "$nj" --device "$device" --engine "$engine"
     --units "$units" --topology "$topology" --mini "$mini" --rehearse "$rehearse" --launcher "$launcher"
-    --allow-commands "$allow_commands" --resample "$resample" --hlg "$hlg" --download "$download" --unlabelled "$unlabelled")
+    --allow-commands "$allow_commands" --resample "$resample" --hlg "$hlg" --download "$download" --unlabelled "$unlabelled" --job "$job")
   local setting
   for setting in "${settings[@]}"; do common+=(--set "$setting"); done
   # Waiting threads spin for less than a millisecond, then sleep: to sleep at once takes a quarter of the speed of

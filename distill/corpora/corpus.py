@@ -9,6 +9,7 @@ from pathlib import Path
 
 from distill.corpora.download import Published, obtain
 from distill.corpora.listing import Listing
+from distill.shards import Job
 from distill.text import read_lines
 
 REHEARSAL = {"labelled": 24, "unlabelled": 40, "dev": 6, "test": 8}
@@ -132,8 +133,8 @@ class Corpus(ABC):
         transcripts = () if self.text and self.lexicon else self.inputs
         return (*(path for path in found if path), *transcripts)
 
-    def render(self, folder: Path) -> None:  # noqa: B027
-        """Writes audio that the corpus has only in pieces; a killed call continues."""
+    def render(self, folder: Path, job: Job | None = None) -> None:  # noqa: B027
+        """Writes audio that the corpus has only in pieces, of a job its share; a killed call continues."""
 
     def write_notes(self, folder: Path) -> None:  # noqa: B027
         """Writes what else there is to know beside the manifests."""

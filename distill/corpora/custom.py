@@ -21,6 +21,7 @@ from distill.corpora.kaldi import list_kaldi
 from distill.corpora.listing import Listing, Source, Utterance
 from distill.corpora.segmentation import add_cuts, read_segments, segment
 from distill.files import write_lines
+from distill.shards import Job
 
 log = logging.getLogger(__name__)
 
@@ -96,13 +97,13 @@ class Custom(Corpus):
         utterances = self._labelled.utterances if missing else []
         return split_off(utterances, missing) if utterances else {}
 
-    def render(self, folder: Path) -> None:
+    def render(self, folder: Path, job: Job | None = None) -> None:
         """Looks for speech in long recordings of the unlabelled part."""
         long = {
             name: source.value for name, source in _wholes(self._given("unlabelled")) if _seconds(source.value) > LONG
         }
         if long:
-            segment(long, folder / "unlabelled.jsonl", self.options.jobs)
+            segment(long, folder / "unlabelled.jsonl", self.options.jobs, job)
 
     def _cut(self, listing: Listing) -> Listing:
         """The listing with an utterance for each stretch of speech that was found in its long recordings."""

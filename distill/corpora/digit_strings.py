@@ -27,7 +27,7 @@ def render(digits: Mapping[str, Path], strings: Sequence[Mapping[str, str]], fol
         target = folder / f"{row['utt']}.flac"
         if not target.is_file():
             samples = np.clip(np.concatenate(_parts_of(row, digits)), -0.99, 0.99)
-            with replacing(target) as temporary:
+            with replacing(target, shared=True) as temporary:
                 temporary.write_bytes(as_flac(samples, SAMPLE_RATE))
 
 

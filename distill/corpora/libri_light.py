@@ -9,6 +9,7 @@ from distill.corpora.corpus import check_folder
 from distill.corpora.download import Published
 from distill.corpora.listing import Listing, Source
 from distill.corpora.segmentation import add_cuts, read_segments, segment
+from distill.shards import Job
 
 HOME = "https://github.com/facebookresearch/libri-light/tree/main/data_preparation"
 ARCHIVES = "https://dl.fbaipublicfiles.com/librilight/data"
@@ -35,9 +36,9 @@ def chapters(root: Path, part: str) -> Iterator[tuple[str, Path]]:
         yield "-".join(path.relative_to(folder).with_suffix("").parts), path
 
 
-def cut_chapters(root: Path, part: str, audio_dir: Path, jobs: int) -> None:
+def cut_chapters(root: Path, part: str, audio_dir: Path, processes: int, job: Job | None = None) -> None:
     """Looks for speech in the recordings of a part; a killed call continues."""
-    segment({name: str(path) for name, path in chapters(root, part)}, audio_dir / f"{part}.jsonl", jobs)
+    segment({name: str(path) for name, path in chapters(root, part)}, audio_dir / f"{part}.jsonl", processes, job)
 
 
 def list_cuts_of(root: Path, part: str, audio_dir: Path) -> Listing:

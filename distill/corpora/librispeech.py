@@ -11,6 +11,7 @@ from distill.corpora.corpus import Corpus, Options, Roles, check_folder, first_f
 from distill.corpora.download import Published
 from distill.corpora.listing import Listing, Source, Utterance
 from distill.corpora.tables import read_transcripts
+from distill.shards import Job
 
 HOME = "https://www.openslr.org/12"
 TEXT_HOME = "https://www.openslr.org/11"
@@ -101,10 +102,10 @@ class LibriSpeech(Corpus):
         """The folder that holds a part."""
         return part
 
-    def render(self, folder: Path) -> None:
+    def render(self, folder: Path, job: Job | None = None) -> None:
         """Cuts the chapters of Libri-light into utterances."""
         for part in self.light:
-            libri_light.cut_chapters(self.root, part, folder, self.options.jobs)
+            libri_light.cut_chapters(self.root, part, folder, self.options.jobs, job)
 
     def listing(self, part: str) -> Listing:
         """Transcripts without audio, audio without a transcript, and names of several files are left out."""

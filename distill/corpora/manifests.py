@@ -6,10 +6,11 @@ import logging
 import os
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from lhotse import CutSet, Recording, RecordingSet, SupervisionSegment, SupervisionSet
 from lhotse.cut import MonoCut
@@ -18,10 +19,13 @@ from distill.batch import SAMPLE_RATE, convertible
 from distill.corpora.audio import SEVERAL_CHANNELS, opened, recording_of, sample_faults
 from distill.corpora.corpus import Corpus, Roles
 from distill.corpora.listing import Listing, Skipped, Source, Unusable, Utterance, at, first_few
+from distill.shards import Job, stored
 from distill.text import normalise
 
 log = logging.getLogger(__name__)
 
+SHARD = 200
+"""Recordings that are checked and stored together."""
 SECONDS = (0.1, 35.0)
 """Shortest and longest utterance that is used."""
 OVERSHOOT = 0.1
@@ -36,15 +40,44 @@ class Manifest:
     supervisions: SupervisionSet
 
 
-def write_manifests(corpus: Corpus, folder: Path, name: str, jobs: int = 2, resample: bool = False) -> None:
+@dataclass(frozen=True)
+class Checks:
+    """How recordings are checked: by `threads`, their sampling rates converted or not, results stored in `shards`."""
+
+    threads: int = 2
+    resample: bool = False
+    shards: Path | None = None
+    job: Job | None = None
+
+    def of(self, part: str, listing: Listing, needs_text: bool = True) -> Iterator[Checked]:
+        """The checked recordings of a part, in its order; of a job its share. Every recording is decoded once."""
+        recordings = listing.by_recording()
+
+        def check(name: str) -> dict[str, Any]:
+            return check_recording(name, listing.sources[name], recordings[name], needs_text, self.resample).as_plain()
+
+        with ThreadPoolExecutor(max(1, self.threads)) as pool:
+            folder = self.shards and self.shards / part
+            rows = stored(folder, list(recordings), lambda names: pool.map(check, names), self.job, SHARD)
+            yield from (Checked.from_plain(row) for _, row in rows)
+
+
+def check_share(corpus: Corpus, checks: Checks) -> None:
+    """Checks a job's share of the recordings of every part."""
+    listings = {part: corpus.listing(part) for part in corpus.roles.parts}
+    for part, listing in listings.items():
+        count = sum(1 for _ in checks.of(part, listing, part not in corpus.roles.unlabelled))
+        log.info("%s: %d of %d recordings are this job's, and checked", part, count, len(listing.sources))
+
+
+def write_manifests(corpus: Corpus, folder: Path, name: str, checks: Checks = Checks()) -> None:
     """Checks every part and writes `<name>_recordings_<part>.jsonl.gz`, supervisions and skipped.tsv."""
     folder.mkdir(parents=True, exist_ok=True)
     skipped = Skipped()
     listings = {part: corpus.listing(part) for part in corpus.roles.parts}  # what cannot be read fails before any check
     try:
         for part, listing in listings.items():
-            needs_text = part not in corpus.roles.unlabelled
-            manifest = checked_manifest(part, listing, skipped, needs_text=needs_text, resample=resample, jobs=jobs)
+            manifest = checked_manifest(part, listing, skipped, checks, part not in corpus.roles.unlabelled)
             store(manifest.recordings, folder / f"{name}_recordings_{part}.jsonl.gz")
             store(manifest.supervisions, folder / f"{name}_supervisions_{part}.jsonl.gz")
     finally:
@@ -60,21 +93,15 @@ def read_manifest(folder: Path, corpus: str, part: str) -> Manifest:
 
 
 def checked_manifest(
-    part: str, listing: Listing, skipped: Skipped, *, needs_text: bool = True, resample: bool = False, jobs: int = 2
+    part: str, listing: Listing, skipped: Skipped, checks: Checks = Checks(), needs_text: bool = True
 ) -> Manifest:
     """The usable utterances of a part, their text normalised; raises ValueError if there is none.
 
     Left out: recordings that cannot be decoded or have another sampling rate (unless they are to be resampled), and
     utterances beyond their recording, of an unusable duration, without text (where it is needed), or with samples that
-    are silence, not finite or absurdly loud. Every recording is decoded once.
+    are silence, not finite or absurdly loud.
     """
-    recordings = listing.by_recording()
-
-    def check(name: str) -> Checked:
-        return check_recording(name, listing.sources[name], recordings[name], needs_text, resample)
-
-    with ThreadPoolExecutor(max(1, jobs)) as pool:
-        results = list(pool.map(check, recordings))
+    results = list(checks.of(part, listing, needs_text))
     for name, reason in [*listing.left_out, *(row for result in results for row in result.left_out)]:
         skipped.add(part, name, reason)
     good = [segment for result in results for segment in result.segments]
@@ -101,6 +128,20 @@ class Checked:
     segments: list[SupervisionSegment] = field(default_factory=list)
     trimmed: list[str] = field(default_factory=list)
     left_out: list[tuple[str, str]] = field(default_factory=list)
+
+    def as_plain(self) -> dict[str, Any]:
+        """The fields as JSON has them."""
+        segments = [segment.to_dict() for segment in self.segments]
+        return {**vars(self), "recording": self.recording and self.recording.to_dict(), "segments": segments}
+
+    @staticmethod
+    def from_plain(row: Mapping[str, Any]) -> Checked:
+        """What `as_plain` gave."""
+        recording, segments, trimmed, left_out = (row[name] for name in vars(Checked()))
+        return Checked(
+            recording and Recording.from_dict(recording), [*map(SupervisionSegment.from_dict, segments)],
+            trimmed, [(name, reason) for name, reason in left_out],
+        )  # fmt: skip
 
 
 def check_recording(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +13,8 @@ from typing import Any
 
 from distill.corpora.listing import Listing, Source, Utterance
 from distill.extras import needed
+from distill.files import write_lines
+from distill.shards import Job, stored
 from distill.text import read_lines
 
 log = logging.getLogger(__name__)
@@ -24,41 +26,39 @@ GAP = 1.0
 BLOCK = 1800
 """Seconds examined at a time, which bounds the memory; speech over a border becomes two cuts."""
 RATE = 16000
+SHARD = 20
+"""Recordings of a shard."""
 
 Stretches = list[tuple[float, float]]
 
 
-def segment(recordings: Mapping[str, str], path: Path, jobs: int = 1) -> None:
-    """Appends a line `{"recording", "speech": [[begin, end], …]}` in seconds to `path` for each that has none there.
+def segment(recordings: Mapping[str, str], path: Path, processes: int = 1, job: Job | None = None) -> None:
+    """Writes a line `{"recording", "speech": [[begin, end], …]}` in seconds to `path` for each of the recordings.
 
-    Audio that cannot be read gets no line. Raises ValueError where silero-vad is not installed.
+    Audio that cannot be read gets no line. What is done is kept in shards beside; a job does its share of them alone.
+    Raises ValueError where silero-vad is not installed.
     """
     with needed("the segmentation of long recordings"):
         import silero_vad  # noqa: F401
-    known = read_segments(path)
-    todo = {name: audio for name, audio in recordings.items() if name not in known}
-    log.info("looking for speech in %d recordings, %d are done", len(todo), len(recordings) - len(todo))
+    log.info("%s: looking for speech in %d recordings", path.stem, len(recordings))
     context = multiprocessing.get_context("spawn")  # torch's threads do not outlive a fork
-    with ProcessPoolExecutor(max(1, min(jobs, len(todo))), context) as pool, path.open("a", encoding="utf-8") as file:
-        for name, stretches in zip(todo, pool.map(speech, todo.values(), chunksize=1), strict=True):
-            if stretches is not None:
-                file.write(json.dumps({"recording": name, "speech": stretches}) + "\n")
-                file.flush()
-    found = read_segments(path)
-    seconds = sum(end - begin for name in recordings for begin, end in found.get(name, ()))
-    log.info("%s: %.2f h of speech in %d recordings", path.stem, seconds / 3600, len(recordings))
+    with ProcessPoolExecutor(max(1, min(processes, len(recordings))), context) as pool:
+
+        def find(names: Sequence[str]) -> Iterator[Stretches | None]:
+            return pool.map(speech, [recordings[name] for name in names], chunksize=1)
+
+        found = dict(stored(path.with_suffix(""), list(recordings), find, job, SHARD))
+    found = {name: stretches for name, stretches in found.items() if stretches is not None}
+    if job is None:
+        write_lines(path, (json.dumps({"recording": name, "speech": speech}) for name, speech in found.items()))
+    seconds = sum(end - begin for stretches in found.values() for begin, end in stretches)
+    log.info("%s: %.2f h of speech in %d recordings", path.stem, seconds / 3600, len(found))
 
 
 def read_segments(path: Path) -> dict[str, Stretches]:
-    """Begin and end in seconds of the stretches of each recording; a last line that was cut off is left out."""
-    found = {}
-    for line in read_lines(path) if path.is_file() else ():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        found[row["recording"]] = [(begin, end) for begin, end in row["speech"]]
-    return found
+    """Begin and end in seconds of the stretches of each recording."""
+    rows = map(json.loads, read_lines(path) if path.is_file() else ())
+    return {row["recording"]: [(begin, end) for begin, end in row["speech"]] for row in rows}
 
 
 def speech(audio: str) -> Stretches | None:

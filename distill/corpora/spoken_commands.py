@@ -9,6 +9,7 @@ from pathlib import Path
 from distill.corpora.corpus import Corpus, Options, Roles
 from distill.corpora.listing import Listing, Source, Utterance
 from distill.corpora.tables import read_table
+from distill.shards import Job, takes
 from distill.synthetic.sentences import Grammar
 
 TABLES = {  # kind -> its table, and the columns that are read
@@ -67,12 +68,12 @@ class SpokenCommands(Corpus):
                 listing.utterances.append(Utterance(row["utt"], row["utt"], text=row["text"], speaker=row["speaker"]))
         return listing
 
-    def render(self, folder: Path) -> None:
+    def render(self, folder: Path, job: Job | None = None) -> None:
         """Writes the digit strings."""
         from distill.corpora.digit_strings import render
 
         render({row["utt"]: self.tables["digits"].parent / row["path"] for row in self.rows("digits")},
-               self.rows("strings"), folder)  # fmt: skip
+               [row for number, row in enumerate(self.rows("strings")) if takes(job, number)], folder)  # fmt: skip
 
     def sentences(self, drawn: int = DRAWN) -> Iterator[str]:
         """Training orders, drawn orders, drawn digit strings, and the keywords of the training part."""

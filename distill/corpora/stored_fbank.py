@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import math
+import shutil
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from lhotse import CutSet
 from lhotse.features.base import FeatureExtractor, register_extractor
 from lhotse.features.io import LilcomChunkyWriter, NumpyFilesWriter
 
 from distill.corpora.manifests import store
+from distill.files import own_name
 
 CHUNK = 500
 """Utterances of a chunk."""
@@ -74,33 +77,56 @@ class NativeFbank(FeatureExtractor):
         return np.stack(frames).astype(np.float32)
 
 
-def compute_fbank(cuts_path: Path, folder: Path, jobs: int = 1) -> int:
-    """Stores the features of a cut set and writes `folder`/<name>.jsonl.gz; returns the number of cuts.
+def missing(cuts_path: Path, folder: Path) -> list[int]:
+    """Numbers of the chunks of a cut set whose features are not yet in `folder`."""
+    if _target(cuts_path, folder).is_file():
+        return []
+    return [number for number in range(_count(cuts_path)) if not _chunk(cuts_path, folder, number).is_dir()]
 
-    A killed call continues after its last complete chunk.
-    """
-    name = cuts_path.name.removesuffix(".jsonl.gz")
-    target = folder / f"{name}.jsonl.gz"
+
+def compute_chunk(cuts_path: Path, folder: Path, number: int) -> None:
+    """Stores the features of a chunk with its cuts, as a folder that is there whole or not at all."""
+    place = _chunk(cuts_path, folder, number)
+    temporary = own_name(place)
+    temporary.mkdir(parents=True, exist_ok=True)
+    cuts = CutSet.from_cuts(_cuts(cuts_path)[number * CHUNK : (number + 1) * CHUNK])
+    writer = LilcomChunkyWriter if importlib.util.find_spec("lilcom") else NumpyFilesWriter
+    extractor = NativeFbank(NativeFbankConfig())
+    made = cuts.compute_and_store_features(extractor, temporary / "feats", storage_type=writer, progress_bar=False)
+    for cut in made:
+        cut.features.storage_path = str(place / Path(cut.features.storage_path).name)
+    store(made, temporary / "cuts.jsonl.gz")
+    try:
+        temporary.rename(place)
+    except OSError:
+        if not place.is_dir():
+            raise
+        shutil.rmtree(temporary)  # another process has stored the same meanwhile
+
+
+def finish(cuts_path: Path, folder: Path) -> int:
+    """Writes `folder`/<name>.jsonl.gz of all chunks; returns the number of cuts."""
+    target = _target(cuts_path, folder)
     if not target.is_file():
-        extractor = NativeFbank(NativeFbankConfig())
-        cuts = list(CutSet.from_file(cuts_path))
-        chunks = [
-            _compute_chunk(CutSet.from_cuts(cuts[start : start + CHUNK]), folder / name, index, extractor, jobs)
-            for index, start in enumerate(range(0, len(cuts), CHUNK))
-        ]
+        chunks = (_chunk(cuts_path, folder, number) / "cuts.jsonl.gz" for number in range(_count(cuts_path)))
         store(CutSet.from_cuts(cut for path in chunks for cut in CutSet.from_file(path)), target)
     return sum(1 for _ in CutSet.from_file(target))
 
 
-def _compute_chunk(cuts: CutSet, folder: Path, index: int, extractor: FeatureExtractor, jobs: int) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"cuts-{index:05d}.jsonl.gz"
-    if not target.is_file():
-        if len(cuts) < CHUNK:
-            jobs = 1  # starting processes would take longer
-        if jobs > 1:
-            torch.set_num_threads(1)  # lhotse forks, and torch's threads do not survive that
-        writer = LilcomChunkyWriter if importlib.util.find_spec("lilcom") else NumpyFilesWriter
-        feats = folder / f"feats-{index:05d}"
-        store(cuts.compute_and_store_features(extractor, feats, num_jobs=max(1, jobs), storage_type=writer), target)
-    return target
+@cache
+def _cuts(cuts_path: Path) -> list[Any]:
+    """A cut set, read once per process."""
+    return list(CutSet.from_file(cuts_path))
+
+
+def _count(cuts_path: Path) -> int:
+    """The number of chunks of a cut set."""
+    return math.ceil(len(_cuts(cuts_path)) / CHUNK)
+
+
+def _target(cuts_path: Path, folder: Path) -> Path:
+    return folder / cuts_path.name
+
+
+def _chunk(cuts_path: Path, folder: Path, number: int) -> Path:
+    return folder / cuts_path.name.removesuffix(".jsonl.gz") / f"{number:05d}"

@@ -64,7 +64,7 @@ def write_shard(path: Path, cuts: Sequence[CutLattice], frame_shift: float, beam
         "beam": np.array([graph.beam for graph in graphs], dtype=np.float32),
         **_arrays(graphs),
     }
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with replacing(path, shared=True) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 

@@ -17,7 +17,7 @@ from distill.corpora import CORPORA, Custom
 from distill.recipe import launch
 from distill.recipe.first_weights import fine_tuned, first_weights_stage, source_problem
 from distill.recipe.ngram_rescoring import RESCORING
-from distill.recipe.options import Recipe, recipe_parser, wrong_folders, wrong_options
+from distill.recipe.options import JOB_STAGES, Recipe, recipe_parser, wrong_folders, wrong_options
 
 CUT_SETS = ("labelled", "unlabelled", "dev")  # of every corpus, beside its test-*
 GPUS = ("nvidia*", "nvhost*", "nvgpu*", "dxg", "kfd")  # below /dev
@@ -81,6 +81,11 @@ class Call:
             yield f"--device {recipe.device}: this machine shows no GPU; use --device cpu"
         if recipe.mini and not CORPORA.get(recipe.corpus, Custom).has_mini:
             yield f"--mini true: {recipe.corpus} has no mini version; leave it out and give --corpus-dir"
+        if recipe.job and not {*self.stages} <= {*JOB_STAGES}:
+            yield (
+                f"--job: stages {', '.join(map(str, JOB_STAGES))} take jobs, and this call runs stages"
+                f" {self.stages[0]} to {self.stages[-1]}; give --stage and --stop-stage one of those"
+            )
         if recipe.launcher:
             try:
                 launch.command_of(recipe.launcher)

@@ -70,7 +70,7 @@ def decode(recipe: Recipe, run: Run) -> None:
         write(folder, run, method, shared.emissions, result)
 
     for method, stage in stages(recipe, run).items():
-        run_stage(stage, partial(work, method=method))
+        run_stage(stage, partial(work, method=method), job=recipe.job)
 
 
 # Decoders

@@ -93,7 +93,7 @@ def compute(recipe: Recipe, run: Run) -> Emissions:
     pairs = tqdm(pairs, desc=f"{experiment.name} {run.cut_set} {run.mode}", total=len(cuts), disable=None)
     if run.runtime == "torch" and run.mode == main_mode(experiment):
         stored = _log_probs_stage(recipe, run)
-        run_stage(stored, lambda folder: log_probs.write(folder, dict(pairs)))
+        run_stage(stored, lambda folder: log_probs.write(folder, dict(pairs)), job=recipe.job)
         scores = log_probs.read(stored.out)
     else:
         scores = dict(pairs)

@@ -20,6 +20,7 @@ from distill.recipe.emissions import cut_set
 from distill.recipe.options import Recipe
 from distill.recipe.search import graph_decoder
 from distill.recipe.stage import Alone, Stage
+from distill.shards import takes
 
 if TYPE_CHECKING:
     from distill.data.lattices import CutLattice
@@ -50,8 +51,9 @@ def label(recipe: Recipe, ranks: Alone | Ranks, name: str, parts: Sequence[str],
     from distill.data import lattices
 
     missing = [(part, k) for part in parts for k in lattices.missing(folder / part, len(ordered(recipe.cuts, part)))]
+    missing = [item for item in missing if takes(recipe.job, item[1])]
     parallel.each(recipe, ranks, (partial(write_shard, name=name, folder=folder), missing))
-    if not ranks.first:
+    if recipe.job or not ranks.first:
         return
     summary, skipped = {}, []
     for part in parts:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 log = logging.getLogger(__name__)
+POLL, SOON = 0.25, 2.0  # seconds between two looks at a lock, and of waiting that are not worth a word
 
 
 @dataclass(frozen=True)
@@ -37,17 +38,28 @@ class Holder:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, wait: bool = False) -> Iterator[None]:
     """Keep `folder`.lock during the block; a lock left by a dead process of this host is taken over.
 
-    Raises RuntimeError naming host, process and time where another process has it. A lock of another host is never
-    taken over, as its process cannot be checked from here.
+    Where another process has it, waits for it or raises RuntimeError naming host, process and time. A lock of another
+    host is never taken over, as its process cannot be checked from here.
     """
     path = folder.with_name(folder.name + ".lock")
     own = Holder(socket.gethostname(), os.getpid(), started(os.getpid()), time.strftime("%Y-%m-%d %H:%M:%S"))
-    with _one_at_a_time(path.parent):
-        _free(path, folder)
-        _create(path, own)
+    waiting = 0.0
+    while True:
+        try:
+            with _one_at_a_time(path.parent):
+                free(path, folder)
+                _create(path, own)
+            break
+        except RuntimeError as taken:
+            if not wait:
+                raise
+            if waiting == SOON:
+                log.info("waiting: %s", taken)
+            waiting += POLL
+            time.sleep(POLL)
     try:
         yield
     finally:
@@ -56,7 +68,7 @@ def locked(folder: Path) -> Iterator[None]:
                 path.unlink(missing_ok=True)
 
 
-def _free(path: Path, folder: Path) -> None:
+def free(path: Path, folder: Path) -> None:
     """Remove the lock of a dead process; RuntimeError if it may still run."""
     try:
         holder = read(path)

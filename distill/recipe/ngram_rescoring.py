@@ -72,7 +72,7 @@ def choose_weights(recipe: Recipe, experiment: Experiment) -> None:
         grid = (1.0,), settings.rescoring_scales, settings.rescoring_word_scores
         tune_weights(folder, run, with_larger_ngram(recipe, experiment, lists), emissions, grid)
 
-    run_stage(weights_stage(recipe, experiment), work)
+    run_stage(weights_stage(recipe, experiment), work, job=recipe.job)
 
 
 def tune_weights(

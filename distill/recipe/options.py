@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 from distill.config.experiment import Experiment
@@ -18,12 +19,14 @@ from distill.files import ASIDE
 from distill.kernels.build import NO_COMPILER, find_compiler
 from distill.recipe import folders, launch
 from distill.recipe.script import log_to_console
+from distill.shards import Job
 
 ENGINES = ("native", "torch", "k2")
-OF_STAGES = re.compile(r"(manifests|cuts|fbank|text|num|audio)|(lang|lm|graphs)(_.*)?")  # folders in a data-dir
+OF_STAGES = re.compile(r"(manifests|checked|cuts|fbank|text|num|audio)|(lang|lm|graphs)(_.*)?")  # folders in a data-dir
 OF_CORPUS = re.compile(
     r"labelled|unlabelled|dev|test-.*|LibriSpeech|(train|dev)-.*|fsdd|intent|wakeword|small|medium|large|embedded"
 )
+JOB_STAGES = (0, 1, 7, 10)  # that several calls with --job share
 MOST_JOBS = 4096
 NO_K2 = (
     "--engine k2 needs k2, which this Python does not have; wheels for every torch are at"
@@ -55,6 +58,7 @@ class Recipe:
     hlg: Path | None = None
     download: bool = True
     unlabelled: tuple[str, ...] = ()
+    job: Job | None = None
 
     @property
     def threads(self) -> int:
@@ -64,6 +68,11 @@ class Recipe:
     @property
     def manifests(self) -> Path:
         return self.data_dir / "manifests"
+
+    @property
+    def checked(self) -> Path:
+        """Shards of checked recordings, until the manifests are made of them."""
+        return self.data_dir / "checked"
 
     @property
     def cuts(self) -> Path:
@@ -165,6 +174,7 @@ class Recipe:
             tuple(args.set), names_of("--experiment", args.experiment), args.launcher,
             args.allow_commands == "true", args.resample == "true", Path(args.hlg) if args.hlg else None,
             args.download == "true", names_of("--unlabelled", args.unlabelled),
+            Job(*map(int, args.job.split("/"))) if args.job else None,
         )  # fmt: skip
 
 
@@ -189,6 +199,7 @@ def recipe_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--resample", choices=("true", "false"), default="false", help="convert audio to 16 kHz")
     parser.add_argument("--download", choices=("true", "false"), default="true", help="fetch what the corpus lacks")
     parser.add_argument("--unlabelled", default="", help="parts of the corpus, comma-separated; empty: the usual ones")
+    parser.add_argument("--job", default="", metavar="J/N", help="do only the J-th of N shares of the stage's shards")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
     return parser
 
@@ -221,6 +232,8 @@ def wrong_options(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
         yield "device", f"--device {args.device!r} must be cpu, cuda or cuda:N"
     if not 1 <= args.nj <= MOST_JOBS:
         yield "nj", f"--nj {args.nj} must be 1 to {MOST_JOBS}"
+    if args.job and not (re.fullmatch(r"[1-9]\d{0,5}/[1-9]\d{0,5}", args.job) and Fraction(args.job) <= 1):
+        yield "job", f"--job {args.job!r} must be J/N, a number from 1 to N and how many there are, such as 3/40"
     for name in ("experiment", "unlabelled"):
         try:
             names_of(f"--{name}", getattr(args, name))

@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,8 +25,9 @@ from distill.files import write_json
 from distill.recipe import folders, launch
 from distill.recipe.contents import Contents
 from distill.recipe.folders import DONE, STARTED
-from distill.recipe.locks import locked
+from distill.recipe.locks import free, locked
 from distill.recipe.options import Recipe
+from distill.shards import Job
 
 if TYPE_CHECKING:
     from distill.train.distributed import Ranks
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LEFTOVERS = (".tmp", ".old", ".lock")
+JOB = ".job-"  # of the name of a job's own lock
 Result = TypeVar("Result")
 
 
@@ -106,17 +109,26 @@ class Stage:
         made = [_key(path) for path, stage in self.inputs.items() if stage is not None]
         return _changes({**before, "inputs": _renamed(before["inputs"], now["inputs"], made)}, now)
 
-    def begin(self, stack: contextlib.ExitStack) -> Path | None:
-        """The folder to write into until `stack` is closed; None where the output is up to date."""
+    def begin(self, stack: contextlib.ExitStack, job: bool = False) -> Path | None:
+        """The folder to write into until `stack` is closed; None where the output is up to date.
+
+        job: works beside others in the folder of a resumable stage, which stays unfinished; another stage it makes
+        alone, waiting for whoever does.
+        """
         self.check_inputs()
         if self.up_to_date():
             self.tidy()
             return None
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(locked(self.out))
-        if self.up_to_date(quiet=True):  # another process has made it meanwhile
-            return None
-        return stack.enter_context(self._written())
+        with contextlib.ExitStack() as opening:
+            (opening if job and self.resumable else stack).enter_context(locked(self.out, wait=job))
+            if self.up_to_date(quiet=True):  # another process has made it meanwhile
+                return None
+            if not (job and self.resumable):
+                return stack.enter_context(self._written())
+            self._open(self.out, job)
+            stack.enter_context(locked(self._beside(f"{JOB}{socket.gethostname()}-{os.getpid()}")))
+        return self.out
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Path]:
@@ -143,12 +155,12 @@ class Stage:
                 raise of_disk from error
             raise
 
-    def _open(self, folder: Path) -> dict[str, Any]:
+    def _open(self, folder: Path, job: bool = False) -> dict[str, Any]:
         """Make the folder to write into, free of other work, with the mark of this stage; returns the identity."""
         if self.out.exists() and not self.out.is_dir():
             raise ValueError(f"stage {self.number} writes a folder {self.out}, and that is a file; move it away")
         if self.resumable:
-            identity = self._continue_or_put_aside()
+            identity = self._continue_or_put_aside(job)
         else:
             identity = self.identity()
             folders.check_own(self.out, DONE, self.number)
@@ -179,8 +191,25 @@ class Stage:
                 self._remove_leftovers()
                 (self.out / STARTED).unlink(missing_ok=True)
 
-    def _continue_or_put_aside(self) -> dict[str, Any]:
-        """Keep a folder in which the work can continue; put another one aside and log the reason."""
+    def discard(self) -> None:
+        """Remove the folder of a resumable stage whose content is of no more use, unless jobs work there."""
+        with contextlib.suppress(RuntimeError, ValueError):
+            if os.path.lexists(self.out):
+                with locked(self.out):
+                    self._check_no_job()
+                    folders.check_own(self.out, STARTED, self.number)
+                    folders.remove(self.out)
+
+    def _check_no_job(self) -> None:
+        """Raise RuntimeError where a job may work in the folder; the locks of dead ones of this host are removed."""
+        for path in self.out.parent.glob(f"{self.out.name}{JOB}*.lock"):
+            free(path, self.out)
+
+    def _continue_or_put_aside(self, job: bool) -> dict[str, Any]:
+        """Keep a folder in which the work can continue; put another one aside and log the reason.
+
+        Raises RuntimeError while jobs work there, ValueError where a job finds unfinished work, which may be others'.
+        """
         started, why = None, ""
         try:
             started = folders.read_mark(self.out / STARTED)
@@ -194,6 +223,12 @@ class Stage:
             folders.check_stage(self.out, started, self.number)
             why = "; ".join(self._changes(started, identity))
         if why:
+            if job and not (self.out / DONE).is_file():
+                raise ValueError(
+                    f"stage {self.number}: {self.out} has unfinished work of other settings or inputs ({why}), which a"
+                    " job does not put aside; give the same call without --job, or move the folder away"
+                )
+            self._check_no_job()
             aside = folders.put_aside(self.out)
             log.warning("stage %d: put %s aside as %s, starting afresh: %s", self.number, self.out, aside, why)
         return identity
@@ -207,6 +242,10 @@ class Stage:
         write_json(folder / DONE, done)
         if not self.resumable:
             self._replace(folder)
+            return
+        with contextlib.suppress(RuntimeError):
+            self._check_no_job()
+            files.remove_own(folder)
 
     def _replace(self, folder: Path) -> None:
         if added := self._added():
@@ -239,14 +278,17 @@ class Alone:
         return None
 
 
-def run_stage(stage: Stage, work: Callable[[Path], None], ranks: Alone | Ranks | None = None) -> bool:
+def run_stage(
+    stage: Stage, work: Callable[[Path], None], ranks: Alone | Ranks | None = None, job: Job | None = None
+) -> bool:
     """Do the work unless it is done already; returns True if it was done.
 
-    With several `ranks` the first one checks, locks, opens and completes the folder; all of them work in it.
+    With several `ranks` the first one checks, locks, opens and completes the folder; all of them work in it. A job's
+    work is its share, and leaves a resumable stage unfinished.
     """
     ranks = ranks or Alone()
     with contextlib.ExitStack() as stack:
-        folder = by_first(ranks, lambda: stage.begin(stack))
+        folder = by_first(ranks, lambda: stage.begin(stack, job is not None))
         if folder is None:
             log.info("stage %d: up to date (%s)", stage.number, stage.out)
             return False

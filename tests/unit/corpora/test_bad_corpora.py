@@ -17,7 +17,7 @@ from lhotse import CutSet
 
 from distill.corpora import Corpus, Custom, LibriSpeech
 from distill.corpora.corpus import Roles
-from distill.corpora.manifests import write_cut_sets, write_manifests
+from distill.corpora.manifests import Checks, write_cut_sets, write_manifests
 from tests.support.bad_corpora import LAYOUTS, LIBRISPEECH, PARTS, Made, make
 
 COUNT = int(os.environ.get("DISTILL_BAD_CORPORA", "150"))
@@ -47,7 +47,7 @@ def stage_0(made: Made, out: Path) -> None:
         corpus.roles = LIBRI_ROLES
     else:
         corpus = Custom(made.root)
-    write_manifests(corpus, out / "manifests", "mine", jobs=1)
+    write_manifests(corpus, out / "manifests", "mine", Checks(threads=1, shards=out / "checked"))
     write_cut_sets(out / "manifests", "mine", corpus.roles, out / "cuts")
 
 

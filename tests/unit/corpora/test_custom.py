@@ -145,10 +145,10 @@ def test_long_unlabelled_recordings_are_cut(tmp_path: Path, monkeypatch) -> None
     corpus = Custom(tmp_path, Options(audio_dir=tmp_path / "audio"))
     asked = {}
 
-    def segment(recordings: dict[str, str], path: Path, jobs: int) -> None:
+    def segment(recordings: dict[str, str], path: Path, processes: int, job: object) -> None:
         asked.update(recordings)
         path.write_text('{"recording": "ann-long", "speech": [[1.0, 4.5], [6.0, 9.0]]}\n'
-                        '{"recording": "ann-empty", "speech": []}\n{"recording": "ann-sh')  # fmt: skip
+                        '{"recording": "ann-empty", "speech": []}\n')  # fmt: skip
 
     monkeypatch.setattr("distill.corpora.custom.segment", segment)
     (tmp_path / "audio").mkdir()

@@ -14,7 +14,7 @@ from lhotse import CutSet, Recording, SupervisionSegment
 
 from distill.corpora.cut_files import list_cuts
 from distill.corpora.listing import Skipped
-from distill.corpora.manifests import Manifest, checked_manifest
+from distill.corpora.manifests import Checks, Manifest, checked_manifest
 from tests.support.corpora import write_tone
 
 
@@ -31,7 +31,7 @@ def used(root: Path, *rows: dict[str, Any], **options) -> tuple[Manifest, list[t
     path, skipped = root / "labelled.jsonl", Skipped()
     path.write_text("".join(json.dumps(row) + "\n" for row in (cut(root, "u1"), *rows)))
     resample = options.pop("resample", False)
-    return checked_manifest("labelled", list_cuts(path, **options), skipped, resample=resample), [
+    return checked_manifest("labelled", list_cuts(path, **options), skipped, Checks(resample=resample)), [
         row[1:] for row in skipped.rows
     ]
 

@@ -12,7 +12,7 @@ import soundfile
 
 from distill.corpora.kaldi import list_kaldi
 from distill.corpora.listing import Skipped
-from distill.corpora.manifests import Manifest, checked_manifest
+from distill.corpora.manifests import Checks, Manifest, checked_manifest
 from tests.support.corpora import write_tone
 
 
@@ -33,7 +33,7 @@ def used(folder: Path, **options) -> tuple[Manifest, list[tuple[str, str]]]:
     """What stage 0 takes of the directory, and what it lists."""
     skipped = Skipped()
     resample = options.pop("resample", False)
-    manifest = checked_manifest("labelled", list_kaldi(folder, **options), skipped, resample=resample)
+    manifest = checked_manifest("labelled", list_kaldi(folder, **options), skipped, Checks(resample=resample))
     return manifest, [row[1:] for row in skipped.rows]
 
 

@@ -1,16 +1,17 @@
-"""Stretches of speech: joined, stored, taken up after a kill."""
+"""Stretches of speech: joined, stored, shared by jobs."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import soundfile
 
 from distill.corpora.segmentation import joined, read_segments, segment, speech
+from distill.shards import Job
 
 
 def test_neighbours_are_joined_up_to_the_longest_cut() -> None:
@@ -26,20 +27,22 @@ def test_silence_has_no_speech_and_text_is_no_audio(tmp_path: Path) -> None:
     assert speech(str(tmp_path / "a.flac")) == [] and speech(str(tmp_path / "b.flac")) is None
 
 
-def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch) -> None:
+def test_jobs_share_the_recordings_and_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch) -> None:
     pytest.importorskip("silero_vad")
     monkeypatch.setattr("distill.corpora.segmentation.ProcessPoolExecutor", Here)
-    path = tmp_path / "part.jsonl"
-    path.write_text(json.dumps({"recording": "a", "speech": [[0, 1]]}) + "\n")
-    segment({"a": "a", "b": "b", "c": "none"}, path)
-    assert read_segments(path) == {"a": [(0, 1)], "b": [(1, 2)]}
-    assert Here.asked == ["b", "none"]
+    monkeypatch.setattr("distill.corpora.segmentation.SHARD", 1)
+    path, recordings = tmp_path / "part.jsonl", {"a": "a", "b": "b", "c": "none"}
+    segment(recordings, path, job=Job(1, 2))
+    assert Here.asked == ["a", "none"] and not path.exists()
+    segment(recordings, path)
+    assert read_segments(path) == {"a": [(1, 2)], "b": [(1, 2)]}
+    assert Here.asked == ["a", "none", "b"]
 
 
 class Here:
     """Stands in for a pool of processes."""
 
-    asked: list[str]
+    asked: ClassVar[list[str]] = []
 
     def __init__(self, *_: object) -> None: ...
 
@@ -49,8 +52,8 @@ class Here:
     def __exit__(self, *_: object) -> None: ...
 
     def map(self, _: object, audio, chunksize: int):
-        Here.asked = list(audio)
-        return [None if path == "none" else [(1, 2)] for path in Here.asked]
+        Here.asked += audio
+        return [None if path == "none" else [(1, 2)] for path in audio]
 
 
 def test_a_missing_package_is_named_with_its_command(tmp_path: Path, monkeypatch) -> None:

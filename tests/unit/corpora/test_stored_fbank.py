@@ -22,8 +22,14 @@ def cuts(tmp_path: Path) -> Path:
     return path
 
 
+def compute(cuts: Path, folder: Path) -> int:
+    for number in features.missing(cuts, folder):
+        features.compute_chunk(cuts, folder, number)
+    return features.finish(cuts, folder)
+
+
 def test_stored_features(cuts: Path, tmp_path: Path) -> None:
-    assert features.compute_fbank(cuts, tmp_path / "fbank") == 3
+    assert compute(cuts, tmp_path / "fbank") == 3
     for cut in CutSet.from_file(tmp_path / "fbank/dev.jsonl.gz"):
         assert cut.load_features().shape == (50, 80)
 
@@ -44,19 +50,13 @@ def test_wrong_rate_is_an_error() -> None:
 
 def test_finished_chunks_are_kept(cuts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "CHUNK", 1)
-    calls: list[str] = []
-    compute = features._compute_chunk
-
-    def interrupted(chunk: CutSet, folder: Path, index: int, *rest) -> Path:
-        calls.append(str(index))
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return compute(chunk, folder, index, *rest)
-
-    monkeypatch.setattr(features, "_compute_chunk", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        features.compute_fbank(cuts, tmp_path / "fbank")
-    done = {path: path.stat().st_mtime_ns for path in (tmp_path / "fbank/dev").rglob("*.npy")}
-    assert len(done) == 2 and not (tmp_path / "fbank/dev.jsonl.gz").exists()
-    assert features.compute_fbank(cuts, tmp_path / "fbank") == 3
+    folder = tmp_path / "fbank"
+    for number in (2, 0):
+        features.compute_chunk(cuts, folder, number)
+    done = {path: path.stat().st_mtime_ns for path in (folder / "dev").rglob("*.npy")}
+    features.compute_chunk(cuts, folder, 2)  # by another process, at the same time
+    assert len(done) == 2 and features.missing(cuts, folder) == [1]
+    assert compute(cuts, folder) == 3
     assert all(path.stat().st_mtime_ns == time for path, time in done.items())
+    assert [cut.id for cut in CutSet.from_file(folder / "dev.jsonl.gz")] == ["0", "1", "2"]
+    assert not list(folder.rglob("*.tmp"))

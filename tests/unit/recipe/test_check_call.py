@@ -56,6 +56,19 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     return run
 
 
+@pytest.mark.parametrize("job", ["0/4", "5/4", "4", "1/0", "-1/4", "1/4/2", "01/4", "a/b", "1 / 4", "1/4\n"])
+def test_a_job_is_a_number_of_how_many(check: Check, job: str) -> None:
+    status, lines = check("", "--stage", "7", "--stop-stage", "7", f"--job={job}")
+    assert status == 2 and f"--job {job!r} must be J/N" in lines
+
+
+@pytest.mark.parametrize(("first", "last", "fits"), [(0, 1, True), (7, 7, True), (10, 10, True), (6, 7, False)])
+def test_a_job_is_of_stages_that_have_shards(check: Check, first: int, last: int, fits: bool) -> None:
+    status, lines = check("", "--stage", str(first), "--stop-stage", str(last), "--job", "4/4")
+    assert status == (0 if fits else 2)
+    assert fits or f"--job: stages 0, 1, 7, 10 take jobs, and this call runs stages {first} to {last}" in lines
+
+
 def done(*folders: Path) -> None:
     for folder in folders:
         folder.mkdir(parents=True)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.tiny_recipe import Tiny
+from distill.files import own_name
+from tests.support.tiny_recipe import Tiny, succeeded
 
 LAUNCHER = ("--launcher", "torchrun --standalone --nproc-per-node 2", "--nj", "2")
 
@@ -56,7 +57,7 @@ def test_labelling_goes_on_with_what_is_missing(tiny: Tiny) -> None:
     whole, kept = contents(part), (part / "00002.npz").stat().st_mtime_ns
     for name in ("00001.npz", "shards.json", "../.done"):
         (part / name).unlink()
-    (part / "00001.npz.tmp").write_bytes(b"half")
+    own_name(part / "00001.npz").write_bytes(b"half")
     logged = tiny.run_ranks("label_unlabelled.py", 2)
     assert sum(each.count("lattices of") for each in logged) == 1
     assert contents(part) == whole and (part / "00002.npz").stat().st_mtime_ns == kept
@@ -71,6 +72,9 @@ def test_decodings_are_the_same_by_any_number_of_processes(tiny: Tiny) -> None:
     assert len([name for name in one if name.endswith("wer.json")]) == 18  # 3 modes, 2 test sets, 3 methods
     assert one == two == decodings(tiny)
     assert ["%WER" in each for each in logged] == [True, False]
+    jobs = [tiny.start("decode.py", "--nj", "1", "--job", job) for job in ("1/2", "2/2")]  # wait for weights
+    assert ["%WER" in succeeded(job) for job in jobs] == [True, True]
+    assert one == decodings(tiny)
 
 
 def test_the_language_model_is_trained_and_used_once_by_any_number_of_processes(tiny: Tiny) -> None:
