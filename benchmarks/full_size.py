@@ -18,18 +18,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.recipe import RECIPE, ROOT, STAGES, flags
 from benchmarks.table import Row, finish, parser
 from distill.recipe.script import run_script
 
-ROOT = Path(__file__).resolve().parents[1]
-RECIPE = ROOT / "egs/librispeech"
-STAGES = {
-    "5: T1's first weights": ("init_teacher.py",),
-    "6: T1": ("train.py", "--stage", "6"),
-    "7: lattices": ("label_unlabelled.py",),
-    "8: T1 -> S5": ("train.py", "--stage", "8"),
-    "9: S5 -> SS": ("train.py", "--stage", "9"),
-}
+CASES = {5: "T1's first weights", 6: "T1", 7: "lattices", 8: "T1 -> S5", 9: "S5 -> SS"}  # of stages
 
 
 def main() -> None:
@@ -58,14 +51,13 @@ def measured(args: argparse.Namespace, folder: Path) -> Iterator[Row]:
     if args.device == "cpu":  # few processors compute in bfloat16
         settings["optim.precision"] = "float32"
     options = {
-        "corpus": "librispeech", "conf-dir": RECIPE / "conf", "data-dir": data, "exp-dir": exp, "nj": 1,
+        "conf-dir": RECIPE / "conf", "data-dir": data, "exp-dir": exp, "nj": 1,
         "experiment": "teacher,s5,s5_stream", "device": args.device,
     }  # fmt: skip
-    flags = [f"--{name}={value}" for name, value in options.items()]
-    flags += [f"--set={key}={value}" for key, value in settings.items()]
-    for stage, (script, *more) in STAGES.items():
-        seconds, memory = run([sys.executable, str(ROOT / "local" / script), *flags, *more])
-        yield {"case": stage, "seconds": seconds, "peak_gb": memory}
+    for stage, case in CASES.items():
+        script, *more = STAGES[stage]
+        seconds, memory = run([sys.executable, str(ROOT / "local" / script), *flags(options, settings), *more])
+        yield {"case": f"{stage}: {case}", "seconds": seconds, "peak_gb": memory}
     for name in ("teacher", "s5", "s5_stream"):
         result = json.loads((exp / name / "result.json").read_text(encoding="utf-8"))
         print(f"{name}: {result['params']}, validation loss {result['valid_loss']}")

@@ -1,4 +1,4 @@
-"""LF-MMI on a GPU: our kernels against torch and k2 on the same tensors, a roofline, the share of a training step.
+"""LF-MMI on a GPU: our kernels against torch and k2 on the same tensors, and a roofline.
 
 Forward and backward, float32, medians of wall time with the device synchronised; k2 where it can be imported.
 Ends with status 3 where there is no CUDA device.
@@ -7,26 +7,21 @@ Ends with status 3 where there is no CUDA device.
 from __future__ import annotations
 
 import math
-import statistics
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from benchmarks.graphs import OUTPUTS, denominator, numerators, peaky_log_probs
+from benchmarks.device import copying_speed, measure
+from benchmarks.graphs import denominator, numerators, peaky_log_probs
 from benchmarks.table import Row, finish, parser
-from distill.config.experiment import Experiment
 from distill.fsa.graph import Hmm
 from distill.lfmmi import Engine, NativeEngine, TorchEngine, triton
 from distill.lfmmi.triton_tables import SharedTables
-from distill.losses.mmi import LfMmi
-from distill.models.recogniser import build_model
+from distill.recipe.provenance import hardware
 from distill.recipe.script import run_script
 
-ROOT = Path(__file__).resolve().parents[1]
 NO_GPU = 3
 FRAMES_PER_PHONE = 6  # about 0.12 s at 20 ms a frame
 
@@ -36,18 +31,16 @@ def main() -> None:
     options.add_argument("--batch", type=int, default=32)
     options.add_argument("--frames", type=int, default=500, help="of each utterance")
     options.add_argument("--repeats", type=int, default=20)
-    student = ROOT / "egs" / "librispeech" / "conf" / "s5.yaml"
-    options.add_argument("--experiment", type=Path, default=student, help="whose student takes the training step")
+    options.add_argument("--device", default="cuda", help="cpu: where the C++ engine is ours")
     args = options.parse_args()
-    if not torch.cuda.is_available():
+    device = torch.device(args.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
         print("benchmarks/lfmmi_gpu.py: torch finds no CUDA device here, so nothing was measured", file=sys.stderr)
         sys.exit(NO_GPU)
-    device = torch.device("cuda")
-    rows = all_rows(device, args.batch, args.frames, args.repeats, Experiment.load(args.experiment))
-    finish(rows, args.json, hardware=torch.cuda.get_device_name(device))
+    finish(all_rows(device, args.batch, args.frames, args.repeats), args.json, each=True, hardware=hardware(device))
 
 
-def all_rows(device: torch.device, batch: int, frames: int, repeats: int, experiment: Experiment) -> Iterator[Row]:
+def all_rows(device: torch.device, batch: int, frames: int, repeats: int) -> Iterator[Row]:
     """The table, row by row; a ratio is seconds against our engine's on the same case."""
     log_probs = peaky_log_probs(batch, frames).to(device)
     lengths = torch.full((batch,), frames, device=device)
@@ -61,7 +54,6 @@ def all_rows(device: torch.device, batch: int, frames: int, repeats: int, experi
             yield from roofline_rows(case, log_probs, graph, rows[0]["seconds"])
     transcripts = numerators(batch, max(1, frames // FRAMES_PER_PHONE))
     yield from engine_rows(f"numerators of transcripts {size}", log_probs, lengths, transcripts, repeats)
-    yield from step_rows(size, device, batch, frames, repeats, experiment, NativeEngine())
 
 
 def engine_rows(
@@ -69,7 +61,7 @@ def engine_rows(
 ) -> Iterator[Row]:
     """One row for each engine, ours first: seconds and peak memory, or why there are none."""
     ours = None
-    for place, (name, engine) in enumerate(engines()):
+    for place, (name, engine) in enumerate(engines(log_probs.device)):
 
         def run(engine: Engine = engine) -> None:
             leaf = log_probs.detach().requires_grad_()
@@ -85,9 +77,10 @@ def engine_rows(
         yield {"case": case, "engine": name, "seconds": seconds, "ratio": ratio, "peak_mb": memory}
 
 
-def engines() -> Iterator[tuple[str, Engine]]:
+def engines(device: torch.device) -> Iterator[tuple[str, Engine]]:
     """Ours first, then its peers."""
-    yield "ours (Triton)" if triton.available() else "ours (torch: Triton is not there)", NativeEngine()
+    on_gpu = "ours (Triton)" if triton.available() else "ours (torch: Triton is not there)"
+    yield on_gpu if device.type == "cuda" else "ours (C++)", NativeEngine()
     yield "torch", TorchEngine()
     try:
         from distill.lfmmi.k2 import K2Engine  # type: ignore[import-not-found,unused-ignore]
@@ -95,27 +88,6 @@ def engines() -> Iterator[tuple[str, Engine]]:
         return
     yield "k2 exact", K2Engine()
     yield "k2 output_beam 8", K2Engine(output_beam=8.0)
-
-
-def measure(run: Callable[[], None], repeats: int, device: torch.device) -> tuple[float, float]:
-    """Median seconds of `run` after three calls to warm up, and the memory in MB that it takes at most."""
-    synchronise = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    for _ in range(3):
-        run()
-    synchronise()
-    memory = 0.0
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        synchronise()
-        seconds.append(time.perf_counter() - start)
-    if device.type == "cuda":
-        memory = (torch.cuda.max_memory_allocated(device) - before) / 1e6
-    return statistics.median(seconds), memory
 
 
 def roofline_rows(case: str, log_probs: Tensor, graph: Hmm, ours: float) -> Iterator[Row]:
@@ -139,49 +111,6 @@ def roofline_rows(case: str, log_probs: Tensor, graph: Hmm, ours: float) -> Iter
     in_shared = waves * frames * gathers / 32 / (properties["sm_clock_rate"] * 1e3)
     for name, seconds in (("roofline: memory", memory), ("roofline: gathers", in_shared)):
         yield {"case": case, "engine": name, "seconds": seconds, "ratio": seconds / ours}
-
-
-def copying_speed(device: torch.device) -> float:
-    """Bytes read and written a second by a large copy."""
-    source = torch.empty(1 << 28, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-
-    def copy() -> None:
-        target.copy_(source)
-
-    return 2 * len(source) / measure(copy, 10, device)[0]
-
-
-def step_rows(
-    size: str, device: torch.device, batch: int, frames: int, repeats: int, experiment: Experiment, engine: Engine
-) -> Iterator[Row]:
-    """A whole training step of the student with LF-MMI alone, and LF-MMI's share of it."""
-    model = build_model(experiment.model, OUTPUTS).to(device).train()
-    optimiser = torch.optim.AdamW(model.parameters())
-    mmi = LfMmi(engine, denominator("trigram"))
-    transcripts = numerators(batch, max(1, frames // FRAMES_PER_PHONE))
-    wave = torch.randn(batch, frames * experiment.model.front_end.hop, device=device)
-    samples = torch.full((batch,), wave.shape[1], device=device)
-    precision = getattr(torch, experiment.optim.precision)
-
-    def step() -> None:
-        with torch.autocast(device.type, precision, enabled=precision is not torch.float32):
-            output = model(wave, samples)
-        mmi.loss(output.logits, output.lengths, transcripts).terms["mmi"].total.backward()
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-
-    logits = torch.randn(batch, frames, OUTPUTS, device=device)
-    lengths = torch.full((batch,), frames, device=device)
-
-    def loss_alone() -> None:
-        mmi.loss(logits.detach().requires_grad_(), lengths, transcripts).terms["mmi"].total.backward()
-
-    whole, _ = measure(step, max(3, repeats // 2), device)
-    alone, _ = measure(loss_alone, repeats, device)
-    case = f"training step of {experiment.name}, {experiment.optim.precision}, {size}"
-    yield {"case": case, "engine": "whole step", "seconds": whole, "ratio": 1.0}
-    yield {"case": case, "engine": "LF-MMI in it", "seconds": alone, "ratio": alone / whole}
 
 
 if __name__ == "__main__":

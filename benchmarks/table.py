@@ -27,21 +27,35 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return made
 
 
-def finish(rows: Iterable[Row], path: Path | None, command: str = "", goals: Goals | None = None, **facts: Any) -> None:
+def finish(
+    rows: Iterable[Row],
+    path: Path | None,
+    command: str = "",
+    goals: Goals | None = None,
+    each: bool = False,
+    **facts: Any,
+) -> None:
     """Print each row when it is measured, then the table; with `path`, write it with hardware, commit and command.
 
-    command: by default as it was given. goals: of the rows, dicts of goal, got and met. facts: further keys of the
-    file. Keys keep their order, that of the columns.
+    command: by default as it was given. goals: of the rows, dicts of goal, got and met. each: write the file after
+    every row, for a benchmark that may be ended early. facts: further keys of the file. Keys keep their order, that of
+    the columns.
     """
-    measured = []
+    measured: list[Row] = []
+    command = command or shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+    about = {"hardware": hardware(torch.device("cpu")), "commit": commit(), "command": command, **facts}
+
+    def write() -> None:
+        reached = {"goals": list(goals(measured))} if goals else {}
+        if path:
+            write_text(path, json.dumps({**about, **reached, "rows": measured}, indent=1) + "\n")
+
     for row in rows:
         cells = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
                  if value is not None and not isinstance(value, list))  # fmt: skip
         print(", ".join(cells), flush=True)
         measured.append(row)
+        if each:
+            write()
     print("\n".join(benchmark_table(measured).terminal(160)))
-    if path:
-        command = command or shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
-        about = {"hardware": hardware(torch.device("cpu")), "commit": commit(), "command": command, **facts}
-        reached = {"goals": list(goals(measured))} if goals else {}
-        write_text(path, json.dumps({**about, **reached, "rows": measured}, indent=1) + "\n")
+    write()

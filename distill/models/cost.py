@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from distill.config.experiment import Experiment
 from distill.config.model import SAMPLE_RATE, BlockWidths, FrontEnd, Model
 from distill.fbank import FFT
 from distill.models.attention import Context
@@ -74,6 +75,20 @@ def macs(model: Model, outputs: int) -> dict[str, float]:
         **{part: rate * count for part, count in blocks.items()},
         "head": rate * (dim * shared + shared * outputs if shared else dim * outputs),
     }
+
+
+def training_flops(experiment: Experiment, teacher: Model | None, outputs: int) -> float:
+    """Operations of an update for one second of audio, two for a multiply-add: forward, backward, teacher's forward.
+
+    The backward pass takes twice the forward; parts that are frozen from beginning to end have none. Activations that
+    are computed again are not counted, as usual for model FLOPs utilisation (MFU, arXiv 2204.02311).
+    """
+    own = macs(experiment.model, outputs)
+    frozen = sum(
+        own.get(part, 0.0) for part in ("Fbank", "convolutions") if experiment.frozen.get("front_end") == "all"
+    )
+    theirs = sum(macs(teacher, outputs).values()) if teacher is not None else 0.0
+    return 2 * (3 * sum(own.values()) - 2 * frozen + theirs)
 
 
 def _front_end_macs(front: FrontEnd) -> dict[str, float]:

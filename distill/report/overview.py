@@ -25,9 +25,9 @@ CLAIMS = {  # by label, in the order of RESULTS.md
 INTRODUCTION = """# Results
 
 Word error rates in percent over an n-gram graph, with 95 % bootstrap intervals over utterances; streaming models
-decode by `Recogniser.step`. `tools/report.py` writes this page, and the pages it links to, from the committed result
-files. The teachers are not pretrained: T of librispeech/mini starts from random weights and is trained on 0.8 h of
-labelled speech. The students start from T and add 2.4 h of unlabelled speech, so they can make fewer errors than T.
+decode by `Recogniser.step`. `tools/report.py` writes this page and those it links to from the committed result files.
+The teachers are not pretrained: T of librispeech/mini is trained from random weights on 0.8 h of labelled speech. The
+students start from T and add 2.4 h of unlabelled speech, so they can make fewer errors than T.
 """
 
 

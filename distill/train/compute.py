@@ -26,5 +26,5 @@ def wrap_blocks(settings: Compute, models: Iterable[nn.Module]) -> None:
     for block in blocks:
         if settings.compile:
             block.forward = torch.compile(block.forward, dynamic=True)
-        if settings.checkpoint_activations and isinstance(block, TransformerBlock):
+        if settings.checkpoint_activations and type(block) is not ConvLayer:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)

@@ -218,9 +218,9 @@ class Trainer:
     def _loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """This rank's loss to differentiate, and the means of the terms over all ranks with their weighted sum."""
         batch = batch.to(self.device)
-        targets = self.plan.teacher(batch) if self.plan.teacher is not None else None
         precision = getattr(torch, self.settings.precision)
         with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
+            targets = self.plan.teacher(batch) if self.plan.teacher is not None else None
             losses = self.parallel(batch, targets)
         totals, counts = self._reduced(losses, batch)
         values = {name: total / counts[name] for name, total in totals.items()}

@@ -10,19 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from distill.config.experiment import Experiment
 from distill.lfmmi import TorchEngine
 
 ROOT = Path(__file__).resolve().parents[3]
-STUDENT = {
-    "stage": 6,
-    "model": {
-        "front_end": {"layers": [[8, 10, 5], [8, 4, 4]]},
-        "encoder": {"dim": 16, "ffn_dim": 16, "layers": 1, "heads": 1, "position_kernel": 4, "position_groups": 1},
-    },
-    "objective": {"alpha": 1.0, "beta": 1.0},
-    "optim": {"updates": 1},
-}
 
 
 @pytest.fixture
@@ -50,16 +40,13 @@ def test_the_table_has_every_row(bench: Any, monkeypatch: pytest.MonkeyPatch, tm
         def score(self, *arguments: Any) -> Any:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nTried to allocate 900 GiB")
 
-    monkeypatch.setattr(bench, "engines", lambda: iter([("ours", TorchEngine()), ("full", Full())]))
-    monkeypatch.setattr(bench, "NativeEngine", TorchEngine)
+    monkeypatch.setattr(bench, "engines", lambda device: iter([("ours", TorchEngine()), ("full", Full())]))
     graph = bench.numerators(1, 1)[0]
     monkeypatch.setattr(bench, "denominator", lambda name: graph)
-    experiment = Experiment.parse(STUDENT, "a test")
-    rows = list(bench.all_rows(torch.device("cpu"), batch=2, frames=6, repeats=1, experiment=experiment))
-    assert [row["engine"] for row in rows] == [*["ours", "full"] * 3, "whole step", "LF-MMI in it"]
+    rows = list(bench.all_rows(torch.device("cpu"), batch=2, frames=6, repeats=1))
+    assert [row["engine"] for row in rows] == ["ours", "full"] * 3
     assert all(row["seconds"] > 0 for row in rows if row["engine"] != "full")
     assert rows[1]["error"] == "CUDA out of memory."
-    assert 0 < rows[-1]["ratio"] < 1 and "training step of" in rows[-1]["case"]
     bench.finish(rows, tmp_path / "table.json", hardware="none")
     content = json.loads((tmp_path / "table.json").read_text())
     assert content["rows"] == rows and content["hardware"] == "none"
