@@ -25,9 +25,8 @@ CLAIMS = {  # by label, in the order of RESULTS.md
 INTRODUCTION = """# Results
 
 Word error rates in percent over an n-gram graph, with 95 % bootstrap intervals over utterances; streaming models
-decode by `Recogniser.step`. `tools/report.py` writes this page and those it links to from the committed result files.
-The teachers are not pretrained: T of librispeech/mini is trained from random weights on 0.8 h of labelled speech. The
-students start from T and add 2.4 h of unlabelled speech, so they can make fewer errors than T.
+decode by `Recogniser.step`. Written by `tools/report.py` from the committed result files. Teachers are not pretrained:
+in librispeech/mini T has 0.8 h of labelled speech, and students, which start from T, 2.4 h of unlabelled speech more.
 """
 
 
