@@ -146,13 +146,19 @@ def _run(commands: Sequence[Sequence[str]], environments: Sequence[Mapping[str, 
             time.sleep(0.05)
     failed = next(((n, state) for n, state in enumerate(states) if state), None)
     if failed and failed[1] < 0:
-        name = signal.Signals(-failed[1]).name
         log.error(
-            "process %d of %d was ended by %s%s; the same command continues where it stopped",
-            failed[0], len(states), name, " (out of memory?)" if name == "SIGKILL" else "",
+            "process %d of %d was ended by %s; the same command continues where it stopped",
+            failed[0], len(states), _named(-failed[1]),
         )  # fmt: skip
         return exit_status(-failed[1])
     return failed[1] if failed else 0
+
+
+def _named(number: int) -> str:
+    """A signal with what it may mean."""
+    waited = f"did it wait {os.environ.get('DISTILL_TIMEOUT', 'half an hour')} (DISTILL_TIMEOUT) for a rank that hangs?"
+    hint = {signal.SIGKILL: " (out of memory?)", signal.SIGABRT: f" ({waited})"}
+    return signal.Signals(number).name + hint.get(signal.Signals(number), "")
 
 
 @contextlib.contextmanager
@@ -208,7 +214,7 @@ def main() -> None:
         number, failure = error.get_first_failure()
         code = failure.exitcode
         if code < 0:
-            log.error("process %d was ended by %s; all have stopped", number, signal.Signals(-code).name)
+            log.error("process %d was ended by %s; all have stopped", number, _named(-code))
         sys.exit(code if code > 0 else exit_status(-code))
     except SignalException as error:
         sys.exit(128 + int(error.sigval))

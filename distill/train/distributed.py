@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -23,6 +25,7 @@ PEER_GONE = re.compile(
 
 Item = TypeVar("Item")
 LONGEST_WAIT = 1800.0  # seconds in a collective; DISTILL_TIMEOUT is another value
+ROLL_CALL = 20.0  # seconds that the first rank waits for an answer of the others, once a collective has failed
 
 
 @dataclass(frozen=True)
@@ -86,17 +89,36 @@ class Ranks:
 
     @contextlib.contextmanager
     def meeting(self) -> Iterator[None]:
-        """Context of every collective: raises RuntimeError with the way out where another process has stopped."""
+        """Context of every collective: raises RuntimeError with the way out where another rank has stopped or hangs."""
         try:
             yield
         except RuntimeError as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             if self.world == 1 or not PEER_GONE.search(reason):
                 raise
+            silent = self._silent()
+            what = (
+                f"no answer from {silent}, hung or cut off; another rank waits {_longest_wait():g} s for it"
+                " (DISTILL_TIMEOUT)"
+                if silent
+                else f"another rank stopped (see its message; here: {reason})"
+            )
             raise RuntimeError(
-                f"rank {self.rank} of {self.world}: another rank stopped (see its message; here: {reason});"
-                " the same command continues from the last checkpoint"
+                f"rank {self.rank} of {self.world}: {what}; the same command continues from the last checkpoint"
             ) from None
+
+    def _silent(self) -> str:
+        """Ranks that neither answer nor have ended, as far as gloo finds out: the first asks all, the others it."""
+        if (group := _second_group()) is None:
+            return ""
+        seconds, begun = ROLL_CALL * (1 if self.first else 2), time.monotonic()
+        try:
+            dist.monitored_barrier(group, timedelta(seconds=ROLL_CALL), wait_all_ranks=True)
+        except RuntimeError as error:
+            if time.monotonic() - begun >= seconds:
+                found = re.search(r"[Rr]anks? ([\d, ]+) failed to pass", str(error))
+                return f"rank {found[1] if found else 0}"
+        return ""
 
 
 def join(device: str, longest_wait: float = LONGEST_WAIT) -> tuple[Ranks, torch.device]:
@@ -119,10 +141,23 @@ def join(device: str, longest_wait: float = LONGEST_WAIT) -> tuple[Ranks, torch.
     if where.type == "cuda":
         torch.cuda.set_device(where)
     if not dist.is_initialized():
-        longest = timedelta(seconds=float(os.environ.get("DISTILL_TIMEOUT", longest_wait)))
+        longest = timedelta(seconds=_longest_wait(longest_wait))
         with ranks.meeting():
             dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=longest)
+            _second_group()
     return ranks, where
+
+
+def _longest_wait(default: float = LONGEST_WAIT) -> float:
+    return float(os.environ.get("DISTILL_TIMEOUT", default))
+
+
+@cache
+def _second_group() -> dist.ProcessGroup | None:
+    """A group beside gloo's first one, whose connections are closed once a collective has failed; made by all ranks."""
+    if not dist.is_initialized() or dist.get_backend() != "gloo":
+        return None
+    return dist.new_group(timeout=timedelta(seconds=2 * ROLL_CALL))  # by which all but the first wait
 
 
 def leave() -> None:

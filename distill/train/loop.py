@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from distill.batch import Batch, Targets
 from distill.config.experiment import Experiment
 from distill.config.language_model import LanguageModel
+from distill.files import replacing
 from distill.losses.objective import Objective
 from distill.losses.term import Losses
 from distill.models import checkpoint
@@ -35,6 +36,7 @@ from distill.train.teacher import TeacherTargets
 
 log = logging.getLogger(__name__)
 LAST, BEFORE = "last.pt", "last-1.pt"  # what a training continues from: the newest, and the one before it
+MOST_WRITTEN = 1 << 28  # bytes of an update that is not finite
 Sums = dict[str, tuple[float, float, float]]  # of terms: total, count, weight
 
 
@@ -251,11 +253,13 @@ class Trainer:
         if self.scaler.is_enabled() and bad == ["gradient"]:
             return  # the scaler skips this update and lowers its scale
         if bad:
-            ids = self.ranks.gather([cut_id for batch in group for cut_id in batch.ids])
-            cuts = ", ".join(dict.fromkeys(cut_id for some in ids for cut_id in some))
+            number = self.progress.updates + 1
+            written = _write_batches(self.plan.folder / f"nonfinite-{number}-{self.ranks.rank}.npz", group)
+            found = self.ranks.gather(([cut_id for batch in group for cut_id in batch.ids], written))
+            cuts = ", ".join(dict.fromkeys(cut_id for some, _ in found for cut_id in some))
             raise FloatingPointError(
-                f"update {self.progress.updates + 1}: {', '.join(bad)} not finite, on cuts {cuts};"
-                f" nothing of this update was applied. Lower optim.lr ({self.settings.lr}) or look at these cuts"
+                f"update {number}: {', '.join(bad)} not finite, on cuts {cuts}; nothing of this update was applied."
+                f" Lower optim.lr ({self.settings.lr}) or look at these cuts: {', '.join(text for _, text in found)}"
             )
 
     @torch.no_grad()
@@ -383,6 +387,22 @@ class Trainer:
                 "begun on %d processes, continued on %d: batches, their order and augmentation stay the same; masks and"
                 " dropout are drawn anew, and sums are rounded differently", before, self.ranks.world,
             )  # fmt: skip
+
+
+def _write_batches(path: Path, batches: Iterable[Any]) -> str:
+    """Write ids and tensors (`0.wave`: those of the first batch) as far as there is room; returns where they are."""
+    arrays: dict[str, np.ndarray] = {}
+    for number, batch in enumerate(batches):
+        new = {f"{number}.{name}": x.cpu().numpy() for name, x in vars(batch).items() if isinstance(x, Tensor)}
+        if arrays and sum(x.nbytes for x in [*arrays.values(), *new.values()]) > MOST_WRITTEN:
+            break
+        arrays |= {f"{number}.ids": np.array(batch.ids), **new}
+    try:
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    except OSError as error:
+        return str(error)
+    return str(path)
 
 
 def _summed(parts: Iterable[Sums]) -> Sums:

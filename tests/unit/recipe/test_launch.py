@@ -82,6 +82,27 @@ def test_what_is_done_starts_no_process(start, tmp_path: Path) -> None:
     assert "up to date" in output and not (tmp_path / "exp/rank-0").exists()
 
 
+HANG = """
+from distill.train import distributed
+distributed.ROLL_CALL = 2.0
+ranks, _ = distributed.join('cpu')
+if launch.rank():
+    os.kill(os.getpid(), signal.SIGSTOP)
+ranks.wait()
+"""
+
+
+def test_a_rank_that_hangs_ends_the_job_and_is_named(start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISTILL_TIMEOUT", "4")
+    failing = start("--nj", "2", "--do", HANG)
+    output, _ = failing.communicate(timeout=120)
+    assert failing.returncode == 1 and "Traceback" not in output
+    assert re.search(r"E rank 0 of 2: no answer from rank 1, .* 4 s for it \(DISTILL_TIMEOUT\); the same", output), (
+        output
+    )
+    assert all(map(gone, wait_for(tmp_path / "exp/rank-0", tmp_path / "exp/rank-1")))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_no_process_outlives_a_signal(start, tmp_path: Path, number: int) -> None:
     parent = start("--nj", "2", "--do", WAIT)

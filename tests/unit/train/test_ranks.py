@@ -8,12 +8,14 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lhotse import CutSet
 
 from distill.graphs.lexicon import Lang
 from distill.models import checkpoint
+from distill.train import distributed
 from distill.train.distributed import Ranks, join
 from distill.train.stopping import exit_status
 from tests.support.training import (
@@ -146,6 +148,21 @@ def test_when_a_rank_dies_the_other_stops_and_names_the_way_out(
     assert_same_training(tmp_path / "whole", tmp_path / "died")
 
 
+@pytest.mark.parametrize(("world", "hangs"), [(2, 0), (3, 1)])
+def test_when_a_rank_hangs_the_others_stop_and_name_it(
+    tmp_path: Path, cuts: CutSet, lang: Lang, world: int, hangs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISTILL_TIMEOUT", "5")
+    monkeypatch.setattr(distributed, "ROLL_CALL", 3.0)
+    results = in_ranks(world, run_until, tmp_path, cuts, lang, 4, hangs, signal.SIGSTOP, lost=hangs)
+    message, updates, _ = results[0 if hangs else 1]
+    assert f"no answer from rank {hangs}, hung or cut off; another rank waits 5 s" in message and updates == 4
+    assert "DISTILL_TIMEOUT" in message and "continues from the last checkpoint" in message
+    assert all(
+        "another rank stopped" in each[0] for n, each in enumerate(results) if n not in (hangs, 0 if hangs else 1)
+    )
+
+
 def test_another_number_of_ranks_continues(
     tmp_path: Path, cuts: CutSet, lang: Lang, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -174,8 +191,13 @@ def test_not_finite_names_the_cuts_of_all_ranks(tmp_path: Path, cuts: CutSet, la
     batches = in_ranks(2, second_epoch, tmp_path, cuts, lang)
     assert len(set(batches)) == 2
     for message in in_ranks(2, broken, tmp_path, cuts, lang):
-        assert "update 1: loss not finite" in message
+        assert "update 1: loss not finite" in message and "look at these cuts: " in message
         assert set(re.findall(r"cut-\d+", message)) == {cut_id for ids in batches for cut_id in ids}
+        assert all(str(tmp_path / f"nonfinite-1-{rank}.npz") in message for rank in range(2))
+    for rank, ids in enumerate(batches):
+        written = np.load(tmp_path / f"nonfinite-1-{rank}.npz")
+        assert tuple(written["0.ids"]) == ids and len(written["0.wave"]) == len(ids)
+        assert written["0.samples"].max() == written["0.wave"].shape[1] and abs(written["0.wave"]).max() > 0.1
 
 
 def second_epoch(ranks: Ranks, folder: Path, cuts: CutSet, lang: Lang) -> tuple[str, ...]:
