@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -171,6 +172,38 @@ def test_another_number_of_ranks_continues(
         result = toy_trainer(tmp_path, cuts, lang, noise=RANDOM).run()
     assert result["updates"] == 16 and "begun on 2 processes, continued on 1: batches, their order" in caplog.text
     assert "masks and dropout are drawn anew" in caplog.text
+
+
+def continued(ranks: Ranks, folder: Path, cuts: CutSet, lang: Lang, until: int) -> list[tuple[float, set[str]]]:
+    """Train up to an update, from where the folder's checkpoint is; the loss and this rank's cuts of each update."""
+    trainer = toy_trainer(folder, cuts, lang, ranks, PLAIN)
+    found, update = [], trainer._update
+
+    def noting(group, rate):
+        if trainer.progress.updates == until - 1 and ranks.first:
+            os.kill(os.getpid(), signal.SIGTERM)
+        values = update(group, rate)
+        found.append((values["loss"], {cut_id for batch in group if batch.seconds for cut_id in batch.ids}))
+        return values
+
+    trainer._update = noting  # type: ignore[method-assign]
+    with contextlib.suppress(SystemExit):
+        trainer.run()
+    return found
+
+
+@pytest.mark.parametrize("worlds", [(1, 2, 1), (2, 4)])
+def test_the_loss_goes_on_with_another_number_of_ranks(
+    tmp_path: Path, cuts: CutSet, lang: Lang, worlds: tuple[int, ...]
+) -> None:
+    whole, updates = continued(Ranks(), tmp_path / "whole", cuts, lang, 99), list[tuple[float, set[str]]]()
+    for world, until in zip(worlds, (5, 10, 99) if len(worlds) == 3 else (7, 99), strict=True):
+        of_ranks = in_ranks(world, continued, tmp_path / "continued", cuts, lang, until)
+        for parts in zip(*of_ranks, strict=True):
+            updates.append((parts[0][0], set[str]().union(*(ids for _, ids in parts))))
+            assert sum(len(ids) for _, ids in parts) == len(updates[-1][1])  # each cut by one rank
+    assert [ids for _, ids in updates] == [ids for _, ids in whole]
+    assert [loss for loss, _ in updates] == pytest.approx([loss for loss, _ in whole], rel=1e-3)
 
 
 def other_folders(ranks: Ranks, folder: Path, cuts: CutSet, lang: Lang) -> str:
