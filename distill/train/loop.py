@@ -26,6 +26,7 @@ from distill.losses.term import Losses
 from distill.models import checkpoint
 from distill.models.encoder import Encoder
 from distill.models.recogniser import Recogniser
+from distill.train import pictures
 from distill.train.compute import wrap_blocks
 from distill.train.distributed import Ranks
 from distill.train.monitor import Monitor
@@ -283,7 +284,17 @@ class Trainer:
         values = {name: total / max(1.0, count) for name, (total, count, _) in every.items()}
         values["loss"] = sum(weight * values[name] for name, (_, _, weight) in every.items())
         monitor.valid(self.progress.updates, values, self.progress.epoch + 1)
+        self._draw(monitor)
         return values["loss"]
+
+    def _draw(self, monitor: Monitor) -> None:
+        """Posteriors of a recogniser for two utterances of the validation, the same every time."""
+        model = getattr(self.step, "model", None)
+        if monitor.curves is not None and isinstance(model, Recogniser) and pictures.possible():
+            utterances = (batch.row(n) for batch in self.plan.valid() for n in range(len(batch.ids)))
+            for number, utterance in enumerate(islice(utterances, 2), 1):
+                drawing = pictures.posteriors(model, utterance.to(self.device), self.plan.units)
+                monitor.curves.picture(f"valid/utterance {number}", drawing, self.progress.updates)
 
     def _finish_epoch(self) -> None:
         progress = self.progress

@@ -14,11 +14,15 @@ import time
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from tqdm import tqdm
 
 from distill.files import write_lines
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 log = logging.getLogger(__name__)
 NAME = "curves.tsv"
@@ -53,6 +57,12 @@ class Curves:
                 for name, value in values.items():
                     self._writer.add_scalar(f"{prefix}/{name}", value, step)
 
+    def picture(self, name: str, drawing: Figure, step: int) -> None:
+        """A picture, for tensorboard alone."""
+        with self._ending_with_room():
+            if self._writer is not None:
+                self._writer.add_figure(name, drawing, step)
+
     def close(self) -> None:
         with self._ending_with_room():
             if self._writer is not None:
@@ -85,7 +95,7 @@ class Monitor:
         self._last_line = self._last_update = self._begin = time.monotonic()
         self._first = done
         self._bar = tqdm(total=total, initial=done, desc=title, unit="update", disable=not terminal)
-        self._curves = Curves(folder, done) if first else None
+        self.curves = Curves(folder, done) if first else None
 
     def update(self, step: int, values: Mapping[str, float], rate: float, audio: float) -> None:
         """Values of one update, its learning rate, its seconds of audio over all ranks."""
@@ -95,9 +105,9 @@ class Monitor:
         self._last_update, speed = now, self._pace["audio"] / max(self._pace["took"], 1e-9)
         self._bar.set_postfix_str(" ".join(f"{k} {v:.3g}" for k, v in self._means.items()), refresh=False)
         self._bar.update(step - self._bar.n)
-        if self._curves is not None and step % 10 == 0:
+        if self.curves is not None and step % 10 == 0:
             of_audio = {"audio_per_second": speed} if audio else {}
-            self._curves.add("train", {**values, "lr": rate, **of_audio, "memory_gb": peak_memory()}, step)
+            self.curves.add("train", {**values, "lr": rate, **of_audio, "memory_gb": peak_memory()}, step)
         if now - self._last_line > self._line_every:
             self._last_line = now
             left = timedelta(seconds=int((self.total - step) * (now - self._begin) / (step - self._first)))
@@ -108,14 +118,14 @@ class Monitor:
         """Values of a validation."""
         train, valid = _line(self._means), _line(values)
         log.info("epoch %d, update %d of %d: train %s | valid %s", epoch, step, self.total, train, valid)
-        if self._curves is not None:
-            self._curves.add("valid", values, step)
+        if self.curves is not None:
+            self.curves.add("valid", values, step)
         self._last_update = time.monotonic()
 
     def close(self) -> None:
         self._bar.close()
-        if self._curves is not None:
-            self._curves.close()
+        if self.curves is not None:
+            self.curves.close()
 
 
 def peak_memory() -> float:

@@ -99,9 +99,13 @@ def toy_trainer(
     ranks: Ranks = ALONE,
     noise: dict[str, float] = PLAIN,
     double: bool = False,
+    drawn: bool = False,
     **changes: Any,
 ) -> Trainer:
-    """noise: PLAIN or RANDOM. double: float64 throughout. A `teacher` in the changes is untrained."""
+    """noise: PLAIN or RANDOM. double: float64 throughout. drawn: with pictures, which take half a second each.
+
+    A `teacher` in the changes is untrained.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     content = {**SETTINGS, **changes}
     encoder = {**content["model"]["encoder"], **noise}
@@ -132,7 +136,10 @@ def toy_trainer(
         experiment, lambda epoch, skip: moved(loader.epoch(epoch, skip)), lambda: moved(in_order(valid, reading, 1.5)),
         experiment.optim.updates, lang.outputs, count_parameters(model), folder, ranks, torch.device("cpu"), teacher,
     )  # fmt: skip
-    return Trainer(plan, TrainingStep(model, objective))
+    trainer = Trainer(plan, TrainingStep(model, objective))
+    if not drawn:
+        trainer._draw = lambda monitor: None  # type: ignore[method-assign]
+    return trainer
 
 
 def assert_same_training(left: Path, right: Path) -> None:
