@@ -109,7 +109,8 @@ def cases(args: argparse.Namespace) -> Iterator[Case]:
 
 def emissions(args: argparse.Namespace) -> tuple[list[np.ndarray], list[list[str]], int]:
     """Log-probabilities of the first utterances, their references, and the samples of a frame."""
-    from distill.data.loader import SpeechDataset, in_order, load_cuts
+    from distill.corpora.cut_sets import load_cuts
+    from distill.data.loader import SpeechDataset, in_order
     from distill.decode import log_probs
     from distill.models.checkpoint import load_recogniser
 

@@ -27,7 +27,7 @@ import numpy as np
 
 from benchmarks.table import Row, finish, parser
 from distill.config.model import SAMPLE_RATE
-from distill.data.loader import load_cuts
+from distill.corpora.cut_sets import load_cuts
 from distill.data.numerators import text_of
 from distill.recipe.script import run_script
 from distill.runtime.runner import RUNTIMES

@@ -17,7 +17,7 @@ from torch import nn
 from benchmarks.device import matmul_speed, measure
 from benchmarks.graphs import OUTPUTS, denominator, numerators
 from benchmarks.table import Row, finish, parser
-from distill.batch import SAMPLE_RATE, Batch, Output
+from distill.batch import SAMPLE_RATE, Batch, Output, Place
 from distill.config.experiment import Experiment
 from distill.losses.objective import Objective
 from distill.losses.term import TermContext
@@ -37,7 +37,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--experiment", type=Path, default=CONF / "s5.yaml")
     options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
-    options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options.add_argument("--device", default="cuda")
     options.add_argument("--seconds", type=float, default=10.0, help="of each utterance")
     options.add_argument("--repeats", type=int, default=10)
     options.add_argument("--denominator", default="trigram", help="or bigram")
@@ -99,7 +99,7 @@ def random_trainer(experiment: Experiment, conf: Path, device: torch.device, gra
         if any(name.startswith(start) and updates == "all" for start, updates in experiment.frozen.items()):
             parameter.requires_grad_(False)
 
-    def nothing(epoch: int, skip: int) -> Generator[Batch, None, None]:
+    def nothing(epoch: int, place: Place) -> Generator[Batch, None, None]:
         yield from ()
 
     plan = TrainingPlan(

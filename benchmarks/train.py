@@ -24,6 +24,7 @@ from pathlib import Path
 
 from benchmarks.measure import busy
 from benchmarks.table import Row, finish, parser
+from distill.batch import BEGIN
 from distill.recipe.script import run_script
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -128,6 +129,7 @@ def train(args: argparse.Namespace) -> None:
     import torch
 
     from distill.config.experiment import Experiment
+    from distill.corpora.cut_sets import each_cut, write_cuts
     from distill.recipe import launch
     from distill.train.distributed import join
     from distill.train.setup import Folders, build_trainer
@@ -137,12 +139,16 @@ def train(args: argparse.Namespace) -> None:
     experiment = Experiment.load(ROOT / f"egs/librispeech/conf/mini/{args.train}.yaml", ("data.short_first=false",))
     data = args.data_dir
     with tempfile.TemporaryDirectory() as folder:
-        folders = Folders(data, data / "lang_phones", data / "graphs", args.exp_dir)
+        own = Path(folder, "data")
+        (own / "cuts").mkdir(parents=True)
+        (own / "num").symlink_to(data.resolve() / "num")
+        (own / "targets").symlink_to(data.resolve() / "targets")
+        for part, count in {**dict.fromkeys(experiment.data.train, CUTS), experiment.data.valid: None}.items():
+            write_cuts(itertools.islice(each_cut(data / "cuts", [part]), count), own / f"cuts/{part}.jsonl.gz")
+        folders = Folders(own, data / "lang_phones", data / "graphs", args.exp_dir)
         trainer = build_trainer(experiment, folders, Path(folder), "native", ranks, device)
-        loader = trainer.plan.batches.__self__  # type: ignore[attr-defined]
-        loader.cuts = loader.cuts.subset(first=min(CUTS, len(loader.cuts)))
         for epoch in itertools.count():
-            for batch in trainer.plan.batches(epoch, 0):
+            for batch in trainer.plan.batches(epoch, BEGIN):
                 trainer._update([batch], experiment.optim.lr)
                 trainer.progress.updates += 1
                 if ranks.first and epoch:

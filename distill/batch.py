@@ -24,13 +24,24 @@ MOST_PHASES = 3200
 """Kernels of a resampler; memory grows with them, up to gigabytes for rates without a simple ratio to 16 kHz."""
 
 
+class Place(NamedTuple):
+    """A place in an epoch: so many batches of a window (`distill.data.loader`), the windows before it done."""
+
+    window: int = 0
+    batch: int = 0
+
+
+BEGIN = Place()
+
+
 @dataclass(frozen=True)
 class Batch:
     """Utterances padded to the longest.
 
-    ids: cut ids. wave (B, N) float32 in -1..1, augmented; clean (B, N): before augmentation, None where unused.
-    samples (B,): true lengths. graphs: for each utterance its numerator graph. counted: False for the stand-in of a
-    rank whose share of a batch is empty: computed, so that all ranks join the all-reduce, with weight 0.
+    ids: cut ids; none where a rank's share of a batch is empty: then one stand-in, computed so that all ranks join the
+    all-reduce, with weight 0. wave (B, N) float32 in -1..1, augmented; clean (B, N):
+    before augmentation, None where unused. samples (B,): true lengths. graphs: for each utterance its numerator graph.
+    left_out: (cut id, reason) of utterances that cannot be used. after: the place in the epoch behind this batch.
     """
 
     ids: tuple[str, ...]
@@ -38,7 +49,8 @@ class Batch:
     samples: Tensor
     graphs: Sequence = ()
     clean: Tensor | None = None
-    counted: bool = True
+    left_out: tuple[tuple[str, str], ...] = ()
+    after: Place = BEGIN
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its waveforms on a device (graphs stay where they are)."""
@@ -54,6 +66,11 @@ class Batch:
             self, ids=self.ids[one], wave=self.wave[one, :size], samples=self.samples[one], graphs=self.graphs[one],
             clean=clean,
         )  # fmt: skip
+
+    @property
+    def counted(self) -> bool:
+        """False for a stand-in."""
+        return bool(self.ids)
 
     @property
     def seconds(self) -> float:

@@ -88,12 +88,12 @@ def write_pieces(recipe: Recipe, graphs: Graphs, lexicon, folder: Path) -> None:
 
 def biphones(recipe: Recipe, graphs: Graphs, lang):
     """Left biphones tied by their counts in the labelled transcripts, as these decide what can be trained."""
-    from distill.data.loader import load_cuts
+    from distill.corpora.cut_sets import each_cut
     from distill.data.numerators import text_of
     from distill.graphs.biphones import count_pairs, tied_left_biphones
     from distill.graphs.denominator import pronouncer_of
 
-    texts = (text for cut in load_cuts(recipe.cuts, ["labelled"]) if (text := text_of(cut)))
+    texts = (text for cut in each_cut(recipe.cuts, ["labelled"]) if (text := text_of(cut)))
     counts = count_pairs(pronouncer_of(lang, graphs)(texts), len(lang.tokens))
     independent = [lang.silence] if graphs.independent_silence else []
     return tied_left_biphones(

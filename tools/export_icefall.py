@@ -53,19 +53,18 @@ def main() -> None:
 def numerators(lang: Lang, unit_lm: Fsa, folder: Path) -> Iterator[tuple[str, Hmm]]:
     """(cut id, graph) of the lattices of a part; cuts without a numerator are named."""
     from distill.data.lattices import Lattices
-    from distill.data.numerators import TOGETHER, Numerators
+    from distill.data.numerators import Numerators, Wanted
     from distill.graphs.numerator import UnitLm
 
     stored = Lattices([folder])
     made = Numerators(lang, UnitLm(unit_lm, lang.topology.num_units), stored)
-    cuts: list[tuple[str, str | None]] = [(cut, None) for cut in sorted(stored)]
-    for start in range(0, len(cuts), TOGETHER):
-        some = cuts[start : start + TOGETHER]
-        for (cut, _), problem in zip(some, made.problems(some)):
-            if problem is None:
-                yield cut, made.batch([(cut, None)])[0]
+    for number, shard in enumerate(stored.shards()):
+        cuts = sorted(shard)
+        for cut, graph in zip(cuts, made.graphs([Wanted(cut, None, f"{folder.name}/{number}") for cut in cuts])):
+            if isinstance(graph, str):
+                logging.warning("%s is left out: %s", cut, graph)
             else:
-                logging.warning("%s is left out: %s", cut, problem)
+                yield cut, graph
 
 
 if __name__ == "__main__":

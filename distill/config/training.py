@@ -54,6 +54,7 @@ class Data(Settings):
     valid_utterances: Count = 0  # 0: all of the part
     max_duration: Seconds = 200.0  # seconds of audio per batch, over all ranks together
     buckets: Positive = 30
+    window: Annotated[Whole, Field(ge=1, le=10**8)] = 20_000  # cuts in memory at a time, which are shuffled together
     workers: Annotated[Whole, Field(ge=0, le=1024)] = 2  # loading processes of each rank; 0: in the training process
     keep_audio: Flag = False  # keep decoded audio in memory (small corpora)
     short_first: Flag = False  # first epoch in order of duration

@@ -18,6 +18,7 @@ from lhotse.cut import MonoCut
 from distill.batch import SAMPLE_RATE, convertible
 from distill.corpora.audio import SEVERAL_CHANNELS, opened, recording_of, sample_faults
 from distill.corpora.corpus import Corpus, Roles
+from distill.corpora.cut_sets import write_cuts
 from distill.corpora.listing import Listing, Skipped, Source, Unusable, Utterance, at, first_few
 from distill.shards import Job, stored
 from distill.text import normalise
@@ -260,8 +261,7 @@ def write_cut_sets(manifests: Path, corpus: str, roles: Roles, folder: Path, see
             trained_on |= set(map(_audio_of, cuts))
         elif seen := [cut.id for cut in cuts if _audio_of(cut) in trained_on]:
             log.warning("%s: %d utterances are of recordings that are trained on: %s", name, len(seen), first_few(seen))
-        hours[name] = sum(cut.duration for cut in cuts) / 3600
-        store(CutSet.from_cuts(cuts), folder / f"{name}.jsonl.gz")
+        hours[name] = write_cuts(cuts, folder / f"{name}.jsonl.gz")
         log.info("%s: %d utterances, %.2f h", name, len(cuts), hours[name])
     return hours
 

@@ -1,31 +1,29 @@
 """Teacher lattices of unlabelled cuts, stored in atomically written shards.
 
-A part is a folder of shards `00000.npz`, `00001.npz`, ... and, when all are there, `shards.json`. Arrays of
-all cuts of a shard stand end to end, small numbers in small types, and are compressed together. Scores are
-kept as float16, relative to the best sequence's: its own are exactly 0.
+A part is a folder of shards `00000.npz`, `00001.npz`, ... and, when all are there, `shards.json`. A shard is of
+a block of the cut set. Arrays of all cuts of a shard stand end to end, small numbers in small types, and are
+compressed together. Scores are kept as float16, relative to the best sequence's: its own are exactly 0.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 
 from distill.files import replacing, write_text
 from distill.search.determinise import SequenceGraph
 
-FORMAT = "lattices/1"
+FORMAT = "lattices/2"
 INDEX = "shards.json"
-SHARD = 250  # cuts
-
-Cut = TypeVar("Cut")
+KEPT_SHARDS = 256  # in memory, about 0.5 MB each: more than are shuffled together
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +32,7 @@ class CutLattice:
 
     sequences: the lattice over units, None where no path was complete. confidence (T,): posterior of the best path's
     output in each frame. words: ids of the best path. counts: integers of the writer's choice, as many per cut;
-    none counts as zeros.
+    none counts as zeros. reason: why there is no lattice.
     """
 
     cut_id: str
@@ -42,6 +40,7 @@ class CutLattice:
     confidence: np.ndarray
     words: Sequence[int] = ()
     counts: Sequence[int] = ()
+    reason: str = "no complete path with units"
 
 
 def write_shard(path: Path, cuts: Sequence[CutLattice], frame_shift: float, beam: float) -> None:
@@ -53,6 +52,7 @@ def write_shard(path: Path, cuts: Sequence[CutLattice], frame_shift: float, beam
         "frame_shift": np.array(frame_shift),
         "asked_beam": np.array(beam),
         "ids": np.array([cut.cut_id for cut in cuts], dtype=np.str_),
+        "reasons": np.array([cut.reason if cut.sequences is None else "" for cut in cuts], dtype=np.str_),
         "found": np.array([cut.sequences is not None for cut in cuts], dtype=bool),
         "frames": _small([len(cut.confidence) for cut in cuts]),
         "confidence": np.round(255 * _joined([cut.confidence for cut in cuts])).astype(np.uint8),
@@ -164,13 +164,22 @@ def _bounds(sizes: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-    again = f"remove it and {path.parent.parent / '.done'}, and run stage 7 again: it makes what is missing"
+def _check_archive(path: Path) -> None:
+    """Raise for a shard that is missing or cut short, without reading it."""
     if not path.is_file():
-        raise FileNotFoundError(f"the lattices' shard {path} is missing; {again}")
+        raise FileNotFoundError(f"the lattices' shard {path} is missing; {_again(path)}")
+    if not zipfile.is_zipfile(path):
+        what = f"its {path.stat().st_size} bytes are no zip archive"
+        raise ValueError(f"{path}: cut short or not a shard of lattices ({what}); {_again(path)}")
+
+
+def _again(path: Path) -> str:
+    return f"remove it and {path.parent.parent / '.done'}, and run stage 7 again: it makes what is missing"
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    _check_archive(path)
     try:
-        if not zipfile.is_zipfile(path):
-            raise ValueError(f"its {path.stat().st_size} bytes are no zip archive")
         with np.load(path, allow_pickle=False) as file:
             content = {name: file[name] for name in file.files}
         if str(content["format"]) != FORMAT:
@@ -181,7 +190,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             if len(content[name]) != size:
                 raise ValueError(f"'{name}' has {len(content[name])} entries, expected {size}")
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: cut short or not a shard of lattices ({error}); {again}") from None
+        raise ValueError(f"{path}: cut short or not a shard of lattices ({error}); {_again(path)}") from None
     return content
 
 
@@ -189,79 +198,98 @@ def shard_path(folder: Path, number: int) -> Path:
     return folder / f"{number:05d}.npz"
 
 
-def missing(folder: Path, cuts: int) -> list[int]:
-    """Numbers of the shards that a part of so many cuts lacks; makes the folder."""
+def missing(folder: Path, shards: int) -> list[int]:
+    """Numbers of the shards that a part of so many lacks; makes the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    return [number for number in range(math.ceil(cuts / SHARD)) if not shard_path(folder, number).is_file()]
+    return [number for number in range(shards) if not shard_path(folder, number).is_file()]
 
 
-def shard_of(cuts: Sequence[Cut], number: int) -> Sequence[Cut]:
-    """The cuts of a shard, from those of the part."""
-    return cuts[number * SHARD : (number + 1) * SHARD]
-
-
-def finish(folder: Path, cuts: int) -> None:
-    """Writes the index of a part of so many cuts, after all of its shards."""
-    index = {"format": FORMAT, "shards": math.ceil(cuts / SHARD)}
-    write_text(folder / INDEX, json.dumps(index) + "\n")
+def finish(folder: Path, shards: int) -> None:
+    """Writes the index of a part, after all of its shards."""
+    write_text(folder / INDEX, json.dumps({"format": FORMAT, "shards": shards}) + "\n")
 
 
 class Lattices(Mapping[str, SequenceGraph]):
-    """All shards of some parts: lattices by cut id.
+    """The shards of some parts by name (`unlabelled/12`), few in memory at a time; as a mapping, lattices by cut id.
 
-    without_path: cuts in which no path was complete. bytes: size on disk. frame_shift: seconds per frame, beam: that of
-    stage 7; None without shards. Raises FileNotFoundError or ValueError naming the file.
+    frame_shift: seconds per frame, beam: that of stage 7; None without shards. Raises FileNotFoundError or ValueError
+    naming the file.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
-        self.shards = [shard for folder in folders for shard in _shards(folder)]
-        self._shard_of = {name: shard for shard in self.shards for name in shard}
-        self.without_path = {name for shard in self.shards for name in shard.ids} - set(self._shard_of)
-        self.bytes = sum(shard.bytes for shard in self.shards)
-        self.frame_shift = self.shards[0].frame_shift if self.shards else None
-        self.beam = min((shard.beam for shard in self.shards), default=None)
+        self._paths = {
+            f"{folder.name}/{number}": path for folder in folders for number, path in enumerate(_paths(folder))
+        }
+        self.shard = lru_cache(KEPT_SHARDS)(lambda name: Shard(self._paths[name]))
+        first = next((self.shard(name) for name in self._paths), None)
+        self.frame_shift = first.frame_shift if first else None
+        self.beam = first.beam if first else None
+
+    def shards(self) -> Iterator[Shard]:
+        """All shards, in order."""
+        return map(self.shard, self._paths)
+
+    def find(self, cut_id: str, name: str | None = None) -> Shard | None:
+        """The shard with the lattice of a cut: the one of this name, without a name any; None where there is none."""
+        shards = self.shards() if name is None else [self.shard(name)] if name in self._paths else []
+        return next((shard for shard in shards if cut_id in shard), None)
 
     def __len__(self) -> int:
-        return len(self._shard_of)
+        return sum(map(len, self.shards()))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._shard_of)
+        return (cut_id for shard in self.shards() for cut_id in shard)
 
     def __getitem__(self, cut_id: str) -> SequenceGraph:
-        return self._shard_of[cut_id][cut_id]
+        if shard := self.find(cut_id):
+            return shard[cut_id]
+        raise KeyError(cut_id)
 
-    def confidence(self, cut_id: str) -> np.ndarray | None:
-        """Posterior (T,) of the best path's output in each frame, None for a cut without a lattice."""
-        shard = self._shard_of.get(cut_id)
-        return None if shard is None else shard.confidence(cut_id)
 
-    def counts(self, cut_id: str) -> list[int]:
-        """The writer's integers of a cut with a lattice."""
-        return self._shard_of[cut_id].counts(cut_id)
+@dataclass
+class Summary:
+    """Sizes and error rates of the lattices of a part, added shard by shard."""
 
-    def summary(self, seconds: float) -> dict[str, float]:
-        """Sizes and error rates of the lattices of so much audio, for summary.json.
+    without_lattice: list[tuple[str, str]] = field(default_factory=list)  # cut id, reason
+    utterances: int = 0
+    bytes: int = 0
+    counts: Any = 0  # arcs, frames, errors, oracle errors, words
+    units: int = 0
+    unit_arcs: int = 0
+    narrowed: int = 0
+
+    def add(self, shard: Shard) -> None:
+        """Count a shard in."""
+        graphs = list(shard.values())
+        reasons = zip(shard.ids, shard.content["reasons"].tolist())
+        self.without_lattice += [(cut_id, reason) for cut_id, reason in reasons if cut_id not in shard]
+        self.utterances += len(shard.ids)
+        self.bytes += shard.bytes
+        self.counts += np.sum([shard.counts(cut_id) for cut_id in shard] or [[0] * 5], axis=0)
+        self.units += sum(len(next(graph.ranked())[0]) for graph in graphs)
+        self.unit_arcs += sum(graph.num_arcs for graph in graphs)
+        self.narrowed += sum(graph.beam < shard.beam for graph in graphs)
+
+    def figures(self, seconds: float) -> dict[str, float]:
+        """Those of so much audio, for summary.json.
 
         depth: arcs of the searched lattices per frame. unit_arcs_per_unit: arcs of the stored ones per unit of the best
         sequence. wer, oracle_wer: of the best path and of the best of all paths, where the true words are known.
         """
-        arcs, frames, errors, oracle, words = np.sum([self.counts(name) for name in self] or [[0] * 5], axis=0)
-        graphs = [self[name] for name in self]
-        units = sum(len(next(graph.ranked())[0]) for graph in graphs)
-        summary = {
-            "utterances": len(self) + len(self.without_path), "without_lattice": len(self.without_path),
+        arcs, frames, errors, oracle, words = self.counts
+        figures = {
+            "utterances": self.utterances, "without_lattice": len(self.without_lattice),
             "audio_hours": round(seconds / 3600, 3), "bytes_per_second": round(self.bytes / seconds, 1),
             "depth": round(float(arcs) / max(1, frames), 2),
-            "unit_arcs_per_unit": round(sum(graph.num_arcs for graph in graphs) / max(1, units), 2),
-            "narrowed": sum(graph.beam < (self.beam or 0.0) for graph in graphs),
+            "unit_arcs_per_unit": round(self.unit_arcs / max(1, self.units), 2), "narrowed": self.narrowed,
         }  # fmt: skip
         if words:
             rates = {"wer": errors, "oracle_wer": oracle}
-            summary |= {name: round(100 * float(count) / words, 3) for name, count in rates.items()}
-        return summary
+            figures |= {name: round(100 * float(count) / words, 3) for name, count in rates.items()}
+        return figures
 
 
-def _shards(folder: Path) -> Iterator[Shard]:
+def _paths(folder: Path) -> list[Path]:
     index = folder / INDEX
     try:
         count = int(json.loads(index.read_text(encoding="utf-8"))["shards"])
@@ -271,4 +299,7 @@ def _shards(folder: Path) -> Iterator[Shard]:
         ) from None
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{index}: not readable; remove {folder.parent} and run stage 7 again") from None
-    return (Shard(shard_path(folder, number)) for number in range(count))
+    paths = [shard_path(folder, number) for number in range(count)]
+    for path in paths:
+        _check_archive(path)
+    return paths

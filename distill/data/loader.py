@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import os
 import signal
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
+from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,32 +16,21 @@ from typing import Any
 import numpy as np
 import torch
 from lhotse import CutSet
+from lhotse.cut import Cut
 from lhotse.dataset.sampling import DynamicBucketingSampler, SimpleCutSampler
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from distill.batch import SAMPLE_RATE, Batch, pad_waves
+from distill.batch import BEGIN, SAMPLE_RATE, Batch, Place, pad_waves
 from distill.config.training import Augment
 from distill.config.training import Data as DataSettings
+from distill.corpora.cut_sets import CutBlocks
+from distill.data.audio import Unreadable, read_audio
 from distill.data.augment import Distortion, NoiseClips, utterance_rng
-from distill.data.numerators import Numerators, text_of, usable
+from distill.data.numerators import Numerators, Wanted
 
-log = logging.getLogger(__name__)
 LAST_UPDATE = 30  # seconds; as long as torchrun waits before it kills
+MOST_LOST = 20  # batches in a row without a usable utterance
 EVERY_CUT = {"world_size": 1, "rank": 0}  # else lhotse gives each process of a torchrun other cuts
-
-
-def load_cuts(folder: Path, parts: Sequence[str]) -> CutSet:
-    """Read cut sets by name; raises FileNotFoundError with the way out for a missing one."""
-    cuts = []
-    for part in parts:
-        path = folder / f"{part}.jsonl.gz"
-        if not path.is_file():
-            known = ", ".join(sorted(p.name.removesuffix(".jsonl.gz") for p in folder.glob("*.jsonl.gz")))
-            raise FileNotFoundError(f"no cut set at {path}; stage 0 writes it (there: {known or 'nothing'})")
-        cuts += list(CutSet.from_file(path).to_eager())
-    if not cuts:
-        raise ValueError(f"the cut sets {', '.join(parts)} in {folder} are empty; run stage 0 again")
-    return CutSet.from_cuts(cuts)
 
 
 class SpeechDataset(Dataset):
@@ -59,23 +49,38 @@ class SpeechDataset(Dataset):
         self.kept: dict[str, np.ndarray] | None = {} if keep_audio else None
 
     def __getitem__(self, cuts: Iterable) -> Batch:
-        clean = [self._read(cut) for cut in cuts]
+        """The batch of the cuts that can be used; `left_out` has the others. Raises ValueError for damaged lattices."""
+        listed = list(cuts)
+        found: list[Any] = [None] * len(listed)
+        if self.numerators is not None:
+            found = self.numerators.graphs([Wanted.of(cut) for cut in listed])
+        ids, clean, graphs, left_out = [], [], [], []
+        for cut, graph in zip(listed, found):
+            try:
+                if isinstance(graph, str):
+                    raise Unreadable(graph)
+                clean.append(self._read(cut))
+            except Unreadable as reason:
+                left_out.append((cut.id, str(reason)))
+                continue
+            ids.append(cut.id)
+            graphs += [] if graph is None else [graph]
+        if not ids:
+            clean = [np.zeros(SAMPLE_RATE, dtype=np.float32)]
+            graphs = [self.numerators.any()] if self.numerators else []
         augmented = clean
-        if self.distortion is not None:
-            rngs = [utterance_rng(self.seed, self.epoch, cut.id) for cut in cuts]
+        if self.distortion is not None and ids:
+            rngs = [utterance_rng(self.seed, self.epoch, cut_id) for cut_id in ids]
             augmented = [self.distortion(wave, rng) for wave, rng in zip(clean, rngs)]
         wave, samples = pad_waves([torch.from_numpy(x) for x in augmented])
-        graphs = self.numerators.batch([(cut.id, text_of(cut)) for cut in cuts]) if self.numerators else ()
         unchanged = pad_waves([torch.from_numpy(x) for x in clean])[0] if self.with_clean else None
-        return Batch(tuple(cut.id for cut in cuts), wave, samples, graphs, unchanged)
+        return Batch(tuple(ids), wave, samples, graphs, unchanged, tuple(left_out))
 
     def _read(self, cut) -> np.ndarray:
         if self.kept is not None and cut.id in self.kept:
             kept = self.kept[cut.id]
             return kept.astype(np.float32) / 32768 if kept.dtype == np.int16 else kept
-        if cut.sampling_rate != SAMPLE_RATE:
-            raise ValueError(f"cut {cut.id} has {cut.sampling_rate} Hz, expected {SAMPLE_RATE}; resample the cuts")
-        wave = cut.load_audio()[0].astype(np.float32)
+        wave = read_audio(cut)
         if self.kept is not None:
             short = np.round(wave * 32768).clip(-32768, 32767).astype(np.int16)
             exact = np.array_equal(short.astype(np.float32) / 32768, wave)  # else every later epoch would differ
@@ -83,10 +88,16 @@ class SpeechDataset(Dataset):
         return wave
 
     def keep(self, cuts: Iterable) -> None:
-        """Reads the audio to be kept before loading processes start: what they read themselves ends with them."""
-        for cut in cuts:
-            if self.kept is not None and cut.id not in self.kept:
-                self._read(cut)
+        """With kept audio, reads it and makes numerators before loading processes start: theirs end with them."""
+        if self.kept is None:
+            return
+        listed = list(cuts)
+        if self.numerators is not None:
+            self.numerators.graphs([Wanted.of(cut) for cut in listed])
+        for cut in listed:
+            if cut.id not in self.kept:
+                with contextlib.suppress(Unreadable):  # found again, and listed, as its batch is loaded
+                    self._read(cut)
 
 
 def available_cores() -> int:
@@ -108,16 +119,19 @@ def share(cuts: Sequence, rank: int, world: int) -> list:
 class _Shares(Dataset):
     """A rank's share of each batch; graphs travel from a loading process to the training process as numpy arrays.
 
-    Tensors would travel as shared memory, with one open file for each, as long as the loading process keeps it.
+    Tensors would travel as shared memory, with one open file for each, as long as the loading process keeps it. Errors
+    travel as values, or they would arrive as the text of a traceback.
     """
 
     def __init__(self, dataset: SpeechDataset, rank: int, world: int) -> None:
         self.dataset, self.rank, self.world = dataset, rank, world
 
-    def __getitem__(self, cuts: CutSet) -> Batch:
-        whole = list(cuts)
-        mine = share(whole, self.rank, self.world)
-        batch = replace(self.dataset[mine or whole[:1]], counted=bool(mine))
+    def __getitem__(self, drawn: tuple[Place, CutSet]) -> Batch | ValueError:
+        after, cuts = drawn
+        try:
+            batch = replace(self.dataset[share(list(cuts), self.rank, self.world)], after=after)
+        except ValueError as error:
+            return error
         return batch if get_worker_info() is None else replace(batch, graphs=[_packed(g) for g in batch.graphs])
 
 
@@ -140,80 +154,123 @@ def _begin_loading(worker: int) -> None:
 
 
 class TrainLoader:
-    """Epochs of batches, bucketed by duration, shuffled by seed and epoch; each rank gets its share of every batch."""
+    """Epochs of batches, bucketed by duration, shuffled by seed and epoch; each rank gets its share of every batch.
+
+    An epoch goes through windows of about `settings.window` cuts, blocks of cuts in an order of its own; only one
+    window is in memory. A smaller corpus is one window.
+    """
 
     def __init__(
-        self, cuts: CutSet, dataset: SpeechDataset, settings: DataSettings, seed: int, rank: int, world: int
-    ) -> None:
-        self.cuts, self.dataset, self.settings = cuts, dataset, settings
+        self, files: Sequence[CutBlocks], dataset: SpeechDataset, settings: DataSettings, seed: int, rank: int,
+        world: int,
+    ) -> None:  # fmt: skip
+        if not sum(map(len, files)):
+            raise ValueError(f"the cut sets {', '.join(settings.train)} are empty; run stage 0 again")
+        self.files, self.dataset, self.settings = files, dataset, settings
         self.seed, self.rank, self.world = seed, rank, world
+        self.counts = np.concatenate([file.counts for file in files])
+        self.seconds = np.concatenate([file.seconds for file in files])
+        self._first = np.cumsum([0, *(len(file) for file in files)])  # block of each file
+        self.windows = min(-(-int(self.counts.sum()) // settings.window), len(self.counts))
+        self._read = lru_cache(1)(self._window)
 
-    def epoch(self, number: int, skip: int = 0) -> Generator[Batch, None, None]:
-        """Batches of one epoch (counted from 0), without the first `skip` (already trained on)."""
+    def epoch(self, number: int, start: Place = BEGIN) -> Generator[Batch, None, None]:
+        """Batches of one epoch (counted from 0) from a place in it: the `after` of the last batch trained on.
+
+        Raises ValueError where no utterance of an epoch, or of MOST_LOST batches in a row, can be used.
+        """
         self.dataset.epoch = number
-        chosen = islice(self._sampler(number), skip, None)  # nothing is read of those passed over
         workers = min(self.settings.workers, available_cores())  # more would only take turns, and torch warns
         if workers:
-            self.dataset.keep(self.cuts)
+            self.dataset.keep(cut for blocks in self._order(0) for cut in self._read(tuple(blocks)))
         loader: DataLoader = DataLoader(
-            _Shares(self.dataset, self.rank, self.world), sampler=chosen, batch_size=None, num_workers=workers,
-            worker_init_fn=_begin_loading, multiprocessing_context="fork" if workers else None,
+            _Shares(self.dataset, self.rank, self.world), sampler=self._draws(number, start), batch_size=None,
+            num_workers=workers, worker_init_fn=_begin_loading, multiprocessing_context="fork" if workers else None,
             generator=torch.Generator().manual_seed(number),  # torch's own belongs to the model alone
         )  # fmt: skip
+        used = lost = 0
         for batch in loader:
+            if isinstance(batch, ValueError):
+                raise batch
+            used, lost = (used + 1, 0) if batch.ids else (used, lost + bool(batch.left_out))
+            if lost == MOST_LOST:
+                raise ValueError(f"{lost} batches in a row without a usable utterance; {batch.left_out[0][1]}")
             yield replace(batch, graphs=[_unpacked(graph) for graph in batch.graphs])
+        if lost and not used:
+            raise ValueError(f"none of {self.counts.sum()} cuts can be trained on; {batch.left_out[0][1]}")
 
     def count(self, number: int) -> int:
-        """Number of batches of an epoch, from the manifest alone."""
-        return sum(1 for _ in self._sampler(number))
+        """Number of batches of an epoch, from the manifest alone; an estimate where there are several windows."""
+        if self.windows == 1:
+            return sum(1 for _ in self._draws(number, BEGIN))
+        return self._estimate
 
-    def _sampler(self, number: int):
+    @cached_property
+    def _estimate(self) -> int:
+        blocks = next(self._order(0))
+        batches = sum(1 for _ in self._sampler(self._read(tuple(blocks)), 1, 0))
+        return round(batches * self.seconds.sum() / self.seconds[blocks].sum())
+
+    def sample(self, count: int) -> list[Cut]:
+        """`count` cuts spread over the whole, or all."""
+        ends = np.cumsum(self.counts)
+        places = np.unique(np.arange(count) * ends[-1] // count)
+        blocks = np.searchsorted(ends, places, side="right")
+        return [self._block(b)[place - (ends[b - 1] if b else 0)] for b, place in zip(blocks, places)]
+
+    def _draws(self, number: int, start: Place) -> Iterator[tuple[Place, CutSet]]:
+        """Cuts of each batch, the same on every rank, and the place after it."""
+        for window, blocks in islice(enumerate(self._order(number)), start.window, None):
+            skip = start.batch if window == start.window else 0
+            batches = self._sampler(self._read(tuple(blocks)), number, window)
+            for batch, cuts in islice(enumerate(batches, 1), skip, None):
+                yield Place(window, batch), cuts
+
+    def _order(self, number: int) -> Iterator[np.ndarray]:
+        """Numbers of the blocks of each window of an epoch."""
+        blocks = np.arange(len(self.counts))
+        if self.windows > 1:
+            blocks = np.random.default_rng((self.seed, number)).permutation(blocks)
+        return iter(np.array_split(blocks, self.windows))
+
+    def _window(self, blocks: tuple[int, ...]) -> CutSet:
+        return CutSet.from_cuts(cut for block in blocks for cut in self._block(block))
+
+    def _block(self, block: int) -> list[Cut]:
+        file = int(np.searchsorted(self._first, block, side="right")) - 1
+        return self.files[file].read(block - int(self._first[file]))
+
+    def _sampler(self, cuts: CutSet, number: int, window: int):
         common = {"max_duration": self.settings.max_duration, **EVERY_CUT}
         if number == 0 and self.settings.short_first:
-            ordered = CutSet.from_cuts(sorted(self.cuts, key=lambda cut: (cut.duration, cut.id)))
+            ordered = CutSet.from_cuts(sorted(cuts, key=lambda cut: (cut.duration, cut.id)))
             return SimpleCutSampler(ordered, shuffle=False, **common)
-        buckets = min(self.settings.buckets, len(self.cuts) // 10)
+        buckets, seed = min(self.settings.buckets, len(cuts) // 10), self.seed + window
         if buckets < 2:
-            sampler = SimpleCutSampler(self.cuts, shuffle=True, seed=self.seed, **common)
+            sampler = SimpleCutSampler(cuts, shuffle=True, seed=seed, **common)
         else:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "You are using DynamicBucketingSampler with an eagerly")
-                sampler = DynamicBucketingSampler(
-                    self.cuts, shuffle=True, seed=self.seed, num_buckets=buckets, **common
-                )
+                sampler = DynamicBucketingSampler(cuts, shuffle=True, seed=seed, num_buckets=buckets, **common)
         sampler.set_epoch(number)
         return sampler
 
 
-def in_order(cuts: CutSet | Sequence[Any], dataset: SpeechDataset, max_duration: float) -> Iterator[Batch]:
-    """All cuts once, longest first, for validation and decoding; a rank passes its own share."""
+def in_order(
+    cuts: CutSet | Sequence[Any], dataset: SpeechDataset, max_duration: float, strict: bool = True
+) -> Iterator[Batch]:
+    """All cuts once, longest first, for validation and decoding; a rank passes its own share.
+
+    strict: raises ValueError for a cut that cannot be used, else its batch lists it.
+    """
     if not len(cuts):
         return
     ordered = CutSet.from_cuts(sorted(cuts, key=lambda cut: (-cut.duration, cut.id)))
     for chosen in SimpleCutSampler(ordered, max_duration=max_duration, shuffle=False, **EVERY_CUT):
-        yield dataset[chosen]
-
-
-def train_loader(
-    folder: Path,
-    settings: DataSettings,
-    augment: Augment,
-    numerators: Numerators | None,
-    seed: int,
-    with_clean: bool,
-    rank: int = 0,
-    world: int = 1,
-) -> tuple[TrainLoader, list[tuple[str, str]]]:
-    """The loader of an experiment and the (cut id, reason) of cuts left out."""
-    cuts = load_cuts(folder / "cuts", settings.train)
-    skipped: list[tuple[str, str]] = []
-    if numerators is not None:
-        good, skipped = usable(cuts, numerators)
-        if not good:
-            raise ValueError(f"none of {len(cuts)} cuts can be trained on; the first: {skipped[0][1]}")
-        cuts = CutSet.from_cuts(good)
-    dataset = SpeechDataset(numerators, distortion(augment, folder), seed, with_clean, settings.keep_audio)
-    return TrainLoader(cuts, dataset, settings, seed, rank, world), skipped
+        batch = dataset[chosen]
+        if strict and batch.left_out:
+            raise ValueError(batch.left_out[0][1])
+        yield batch
 
 
 def distortion(augment: Augment, folder: Path) -> Distortion | None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distill.batch import BEGIN, Place
 from distill.files import replacing
 from distill.fsa.graph import expand
 from distill.graphs.unit_ngram import blocks
@@ -28,14 +29,20 @@ PADDING = -1
 class TextBatch:
     """Padded rows of token ids: inputs (B, T); targets (B, T), the next token of each, PADDING behind the end.
 
-    ids: names of the rows, for messages. counted: False for the stand-in of a rank without rows (`Batch`).
+    ids: names of the rows, for messages; none for the stand-in of a rank without rows (`Batch`).
     """
 
     ids: tuple[str, ...]
     inputs: Tensor
     targets: Tensor
     seconds: float = 0.0  # of audio: none
-    counted: bool = True
+    left_out: tuple[tuple[str, str], ...] = ()
+    after: Place = BEGIN
+
+    @property
+    def counted(self) -> bool:
+        """False for a stand-in."""
+        return bool(self.ids)
 
     def to(self, device: torch.device | str) -> TextBatch:
         """The same batch on a device."""
@@ -116,11 +123,12 @@ class TextLoader:
         self.seed, self.rank, self.world = seed, rank, world
         self.lengths = np.diff(corpus.rows, axis=1)[:, 0]
 
-    def epoch(self, number: int, skip: int = 0) -> Generator[TextBatch, None, None]:
-        """Batches of one epoch (counted from 0), without the first `skip`."""
-        for rows in self._plan(number)[skip:]:
+    def epoch(self, number: int, start: Place = BEGIN) -> Generator[TextBatch, None, None]:
+        """Batches of one epoch (counted from 0) from a place in it."""
+        for done, rows in enumerate(self._plan(number)[start.batch :], start.batch + 1):
             mine = rows[self.rank :: self.world]
-            yield replace(self.batch(mine if len(mine) else rows[:1]), counted=len(mine) > 0)
+            batch = self.batch(mine if len(mine) else rows[:1])
+            yield replace(batch, ids=batch.ids[: len(mine)], after=Place(0, done))
 
     def count(self, number: int) -> int:
         """Batches of an epoch."""

@@ -141,6 +141,6 @@ def _log_probs_stage(recipe: Recipe, run: Run) -> Stage:
 @cache
 def cut_set(folder: Path, name: str) -> Any:
     """A cut set, read once per process."""
-    from distill.data.loader import load_cuts
+    from distill.corpora.cut_sets import load_cuts
 
     return load_cuts(folder, [name])

@@ -73,7 +73,7 @@ def test_audio(recipe: Recipe) -> np.ndarray:
     """AUDIO_SECONDS of the first test set, utterance after utterance: (n,) float32."""
     import numpy as np
 
-    from distill.data.loader import load_cuts
+    from distill.corpora.cut_sets import load_cuts
 
     waves, samples, enough = [], 0, int(AUDIO_SECONDS * SAMPLE_RATE)
     for cut in load_cuts(recipe.cuts, test_sets(recipe)[:1]):

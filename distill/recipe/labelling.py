@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from distill.config.experiment import Experiment
 from distill.files import write_json, write_text
 from distill.recipe import parallel
-from distill.recipe.emissions import cut_set
 from distill.recipe.options import Recipe
 from distill.recipe.search import graph_decoder
 from distill.recipe.stage import Alone, Stage
 from distill.shards import takes
 
 if TYPE_CHECKING:
+    from distill.corpora.cut_sets import CutBlocks
     from distill.data.lattices import CutLattice
     from distill.fsa.lattice import Lattice
     from distill.train.distributed import Ranks
@@ -50,38 +50,46 @@ def label(recipe: Recipe, ranks: Alone | Ranks, name: str, parts: Sequence[str],
     """Shards of lattices in a folder per part; skipped.tsv; summary.json with sizes and pseudo-labels' error rates."""
     from distill.data import lattices
 
-    missing = [(part, k) for part in parts for k in lattices.missing(folder / part, len(ordered(recipe.cuts, part)))]
-    missing = [item for item in missing if takes(recipe.job, item[1])]
+    missing = [
+        (part, number)
+        for part in parts
+        for number in lattices.missing(folder / part, len(blocks(recipe.cuts, part)))
+        if takes(recipe.job, number)
+    ]
     parallel.each(recipe, ranks, (partial(write_shard, name=name, folder=folder), missing))
     if recipe.job or not ranks.first:
         return
     summary, skipped = {}, []
     for part in parts:
-        cuts = ordered(recipe.cuts, part)
+        cuts = blocks(recipe.cuts, part)
         lattices.finish(folder / part, len(cuts))
-        stored = lattices.Lattices([folder / part])
-        summary[part] = stored.summary(sum(cut.duration for cut in cuts))
-        skipped += [f"{cut_id}\tno complete path with units\n" for cut_id in sorted(stored.without_path)]
+        found = lattices.Summary()
+        for shard in lattices.Lattices([folder / part]).shards():
+            found.add(shard)
+        summary[part] = found.figures(cuts.seconds.sum())
+        skipped += [f"{cut_id}\t{reason}\n" for cut_id, reason in sorted(found.without_lattice)]
         log.info("%s: %s", part, ", ".join(f"{key} {value}" for key, value in summary[part].items()))
     write_text(folder / "skipped.tsv", "".join(skipped))
     write_json(folder / "summary.json", summary)
 
 
 @cache
-def ordered(folder: Path, part: str) -> list[Any]:
-    """The cuts of a part, longest first, so that the batches of a shard need little padding."""
-    return sorted(cut_set(folder, part), key=lambda cut: (-cut.duration, cut.id))
+def blocks(folder: Path, part: str) -> CutBlocks:
+    """The blocks of a cut set, opened once per process."""
+    from distill.corpora.cut_sets import CutBlocks
+
+    return CutBlocks(folder, part)
 
 
 def write_shard(recipe: Recipe, item: tuple[str, int], name: str, folder: Path) -> None:
-    """Write shard `item`, (part, number), with the lattices of the teacher `name`."""
+    """Write shard `item`, (part, number), with the lattices of the teacher `name`: those of a block of the cuts."""
     from distill.data import lattices
 
     part, number = item
-    cuts, teacher = ordered(recipe.cuts, part), labeller(recipe, name)
-    entries = teacher.label(lattices.shard_of(cuts, number))
+    cuts, teacher = blocks(recipe.cuts, part), labeller(recipe, name)
+    entries = teacher.label(cuts.read(number))
     lattices.write_shard(lattices.shard_path(folder / part, number), entries, teacher.frame_seconds, teacher.beam)
-    log.info("%s: lattices of %d of %d cuts, shard %d", part, len(entries), len(cuts), number)
+    log.info("%s: lattices of %d cuts, shard %d of %d", part, len(entries), number + 1, len(cuts))
 
 
 @cache
@@ -108,16 +116,22 @@ class Labeller:
         self.decoder = graph_decoder(own, experiment, units)
 
     def label(self, cuts: Sequence[Any]) -> list[CutLattice]:
-        """The entry of each cut in a shard, by cut id."""
+        """The entry of each cut in a shard, by cut id; unreadable audio has none, and a reason."""
+        import numpy as np
+
+        from distill.data.lattices import CutLattice
         from distill.data.loader import SpeechDataset, in_order
         from distill.decode import log_probs
         from distill.decode.graph_decoder import decode_all
 
         reading = SpeechDataset(None, None, 0, False, False)
-        batches = (b.to(self.device) for b in in_order(cuts, reading, self.batch_seconds))
+        batches = list(in_order(cuts, reading, self.batch_seconds, strict=False))
         references = {cut.id: (cut.supervisions[0].custom or {}).get("reference") for cut in cuts if cut.supervisions}
         work = partial(self._entry, references)
-        entries = dict(decode_all(self.decoder, work, log_probs.offline(self.model, batches)))
+        usable = (batch.to(self.device) for batch in batches if batch.counted)
+        entries = dict(decode_all(self.decoder, work, log_probs.offline(self.model, usable)))
+        for name, reason in (cut for batch in batches for cut in batch.left_out):
+            entries[name] = CutLattice(name, None, np.zeros(0), reason=reason)
         return [entries[name] for name in sorted(entries)]
 
     def _entry(self, references: Mapping[str, str | None], name: str, lattice: Lattice) -> CutLattice:

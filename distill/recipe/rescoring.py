@@ -56,7 +56,7 @@ def train(recipe: Recipe, settings: LanguageModel, folder: Path) -> None:
 
 def transcripts(recipe: Recipe, cut_set: str) -> list[str]:
     """The transcripts of a cut set that have words."""
-    from distill.data.loader import load_cuts
+    from distill.corpora.cut_sets import load_cuts
     from distill.data.numerators import text_of
 
     return [text for cut in load_cuts(recipe.cuts, [cut_set]) if (text := text_of(cut))]

@@ -135,6 +135,7 @@ class TrainingResult(ResultFile):
     valid_loss: float | None
     without_path: int
     recomputed: int
+    left_out: int = 0
     config: Mapping[str, Any]
     hardware: str
     command: str

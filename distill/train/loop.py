@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distill.batch import Batch, Targets
+from distill.batch import Batch, Place, Targets
 from distill.config.experiment import Experiment
 from distill.config.language_model import LanguageModel
-from distill.files import replacing
+from distill.files import replacing, write_text
 from distill.losses.objective import Objective
 from distill.losses.term import Losses
 from distill.models import checkpoint
@@ -47,7 +47,8 @@ class Progress:
 
     updates: int = 0
     epoch: int = 0  # epochs that were validated and stored; the one being trained, from 0
-    batch: int = 0  # batches of it already trained on
+    window: int = 0  # `Place` in it: what was trained on already
+    batch: int = 0
     losses: float = 0.0  # sum of its updates' losses
     losses_of: int = 0  # updates that they are of
     finished: bool = False  # the last epoch was validated and stored
@@ -77,14 +78,15 @@ class TrainingStep(nn.Module):
 class TrainingPlan:
     """Everything about a training but the modules that learn.
 
-    batches(epoch, skip) yields this rank's shares of an epoch's batches without the first `skip`; batches have `ids`,
-    `seconds`, `counted` and `to(device)`. valid() yields this rank's share of the validation. updates: of the whole
-    training. units: names of the model's outputs. sizes: parameters of the model's parts. folder: of checkpoints.
-    frozen: parameters that stay as they are in the first so many updates.
+    batches(epoch, place) yields this rank's shares of an epoch's batches from a place in it; batches have `ids`,
+    `seconds`, `counted`, `left_out`, `after` and `to(device)`. valid() yields this rank's share of the validation.
+    updates: of the whole training, an estimate where epochs are asked for. units: names of the model's outputs. sizes:
+    parameters of the model's parts. folder: of checkpoints. frozen: parameters that stay as they are in the first so
+    many updates.
     """
 
     settings: Experiment | LanguageModel
-    batches: Callable[[int, int], Generator[Any, None, None]]
+    batches: Callable[[int, Place], Generator[Any, None, None]]
     valid: Callable[[], Iterable[Any]]
     updates: int
     units: Sequence[str]
@@ -121,6 +123,7 @@ class Trainer:
         self.parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(plan.device.type, enabled=self.settings.precision == "float16")
         self.progress = Progress()
+        self._left_out: dict[str, str] = {}  # cut id -> why it cannot be trained on
         self._request, self._ending = EndRequest(), 0  # _ending: the signal that all ranks end by
         self._began = time.monotonic()
 
@@ -156,12 +159,14 @@ class Trainer:
             "best_epoch": progress.best_epoch or None,
             "without_path": progress.dropped,
             "recomputed": progress.recomputed,
+            "left_out": len(self._left_out),
         }
 
     def _epoch(self, monitor: Monitor) -> None:
         progress = self.progress
-        with contextlib.closing(self.plan.batches(progress.epoch, progress.batch)) as batches:  # ends loading processes
-            while progress.updates < self.plan.updates:
+        place = Place(progress.window, progress.batch)
+        with contextlib.closing(self.plan.batches(progress.epoch, place)) as batches:  # ends loading processes
+            while self.settings.epochs or progress.updates < self.plan.updates:
                 group = list(islice(batches, self.settings.accumulate))
                 if not group:
                     break
@@ -169,7 +174,8 @@ class Trainer:
                 audio = progress.audio_seconds
                 values = self._update(group, rate)
                 progress.updates += 1
-                progress.batch += len(group)
+                progress.window, progress.batch = group[-1].after
+                self._left_out |= dict(cut for batch in group for cut in batch.left_out)
                 progress.losses += values["loss"]
                 progress.losses_of += 1
                 monitor.update(progress.updates, values, rate, progress.audio_seconds - audio)
@@ -177,7 +183,7 @@ class Trainer:
                     self._end()
                 if progress.updates % self.plan.settings.saving.every_updates == 0:
                     self._save(LAST)
-        if not progress.batch:
+        if not progress.losses_of:
             raise ValueError(f"{self.plan.settings.name}: epoch {progress.epoch + 1} has no batches to train on")
 
     def _update(self, group: Sequence[Batch], rate: float) -> dict[str, float]:
@@ -300,12 +306,16 @@ class Trainer:
         progress = self.progress
         progress.train_loss = progress.losses / progress.losses_of
         progress.losses, progress.losses_of = 0.0, 0
-        progress.epoch, progress.batch = progress.epoch + 1, 0
-        progress.finished = progress.updates >= self.plan.updates
+        progress.epoch, progress.window, progress.batch = progress.epoch + 1, 0, 0
+        epochs = self.settings.epochs
+        progress.finished = progress.epoch >= epochs if epochs else progress.updates >= self.plan.updates
         if progress.valid_loss < progress.best_loss:
             progress.best_epoch, progress.best_loss = progress.epoch, progress.valid_loss
         self._save(f"epoch-{progress.epoch}.pt")
         self._save(LAST)
+        if self._left_out and self.ranks.first:
+            listed = self.plan.folder / "skipped.tsv"
+            log.warning("%d cuts left out of training so far, listed in %s", len(self._left_out), listed)
         self._remove_epochs()
 
     def _remove_epochs(self) -> None:
@@ -329,8 +339,12 @@ class Trainer:
         now = time.monotonic()
         self.progress.wall_seconds += now - self._began
         self._began = now
+        for of_rank in self.ranks.gather(self._left_out):
+            self._left_out |= of_rank
         if not self.ranks.first:
             return
+        left_out = sorted(self._left_out.items())
+        write_text(self.plan.folder / "skipped.tsv", "".join(f"{cut}\t{reason}\n" for cut, reason in left_out))
         state = self.step.state_dict()
         content = {
             "model": {name[6:]: value for name, value in state.items() if name.startswith("model.")},
@@ -341,7 +355,8 @@ class Trainer:
             "ranks": self.ranks.world,
         }
         if name == LAST:
-            content |= {"optimizer": self.optimiser.state_dict(), "scaler": self.scaler.state_dict()}
+            states = {"optimizer": self.optimiser.state_dict(), "scaler": self.scaler.state_dict()}
+            content |= {**states, "left_out": dict(left_out)}
             checkpoint.save(self.plan.folder / name, content, self.plan.folder / BEFORE)
         else:
             checkpoint.save(self.plan.folder / name, content)
@@ -391,7 +406,7 @@ class Trainer:
         for group, scale in zip(self.optimiser.param_groups, scales, strict=True):
             group["lr_scale"] = scale  # earlier checkpoints have none
         self.scaler.load_state_dict(content["scaler"])
-        self.progress = Progress(**content["progress"])
+        self.progress, self._left_out = Progress(**content["progress"]), dict(content["left_out"])
         before = content.get("ranks", 1)
         if before != self.ranks.world and self.ranks.first:
             log.warning(

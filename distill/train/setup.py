@@ -12,8 +12,9 @@ import torch
 
 from distill.batch import SAMPLE_RATE, Batch
 from distill.config.experiment import Experiment
+from distill.corpora.cut_sets import CutBlocks, load_cuts
 from distill.data.lattices import Lattices
-from distill.data.loader import SpeechDataset, TrainLoader, in_order, load_cuts, train_loader
+from distill.data.loader import SpeechDataset, TrainLoader, distortion, in_order
 from distill.data.numerators import Numerators, usable
 from distill.data.statistics import fbank_statistics, level
 from distill.files import write_text
@@ -33,6 +34,7 @@ from distill.train.schedule import count_updates
 from distill.train.teacher import TeacherTargets
 
 log = logging.getLogger(__name__)
+CALIBRATED = 200  # utterances from which a front-end's statistics are taken
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def build_trainer(
 ) -> Trainer:
     """A trainer with graphs and teacher as the objective's terms need them.
 
-    folder: of checkpoints, and lists of copied tensors (init.tsv) and skipped cuts (skipped.tsv).
+    folder: of checkpoints, and lists of copied tensors (init.tsv) and cuts left out (skipped.tsv).
     """
     torch.manual_seed(experiment.seed)
     lang, data = Lang.load(folders.lang), experiment.data
@@ -82,14 +84,12 @@ def build_trainer(
     if experiment.teacher is not None and needs & {"hidden", "outputs"}:
         teacher = checkpoint.load_recogniser(folders.exp / experiment.teacher.experiment)[0].to(device)
     with_clean = teacher is not None and experiment.teacher is not None and experiment.teacher.input == "clean"
-    loader, skipped = train_loader(
-        folders.data, data, experiment.augment, numerators, experiment.seed, with_clean, ranks.rank, ranks.world
+    files = [CutBlocks(folders.data / "cuts", part) for part in data.train]
+    dataset = SpeechDataset(
+        numerators, distortion(experiment.augment, folders.data), experiment.seed, with_clean, data.keep_audio
     )
+    loader = TrainLoader(files, dataset, data, experiment.seed, ranks.rank, ranks.world)
     model = initial_model(experiment, lang.outputs, folders, folder, loader, ranks.first)
-    if ranks.first:
-        write_text(folder / "skipped.tsv", "".join(f"{cut}\t{reason}\n" for cut, reason in skipped))
-        if skipped:
-            log.warning("%d cuts left out of training, listed in %s", len(skipped), folder / "skipped.tsv")
     denominator = graphs.denominator.to(device) if graphs else None
     context = TermContext(experiment.model, teacher.settings if teacher else None, engine, denominator)
     objective = Objective(experiment.objective, context)
@@ -187,11 +187,11 @@ def calibrate(front_end: FrontEnd, loader: TrainLoader) -> None:
     """Set the front-end's statistics of the training audio: the waveform's gain, or the Fbank's mean and scale."""
     if isinstance(front_end, FbankFrontEnd):
         for stored, value in zip(
-            (front_end.mean, front_end.scale), fbank_statistics(loader.cuts, front_end.settings.mels)
+            (front_end.mean, front_end.scale), fbank_statistics(loader.sample(CALIBRATED), front_end.settings.mels)
         ):
             stored.copy_(value)
     elif isinstance(front_end, WaveFrontEnd) and front_end.settings.waveform == "gain":
-        front_end.gain.fill_(1 / level(loader.cuts))
+        front_end.gain.fill_(1 / level(loader.sample(CALIBRATED)))
 
 
 def continue_projections(objective: torch.nn.Module, init: Path) -> None:

@@ -36,7 +36,7 @@ class TeacherTargets:
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Targets:
         """Targets of a batch, padded as the batch is. Raises OSError where they cannot be stored."""
-        if self._folder is None:
+        if self._folder is None or not batch.counted:
             return self._run(batch)
         rows = [self._stored(self._folder, batch.row(number)) for number in range(len(batch.ids))]
         device = batch.wave.device

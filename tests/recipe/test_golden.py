@@ -59,7 +59,7 @@ class Losses:
     def __call__(self, *_: Any) -> Losses:
         return self
 
-    def update(self, step: int, values: dict[str, float], rate: float) -> None:
+    def update(self, step: int, values: dict[str, float], *_: float) -> None:
         self.values.append(values["loss"])
 
     def valid(self, *_: Any) -> None: ...

@@ -14,9 +14,10 @@ import pytest
 import soundfile
 import torch
 import yaml
-from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
+from lhotse import MonoCut, Recording, SupervisionSegment
 
 from distill.config.experiment import Experiment
+from distill.corpora.cut_sets import write_cuts
 from distill.files import write_json
 from distill.fsa.k2_format import save_fsa
 from distill.graphs.unit_ngram import train_unit_ngram
@@ -34,12 +35,11 @@ text: {units: words, batch_units: 200}
 optim: {updates: 12, lr: 1.0e-2}
 rescoring: {nbest: 4, beam: 4}
 """
-SMALL_SHARDS = "from distill.data import lattices; lattices.SHARD = 4"
 
 
 @dataclass(frozen=True)
 class Tiny:
-    """Folders of a recipe. conf also has what every process imports: shards of a few cuts."""
+    """Folders of a recipe."""
 
     data: Path
     conf: Path
@@ -53,7 +53,7 @@ class Tiny:
     def start(self, script: str, *options: str, **environment: str) -> subprocess.Popen:
         return subprocess.Popen(
             self.command(script, *options),
-            env={**os.environ, "PYTHONPATH": f"{ROOT}:{self.conf}", **environment},
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
 
@@ -99,8 +99,11 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (data / "text/lm.txt").write_text("\n".join(text) + "\n", encoding="utf-8")
     for order in (3, 4):
         train_word_ngram(text, order, lang.lexicon.words, least=1).write(data / f"lm/words.{order}gram.arpa")
+    patch = pytest.MonkeyPatch()
+    patch.setattr("distill.corpora.cut_sets.BLOCK", 4)
     for part, count in PARTS.items():
-        CutSet.from_cuts(a_cut(data, part, n, rng) for n in range(count)).to_file(data / f"cuts/{part}.jsonl.gz")
+        write_cuts((a_cut(data, part, n, rng) for n in range(count)), data / f"cuts/{part}.jsonl.gz")
+    patch.undo()
     return data
 
 
@@ -132,7 +135,6 @@ def tiny(tiny_data: Path, tmp_path: Path) -> Tiny:
     """Two trained experiments: `teacher`, and `other`, which streams."""
     units = (tiny_data / "lang_phones/tokens.txt").read_text(encoding="utf-8").split()[::2]
     (tmp_path / "conf").mkdir()
-    (tmp_path / "conf/sitecustomize.py").write_text(SMALL_SHARDS, encoding="utf-8")
     for seed, name in enumerate(("teacher", "other")):
         model = a_model(seed, name == "other", len(units))
         values = {"stage": 6, "optim": {"updates": 1}, "model": model.settings.model_dump(mode="json")}

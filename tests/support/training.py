@@ -15,9 +15,11 @@ import numpy as np
 import soundfile
 import torch
 from lhotse import CutSet, Recording, SupervisionSegment
+from lhotse.cut import Cut
 
 from distill.batch import Batch
 from distill.config.experiment import Experiment
+from distill.corpora.cut_sets import CutBlocks
 from distill.data.augment import Distortion
 from distill.data.loader import SpeechDataset, TrainLoader, in_order
 from distill.data.numerators import Numerators
@@ -83,13 +85,28 @@ def made_numerators(lang: Lang) -> Numerators:
     return Numerators(lang, UnitLm(lm, len(lang.tokens)))
 
 
+class InMemory(CutBlocks):
+    """Cuts in memory as if they were on disk, in one block or several."""
+
+    def __init__(self, cuts: CutSet, size: int = 250) -> None:
+        every = list(cuts)
+        self.blocks = [every[start : start + size] for start in range(0, len(every), size)]
+        self.counts = np.array([len(block) for block in self.blocks], dtype=np.int64)
+        self.seconds = np.array([sum(cut.duration for cut in block) for block in self.blocks])
+
+    def read(self, number: int) -> list[Cut]:
+        return self.blocks[number]
+
+
 def loader_of(cuts: CutSet, numerators: Numerators, experiment: Experiment, ranks: Ranks = ALONE, **dataset: Any):
-    """The loader of an experiment; dataset: `distortion`, `with_clean` of its SpeechDataset."""
+    """The loader of an experiment; dataset: `distortion`, `with_clean` of its SpeechDataset, `block`: cuts in one."""
     made = SpeechDataset(
         numerators, dataset.get("distortion"), experiment.seed, dataset.get("with_clean", False),
         experiment.data.keep_audio,
     )  # fmt: skip
-    return TrainLoader(cuts, made, experiment.data, experiment.seed, ranks.rank, ranks.world)
+    return TrainLoader(
+        [InMemory(cuts, dataset.get("block", 250))], made, experiment.data, experiment.seed, ranks.rank, ranks.world
+    )
 
 
 def toy_trainer(
@@ -133,7 +150,7 @@ def toy_trainer(
             yield replace(batch, wave=batch.wave.double()) if double else batch
 
     plan = TrainingPlan(
-        experiment, lambda epoch, skip: moved(loader.epoch(epoch, skip)), lambda: moved(in_order(valid, reading, 1.5)),
+        experiment, lambda *place: moved(loader.epoch(*place)), lambda: moved(in_order(valid, reading, 1.5)),
         experiment.optim.updates, lang.outputs, count_parameters(model), folder, ranks, torch.device("cpu"), teacher,
     )  # fmt: skip
     trainer = Trainer(plan, TrainingStep(model, objective))

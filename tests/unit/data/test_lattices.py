@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from distill.config.training import Data
-from distill.data.lattices import CutLattice, Lattices, Shard, finish, missing, shard_of, shard_path, write_shard
-from distill.data.numerators import Numerators
-from distill.fsa.graph import Numerator
+from distill.data.lattices import CutLattice, Lattices, Shard, Summary, finish, missing, shard_path, write_shard
+from distill.data.numerators import Numerators, Wanted
+from distill.fsa.graph import Hmm, Numerator
 from distill.graphs.lexicon import Lang, Lexicon, write_lang
 from distill.graphs.numerator import UnitLm
 from distill.graphs.unit_ngram import train_unit_ngram
@@ -33,18 +33,33 @@ def all_cuts() -> list[CutLattice]:
 
 
 @pytest.fixture
-def part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def part(tmp_path: Path) -> Path:
     folder = tmp_path / "num" / "teacher" / "unlabelled"
-    monkeypatch.setattr("distill.data.lattices.SHARD", 7)
     write_missing(folder)
     return folder
 
 
 def write_missing(folder: Path) -> None:
-    cuts = all_cuts()
-    for number in missing(folder, len(cuts)):
-        write_shard(shard_path(folder, number), shard_of(cuts, number), SHIFT, BEAM)
-    finish(folder, len(cuts))
+    for number in missing(folder, 2):
+        write_shard(shard_path(folder, number), shard_of(number), SHIFT, BEAM)
+    finish(folder, 2)
+
+
+def shard_of(number: int) -> list[CutLattice]:
+    return all_cuts()[7 * number :][: 7 if number == 0 else None]
+
+
+def summary(folder: Path) -> Summary:
+    found = Summary()
+    for shard in Lattices([folder]).shards():
+        found.add(shard)
+    return found
+
+
+def graph_of(made: Numerators, cut_id: str, text: str | None = None) -> Hmm:
+    (graph,) = made.graphs([Wanted(cut_id, text)])
+    assert isinstance(graph, Hmm)
+    return graph
 
 
 def scores(graph: SequenceGraph) -> dict[tuple[int, ...], float]:
@@ -54,12 +69,14 @@ def scores(graph: SequenceGraph) -> dict[tuple[int, ...], float]:
 def test_what_was_written_comes_back(part: Path) -> None:
     stored = Lattices([part])
     assert set(stored) == {each.cut_id for each in all_cuts() if each.sequences is not None}
-    assert stored.without_path == {"nothing"}
+    assert summary(part).without_lattice == [("nothing", "no complete path with units")]
     assert (stored.frame_shift, stored.beam) == (SHIFT, BEAM)
     for each in all_cuts():
         if each.sequences is None:
-            assert stored.confidence(each.cut_id) is None
+            assert stored.find(each.cut_id) is None
             continue
+        shard = stored.find(each.cut_id)
+        assert shard is not None
         found = stored[each.cut_id]
         for name in ("src", "dst", "symbol", "earliest", "latest"):
             assert np.array_equal(getattr(found, name), getattr(each.sequences, name))
@@ -69,9 +86,8 @@ def test_what_was_written_comes_back(part: Path) -> None:
         assert next(found.ranked())[1] == 0.0  # the best sequence's scores are exact
         assert scores(found).keys() == scores(each.sequences).keys()
         assert scores(found) == pytest.approx(scores(each.sequences), abs=0.02)
-        np.testing.assert_allclose(stored.confidence(each.cut_id), each.confidence, atol=1 / 255)
-        assert stored.counts(each.cut_id) == (list(each.counts) or [0, 0])
-        shard = next(shard for shard in stored.shards if each.cut_id in shard)
+        np.testing.assert_allclose(shard.confidence(each.cut_id), each.confidence, atol=1 / 255)
+        assert shard.counts(each.cut_id) == (list(each.counts) or [0, 0])
         assert shard.words(each.cut_id) == list(each.words)
 
 
@@ -83,16 +99,15 @@ def test_same_lattices_same_bytes(part: Path, tmp_path: Path) -> None:
 
 def test_a_killed_writer_goes_on_where_it_was(part: Path, tmp_path: Path) -> None:
     folder = tmp_path / "killed"
-    assert missing(folder, len(all_cuts())) == [0, 1]
-    write_shard(shard_path(folder, 0), shard_of(all_cuts(), 0), SHIFT, BEAM)
+    assert missing(folder, 2) == [0, 1]
+    write_shard(shard_path(folder, 0), shard_of(0), SHIFT, BEAM)
     (folder / "00001.npz.tmp").write_bytes(b"half")
     with pytest.raises(FileNotFoundError, match="stage 7"):  # what is half written is not there
         Lattices([folder])
-    assert missing(folder, len(all_cuts())) == [1]
+    assert missing(folder, 2) == [1]
     write_missing(folder)
     assert [shard_path(folder, n).read_bytes() for n in (0, 1)] == [shard_path(part, n).read_bytes() for n in (0, 1)]
-    assert Lattices([folder]).bytes == sum(shard_path(folder, n).stat().st_size for n in (0, 1))
-    assert not list(folder.glob("*.tmp"))
+    assert summary(folder).bytes == sum(shard_path(folder, n).stat().st_size for n in (0, 1))
 
 
 def test_a_shard_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +136,7 @@ def test_a_damaged_shard_is_an_error(part: Path) -> None:
         content[place] ^= 0xFF
     path.write_bytes(bytes(content))
     with pytest.raises(ValueError, match=r"00000\.npz: cut short or not a shard"):
-        Lattices([part])
+        list(Lattices([part]).shards())
 
 
 def test_arrays_that_do_not_fit_are_an_error(part: Path) -> None:
@@ -163,7 +178,7 @@ def numerators(lang: Lang, part: Path | None, **settings) -> Numerators:
 def test_objective_of_every_kind_is_at_most_zero(lang: Lang, part: Path, kind: str, confidence: bool) -> None:
     made = numerators(lang, part, numerator=kind, lattice={"confidence": confidence, "tolerance": 3})
     texts = dict.fromkeys(Lattices([part]), "AB A" if kind == "transcript" else None)
-    graphs = made.batch(list(texts.items()))
+    graphs = [graph_of(made, *each) for each in texts.items()]
     mmi = LfMmi(ENGINE, lang.topology.compose(made.lm.fsa))
     for seed in range(3):
         generator = torch.Generator().manual_seed(seed)
@@ -180,7 +195,7 @@ def test_kinds_contain_the_sequences_of_their_name(lang: Lang, part: Path) -> No
     cut_id = max(stored, key=lambda each: len(scores(stored[each])))
 
     def sequences(**settings) -> set[tuple[int, ...]]:
-        return set(language(numerators(lang, part, **settings)._from_lattice(cut_id)))
+        return set(language(numerators(lang, part, **settings)._from_lattice(stored[cut_id])))
 
     ranked = [units for units, _ in stored[cut_id].ranked()]
     assert sequences(numerator="one_best") == {ranked[0]}
@@ -192,16 +207,23 @@ def test_kinds_contain_the_sequences_of_their_name(lang: Lang, part: Path) -> No
 
 def test_text_comes_before_lattices_and_problems_are_listed(lang: Lang, part: Path) -> None:
     made = numerators(lang, part)
-    written = made.batch([("cut-1", "AB")])[0]
-    assert len(written.src) != len(numerators(lang, part).batch([("cut-1", None)])[0].src)
-    cuts = [("cut-0", None), ("nothing", None), ("new", None), ("spoken", "A ZEBRA"), ("cut-2", None)]
-    problems = made.problems(cuts)
-    assert problems[0] is None and problems[4] is None
-    assert "no lattice" in str(problems[1]) and "no lattice" in str(problems[2]) and "ZEBRA" in str(problems[3])
-    with pytest.raises(ValueError, match="nothing"):
-        made.batch([("nothing", None)])[0]
-    with pytest.raises(ValueError, match=r"data\.numerator is transcript"):
-        numerators(lang, part, numerator="transcript").batch([("cut-0", None)])[0]
+    written = graph_of(made, "cut-1", "AB")
+    assert len(written.src) != len(graph_of(numerators(lang, part), "cut-1").src)
+    found = made.graphs(
+        [
+            Wanted("cut-0"),
+            Wanted("nothing"),
+            Wanted("new"),
+            Wanted("spoken", "A ZEBRA"),
+            Wanted("cut-2", shard="unlabelled/0"),
+            Wanted("cut-3", shard="unlabelled/1"),
+        ]
+    )
+    assert isinstance(found[0], Hmm) and isinstance(found[4], Hmm)
+    assert "nothing" in str(found[1]) and "no lattice" in str(found[2]) and "ZEBRA" in str(found[3])
+    assert "no lattice" in str(found[5]), "in another shard than its own"
+    (reason,) = numerators(lang, part, numerator="transcript").graphs([Wanted("cut-0")])
+    assert "data.numerator is transcript" in str(reason)
 
 
 def test_sequences_that_the_lm_forbids_are_a_problem(lang: Lang, part: Path) -> None:
@@ -209,7 +231,7 @@ def test_sequences_that_the_lm_forbids_are_a_problem(lang: Lang, part: Path) -> 
 
     nothing = UnitLm(Fsa.from_arcs([(0, 1, 3, 0.0), (1, 2, 3, 0.0)], {2: 0.0}, 3), OUTPUTS)
     made = Numerators(lang, nothing, Lattices([part]), Data(numerator="one_best"))
-    reasons = made.problems([(cut_id, None) for cut_id in Lattices([part])])
+    reasons = made.graphs([Wanted(cut_id) for cut_id in Lattices([part])])
     assert sum("denominator's LM allows none" in str(reason) for reason in reasons) > 8
 
 
@@ -217,22 +239,24 @@ def test_sequences_that_the_lm_forbids_are_a_problem(lang: Lang, part: Path) -> 
 def test_confidence_follows_the_frames_of_the_model(lang: Lang, part: Path, ratio: float) -> None:
     lm = numerators(lang, None).lm
     settings = Data(lattice={"confidence": True})
-    graph = Numerators(lang, lm, Lattices([part]), settings, ratio).batch([("cut-0", None)])[0]
-    stored = Lattices([part]).confidence("cut-0")
-    assert isinstance(graph, Numerator) and stored is not None
+    graph = graph_of(Numerators(lang, lm, Lattices([part]), settings, ratio), "cut-0")
+    shard = Lattices([part]).find("cut-0")
+    assert shard is not None
+    stored = shard.confidence("cut-0")
+    assert isinstance(graph, Numerator)
     frames = [min(len(stored) - 1, int(t / ratio)) for t in range(round(5 * ratio))]
     assert graph.confidence.tolist() == stored[frames].tolist()
-    (plain,) = numerators(lang, part).batch([("cut-0", None)])
+    plain = graph_of(numerators(lang, part), "cut-0")
     assert not isinstance(plain, Numerator)  # neither windows nor confidence
 
 
 def test_numerators_are_kept_within_bounds(lang: Lang, part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = numerators(lang, part)
     ids = list(Lattices([part]))
-    first = [made.batch([(cut_id, None)])[0] for cut_id in ids]
-    assert all(made.batch([(cut_id, None)])[0] is graph for cut_id, graph in zip(ids, first))
+    first = [graph_of(made, cut_id) for cut_id in ids]
+    assert all(graph_of(made, cut_id) is graph for cut_id, graph in zip(ids, first))
     monkeypatch.setattr("distill.data.numerators.KEPT_ARCS", 40)
     small = numerators(lang, part)
-    again = small.batch([(cut_id, None) for cut_id in ids])
-    assert [len(graph.src) for graph in again] == [len(graph.src) for graph in first]
+    again = small.graphs([Wanted(cut_id) for cut_id in ids])
+    assert [isinstance(graph, Hmm) and len(graph.src) for graph in again] == [len(graph.src) for graph in first]
     assert len(small._made) < len(ids)

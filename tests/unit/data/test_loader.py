@@ -14,8 +14,10 @@ import torch
 from lhotse import CutSet
 
 import distill.data.loader as module
+from distill.batch import BEGIN, Place
 from distill.config.experiment import Experiment
-from distill.data.loader import SpeechDataset, in_order, share
+from distill.data.augment import Distortion
+from distill.data.loader import SpeechDataset, TrainLoader, in_order, share
 from distill.graphs.lexicon import Lang
 from distill.train.distributed import Ranks
 from tests.support.training import SETTINGS, in_ranks, loader_of, made_numerators, write_letters, write_speech
@@ -106,7 +108,7 @@ def test_what_was_trained_on_is_not_read_again(cuts: CutSet, lang: Lang, monkeyp
     read: list[str] = []
     original = SpeechDataset._read
     monkeypatch.setattr(SpeechDataset, "_read", lambda self, cut: read.append(cut.id) or original(self, cut))
-    rest = [id_ for batch in loader.epoch(0, skip=3) for id_ in batch.ids]
+    rest = [id_ for batch in loader.epoch(0, Place(0, 3)) for id_ in batch.ids]
     assert sorted(read) == sorted(rest) and 0 < len(rest) < len(cuts)
 
 
@@ -134,9 +136,11 @@ def test_shares_are_even_in_audio(cuts: CutSet) -> None:
 
 
 def test_more_ranks_than_cuts_leave_some_without(cuts: CutSet, lang: Lang) -> None:
-    loader = loader_of(cuts.subset(first=1), made_numerators(lang), experiment(workers=0), Ranks(1, 2))
+    distortion = Distortion(pitch_probability=0.0)
+    few = cuts.subset(first=1)
+    loader = loader_of(few, made_numerators(lang), experiment(workers=0), Ranks(1, 2), distortion=distortion)
     (batch,) = loader.epoch(0)
-    assert not batch.counted and batch.seconds == 0 and len(batch.ids) == 1
+    assert not batch.counted and batch.seconds == 0 and len(batch.wave) == len(batch.graphs) == 1
 
 
 def validated(ranks: Ranks, cuts: CutSet) -> list[str]:
@@ -160,3 +164,82 @@ def test_workers_leave_signals_to_the_training_process(cuts: CutSet, lang: Lang)
     for pid in children():
         os.kill(pid, 15)
     assert len(list(batches)) == loader.count(0) - 1
+
+
+# Windows
+
+
+def ids_of(loader: TrainLoader, number: int, place: Place = BEGIN) -> list[str]:
+    return [id_ for batch in loader.epoch(number, place) for id_ in batch.ids]
+
+
+def test_an_epoch_of_several_windows_is_every_cut_once(cuts: CutSet, lang: Lang) -> None:
+    loader = loader_of(cuts, made_numerators(lang), experiment(workers=0, window=8), block=4)
+    assert loader.windows == 3
+    first, second = ids_of(loader, 0), ids_of(loader, 1)
+    assert sorted(first) == sorted(second) == sorted(cut.id for cut in cuts) and first != second
+    in_window = [{batch.after.window for batch in loader.epoch(n) if "cut-0000" in batch.ids} for n in range(6)]
+    assert len(set(map(tuple, in_window))) > 1, "windows have other blocks in each epoch"
+
+
+def test_every_place_continues_with_the_rest(cuts: CutSet, lang: Lang, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = loader_of(cuts, made_numerators(lang), experiment(workers=0, window=8), block=4)
+    batches = list(loader.epoch(1))
+    read: list[int] = []
+    original = TrainLoader._block
+    monkeypatch.setattr(TrainLoader, "_block", lambda self, block: read.append(block) or original(self, block))
+    for done, batch in enumerate(batches, 1):
+        loader._read.cache_clear()
+        read.clear()
+        rest = [each.ids for each in loader.epoch(1, batch.after)]
+        assert rest == [each.ids for each in batches[done:]]
+        assert len(read) == 2 * (3 - batch.after.window), "windows before the place are not read"
+
+
+def test_the_number_of_batches_is_exact_in_one_window_and_near_in_several(cuts: CutSet, lang: Lang) -> None:
+    many = repeated(cuts, 20)
+    one, several = (
+        loader_of(many, made_numerators(lang), experiment(workers=0, window=w), block=20) for w in (9999, 80)
+    )
+    assert one.count(1) == len(list(one.epoch(1)))
+    assert several.count(3) == pytest.approx(len(list(several.epoch(3))), rel=0.1)
+
+
+# What cannot be trained on
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_utterances_that_cannot_be_used_are_left_out_with_reasons(tmp_path: Path, lang: Lang, workers: int) -> None:
+    cuts = write_speech(tmp_path, 12)
+    loader = loader_of(cuts, made_numerators(lang), experiment(workers=workers))
+    files = sorted(tmp_path.glob("*.wav"))
+    files[1].write_bytes(files[1].read_bytes()[:30])
+    files[3].unlink()
+    wave = np.full(4000, np.nan, dtype=np.float32)
+    soundfile.write(files[5], wave, 16000, subtype="FLOAT", format="WAV")
+    next(cut for cut in cuts if cut.id == "cut-0007").supervisions[0].text = "A ZEBRA"
+    batches = list(loader.epoch(0))
+    left_out = dict(cut for batch in batches for cut in batch.left_out)
+    assert sorted(left_out) == ["cut-0001", "cut-0003", "cut-0005", "cut-0007"]
+    assert "ZEBRA" in left_out["cut-0007"] and "cannot be read" in left_out["cut-0003"]
+    assert sorted(id_ for batch in batches for id_ in batch.ids) == sorted({cut.id for cut in cuts} - {*left_out})
+    assert all(len(batch.ids) == len(batch.samples) == len(batch.graphs) for batch in batches if batch.ids)
+
+
+def test_a_corpus_without_a_usable_utterance_is_an_error(tmp_path: Path, lang: Lang) -> None:
+    cuts = repeated(write_speech(tmp_path, 4), 30)
+    for path in tmp_path.glob("*.wav"):
+        path.unlink()
+    few = loader_of(cuts.subset(first=4), made_numerators(lang), experiment(workers=0))
+    with pytest.raises(ValueError, match=r"none of 4 cuts can be trained on; cut cut-000.*cannot be read"):
+        list(few.epoch(0))
+    many = loader_of(cuts, made_numerators(lang), experiment(workers=2))
+    with pytest.raises(ValueError, match=r"^20 batches in a row without a usable utterance; cut cut-000.*read"):
+        list(many.epoch(0))
+
+
+def test_a_damaged_shard_in_a_loading_process_is_one_line(cuts: CutSet, lang: Lang) -> None:
+    numerators = made_numerators(lang)
+    numerators.graphs = lambda wanted: (_ for _ in ()).throw(ValueError("shard 3 is damaged"))  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match=r"^shard 3 is damaged$"):
+        list(loader_of(cuts, numerators, experiment(workers=2)).epoch(0))

@@ -14,7 +14,7 @@ from distill.data.statistics import fbank_statistics, level
 def cuts(*scales: float, seed: int = 0) -> list:
     draw = np.random.default_rng(seed)
     waves = [np.float32(scale) * draw.standard_normal((1, 4000)).astype(np.float32) for scale in scales]
-    return [SimpleNamespace(load_audio=lambda wave=wave: wave) for wave in waves]
+    return [SimpleNamespace(id="x", sampling_rate=16000, load_audio=lambda wave=wave: wave) for wave in waves]
 
 
 def test_ordinary_audio_is_measured_as_a_whole() -> None:
@@ -29,10 +29,6 @@ def test_single_odd_utterances_move_nothing(odd: float) -> None:
     assert level(mixed) == pytest.approx(level(usual), rel=1e-6)
     for now, before in zip(fbank_statistics(mixed, 20), fbank_statistics(usual, 20), strict=True):
         torch.testing.assert_close(now, before)
-
-
-def test_the_measured_utterances_are_spread_over_the_set() -> None:
-    assert level(cuts(*[0.02] * 50, *[0.1] * 50), count=10) == pytest.approx((0.0052) ** 0.5, rel=0.05)
 
 
 @pytest.mark.parametrize("scales", [(), (0.0, 0.0), (np.nan,)])

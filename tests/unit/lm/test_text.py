@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from distill.batch import Place
 from distill.lm.text import PADDING, Corpus, TextLoader, padded, write_corpus
 from distill.lm.units import END, UNKNOWN, Units, learn_units
 
@@ -77,7 +78,7 @@ def test_an_epoch_has_every_row_once_within_the_size(tmp_path: Path) -> None:
     assert sorted(names) == sorted(f"text row {row}" for row in range(len(corpus)))
     assert max(batch.inputs.numel() for batch in batches) <= 40 and loader.count(0) == len(batches)
     assert sum(int((batch.targets != PADDING).sum()) for batch in batches) == len(corpus.ids) - 1
-    again = list(TextLoader(corpus, 40, seed=5).epoch(0, skip=3))
+    again = list(TextLoader(corpus, 40, seed=5).epoch(0, Place(0, 3)))
     assert [batch.ids for batch in again] == [batch.ids for batch in batches[3:]]
     assert [batch.ids for batch in loader.epoch(1)] != [batch.ids for batch in batches]
 

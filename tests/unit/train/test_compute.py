@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from distill.batch import BEGIN
 from distill.config.experiment import Experiment
 from distill.models import checkpoint
 from distill.train import compute
@@ -37,7 +38,7 @@ def test_a_checkpointed_block_keeps_its_input_alone(tmp_path: Path) -> None:
         trainer = toy_trainer(
             tmp_path, write_speech(tmp_path / "audio", 8), write_letters(tmp_path / "lang"), compute=settings
         )
-        batch, saved = next(trainer.plan.batches(0, 0)), []
+        batch, saved = next(trainer.plan.batches(0, BEGIN)), []
         with torch.autograd.graph.saved_tensors_hooks(lambda x, saved=saved: saved.append(x.nbytes) or x, lambda x: x):
             trainer.step.train()(batch, None)
         kept.append(sum(saved))

@@ -81,7 +81,7 @@ def test_stage_5_reads_all_files_of_a_checkpoint(tmp_path: Path) -> None:
 def cuts() -> list:
     draw = np.random.default_rng(0)
     waves = [0.1 * draw.standard_normal((1, n)).astype(np.float32) for n in (8000, 16000)]
-    return [SimpleNamespace(load_audio=lambda wave=wave: wave) for wave in waves]
+    return [SimpleNamespace(id="x", sampling_rate=16000, load_audio=lambda wave=wave: wave) for wave in waves]
 
 
 def test_fbank_frames_are_normalised_by_the_training_audio() -> None:
@@ -96,7 +96,7 @@ def test_fbank_frames_are_normalised_by_the_training_audio() -> None:
 
 
 def test_each_front_end_stores_what_it_needs() -> None:
-    loader = SimpleNamespace(cuts=cuts())
+    loader = SimpleNamespace(sample=lambda count: cuts())
     stack = {"layers": ((8, 3, 2),), "norm": "frame"}
     features = build_front_end(FrontEnd(input="fbank", waveform="none", mels=20, **stack))
     calibrate(features, loader)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from distill.batch import BEGIN, Place
 from distill.config.language_model import LanguageModel
 from distill.graphs.arpa import read_arpa
 from distill.graphs.word_ngram import train_word_ngram
@@ -57,8 +58,8 @@ def test_a_killed_training_continues_to_the_same_weights(tmp_path: Path) -> None
     dying = trainer(tmp_path / "killed")
     batches = dying.plan.batches
 
-    def until_killed(epoch: int, skip: int = 0) -> Iterator[TextBatch]:
-        for index, batch in enumerate(batches(epoch, skip)):
+    def until_killed(epoch: int, place: Place = BEGIN) -> Iterator[TextBatch]:
+        for index, batch in enumerate(batches(epoch, place)):
             if epoch == 1 and index == 2:
                 raise KeyboardInterrupt
             yield batch

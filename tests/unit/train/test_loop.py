@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from distill.batch import Batch, Targets
+from distill.batch import BEGIN, Batch, Place, Targets
 from distill.config.experiment import Experiment
 from distill.config.training import Teacher
 from distill.fsa.graph import Fsa
@@ -39,16 +39,17 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def tone_batches(epoch: int, skip: int = 0) -> Iterator[Batch]:
+def tone_batches(epoch: int, place: Place = BEGIN) -> Iterator[Batch]:
     """Two tones, one unit each: eight batches an epoch."""
     generator = torch.Generator().manual_seed(epoch)
     for index in range(8):
         first = torch.rand((), generator=generator) < 0.5
         wave = torch.stack([tone(220 if first else 900), tone(900 if first else 220)])
-        if index >= skip:
+        if index >= place.batch:
             units = (1, 2) if first else (2, 1)
             graphs = [topology.ctc(Fsa.from_arcs([(0, 1, u, -1.1)], {1: -1.1}, 2)) for u in units]
-            yield Batch((f"{epoch}-{index}-a", f"{epoch}-{index}-b"), wave, torch.tensor([1600, 1600]), graphs)
+            ids = f"{epoch}-{index}-a", f"{epoch}-{index}-b"
+            yield Batch(ids, wave, torch.tensor([1600, 1600]), graphs, after=Place(0, index + 1))
 
 
 def tone(hertz: float) -> torch.Tensor:
@@ -96,8 +97,8 @@ def first_loss() -> float:
 def test_a_killed_training_continues_to_the_same_weights(tmp_path: Path) -> None:
     trainer(tmp_path / "whole").run()
 
-    def dying(epoch: int, skip: int = 0) -> Iterator[Batch]:
-        for index, batch in enumerate(tone_batches(epoch, skip)):
+    def dying(epoch: int, place: Place = BEGIN) -> Iterator[Batch]:
+        for index, batch in enumerate(tone_batches(epoch, place)):
             if epoch == 0 and index == 6:
                 raise KeyboardInterrupt
             yield batch
@@ -129,8 +130,8 @@ def test_accumulated_batches_give_the_mean_of_their_gradients(tmp_path: Path) ->
 
 
 def test_nan_stops_with_step_cuts_and_term(tmp_path: Path) -> None:
-    def broken(epoch: int, skip: int = 0) -> Iterator[Batch]:
-        for index, batch in enumerate(tone_batches(epoch, skip)):
+    def broken(epoch: int, place: Place = BEGIN) -> Iterator[Batch]:
+        for index, batch in enumerate(tone_batches(epoch, place)):
             yield Batch(batch.ids, batch.wave * (torch.inf if index == 2 else 1), batch.samples, batch.graphs)
 
     with pytest.raises((FloatingPointError, ValueError), match=r"0-2-a|NaN"):

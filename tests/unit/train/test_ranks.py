@@ -14,6 +14,7 @@ import pytest
 import torch
 from lhotse import CutSet
 
+from distill.batch import BEGIN
 from distill.graphs.lexicon import Lang
 from distill.models import checkpoint
 from distill.train import distributed
@@ -234,13 +235,13 @@ def test_not_finite_names_the_cuts_of_all_ranks(tmp_path: Path, cuts: CutSet, la
 
 
 def second_epoch(ranks: Ranks, folder: Path, cuts: CutSet, lang: Lang) -> tuple[str, ...]:
-    return next(toy_trainer(folder, cuts, lang, ranks).plan.batches(1, 0)).ids
+    return next(toy_trainer(folder, cuts, lang, ranks).plan.batches(1, BEGIN)).ids
 
 
 def broken(ranks: Ranks, folder: Path, cuts: CutSet, lang: Lang) -> str:
     trainer = toy_trainer(folder, cuts, lang, ranks)
     try:
-        trainer._check_finite({"loss": float("nan")}, [next(trainer.plan.batches(1, 0))])
+        trainer._check_finite({"loss": float("nan")}, [next(trainer.plan.batches(1, BEGIN))])
     except FloatingPointError as error:
         return str(error)
     return "passed"

@@ -14,6 +14,7 @@ import torch
 from lhotse import CutSet
 
 import distill.data.loader as module
+from distill.batch import BEGIN
 from distill.graphs.lexicon import Lang
 from distill.models import checkpoint
 from distill.train.loop import Trainer
@@ -243,7 +244,7 @@ def test_epochs_without_a_last_checkpoint_are_not_replaced_in_silence(
 def test_the_best_epoch_is_kept_named_and_decoded(tmp_path: Path, cuts: CutSet, lang: Lang) -> None:
     losses = {1: 3.0, 2: 1.0, 3: 2.0, 4: 0.5, 5: 0.7, 6: 0.6}
     batches = toy_trainer(tmp_path, cuts, lang).plan.batches
-    updates = sum(len(list(batches(epoch, 0))) for epoch in range(6))
+    updates = sum(len(list(batches(epoch, BEGIN))) for epoch in range(6))
     trainer = toy_trainer(tmp_path, cuts, lang, saving={"keep": 1}, optim={"updates": updates, "lr": 0.01})
     kept: list[list[int]] = []
     trainer._validate = lambda monitor: losses[trainer.progress.epoch + 1]  # type: ignore[method-assign]

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from distill.batch import BEGIN
 from distill.config.experiment import Experiment
+from distill.corpora.cut_sets import write_cuts
 from distill.data.lattices import CutLattice, finish, shard_path, write_shard
-from distill.fsa.graph import Fsa
+from distill.data.numerators import Wanted
+from distill.fsa.graph import Fsa, Hmm
 from distill.fsa.k2_format import save_fsa
 from distill.graphs.lexicon import Lang, Lexicon, write_lang
 from distill.graphs.numerator import UnitLm
@@ -45,7 +48,7 @@ def folders(tmp_path: Path) -> Folders:
     part = tmp_path / "num/teacher/unlabelled"
     part.mkdir(parents=True)
     write_shard(shard_path(part, 0), cuts, frame_shift=0.04, beam=3.0)
-    finish(part, len(cuts))
+    finish(part, 1)
     (tmp_path / "lexicon.txt").write_text("A A\nB B\n", encoding="utf-8")
     write_lang(Lexicon.read(tmp_path / "lexicon.txt"), tmp_path)
     return Folders(tmp_path, tmp_path, tmp_path, tmp_path)
@@ -82,7 +85,8 @@ def test_a_denominator_that_cannot_end_is_named_before_training(folders: Folders
 
 
 def test_one_best_needs_no_beam(folders: Folders) -> None:
-    assert numerators(folders, numerator="one_best").problems([("cut", None)]) == [None]
+    (graph,) = numerators(folders, numerator="one_best").graphs([Wanted("cut")])
+    assert isinstance(graph, Hmm)
 
 
 def test_a_teacher_of_other_units_gives_all_but_its_prediction_layers(tmp_path: Path) -> None:
@@ -105,7 +109,7 @@ def test_a_teacher_of_other_units_gives_all_but_its_prediction_layers(tmp_path: 
 def test_a_distillation_of_hidden_states_needs_no_denominator(tmp_path: Path) -> None:
     (tmp_path / "cuts").mkdir()
     for part in ("labelled", "dev"):
-        write_speech(tmp_path / "speech", 6).to_file(tmp_path / f"cuts/{part}.jsonl.gz")
+        write_cuts(write_speech(tmp_path / "speech", 6), tmp_path / f"cuts/{part}.jsonl.gz")
     outputs, folders = write_letters(tmp_path).outputs, Folders(tmp_path, tmp_path, tmp_path, tmp_path)
     values = {**SETTINGS, "optim": {"updates": 3}, "data": {"max_duration": 1.5, "workers": 0}}
     for name in ("t", "s"):
@@ -116,7 +120,7 @@ def test_a_distillation_of_hidden_states_needs_no_denominator(tmp_path: Path) ->
     trainer = build_trainer(
         Experiment.parse(student, "test"), folders, tmp_path / "s", "native", ALONE, torch.device("cpu")
     )
-    first, later = (trainer._update([next(trainer.plan.batches(0, 0))], 0.1) for trainer.progress.updates in (0, 1))
+    first, later = (trainer._update([next(trainer.plan.batches(0, BEGIN))], 0.1) for trainer.progress.updates in (0, 1))
     assert set(first) - set(later) == {"outputs"} and {"hidden1", "hidden2"} <= set(later)
     assert [group["lr"] for group in trainer.optimiser.param_groups] == [0.1, 0.05]
     assert trainer.result()["params"]["training_only"] == 2 * 8 * 8
@@ -126,7 +130,7 @@ def trainer_of(folder: Path, **changes):
     """The trainer of a teacher on generated speech."""
     (folder / "cuts").mkdir()
     for part in ("labelled", "dev"):
-        write_speech(folder / "speech", 6).to_file(folder / f"cuts/{part}.jsonl.gz")
+        write_cuts(write_speech(folder / "speech", 6), folder / f"cuts/{part}.jsonl.gz")
     lang, folders = write_letters(folder), Folders(folder, folder, folder, folder)
     save_fsa(folder / "denominator.pt", train_unit_ngram([(1, 2), (2, 2, 1), (1,)], 2, len(lang.tokens)))
     values = {**SETTINGS, "data": {"max_duration": 1.5, "workers": 0}, **changes}
@@ -135,7 +139,7 @@ def trainer_of(folder: Path, **changes):
 
 def test_frozen_parts_stay_as_they_are_for_so_many_updates(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, frozen={"front_end": "all", "encoder": 1, "head": 0})
-    batch, changed = next(trainer.plan.batches(0, 0)), []
+    batch, changed = next(trainer.plan.batches(0, BEGIN)), []
     for trainer.progress.updates in range(2):
         before = {name: value.clone() for name, value in trainer.step.model.state_dict().items()}
         trainer._update([batch], 0.1)
