@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -51,3 +52,30 @@ def test_a_training_killed_at_random_moments_becomes_the_unbroken_one(prepared: 
         assert_same_experiment(tmp_path / "whole/teacher", tmp_path / name / "teacher")
         kills += struck
         shutil.rmtree(tmp_path / name)
+
+
+def test_run_sh_ends_with_75_before_the_time_limit_and_continues(prepared: Path, tmp_path: Path) -> None:
+    shutil.copytree(prepared / "exp", tmp_path / "exp")
+    command = [str(ROOT / "egs/librispeech/run.sh"), "--rehearse", "true", "--nj", "2", "--stage", "6", "--stop-stage"]
+    command += [
+        "6",
+        "--experiment",
+        "teacher",
+        "--data-dir",
+        str(prepared / "data"),
+        "--exp-dir",
+        str(tmp_path / "exp"),
+    ]
+    command += [text for setting in ("optim.updates=40", "saving.every_updates=2") for text in ("--set", setting)]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": environment()}
+    running, end = subprocess.Popen(command, **options), time.monotonic() + 300
+    while not (tmp_path / "exp/teacher/last.pt").exists() and running.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGUSR1)
+    output, _ = running.communicate(timeout=120)
+    assert running.returncode == os.EX_TEMPFAIL and "Traceback" not in output, output
+    assert "the same command continues" in output and not (tmp_path / "exp/teacher/result.json").exists()
+    done = subprocess.run(command, timeout=300, **options)
+    assert done.returncode == 0 and "continuing from update " in done.stdout, done.stdout
+    logs = [(tmp_path / f"exp/teacher/log/train-{rank}.log").read_text() for rank in range(2)]
+    assert all(log.count(f"rank {rank} of 2: ") == 2 for rank, log in enumerate(logs))
