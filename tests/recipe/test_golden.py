@@ -53,6 +53,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Losses:
     """Stands in for the monitor of a training and keeps the loss of each update."""
 
+    curves = None
+
     def __init__(self) -> None:
         self.values: list[float] = []
 
