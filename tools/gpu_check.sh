@@ -4,9 +4,10 @@
 # A machine without a network needs torch, triton and a C++ compiler, and the other packages as files in wheels/, which
 # are installed into a temporary folder. To fill it, on a machine with a network, for the Python of the other (3.12):
 #
-#   pip download --only-binary=:all: --no-deps -d wheels --python-version 3.12 --platform manylinux2014_x86_64 \
-#     --platform manylinux_2_28_x86_64 -c constraints.txt pydantic pydantic-core annotated-types typing-inspection lhotse \
-#     audioread cytoolz intervaltree lilcom soundfile kaldifst kaldialign kaldi-native-fbank espeakng-loader
+#   options="-d wheels --only-binary=:all: --python-version 3.12 --platform manylinux2014_x86_64 --platform manylinux_2_28_x86_64"
+#   pip download $options pydantic
+#   pip download $options --no-deps -c constraints.txt lhotse audioread click cytoolz toolz intervaltree sortedcontainers \
+#     lilcom soundfile cffi pycparser kaldifst kaldialign kaldi-native-fbank espeakng-loader
 #
 # --data-dir and --exp-dir: folders of the mini recipe with stages 0 to 5 done (run.sh --mini true --stop-stage 5).
 set -euo pipefail
