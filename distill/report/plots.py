@@ -109,6 +109,17 @@ def reliability(systems: Mapping[str, CalibrationResult], path: Path) -> None:
     save(drawing, path)
 
 
+def curves(lines: Mapping[str, Mapping[float, float]], across: str, up: str, path: Path) -> None:
+    """One line of y by x per name; those whose name ends in "train" are dashed. across, up: labels of the axes."""
+    drawing, axes = figure(8, 4.6)
+    for name, line in lines.items():
+        style = "--" if name.endswith("train") else "-"
+        axes.plot(list(line), list(line.values()), style, label=name, marker="." if len(line) < 50 else "", linewidth=1)
+    axes.set(xlabel=across, ylabel=up)
+    drawing.legend(loc="outside right upper", frameon=False)
+    save(drawing, path)
+
+
 def pipeline(boxes: Sequence[tuple[str, str]], arrows: Sequence[str], path: Path) -> None:
     """Boxes (title, text) in a row, and the text on each arrow between two of them."""
     width, gap = 2.5, 1.0
