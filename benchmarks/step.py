@@ -37,7 +37,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--experiment", type=Path, default=CONF / "s5.yaml")
     options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
-    options.add_argument("--device", default="cuda")
+    options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options.add_argument("--seconds", type=float, default=10.0, help="of each utterance")
     options.add_argument("--repeats", type=int, default=10)
     options.add_argument("--denominator", default="trigram", help="or bigram")
