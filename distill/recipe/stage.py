@@ -193,12 +193,12 @@ class Stage:
 
     def discard(self) -> None:
         """Remove the folder of a resumable stage whose content is of no more use, unless jobs work there."""
-        with contextlib.suppress(RuntimeError, ValueError):
-            if os.path.lexists(self.out):
-                with locked(self.out):
-                    self._check_no_job()
-                    folders.check_own(self.out, STARTED, self.number)
-                    folders.remove(self.out)
+        if not any(os.path.lexists(self._beside(end)) for end in ("", ".lock")):
+            return
+        with contextlib.suppress(RuntimeError, ValueError, FileNotFoundError), locked(self.out):
+            self._check_no_job()
+            folders.check_own(self.out, STARTED, self.number)
+            folders.remove(self.out)
 
     def _check_no_job(self) -> None:
         """Raise RuntimeError where a job may work in the folder; the locks of dead ones of this host are removed."""

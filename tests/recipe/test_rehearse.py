@@ -11,6 +11,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from dataclasses import dataclass
@@ -205,17 +206,48 @@ def left_over(*folders: Path) -> list[Path]:
     return [path for path in paths if re.search(r"\.(tmp|old|lock|aside)\b", path.name)]
 
 
-def test_two_ranks_write_everything_once(rehearsal: Rehearsal, tmp_path: Path) -> None:
-    """Teacher, its numerators, a student."""
-    data, exp = copied(rehearsal, tmp_path), tmp_path / "exp"
+@pytest.fixture(scope="module")
+def two_ranks(rehearsal: Rehearsal, tmp_path_factory: pytest.TempPathFactory) -> Rehearsal:
+    """Teacher, its numerators, a student by two ranks of one machine."""
+    folder = tmp_path_factory.mktemp("two_ranks")
+    data, exp = copied(rehearsal, folder), folder / "exp"
     options = ("--stage", "5", "--stop-stage", "8", "--experiment", "teacher,sn", *LAUNCHER)
-    done = call(data, exp, "--rehearse", "true", *options)
+    return Rehearsal(data, exp, True, call(data, exp, "--rehearse", "true", *options))
+
+
+def test_two_ranks_write_everything_once(two_ranks: Rehearsal) -> None:
+    data, exp, done = two_ranks.data, two_ranks.exp, two_ranks.call
     assert done.status == 0, done.output[-3000:]
     assert done.output.count("from teacher_init:") == 1 and (data / "num/teacher/.done").is_file()
     for name in ("teacher", "sn"):
         assert json.loads((exp / name / "result.json").read_text())["ranks"] == 2
         assert (exp / name / "last.pt").is_file() and any((exp / name).glob("epoch-*.pt"))
     assert left_over(data, exp) == []
+
+
+def test_two_machines_train_as_two_ranks_of_one(two_ranks: Rehearsal, tmp_path: Path) -> None:
+    """Stages 6 to 10: the same call on each, one folder."""
+    data, exp = copied(two_ranks, tmp_path), tmp_path / "exp"
+    shutil.copytree(two_ranks.exp / "teacher_init", exp / "teacher_init")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        endpoint = f"localhost:{free.getsockname()[1]}"
+    options = ("--rehearse", "true", "--stage", "6", "--stop-stage", "10", "--set", "decoding.methods=[1best]")
+    torchrun = f"torchrun --nnodes 2 --nproc-per-node 1 --rdzv-backend c10d --rdzv-endpoint {endpoint} --node-rank"
+    nodes = [
+        subprocess.Popen(
+            command(data, exp, *options, "--launcher", f"{torchrun} {node}"),
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for node in range(2)
+    ]  # fmt: skip
+    for output, node in [(node.communicate(timeout=600)[0], node) for node in nodes]:
+        assert node.returncode == 0, output[-3000:]
+    for name in ("teacher", "sn"):
+        one, two = (json.loads((folder / name / "result.json").read_text()) for folder in (two_ranks.exp, exp))
+        assert one["ranks"] == two["ranks"] == 2 and one["updates"] == two["updates"] == 12
+        assert abs(one["train_loss"] - two["train_loss"]) < 1e-3 and abs(one["valid_loss"] - two["valid_loss"]) < 1e-3
+    assert (exp / "ss/decode_test-other_streaming_1best/wer.json").is_file() and left_over(data, exp) == []
 
 
 def test_two_ranks_train_as_one_process_does(rehearsal: Rehearsal, tmp_path: Path) -> None:
