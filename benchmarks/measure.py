@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,8 @@ def _times(run: Callable[[], object]) -> tuple[float, float]:
 
 def in_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """Result of the function in a fresh process, with its own memory and threads."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def k2_figures(python: Path, case: dict[str, Any], timeout: float) -> dict[str, Any]:

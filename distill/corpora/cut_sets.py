@@ -19,6 +19,7 @@ from lhotse.serialization import deserialize_item
 from distill.files import replacing, write_text
 
 BLOCK = 250  # cuts; also those of a shard of lattices
+COMPRESSION = 6  # three times as fast as 9, 2 % larger
 SUFFIX = ".jsonl.gz"
 INDEX = ".blocks.tsv"
 
@@ -72,7 +73,7 @@ def write_cuts(cuts: Iterable[Cut], path: Path) -> float:
     with replacing(path) as temporary, temporary.open("wb") as file:
         while block := list(islice(rest, BLOCK)):
             lines = "".join(json.dumps(cut.to_dict(), ensure_ascii=False) + "\n" for cut in block)
-            size = file.write(gzip.compress(lines.encode(), mtime=0))
+            size = file.write(gzip.compress(lines.encode(), COMPRESSION, mtime=0))
             rows.append((size, len(block), sum(cut.duration for cut in block)))
         if not rows:
             file.write(gzip.compress(b"", mtime=0))

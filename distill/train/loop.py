@@ -406,7 +406,7 @@ class Trainer:
         for group, scale in zip(self.optimiser.param_groups, scales, strict=True):
             group["lr_scale"] = scale  # earlier checkpoints have none
         self.scaler.load_state_dict(content["scaler"])
-        self.progress, self._left_out = Progress(**content["progress"]), dict(content["left_out"])
+        self.progress, self._left_out = Progress(**content["progress"]), dict(content.get("left_out", {}))
         before = content.get("ranks", 1)
         if before != self.ranks.world and self.ranks.first:
             log.warning(
