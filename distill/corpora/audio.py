@@ -121,7 +121,7 @@ def sample_faults(file: soundfile.SoundFile, segments: Sequence[SupervisionSegme
     faults = []
     for (start, end), segment in zip(ends, segments, strict=True):
         among = ranges[index[start] : index[end], :, int(segment.channel)]
-        faults.append(_range_fault(float(among[:, 0].min()), float(among[:, 1].max()), name))
+        faults.append(range_fault(float(among[:, 0].min()), float(among[:, 1].max()), name))
     return faults
 
 
@@ -138,7 +138,7 @@ def _extremes(file: soundfile.SoundFile, count: int, name: str) -> tuple[np.ndar
     return np.min(lows, 0), np.max(highs, 0)
 
 
-def _range_fault(low: float, high: float, name: str) -> str | None:
+def range_fault(low: float, high: float, name: str) -> str | None:
     if not np.isfinite([low, high]).all():
         return f"samples are not finite: {name}"
     if max(-low, high) > LOUDEST:

@@ -29,7 +29,7 @@ from distill.data.augment import Distortion, NoiseClips, utterance_rng
 from distill.data.numerators import Numerators, Wanted
 
 LAST_UPDATE = 30  # seconds; as long as torchrun waits before it kills
-MOST_LOST = 20  # batches in a row without a usable utterance
+MOST_LOST = 100  # batches in a row without a usable utterance
 EVERY_CUT = {"world_size": 1, "rank": 0}  # else lhotse gives each process of a torchrun other cuts
 
 

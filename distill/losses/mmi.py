@@ -60,4 +60,4 @@ class LfMmi(LossTerm):
             inside = valid_mask(counted, logits.shape[1])
             total = self.out_of_range * torch.where(inside, excess, excess.new_zeros(())).sum()
             terms["out_of_range"] = Term(total, counted.sum())
-        return Losses(terms, (~used).sum(), den.recomputed)
+        return Losses(terms, (~used).to(logits.device), den.recomputed)

@@ -57,14 +57,14 @@ class Objective(nn.ModuleDict):
         if teacher is not None:
             teacher = fit_frames(teacher, student.lengths, student.logits.shape[1])
         terms: dict[str, Term] = {}
-        dropped, recomputed = torch.zeros((), dtype=torch.int64, device=student.logits.device), 0
+        dropped, recomputed = torch.zeros_like(student.lengths, dtype=torch.bool, device=student.logits.device), 0
         for name, module in self.items():
             settings = self.settings[name]
             if settings.updates and self.update_number >= settings.updates:
                 continue
             losses = module(student, teacher, batch)
             terms |= {key: term._replace(weight=term.weight * settings.weight) for key, term in losses.terms.items()}
-            dropped, recomputed = dropped + losses.dropped, recomputed + losses.recomputed
+            dropped, recomputed = dropped | losses.dropped, recomputed + losses.recomputed
         return Losses(terms, dropped, recomputed)
 
 

@@ -29,10 +29,10 @@ class Term(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """Named terms, and for the log the utterances without a path and those recomputed in the log semiring."""
+    """Named terms; dropped (B,): utterances without a path; recomputed: how many were done in the log semiring."""
 
     terms: dict[str, Term]
-    dropped: Tensor | int = 0
+    dropped: Tensor | bool = False
     recomputed: int = 0
 
 

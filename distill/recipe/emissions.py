@@ -112,6 +112,7 @@ def compute(recipe: Recipe, run: Run) -> Emissions:
 
 def _log_probs(recipe: Recipe, run: Run, model: Recogniser) -> Iterator[tuple[str, np.ndarray]]:
     """Pairs of cut id and log-probabilities (T, V), from torch or from the graphs that stage 12 exported."""
+    from distill.data.audio import read_audio
     from distill.data.loader import SpeechDataset, in_order
     from distill.decode import log_probs
     from distill.runtime.open import open_session
@@ -119,7 +120,7 @@ def _log_probs(recipe: Recipe, run: Run, model: Recogniser) -> Iterator[tuple[st
     cuts = cut_set(recipe.cuts, run.cut_set)
     if run.runtime != "torch":
         session = open_session(recipe.exp(run.experiment.name), run.runtime, run.mode)
-        return ((cut.id, session.whole(cut.load_audio()[0])) for cut in cuts)
+        return ((cut.id, session.whole(read_audio(cut))) for cut in cuts)
     reading = SpeechDataset(None, None, 0, False, False)
     batches = in_order(cuts, reading, 4 * run.experiment.data.max_duration)
     batches = (batch.to(recipe.device) for batch in batches)

@@ -74,14 +74,15 @@ def test_audio(recipe: Recipe) -> np.ndarray:
     import numpy as np
 
     from distill.corpora.cut_sets import load_cuts
+    from distill.data.audio import read_audio
 
     waves, samples, enough = [], 0, int(AUDIO_SECONDS * SAMPLE_RATE)
     for cut in load_cuts(recipe.cuts, test_sets(recipe)[:1]):
-        waves.append(cut.load_audio()[0])
+        waves.append(read_audio(cut))
         samples += len(waves[-1])
         if samples >= enough:
             break
-    return np.concatenate(waves)[:enough].astype(np.float32)
+    return np.concatenate(waves)[:enough]
 
 
 def copy_symbols(recipe: Recipe, outputs: Sequence[str], folder: Path) -> None:

@@ -47,6 +47,7 @@ def rows(recipe: Recipe, experiment: Experiment, exported: Path) -> list[dict[st
 
 def aligned(recipe: Recipe, experiment: Experiment, graph: GraphDecoder) -> Iterator[Utterance]:
     """Utterances of the first test set with the times of their words, up to SECONDS of audio."""
+    from distill.data.audio import read_audio
     from distill.data.numerators import text_of
     from distill.decode.alignment import align
     from distill.decode.word_times import WordTimes
@@ -62,7 +63,7 @@ def aligned(recipe: Recipe, experiment: Experiment, graph: GraphDecoder) -> Iter
         if not all(word in graph.lang.lexicon.pronunciations for word in words):
             log.info("%s is not aligned: it has words outside the lexicon", cut.id)
             continue
-        audio = cut.load_audio()[0]
+        audio = read_audio(cut)
         if spans := align(times, words, session.whole(audio)):
             seconds += len(audio) / SAMPLE_RATE
             yield Utterance(audio, tuple(words), tuple(spans))

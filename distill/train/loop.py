@@ -38,6 +38,7 @@ from distill.train.teacher import TeacherTargets
 log = logging.getLogger(__name__)
 LAST, BEFORE = "last.pt", "last-1.pt"  # what a training continues from: the newest, and the one before it
 MOST_WRITTEN = 1 << 28  # bytes of an update that is not finite
+NO_PATH = "no path: too few frames for the units of its numerator, LF-MMI leaves it out"
 Sums = dict[str, tuple[float, float, float]]  # of terms: total, count, weight
 
 
@@ -54,7 +55,7 @@ class Progress:
     finished: bool = False  # the last epoch was validated and stored
     audio_seconds: float = 0.0
     wall_seconds: float = 0.0  # of all calls, validation and checkpoints included; of a killed one up to its last.pt
-    dropped: int = 0  # utterances without a path
+    dropped: int = 0  # utterances without a path, in every epoch
     recomputed: int = 0  # utterances done again in the log semiring
     train_loss: float = math.nan
     valid_loss: float = math.nan
@@ -241,7 +242,8 @@ class Trainer:
     def _reduced(self, losses: Losses, batch: Batch) -> tuple[dict[str, float], dict[str, float]]:
         """Totals and counts of the terms, and the counters of the result, summed over ranks in one all-reduce."""
         terms = losses.terms.values()
-        sums = [*(term.total for term in terms), *(term.count for term in terms), losses.dropped, losses.recomputed]
+        lost = torch.as_tensor(losses.dropped)
+        sums = [*(term.total for term in terms), *(term.count for term in terms), lost.sum(), losses.recomputed]
         own = [torch.as_tensor(x, dtype=torch.float64, device=self.device).detach() * batch.counted for x in sums]
         number = self._request.signal
         flags = [batch.seconds, number == signal.SIGUSR1, number != 0]
@@ -249,6 +251,9 @@ class Trainer:
         values = self.ranks.sum(torch.cat([torch.stack(own), others])).tolist()
         dropped, recomputed, seconds, warned, ended = values[2 * len(terms) :]
         self.progress.dropped += int(dropped)
+        if dropped:
+            rows = zip(batch.ids, lost.tolist())
+            self._left_out |= {cut_id: NO_PATH for cut_id, without in rows if without}
         self.progress.recomputed += int(recomputed)
         self.progress.audio_seconds += seconds
         self._ending = self._request.agreed(warned > 0, ended > 0)

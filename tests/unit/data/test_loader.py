@@ -221,20 +221,20 @@ def test_utterances_that_cannot_be_used_are_left_out_with_reasons(tmp_path: Path
     batches = list(loader.epoch(0))
     left_out = dict(cut for batch in batches for cut in batch.left_out)
     assert sorted(left_out) == ["cut-0001", "cut-0003", "cut-0005", "cut-0007"]
-    assert "ZEBRA" in left_out["cut-0007"] and "cannot be read" in left_out["cut-0003"]
+    assert "ZEBRA" in left_out["cut-0007"] and left_out["cut-0003"] == f"cut cut-0003: no such file: {files[3]}"
     assert sorted(id_ for batch in batches for id_ in batch.ids) == sorted({cut.id for cut in cuts} - {*left_out})
     assert all(len(batch.ids) == len(batch.samples) == len(batch.graphs) for batch in batches if batch.ids)
 
 
 def test_a_corpus_without_a_usable_utterance_is_an_error(tmp_path: Path, lang: Lang) -> None:
-    cuts = repeated(write_speech(tmp_path, 4), 30)
+    cuts = repeated(write_speech(tmp_path, 4), 99)
     for path in tmp_path.glob("*.wav"):
         path.unlink()
     few = loader_of(cuts.subset(first=4), made_numerators(lang), experiment(workers=0))
-    with pytest.raises(ValueError, match=r"none of 4 cuts can be trained on; cut cut-000.*cannot be read"):
+    with pytest.raises(ValueError, match=r"none of 4 cuts can be trained on; cut cut-000.*no such file"):
         list(few.epoch(0))
     many = loader_of(cuts, made_numerators(lang), experiment(workers=2))
-    with pytest.raises(ValueError, match=r"^20 batches in a row without a usable utterance; cut cut-000.*read"):
+    with pytest.raises(ValueError, match=r"^100 batches in a row without a usable utterance; cut cut-000.*no such"):
         list(many.epoch(0))
 
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from lhotse import Recording
 
 from distill.data.statistics import fbank_statistics, level
 
@@ -14,7 +15,8 @@ from distill.data.statistics import fbank_statistics, level
 def cuts(*scales: float, seed: int = 0) -> list:
     draw = np.random.default_rng(seed)
     waves = [np.float32(scale) * draw.standard_normal((1, 4000)).astype(np.float32) for scale in scales]
-    return [SimpleNamespace(id="x", sampling_rate=16000, load_audio=lambda wave=wave: wave) for wave in waves]
+    common = {"id": "x", "sampling_rate": 16000, "recording": Recording("x", [], 16000, 16000, 1.0)}
+    return [SimpleNamespace(**common, load_audio=lambda wave=wave: wave) for wave in waves]
 
 
 def test_ordinary_audio_is_measured_as_a_whole() -> None:

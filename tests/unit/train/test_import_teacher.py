@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from lhotse import Recording
 
 from distill.config.experiment import Experiment
 from distill.config.model import FrontEnd
@@ -81,7 +82,8 @@ def test_stage_5_reads_all_files_of_a_checkpoint(tmp_path: Path) -> None:
 def cuts() -> list:
     draw = np.random.default_rng(0)
     waves = [0.1 * draw.standard_normal((1, n)).astype(np.float32) for n in (8000, 16000)]
-    return [SimpleNamespace(id="x", sampling_rate=16000, load_audio=lambda wave=wave: wave) for wave in waves]
+    common = {"id": "x", "sampling_rate": 16000, "recording": Recording("x", [], 16000, 16000, 1.0)}
+    return [SimpleNamespace(**common, load_audio=lambda wave=wave: wave) for wave in waves]
 
 
 def test_fbank_frames_are_normalised_by_the_training_audio() -> None:

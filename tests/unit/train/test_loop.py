@@ -129,6 +129,17 @@ def test_accumulated_batches_give_the_mean_of_their_gradients(tmp_path: Path) ->
         torch.testing.assert_close(together.grad, (one.grad + two.grad) / 2)
 
 
+def test_utterances_without_a_path_are_listed_once(tmp_path: Path) -> None:
+    def short(epoch: int, place: Place = BEGIN) -> Iterator[Batch]:
+        many = topology.ctc(Fsa.from_arcs([(n, n + 1, 1, 0.0) for n in range(99)], {99: 0.0}, 100))
+        for batch in tone_batches(epoch, place):
+            yield Batch(("short", batch.ids[1]), batch.wave, batch.samples, [many, batch.graphs[1]], after=batch.after)
+
+    result = trainer(tmp_path, short, optim={"updates": 12, "lr": 0.02}).run()
+    assert (result["without_path"], result["left_out"]) == (12, 1)
+    assert (tmp_path / "skipped.tsv").read_text().startswith("short\tno path: ")
+
+
 def test_nan_stops_with_step_cuts_and_term(tmp_path: Path) -> None:
     def broken(epoch: int, place: Place = BEGIN) -> Iterator[Batch]:
         for index, batch in enumerate(tone_batches(epoch, place)):
