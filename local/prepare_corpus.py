@@ -80,9 +80,13 @@ def manifests(recipe: Recipe, corpus: Corpus, checked: Stage, folder: Path) -> N
     try:
         with checked.writing() as shards:
             write_manifests(corpus, folder, recipe.corpus, Checks(recipe.nj, recipe.resample, shards))
-    except ValueError:
+    except ValueError as error:
         checked.discard()  # the audio is looked at again once it has been mended
-        raise
+        if not (folder / "skipped.tsv").is_file():
+            raise
+        kept = recipe.data_dir / "skipped.tsv"  # `folder` goes with the error
+        os.replace(folder / "skipped.tsv", kept)
+        raise ValueError(f"{error}; {kept} lists all that is left out") from None
     corpus.write_notes(folder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -37,9 +38,9 @@ def list_folder(folder: Path, *, needs_text: bool = True) -> Listing:
     """
     folder, listing = folder.resolve(), Listing()
     audio: dict[Path, list[Path]] = {}
-    inside = sorted(folder.rglob("*"))
+    inside = files_below(folder)
     for path in inside:
-        if path.suffix.lower() in AUDIO and path.is_file():
+        if path.suffix.lower() in AUDIO:
             audio.setdefault(path.with_suffix(""), []).append(path)
     known: dict[Path, list[Transcript]] = {}
     for stem, transcript in _transcripts(folder, inside, audio.keys()):
@@ -51,12 +52,26 @@ def list_folder(folder: Path, *, needs_text: bool = True) -> Listing:
             places = [str(p.relative_to(folder)) for p in paths] if len(paths) > 1 else [t.place for t in found]
             listing.left_out.append((name, f"duplicate id: {' and '.join(places)}"))
         elif needs_text and not found:
-            listing.left_out.append((name, "no supervision"))
+            beside = " nor ".join(paths[0].with_suffix(suffix).name for suffix in BESIDE)
+            listing.left_out.append((name, f"no supervision: no {beside}, and no line in a *.trans.txt or *.tsv"))
         else:
             listing.sources[name] = Source(str(paths[0]))
             listing.utterances.append(_utterance(name, stem.relative_to(folder), found))
-    listing.left_out += [(s.name, at("transcript without audio", t[0].place)) for s, t in known.items()]
+    listing.left_out += [(s.name, at("transcript without audio", one.place)) for s, t in known.items() for one in t]
     return listing
+
+
+def files_below(folder: Path) -> list[Path]:
+    """The files in a folder and below, sorted; links to folders are followed, each folder is visited once."""
+    files, seen = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()
+        else:
+            seen.add(real)
+            folders.sort()
+            files += [Path(place, name) for name in names]
+    return sorted(files)
 
 
 def _utterance(name: str, below: Path, found: list[Transcript]) -> Utterance:
@@ -72,7 +87,7 @@ def _transcripts(folder: Path, inside: Sequence[Path], audio: Collection[Path]) 
         if path.name.endswith(".trans.txt"):
             for number, name, text in read_transcripts(path):
                 yield path.with_name(name), Transcript(text, None, f"{place}:{number}")
-        elif path.suffix in BESIDE and path.with_suffix("") in audio:
+        elif path.suffix.lower() in BESIDE and path.with_suffix("") in audio:
             yield path.with_suffix(""), Transcript(" ".join(read_lines(path)).strip(), None, place)
     tables = sorted(folder.glob("*.tsv"))
     if len(tables) > 1:
@@ -90,7 +105,10 @@ def _rows(table: Path) -> Iterator[tuple[Path, Transcript]]:
     names = {kind: next((n for n in known if rows and n in rows[0]), None) for kind, known in COLUMNS.items()}
     for kind in ("audio", "text"):
         if names[kind] is None:
-            raise ValueError(f"{table}: the first line names no column of the {kind}: {' or '.join(COLUMNS[kind])}")
+            raise ValueError(
+                f"{table}: the first line names no column of the {kind}: {' or '.join(COLUMNS[kind])};"
+                f" between tabs it has {', '.join(map(repr, rows[0])) if rows else 'no rows'}"
+            )
     for number, row in enumerate(rows, 2):
         values = {kind: (row[name] or "").strip() if name else "" for kind, name in names.items()}
         path = table.parent / values["audio"]

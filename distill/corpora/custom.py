@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from distill.corpora.audio_folder import AUDIO, TRANSCRIPTS, list_folder
+from distill.corpora.audio_folder import AUDIO, TRANSCRIPTS, files_below, list_folder
 from distill.corpora.corpus import Corpus, Options, Roles, check_folder, first_file
 from distill.corpora.cut_files import list_cuts
 from distill.corpora.kaldi import list_kaldi
@@ -76,8 +76,8 @@ class Custom(Corpus):
             if part == "labelled" and not named and (_is_kaldi(self.root) or _has_audio(self.root)):
                 return _list_one(self.root, True, commands)  # the corpus folder itself
             raise FileNotFoundError(
-                f"no {part} in {self.root}: expected a folder {part}/ of audio or of Kaldi's tables, or lhotse cuts"
-                f" {part}.jsonl.gz"
+                f"no {part} in {self.root}: expected a folder {part}/ of audio or of Kaldi's tables, lhotse cuts"
+                f" {part}.jsonl.gz, or a folder of audio without any parts"
             )
         if len(forms) > 1:
             raise ValueError(f"{self.root} has {' and '.join(p.name for p in forms)}; which of them is meant?")
@@ -138,7 +138,7 @@ def _is_kaldi(folder: Path) -> bool:
 
 
 def _has_audio(folder: Path) -> bool:
-    return any(path.suffix.lower() in AUDIO for path in folder.rglob("*"))
+    return any(path.suffix.lower() in AUDIO for path in files_below(folder))
 
 
 def _wholes(listing: Listing) -> Iterator[tuple[str, Source]]:
@@ -207,7 +207,7 @@ def files_of_own(root: Path, roles: Roles) -> tuple[Path, ...]:
         cuts = [path for suffix in (".jsonl.gz", ".jsonl") if part and (path := root / f"{part}{suffix}").is_file()]
         tables = [path for path in sorted((root / part).glob("*")) if KALDI_LISTS.fullmatch(path.name)]
         if not cuts and not _is_kaldi(root / part):
-            tables = sorted(path for path in (root / part).rglob("*") if path.suffix.lower() in WATCHED)
+            tables = [path for path in files_below(root / part) if path.suffix.lower() in WATCHED]
         audio = _audio_of_cuts(cuts[0]) if cuts else _audio_of_kaldi(root / part / "wav.scp")
         files |= dict.fromkeys(path for path in (*(cuts[:1] or tables), *audio) if os.path.isfile(path))
     return tuple(files)

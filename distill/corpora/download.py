@@ -7,6 +7,7 @@ import hashlib
 import http.client
 import logging
 import os
+import re
 import shutil
 import tarfile
 import time
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 MIRRORS = "DISTILL_MIRRORS"
 """Environment variable: servers that are asked before the publisher, by the same paths; separated by blanks."""
+ADDRESS = re.compile(r"\w+://[!-+\--~]+")  # printable ASCII without commas
 TIMEOUT = 60.0  # seconds without a byte
 RETRIES = 5  # fruitless attempts in a row to take up a connection that was cut
 PAUSE = 1.0  # seconds before the first of them, doubled each time
@@ -137,8 +139,13 @@ def fetch(file: Published, path: Path) -> None:
 
 
 def _addresses(url: str) -> Iterator[str]:
-    path = urlsplit(url).path
-    yield from (mirror.rstrip("/") + path for mirror in os.environ.get(MIRRORS, "").split())
+    """Where a file is asked for, in this order; raises ValueError for mirrors that are no addresses."""
+    for mirror in os.environ.get(MIRRORS, "").split():
+        if not ADDRESS.fullmatch(mirror):
+            raise ValueError(
+                f"{MIRRORS} has {mirror!r}; expected addresses such as https://us.openslr.org with blanks between them"
+            )
+        yield mirror.rstrip("/") + urlsplit(url).path
     yield url
 
 
@@ -177,6 +184,8 @@ def _receive(url: str, part: Path, before: int) -> None:
         resumed = answer.status == 206
         count, length = before if resumed else 0, answer.headers["Content-Length"]
         total = count + int(length) if length else 0
+        if total <= before and not resumed and before:  # a page that asks for a login, for instance
+            raise ConnectionError(f"the answer has {total} bytes, {before} are in {part}; remove it to begin anew")
         reported = time.monotonic()
         with part.open("ab" if resumed else "wb") as file:
             while block := answer.read(BLOCK):

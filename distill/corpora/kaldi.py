@@ -95,7 +95,10 @@ def list_kaldi(folder: Path, *, needs_text: bool = True, allow_commands: bool = 
     """
     folder = folder.resolve()
     if not (folder / "wav.scp").exists():
-        raise FileNotFoundError(f"{folder} has no wav.scp; is it a Kaldi data directory?")
+        way_out = (
+            "is it a Kaldi data directory?" if any(folder.iterdir()) else "it is empty; remove it, or put audio there"
+        )
+        raise FileNotFoundError(f"{folder} has no wav.scp; {way_out}")
     tables = DataDir(*(Table(folder / name) for name in ("wav.scp", "segments", "text", "utt2spk")))
     if not tables.listed.rows:
         raise ValueError(f"{folder.parent / tables.listed.name} is empty; expected one line per utterance")

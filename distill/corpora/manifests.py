@@ -107,8 +107,10 @@ def checked_manifest(
         skipped.add(part, name, reason)
     good = [segment for result in results for segment in result.segments]
     if not good:
-        reasons = Counter(row[2] for row in skipped.rows if row[0] == part).most_common(3)
-        listed = "; ".join(f"{reason} ({count})" for reason, count in reasons) or "it is empty"
+        reasons = [reason for each, _, reason in skipped.rows if each == part]
+        examples = {reason.split(":")[0]: reason for reason in reversed(reasons)}  # the first of each kind
+        counts = Counter(reason.split(":")[0] for reason in reasons).most_common(3)
+        listed = "; ".join(f"{examples[kind]} ({count} such)" for kind, count in counts) or "it is empty"
         raise ValueError(f"{part}: no usable utterance is left: {listed}")
     if shorter := [name for result in results for name in result.trimmed]:
         log.warning("%s: %d utterances end with their recording, up to %g s early: %s",

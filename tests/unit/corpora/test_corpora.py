@@ -41,7 +41,7 @@ def read(path: Path) -> list:
 
 def test_cut_sets_of_librispeech(libri: Path, tmp_path: Path) -> None:
     assert prepare(LibriSpeech(libri), tmp_path) == []
-    names = {path.name.split(".")[0] for path in (tmp_path / "cuts").iterdir()}
+    names = {path.name.split(".")[0] for path in (tmp_path / "cuts").glob("*.jsonl.gz")}
     assert names == {"labelled", "unlabelled", "dev", "test-clean", "test-other"}
     first, second = read(tmp_path / "cuts/labelled.jsonl.gz")
     assert (first.id, second.id) == ("1-7-0000", "1-7-0001")
@@ -134,7 +134,7 @@ def test_audio_without_transcript_is_skipped(libri: Path, tmp_path: Path) -> Non
 def test_nothing_left_is_an_error_with_its_reason(libri: Path, tmp_path: Path) -> None:
     for path in chapter(libri).glob("*.flac"):
         write_tone(path, rate=8000)
-    with pytest.raises(ValueError, match="train-clean-100: no usable utterance is left: wrong sampling rate"):
+    with pytest.raises(ValueError, match=r"train-clean-100: no usable utterance is left: wrong .* it .*\(2 such\)$"):
         prepare(LibriSpeech(libri), tmp_path)
 
 
@@ -238,7 +238,7 @@ def test_missing_parts_of_an_own_corpus_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no labelled in"):
         Custom(write_words(tmp_path)).listing("labelled")
     (tmp_path / "labelled").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"no wav\.scp"):
+    with pytest.raises(FileNotFoundError, match=r"labelled has no wav\.scp; it is empty"):
         Custom(tmp_path).listing("labelled")
 
 
@@ -282,7 +282,7 @@ def test_spoken_commands(tmp_path: Path) -> None:
     assert np.abs(samples[:1600]).max() == 0
     assert np.sqrt(np.mean(samples[1600:9600] ** 2)) == pytest.approx(0.05, rel=0.01)
     assert prepare(corpus, tmp_path) == []
-    ids = {path.name.split(".")[0]: [cut.id for cut in read(path)] for path in (tmp_path / "cuts").iterdir()}
+    ids = {path.name.split(".")[0]: [cut.id for cut in read(path)] for path in (tmp_path / "cuts").glob("*.jsonl.gz")}
     other_speeds = [f"{name}_sp{factor}" for name in ("cd-train", "o-train-unsure") for factor in (0.9, 1.1)]
     assert ids["labelled"] == ["cd-train", "o-train-unsure", *other_speeds]
     assert ids["dev"] == ["cd-dev_seen", "cd-dev_unseen", "o-dev-scored"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from distill.corpora import Custom, Options
 from distill.corpora.audio_folder import list_folder
 from distill.corpora.custom import split_off
 from distill.corpora.listing import Listing, Utterance
+from distill.recipe.stage import Stage
 from tests.support.corpora import write_chapter, write_tone
 from tests.unit.corpora.test_corpora import prepare, read, write_kaldi
 
@@ -30,7 +32,7 @@ def test_transcripts_beside_the_audio(tmp_path: Path) -> None:
     (tmp_path / "README.txt").write_text("mine")
     listing = list_folder(tmp_path)
     assert facts(listing) == [("ann-a", "one two", "ann"), ("ann-deep-b", "three", "ann"), ("d.v2", "four", None)]
-    assert listing.left_out == [("c", "no supervision")]
+    assert listing.left_out == [("c", "no supervision: no c.txt nor c.lab, and no line in a *.trans.txt or *.tsv")]
     assert [u.place for u in listing.utterances if u.name == "ann-a"] == ["ann/a.txt"]
     assert len(list_folder(tmp_path, needs_text=False).utterances) == 4
 
@@ -60,8 +62,12 @@ def test_transcripts_in_a_table(tmp_path: Path, heading: str, place: str) -> Non
 def test_odd_tables_are_errors(tmp_path: Path) -> None:
     write_tone(tmp_path / "a.wav")
     (tmp_path / "a.tsv").write_text("path\tnote\na.wav\tx\n")
-    with pytest.raises(ValueError, match=r"a\.tsv: the first line names no column of the text: text or transcript"):
+    with pytest.raises(ValueError, match=r"a\.tsv: the first line names no column of the text: text or .* 'note'$"):
         list_folder(tmp_path)
+    for content, message in ((b"a.wav\tone\ttwo", "more cells than the 2 columns"), (b"a.wav\tcaf\xe9", "not UTF-8")):
+        (tmp_path / "a.tsv").write_bytes(b"path\ttext\n" + content)
+        with pytest.raises(ValueError, match=rf"a\.tsv:2: {message}"):
+            list_folder(tmp_path)
     (tmp_path / "b.tsv").write_text("path\ttext\n")
     with pytest.raises(ValueError, match=r"holds 2 tables, a\.tsv and b\.tsv among them"):
         list_folder(tmp_path)
@@ -76,6 +82,31 @@ def test_two_transcripts_or_files_of_one_name_are_listed(tmp_path: Path) -> None
     assert list_folder(tmp_path).left_out == [
         ("a", "duplicate id: a.flac and a.wav"), ("b", "duplicate id: b.txt and t.tsv:2"),
     ]  # fmt: skip
+
+
+def test_links_are_followed_once_and_broken_ones_are_listed(tmp_path: Path) -> None:
+    write_tone(tmp_path / "elsewhere/a.wav")
+    (tmp_path / "elsewhere/a.TXT").write_text("one")
+    (tmp_path / "mine").mkdir()
+    for name, target in (("ann", tmp_path / "elsewhere"), ("self", Path(".")), ("b.wav", Path("nowhere.wav"))):
+        (tmp_path / "mine" / name).symlink_to(target)
+    (tmp_path / "mine/b.txt").write_text("two")
+    # b is left out later, as its file is looked for
+    assert facts(list_folder(tmp_path / "mine")) == [("ann-a", "one", "ann"), ("b", "two", None)]
+    assert len(Custom(tmp_path / "mine").inputs) == 3  # an input is a file that is there
+
+
+def test_skipped_tsv_outlives_a_stage_without_usable_utterances(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "local"))
+    from prepare_corpus import manifests
+
+    for name in "abcd":
+        write_tone(tmp_path / f"mine/{name}.wav")
+    recipe = SimpleNamespace(corpus="custom", nj=1, resample=False, data_dir=tmp_path)
+    checked = Stage(0, tmp_path / "checked", {}, {}, resumable=True)
+    with pytest.raises(ValueError, match=r"no supervision: no a\.txt .*\(4 such\); .*skipped\.tsv lists all"):
+        manifests(recipe, Custom(tmp_path / "mine"), checked, tmp_path / "manifests")
+    assert len((tmp_path / "skipped.tsv").read_text().splitlines()) == 5
 
 
 def people(count: int, each: int, known: bool = True) -> list[Utterance]:
@@ -118,7 +149,7 @@ def test_one_folder_is_enough(tmp_path: Path, form: str) -> None:
             (root / ("labelled" if form == "named" else "") / f"{name}.txt").write_text(text)
     corpus = Custom(root)
     assert prepare(corpus, tmp_path) == []
-    sizes = {path.name.split(".")[0]: len(read(path)) for path in (tmp_path / "cuts").iterdir()}
+    sizes = {path.name.split(".")[0]: len(read(path)) for path in (tmp_path / "cuts").glob("*.jsonl.gz")}
     if form == "kaldi":  # write_kaldi has one speaker, so recordings are split
         assert sizes["labelled"] == 8
     assert sizes == {"labelled": 8, "unlabelled": 8, "dev": 2, "test-split": 2}

@@ -67,6 +67,25 @@ def test_a_server_without_ranges_gives_the_file_from_its_start(server: Server, t
     assert unpacked(tmp_path) == FILES
 
 
+def test_a_short_answer_does_not_replace_a_longer_part(server: Server, tmp_path: Path) -> None:  # noqa: F811
+    server.ranges = False
+    file = published(server)
+    server.content["/resources/12/part.tar.gz"] = b"<html>log in</html>"
+    (tmp_path / "part.tar.gz.part").write_bytes(b"x" * 1000)
+    with pytest.raises(
+        FileNotFoundError, match=r"the answer has 19 bytes, 1000 are in .*\.part; remove it to begin anew"
+    ):
+        obtain([file], tmp_path)
+    assert (tmp_path / "part.tar.gz.part").read_bytes() == b"x" * 1000
+
+
+@pytest.mark.parametrize("mirror", ["us.openslr.org", "http://a,http://b", "http://пример"])
+def test_a_mirror_that_is_no_address_is_an_error(server: Server, tmp_path: Path, monkeypatch, mirror) -> None:  # noqa: F811
+    monkeypatch.setenv(download.MIRRORS, mirror)
+    with pytest.raises(ValueError, match=f"DISTILL_MIRRORS has '{mirror}'; expected addresses such as"):
+        obtain([published(server)], tmp_path)
+
+
 def test_a_whole_part_is_not_fetched_again(server: Server, tmp_path: Path) -> None:  # noqa: F811
     file = published(server)
     (tmp_path / "part.tar.gz.part").write_bytes(server.content["/resources/12/part.tar.gz"])
