@@ -1,12 +1,14 @@
 """Corpora as people have them, made from a seed: in each of three layouts, with faults and what stage 0 must list.
 
-`make` writes one corpus. `python -m tests.support.bad_corpora FOLDER --faults 40` writes one of each layout for the
-whole recipe, with `expected.tsv` beside it: part, name and kind of everything that must be left out.
+`make` writes one corpus; `spoil_later` spoils audio as it happens after stage 0. `python -m tests.support.bad_corpora
+FOLDER --faults 40` writes a corpus of each layout for the whole recipe, with `expected.tsv` beside it: part, name and
+kind of everything that must be left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import gzip
 import io
 import json
@@ -21,6 +23,10 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from distill.corpora import Corpus, Custom, LibriSpeech
+from distill.corpora.corpus import Roles
+from distill.corpora.manifests import Checks, write_cut_sets, write_manifests
+
 WORDS = {
     "RED": "R EH D",
     "BLUE": "B L UW",
@@ -33,6 +39,7 @@ PARTS = ("labelled", "unlabelled", "dev", "test-a")
 LIBRISPEECH = {
     "labelled": "train-clean-100", "unlabelled": "train-clean-360", "dev": "dev-clean", "test-a": "test-clean",
 }  # fmt: skip
+LIBRI_ROLES = Roles(("train-clean-100",), ("train-clean-360",), ("dev-clean",), {"test-a": (LIBRISPEECH["test-a"],)})
 LAYOUTS = ("kaldi", "cuts", "librispeech")
 SECONDS = 0.4
 NOT_UTF8 = b"\xe9\xff"
@@ -141,6 +148,54 @@ LENGTH_FAULTS = (
     written(speech(seconds=0.05), "duration outside 0.1 to 35.0 s"),
     written(speech(seconds=36.0), "duration outside 0.1 to 35.0 s"),
 )
+
+
+def mp3(seconds: float) -> bytes:
+    return encoded(speech(seconds=seconds), subtype="MPEG_LAYER_III", container="MP3")
+
+
+@lru_cache
+def ten_minutes() -> bytes:
+    return encoded(np.zeros(600 * 16000), container="FLAC")
+
+
+DIFFERS = "manifest and audio differ"
+NOW_DIFFERS = {"several channels", "wrong sampling rate"}  # kinds of stage 0 that are a difference later
+LATER_FAULTS = (
+    *AUDIO_FAULTS,
+    written(speech(seconds=0.01), DIFFERS),
+    written(speech(seconds=SECONDS - 0.03), DIFFERS),
+    written(speech(seconds=SECONDS + 0.03), DIFFERS),
+    replaced(lambda path: path.write_bytes(ten_minutes()), DIFFERS),
+    replaced(lambda path: path.write_bytes(mp3(2 * SECONDS)), DIFFERS),
+)
+
+
+def spoil_later(cuts: Iterable[Any], rng: random.Random, count: int) -> dict[str, str]:
+    """Spoils the files of `count` of the lhotse cuts, and rewrites another as MP3; kinds by cut id.
+
+    The kinds are those that reading the cut must give.
+    """
+    *chosen, harmless = rng.sample([cut for cut in cuts if cut.recording.num_channels == 1], count + 1)
+    audio_of(harmless).write_bytes(mp3(SECONDS))
+    kinds = {}
+    for number, cut in enumerate(chosen):
+        kind = LATER_FAULTS[number % len(LATER_FAULTS)](audio_of(cut))[0]
+        kinds[cut.id] = DIFFERS if kind in NOW_DIFFERS else kind
+    return kinds
+
+
+def audio_of(cut: Any) -> Path:
+    """The file of a lhotse cut."""
+    return Path(cut.recording.sources[0].source)
+
+
+def mend(path: Path) -> None:
+    """The audio as it was before it was spoilt."""
+    if path.is_dir():
+        path.rmdir()
+    path.unlink(missing_ok=True)
+    write_audio(path)
 
 
 def fitting(part: str, faults: Iterable[tuple[str, Callable]]) -> list[tuple[str, Callable]]:
@@ -548,6 +603,28 @@ def write_texts(root: Path, rng: random.Random, words: Iterable[str]) -> None:
         (root / name).write_text(lexicon)
     for name in ("lm.txt", "librispeech-lm-norm.txt"):
         (root / name).write_text(text)
+
+
+def stage_0(made: Made, out: Path) -> None:
+    """Manifests and cut sets as local/prepare_corpus.py makes them."""
+    corpus: Corpus
+    if made.layout == "librispeech":
+        corpus = LibriSpeech(made.root)
+        corpus.roles = LIBRI_ROLES
+    else:
+        corpus = Custom(made.root)
+    write_manifests(corpus, out / "manifests", "mine", Checks(threads=1, shards=out / "checked"))
+    write_cut_sets(out / "manifests", "mine", corpus.roles, out / "cuts")
+
+
+def listing(made: Made, out: Path) -> dict[tuple[str, str], str]:
+    """Kinds of skipped.tsv, by part and name; each name is there once."""
+    names = {name: part for part, name in LIBRISPEECH.items()} if made.layout == "librispeech" else {}
+    with (out / "manifests/skipped.tsv").open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    found = {(names.get(row["part"], row["part"]), row["name"]): row["reason"].split(":")[0] for row in rows}
+    assert len(found) == len(rows), "a name is listed twice"
+    return found
 
 
 def main() -> None:

@@ -3,7 +3,6 @@ of a library or runs. DISTILL_BAD_CORPORA sets how many (CI: 150)."""
 
 from __future__ import annotations
 
-import csv
 import logging
 import os
 import re
@@ -15,14 +14,10 @@ from pathlib import Path
 import pytest
 from lhotse import CutSet
 
-from distill.corpora import Corpus, Custom, LibriSpeech
-from distill.corpora.corpus import Roles
-from distill.corpora.manifests import Checks, write_cut_sets, write_manifests
-from tests.support.bad_corpora import LAYOUTS, LIBRISPEECH, PARTS, Made, make
+from tests.support.bad_corpora import LAYOUTS, PARTS, Made, listing, make, stage_0
 
 COUNT = int(os.environ.get("DISTILL_BAD_CORPORA", "150"))
 SECONDS = 30  # far above what one takes; a corpus that takes longer hangs
-LIBRI_ROLES = Roles(("train-clean-100",), ("train-clean-360",), ("dev-clean",), {"test-a": (LIBRISPEECH["test-a"],)})
 
 
 @contextmanager
@@ -37,28 +32,6 @@ def time_limit() -> Iterator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
-
-
-def stage_0(made: Made, out: Path) -> None:
-    """Manifests and cut sets as local/prepare_corpus.py makes them."""
-    corpus: Corpus
-    if made.layout == "librispeech":
-        corpus = LibriSpeech(made.root)
-        corpus.roles = LIBRI_ROLES
-    else:
-        corpus = Custom(made.root)
-    write_manifests(corpus, out / "manifests", "mine", Checks(threads=1, shards=out / "checked"))
-    write_cut_sets(out / "manifests", "mine", corpus.roles, out / "cuts")
-
-
-def listing(made: Made, out: Path) -> dict[tuple[str, str], str]:
-    """Kinds of skipped.tsv, by part and name; each name is there once."""
-    names = {name: part for part, name in LIBRISPEECH.items()} if made.layout == "librispeech" else {}
-    with (out / "manifests/skipped.tsv").open(newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
-    found = {(names.get(row["part"], row["part"]), row["name"]): row["reason"].split(":")[0] for row in rows}
-    assert len(found) == len(rows), "a name is listed twice"
-    return found
 
 
 def check_cuts(made: Made, out: Path) -> None:
