@@ -29,7 +29,7 @@ def read_audio(cut: Any) -> np.ndarray:
         fault = str(error)
     except Exception as error:  # each backend of lhotse has its own
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        fault = f"truncated or unreadable audio: {lines[0][:300]}"
+        fault = f"truncated or unreadable audio: {' '.join(lines[:2])[:400]}"  # the second has the first backend's
     if fault:
         raise Unreadable(f"cut {cut.id}: {fault}")
     return wave
