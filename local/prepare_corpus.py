@@ -18,6 +18,7 @@ from distill.recipe.script import run_script
 from distill.recipe.stage import Stage, run_stage
 
 log = logging.getLogger(__name__)
+FORMAT = "blocks/1"  # of cut sets (`distill.corpora.cut_sets`)
 RECIPES = Path(__file__).resolve().parents[1] / "egs"
 
 
@@ -55,7 +56,7 @@ def prepare(recipe: Recipe, corpus: Corpus) -> None:
         return
     run_stage(made, lambda folder: manifests(recipe, corpus, checked, folder))
     checked.discard()
-    cut_sets = Stage(0, recipe.cuts, {"roles": roles, "seed": options.seed}, {recipe.manifests: 0})
+    cut_sets = Stage(0, recipe.cuts, {"roles": roles, "seed": options.seed, "format": FORMAT}, {recipe.manifests: 0})
     run_stage(cut_sets, lambda folder: cuts(recipe, corpus, folder))
     spelt = not corpus.lexicon and recipe.units in ("chars", "bpe", "letters")
     settings = {"seed": options.seed, **({"spelt": True} if spelt else {})}
