@@ -18,7 +18,7 @@ from distill.corpora.audio_folder import AUDIO, TRANSCRIPTS, files_below, list_f
 from distill.corpora.corpus import Corpus, Options, Roles, check_folder, first_file
 from distill.corpora.cut_files import list_cuts
 from distill.corpora.kaldi import list_kaldi
-from distill.corpora.listing import Listing, Source, Utterance
+from distill.corpora.listing import Listing, Source, Unusable, Utterance
 from distill.corpora.segmentation import add_cuts, read_segments, segment
 from distill.files import write_lines
 from distill.shards import Job
@@ -151,11 +151,12 @@ def _wholes(listing: Listing) -> Iterator[tuple[str, Source]]:
 
 def _seconds(path: str) -> float:
     """Duration by the header, 0 for what is no audio, which later checks report."""
-    import soundfile
+    from distill.corpora.audio import opened
 
     try:
-        return soundfile.info(path).duration
-    except (soundfile.LibsndfileError, RuntimeError):
+        with opened(Source(path)) as file:
+            return file.frames / file.samplerate
+    except Unusable:
         return 0.0
 
 

@@ -34,13 +34,13 @@ PHRASES = {"is not in the lexicon": NO_WORD, "the teacher wrote no lattice": NO_
 pytestmark = [pytest.mark.skipif(not COUNT, reason="DISTILL_BAD_RECIPE=N"), pytest.mark.timeout(3600)]
 
 
-def stages(root: Path, first: int, last: int) -> str:
+def stages(root: Path, first: int, last: int, status: int = 0) -> str:
     options = ["--nj", "1", "--corpus-dir", root / "corpus", "--data-dir", root / "data", "--exp-dir", root / "exp"]
     options += ["--stage", first, "--stop-stage", last, *(part for each in SETTINGS for part in ("--set", each))]
     done = subprocess.run(
         [str(RUN), *map(str, options)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=1800
     )
-    assert done.returncode == 0, done.stdout[-3000:]
+    assert done.returncode == status, done.stdout[-3000:]
     assert "Traceback" not in done.stdout
     return done.stdout
 
@@ -71,7 +71,7 @@ def check_training(folder: Path, cuts: list, expected: dict[str, str]) -> None:
 
 def test_a_thousand_bad_utterances(tmp_path: Path) -> None:
     rng = random.Random(COUNT)
-    made = make(tmp_path / "corpus", "kaldi", "recipe", faults=COUNT // 3, sound=COUNT // 5, broken=0)
+    made = make(tmp_path / "corpus", "kaldi", "a", faults=COUNT * 3 // 5, sound=COUNT // 5, broken=0)
     stages(tmp_path, 0, 4)
     assert listing(made, tmp_path / "data") == made.skipped
     cuts = {part: list(load_cuts(tmp_path / "data/cuts", [part])) for part in ("labelled", "unlabelled")}
@@ -94,6 +94,10 @@ def test_a_thousand_bad_utterances(tmp_path: Path) -> None:
     stages(tmp_path, 8, 9)
     for name in ("sn", "ss"):
         check_training(tmp_path / "exp" / name, every, labelled | dict.fromkeys(lattices, NO_LATTICE) | second)
+    (test, *_) = load_cuts(tmp_path / "data/cuts", ["test-a"])
+    audio_of(test).unlink()
+    output = stages(tmp_path, 10, 10, status=1)
+    assert re.search(rf" E cut {test.id}: no such file: {audio_of(test)} \(DISTILL_TRACEBACK", output)
     bad = Counter(made.skipped.values()) + Counter((labelled | later["unlabelled"] | second).values())
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
     logging.warning("%d bad utterances, peak memory %d MiB; %s", bad.total(), peak, bad)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -166,6 +167,17 @@ def test_what_is_given_is_not_split(tmp_path: Path) -> None:
     assert corpus.split == {} and len(corpus.listing("labelled").utterances) == 3
     corpus.write_notes(tmp_path)
     assert (tmp_path / "split.tsv").read_text() == ""
+
+
+@pytest.mark.timeout(30)
+def test_a_pipe_among_unlabelled_recordings_is_not_waited_for(tmp_path: Path) -> None:
+    for part in ("labelled", "unlabelled"):
+        write_kaldi(tmp_path / part, {f"u{n}": "x" for n in range(3)})
+    path = Path(Custom(tmp_path).listing("unlabelled").sources["u1"].value)
+    path.unlink()
+    os.mkfifo(path)
+    Custom(tmp_path, Options(audio_dir=tmp_path / "audio")).render(tmp_path / "audio")
+    assert not (tmp_path / "audio/unlabelled.jsonl").exists()
 
 
 def test_long_unlabelled_recordings_are_cut(tmp_path: Path, monkeypatch) -> None:
