@@ -1,6 +1,6 @@
 """Bad utterances through stages 0 to 9: each is listed once with its reason, everything else is trained on.
 
-DISTILL_BAD_RECIPE=1000 runs it with about so many faults; in CI: tests/unit/data/test_bad_audio.py.
+DISTILL_BAD_RECIPE=1000 runs it with so many faults or more (two minutes); in CI: tests/unit/data/test_bad_audio.py.
 """
 
 from __future__ import annotations
