@@ -69,6 +69,8 @@ class Experiment(Settings):
             del values["model"]["encoder"]["block"]
         if not values["frozen"]:
             del values["frozen"]
+        if self.data.window == Data().window:
+            del values["data"]["window"]
         if values["teacher"]:
             values["teacher"]["hears"] = values["teacher"].pop("input")
         if self.objective.uses_shorthand:

@@ -28,7 +28,7 @@ def stage_0(name: str, root: Path, out: Path, *unlabelled: str) -> dict[str, Cut
     write_manifests(corpus, out / "manifests", name)
     corpus.write_notes(out / "manifests")
     write_cut_sets(out / "manifests", name, corpus.roles, out / "cuts")
-    return {path.name.removesuffix(".jsonl.gz"): CutSet.from_file(path) for path in (out / "cuts").iterdir()}
+    return {path.name.removesuffix(".jsonl.gz"): CutSet.from_file(path) for path in (out / "cuts").glob("*.gz")}
 
 
 def skipped(out: Path) -> Counter[str]:
