@@ -13,6 +13,7 @@ import torch
 from distill.batch import SAMPLE_RATE, Batch
 from distill.config.experiment import Experiment
 from distill.corpora.cut_sets import CutBlocks, load_cuts
+from distill.data.audio import check_files
 from distill.data.lattices import Lattices
 from distill.data.loader import SpeechDataset, TrainLoader, distortion, in_order
 from distill.data.numerators import Numerators, usable
@@ -207,7 +208,10 @@ def continue_projections(objective: torch.nn.Module, init: Path) -> None:
 def validation(
     experiment: Experiment, folders: Folders, graphs: Graphs | None, with_clean: bool, ranks: Ranks
 ) -> Callable[[], Iterator[Batch]]:
-    """Batches of a rank's share of the validation part, with transcripts as numerators; the same in each call."""
+    """Batches of a rank's share of the validation part, with transcripts as numerators; the same in each call.
+
+    Raises ValueError where a file is missing, or differs from its manifest.
+    """
     part, cuts = experiment.data.valid, load_cuts(folders.data / "cuts", [experiment.data.valid])
     numerators = Numerators(graphs.lang, graphs.lm) if graphs else None
     good, skipped = usable(cuts, numerators) if numerators else (list(cuts), [])
@@ -218,5 +222,7 @@ def validation(
     count = experiment.data.valid_utterances or len(good)
     every = max(1, len(good) // count)
     chosen = sorted(good[::every][:count], key=lambda cut: (-cut.duration, cut.id))  # alike on all ranks
+    for cut in chosen:  # now, not after an epoch
+        check_files(cut.recording)
     dataset = SpeechDataset(numerators, None, 0, with_clean, experiment.data.keep_audio)
     return partial(in_order, type(cuts).from_cuts(ranks.mine(chosen)), dataset, experiment.data.max_duration)

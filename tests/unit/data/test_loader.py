@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -236,6 +237,15 @@ def test_a_corpus_without_a_usable_utterance_is_an_error(tmp_path: Path, lang: L
     many = loader_of(cuts, made_numerators(lang), experiment(workers=2))
     with pytest.raises(ValueError, match=r"^100 batches in a row without a usable utterance; cut cut-000.*no such"):
         list(many.epoch(0))
+
+
+def test_bad_files_spread_over_a_corpus_do_not_end_an_epoch(tmp_path: Path, lang: Lang) -> None:
+    cuts = repeated(write_speech(tmp_path, 12), 60)
+    for path in sorted(tmp_path.glob("*.wav"))[1:]:
+        path.unlink()
+    batches = list(loader_of(cuts, made_numerators(lang), experiment(max_duration=0.1, workers=0)).epoch(1))
+    lost = [len(list(run)) for used, run in groupby(batches, lambda batch: bool(batch.ids)) if not used]
+    assert sum(bool(batch.ids) for batch in batches) == 60 and len(batches) == 720 and max(lost) > 20
 
 
 def test_a_damaged_shard_in_a_loading_process_is_one_line(cuts: CutSet, lang: Lang) -> None:

@@ -21,7 +21,7 @@ from distill.graphs.unit_ngram import train_unit_ngram
 from distill.models import checkpoint
 from distill.search.determinise import SequenceGraph
 from distill.train.import_teacher import write_random
-from distill.train.setup import Folders, Graphs, build_trainer, initial_model, stored_numerators
+from distill.train.setup import Folders, Graphs, build_trainer, initial_model, stored_numerators, validation
 from tests.support.training import ALONE, SETTINGS, write_letters, write_speech
 
 
@@ -153,3 +153,14 @@ def test_a_frozen_part_that_is_not_there_is_named(tmp_path: Path) -> None:
         ValueError, match=r"toy: frozen: no parameter's name begins with 'encodr'; parts: front_end, enc"
     ):
         trainer_of(tmp_path, frozen={"encodr": 3})
+
+
+def test_validation_audio_that_is_gone_is_named_before_training(tmp_path: Path) -> None:
+    cuts, folders = write_speech(tmp_path / "speech", 3), Folders(tmp_path, tmp_path, tmp_path, tmp_path)
+    (tmp_path / "cuts").mkdir()
+    write_cuts(cuts, tmp_path / "cuts/dev.jsonl.gz")
+    experiment = Experiment.parse(SETTINGS, "test")
+    assert sum(len(batch.ids) for batch in validation(experiment, folders, None, False, ALONE)()) == 3
+    (tmp_path / "speech/cut-0001.wav").unlink()
+    with pytest.raises(ValueError, match=r"^no such file: .*/cut-0001\.wav$"):
+        validation(experiment, folders, None, False, ALONE)
