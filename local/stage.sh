@@ -72,7 +72,7 @@ parse_options() {
   while (($#)); do
     [[ $1 == -h || $1 == --help ]] && { usage; exit 0; }
     [[ $1 =~ ^--[a-z-]+$ && " $known_options " == *" $1 "* ]] || fail "unknown option '$1'; did you mean '$(nearest_option "$1")'? (--help lists all)"
-    [[ $# -gt 1 && $2 =~ [^[:space:]] && $2 != --* ]] || fail "option $1 needs a value (got '${2-}')"
+    [[ $# -gt 1 && $2 =~ [^[:space:]] && $2 != -* ]] || fail "option $1 needs a value (got '${2-}')"
     if [[ $1 == --set ]]; then
       settings+=("$2")
     else

@@ -33,6 +33,8 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
     parser.add_argument("--json", type=Path, help="write everything to this file")
     args = parser.parse_args()
+    if not 0 < args.device_memory < 1e9:
+        raise ValueError(f"--device-memory must be greater than 0 GiB (got {args.device_memory:g})")
     task = training.Task(args.gpus, args.hours, args.labelled_hours)
     throughput, source = training.Throughput(), args.throughput
     if source:

@@ -129,7 +129,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def _read_one(path: Path, led_by: str) -> dict[str, Any]:
     if not path.is_file():
-        known = sorted(other.stem for other in path.parent.glob("*.yaml"))
+        known = sorted(other.stem for other in (path if path.is_dir() else path.parent).glob("*.yaml"))
         raise FileNotFoundError(f"no experiment at {path}{led_by}{hint(path.stem, known)}")
     if path.stat().st_size > MOST_BYTES:
         raise ValueError(f"{path}{led_by}: has {path.stat().st_size} bytes; settings have at most {MOST_BYTES}")

@@ -135,7 +135,12 @@ def corpus_bytes(task: Task, lattice_bytes: float = LATTICE_BYTES) -> Mapping[st
 
 
 def measured_lattice_bytes(data: Path) -> float | None:
-    """Bytes of lattices for a second of audio in a recipe's data folder; None before stage 7."""
+    """Bytes of lattices for a second of audio in a recipe's data folder; None before stage 7.
+
+    Raises FileNotFoundError where there is no such folder.
+    """
+    if not data.is_dir():
+        raise FileNotFoundError(f"no folder {data}; expected a recipe's, such as egs/librispeech/data")
     rates: list[Any] = []
     for path in sorted(data.glob("num*/*/summary.json")):
         rates += [part["bytes_per_second"] for part in json.loads(path.read_text(encoding="utf-8")).values()]

@@ -19,7 +19,8 @@ def draw(folders: Sequence[Path], out: Path) -> list[Path]:
     """Plots of some experiments' folders, or of all experiments below them, as SVG and PNG; returns their paths.
 
     One of the loss and of each term, training dashed and validation solid, and one of error rates where a set was
-    decoded with several epochs. Raises FileNotFoundError where there are no curves, ValueError for a damaged file.
+    decoded with several epochs. Raises FileNotFoundError where there are no curves, ValueError for a damaged file
+    and before the first validation.
     """
     files = [path for folder in folders for pattern in (CURVES, f"*/{CURVES}") for path in sorted(folder.glob(pattern))]
     if not files:
@@ -38,6 +39,8 @@ def draw(folders: Sequence[Path], out: Path) -> list[Path]:
         }
         written.append(out / term)
         plots.curves(lines, "update", term, written[-1])
+    if not written:
+        raise ValueError(f"{', '.join(map(str, files))}: no values of a validation; the first epoch's end writes them")
     rates = wer_over_epochs(path for file in files for path in decoding_files(file.parent))
     if rates:
         written.append(out / "wer")

@@ -4,6 +4,7 @@
 #   sbatch --dependency=afterany:ID --cpus-per-task=8 local/slurm/array.sh egs/librispeech/run.sh (the same options)
 #SBATCH --job-name=array --requeue --open-mode=append --signal=B:USR1@120
 set -euo pipefail
+: "${1:?expected egs/CORPUS/run.sh and its options}"
 source "$(dirname "$1")/../../local/slurm/requeue.sh" # Slurm runs a copy of this script from elsewhere
 
 job=()

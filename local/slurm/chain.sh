@@ -6,6 +6,10 @@ set -euo pipefail
 folder=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 : "${jobs:=40}" "${cpu:=}" "${gpu:=--gpus-per-node=1}" "${nodes:=--gpus-per-node=8}"
 run=("$@") last=""
+[[ -f ${1-} && $1 == */run.sh ]] || { echo "chain.sh: expected egs/CORPUS/run.sh and its options (got '${1-}')" >&2; exit 2; }
+for option; do
+  [[ ! $option =~ ^--(stage|stop-stage|device|job|launcher)$ ]] || { echo "chain.sh: leave out $option, which the chain gives" >&2; exit 2; }
+done
 
 # submit AFTER SCRIPT "options of sbatch" FIRST LAST [option…]: stages FIRST to LAST, once the Slurm job before has ended
 # well (afterok) or anyhow (afterany: what dead jobs of an array have left, the next call makes).

@@ -3,6 +3,7 @@
 #   sbatch --nodes=2 --gpus-per-node=8 local/slurm/train.sh egs/librispeech/run.sh --corpus-dir DIR --device cuda --stage 6 --stop-stage 9
 #SBATCH --job-name=train --ntasks-per-node=1 --requeue --open-mode=append --signal=B:USR1@120
 set -euo pipefail
+: "${1:?expected egs/CORPUS/run.sh and its options}"
 source "$(dirname "$1")/../../local/slurm/requeue.sh" # Slurm runs a copy of this script from elsewhere
 
 read -r host < <(scontrol show hostnames "$SLURM_JOB_NODELIST")

@@ -275,6 +275,11 @@ def test_unknown_option_names_the_nearest(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
+def test_a_value_that_looks_like_an_option_is_refused(tmp_path: Path) -> None:
+    done = call(tmp_path / "data", tmp_path / "exp", "--job", "-1/2")
+    assert done.status == 2 and "option --job needs a value (got '-1/2')" in done.error
+
+
 def test_missing_corpus_names_the_folder_and_the_ways_out(tmp_path: Path) -> None:
     done = call(tmp_path / "data", tmp_path / "exp", "--stop-stage", "0", "--corpus-dir", str(tmp_path / "nowhere"))
     assert done.status == 1

@@ -113,3 +113,18 @@ def test_the_chain_runs_every_stage_after_the_one_before(cluster: Path) -> None:
         assert ("train.sh" in line) == (first in (6, 8, 11)) and line.count("egs/own/run.sh --set a=1") == 1
         assert (kind.split(":")[0] == "afterany") == (first in (0, 7, 10) and "--array" not in line)
     assert stages == list(range(14))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ([], "expected egs/CORPUS/run.sh and its options (got '')"),
+        (["egs/nope/run.sh"], "expected egs/CORPUS/run.sh and its options (got 'egs/nope/run.sh')"),
+        (["egs/own/run.sh", "--stage", "3"], "leave out --stage, which the chain gives"),
+    ],
+)
+def test_a_chain_that_cannot_run_submits_nothing(cluster: Path, call: list[str], message: str) -> None:
+    options = {"PATH": f"{cluster / 'bin'}:{os.environ['PATH']}"}
+    command = [cluster / "local/slurm/chain.sh", *call]
+    done = subprocess.run(command, cwd=cluster, env={**os.environ, **options}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, f"chain.sh: {message}\n") and not logged(cluster, "sbatch")

@@ -51,7 +51,10 @@ def build_imported(
     if outputs is None:
         outputs = checkpoint.outputs
         if outputs is None:
-            raise ValueError(f"{checkpoint.source} has no prediction layer with known units: give a lang folder")
+            raise ValueError(
+                f"{checkpoint.source} has no prediction layer with known units; name a fine-tuned model with its"
+                " vocab.json"
+            )
     model = build_model(wanted, len(outputs), seed)
     rows, reason = head_rows(checkpoint, outputs)
     values = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in HEAD}

@@ -70,6 +70,10 @@ def test_wrong_tasks_are_named() -> None:
         Task(gpus=0)
     with pytest.raises(ValueError, match=r"stage 5.*nothing is trained"):
         plan_of(CONF.parent / "teacher_960h.yaml", (), TASK, FAST)
+    with pytest.raises(FileNotFoundError, match=r"no experiment at .*mini; there are: .*teacher"):
+        plan_of(CONF, (), TASK, FAST)
+    with pytest.raises(FileNotFoundError, match="no folder /nowhere; expected a recipe's"):
+        measured_lattice_bytes(Path("/nowhere"))
 
 
 def test_the_tool_prints_units_and_assumptions(

@@ -72,6 +72,12 @@ def test_a_damaged_table_is_named_with_its_line(tmp_path: Path) -> None:
         curves.read(path)
 
 
+def test_a_training_without_a_validation_is_an_error(tmp_path: Path) -> None:
+    (trained(tmp_path / "toy") / "curves.tsv").write_text("update\tname\tvalue\n10\ttrain/loss\t1\n")
+    with pytest.raises(ValueError, match=r"curves\.tsv: no values of a validation"):
+        curves.draw([tmp_path / "toy"], tmp_path / "out")
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_the_tool_writes_beside_the_experiment(tmp_path: Path, there: bool) -> None:
     folder = trained(tmp_path / "toy") if there else tmp_path
