@@ -14,7 +14,7 @@ DELIMITER = "|"
 
 
 def units_of_folder(folder: Path, config: Mapping[str, Any], rows: int) -> tuple[str, ...] | None:
-    """Units of `rows` rows, blank and word boundary by our names, `<row N>` where no token is listed.
+    """Units of `rows` rows, blank and word boundary by our names, `<row_N>` where no token is listed.
 
     None without a vocabulary. Raises ValueError where its files contradict each other, config.json or the tensors.
     """
@@ -39,7 +39,7 @@ def units_of_folder(folder: Path, config: Mapping[str, Any], rows: int) -> tuple
             f" (pad_token '{padding}') in its tokenizer_config.json; make both the one that it was trained with"
         )
     delimiter = _text(settings.get("word_delimiter_token", DELIMITER))
-    units = [named.get(row, f"<row {row}>") for row in range(rows)]
+    units = [named.get(row, f"<row_{row}>") for row in range(rows)]
     return tuple(BLANK if row == blank else BOUNDARY if u == delimiter else u for row, u in enumerate(units))
 
 

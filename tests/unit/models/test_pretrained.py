@@ -273,16 +273,16 @@ def beside(folder: Path, **files) -> str:
         ({"vocab": {"B": 1}, "added_tokens": {"<pad>": 0, "</s>": 2}}, ("<blk>", "B", "</s>")),
         (
             {"vocab": {"B": 1}, "tokenizer_config": {"added_tokens_decoder": {"0": {"content": "<pad>"}}}},
-            ("<blk>", "B", "<row 2>"),
+            ("<blk>", "B", "<row_2>"),
         ),
         (
             {"vocab": {"B": 1, "_": 2, "|": 0}, "tokenizer_config": {"word_delimiter_token": {"content": "_"}}},
             ("<blk>", "B", "▁"),
         ),
-        ({"vocab": {"|": 1, "P": 0}, "tokenizer_config": {"word_delimiter_token": None}}, ("<blk>", "|", "<row 2>")),
+        ({"vocab": {"|": 1, "P": 0}, "tokenizer_config": {"word_delimiter_token": None}}, ("<blk>", "|", "<row_2>")),
         (
             {"vocab": {"eng": {"A": 1}, "deu": {"Ä": 1}}, "tokenizer_config": {"target_lang": "deu"}},
-            ("<blk>", "Ä", "<row 2>"),
+            ("<blk>", "Ä", "<row_2>"),
         ),
         (
             {"tokenizer": {"model": {"vocab": {"A": 1}}, "added_tokens": [{"content": "x", "id": 2}]}},
@@ -443,7 +443,7 @@ def test_a_prediction_layer_is_kept_only_with_our_units(tmp_path: Path) -> None:
     checkpoint = read_checkpoint(source)
     imported = build_imported(checkpoint, SMALL, OUTPUTS)
     assert imported.new_head and any("its units are not known" in line for line in imported.lines)
-    with pytest.raises(ValueError, match="give a lang folder"):
+    with pytest.raises(ValueError, match="name a fine-tuned model"):
         build_imported(checkpoint, SMALL, None)
     (tmp_path / "vocab.json").write_text(json.dumps({"B": 2, "|": 1, "<pad>": 0}))
     checkpoint = read_checkpoint(source)
