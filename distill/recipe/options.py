@@ -264,6 +264,8 @@ def wrong_folders(recipe: Recipe) -> Iterator[str]:
         if OF_STAGES.fullmatch(name) or OF_CORPUS.fullmatch(name):
             place = recipe.corpus_dir / name
             yield f"{option} {folder} lies in {place}, where files of the corpus are looked for; give another"
+        elif recipe.corpus == "custom" and not any(recipe.corpus_dir.glob("labelled*")):  # stage 0 would find its own
+            yield f"{option} {folder} lies in {recipe.corpus_dir}, all of which is the labelled part; give another"
 
 
 def _of_experiments(recipe: Recipe, name: str) -> bool:

@@ -95,6 +95,14 @@ def test_folders_inside_the_repositorys_recipes_may_be(tmp_path: Path) -> None:
     assert not list(wrong_folders(own))
 
 
+def test_a_folder_of_audio_as_a_whole_takes_no_folders_of_ours(tmp_path: Path) -> None:
+    own = replace(recipe(tmp_path, "corpus/data"), corpus="custom")
+    (error,) = wrong_folders(own)
+    assert error.startswith("--data-dir") and "all of which is the labelled part; give another" in error
+    (tmp_path / "corpus/labelled").mkdir(parents=True)
+    assert not list(wrong_folders(own))
+
+
 def test_every_script_checks_the_folders(tmp_path: Path) -> None:
     options = [f"--{name}-dir={tmp_path}" for name in ("conf", "data", "exp")]
     with pytest.raises(ValueError, match="--data-dir and --exp-dir are the same folder"):
