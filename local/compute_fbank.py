@@ -7,12 +7,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from distill.config.job import takes
 from distill.config.names import names_of
 from distill.recipe import parallel
 from distill.recipe.options import Recipe, recipe_from, recipe_parser
 from distill.recipe.script import run_script
 from distill.recipe.stage import Alone, Stage, run_stage
-from distill.shards import takes
 
 log = logging.getLogger(__name__)
 

@@ -5,13 +5,13 @@ With --runtime onnx or int8 the model that stage 12 exported runs, over HLG only
 
 from __future__ import annotations
 
+from distill.config.job import takes
 from distill.config.names import names_of
 from distill.recipe import decoding, ngram_rescoring, parallel
 from distill.recipe.emissions import test_sets
 from distill.recipe.options import recipe_from, recipe_parser
 from distill.recipe.script import run_script
 from distill.recipe.stage import relaunched
-from distill.shards import takes
 
 
 def main() -> None:

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from distill.config.job import Job
 from distill.corpora.download import Published, obtain
 from distill.corpora.listing import Listing
-from distill.shards import Job
 from distill.text import read_lines
 
 REHEARSAL = {"labelled": 24, "unlabelled": 40, "dev": 6, "test": 8}

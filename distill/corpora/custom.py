@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+from distill.config.job import Job
 from distill.corpora.audio_folder import AUDIO, TRANSCRIPTS, files_below, list_folder
 from distill.corpora.corpus import Corpus, Options, Roles, check_folder, first_file
 from distill.corpora.cut_files import list_cuts
@@ -21,7 +22,6 @@ from distill.corpora.kaldi import list_kaldi
 from distill.corpora.listing import Listing, Source, Unusable, Utterance
 from distill.corpora.segmentation import add_cuts, read_segments, segment
 from distill.files import write_lines
-from distill.shards import Job
 
 log = logging.getLogger(__name__)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from distill.config.job import Job
 from distill.corpora.corpus import check_folder
 from distill.corpora.download import Published
 from distill.corpora.listing import Listing, Source
 from distill.corpora.segmentation import add_cuts, read_segments, segment
-from distill.shards import Job
 
 HOME = "https://github.com/facebookresearch/libri-light/tree/main/data_preparation"
 ARCHIVES = "https://dl.fbaipublicfiles.com/librilight/data"

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from distill.config.job import Job
 from distill.corpora import libri_light
 from distill.corpora.corpus import Corpus, Options, Roles, check_folder, first_file, need_file
 from distill.corpora.download import Published
 from distill.corpora.listing import Listing, Source, Utterance
 from distill.corpora.tables import read_transcripts
-from distill.shards import Job
 
 HOME = "https://www.openslr.org/12"
 TEXT_HOME = "https://www.openslr.org/11"

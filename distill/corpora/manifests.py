@@ -16,11 +16,12 @@ from lhotse import CutSet, Recording, RecordingSet, SupervisionSegment, Supervis
 from lhotse.cut import MonoCut
 
 from distill.batch import SAMPLE_RATE, convertible
+from distill.config.job import Job
 from distill.corpora.audio import SEVERAL_CHANNELS, opened, recording_of, sample_faults
 from distill.corpora.corpus import Corpus, Roles
 from distill.corpora.cut_sets import write_cuts
 from distill.corpora.listing import Listing, Skipped, Source, Unusable, Utterance, at, first_few
-from distill.shards import Job, stored
+from distill.corpora.shards import stored
 from distill.text import normalise
 
 log = logging.getLogger(__name__)

@@ -11,10 +11,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from distill.config.job import Job
 from distill.corpora.listing import Listing, Source, Utterance
+from distill.corpora.shards import stored
 from distill.extras import needed
 from distill.files import write_lines
-from distill.shards import Job, stored
 from distill.text import read_lines
 
 log = logging.getLogger(__name__)

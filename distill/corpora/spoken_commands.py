@@ -6,10 +6,10 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+from distill.config.job import Job, takes
 from distill.corpora.corpus import Corpus, Options, Roles
 from distill.corpora.listing import Listing, Source, Utterance
 from distill.corpora.tables import read_table
-from distill.shards import Job, takes
 from distill.synthetic.sentences import Grammar
 
 TABLES = {  # kind -> its table, and the columns that are read

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.config.experiment import Experiment
+from distill.config.job import takes
 from distill.files import write_json, write_text
 from distill.recipe import parallel
 from distill.recipe.options import Recipe
 from distill.recipe.search import graph_decoder
 from distill.recipe.stage import Alone, Stage
-from distill.shards import takes
 
 if TYPE_CHECKING:
     from distill.corpora.cut_sets import CutBlocks

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from distill.config.experiment import Experiment
 from distill.config.graphs import Graphs
+from distill.config.job import Job
 from distill.config.language_model import LanguageModel
 from distill.config.names import NAME, NAME_RULE, TOPOLOGIES, UNITS, hint, mark, names_of
 from distill.files import ASIDE
 from distill.kernels.build import NO_COMPILER, find_compiler
 from distill.recipe import folders, launch
 from distill.recipe.script import log_to_console
-from distill.shards import Job
 
 ENGINES = ("native", "torch", "k2")
 OF_STAGES = re.compile(r"(manifests|checked|cuts|fbank|text|num|audio)|(lang|lm|graphs)(_.*)?")  # folders in a data-dir

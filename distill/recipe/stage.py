@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from distill import files
+from distill.config.job import Job
 from distill.files import write_json
 from distill.recipe import folders, launch
 from distill.recipe.contents import Contents
 from distill.recipe.folders import DONE, STARTED
 from distill.recipe.locks import free, locked
 from distill.recipe.options import Recipe
-from distill.shards import Job
 
 if TYPE_CHECKING:
     from distill.train.distributed import Ranks

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from distill.config.job import Job
 from distill.corpora.segmentation import joined, read_segments, segment, speech
-from distill.shards import Job
 
 
 def test_neighbours_are_joined_up_to_the_longest_cut() -> None:

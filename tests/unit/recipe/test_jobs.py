@@ -17,10 +17,11 @@ from pathlib import Path
 
 import pytest
 
+from distill.config.job import Job, takes
+from distill.corpora.shards import stored
 from distill.files import own_name
 from distill.recipe.locks import locked
 from distill.recipe.stage import Stage, run_stage
-from distill.shards import Job, stored, takes
 from tests.support.corpora import write_tone
 from tests.support.tiny_recipe import ROOT, Tiny, succeeded
 

@@ -1,4 +1,4 @@
-"""Work in numbered shards: several calls of a stage share them as jobs, and a killed one continues."""
+"""Results stored in numbered shards: several calls of a stage share them as jobs, and a killed one continues."""
 
 from __future__ import annotations
 
@@ -6,23 +6,12 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from distill.config.job import Job, takes
 from distill.files import replacing
 
 log = logging.getLogger(__name__)
-
-
-class Job(NamedTuple):
-    """One of `total` calls that share a stage, counted from 1."""
-
-    number: int
-    total: int
-
-
-def takes(job: Job | None, shard: int) -> bool:
-    """Whether a call works on a shard, counted from 0: every total-th is a job's; all are of a call that is none."""
-    return job is None or shard % job.total == job.number - 1
 
 
 def stored(
