@@ -117,7 +117,7 @@ def _tables(rows: Sequence[Row]) -> Iterator[str]:
     if not rows:
         return
     cases = list(dict.fromkeys(str(row.get(CASE, "")) for row in rows))
-    if len(rows) < BESIDE * len(cases):
+    if cases == [""] or len(rows) < BESIDE * len(cases):
         yield from benchmark_table(rows).markdown()
         return
     for place, case in enumerate(cases):

@@ -24,9 +24,8 @@ CLAIMS = {  # by label, in the order of RESULTS.md
 }
 INTRODUCTION = """# Results
 
-Word error rates in percent over an n-gram graph, with 95 % bootstrap intervals over utterances; streaming models
-decode by `Recogniser.step`. Written by `tools/report.py` from the committed result files. Teachers are not pretrained:
-in librispeech/mini T has 0.8 h of labelled speech, and students, which start from T, 2.4 h of unlabelled speech more.
+Word error rates in percent over an n-gram graph, with 95 % intervals over utterances; streaming is `Recogniser.step`.
+Teachers are not pretrained: T of librispeech/mini has 0.8 h of labelled speech, its students 2.4 h unlabelled as well.
 """
 
 
