@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--lang-dir", type=Path, required=True, help="lang folder of stage 2")
     parser.add_argument("--graphs-dir", type=Path, required=True, help="graphs folder of stage 4")
     parser.add_argument("--exp-dir", type=Path, help="an experiment's folder, for its model")
-    parser.add_argument("--epoch", type=int, default=None, help="of the model; default: the last")
+    parser.add_argument("--epoch", type=int, help="of the model; default: the last")
     parser.add_argument("--avg", type=int, default=1, help="average so many epochs up to that one")
     parser.add_argument("--num-dir", type=Path, help="lattices of stage 7 of one part, for numerators")
     parser.add_argument("--out", type=Path, required=True)
@@ -46,7 +46,8 @@ def main() -> None:
         from distill.models.checkpoint import export_weights
 
         (args.out / "exp").mkdir(parents=True, exist_ok=True)
-        epoch = export_weights(args.exp_dir, args.out / "exp" / "pretrained.pt", args.epoch or "last", args.avg)
+        path, last = args.out / "exp" / "pretrained.pt", args.epoch is None
+        epoch = export_weights(args.exp_dir, path, "last" if last else args.epoch, args.avg)
         print(f"epoch {epoch} of {args.exp_dir} in {args.out / 'exp' / 'pretrained.pt'}")
 
 
