@@ -39,9 +39,9 @@ class Batch:
     """Utterances padded to the longest.
 
     ids: cut ids; none where a rank's share of a batch is empty: then one stand-in, computed so that all ranks join the
-    all-reduce, with weight 0. wave (B, N) float32 in -1..1, augmented; clean (B, N):
-    before augmentation, None where unused. samples (B,): true lengths. graphs: for each utterance its numerator graph.
-    left_out: (cut id, reason) of utterances that cannot be used. after: the place in the epoch behind this batch.
+    all-reduce, with weight 0. wave (B, N) float32 in -1..1, augmented; clean (B, N): before augmentation, None where
+    unused. samples (B,): true lengths. graphs: for each utterance its numerator graph. left_out: (cut id, reason) of
+    utterances that cannot be used. after: the place in the epoch behind this batch.
     """
 
     ids: tuple[str, ...]

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from functools import cached_property, lru_cache
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -215,8 +215,11 @@ class TrainLoader:
         """`count` cuts spread over the whole, or all."""
         ends = np.cumsum(self.counts)
         places = np.unique(np.arange(count) * ends[-1] // count)
-        blocks = np.searchsorted(ends, places, side="right")
-        return [self._block(b)[place - (ends[b - 1] if b else 0)] for b, place in zip(blocks, places)]
+        chosen = []
+        for block, group in groupby(places, key=lambda place: int(np.searchsorted(ends, place, side="right"))):
+            cuts, first = self._block(block), ends[block] - self.counts[block]
+            chosen += [cuts[place - first] for place in group]
+        return chosen
 
     def _draws(self, number: int, start: Place) -> Iterator[tuple[Place, CutSet]]:
         """Cuts of each batch, the same on every rank, and the place after it."""
