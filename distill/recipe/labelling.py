@@ -7,7 +7,7 @@ the bytes of a shard do not depend on who writes it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -22,20 +22,14 @@ from distill.recipe.search import graph_decoder
 from distill.recipe.stage import Alone, Stage
 
 if TYPE_CHECKING:
+    from distill.batch import Batch
     from distill.corpora.cut_sets import CutBlocks
     from distill.data.lattices import CutLattice
     from distill.fsa.lattice import Lattice
     from distill.train.distributed import Ranks
 
 log = logging.getLogger("label_unlabelled")
-USED = (
-    "avg",
-    "epoch",
-    "beam",
-    "max_active",
-    "acoustic_scale",
-    "lattice_beam",
-)  # decoding settings that labels depend on
+USED = ("avg", "epoch", "beam", "max_active", "acoustic_scale", "lattice_beam")  # settings that labels depend on
 
 
 def labelling_stage(recipe: Recipe, teacher: Experiment, parts: Sequence[str]) -> Stage:
@@ -125,13 +119,18 @@ class Labeller:
         from distill.decode.graph_decoder import decode_all
 
         reading = SpeechDataset(None, None, 0, False, False)
-        batches = list(in_order(cuts, reading, self.batch_seconds, strict=False))
+        unreadable: dict[str, str] = {}
+
+        def usable() -> Iterator[Batch]:
+            for batch in in_order(cuts, reading, self.batch_seconds, strict=False):
+                unreadable.update(batch.left_out)
+                if batch.counted:
+                    yield batch.to(self.device)
+
         references = {cut.id: (cut.supervisions[0].custom or {}).get("reference") for cut in cuts if cut.supervisions}
         work = partial(self._entry, references)
-        usable = (batch.to(self.device) for batch in batches if batch.counted)
-        entries = dict(decode_all(self.decoder, work, log_probs.offline(self.model, usable)))
-        for name, reason in (cut for batch in batches for cut in batch.left_out):
-            entries[name] = CutLattice(name, None, np.zeros(0), reason=reason)
+        entries = dict(decode_all(self.decoder, work, log_probs.offline(self.model, usable())))
+        entries |= {name: CutLattice(name, None, np.zeros(0), reason=why) for name, why in unreadable.items()}
         return [entries[name] for name in sorted(entries)]
 
     def _entry(self, references: Mapping[str, str | None], name: str, lattice: Lattice) -> CutLattice:
