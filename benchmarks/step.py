@@ -23,6 +23,7 @@ from distill.losses.objective import Objective
 from distill.losses.term import TermContext
 from distill.models.cost import training_flops
 from distill.models.recogniser import build_model, count_parameters
+from distill.models.transfer import frozen_parameters
 from distill.recipe.provenance import hardware
 from distill.recipe.script import run_script
 from distill.train.distributed import Ranks
@@ -95,9 +96,7 @@ def random_trainer(experiment: Experiment, conf: Path, device: torch.device, gra
     if teacher is not None and experiment.teacher is not None:
         online = experiment.teacher.model_copy(update={"keep_targets": False})
         targets = TeacherTargets(online, teacher, objective.teacher_blocks, Path())
-    for name, parameter in model.named_parameters():
-        if any(name.startswith(start) and updates == "all" for start, updates in experiment.frozen.items()):
-            parameter.requires_grad_(False)
+    frozen_parameters(experiment, model)
 
     def nothing(epoch: int, place: Place) -> Generator[Batch, None, None]:
         yield from ()

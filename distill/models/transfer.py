@@ -1,4 +1,4 @@
-"""Copy parameters from one recogniser to another."""
+"""Copy parameters from one recogniser to another, and freeze them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from distill.config.experiment import Experiment
+from distill.models.recogniser import Recogniser
 
 TITLES = {
     "copied": "copied",
@@ -100,3 +103,24 @@ def _origins(target: torch.nn.Module, source: Mapping[str, Tensor], blocks: Sequ
         if blocks and (match := BLOCK.match(name)):
             origins[name] = f"encoder.blocks.{blocks[int(match[1])] - 1}.{name[match.end() :]}"
     return origins
+
+
+def frozen_parameters(experiment: Experiment, model: Recogniser) -> list[tuple[int, nn.Parameter]]:
+    """(updates, parameter) of `experiment.frozen`; parameters that are never trained need no gradient from now on.
+
+    Raises ValueError for a beginning that no parameter's name has.
+    """
+    held = []
+    for beginning, updates in experiment.frozen.items():
+        found = [parameter for name, parameter in model.named_parameters() if name.startswith(beginning)]
+        if not found:
+            parts = ", ".join(name for name, _ in model.named_children())
+            raise ValueError(
+                f"{experiment.name}: frozen: no parameter's name begins with {beginning!r}; parts: {parts}"
+            )
+        if updates == "all":
+            for parameter in found:
+                parameter.requires_grad_(False)
+        else:
+            held += [(updates, parameter) for parameter in found]
+    return held

@@ -22,6 +22,7 @@ from distill.config.model import Mask, Model
 from distill.losses.objective import TERMS
 from distill.losses.term import TermContext
 from distill.models.recogniser import Recogniser
+from distill.models.transfer import frozen_parameters
 
 HALF = {F.linear, F.conv1d, torch.conv1d, torch.matmul, Tensor.matmul, Tensor.__matmul__}
 FULL = {F.layer_norm, F.group_norm, F.log_softmax, torch.log_softmax, Tensor.log_softmax}
@@ -65,9 +66,7 @@ def update_memory(
             block.forward = partial(
                 checkpoint, block.forward, use_reentrant=False, context_fn=lambda: (nullcontext(), on_gpu())
             )
-    for name, parameter in model.named_parameters():
-        if any(name.startswith(start) and updates == "all" for start, updates in experiment.frozen.items()):
-            parameter.requires_grad_(False)
+    frozen_parameters(experiment, model)
     step = nn.ModuleList([model, *terms.values()])
     wave = torch.empty(rows, round(seconds * SAMPLE_RATE), device="meta")
     batch = Batch((), wave, torch.full((rows,), wave.shape[1], device="meta"))

@@ -28,7 +28,7 @@ from distill.losses.term import TermContext
 from distill.models import checkpoint
 from distill.models.front_end import FbankFrontEnd, FrontEnd, WaveFrontEnd
 from distill.models.recogniser import Recogniser, build_model, count_parameters
-from distill.models.transfer import copy_matching
+from distill.models.transfer import copy_matching, frozen_parameters
 from distill.train.distributed import Ranks
 from distill.train.loop import Trainer, TrainingPlan, TrainingStep
 from distill.train.schedule import count_updates
@@ -161,27 +161,6 @@ def initial_model(
     if not calibrated:
         calibrate(model.front_end, loader)
     return model
-
-
-def frozen_parameters(experiment: Experiment, model: Recogniser) -> list[tuple[int, torch.nn.Parameter]]:
-    """(updates, parameter) of `experiment.frozen`; parameters that are never trained need no gradient from now on.
-
-    Raises ValueError for a beginning that no parameter's name has.
-    """
-    held = []
-    for beginning, updates in experiment.frozen.items():
-        found = [parameter for name, parameter in model.named_parameters() if name.startswith(beginning)]
-        if not found:
-            parts = ", ".join(name for name, _ in model.named_children())
-            raise ValueError(
-                f"{experiment.name}: frozen: no parameter's name begins with {beginning!r}; parts: {parts}"
-            )
-        if updates == "all":
-            for parameter in found:
-                parameter.requires_grad_(False)
-        else:
-            held += [(updates, parameter) for parameter in found]
-    return held
 
 
 def calibrate(front_end: FrontEnd, loader: TrainLoader) -> None:
