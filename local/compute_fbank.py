@@ -45,11 +45,11 @@ def chosen_parts(recipe: Recipe, names: list[str], force: bool) -> list[str]:
 def compute(recipe: Recipe, parts: list[str], folder: Path) -> None:
     from distill.corpora.stored_fbank import finish, missing
 
-    chunks = [(part, number) for part in parts for number in missing(recipe.cuts / f"{part}.jsonl.gz", folder)]
+    chunks = [(part, number) for part in parts for number in missing(recipe.cuts, part, folder)]
     chunks = [chunk for chunk in chunks if takes(recipe.job, chunk[1])]
     parallel.each(replace(recipe, device="cpu"), Alone(), (partial(compute_chunk, folder=folder), chunks))
     for part in parts if recipe.job is None else ():
-        log.info("%s: features of %d utterances", part, finish(recipe.cuts / f"{part}.jsonl.gz", folder))
+        log.info("%s: features of %d utterances", part, finish(recipe.cuts, part, folder))
 
 
 def compute_chunk(recipe: Recipe, chunk: tuple[str, int], folder: Path) -> None:
@@ -57,7 +57,7 @@ def compute_chunk(recipe: Recipe, chunk: tuple[str, int], folder: Path) -> None:
     from distill.corpora import stored_fbank
 
     part, number = chunk
-    stored_fbank.compute_chunk(recipe.cuts / f"{part}.jsonl.gz", folder, number)
+    stored_fbank.compute_chunk(recipe.cuts, part, folder, number)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def write_cuts(cuts: Iterable[Cut], path: Path) -> float:
     rows, rest = [], iter(cuts)
     with replacing(path) as temporary, temporary.open("wb") as file:
         while block := list(islice(rest, BLOCK)):
-            lines = "".join(json.dumps(cut.to_dict(), ensure_ascii=False) + "\n" for cut in block)
+            lines = "".join(json.dumps(_row(cut), ensure_ascii=False) + "\n" for cut in block)
             size = file.write(gzip.compress(lines.encode(), COMPRESSION, mtime=0))
             rows.append((size, len(block), sum(cut.duration for cut in block)))
         if not rows:
@@ -80,6 +80,15 @@ def write_cuts(cuts: Iterable[Cut], path: Path) -> float:
     index = path.with_name(path.name.removesuffix(SUFFIX) + INDEX)
     write_text(index, "".join("{}\t{}\t{:.4f}\n".format(*row) for row in rows))
     return sum(row[2] for row in rows) / 3600
+
+
+def _row(cut: Cut) -> dict[str, Any]:
+    """A cut as lhotse writes it, without the name of a block that it was read from."""
+    row = cut.to_dict()
+    if (custom := row.get("custom")) and "block" in custom:
+        custom = {key: value for key, value in custom.items() if key != "block"}
+        row = {**row, "custom": custom} if custom else {key: row[key] for key in row if key != "custom"}
+    return row
 
 
 def each_cut(folder: Path, parts: Sequence[str]) -> Iterator[Cut]:

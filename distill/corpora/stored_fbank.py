@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 import shutil
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +13,8 @@ from lhotse import CutSet
 from lhotse.features.base import FeatureExtractor, register_extractor
 from lhotse.features.io import LilcomChunkyWriter, NumpyFilesWriter
 
-from distill.corpora.manifests import store
+from distill.corpora.cut_sets import SUFFIX, CutBlocks, each_cut, write_cuts
 from distill.files import own_name
-
-CHUNK = 500
-"""Utterances of a chunk."""
 
 
 @dataclass
@@ -77,25 +72,25 @@ class NativeFbank(FeatureExtractor):
         return np.stack(frames).astype(np.float32)
 
 
-def missing(cuts_path: Path, folder: Path) -> list[int]:
-    """Numbers of the chunks of a cut set whose features are not yet in `folder`."""
-    if _target(cuts_path, folder).is_file():
+def missing(cuts: Path, part: str, folder: Path) -> list[int]:
+    """Numbers of the blocks of a cut set (in the folder `cuts`) whose features are not yet in `folder`."""
+    if _target(folder, part).is_file():
         return []
-    return [number for number in range(_count(cuts_path)) if not _chunk(cuts_path, folder, number).is_dir()]
+    return [number for number in range(len(CutBlocks(cuts, part))) if not _chunk(folder, part, number).is_dir()]
 
 
-def compute_chunk(cuts_path: Path, folder: Path, number: int) -> None:
-    """Stores the features of a chunk with its cuts, as a folder that is there whole or not at all."""
-    place = _chunk(cuts_path, folder, number)
+def compute_chunk(cuts: Path, part: str, folder: Path, number: int) -> None:
+    """Stores the features of a block with its cuts, as a folder that is there whole or not at all."""
+    place = _chunk(folder, part, number)
     temporary = own_name(place)
     temporary.mkdir(parents=True, exist_ok=True)
-    cuts = CutSet.from_cuts(_cuts(cuts_path)[number * CHUNK : (number + 1) * CHUNK])
+    block = CutSet.from_cuts(CutBlocks(cuts, part).read(number))
     writer = LilcomChunkyWriter if importlib.util.find_spec("lilcom") else NumpyFilesWriter
     extractor = NativeFbank(NativeFbankConfig())
-    made = cuts.compute_and_store_features(extractor, temporary / "feats", storage_type=writer, progress_bar=False)
+    made = block.compute_and_store_features(extractor, temporary / "feats", storage_type=writer, progress_bar=False)
     for cut in made:
         cut.features.storage_path = str(place / Path(cut.features.storage_path).name)
-    store(made, temporary / "cuts.jsonl.gz")
+    write_cuts(made, temporary / "cuts.jsonl.gz")
     try:
         temporary.rename(place)
     except OSError:
@@ -104,29 +99,17 @@ def compute_chunk(cuts_path: Path, folder: Path, number: int) -> None:
         shutil.rmtree(temporary)  # another process has stored the same meanwhile
 
 
-def finish(cuts_path: Path, folder: Path) -> int:
-    """Writes `folder`/<name>.jsonl.gz of all chunks; returns the number of cuts."""
-    target = _target(cuts_path, folder)
-    if not target.is_file():
-        chunks = (_chunk(cuts_path, folder, number) / "cuts.jsonl.gz" for number in range(_count(cuts_path)))
-        store(CutSet.from_cuts(cut for path in chunks for cut in CutSet.from_file(path)), target)
-    return sum(1 for _ in CutSet.from_file(target))
+def finish(cuts: Path, part: str, folder: Path) -> int:
+    """Writes the cut set with the features of all its blocks into `folder`; returns the number of cuts."""
+    if not _target(folder, part).is_file():
+        chunks = (_chunk(folder, part, number) for number in range(len(CutBlocks(cuts, part))))
+        write_cuts((cut for chunk in chunks for cut in each_cut(chunk, ["cuts"])), _target(folder, part))
+    return int(CutBlocks(folder, part).counts.sum())
 
 
-@cache
-def _cuts(cuts_path: Path) -> list[Any]:
-    """A cut set, read once per process."""
-    return list(CutSet.from_file(cuts_path))
+def _target(folder: Path, part: str) -> Path:
+    return folder / f"{part}{SUFFIX}"
 
 
-def _count(cuts_path: Path) -> int:
-    """The number of chunks of a cut set."""
-    return math.ceil(len(_cuts(cuts_path)) / CHUNK)
-
-
-def _target(cuts_path: Path, folder: Path) -> Path:
-    return folder / cuts_path.name
-
-
-def _chunk(cuts_path: Path, folder: Path, number: int) -> Path:
-    return folder / cuts_path.name.removesuffix(".jsonl.gz") / f"{number:05d}"
+def _chunk(folder: Path, part: str, number: int) -> Path:
+    return folder / part / f"{number:05d}"

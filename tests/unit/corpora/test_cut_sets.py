@@ -41,6 +41,11 @@ def test_same_cuts_same_bytes(cuts: CutSet, tmp_path: Path) -> None:
         assert (tmp_path / f"a{ending}").read_bytes() == (tmp_path / f"b{ending}").read_bytes()
 
 
+def test_the_name_of_a_block_is_not_written(cuts: CutSet, tmp_path: Path) -> None:
+    write_cuts(each_cut(tmp_path, ["a"]), tmp_path / "b.jsonl.gz")
+    assert list(load_cuts(tmp_path, ["b"])) == list(cuts)
+
+
 def test_an_empty_set_has_no_blocks(tmp_path: Path) -> None:
     write_cuts([], tmp_path / "a.jsonl.gz")
     assert len(CutBlocks(tmp_path, "a")) == 0 and list(each_cut(tmp_path, ["a"])) == []

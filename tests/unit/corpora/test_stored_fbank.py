@@ -7,25 +7,26 @@ import pytest
 from lhotse import CutSet, Fbank, FbankConfig, MonoCut, Recording
 
 from distill.corpora import stored_fbank as features
+from distill.corpora.cut_sets import write_cuts
 from tests.support.corpora import write_tone
 
 
 @pytest.fixture
-def cuts(tmp_path: Path) -> Path:
-    """Three cuts of 0.5 s stored as dev.jsonl.gz."""
+def cuts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of three cuts of 0.5 s, dev.jsonl.gz, in a block each."""
+    monkeypatch.setattr("distill.corpora.cut_sets.BLOCK", 1)
     made = []
     for i in range(3):
         recording = Recording.from_file(write_tone(tmp_path / f"{i}.flac"), recording_id=str(i))
         made.append(MonoCut(str(i), 0.0, recording.duration, 0, recording=recording))
-    path = tmp_path / "dev.jsonl.gz"
-    CutSet.from_cuts(made).to_file(path)
-    return path
+    write_cuts(made, tmp_path / "dev.jsonl.gz")
+    return tmp_path
 
 
 def compute(cuts: Path, folder: Path) -> int:
-    for number in features.missing(cuts, folder):
-        features.compute_chunk(cuts, folder, number)
-    return features.finish(cuts, folder)
+    for number in features.missing(cuts, "dev", folder):
+        features.compute_chunk(cuts, "dev", folder, number)
+    return features.finish(cuts, "dev", folder)
 
 
 def test_stored_features(cuts: Path, tmp_path: Path) -> None:
@@ -48,14 +49,13 @@ def test_wrong_rate_is_an_error() -> None:
         extractor.extract(np.zeros(8000, np.float32), 8000)
 
 
-def test_finished_chunks_are_kept(cuts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "CHUNK", 1)
+def test_finished_chunks_are_kept(cuts: Path, tmp_path: Path) -> None:
     folder = tmp_path / "fbank"
     for number in (2, 0):
-        features.compute_chunk(cuts, folder, number)
+        features.compute_chunk(cuts, "dev", folder, number)
     done = {path: path.stat().st_mtime_ns for path in (folder / "dev").rglob("*.npy")}
-    features.compute_chunk(cuts, folder, 2)  # by another process, at the same time
-    assert len(done) == 2 and features.missing(cuts, folder) == [1]
+    features.compute_chunk(cuts, "dev", folder, 2)  # by another process, at the same time
+    assert len(done) == 2 and features.missing(cuts, "dev", folder) == [1]
     assert compute(cuts, folder) == 3
     assert all(path.stat().st_mtime_ns == time for path, time in done.items())
     assert [cut.id for cut in CutSet.from_file(folder / "dev.jsonl.gz")] == ["0", "1", "2"]
