@@ -1,7 +1,7 @@
 """Teacher lattices of unlabelled cuts, stored in atomically written shards.
 
-A part is a folder of shards `00000.npz`, `00001.npz`, ... and, when all are there, `shards.json`. A shard is of
-a block of the cut set. Arrays of all cuts of a shard stand end to end, small numbers in small types, and are
+A part is a folder of shards `00000.npz`, `00001.npz`, ... and, when all are there, `shards.json`. A shard is of a
+block of the cut set. Arrays of all cuts of a shard stand end to end, small numbers in small types, and are
 compressed together. Scores are kept as float16, relative to the best sequence's: its own are exactly 0.
 """
 
@@ -209,8 +209,8 @@ def finish(folder: Path, shards: int) -> None:
     write_text(folder / INDEX, json.dumps({"format": FORMAT, "shards": shards}) + "\n")
 
 
-class Lattices(Mapping[str, SequenceGraph]):
-    """The shards of some parts by name (`unlabelled/12`), few in memory at a time; as a mapping, lattices by cut id.
+class Lattices:
+    """The shards of some parts by name (`unlabelled/12`), few in memory at a time.
 
     frame_shift: seconds per frame, beam: that of stage 7; None without shards. Raises FileNotFoundError or ValueError
     naming the file.
@@ -233,17 +233,6 @@ class Lattices(Mapping[str, SequenceGraph]):
         """The shard with the lattice of a cut: the one of this name, without a name any; None where there is none."""
         shards = self.shards() if name is None else [self.shard(name)] if name in self._paths else []
         return next((shard for shard in shards if cut_id in shard), None)
-
-    def __len__(self) -> int:
-        return sum(map(len, self.shards()))
-
-    def __iter__(self) -> Iterator[str]:
-        return (cut_id for shard in self.shards() for cut_id in shard)
-
-    def __getitem__(self, cut_id: str) -> SequenceGraph:
-        if shard := self.find(cut_id):
-            return shard[cut_id]
-        raise KeyError(cut_id)
 
 
 @dataclass

@@ -56,6 +56,10 @@ def summary(folder: Path) -> Summary:
     return found
 
 
+def graphs_in(part: Path) -> dict[str, SequenceGraph]:
+    return {cut_id: graph for shard in Lattices([part]).shards() for cut_id, graph in shard.items()}
+
+
 def graph_of(made: Numerators, cut_id: str, text: str | None = None) -> Hmm:
     (graph,) = made.graphs([Wanted(cut_id, text)])
     assert isinstance(graph, Hmm)
@@ -67,8 +71,8 @@ def scores(graph: SequenceGraph) -> dict[tuple[int, ...], float]:
 
 
 def test_what_was_written_comes_back(part: Path) -> None:
-    stored = Lattices([part])
-    assert set(stored) == {each.cut_id for each in all_cuts() if each.sequences is not None}
+    stored, graphs = Lattices([part]), graphs_in(part)
+    assert set(graphs) == {each.cut_id for each in all_cuts() if each.sequences is not None}
     assert summary(part).without_lattice == [("nothing", "no complete path with units")]
     assert (stored.frame_shift, stored.beam) == (SHIFT, BEAM)
     for each in all_cuts():
@@ -77,7 +81,7 @@ def test_what_was_written_comes_back(part: Path) -> None:
             continue
         shard = stored.find(each.cut_id)
         assert shard is not None
-        found = stored[each.cut_id]
+        found = graphs[each.cut_id]
         for name in ("src", "dst", "symbol", "earliest", "latest"):
             assert np.array_equal(getattr(found, name), getattr(each.sequences, name))
         for name in ("graph", "acoustic", "final_graph", "final_acoustic"):
@@ -177,7 +181,7 @@ def numerators(lang: Lang, part: Path | None, **settings) -> Numerators:
 @pytest.mark.parametrize("kind", ["transcript", "one_best", "nbest", "lattice"])
 def test_objective_of_every_kind_is_at_most_zero(lang: Lang, part: Path, kind: str, confidence: bool) -> None:
     made = numerators(lang, part, numerator=kind, lattice={"confidence": confidence, "tolerance": 3})
-    texts = dict.fromkeys(Lattices([part]), "AB A" if kind == "transcript" else None)
+    texts = dict.fromkeys(graphs_in(part), "AB A" if kind == "transcript" else None)
     graphs = [graph_of(made, *each) for each in texts.items()]
     mmi = LfMmi(ENGINE, lang.topology.compose(made.lm.fsa))
     for seed in range(3):
@@ -191,7 +195,7 @@ def test_objective_of_every_kind_is_at_most_zero(lang: Lang, part: Path, kind: s
 
 
 def test_kinds_contain_the_sequences_of_their_name(lang: Lang, part: Path) -> None:
-    stored = Lattices([part])
+    stored = graphs_in(part)
     cut_id = max(stored, key=lambda each: len(scores(stored[each])))
 
     def sequences(**settings) -> set[tuple[int, ...]]:
@@ -231,7 +235,7 @@ def test_sequences_that_the_lm_forbids_are_a_problem(lang: Lang, part: Path) -> 
 
     nothing = UnitLm(Fsa.from_arcs([(0, 1, 3, 0.0), (1, 2, 3, 0.0)], {2: 0.0}, 3), OUTPUTS)
     made = Numerators(lang, nothing, Lattices([part]), Data(numerator="one_best"))
-    reasons = made.graphs([Wanted(cut_id) for cut_id in Lattices([part])])
+    reasons = made.graphs([Wanted(cut_id) for cut_id in graphs_in(part)])
     assert sum("denominator's LM allows none" in str(reason) for reason in reasons) > 8
 
 
@@ -252,7 +256,7 @@ def test_confidence_follows_the_frames_of_the_model(lang: Lang, part: Path, rati
 
 def test_numerators_are_kept_within_bounds(lang: Lang, part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = numerators(lang, part)
-    ids = list(Lattices([part]))
+    ids = list(graphs_in(part))
     first = [graph_of(made, cut_id) for cut_id in ids]
     assert all(graph_of(made, cut_id) is graph for cut_id, graph in zip(ids, first))
     monkeypatch.setattr("distill.data.numerators.KEPT_ARCS", 40)
