@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import in_process
+from benchmarks.measure import in_process, peak_mb
 from benchmarks.table import Row, finish, parser
 
 WORDS = "ABCDEFGH"
@@ -125,7 +125,7 @@ def measured(folder: Path) -> Row:
     next(batches)
     first, began = time.perf_counter() - began, time.perf_counter()
     loaded = BATCHES / sum(time.perf_counter() - began for _ in itertools.islice(batches, BATCHES - 1, BATCHES))
-    loading = max(memory(pid) for pid in children())
+    loading = max(peak_mb(pid) for pid in children())
     batches.close()
     loader._read.cache_clear()
     began = time.perf_counter()
@@ -135,15 +135,9 @@ def measured(folder: Path) -> Row:
     sampled = sum(1 for _ in draws) / (time.perf_counter() - began)
     return {
         "cuts": int(loader.counts.sum()), "hours": round(float(loader.seconds.sum()) / 3600),
-        "batches_of_an_epoch": updates, "training_mb": memory(os.getpid()), "loading_mb": loading,
+        "batches_of_an_epoch": updates, "training_mb": peak_mb(os.getpid()), "loading_mb": loading,
         "first_batch_s": first, "place_found_s": resumed, "loaded_per_s": loaded, "sampled_per_s": sampled,
     }  # fmt: skip
-
-
-def memory(pid: int) -> float:
-    """Most resident memory of a process so far, in megabytes."""
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1e3
 
 
 def children() -> list[int]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 LONG = 5.0  # seconds from which a call is not repeated
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+CLEAR = Path("/proc/self/clear_refs")
 
 
 def measure(run: Callable[[], object], repeats: int) -> dict[str, float]:
@@ -78,9 +78,15 @@ def _files() -> int:
     return _status("RssFile") + _status("RssShmem")
 
 
-def _status(name: str) -> int:
-    """A figure of /proc/self/status in bytes."""
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(name + ":"))
+def peak_mb(process: int) -> float:
+    """Most memory of a process that was in RAM so far."""
+    return _status("VmHWM", process) / 1e6
+
+
+def _status(name: str, process: int | str = "self") -> int:
+    """A figure of a process's /proc/PID/status in bytes."""
+    status = Path(f"/proc/{process}/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith(name + ":"))
     return int(line.split()[1]) * 1024
 
 
