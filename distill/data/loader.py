@@ -29,6 +29,7 @@ from distill.data.augment import Distortion, NoiseClips, utterance_rng
 from distill.data.numerators import Numerators, Wanted
 
 LAST_UPDATE = 30  # seconds; as long as torchrun waits before it kills
+END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 MOST_LOST = 100  # batches in a row without a usable utterance
 EVERY_CUT = {"world_size": 1, "rank": 0}  # else lhotse gives each process of a torchrun other cuts
 
@@ -147,10 +148,21 @@ def _unpacked(packed: Any) -> Any:
     return kind(**{k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in values.items()})
 
 
+def _started(loader: DataLoader) -> Iterator:
+    """Its batches; its processes begin with END_SIGNALS blocked, or one of them would be ended before it is ready."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
 def _begin_loading(worker: int) -> None:
     """Leave signals to the training process, which finishes its update first, but outlive one by LAST_UPDATE."""
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(LAST_UPDATE))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
 
 
 class TrainLoader:
@@ -189,7 +201,7 @@ class TrainLoader:
             generator=torch.Generator().manual_seed(number),  # torch's own belongs to the model alone
         )  # fmt: skip
         used = lost = 0
-        for batch in loader:
+        for batch in _started(loader):
             if isinstance(batch, ValueError):
                 raise batch
             used, lost = (used + 1, 0) if batch.ids else (used, lost + bool(batch.left_out))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
+import time
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -158,12 +160,21 @@ def test_no_cuts_are_no_batches() -> None:
     assert list(in_order(CutSet.from_cuts([]), SpeechDataset(None, None, 0, False, False), 1.0)) == []
 
 
-def test_workers_leave_signals_to_the_training_process(cuts: CutSet, lang: Lang) -> None:
+@pytest.mark.parametrize("number", (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1))
+def test_workers_leave_signals_to_the_training_process(
+    cuts: CutSet, lang: Lang, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def late(worker: int) -> None:
+        time.sleep(worker)  # the second is not ready when the signal comes
+        begin_loading(worker)
+
+    begin_loading = module._begin_loading
+    monkeypatch.setattr(module, "_begin_loading", late)
     loader = loader_of(repeated(cuts, 10), made_numerators(lang), experiment(workers=2))
     batches: Iterator = loader.epoch(0)
     next(batches)
     for pid in children():
-        os.kill(pid, 15)
+        os.kill(pid, number)
     assert len(list(batches)) == loader.count(0) - 1
 
 
