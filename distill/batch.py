@@ -40,8 +40,9 @@ class Batch:
 
     ids: cut ids; none where a rank's share of a batch is empty: then one stand-in, computed so that all ranks join the
     all-reduce, with weight 0. wave (B, N) float32 in -1..1, augmented; clean (B, N): before augmentation, None where
-    unused. samples (B,): true lengths. graphs: for each utterance its numerator graph. left_out: (cut id, reason) of
-    utterances that cannot be used. after: the place in the epoch behind this batch.
+    unused. samples (B,): true lengths. graphs: for each utterance its numerator graph. units (B, T): k-means labels of
+    its frames, -1 behind them. left_out: (cut id, reason) of utterances that cannot be used. after: the place in the
+    epoch behind this batch.
     """
 
     ids: tuple[str, ...]
@@ -51,20 +52,23 @@ class Batch:
     clean: Tensor | None = None
     left_out: tuple[tuple[str, str], ...] = ()
     after: Place = BEGIN
+    units: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its waveforms on a device (graphs stay where they are)."""
         clean = None if self.clean is None else self.clean.to(device, non_blocking=True)
+        units = None if self.units is None else self.units.to(device, non_blocking=True)
         wave = self.wave.to(device, non_blocking=True)
-        return replace(self, wave=wave, samples=self.samples.to(device), clean=clean)
+        return replace(self, wave=wave, samples=self.samples.to(device), clean=clean, units=units)
 
     def row(self, number: int) -> Batch:
         """One utterance without its padding."""
         one, size = slice(number, number + 1), int(self.samples[number])
         clean = None if self.clean is None else self.clean[one, :size]
+        units = None if self.units is None else self.units[one]
         return replace(
             self, ids=self.ids[one], wave=self.wave[one, :size], samples=self.samples[one], graphs=self.graphs[one],
-            clean=clean,
+            clean=clean, units=units,
         )  # fmt: skip
 
     @property
@@ -83,7 +87,9 @@ class Output(NamedTuple):
 
     logits (B, T, V), lengths (B,). hidden: (B, T, C) each, 0 the first block's input, i the output of block i.
     ctc_logits (B, T, V): of the second, CTC output, None without one. mapped_last (B, T, d_T): the last hidden state
-    behind a shared head's projection to the teacher's width, None where the head is not shared.
+    behind a shared head's projection to the teacher's width, None where the head is not shared. features (B, T, F):
+    what the front-end gives; normed (B, T, F): the same behind the encoder's norm. masked (B, T): True for frames that
+    the mask embedding stands for, None without a mask.
     """
 
     logits: Tensor
@@ -91,18 +97,24 @@ class Output(NamedTuple):
     hidden: tuple[Tensor, ...]
     ctc_logits: Tensor | None = None
     mapped_last: Tensor | None = None
+    features: Tensor | None = None
+    normed: Tensor | None = None
+    masked: Tensor | None = None
 
 
 class Targets(NamedTuple):
     """A teacher's outputs for a batch: logits (B, T, V), lengths (B,), ctc_logits (B, T, V) or None.
 
-    hidden: {block: (B, T, d_T)}, numbered as in `Output`, of the blocks that a loss needs.
+    hidden: {block: (B, T, d_T)}, numbered as in `Output`, of the blocks that a loss needs. normed (B, T, F): as in
+    `Output`; codes (B, T, K): logits over the teacher's codewords; None where no loss needs them.
     """
 
     logits: Tensor
     hidden: Mapping[int, Tensor]
     lengths: Tensor
     ctc_logits: Tensor | None = None
+    normed: Tensor | None = None
+    codes: Tensor | None = None
 
 
 def convertible(rate: int) -> bool:

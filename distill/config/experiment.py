@@ -73,6 +73,9 @@ class Experiment(Settings):
             del values["data"]["window"]
         if values["teacher"]:
             values["teacher"]["hears"] = values["teacher"].pop("input")
+        for term in values["objective"].values():
+            if isinstance(term, dict) and not term["start"]:
+                del term["start"]
         if self.objective.uses_shorthand:
             values["objective"] |= dict(zip(("alpha", "beta"), self.objective.shares))
         return values

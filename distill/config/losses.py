@@ -14,12 +14,21 @@ TeacherLayers = tuple[Annotated[Whole, Field(ge=0, le=65536)], ...]
 
 
 class LossTerm(Settings):
-    """A term of the objective; its file in `distill.losses` has the formula. taught: it needs a teacher."""
+    """A term of the objective; its file in `distill.losses` has the formula.
+
+    taught: it needs a teacher. supervised: it needs numerators and the denominator.
+    """
 
     taught: ClassVar[bool] = True
+    supervised: ClassVar[bool] = False
 
     weight: Annotated[Number, Field(ge=0, le=10**6)] = 1.0
     updates: Count = 0  # on for the first so many updates only; 0: for all
+    start: Count = 0  # off in the first so many updates
+
+    def on(self, done: int) -> bool:
+        """Whether it is part of the loss after so many updates."""
+        return self.start <= done and (not self.updates or done < self.updates)
 
     def teacher_blocks(self, blocks: int) -> frozenset[int]:
         """Teacher blocks whose hidden states the term compares, for a student with so many blocks; 0: their input."""
@@ -30,6 +39,7 @@ class Mmi(LossTerm):
     """LF-MMI per frame, with the penalty `out_of_range` as a term of its own."""
 
     taught: ClassVar[bool] = False
+    supervised: ClassVar[bool] = True
 
     den_scale: Weight = 1.0
     leaky: Probability = 0.0  # coefficient of the leaky HMM in the denominator (Kaldi's recipes: 0.1), 0: off
@@ -41,6 +51,7 @@ class Ctc(LossTerm):
     """CTC per frame of the second output (model.ctc_output)."""
 
     taught: ClassVar[bool] = False
+    supervised: ClassVar[bool] = True
 
     precision: Precision = "input"
 
@@ -160,6 +171,11 @@ class Objective(Settings):
                     f"{', '.join(unused)}: of the shorthand, which needs alpha or beta; these are settings of the terms"
                     f" ({', '.join(self._named())}) otherwise"
                 )
-        if all(term.updates for term in self.terms.values()):
-            raise ValueError("no term is on in all updates; give one with a weight above 0 and without `updates`")
+        terms = self.terms.values()
+        for done in sorted({0, *(term.updates for term in terms)}):
+            if not any(term.on(done) for term in terms):
+                raise ValueError(
+                    f"no term is on after update {done}; give one with a weight above 0 that `start` and `updates`"
+                    " leave on"
+                )
         return self

@@ -27,7 +27,7 @@ TERMS: dict[str, type[LossTerm]] = {
 
 
 def needs_of(settings: Settings) -> frozenset[str]:
-    """Inputs that the terms of an objective need: "graphs", "hidden", "outputs"."""
+    """Inputs that the terms of an objective need, of `distill.losses.term.NEEDS`."""
     return frozenset().union(*(TERMS[name].needs for name in settings.terms))
 
 
@@ -35,7 +35,7 @@ class Objective(nn.ModuleDict):
     """Weighted sum of terms by name, with the parameters that only training needs.
 
     update_number: of the training's current update, for terms that are on for the first ones only. teacher_blocks:
-    whose hidden states are targets.
+    whose hidden states are targets. masked: whether the student's input is masked in validation too.
     """
 
     def __init__(self, settings: Settings, context: TermContext) -> None:
@@ -44,13 +44,14 @@ class Objective(nn.ModuleDict):
         blocks = settings.teacher_blocks(context.student.encoder.layers, layers) if context.teacher else []
         super().__init__({name: TERMS[name].build(terms[name], context) for name in TERMS if name in terms})
         self.settings, self.teacher_blocks, self.update_number = terms, blocks, 0
+        self.masked = "masks" in needs_of(settings)
 
     @property
     def may_skip_parts(self) -> bool:
         """Whether an update may leave out parameters: of a term that is off, or of a head that no term reads."""
         names = self.settings.keys()
         head_unread = not names & {"mmi", "outputs"} or ("ctc_outputs" in names and "ctc" not in names)
-        return head_unread or any(term.updates for term in self.settings.values())
+        return head_unread or any(term.updates or term.start for term in self.settings.values())
 
     def forward(self, student: Output, teacher: Targets | None, batch: Batch) -> Losses:
         """The terms of a batch that are on in this update, weighted, and the sums of their counts."""
@@ -60,7 +61,7 @@ class Objective(nn.ModuleDict):
         dropped, recomputed = torch.zeros_like(student.lengths, dtype=torch.bool, device=student.logits.device), 0
         for name, module in self.items():
             settings = self.settings[name]
-            if settings.updates and self.update_number >= settings.updates:
+            if not settings.on(self.update_number):
                 continue
             losses = module(student, teacher, batch)
             terms |= {key: term._replace(weight=term.weight * settings.weight) for key, term in losses.terms.items()}

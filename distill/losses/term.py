@@ -16,6 +16,10 @@ NEEDS = {
     "graphs": "the batch's numerators and the denominator",
     "hidden": "hidden states of the teacher's blocks",
     "outputs": "the teacher's logits",
+    "features": "normed frames of the teacher's front-end",
+    "codes": "the teacher's logits over its codewords",
+    "units": "the batch's k-means labels",
+    "masks": "the student's input masked, in validation too",
 }
 """What training provides for terms (`distill.train.setup`)."""
 

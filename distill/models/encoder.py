@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -90,6 +91,14 @@ class Positions(nn.Module):
         return F.gelu(self.conv(padded).transpose(1, 2))
 
 
+class Encoded(NamedTuple):
+    """hidden: (B, T, dim) each, see `distill.batch.Output`, as for normed (B, T, F) and masked (B, T)."""
+
+    hidden: tuple[Tensor, ...]
+    normed: Tensor
+    masked: Tensor | None = None
+
+
 class Encoder(nn.Module):
     """Features to hidden states; chunked attention where `streaming` has chunks."""
 
@@ -113,16 +122,16 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList(BLOCKS[settings.block](settings, i) for i in range(settings.layers))
         self.dropout = nn.Dropout(settings.dropout)
 
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
-        """Whole utterances: features (B, T, C), lengths (B,) -> hidden states (B, T, dim), see `distill.batch.Output`.
+    def forward(self, features: Tensor, lengths: Tensor, masked: bool = False) -> Encoded:
+        """Whole utterances: features (B, T, C), lengths (B,); masked: mask the frames outside of training too.
 
-        The last one of a pre-LN encoder is taken after the final norm, as the head's input. The same for every
+        The last hidden state of a pre-LN encoder is taken after the final norm, as the head's input. The same for every
         imported model.
         """
-        inside = valid_mask(lengths, features.shape[1])
-        x = self.project(self.feature_norm(features), inside)
-        if self.training:
-            x = mask_spans(x, lengths, self.mask, self.mask_embedding)
+        inside, normed, hit = valid_mask(lengths, features.shape[1]), self.feature_norm(features), None
+        x = self.project(normed, inside)
+        if self.training or masked:
+            x, hit = mask_spans(x, lengths, self.mask, self.mask_embedding)
         x = self.embed(x)
         streaming = drawn(self.streaming, self.draws) if self.training else self.streaming
         frame = torch.arange(features.shape[1], device=features.device)
@@ -133,7 +142,7 @@ class Encoder(nn.Module):
             if not (dropped and float(torch.rand((), generator=self.draws)) < self.settings.layer_drop):
                 x, _ = block(x, context)
             hidden.append(x)
-        return (*hidden[:-1], self.finish(hidden[-1]))
+        return Encoded((*hidden[:-1], self.finish(hidden[-1])), normed, hit)
 
     def step(self, features: Tensor, lengths: Tensor, state: StreamState) -> tuple[Tensor, StreamState]:
         """The next chunk of streams: features (B, T, C), valid frames (B,) -> hidden states (B, T, dim), new state.
@@ -184,20 +193,21 @@ def drawn(streaming: Streaming, draws: torch.Generator | None = None) -> Streami
     return streaming.model_copy(update={"chunk_frames": one_of(streaming.train_chunks), "history_frames": history})
 
 
-def mask_spans(x: Tensor, lengths: Tensor, mask: Mask, embedding: Tensor) -> Tensor:
+def mask_spans(x: Tensor, lengths: Tensor, mask: Mask, embedding: Tensor) -> tuple[Tensor, Tensor | None]:
     """Replace random spans of frames by `embedding` (C,) and zero spans of channels, as wav2vec 2.0 does.
 
-    x (B, T, C). The number of spans is such that `probability` of all would be hit if no two overlapped.
+    x (B, T, C). The number of spans is such that `probability` of all would be hit if no two overlapped. Returns the
+    masked x, and which frames are replaced (B, T), None where none can be.
     """
     _, frames, channels = x.shape
-    sizes = lengths.to(x.device)
+    sizes, hit = lengths.to(x.device), None
     if mask.time_probability > 0:
         hit = _spans(sizes, frames, mask.time_probability, mask.time_length)
         x = torch.where(hit[..., None], embedding.to(x.dtype), x)
     if mask.channel_probability > 0:
         full = torch.full_like(sizes, channels)
         x = x * ~_spans(full, channels, mask.channel_probability, mask.channel_length)[:, None]
-    return x
+    return x, hit
 
 
 def _spans(sizes: Tensor, width: int, probability: float, length: int) -> Tensor:

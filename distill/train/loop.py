@@ -72,7 +72,7 @@ class TrainingStep(nn.Module):
 
     def forward(self, batch: Batch, targets: Targets | None) -> Losses:
         """The terms of the loss of a batch on this device."""
-        return self.objective(self.model(batch.wave, batch.samples), targets, batch)
+        return self.objective(self.model(batch.wave, batch.samples, self.objective.masked), targets, batch)
 
 
 @dataclass(frozen=True)
@@ -277,6 +277,7 @@ class Trainer:
     @torch.no_grad()
     def _validate(self, monitor: Monitor) -> float:
         self.step.eval()
+        torch.manual_seed(self.plan.settings.seed)  # masks of pre-training, the same in every validation
         for objective in self._objectives:
             objective.update_number = self.progress.updates
         own: list[Sums] = []

@@ -168,8 +168,10 @@ def test_terms_by_name_are_the_shorthand_resolved() -> None:
     [
         ({"alpha": 0.8, "hidden": {"weight": 1}}, "hidden: given as a term and by the shorthand"),
         ({"hidden": {"weight": 1}, "hidden_norm": "layer"}, "hidden_norm: of the shorthand, which needs alpha or beta"),
-        ({"mmi": {"weight": 1, "updates": 5}}, "no term is on in all updates"),
-        ({"outputs": {"weight": 0}}, "no term is on in all updates"),
+        ({"mmi": {"weight": 1, "updates": 5}}, "no term is on after update 5"),
+        ({"mmi": {"start": 5}, "outputs": {"start": 7}}, "no term is on after update 0"),
+        ({"mmi": {"updates": 5}, "outputs": {"start": 6}}, "no term is on after update 5"),
+        ({"outputs": {"weight": 0}}, "no term is on after update 0"),
     ],
 )
 def test_a_term_given_twice_or_never_is_refused(values: dict, message: str) -> None:

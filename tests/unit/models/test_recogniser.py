@@ -97,9 +97,11 @@ def test_offline_models_cannot_stream_and_say_so() -> None:
 def test_masked_spans_hit_the_share_of_the_settings_and_only_valid_frames() -> None:
     torch.manual_seed(0)
     features, lengths = torch.ones(64, 200, 32), torch.full((64,), 150)
-    masked = mask_spans(features, lengths, Mask(time_probability=0.2, time_length=10), torch.zeros(32))
+    masked, hit = mask_spans(features, lengths, Mask(time_probability=0.2, time_length=10), torch.zeros(32))
     share = 1 - masked[:, :150, 0].mean()
     assert 0.13 < float(share) < 0.2, "overlaps keep the share a little below the probability"
     assert masked[:, 150:].min() == 1
-    channels = mask_spans(features, lengths, Mask(channel_probability=0.25, channel_length=8), torch.zeros(32))
+    assert hit is not None and torch.equal(hit, masked[..., 0] == 0)
+    channels, none = mask_spans(features, lengths, Mask(channel_probability=0.25, channel_length=8), torch.zeros(32))
+    assert none is None
     assert torch.equal(channels[:, 0], channels[:, -1]) and 0.1 < 1 - float(channels.mean()) < 0.3
