@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from distill.config.bounds import Count, Number, Probability, Scale, Weight, Whole
+from distill.config.bounds import Count, EachOnce, Number, Probability, Scale, Weight, Whole, Width
 from distill.config.loading import Settings
 
 Precision = Literal["input", "float32", "float64"]
@@ -64,12 +64,10 @@ class CtcOutputs(LossTerm):
     """The same for the second output; without effect for a teacher that has none."""
 
 
-class Hidden(LossTerm):
-    """MSE between mapped hidden states and the teacher's, summed over blocks."""
+class Blockwise(LossTerm):
+    """A term that compares student blocks with teacher blocks."""
 
     layers: TeacherLayers = ()  # g(i): teacher block of student block i = 1..; 0: none; empty: 2i
-    norm: Literal["none", "layer"] = "none"  # targets as they are, or normalised over channels
-    lr_scale: Scale = 1.0  # learning rate of the W_i relative to the model's
 
     def layer_map(self, blocks: int) -> dict[int, int]:
         """g of a student with so many blocks, both sides counted from 1 (papers/001 §5.1.2: g(i) = 2i)."""
@@ -78,6 +76,45 @@ class Hidden(LossTerm):
 
     def teacher_blocks(self, blocks: int) -> frozenset[int]:
         return frozenset(self.layer_map(blocks).values())
+
+
+class Hidden(Blockwise):
+    """MSE between mapped hidden states and the teacher's, summed over blocks."""
+
+    norm: Literal["none", "layer"] = "none"  # targets as they are, or normalised over channels
+    lr_scale: Scale = 1.0  # learning rate of the W_i relative to the model's
+
+
+class Regression(Blockwise):
+    """L1 and cosine distance between predicted hidden states and the teacher's, a mean over predicted blocks."""
+
+    heads: Literal["last", "layers"] = "last"  # `blocks` are predicted from the last block, or g(i) from block i
+    blocks: Annotated[tuple[Width, ...], EachOnce, Field(min_length=1)] = (4, 8, 12)  # of the teacher; heads: last
+    cosine_weight: Weight = 1.0
+
+    def teacher_blocks(self, blocks: int) -> frozenset[int]:
+        return frozenset(self.blocks) if self.heads == "last" else super().teacher_blocks(blocks)
+
+    @model_validator(mode="after")
+    def _check(self) -> Regression:
+        unread = "layers" if self.heads == "last" else "blocks"
+        if getattr(self, unread) != type(self).model_fields[unread].default:
+            raise ValueError(f"{unread} are not read with heads: {self.heads}; leave them out, or choose other heads")
+        return self
+
+
+class Front(LossTerm):
+    """Distance between the front-ends' normed frames; with `updates` the first step of papers/000's two."""
+
+    kind: Literal["l1", "l2"] = "l1"
+
+
+class Discriminative(LossTerm):
+    """KL divergence of the student's distribution over codewords from the teacher's."""
+
+    frames: Literal["all", "masked"] = "all"  # those that model.mask hits in the student's input, or all
+    final_dim: Width = 256  # of the student's codeword embeddings
+    temperature: Scale = 0.1  # of its logits, which are cosines
 
 
 class Objective(Settings):
@@ -91,6 +128,9 @@ class Objective(Settings):
     outputs: Outputs | None = None
     ctc_outputs: CtcOutputs | None = None
     hidden: Hidden | None = None
+    regression: Regression | None = None
+    front: Front | None = None
+    discriminative: Discriminative | None = None
 
     alpha: Probability | None = None
     beta: Probability | None = None

@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from distill.batch import Batch, Output, Targets
 from distill.config.losses import Objective as Settings
 from distill.losses.ctc import Ctc
+from distill.losses.discriminative import CodewordKl
+from distill.losses.front import FrontDistance
 from distill.losses.hidden import HiddenMse
 from distill.losses.mmi import LfMmi
 from distill.losses.outputs import CtcOutputMse, OutputMse
+from distill.losses.regression import Regression
 from distill.losses.term import Losses, LossTerm, Term, TermContext
 
 TERMS: dict[str, type[LossTerm]] = {
@@ -23,6 +26,9 @@ TERMS: dict[str, type[LossTerm]] = {
     "outputs": OutputMse,
     "ctc_outputs": CtcOutputMse,
     "hidden": HiddenMse,
+    "regression": Regression,
+    "front": FrontDistance,
+    "discriminative": CodewordKl,
 }
 
 
@@ -89,5 +95,5 @@ def fit_frames(targets: Targets, lengths: Tensor, size: int) -> Targets:
         return nn.functional.pad(x, (0, 0, 0, max(0, size - x.shape[1])))[:, :size]
 
     hidden = {block: fit(x) for block, x in targets.hidden.items()}
-    ctc_logits = None if targets.ctc_logits is None else fit(targets.ctc_logits)
-    return Targets(fit(targets.logits), hidden, torch.minimum(theirs, lengths), ctc_logits)
+    others = (None if x is None else fit(x) for x in (targets.ctc_logits, targets.normed, targets.codes))
+    return Targets(fit(targets.logits), hidden, torch.minimum(theirs, lengths), *others)

@@ -50,12 +50,16 @@ class ParameterGroup(NamedTuple):
 
 @dataclass(frozen=True)
 class TermContext:
-    """Sources of a term besides its settings: student, teacher, and for LF-MMI an engine's name and the denominator."""
+    """Sources of a term besides its settings: student, teacher, and for LF-MMI an engine's name and the denominator.
+
+    codes: number of the teacher's codewords.
+    """
 
     student: Model
     teacher: Model | None = None
     engine: str = ""
     denominator: Hmm | None = None
+    codes: int = 0
 
 
 class LossTerm(nn.Module):
@@ -85,6 +89,9 @@ class LossTerm(nn.Module):
 
 def masked_mse(ours: Tensor, theirs: Tensor, inside: Tensor) -> Term:
     """Mean squared error over valid frames and dimensions: (B, T, D) twice, inside (B, T) bool."""
-    error = (ours.float() - theirs.float()).square().sum(2)
-    total = torch.where(inside, error, error.new_zeros(())).sum()
-    return Term(total, inside.sum() * ours.shape[2])
+    return masked_mean((ours.float() - theirs.float()).square().sum(2), inside, ours.shape[2])
+
+
+def masked_mean(error: Tensor, inside: Tensor, parts: int = 1) -> Term:
+    """Mean over valid frames of error (B, T), each a sum of so many parts; inside (B, T) bool."""
+    return Term(torch.where(inside, error, error.new_zeros(())).sum(), inside.sum() * parts)
