@@ -1,4 +1,4 @@
-"""Regression of a teacher's hidden states: L1 and cosine distance (DistilHuBERT, Chang et al. 2022, Eq. 1; papers/000 L_reg)."""
+"""Regression of hidden states by L1 and cosine distance: DistilHuBERT (Chang et al. 2022, Eq. 1), papers/000 L_reg."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ class Regression(LossTerm):
     def build(cls, settings: Settings, context: TermContext) -> Regression:
         assert context.teacher is not None
         student, last = context.student.encoder, settings.heads == "last"
-        pairs = [(student.layers, g) for g in settings.blocks] if last else [*settings.layer_map(student.layers).items()]
+        pairs = (
+            [(student.layers, g) for g in settings.blocks] if last else [*settings.layer_map(student.layers).items()]
+        )
         return cls(pairs, student.dim, context.teacher.encoder.dim, last, settings.cosine_weight)
 
     def forward(self, student: Output, teacher: Targets | None, batch: Batch) -> Losses:
