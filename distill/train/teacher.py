@@ -1,4 +1,4 @@
-"""The teacher's side of distillation: its hidden states and logits as targets."""
+"""The teacher's side of distillation: its hidden states, logits, frames and codewords as targets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from torch.nn.utils.rnn import pad_sequence
 from distill.batch import Batch, Targets
 from distill.config.training import Teacher as TeacherSettings
 from distill.files import replacing
+from distill.models.codes import CentroidCodes, CodeHead
 from distill.models.recogniser import Recogniser
+
+FURTHER = ("ctc_logits", "normed", "codes")  # fields of `Targets` that may be None
 
 
 class TeacherTargets:
@@ -27,11 +30,18 @@ class TeacherTargets:
     from the cut alone, so that they do not depend on its batch, which differs after a resume or on other ranks.
     """
 
-    def __init__(self, settings: TeacherSettings, model: Recogniser, blocks: Iterable[int], store: Path) -> None:
-        """blocks: whose hidden states are targets. store: folder, one subfolder is made for each teacher and blocks."""
-        self.settings, self.blocks = settings, sorted(set(blocks))
+    def __init__(
+        self, settings: TeacherSettings, model: Recogniser, blocks: Iterable[int], store: Path, normed: bool = False,
+        codes: CodeHead | CentroidCodes | None = None,
+    ) -> None:  # fmt: skip
+        """blocks: whose hidden states are targets. normed: whether the front-end's frames are. codes: its codewords.
+
+        store: folder, one subfolder is made for each teacher and targets.
+        """
+        self.settings, self.blocks, self.normed = settings, sorted(set(blocks)), normed
         self.model = model.eval().requires_grad_(False)
-        self._folder = store / _digest(self.model, self.blocks) if settings.keep_targets else None
+        self.codes = codes.eval().requires_grad_(False) if codes else None
+        self._folder = store / self._digest() if settings.keep_targets else None
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Targets:
@@ -45,12 +55,14 @@ class TeacherTargets:
         }
         lengths = torch.tensor([len(row["logits"]) for row in rows], device=device)
         hidden = {block: columns[f"hidden{block}"] for block in self.blocks}
-        return Targets(columns["logits"], hidden, lengths, columns.get("ctc_logits"))
+        return Targets(columns["logits"], hidden, lengths, *(columns.get(name) for name in FURTHER))
 
     def _run(self, batch: Batch) -> Targets:
         output = self.model(self._input(batch), batch.samples)
         hidden = {block: output.hidden[block] for block in self.blocks}
-        return Targets(output.logits, hidden, output.lengths, output.ctc_logits)
+        normed = output.normed if self.normed else None
+        codes = self.codes(output.hidden[self.codes.block]) if self.codes else None
+        return Targets(output.logits, hidden, output.lengths, output.ctc_logits, normed, codes)
 
     def _input(self, batch: Batch) -> Tensor:
         wave = batch.clean if self.settings.input == "clean" else batch.wave
@@ -67,8 +79,7 @@ class TeacherTargets:
         except (FileNotFoundError, SafetensorError):  # not stored yet, or cut short as the system went down
             targets = self._run(row)
         tensors = {"logits": targets.logits, **{f"hidden{i}": x for i, x in targets.hidden.items()}}
-        if targets.ctc_logits is not None:
-            tensors["ctc_logits"] = targets.ctc_logits
+        tensors |= {name: x for name in FURTHER if (x := getattr(targets, name)) is not None}
         kept = {key: x[0, : int(targets.lengths[0])].half().cpu().contiguous() for key, x in tensors.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -79,10 +90,15 @@ class TeacherTargets:
                 raise
         return kept
 
-
-def _digest(model: Recogniser, blocks: Iterable[int]) -> str:
-    """Names a teacher's weights and the blocks of its targets."""
-    digest = hashlib.sha256(repr((model.settings, list(blocks))).encode())
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode() + value.cpu().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    def _digest(self) -> str:
+        """Names the teacher's weights and its targets."""
+        digest = hashlib.sha256(repr((self.model.settings, self.blocks)).encode())
+        states = list(self.model.state_dict().items())
+        if self.normed:
+            digest.update(b"normed")
+        if self.codes:
+            digest.update(repr((self.codes.block, self.codes.temperature)).encode())
+            states += [(f"codes.{name}", value) for name, value in self.codes.state_dict().items()]
+        for name, value in sorted(states):
+            digest.update(name.encode() + value.cpu().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]

@@ -16,6 +16,7 @@ from distill.graphs import topology
 from distill.losses.objective import Objective
 from distill.losses.term import TermContext
 from distill.models import checkpoint
+from distill.models.codes import CentroidCodes, CodeHead
 from distill.models.recogniser import Recogniser, build_model, count_parameters
 from distill.models.transfer import copy_matching
 from distill.train.distributed import Ranks
@@ -238,10 +239,11 @@ def test_kept_targets_equal_fresh_ones(tmp_path: Path) -> None:
     experiment = Experiment.parse(SETTINGS, "test")
     model = build_model(experiment.model, 3).train()
     settings = {"experiment": "t", "input": "clean"}
-    fresh = TeacherTargets(Teacher(**settings), model, [2], tmp_path)
+    further = {"normed": True, "codes": CodeHead(8, 4, 5)}
+    fresh = TeacherTargets(Teacher(**settings), model, [2], tmp_path, **further)
 
     def kept(batch: Batch) -> Targets:
-        return TeacherTargets(Teacher(**settings, keep_targets=True), model, [2], tmp_path)(batch)
+        return TeacherTargets(Teacher(**settings, keep_targets=True), model, [2], tmp_path, **further)(batch)
 
     batch = next(tone_batches(0))
     batch = Batch(batch.ids, batch.wave * 0.3, torch.tensor([1600, 900]), batch.graphs, batch.wave)
@@ -251,6 +253,11 @@ def test_kept_targets_equal_fresh_ones(tmp_path: Path) -> None:
         for b, n in enumerate(expected.lengths.tolist()):
             torch.testing.assert_close(targets.logits[b, :n], expected.logits[b, :n], atol=2e-3, rtol=2e-3)
             torch.testing.assert_close(targets.hidden[2][b, :n], expected.hidden[2][b, :n], atol=5e-3, rtol=5e-3)
+            torch.testing.assert_close(targets.normed[b, :n], expected.normed[b, :n], atol=5e-3, rtol=5e-3)
+            torch.testing.assert_close(targets.codes[b, :n], expected.codes[b, :n], atol=2e-2, rtol=5e-3)
+    output = model(batch.clean, batch.samples)
+    assert torch.equal(expected.normed, output.normed)
+    assert torch.equal(expected.codes, further["codes"](output.hidden[-1]))
     with pytest.raises(ValueError, match="input: clean"):
         fresh(next(tone_batches(0)))
 
@@ -263,15 +270,19 @@ def test_stored_targets_are_those_of_a_teacher_and_a_waveform(tmp_path: Path) ->
     batch = Batch(batch.ids, batch.wave, batch.samples, batch.graphs, batch.wave)
     louder = Batch(batch.ids, batch.wave, batch.samples, batch.graphs, 2 * batch.wave)
 
-    def logits(model: int, batch: Batch, *blocks: int) -> torch.Tensor:
-        return TeacherTargets(settings, models[model], blocks or [2], tmp_path)(batch).logits
+    def logits(model: int, batch: Batch, *blocks: int, **further) -> torch.Tensor:
+        return TeacherTargets(settings, models[model], blocks or [2], tmp_path, **further)(batch).logits
 
     first = logits(0, batch)
     files = sorted(tmp_path.rglob("*.safetensors"))
     assert len(files) == len(batch.ids)
     models[0].forward = None  # type: ignore[assignment]
     assert torch.equal(logits(0, batch), first), "read, not computed"
-    for other in (lambda: logits(0, louder), lambda: logits(0, batch, 1)):
+    codes = CentroidCodes(torch.randn(3, 8), 1)
+    for other in (
+        lambda: logits(0, louder), lambda: logits(0, batch, 1), lambda: logits(0, batch, normed=True),
+        lambda: logits(0, batch, codes=codes),
+    ):  # fmt: skip
         with pytest.raises(TypeError):
             other()
     assert not torch.equal(logits(1, batch), first)
