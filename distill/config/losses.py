@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from distill.config.bounds import Count, EachOnce, Number, Probability, Scale, Weight, Whole, Width
+from distill.config.bounds import Count, EachOnce, Number, Positive, Probability, Scale, Seed, Weight, Whole, Width
 from distill.config.loading import Settings
 
 Precision = Literal["input", "float32", "float64"]
@@ -117,6 +117,46 @@ class Discriminative(LossTerm):
     temperature: Scale = 0.1  # of its logits, which are cosines
 
 
+class Hubert(LossTerm):
+    """Cross-entropy of frames' units over codewords; defaults as published for HuBERT."""
+
+    taught: ClassVar[bool] = False
+
+    block: Count = 0  # whose output is projected, from 1; 0: the last one's
+    final_dim: Width = 256
+    temperature: Scale = 0.1
+    masked_weight: Scale = 1.0
+    unmasked_weight: Weight = 0.0
+    feature_penalty: Weight = 10.0  # times the mean square of the front-end's output
+
+
+class Contrastive(LossTerm):
+    """wav2vec 2.0's: masked frames against codewords of other frames; defaults as published for its Base."""
+
+    taught: ClassVar[bool] = False
+
+    groups: Width = 2
+    codewords: Width = 320  # of each group
+    final_dim: Width = 256  # of joined codewords, and of the space in which they are compared; Large: 768
+    negatives: Positive = 100
+    temperature: Scale = 0.1
+    gumbel: tuple[Scale, Scale, Scale] = (2.0, 0.5, 0.999995)  # temperature at first, at least, factor per update
+    diversity: Weight = 0.1
+    feature_penalty: Weight = 10.0  # times the mean square of the front-end's output
+
+
+class BestRq(LossTerm):
+    """Cross-entropy of masked frames' codewords of random codebooks; defaults as published."""
+
+    taught: ClassVar[bool] = False
+
+    codebooks: Width = 1
+    codewords: Width = 8192
+    dim: Width = 16
+    mels: Width = 80
+    seed: Seed = 0  # of projections and codebooks
+
+
 class Objective(Settings):
     """Terms by name, or their shorthand (1 - alpha) hidden + alpha (beta LF-MMI + (1 - beta) outputs), Eq. 1-3.
 
@@ -131,6 +171,9 @@ class Objective(Settings):
     regression: Regression | None = None
     front: Front | None = None
     discriminative: Discriminative | None = None
+    hubert: Hubert | None = None
+    contrastive: Contrastive | None = None
+    bestrq: BestRq | None = None
 
     alpha: Probability | None = None
     beta: Probability | None = None

@@ -11,10 +11,13 @@ from torch import Tensor, nn
 
 from distill.batch import Batch, Output, Targets
 from distill.config.losses import Objective as Settings
+from distill.losses.bestrq import BestRq
+from distill.losses.contrastive import Contrastive
 from distill.losses.ctc import Ctc
 from distill.losses.discriminative import CodewordKl
 from distill.losses.front import FrontDistance
 from distill.losses.hidden import HiddenMse
+from distill.losses.hubert import Hubert
 from distill.losses.mmi import LfMmi
 from distill.losses.outputs import CtcOutputMse, OutputMse
 from distill.losses.regression import Regression
@@ -29,6 +32,9 @@ TERMS: dict[str, type[LossTerm]] = {
     "regression": Regression,
     "front": FrontDistance,
     "discriminative": CodewordKl,
+    "hubert": Hubert,
+    "contrastive": Contrastive,
+    "bestrq": BestRq,
 }
 
 
@@ -69,6 +75,7 @@ class Objective(nn.ModuleDict):
             settings = self.settings[name]
             if not settings.on(self.update_number):
                 continue
+            module.update_number = self.update_number  # type: ignore[assignment]  # torch types modules as tensors
             losses = module(student, teacher, batch)
             terms |= {key: term._replace(weight=term.weight * settings.weight) for key, term in losses.terms.items()}
             dropped, recomputed = dropped | losses.dropped, recomputed + losses.recomputed

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from distill.batch import Batch, Output, Targets
+from distill.batch import Batch, Output, Targets, valid_mask
 from distill.config.model import Model
 from distill.fsa.graph import Hmm
 
@@ -52,7 +52,7 @@ class ParameterGroup(NamedTuple):
 class TermContext:
     """Sources of a term besides its settings: student, teacher, and for LF-MMI an engine's name and the denominator.
 
-    codes: number of the teacher's codewords.
+    codes: number of the teacher's codewords. clusters: number of k-means units.
     """
 
     student: Model
@@ -60,17 +60,19 @@ class TermContext:
     engine: str = ""
     denominator: Hmm | None = None
     codes: int = 0
+    clusters: int = 0
 
 
 class LossTerm(nn.Module):
     """Base of the terms in `distill.losses.objective.TERMS`.
 
     needs: inputs beside the student's output, of NEEDS. group: of its parameters in the optimiser, None for the
-    model's.
+    model's. update_number: of the training's current update.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
     group: ParameterGroup | None = None
+    update_number: int = 0
 
     def __init_subclass__(cls) -> None:
         """Raises ValueError for a class with an unknown name in `needs`."""
@@ -85,6 +87,14 @@ class LossTerm(nn.Module):
     def forward(self, student: Output, teacher: Targets | None, batch: Batch) -> Losses:
         """teacher: at the student's frames, `lengths` those valid in both; None where the term needs no teacher."""
         raise NotImplementedError
+
+
+def feature_penalty(student: Output, weight: float) -> Term:
+    """Mean square of the front-end's output over valid frames, times a weight: keeps its scale in bounds (fairseq)."""
+    assert student.features is not None
+    inside = valid_mask(student.lengths, student.features.shape[1])
+    squares = student.features.float().square().mean(2)
+    return Term(torch.where(inside, squares, 0.0).sum(), inside.sum(), weight)
 
 
 def masked_mse(ours: Tensor, theirs: Tensor, inside: Tensor) -> Term:

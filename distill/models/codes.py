@@ -1,4 +1,4 @@
-"""Logits over codewords: as HuBERT predicts its units, or by distance to k-means centroids."""
+"""Logits over codewords: as HuBERT predicts its units, or by distance to k-means centroids; codewords in use."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from torch import Tensor, nn
 class CodeHead(nn.Module):
     """Cosine of projected hidden states to an embedding per codeword, over a temperature (Hsu et al. 2021, Eq. 3)."""
 
-    block = -1  # whose output it takes: the last one's
-
-    def __init__(self, dim: int, final_dim: int, clusters: int, temperature: float = 0.1) -> None:
+    def __init__(self, dim: int, final_dim: int, clusters: int, temperature: float = 0.1, block: int = -1) -> None:
+        """block: whose output it takes, numbered as in `distill.batch.Output.hidden`."""
         super().__init__()
         self.projection = nn.Linear(dim, final_dim)
         self.codewords = nn.Parameter(torch.empty(clusters, final_dim).uniform_())
-        self.temperature = temperature
+        self.temperature, self.block = temperature, block
 
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden (..., C) -> logits (..., K)."""
@@ -43,3 +42,8 @@ class CentroidCodes(nn.Module):
         """hidden (B, T, C) -> logits (B, T, K)."""
         spread = 2 * self.centroids.var(0, correction=0).sum()
         return -torch.cdist(hidden.float(), self.centroids).square() / (self.temperature * spread)
+
+
+def perplexity(shares: Tensor) -> Tensor:
+    """Codewords in use, exp of the entropy: shares (..., K) of all frames -> (...)."""
+    return (-(shares * (shares + 1e-7).log()).sum(-1)).exp()

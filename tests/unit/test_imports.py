@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "files": set(), "extras": set(), "kernels": {"files"},
     "fsa": BASE, "search": BASE | {"kernels", "fsa"}, "lfmmi": BASE | {"kernels", "fsa", "search"},
     "graphs": GRAPHS, "synthetic": BASE, "corpora": BASE | {"synthetic"}, "data": GRAPHS | {"corpora", "synthetic"},
-    "models": BASE, "losses": BASE | {"fsa", "lfmmi"}, "lm": GRAPHS | {"models"},
+    "models": BASE, "losses": BASE | {"fsa", "lfmmi", "models"}, "lm": GRAPHS | {"models"},
     "scoring": BASE, "decode": GRAPHS | {"models", "scoring"},
     "train": GRAPHS | {"corpora", "data", "models", "losses", "decode", "lm"},
     "export": BASE | {"models"}, "runtime": BASE | {"models", "decode", "export"},

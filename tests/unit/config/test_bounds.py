@@ -15,6 +15,7 @@ from distill.config.graphs import Graphs
 from distill.config.language_model import LanguageModel
 from distill.config.loading import Settings
 from distill.config.losses import Objective
+from distill.losses.objective import TERMS
 
 MINI = Path(__file__).parents[3] / "egs/librispeech/conf/mini"
 FULL: dict[str, Settings] = {
@@ -29,7 +30,7 @@ FULL: dict[str, Settings] = {
             "model.encoder.head_dim=28",
         ],
     ),
-    "objective": Objective.model_validate({name: {} for name in ("mmi", "ctc", "outputs", "ctc_outputs", "hidden")}),
+    "objective": Objective.model_validate({name: {} for name in TERMS}),
     "graphs": Graphs(),
     "lm": LanguageModel.load(MINI / "lm.yaml"),
 }

@@ -1,0 +1,56 @@
+"""Masked prediction of k-means units, HuBERT (Hsu et al. 2021, Eq. 1-3)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from distill.batch import Batch, Output, Targets, valid_mask
+from distill.config.losses import Hubert as Settings
+from distill.losses.term import Losses, LossTerm, Term, TermContext, feature_penalty
+from distill.models.codes import CodeHead
+
+
+class Hubert(LossTerm):
+    """Cross-entropy of units, of masked frames and where it has a weight of the others.
+
+    fairseq sums both and divides by the frames of those with a weight: so do `total` and `count` of the term here.
+    """
+
+    needs = frozenset({"units", "masks"})
+
+    def __init__(self, settings: Settings, dim: int, clusters: int) -> None:
+        super().__init__()
+        self.settings = settings
+        self.head = CodeHead(dim, settings.final_dim, clusters, settings.temperature, settings.block or -1)
+
+    @classmethod
+    def build(cls, settings: Settings, context: TermContext) -> Hubert:
+        encoder = context.student.encoder
+        if settings.block > encoder.layers:
+            raise ValueError(
+                f"objective.hubert.block is {settings.block}, but the encoder has blocks 1 to {encoder.layers}"
+            )
+        return cls(settings, encoder.dim, context.clusters)
+
+    def forward(self, student: Output, teacher: Targets | None, batch: Batch) -> Losses:
+        """Terms: hubert, the penalty of features, and as figures the accuracies."""
+        assert student.masked is not None and batch.units is not None
+        hidden = student.hidden[self.head.block]
+        units = F.pad(batch.units, (0, hidden.shape[1] - batch.units.shape[1]), value=-1)  # cut where it is longer
+        inside = valid_mask(student.lengths, hidden.shape[1]) & (units >= 0)
+        parts = {
+            "masked": (inside & student.masked, self.settings.masked_weight),
+            "unmasked": (inside & ~student.masked, self.settings.unmasked_weight),
+        }
+        total, count, terms = hidden.new_zeros((), dtype=torch.float32), inside.new_zeros((), dtype=torch.int64), {}
+        for part, (frames, weight) in parts.items():
+            if weight:
+                logits = self.head(hidden[frames]).float()
+                total = total + weight * F.cross_entropy(logits, units[frames], reduction="sum")
+                count = count + frames.sum()
+                right = (logits.argmax(-1) == units[frames]).sum()
+                terms[f"hubert_{part}_accuracy"] = Term(right, frames.sum(), 0.0)
+        if self.settings.feature_penalty:
+            terms["hubert_features"] = feature_penalty(student, self.settings.feature_penalty)
+        return Losses({"hubert": Term(total, count), **terms})
