@@ -14,7 +14,7 @@ from contextlib import contextmanager
 INSTALL = ".venv/bin/pip install -c constraints.txt -e"  # in the repository's folder
 ALWAYS = (
     "torch", "torchaudio", "numpy", "scipy", "lhotse", "urllib3", "soundfile", "pydantic", "yaml", "sentencepiece",
-    "safetensors", "kaldifst", "kaldialign", "kaldi_native_fbank", "tensorboard", "tqdm",
+    "safetensors", "kaldifst", "kaldialign", "kaldi_native_fbank", "tensorboard", "tqdm", "sklearn",
 )  # fmt: skip
 EXTRAS = {
     "synth": ("espeakng_loader",),
@@ -28,9 +28,9 @@ EXTRAS = {
 }
 """Modules to import; not what is a program only (ruff, mypy)."""
 PARTS = (
-    "torch._dynamo", "torch.distributed.run", "torch.utils.tensorboard", "scipy.signal", "lhotse.dataset",
-    "onnxruntime.quantization", "distill.synthetic.speech", "distill.train.setup", "distill.train.language_model",
-    "distill.decode.ngram_rescoring", "distill.export.onnx",
+    "torch._dynamo", "torch.distributed.run", "torch.utils.tensorboard", "scipy.signal", "sklearn.cluster",
+    "lhotse.dataset", "onnxruntime.quantization", "distill.synthetic.speech", "distill.train.setup",
+    "distill.train.language_model", "distill.decode.ngram_rescoring", "distill.export.onnx",
 )  # fmt: skip
 """What stages import of these when they come to it; to import it once compiles it for all of their processes."""
 

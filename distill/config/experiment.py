@@ -16,6 +16,7 @@ from distill.config.losses import Objective
 from distill.config.model import Model
 from distill.config.names import VARIANTS, check_name, mark
 from distill.config.training import Augment, Compute, Data, Optim, Saving, Teacher
+from distill.config.units import Units
 
 TEACHERS = (5, 6)  # stages of teachers: taken over as they are, trained
 MARKS = tuple(mark(variant) for variant in VARIANTS[1:])
@@ -54,6 +55,7 @@ class Experiment(Settings):
         str, Count | Literal["all"]
     ] = {}  # beginnings of parameters' names -> updates that leave them alone
     teacher: Teacher | None = None
+    units: Units | None = None  # of frames, for terms that need them
     data: Data = Data()
     augment: Augment = Augment()
     objective: Objective = Objective()
@@ -67,8 +69,9 @@ class Experiment(Settings):
         values = {key: value for key, value in self.resolved().items() if key not in NOT_OF_TRAINING}
         if values["model"]["encoder"]["block"] == "transformer":
             del values["model"]["encoder"]["block"]
-        if not values["frozen"]:
-            del values["frozen"]
+        for name in ("frozen", "units"):
+            if not values[name]:
+                del values[name]
         if self.data.window == Data().window:
             del values["data"]["window"]
         if values["teacher"]:
@@ -119,6 +122,18 @@ class Experiment(Settings):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _check_units(self) -> Experiment:
+        needing = [name for name, term in self.objective.terms.items() if term.units]
+        if needing and self.units is None:
+            raise ValueError(
+                f"the objective's terms {', '.join(needing)} need units of frames, but 'units' is not set; set it, such"
+                " as units: {of: mfcc}"
+            )
+        if self.units is not None and not needing:
+            raise ValueError("units are set, but no term of the objective needs them; leave 'units' out")
+        return self
+
     def _check_published(self) -> Experiment:
         if self.pretrained in (None, RANDOM):
             raise ValueError(
@@ -152,6 +167,8 @@ class Experiment(Settings):
             changes["init"] = self.init + (suffix if self.init_units is None else mark(self.init_units))
         if self.teacher is not None:
             changes["teacher"] = self.teacher.model_copy(update={"experiment": self.teacher.experiment + suffix})
+        if self.units is not None and self.units.experiment is not None:
+            changes["units"] = self.units.model_copy(update={"of": self.units.experiment + suffix})
         return self.model_copy(update=changes)
 
 

@@ -16,11 +16,13 @@ TeacherLayers = tuple[Annotated[Whole, Field(ge=0, le=65536)], ...]
 class LossTerm(Settings):
     """A term of the objective; its file in `distill.losses` has the formula.
 
-    taught: it needs a teacher. supervised: it needs numerators and the denominator.
+    taught: it needs a teacher. supervised: it needs numerators and the denominator. units: it needs k-means units
+    (`distill.config.units`).
     """
 
     taught: ClassVar[bool] = True
     supervised: ClassVar[bool] = False
+    units: ClassVar[bool] = False
 
     weight: Annotated[Number, Field(ge=0, le=10**6)] = 1.0
     updates: Count = 0  # on for the first so many updates only; 0: for all

@@ -97,6 +97,20 @@ def each_cut(folder: Path, parts: Sequence[str]) -> Iterator[Cut]:
     return (cut for blocks in files for number in range(len(blocks)) for cut in blocks.read(number))
 
 
+def spread(files: Sequence[CutBlocks], count: int, seed: int | None = None) -> Iterator[Cut]:
+    """`count` cuts spread over some cut sets, or all; seed: in a random order of blocks, and of cuts in each."""
+    rng = np.random.default_rng(seed)
+    places = [(file, number) for file in files for number in range(len(file))]
+    ends = np.cumsum([0, *(file.counts[number] for file, number in places)])[1:]
+    chosen = np.unique(np.arange(count) * ends[-1] // count) if places else ends
+    block = np.searchsorted(ends, chosen, side="right")
+    blocks = np.unique(block)
+    for each in blocks if seed is None else rng.permutation(blocks):
+        file, number = places[each]
+        cuts, mine = file.read(number), chosen[block == each] - (ends[each] - file.counts[number])
+        yield from (cuts[place] for place in (mine if seed is None else rng.permutation(mine)))
+
+
 def load_cuts(folder: Path, parts: Sequence[str]) -> CutSet:
     """Cut sets by name, whole in memory; raises FileNotFoundError or ValueError with the way out."""
     cuts: list[Any] = [cut for part in parts for cut in CutSet.from_file(_path(folder, part)) or ()]

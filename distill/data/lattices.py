@@ -1,29 +1,22 @@
 """Teacher lattices of unlabelled cuts, stored in atomically written shards.
 
-A part is a folder of shards `00000.npz`, `00001.npz`, ... and, when all are there, `shards.json`. A shard is of a
-block of the cut set. Arrays of all cuts of a shard stand end to end, small numbers in small types, and are
+Arrays of all cuts of a shard (`distill.data.shards`) stand end to end, small numbers in small types, and are
 compressed together. Scores are kept as float16, relative to the best sequence's: its own are exactly 0.
 """
 
 from __future__ import annotations
 
-import json
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from distill.files import replacing, write_text
+from distill.data.shards import Kind, Shards
 from distill.search.determinise import SequenceGraph
 
-FORMAT = "lattices/2"
-INDEX = "shards.json"
-KEPT_SHARDS = 256  # in memory, about 0.5 MB each: more than are shuffled together
+LATTICES = Kind("lattices/2", "lattices", "stage 7")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +41,6 @@ def write_shard(path: Path, cuts: Sequence[CutLattice], frame_shift: float, beam
     width = max((len(cut.counts) for cut in cuts), default=0)
     graphs = [cut.sequences for cut in cuts if cut.sequences is not None]
     arrays = {
-        "format": np.array(FORMAT),
         "frame_shift": np.array(frame_shift),
         "asked_beam": np.array(beam),
         "ids": np.array([cut.cut_id for cut in cuts], dtype=np.str_),
@@ -64,8 +56,7 @@ def write_shard(path: Path, cuts: Sequence[CutLattice], frame_shift: float, beam
         "beam": np.array([graph.beam for graph in graphs], dtype=np.float32),
         **_arrays(graphs),
     }
-    with replacing(path, shared=True) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    LATTICES.write(path, arrays)
 
 
 def _arrays(graphs: Sequence[SequenceGraph]) -> dict[str, np.ndarray]:
@@ -164,75 +155,28 @@ def _bounds(sizes: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
 
 
-def _check_archive(path: Path) -> None:
-    """Raise for a shard that is missing or cut short, without reading it."""
-    if not path.is_file():
-        raise FileNotFoundError(f"the lattices' shard {path} is missing; {_again(path)}")
-    if not zipfile.is_zipfile(path):
-        what = f"its {path.stat().st_size} bytes are no zip archive"
-        raise ValueError(f"{path}: cut short or not a shard of lattices ({what}); {_again(path)}")
-
-
-def _again(path: Path) -> str:
-    return f"remove it and {path.parent.parent / '.done'}, and run stage 7 again: it makes what is missing"
-
-
 def _read(path: Path) -> dict[str, np.ndarray]:
-    _check_archive(path)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            content = {name: file[name] for name in file.files}
-        if str(content["format"]) != FORMAT:
-            raise ValueError(f"it has format '{content['format']}', expected '{FORMAT}'")
+    with LATTICES.reading(path) as content:
         arcs = int(content["degree"].sum())
         sizes = {"found": len(content["ids"]), "degree": int(content["states"].sum()), "symbol": arcs, "total": arcs}
         for name, size in sizes.items():
             if len(content[name]) != size:
                 raise ValueError(f"'{name}' has {len(content[name])} entries, expected {size}")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: cut short or not a shard of lattices ({error}); {_again(path)}") from None
     return content
 
 
-def shard_path(folder: Path, number: int) -> Path:
-    return folder / f"{number:05d}.npz"
-
-
-def missing(folder: Path, shards: int) -> list[int]:
-    """Numbers of the shards that a part of so many lacks; makes the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return [number for number in range(shards) if not shard_path(folder, number).is_file()]
-
-
-def finish(folder: Path, shards: int) -> None:
-    """Writes the index of a part, after all of its shards."""
-    write_text(folder / INDEX, json.dumps({"format": FORMAT, "shards": shards}) + "\n")
-
-
-class Lattices:
-    """The shards of some parts by name (`unlabelled/12`), few in memory at a time.
+class Lattices(Shards[Shard]):
+    """The shards of some parts.
 
     frame_shift: seconds per frame, beam: that of stage 7; None without shards. Raises FileNotFoundError or ValueError
     naming the file.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
-        self._paths = {
-            f"{folder.name}/{number}": path for folder in folders for number, path in enumerate(_paths(folder))
-        }
-        self.shard = lru_cache(KEPT_SHARDS)(lambda name: Shard(self._paths[name]))
-        first = next((self.shard(name) for name in self._paths), None)
+        super().__init__(LATTICES, Shard, folders)
+        first = next(self.shards(), None)
         self.frame_shift = first.frame_shift if first else None
         self.beam = first.beam if first else None
-
-    def shards(self) -> Iterator[Shard]:
-        """All shards, in order."""
-        return map(self.shard, self._paths)
-
-    def find(self, cut_id: str, name: str | None = None) -> Shard | None:
-        """The shard with the lattice of a cut: the one of this name, without a name any; None where there is none."""
-        shards = self.shards() if name is None else [self.shard(name)] if name in self._paths else []
-        return next((shard for shard in shards if cut_id in shard), None)
 
 
 @dataclass
@@ -276,19 +220,3 @@ class Summary:
             rates = {"wer": errors, "oracle_wer": oracle}
             figures |= {name: round(100 * float(count) / words, 3) for name, count in rates.items()}
         return figures
-
-
-def _paths(folder: Path) -> list[Path]:
-    index = folder / INDEX
-    try:
-        count = int(json.loads(index.read_text(encoding="utf-8"))["shards"])
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"no lattices at {folder}; stage 7 writes them (run.sh --stage 7 --stop-stage 7)"
-        ) from None
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{index}: not readable; remove {folder.parent} and run stage 7 again") from None
-    paths = [shard_path(folder, number) for number in range(count)]
-    for path in paths:
-        _check_archive(path)
-    return paths

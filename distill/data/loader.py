@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from functools import cached_property, lru_cache
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from distill.batch import BEGIN, SAMPLE_RATE, Batch, Place, pad_waves
 from distill.config.training import Augment
 from distill.config.training import Data as DataSettings
-from distill.corpora.cut_sets import CutBlocks
+from distill.corpora.cut_sets import CutBlocks, spread
 from distill.data.audio import Unreadable, read_audio
 from distill.data.augment import Distortion, NoiseClips, utterance_rng
 from distill.data.numerators import Numerators, Wanted
@@ -225,13 +225,7 @@ class TrainLoader:
 
     def sample(self, count: int) -> list[Cut]:
         """`count` cuts spread over the whole, or all."""
-        ends = np.cumsum(self.counts)
-        places = np.unique(np.arange(count) * ends[-1] // count)
-        chosen = []
-        for block, group in groupby(places, key=lambda place: int(np.searchsorted(ends, place, side="right"))):
-            cuts, first = self._block(block), ends[block] - self.counts[block]
-            chosen += [cuts[place - first] for place in group]
-        return chosen
+        return list(spread(self.files, count))
 
     def _draws(self, number: int, start: Place) -> Iterator[tuple[Place, CutSet]]:
         """Cuts of each batch, the same on every rank, and the place after it."""

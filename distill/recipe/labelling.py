@@ -7,7 +7,7 @@ the bytes of a shard do not depend on who writes it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -44,19 +44,13 @@ def label(recipe: Recipe, ranks: Alone | Ranks, name: str, parts: Sequence[str],
     """Shards of lattices in a folder per part; skipped.tsv; summary.json with sizes and pseudo-labels' error rates."""
     from distill.data import lattices
 
-    missing = [
-        (part, number)
-        for part in parts
-        for number in lattices.missing(folder / part, len(blocks(recipe.cuts, part)))
-        if takes(recipe.job, number)
-    ]
-    parallel.each(recipe, ranks, (partial(write_shard, name=name, folder=folder), missing))
+    each_shard(recipe, ranks, parts, folder, partial(write_shard, name=name, folder=folder))
     if recipe.job or not ranks.first:
         return
     summary, skipped = {}, []
     for part in parts:
         cuts = blocks(recipe.cuts, part)
-        lattices.finish(folder / part, len(cuts))
+        lattices.LATTICES.finish(folder / part, len(cuts))
         found = lattices.Summary()
         for shard in lattices.Lattices([folder / part]).shards():
             found.add(shard)
@@ -65,6 +59,17 @@ def label(recipe: Recipe, ranks: Alone | Ranks, name: str, parts: Sequence[str],
         log.info("%s: %s", part, ", ".join(f"{key} {value}" for key, value in summary[part].items()))
     write_text(folder / "skipped.tsv", "".join(skipped))
     write_json(folder / "summary.json", summary)
+
+
+def each_shard(
+    recipe: Recipe, ranks: Alone | Ranks, parts: Sequence[str], folder: Path,
+    write: Callable[[Recipe, tuple[str, int]], None],
+) -> None:  # fmt: skip
+    """Write the shards, (part, number), that the folders of some parts lack: one for each block of the cuts."""
+    from distill.data import shards
+
+    every = [(part, n) for part in parts for n in shards.missing(folder / part, len(blocks(recipe.cuts, part)))]
+    parallel.each(recipe, ranks, (write, [shard for shard in every if takes(recipe.job, shard[1])]))
 
 
 @cache
@@ -78,11 +83,12 @@ def blocks(folder: Path, part: str) -> CutBlocks:
 def write_shard(recipe: Recipe, item: tuple[str, int], name: str, folder: Path) -> None:
     """Write shard `item`, (part, number), with the lattices of the teacher `name`: those of a block of the cuts."""
     from distill.data import lattices
+    from distill.data.shards import shard_path
 
     part, number = item
     cuts, teacher = blocks(recipe.cuts, part), labeller(recipe, name)
     entries = teacher.label(cuts.read(number))
-    lattices.write_shard(lattices.shard_path(folder / part, number), entries, teacher.frame_seconds, teacher.beam)
+    lattices.write_shard(shard_path(folder / part, number), entries, teacher.frame_seconds, teacher.beam)
     log.info("%s: lattices of %d cuts, shard %d of %d", part, len(entries), number + 1, len(cuts))
 
 

@@ -15,6 +15,7 @@ from distill.config.graphs import Graphs
 from distill.config.language_model import LanguageModel
 from distill.config.loading import Settings
 from distill.config.losses import Objective
+from distill.config.units import Units
 from distill.losses.objective import TERMS
 
 MINI = Path(__file__).parents[3] / "egs/librispeech/conf/mini"
@@ -31,6 +32,7 @@ FULL: dict[str, Settings] = {
         ],
     ),
     "objective": Objective.model_validate({name: {} for name in TERMS}),
+    "units": Units(of="teacher", layer=2),
     "graphs": Graphs(),
     "lm": LanguageModel.load(MINI / "lm.yaml"),
 }
@@ -154,5 +156,10 @@ def test_tests_have_every_kind_of_setting() -> None:
     """None of the lists above is empty, and nothing but these kinds is left out."""
     assert all(settings_of(kind) for kind in (int, float, bool, str, list))
     rest = {key for tree in FULL.values() for key, value in leaves(tree.model_dump(mode="json")) if value is None}
-    rest -= {"alpha", "beta", *(f"objective.{term}" for term in FULL["objective"].terms)}  # each in the other tree
+    rest -= {
+        "alpha",
+        "beta",
+        "units",
+        *(f"objective.{term}" for term in FULL["objective"].terms),
+    }  # each in another tree
     assert rest == set() and math.isfinite(FULL["lm"].model_dump()["optim"]["lr"])

@@ -9,7 +9,7 @@ from lhotse import CutSet
 from lhotse.testing.dummies import DummyManifest
 
 from distill.corpora import cut_sets
-from distill.corpora.cut_sets import CutBlocks, each_cut, load_cuts, write_cuts
+from distill.corpora.cut_sets import CutBlocks, each_cut, load_cuts, spread, write_cuts
 
 
 @pytest.fixture
@@ -35,6 +35,15 @@ def test_each_block_is_read_alone(cuts: CutSet, tmp_path: Path) -> None:
     assert [cut.id for cut in each_cut(tmp_path, ["a", "a"])] == 2 * ids
 
 
+def test_a_sample_is_spread_over_all_blocks(cuts: CutSet, tmp_path: Path) -> None:
+    ids, files = [cut.id for cut in cuts], [CutBlocks(tmp_path, "a"), CutBlocks(tmp_path, "a")]
+    assert [cut.id for cut in spread(files, 5)] == [ids[n % 10] for n in (0, 4, 8, 12, 16)]
+    assert [cut.id for cut in spread(files, 99)] == 2 * ids
+    drawn = [[cut.id for cut in spread(files, 99, seed)] for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2] and sorted(drawn[0]) == sorted(drawn[2]) == sorted(2 * ids)
+    assert sorted(cut.id for cut in spread(files, 5, 1)) == sorted(ids[n % 10] for n in (0, 4, 8, 12, 16))
+
+
 def test_same_cuts_same_bytes(cuts: CutSet, tmp_path: Path) -> None:
     write_cuts(iter(cuts), tmp_path / "b.jsonl.gz")
     for ending in (".jsonl.gz", ".blocks.tsv"):
@@ -49,6 +58,7 @@ def test_the_name_of_a_block_is_not_written(cuts: CutSet, tmp_path: Path) -> Non
 def test_an_empty_set_has_no_blocks(tmp_path: Path) -> None:
     write_cuts([], tmp_path / "a.jsonl.gz")
     assert len(CutBlocks(tmp_path, "a")) == 0 and list(each_cut(tmp_path, ["a"])) == []
+    assert list(spread([CutBlocks(tmp_path, "a")], 3, 1)) == []
     with pytest.raises(ValueError, match=r"cut sets a in .* are empty; run stage 0 again"):
         load_cuts(tmp_path, ["a"])
 

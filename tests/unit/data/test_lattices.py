@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from distill.config.training import Data
-from distill.data.lattices import CutLattice, Lattices, Shard, Summary, finish, missing, shard_path, write_shard
+from distill.data.lattices import LATTICES, CutLattice, Lattices, Shard, Summary, write_shard
 from distill.data.numerators import Numerators, Wanted
+from distill.data.shards import missing, shard_path
 from distill.fsa.graph import Hmm, Numerator
 from distill.graphs.lexicon import Lang, Lexicon, write_lang
 from distill.graphs.numerator import UnitLm
@@ -42,7 +43,7 @@ def part(tmp_path: Path) -> Path:
 def write_missing(folder: Path) -> None:
     for number in missing(folder, 2):
         write_shard(shard_path(folder, number), shard_of(number), SHIFT, BEAM)
-    finish(folder, 2)
+    LATTICES.finish(folder, 2)
 
 
 def shard_of(number: int) -> list[CutLattice]:
@@ -139,7 +140,7 @@ def test_a_damaged_shard_is_an_error(part: Path) -> None:
     for place in range(len(content) // 3, 2 * len(content) // 3):
         content[place] ^= 0xFF
     path.write_bytes(bytes(content))
-    with pytest.raises(ValueError, match=r"00000\.npz: cut short or not a shard"):
+    with pytest.raises(ValueError, match=r"00000\.npz: cut short or no shard"):
         list(Lattices([part]).shards())
 
 

@@ -11,8 +11,9 @@ import torch
 from distill.batch import BEGIN
 from distill.config.experiment import Experiment
 from distill.corpora.cut_sets import write_cuts
-from distill.data.lattices import CutLattice, finish, shard_path, write_shard
+from distill.data.lattices import LATTICES, CutLattice, write_shard
 from distill.data.numerators import Wanted
+from distill.data.shards import shard_path
 from distill.fsa.graph import Fsa, Hmm
 from distill.fsa.k2_format import save_fsa
 from distill.graphs.lexicon import Lang, Lexicon, write_lang
@@ -48,7 +49,7 @@ def folders(tmp_path: Path) -> Folders:
     part = tmp_path / "num/teacher/unlabelled"
     part.mkdir(parents=True)
     write_shard(shard_path(part, 0), cuts, frame_shift=0.04, beam=3.0)
-    finish(part, 1)
+    LATTICES.finish(part, 1)
     (tmp_path / "lexicon.txt").write_text("A A\nB B\n", encoding="utf-8")
     write_lang(Lexicon.read(tmp_path / "lexicon.txt"), tmp_path)
     return Folders(tmp_path, tmp_path, tmp_path, tmp_path)
