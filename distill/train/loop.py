@@ -177,17 +177,19 @@ class Trainer:
                 progress.updates += 1
                 progress.window, progress.batch = group[-1].after
                 self._left_out |= dict(cut for batch in group for cut in batch.left_out)
-                progress.losses += values["loss"]
-                progress.losses_of += 1
+                if values:
+                    progress.losses += values["loss"]
+                    progress.losses_of += 1
                 monitor.update(progress.updates, values, rate, progress.audio_seconds - audio)
                 if self._ending:
                     self._end()
                 if progress.updates % self.plan.settings.saving.every_updates == 0:
                     self._save(LAST)
         if not progress.losses_of:
-            raise ValueError(f"{self.plan.settings.name}: epoch {progress.epoch + 1} has no batches to train on")
+            raise ValueError(f"{self.plan.settings.name}: epoch {progress.epoch + 1} has no batches with an utterance")
 
     def _update(self, group: Sequence[Batch], rate: float) -> dict[str, float]:
+        """Means of the terms, loss and norm of the gradient; none where every utterance is lost: no step is taken."""
         set_rate(self.optimiser, rate)
         self.step.train()
         if self.plan.teacher is not None:
@@ -195,14 +197,18 @@ class Trainer:
         self._begin_update()
         self.optimiser.zero_grad(set_to_none=True)
         values: dict[str, float] = {}
+        counted = 0.0
         for index, batch in enumerate(group):
             last = index == len(group) - 1
             quiet = getattr(self.parallel, "no_sync", contextlib.nullcontext)
             with contextlib.nullcontext() if last else quiet():
-                loss, parts = self._loss(batch)
+                loss, parts, count = self._loss(batch)
                 self.scaler.scale(loss / len(group)).backward()
             for name, value in parts.items():
                 values[name] = values.get(name, 0.0) + value / len(group)
+            counted += count
+        if not counted:
+            return {}
         for updates, parameter in self.plan.frozen:
             if self.progress.updates < updates:
                 parameter.grad = None
@@ -225,19 +231,22 @@ class Trainer:
         self._alike.manual_seed(alike)
         torch.manual_seed(own)
 
-    def _loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """This rank's loss to differentiate, and the means of the terms over all ranks with their weighted sum."""
+    def _loss(self, batch: Batch) -> tuple[Tensor, dict[str, float], float]:
+        """This rank's loss to differentiate, the means of the terms over all ranks with their weighted sum, and what
+        the terms counted over all ranks."""
         batch = batch.to(self.device)
         precision = getattr(torch, self.settings.precision)
         with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
             targets = self.plan.teacher(batch) if self.plan.teacher is not None else None
             losses = self.parallel(batch, targets)
-        totals, counts = self._reduced(losses, batch)
+        totals, counted = self._reduced(losses, batch)
+        counts = {name: max(1.0, count) for name, count in counted.items()}
         values = {name: total / counts[name] for name, total in totals.items()}
         values["loss"] = sum(term.weight * values[name] for name, term in losses.terms.items())
         factor = self.ranks.world * batch.counted  # gradients are averaged over ranks
         weighted = (term.total * (factor * term.weight / counts[name]) for name, term in losses.terms.items())
-        return sum(weighted, start=torch.zeros((), device=self.device)), values
+        loss = sum(weighted, start=torch.zeros((), device=self.device))
+        return loss, values, sum(abs(term.weight) * counted[name] for name, term in losses.terms.items())
 
     def _reduced(self, losses: Losses, batch: Batch) -> tuple[dict[str, float], dict[str, float]]:
         """Totals and counts of the terms, and the counters of the result, summed over ranks in one all-reduce."""
@@ -257,8 +266,7 @@ class Trainer:
         self.progress.recomputed += int(recomputed)
         self.progress.audio_seconds += seconds
         self._ending = self._request.agreed(warned > 0, ended > 0)
-        counts = (max(1.0, count) for count in values[len(terms) :])
-        return dict(zip(losses.terms, values)), dict(zip(losses.terms, counts))
+        return dict(zip(losses.terms, values)), dict(zip(losses.terms, values[len(terms) :]))
 
     def _check_finite(self, values: dict[str, float], group: Sequence[Batch]) -> None:
         bad = [name for name, value in values.items() if not math.isfinite(value)]

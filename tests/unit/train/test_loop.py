@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,37 @@ def test_utterances_without_a_path_are_listed_once(tmp_path: Path) -> None:
     result = trainer(tmp_path, short, optim={"updates": 12, "lr": 0.02}).run()
     assert (result["without_path"], result["left_out"]) == (12, 1)
     assert (tmp_path / "skipped.tsv").read_text().startswith("short\tno path: ")
+
+
+def test_an_update_without_an_utterance_leaves_the_weights_alone(tmp_path: Path) -> None:
+    def lost(epoch: int, place: Place = BEGIN) -> Iterator[Batch]:
+        for batch in tone_batches(epoch, place):
+            odd = epoch < 99 and batch.after.batch % 2
+            yield replace(batch, ids=() if odd else batch.ids)
+
+    made = trainer(tmp_path, lost, optim={"updates": 8, "lr": 0.02})
+    losses, update = [], made._update
+
+    def noting(group: Sequence[Batch], rate: float) -> dict[str, float]:
+        before = [x.detach().clone() for x in made.parameters]
+        values = update(group, rate)
+        moved = any(not torch.equal(x, y) for x, y in zip(before, made.parameters, strict=True))
+        assert moved == bool(group[0].ids) == bool(values)
+        losses.extend([values["loss"]] if values else [])
+        return values
+
+    made._update = noting  # type: ignore[method-assign]
+    result = made.run()
+    assert result["updates"] == 8 and len(losses) == 4
+    assert result["train_loss"] == pytest.approx(sum(losses) / 4)
+
+
+def test_an_epoch_without_an_utterance_is_an_error(tmp_path: Path) -> None:
+    def lost(epoch: int, place: Place = BEGIN) -> Iterator[Batch]:
+        return (replace(batch, ids=()) for batch in tone_batches(epoch, place))
+
+    with pytest.raises(ValueError, match=r"toy: epoch 1 has no batches with an utterance"):
+        trainer(tmp_path, lost).run()
 
 
 def test_nan_stops_with_step_cuts_and_term(tmp_path: Path) -> None:

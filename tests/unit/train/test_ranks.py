@@ -7,7 +7,10 @@ import os
 import re
 import signal
 import time
+from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,6 +95,31 @@ def test_more_ranks_than_cuts_train_alike(tmp_path: Path, cuts: CutSet, lang: La
     alone = trained(Ranks(), tmp_path / "1", few, lang, 3, PLAIN, 1)
     for result in in_ranks(4, trained, tmp_path / "4", few, lang, 3, PLAIN, 1):
         close(alone, result)
+
+
+def without(ranks: Ranks, folder: Path, cuts: CutSet, lang: Lang) -> tuple[list[bool], float, list[np.ndarray]]:
+    """Whether each update had a loss, the mean of those, and the weights; the second batch is lost on every rank."""
+    trainer = toy_trainer(folder, cuts, lang, ranks, optim={"updates": 4, "lr": 0.003})
+    whole, used, update = trainer.plan.batches, [], trainer._update
+
+    def batches(*place: Any) -> Generator[Any, None, None]:
+        for number, batch in enumerate(whole(*place)):
+            yield replace(batch, ids=() if number == 1 else batch.ids)
+
+    trainer.plan = replace(trainer.plan, batches=batches)
+    trainer._update = lambda *group: used.append(update(*group)) or used[-1]  # type: ignore[method-assign]
+    loss = trainer.run()["train_loss"]
+    return [bool(values) for values in used], loss, [x.detach().numpy() for x in trainer.parameters]
+
+
+def test_an_update_without_an_utterance_is_one_on_no_rank(tmp_path: Path, cuts: CutSet, lang: Lang) -> None:
+    alone, *both = (
+        *in_ranks(1, without, tmp_path / "1", cuts, lang),
+        *in_ranks(2, without, tmp_path / "2", cuts, lang),
+    )
+    for used, loss, weights in both:
+        assert used == alone[0] == [True, False, True, True] and loss == pytest.approx(alone[1], rel=1e-4)
+        assert all(np.array_equal(x, y) for x, y in zip(weights, both[0][2], strict=True))
 
 
 DROP = {"dropout": 0.0, "layer_drop": 0.5}
