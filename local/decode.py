@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--runtime", default="torch", choices=("torch", "onnx", "int8"), help="what runs the model")
     args = parser.parse_args()
     recipe = recipe_from(args)
-    experiments = recipe.experiments()
+    experiments = recipe.recognisers(10)
     runs = decoding.runs(experiments, names_of("--sets", args.sets) or test_sets(recipe), args.runtime)
     runs = [run for number, run in enumerate(runs) if takes(recipe.job, number)]
     mine = [each for each in experiments if any(run.experiment is each for run in runs)]  # jobs wait for their weights

@@ -12,7 +12,7 @@ from distill.recipe.stage import run_stage
 
 def main() -> None:
     recipe = recipe_from(recipe_parser(__doc__).parse_args())
-    for experiment in recipe.experiments():
+    for experiment in recipe.recognisers(12):
         run_stage(export_stage(recipe, experiment), partial(export, recipe, experiment))
 
 

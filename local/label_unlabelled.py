@@ -18,7 +18,9 @@ def main() -> None:
     parser.add_argument("--parts", default="unlabelled", help="cut sets, comma-separated")
     args = parser.parse_args()
     recipe, parts = recipe_from(args), names_of("--parts", args.parts)
-    teachers = {name: each for name in recipe.names if (each := recipe.experiment(name)).stage in TEACHERS}
+    teachers = {
+        name: each for name in recipe.names if (each := recipe.experiment(name)).stage in TEACHERS and each.recognises
+    }
     stages = {name: labelling_stage(recipe, teacher, parts) for name, teacher in teachers.items()}
     if recipe.launcher and relaunched(recipe, list(stages.values())):
         return

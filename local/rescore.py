@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument(TRAIN_ONLY, action="store_true", help="leave the rest to the process that started this one")
     args = parser.parse_args()
     recipe = recipe_from(args)
-    settings, experiments = recipe.lm_settings(), recipe.experiments()
+    settings, experiments = recipe.lm_settings(), recipe.recognisers(11)
     training, measured = (make(recipe, settings) for make in (rescoring.training_stage, rescoring.perplexity_stage))
     pairs = [(experiment, test_set) for test_set in test_sets(recipe) for experiment in experiments]
     choices = [(each, [rescoring.weights_stage(recipe, settings, each)]) for each in experiments]

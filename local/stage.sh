@@ -161,6 +161,7 @@ run_recipe() {
   run 3 "n-gram language models" train_ngrams.py
   run 4 "denominator and decoding graph" compile_graphs.py
   run 5 "teacher's first weights" init_teacher.py
+  run 5 "teacher's pre-training" train.py --stage 5
   run 6 "teacher, LF-MMI on the labelled part" train.py --stage 6
   run 7 "teacher's numerators for the unlabelled part" label_unlabelled.py
   run 8 "T -> SN" train.py --stage 8

@@ -1,4 +1,4 @@
-"""Stages 6, 8 and 9: train the experiments of that stage: teacher, students, streaming students."""
+"""Stages 5, 6, 8 and 9: train the experiments of that stage: pre-training, teacher, students, streaming students."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ log = logging.getLogger("train")
 
 def main() -> None:
     parser = recipe_parser(__doc__)
-    parser.add_argument("--stage", type=int, required=True, choices=(6, 8, 9))
+    parser.add_argument("--stage", type=int, required=True, choices=(5, 6, 8, 9))
     args = parser.parse_args()
     recipe = recipe_from(args)
     asked = recipe.experiments()
-    for teacher in (each for each in asked if each.stage == 5 and args.stage == 6):
+    for teacher in (each for each in asked if not each.trained and args.stage == 6):
         log.info("stage 6: %s (%s) is fine-tuned already: nothing to train", teacher.name, teacher.pretrained)
-    experiments = [experiment for experiment in asked if experiment.stage == args.stage]
+    experiments = [experiment for experiment in asked if experiment.stage == args.stage and experiment.trained]
     if relaunched(recipe, [training_stage(recipe, experiment) for experiment in experiments]):
         return
     ranks, _ = join(recipe, longest_wait=None)

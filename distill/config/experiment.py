@@ -40,7 +40,7 @@ class Experiment(Settings):
     """One training and the decoding of its model; its YAML's stem is its name."""
 
     name: Name = ""
-    stage: Literal[5, 6, 8, 9]  # 5: a teacher that is published fine-tuned, and is not trained
+    stage: Literal[5, 6, 8, 9]  # 5: a teacher's pre-training; without an objective, one that is published fine-tuned
     description: str = ""
     seed: Seed = 0
     model: Model = Model()
@@ -72,8 +72,9 @@ class Experiment(Settings):
         for name in ("frozen", "units"):
             if not values[name]:
                 del values[name]
-        if self.data.window == Data().window:
-            del values["data"]["window"]
+        for name in ("window", "share"):
+            if getattr(self.data, name) == getattr(Data(), name):
+                del values["data"][name]
         if values["teacher"]:
             values["teacher"]["hears"] = values["teacher"].pop("input")
         for term in values["objective"].values():
@@ -83,11 +84,29 @@ class Experiment(Settings):
             values["objective"] |= dict(zip(("alpha", "beta"), self.objective.shares))
         return values
 
+    @property
+    def trained(self) -> bool:
+        """Whether there is something to train: all but teachers that are published fine-tuned."""
+        return self.stage != 5 or not self.objective.uses_shorthand
+
+    @property
+    def supervised(self) -> bool:
+        """Whether it is trained with numerators and the denominator."""
+        return self.trained and any(term.supervised for term in self.objective.terms.values())
+
+    @property
+    def recognises(self) -> bool:
+        """Whether its outputs are units of speech: not after pre-training, or distillation of pre-trained states."""
+        terms = self.objective.terms.keys()
+        return bool(terms & {"mmi", "ctc", "outputs"} or (self.model.shared_head_dim and "hidden" in terms))
+
     @model_validator(mode="after")
     def _check(self) -> Experiment:
-        if self.stage == 5:
+        if not self.trained:
             return self._check_published()
         self.optim.check_length()
+        if self.stage == 5 and self.pretrained not in (None, RANDOM) and self.init is None:
+            raise ValueError(f"pretrained is imported as an experiment of its own: set init, such as {self.name}_init")
         terms, objective = self.objective.terms, self.objective
         taught = [name for name, term in terms.items() if term.taught]
         if taught and self.teacher is None:
@@ -137,7 +156,8 @@ class Experiment(Settings):
     def _check_published(self) -> Experiment:
         if self.pretrained in (None, RANDOM):
             raise ValueError(
-                f"stage 5 takes a fine-tuned model over, and pretrained does not name it (got {self.pretrained})"
+                f"stage 5 takes a fine-tuned model over, and pretrained does not name it (got {self.pretrained}); for a"
+                " pre-training give the terms of its objective"
             )
         if self.init is not None or self.model.ctc_output:
             raise ValueError("an experiment of stage 5 is not trained: init must be null and model.ctc_output false")
@@ -157,9 +177,9 @@ class Experiment(Settings):
             raise ValueError(f"{path}: name: {error} (got {experiment.name!r})") from None
         return experiment._renamed(suffix)
 
-    def stage_of_init(self, conf_dir: Path, suffix: str) -> int:
-        """The stage of its `init`: that of a training of the recipe (its YAMLs, its suffix), or 5."""
-        return stage_of(conf_dir, self.init or "", suffix if self.init_units is None else mark(self.init_units))
+    def maker_of_init(self, conf_dir: Path, suffix: str) -> Experiment | None:
+        """The training of the recipe (its YAMLs, its suffix) that makes its `init`; None where stage 5 imports it."""
+        return maker_of(conf_dir, self.init or "", suffix if self.init_units is None else mark(self.init_units))
 
     def _renamed(self, suffix: str) -> Experiment:
         changes: dict[str, Any] = {"name": self.name + suffix}
@@ -172,7 +192,12 @@ class Experiment(Settings):
         return self.model_copy(update=changes)
 
 
-def stage_of(conf_dir: Path, name: str, suffix: str) -> int:
-    """The stage that makes an experiment's folder: its own for one of the recipe (its YAMLs, its suffix), or 5."""
+def maker_of(conf_dir: Path, name: str, suffix: str) -> Experiment | None:
+    """The experiment of the recipe (its YAMLs, its suffix) whose training makes a folder; None where there is none."""
     yaml = conf_dir / f"{name.removesuffix(suffix)}.yaml"
-    return Experiment.load(yaml).stage if yaml.is_file() else 5
+    return Experiment.load(yaml) if yaml.is_file() else None
+
+
+def stage_of(maker: Experiment | None) -> int:
+    """The stage that makes an experiment's folder: its own, or 5 for what is imported."""
+    return maker.stage if maker else 5

@@ -50,6 +50,7 @@ class Data(Settings):
     """Training data; parts are names of cut sets in data/cuts."""
 
     train: Annotated[tuple[Name, ...], EachOnce, Field(min_length=1)] = ("labelled",)
+    share: Annotated[Number, Field(gt=0, le=1)] = 1.0  # of their utterances; smaller shares are parts of larger ones
     valid: Name = "dev"
     valid_utterances: Count = 0  # 0: all of the part
     max_duration: Seconds = 200.0  # seconds of audio per batch, over all ranks together

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import signal
 import warnings
@@ -104,6 +105,11 @@ class SpeechDataset(Dataset):
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_share(cut_id: str, share: float) -> bool:
+    """Whether a cut is one of a random share of all; a larger share contains all cuts of a smaller one."""
+    return int.from_bytes(hashlib.sha256(cut_id.encode()).digest()[:8], "big") < share * 2**64
 
 
 def share(cuts: Sequence, rank: int, world: int) -> list:
@@ -243,7 +249,8 @@ class TrainLoader:
         return iter(np.array_split(blocks, self.windows))
 
     def _window(self, blocks: tuple[int, ...]) -> CutSet:
-        return CutSet.from_cuts(cut for block in blocks for cut in self._block(block))
+        every = (cut for block in blocks for cut in self._block(block))
+        return CutSet.from_cuts(cut for cut in every if in_share(cut.id, self.settings.share))
 
     def _block(self, block: int) -> list[Cut]:
         file = int(np.searchsorted(self._first, block, side="right")) - 1

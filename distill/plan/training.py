@@ -93,7 +93,7 @@ def plan_of(yaml: Path, overrides: Sequence[str], task: Task, throughput: Throug
     Raises FileNotFoundError, or ValueError for wrong settings and for an experiment that is not trained.
     """
     experiment = Experiment.load(yaml, overrides)
-    if experiment.stage == 5:
+    if not experiment.trained:
         raise ValueError(f"{yaml}: {experiment.name} is published fine-tuned (stage 5): nothing is trained")
     name = experiment.teacher.experiment if experiment.teacher else None
     return plan(experiment, Experiment.load(yaml.parent / f"{name}.yaml").model if name else None, task, throughput)

@@ -136,7 +136,7 @@ class Call:
                 f"decoding.methods: {', '.join(rescored)}: rescoring subtracts words.3gram.arpa, which the graph of"
                 f" --hlg does not contain; give --set decoding.methods=[{others or '1best'}], or leave --hlg out"
             )
-        if experiment.stage == 5 and self.recipe.units != "letters":
+        if not experiment.trained and self.recipe.units != "letters":
             yield f"stage: 5: {experiment.pretrained} is taken over with its own units; give --units letters"
         stage = first_weights_stage(self.recipe, experiment) if 5 in self.stages else None
         if stage and not self.done(stage.out) and (problem := source_problem(experiment.pretrained)):
@@ -147,7 +147,7 @@ class Call:
             yield from self.unfit_teacher(experiment, experiment.teacher.experiment)
 
     def unfit_start(self, experiment: Experiment, name: str) -> Iterator[str]:
-        makers = [each for each in self.experiments.values() if each.stage == 6 and each.init == name]
+        makers = [each for each in self.experiments.values() if each.stage in TEACHERS and each.init == name]
         if name == experiment.name:
             yield f"init: must be another experiment than itself (got {name!r})"
         elif self.known(name) is not None or self.done(self.recipe.exp(name)) or not makers:
@@ -166,13 +166,16 @@ class Call:
         if teacher is None:
             return
         if teacher.stage not in TEACHERS:
-            yield f"teacher.experiment: {name} is trained in stage {teacher.stage}; teachers are in stage 6"
+            yield f"teacher.experiment: {name} is trained in stage {teacher.stage}; teachers are in stages 5 and 6"
+        if (read := {"outputs", "ctc_outputs"} & experiment.objective.terms.keys()) and not teacher.recognises:
+            yield f"objective: {', '.join(sorted(read))}: {name} has no outputs to learn from before it is fine-tuned"
         try:
             experiment.objective.teacher_blocks(experiment.model.encoder.layers, teacher.model.encoder.layers)
         except ValueError as error:
             yield str(error)
         labels = self.recipe.num / name
-        if self.trains(experiment) and not self.done(labels) and not (7 in self.stages and name in self.by_name):
+        unlabelled = experiment.supervised and self.trains(experiment) and not self.done(labels)
+        if unlabelled and not (7 in self.stages and name in self.by_name):
             yield f"teacher.experiment: stage 7 makes {labels}, which is not there; run it with {name} in --experiment"
 
     def untrained(self, key: str, experiment: Experiment, name: str) -> Iterator[str]:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.config.experiment import Experiment, stage_of
+from distill.config.experiment import Experiment, maker_of, stage_of
 from distill.config.model import SAMPLE_RATE
 from distill.files import link, write_json
 from distill.recipe import word_latency
@@ -36,7 +36,7 @@ def export_stage(recipe: Recipe, experiment: Experiment) -> Stage:
     folder = recipe.exp(experiment.name)
     inputs = {folder: experiment.stage, recipe.lang: 2, recipe.decoding_graphs: 4, recipe.cuts: 0}
     aligner = word_latency.aligner(experiment)
-    inputs.setdefault(recipe.exp(aligner), stage_of(recipe.conf_dir, aligner, recipe.suffix))
+    inputs.setdefault(recipe.exp(aligner), stage_of(maker_of(recipe.conf_dir, aligner, recipe.suffix)))
     settings = {"decoding": experiment.decoding.identity(), "seconds": [AUDIO_SECONDS, word_latency.SECONDS]}
     return Stage(12, folder / "export", {**settings, "layout": LAYOUT}, inputs)
 

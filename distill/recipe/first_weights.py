@@ -7,7 +7,7 @@ from pathlib import Path
 
 from distill import extras
 from distill.config.bounds import RANDOM
-from distill.config.experiment import Experiment
+from distill.config.experiment import TEACHERS, Experiment
 from distill.recipe import folders
 from distill.recipe.options import Recipe
 from distill.recipe.stage import Stage
@@ -17,14 +17,14 @@ from distill.recipe.training import write_result
 def first_weights_stage(recipe: Recipe, experiment: Experiment) -> Stage | None:
     """The stage that writes epoch 0; None for a student, and for an experiment that starts from a trained one.
 
-    The folder is that of the experiment itself where nothing is trained (stage: 5), else that of its `init`.
+    The folder is that of the experiment itself where nothing is trained, else that of its `init`.
     """
-    if experiment.stage == 5:
+    if not experiment.trained:
         name = experiment.name
-    elif experiment.stage == 6 and experiment.stage_of_init(recipe.conf_dir, recipe.suffix) == 5:
-        name = experiment.init or f"{experiment.name}_init"
     else:
-        return None
+        name = experiment.init or ("" if experiment.stage == 5 else f"{experiment.name}_init")
+        if not name or experiment.stage not in TEACHERS or experiment.maker_of_init(recipe.conf_dir, recipe.suffix):
+            return None
     settings = {"model": experiment.identity()["model"], "seed": experiment.seed}
     if experiment.pretrained not in (None, RANDOM):
         settings["pretrained"] = experiment.pretrained
@@ -67,7 +67,7 @@ def write_first_weights(recipe: Recipe, experiment: Experiment, folder: Path) ->
         raise ValueError(f"{experiment.name}: {problem}")
     write = write_random if experiment.pretrained == RANDOM else write_pretrained
     parameters = write(experiment, Lang.load(recipe.lang).outputs, folder)
-    if experiment.stage == 5:
+    if not experiment.trained:
         untrained = dict.fromkeys(("updates", "audio_hours", "wall_s", "without_path", "recomputed"), 0)
         losses = dict.fromkeys(("train_loss", "valid_loss"))
         training = {**untrained, **losses, "params": {**parameters, "training_only": 0}}
@@ -92,10 +92,10 @@ def fine_tuned(recipe: Recipe) -> str:
     experiments = recipe.experiments()
     teachers = {each.teacher.experiment for each in experiments if each.teacher}
     experiments += [recipe.experiment(name.removesuffix(recipe.suffix)) for name in sorted(teachers)]
-    sources = {each.pretrained for each in experiments if each.stage == 5 and each.pretrained}
+    sources = {each.pretrained for each in experiments if each.pretrained and not each.trained}
     if len(sources) != 1:
         raise ValueError(
-            "--units letters are those of one fine-tuned teacher (an experiment with stage: 5); --experiment leads to"
+            "--units letters are those of one fine-tuned teacher (stage: 5, not trained); --experiment leads to"
             f" {', '.join(sorted(sources)) or 'none'}; name one, such as teacher_960h, or students of one"
         )
     return sources.pop()

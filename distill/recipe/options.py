@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -21,8 +22,10 @@ from distill.kernels.build import NO_COMPILER, find_compiler
 from distill.recipe import folders, launch
 from distill.recipe.script import log_to_console
 
+log = logging.getLogger(__name__)
+
 ENGINES = ("native", "torch", "k2")
-OF_STAGES = re.compile(r"(manifests|checked|cuts|fbank|text|num|audio)|(lang|lm|graphs)(_.*)?")  # folders in a data-dir
+OF_STAGES = re.compile(r"(manifests|checked|cuts|fbank|text|num|units|audio)|(lang|lm|graphs)(_.*)?")  # in a data-dir
 OF_CORPUS = re.compile(
     r"labelled|unlabelled|dev|test-.*|LibriSpeech|(train|dev)-.*|fsdd|intent|wakeword|small|medium|large|embedded"
 )
@@ -156,6 +159,12 @@ class Recipe:
     def experiments(self) -> list[Experiment]:
         """The experiments of this call, in the order given."""
         return [self.experiment(name) for name in self.names]
+
+    def recognisers(self, number: int) -> list[Experiment]:
+        """Those whose outputs are units of speech; the log names the others, which stage `number` leaves out."""
+        for each in (experiment for experiment in self.experiments() if not experiment.recognises):
+            log.info("stage %d: %s has no outputs to decode before it is fine-tuned", number, each.name)
+        return [experiment for experiment in self.experiments() if experiment.recognises]
 
     def graph_settings(self) -> Graphs:
         """The settings of language models and graphs."""

@@ -1,4 +1,4 @@
-"""Stages 6, 8 and 9: the training of an experiment."""
+"""Stages 5, 6, 8 and 9: the training of an experiment."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.config.experiment import Experiment, stage_of
+from distill.config.experiment import Experiment, maker_of, stage_of
 from distill.config.language_model import LanguageModel
 from distill.files import write_json
 from distill.recipe.options import Recipe
@@ -23,13 +23,16 @@ if TYPE_CHECKING:
 
 def training_stage(recipe: Recipe, experiment: Experiment) -> Stage:
     """The stage that trains an experiment; its inputs are folders, with the stages that make them."""
-    inputs = {recipe.cuts: 0, recipe.lang: 2, recipe.graphs: 4}
+    inputs = {recipe.cuts: 0, recipe.lang: 2}
+    if experiment.supervised:
+        inputs[recipe.graphs] = 4
     if experiment.init:
-        inputs[recipe.exp(experiment.init)] = experiment.stage_of_init(recipe.conf_dir, recipe.suffix)
+        inputs[recipe.exp(experiment.init)] = stage_of(experiment.maker_of_init(recipe.conf_dir, recipe.suffix))
     if experiment.teacher is not None:
         teacher = experiment.teacher.experiment
-        inputs[recipe.exp(teacher)] = stage_of(recipe.conf_dir, teacher, recipe.suffix)
-        inputs[recipe.num / teacher] = 7
+        inputs[recipe.exp(teacher)] = stage_of(maker_of(recipe.conf_dir, teacher, recipe.suffix))
+        if experiment.supervised:
+            inputs[recipe.num / teacher] = 7
     return Stage(experiment.stage, recipe.exp(experiment.name), experiment.identity(), inputs, resumable=True)
 
 

@@ -30,10 +30,10 @@ def write_pretrained(experiment: Experiment, outputs: Sequence[str], folder: Pat
     """
     assert experiment.pretrained is not None
     imported = build_imported(read_checkpoint(experiment.pretrained), experiment.model, outputs, experiment.seed)
-    if experiment.stage == 5 and imported.new_head:
+    if not experiment.trained and imported.new_head:
         raise ValueError(
-            f"{experiment.pretrained}: its prediction layer cannot be taken over: {imported.new_head}; an experiment of"
-            " stage 5 is not trained: give --units letters, or make it one of stage 6"
+            f"{experiment.pretrained}: its prediction layer cannot be taken over: {imported.new_head}; it is not"
+            " trained: give --units letters, or make it one of stage 6"
         )
     write_text(folder / "import.tsv", "".join(line + "\n" for line in imported.lines))
     return _write(experiment, imported.model, outputs, folder)

@@ -82,7 +82,7 @@ def build_trainer(
     graphs = Graphs.load(folders, lang) if "graphs" in needs else None
     numerators = stored_numerators(experiment, folders, graphs) if graphs else None
     teacher = None
-    if experiment.teacher is not None and needs & {"hidden", "outputs"}:
+    if experiment.teacher is not None and needs & {"hidden", "outputs", "features", "codes"}:
         teacher = checkpoint.load_recogniser(folders.exp / experiment.teacher.experiment)[0].to(device)
     with_clean = teacher is not None and experiment.teacher is not None and experiment.teacher.input == "clean"
     files = [CutBlocks(folders.data / "cuts", part) for part in data.train]

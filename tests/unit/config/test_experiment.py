@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from distill.config.decoding import Decoding
-from distill.config.experiment import Experiment
+from distill.config.experiment import Experiment, stage_of
 from distill.config.graphs import Graphs
 from distill.config.model import FrontEnd
 from distill.config.training import Optim, Teacher
@@ -119,7 +119,7 @@ def test_the_stage_of_what_it_starts_from_is_that_of_a_training(tmp_path: Path) 
     for name, stage in {"teacher": 5, "again": 6, "ctc": 6, "sn": 6, "ss": 8}.items():
         for suffix in ("", "_bpe"):
             loaded = Experiment.load(tmp_path / f"{name}.yaml", (), suffix)
-            assert loaded.stage_of_init(tmp_path, suffix) == stage, (name, suffix)
+            assert stage_of(loaded.maker_of_init(tmp_path, suffix)) == stage, (name, suffix)
 
 
 def test_earlier_names_of_keys_are_read() -> None:

@@ -178,6 +178,17 @@ def test_workers_leave_signals_to_the_training_process(
     assert len(list(batches)) == loader.count(0) - 1
 
 
+def test_a_share_is_part_of_larger_ones(cuts: CutSet, lang: Lang) -> None:
+    many = repeated(cuts, 10)
+    found = {}
+    for share_of_all in (1.0, 0.5, 0.1):
+        loader = loader_of(many, made_numerators(lang), experiment(workers=0, share=share_of_all))
+        found[share_of_all] = {id_ for batch in loader.epoch(0) for id_ in batch.ids}
+        assert loader.count(0) == sum(1 for _ in loader.epoch(0))
+    assert found[0.1] < found[0.5] < found[1.0] == {cut.id for cut in many}
+    assert 0.4 < len(found[0.5]) / len(many) < 0.6 and 0.05 < len(found[0.1]) / len(many) < 0.15
+
+
 # Windows
 
 
