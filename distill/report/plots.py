@@ -48,14 +48,17 @@ def pareto_optimal(points: Sequence[Point]) -> set[Point]:
     return {point for point in points if not dominated(point)}
 
 
-def figure(width: float, height: float) -> tuple[Figure, Any]:
-    """An empty figure (inches) with one pair of axes. Raises ValueError, naming the extra, without matplotlib."""
+def figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
+    """An empty figure (inches) with one pair of axes, or with an array of pairs side by side.
+
+    Raises ValueError, naming the extra, without matplotlib.
+    """
     with needed("a plot"):
         from matplotlib import rc_context
         from matplotlib.figure import Figure
     with rc_context(STYLE):
         new = Figure((width, height), layout="constrained")
-        return new, new.add_subplot()
+        return new, new.subplots(1, columns)
 
 
 def save(drawing: Figure, path: Path) -> None:
@@ -117,6 +120,17 @@ def curves(lines: Mapping[str, Mapping[float, float]], across: str, up: str, pat
         axes.plot(list(line), list(line.values()), style, label=name, marker="." if len(line) < 50 else "", linewidth=1)
     axes.set(xlabel=across, ylabel=up)
     drawing.legend(loc="outside right upper", frameon=False)
+    save(drawing, path)
+
+
+def heat_maps(maps: Mapping[str, Any], across: str, up: str, path: Path) -> None:
+    """Matrices of values between 0 and 1 side by side, each below its name; rows go up, columns across."""
+    drawing, every = figure(4.6 * len(maps), 4.2, len(maps))
+    for axes, (name, values) in zip(every, maps.items()):
+        image = axes.imshow(values, origin="lower", vmin=0, vmax=1, aspect="auto")
+        axes.grid(False)
+        axes.set(title=name, xlabel=across, ylabel=up, xticks=range(len(values[0])), yticks=range(len(values)))
+    drawing.colorbar(image, ax=every)
     save(drawing, path)
 
 

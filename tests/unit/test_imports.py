@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "train": GRAPHS | {"corpora", "data", "models", "losses", "decode", "lm"},
     "export": BASE | {"models"}, "runtime": BASE | {"models", "decode", "export"},
     "server": BASE | {"runtime", "decode", "models"}, "report": BASE | {"scoring"},
+    "analysis": GRAPHS | {"models", "losses"},
     "plan": BASE | {"models", "losses", "report"},
     "recipe": GRAPHS | {
         "corpora", "data", "models", "losses", "lm", "scoring", "decode", "train", "export", "runtime", "report",

@@ -1,0 +1,57 @@
+"""Similarity of the blocks of two experiments over a cut set: SVCCA and linear CKA, as a table and a picture.
+
+    similarity.py EXP_DIR EXP_DIR --cuts data/cuts --part dev --out DIR
+
+The first experiment's frames are at least as many as the second's: a teacher, and then its student. Written are
+similarity.tsv, similarity.json, similarity.svg and similarity.png. Block 0 is the input of the first block.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from distill.analysis import similarity
+from distill.analysis.hidden import paired_states
+from distill.corpora.cut_sets import load_cuts
+from distill.data.loader import SpeechDataset, in_order
+from distill.files import write_json, write_text
+from distill.models import checkpoint
+from distill.recipe.script import run_script
+from distill.report.plots import heat_maps
+
+FRAMES = 100  # of an utterance
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs=2, metavar="EXP_DIR", help="trained experiments")
+    parser.add_argument("--cuts", type=Path, required=True, help="folder of cut sets, data/cuts")
+    parser.add_argument("--part", default="dev", help="one of its cut sets")
+    parser.add_argument("--utterances", type=int, default=100, help=f"of it, each with up to {FRAMES} frames")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    write(parser.parse_args())
+
+
+def write(args: argparse.Namespace) -> None:
+    first, second = (checkpoint.load_recogniser(folder)[0].to(args.device) for folder in args.folders)
+    cuts = load_cuts(args.cuts, [args.part])
+    chosen = list(cuts)[:: max(1, len(cuts) // args.utterances)][: args.utterances]
+    batches = in_order(chosen, SpeechDataset(None, None, 0, False, False), max_duration=100)
+    states = paired_states(first, second, (batch.to(torch.device(args.device)) for batch in batches), FRAMES)
+    measures, names = similarity.by_block(*states), [folder.name for folder in args.folders]
+    rows = ["\t".join([*names, *measures])]
+    for i, j in ((i, j) for i in range(len(states[0])) for j in range(len(states[1]))):
+        rows.append("\t".join([str(i), str(j), *(f"{values[i, j]:.4f}" for values in measures.values())]))
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_text(args.out / "similarity.tsv", "\n".join(rows) + "\n")
+    content = {"experiments": names, "part": args.part, "utterances": len(chosen), "frames": len(states[0][0])}
+    write_json(args.out / "similarity.json", content | {name: values.tolist() for name, values in measures.items()})
+    heat_maps(measures, f"block of {names[1]}", f"block of {names[0]}", args.out / "similarity")
+
+
+if __name__ == "__main__":
+    run_script(main)
