@@ -17,12 +17,13 @@ class LossTerm(Settings):
     """A term of the objective; its file in `distill.losses` has the formula.
 
     taught: it needs a teacher. supervised: it needs numerators and the denominator. units: it needs k-means units
-    (`distill.config.units`).
+    (`distill.config.units`). masked: it is of masked frames.
     """
 
     taught: ClassVar[bool] = True
     supervised: ClassVar[bool] = False
     units: ClassVar[bool] = False
+    masked: ClassVar[bool] = False
 
     weight: Annotated[Number, Field(ge=0, le=10**6)] = 1.0
     updates: Count = 0  # on for the first so many updates only; 0: for all
@@ -123,6 +124,8 @@ class Hubert(LossTerm):
     """Cross-entropy of frames' units over codewords; defaults as published for HuBERT."""
 
     taught: ClassVar[bool] = False
+    units: ClassVar[bool] = True
+    masked: ClassVar[bool] = True
 
     block: Count = 0  # whose output is projected, from 1; 0: the last one's
     final_dim: Width = 256
@@ -136,6 +139,7 @@ class Contrastive(LossTerm):
     """wav2vec 2.0's: masked frames against codewords of other frames; defaults as published for its Base."""
 
     taught: ClassVar[bool] = False
+    masked: ClassVar[bool] = True
 
     groups: Width = 2
     codewords: Width = 320  # of each group
@@ -151,6 +155,7 @@ class BestRq(LossTerm):
     """Cross-entropy of masked frames' codewords of random codebooks; defaults as published."""
 
     taught: ClassVar[bool] = False
+    masked: ClassVar[bool] = True
 
     codebooks: Width = 1
     codewords: Width = 8192

@@ -22,7 +22,7 @@ class BestRq(LossTerm):
     Projections and codebooks are drawn from a seed and never trained.
     """
 
-    needs = frozenset({"masks"})
+    needs = frozenset({"masks", "clean"})
     projections: Tensor
     codebooks: Tensor
 
@@ -51,8 +51,8 @@ class BestRq(LossTerm):
         """Terms: bestrq, and as figures accuracy and the targets' codewords in use, per codebook."""
         assert student.masked is not None
         hit = student.masked & valid_mask(student.lengths, student.masked.shape[1])
-        wave = batch.wave if batch.clean is None else batch.clean
-        targets = self.codes(self.frames(wave, batch.samples, hit.shape[1])[hit])
+        assert batch.clean is not None
+        targets = self.codes(self.frames(batch.clean, batch.samples, hit.shape[1])[hit])
         logits = self.output(student.hidden[-1][hit]).float().unflatten(1, self.codebooks.shape[:2])
         count = torch.tensor(targets.numel(), device=hit.device)
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")

@@ -20,6 +20,7 @@ NEEDS = {
     "codes": "the teacher's logits over its codewords",
     "units": "the batch's k-means labels",
     "masks": "the student's input masked, in validation too",
+    "clean": "waveforms before augmentation",
 }
 """What training provides for terms (`distill.train.setup`)."""
 

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from distill.config.experiment import Experiment
+from distill.config.losses import Hubert
 from distill.files import replacing
+from distill.models.codes import CodeHead
 from distill.models.recogniser import Recogniser, build_model
 
 FORMAT = "distill-asr/1"
@@ -95,6 +97,24 @@ def load_recogniser(
     model = build_model(experiment.model, len(units))
     model.load_state_dict(average([content["model"] for content in contents]))
     return model.eval(), experiment, units, last
+
+
+def load_last(folder: Path) -> dict[str, Any]:
+    """The last epoch's checkpoint of an experiment folder."""
+    return load(list(epoch_paths(folder).values())[-1])
+
+
+def load_code_head(folder: Path) -> CodeHead | None:
+    """The head over codewords of a model that was pre-trained with one, as HuBERT is; None where there is none."""
+    content, prefix = load_last(folder), "hubert.head."
+    state = {name.removeprefix(prefix): x for name, x in content["objective"].items() if name.startswith(prefix)}
+    if not state:
+        return None
+    settings = Experiment.parse(content["experiment"], str(folder)).objective.hubert or Hubert()
+    (final_dim, dim), clusters = state["projection.weight"].shape, len(state["codewords"])
+    head = CodeHead(dim, final_dim, clusters, settings.temperature, settings.block or -1)
+    head.load_state_dict(state)
+    return head.eval()
 
 
 def export_weights(folder: Path, path: Path, epoch: int | Literal["last", "best"] = "last", avg: int = 1) -> int:

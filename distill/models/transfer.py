@@ -64,7 +64,7 @@ def copy_matching(
     """
     own, origin = target.state_dict(), _origins(target, source, blocks)
     there = {name: tensor for name, tensor in source.items() if not name.startswith(tuple(leave))}
-    kinds = {name: _kind(x, there.get(origin[name]), name.startswith(tuple(slices))) for name, x in own.items()}
+    kinds = {name: kind_of_copy(x, there.get(origin[name]), name.startswith(tuple(slices))) for name, x in own.items()}
     for name in own:  # the scale of a weight-normed kernel means nothing without its direction
         direction = name.removesuffix("original0") + "original1"
         if name.endswith(".original0") and kinds[name] == "copied" and kinds[direction] not in ("copied", "sliced"):
@@ -83,7 +83,8 @@ def copy_matching(
     return CopyReport(**{kind: tuple(names) for kind, names in groups.items()})
 
 
-def _kind(own: Tensor, theirs: Tensor | None, may_slice: bool) -> str:
+def kind_of_copy(own: Tensor, theirs: Tensor | None, may_slice: bool = False) -> str:
+    """What happens to a tensor here with the one of its name in the source: of TITLES."""
     if theirs is None:
         return "absent"
     if theirs.shape == own.shape:

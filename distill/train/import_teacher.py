@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
+from torch import Tensor
 
 from distill.config.experiment import Experiment
 from distill.files import write_text
@@ -36,7 +37,7 @@ def write_pretrained(experiment: Experiment, outputs: Sequence[str], folder: Pat
             " trained: give --units letters, or make it one of stage 6"
         )
     write_text(folder / "import.tsv", "".join(line + "\n" for line in imported.lines))
-    return _write(experiment, imported.model, outputs, folder)
+    return _write(experiment, imported.model, outputs, folder, imported.heads)
 
 
 def import_folder(source: str, outputs: Sequence[str] | None, folder: Path, name: str) -> None:
@@ -52,14 +53,16 @@ def import_folder(source: str, outputs: Sequence[str] | None, folder: Path, name
     non_default = imported.model.settings.model_dump(mode="json", exclude_defaults=True)
     write_text(folder / "model.yaml", yaml.safe_dump({"model": non_default}, sort_keys=False))
     write_text(folder / "import.tsv", "".join(line + "\n" for line in imported.lines))
-    _write(experiment, imported.model, imported.outputs, folder)
+    _write(experiment, imported.model, imported.outputs, folder, imported.heads)
 
 
-def _write(experiment: Experiment, model: Recogniser, outputs: Sequence[str], folder: Path) -> dict[str, int]:
+def _write(
+    experiment: Experiment, model: Recogniser, outputs: Sequence[str], folder: Path, heads: Mapping[str, Tensor] = {}
+) -> dict[str, int]:
     parameters = count_parameters(model)
     content = {
         "model": model.state_dict(),
-        "objective": {},
+        "objective": dict(heads),
         "experiment": experiment.resolved(),
         "units": list(outputs),
         "progress": {"updates": 0},

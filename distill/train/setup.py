@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from distill.batch import SAMPLE_RATE, Batch
 from distill.config.experiment import Experiment
@@ -28,7 +29,7 @@ from distill.losses.term import TermContext
 from distill.models import checkpoint
 from distill.models.front_end import FbankFrontEnd, FrontEnd, WaveFrontEnd
 from distill.models.recogniser import Recogniser, build_model, count_parameters
-from distill.models.transfer import copy_matching, frozen_parameters
+from distill.models.transfer import TITLES, copy_matching, frozen_parameters, kind_of_copy
 from distill.train.distributed import Ranks
 from distill.train.loop import Trainer, TrainingPlan, TrainingStep
 from distill.train.schedule import count_updates
@@ -84,7 +85,7 @@ def build_trainer(
     teacher = None
     if experiment.teacher is not None and needs & {"hidden", "outputs", "features", "codes"}:
         teacher = checkpoint.load_recogniser(folders.exp / experiment.teacher.experiment)[0].to(device)
-    with_clean = teacher is not None and experiment.teacher is not None and experiment.teacher.input == "clean"
+    with_clean = "clean" in needs or bool(teacher and experiment.teacher and experiment.teacher.input == "clean")
     files = [CutBlocks(folders.data / "cuts", part) for part in data.train]
     dataset = SpeechDataset(
         numerators, distortion(experiment.augment, folders.data), experiment.seed, with_clean, data.keep_audio
@@ -92,10 +93,15 @@ def build_trainer(
     loader = TrainLoader(files, dataset, data, experiment.seed, ranks.rank, ranks.world)
     model = initial_model(experiment, lang.outputs, folders, folder, loader, ranks.first)
     denominator = graphs.denominator.to(device) if graphs else None
-    context = TermContext(experiment.model, teacher.settings if teacher else None, engine, denominator)
+    clusters = experiment.units.clusters if experiment.units else 0
+    context = TermContext(
+        experiment.model, teacher.settings if teacher else None, engine, denominator, clusters=clusters
+    )
     objective = Objective(experiment.objective, context)
     if experiment.init:
-        continue_projections(objective, folders.exp / experiment.init)
+        lines = continue_projections(objective, checkpoint.load_last(folders.exp / experiment.init)["objective"])
+        if ranks.first:
+            write_text(folder / "init.tsv", (folder / "init.tsv").read_text(encoding="utf-8") + lines)
     targets = None
     if teacher is not None and experiment.teacher is not None:
         targets = TeacherTargets(experiment.teacher, teacher, objective.teacher_blocks, folders.data / "targets")
@@ -174,14 +180,17 @@ def calibrate(front_end: FrontEnd, loader: TrainLoader) -> None:
         front_end.gain.fill_(1 / level(loader.sample(CALIBRATED)))
 
 
-def continue_projections(objective: torch.nn.Module, init: Path) -> None:
-    """Copy parameters of the objective's terms (W_i) of the same name and shape from folder `init`."""
-    content = checkpoint.load(list(checkpoint.epoch_paths(init).values())[-1])
+def continue_projections(objective: torch.nn.Module, stored: Mapping[str, Tensor]) -> str:
+    """Copy parameters of the objective's terms (W_i, heads of pre-training) where name and shape agree.
+
+    Returns lines that list them, as in init.tsv.
+    """
     own = objective.state_dict()
+    kinds = {name: kind_of_copy(value, stored.get(name)) for name, value in own.items()}
     with torch.no_grad():
-        for name, value in content["objective"].items():
-            if name in own and own[name].shape == value.shape:
-                own[name].copy_(value)
+        for name in (name for name, kind in kinds.items() if kind == "copied"):
+            own[name].copy_(stored[name])
+    return "".join(f"{TITLES[kind]}\tobjective.{name}\n" for name, kind in kinds.items())
 
 
 def validation(

@@ -28,10 +28,11 @@ NOT_SHAPE = ("dropout", "attention_dropout", "activation_dropout", "layer_drop",
 class Imported:
     """The recogniser, its outputs, a line for every tensor, with its origin, and for every unused one.
 
-    new_head: why its prediction layer is drawn anew; empty where it is the checkpoint's.
+    heads: as in `Checkpoint`. new_head: why its prediction layer is drawn anew; empty where it is the checkpoint's.
     """
 
     model: Recogniser
+    heads: Mapping[str, torch.Tensor]
     outputs: tuple[str, ...]
     lines: tuple[str, ...]
     new_head: str
@@ -67,7 +68,8 @@ def build_imported(
         for name, tensor in values.items():
             own[name].copy_(tensor)
     log.info("%s: prediction layer %s", checkpoint.source, "kept" if rows is not None else f"new: {reason}")
-    return Imported(model, tuple(outputs), tuple(_lines(checkpoint, own, values, reason)), reason)
+    lines = tuple(_lines(checkpoint, own, values, reason))
+    return Imported(model, checkpoint.heads, tuple(outputs), lines, reason)
 
 
 def head_rows(checkpoint: Checkpoint, outputs: Sequence[str]) -> tuple[list[int] | None, str]:
@@ -142,6 +144,7 @@ def _lines(
     checkpoint: Checkpoint, own: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor], reason: str
 ) -> list[str]:
     lines = [f"copied\t{name}\t{checkpoint.origin[SECOND.get(name, name)]}" for name in own if name in values]
+    lines += [f"copied\t{name}\t{checkpoint.origin[name]}" for name in checkpoint.heads]
     new = [name for name in own if name not in values and name != "front_end.gain"]
     lines += [f"initialised anew{f' ({reason})' if name in (*HEAD, *SECOND) else ''}\t{name}\t" for name in new]
     unused = [checkpoint.origin[name] for name in checkpoint.tensors if name not in values]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -15,11 +15,13 @@ _POSITIONS = "encoder.positions.conv.parametrizations.weight.original"
 _BLOCK = "encoder.blocks.{n}."
 HEAD = ("head.output.weight", "head.output.bias")
 """The prediction layer, by our names."""
+CONTRASTIVE, CODE_HEAD = "contrastive.", "hubert.head."
+"""Beginnings of our names of what only pre-training uses: parameters of terms of the objective."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """prefixes: of a model inside another one. names: theirs -> ours. left: used by their pre-training only."""
+    """prefixes: of a model inside another one. names: theirs -> ours. left: their pre-training's, without ours."""
 
     prefixes: tuple[str, ...]
     names: Mapping[str, str]
@@ -70,8 +72,12 @@ HUGGING_FACE = Table(
         "encoder.layers.{n}.attention.gru_rel_pos_linear.*": _BLOCK + "attention.gate.*",
         "encoder.layers.{n}.attention.gru_rel_pos_const": _BLOCK + "attention.gate_scale",
         "lm_head.*": "head.output.*",
+        "quantizer.codevectors": CONTRASTIVE + "quantiser.codewords",
+        "quantizer.weight_proj.*": CONTRASTIVE + "quantiser.scores.*",
+        "project_q.*": CONTRASTIVE + "project_codes.*",
+        "project_hid.*": CONTRASTIVE + "project_hidden.*",
     },
-    left=("quantizer.", "project_q.", "project_hid."),
+    left=(),
 )
 
 FAIRSEQ = Table(
@@ -101,8 +107,16 @@ FAIRSEQ = Table(
         "encoder.layers.{n}.self_attn.grep_linear.*": _BLOCK + "attention.gate.*",
         "encoder.layers.{n}.self_attn.grep_a": _BLOCK + "attention.gate_scale",
         "proj.*": "head.output.*",
+        "quantizer.vars": CONTRASTIVE + "quantiser.codewords",
+        "quantizer.weight_proj.*": CONTRASTIVE + "quantiser.scores.*",
+        "project_q.*": CONTRASTIVE + "project_codes.*",
+        "final_proj.*": CONTRASTIVE + "project_hidden.*",
     },
-    left=("quantizer.", "project_q.", "final_proj.", "label_embs_concat", "target_glu."),
+    left=("quantizer.", "target_glu."),
+)
+FAIRSEQ_HUBERT = replace(
+    FAIRSEQ,
+    names={**FAIRSEQ.names, "final_proj.*": CODE_HEAD + "projection.*", "label_embs_concat": CODE_HEAD + "codewords"},
 )
 
 TORCHAUDIO = Table(
@@ -113,13 +127,15 @@ TORCHAUDIO = Table(
             if theirs.startswith("feature_projection.")
             else theirs.replace("encoder.", "encoder.transformer.", 1): ours
             for theirs, ours in HUGGING_FACE.names.items()
-            if theirs not in ("masked_spec_embed", "lm_head.*")
+            if theirs not in ("masked_spec_embed", "lm_head.*") and not ours.startswith(CONTRASTIVE)
         },
         "encoder.transformer.layers.{n}.attention.attention.out_proj.*": _BLOCK + "attention.out.*",  # WavLM
         "mask_generator.mask_embedding": "encoder.mask_embedding",
         "aux.*": "head.output.*",
+        "logit_generator.final_proj.*": CODE_HEAD + "projection.*",
+        "logit_generator.label_embeddings": CODE_HEAD + "codewords",
     },
-    left=("logit_generator.",),
+    left=(),
 )
 
 
@@ -138,7 +154,7 @@ def split_joined(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def rename(
     tensors: Mapping[str, Tensor], table: Table, where: str
 ) -> tuple[dict[str, Tensor], dict[str, str], tuple[str, ...]]:
-    """Tensors by our names, {ours: theirs}, and the names of tensors that only pre-training uses.
+    """Tensors by our names, {ours: theirs}, and the names of tensors that are left behind.
 
     Raises ValueError naming every tensor that is unknown to the table, and those that are no weights.
     """

@@ -23,15 +23,20 @@ FAMILIES = ("wav2vec2", "hubert", "wavlm")
 VOCABULARY = 32  # outputs of a model whose config.json does not state them
 EXTRACTOR = "Wav2Vec2FeatureExtractor"
 WANTED = "config.json, preprocessor_config.json, model.safetensors or pytorch_model.bin (fine-tuned: vocab.json too)"
+FAIRSEQ_SYMBOLS = 4  # <s>, <pad>, </s>, <unk>: in its dictionaries before the first unit
 TORCH_EPS = 1e-5  # of torch's layer_norm, by which fairseq and torchaudio normalise a waveform
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model read from elsewhere: tensors by our names, {ours: theirs}, what was left behind, its shape and units."""
+    """A model read from elsewhere: tensors by our names, {ours: theirs}, what was left behind, its shape and units.
+
+    heads: what its pre-training needs to go on, by the names of parameters of the objective's terms.
+    """
 
     source: str
     tensors: Mapping[str, Tensor]
+    heads: Mapping[str, Tensor]
     origin: Mapping[str, str]
     left: Mapping[str, int]  # name -> numbers in it
     shape: Shape
@@ -57,8 +62,9 @@ def read_checkpoint(source: str) -> Checkpoint:
         raise ValueError(f"source '{source}' is not one of hf:NAME, hf:FOLDER, fairseq:FILE, torchaudio:FILE")
     tensors, table, stated = readers[kind](place)
     renamed, origin, left = names.rename(tensors, table, source)
-    shape = shape_of(renamed, stated, source)
-    return Checkpoint(source, renamed, origin, {name: tensors[name].numel() for name in left}, shape, stated.units)
+    heads = {name: renamed.pop(name) for name in origin if name.startswith((names.CONTRASTIVE, names.CODE_HEAD))}
+    shape, sizes = shape_of(renamed, stated, source), {name: tensors[name].numel() for name in left}
+    return Checkpoint(source, renamed, heads, origin, sizes, shape, stated.units)
 
 
 def letters_of(source: str) -> tuple[str, ...]:
@@ -177,7 +183,9 @@ def _fairseq(place: str) -> tuple[dict[str, Tensor], names.Table, Stated]:
         stated = replace(stated, units=(BLANK, "<pad>", "</s>", "<unk>", *symbols))  # its blank is <s>
     if wrong := [name for name, value in tensors.items() if not isinstance(value, Tensor)]:
         raise ValueError(f"{path}: not tensors: {names.listed(wrong)}")
-    return tensors, names.FAIRSEQ, stated
+    embeddings = [name for name in tensors if name.endswith("label_embs_concat")]
+    tensors |= {name: tensors[name][FAIRSEQ_SYMBOLS:] for name in embeddings}
+    return tensors, names.FAIRSEQ_HUBERT if embeddings else names.FAIRSEQ, stated
 
 
 def _torchaudio(place: str) -> tuple[dict[str, Tensor], names.Table, Stated]:

@@ -1,12 +1,13 @@
-"""Write an offline model as a Wav2Vec2ForCTC or HubertForCTC folder, which `AutoModelForCTC` loads without our code.
+"""Write an offline model as a folder that transformers loads without our code.
 
-transformers itself is not needed to write one.
+It is a Wav2Vec2ForCTC or HubertForCTC, and with a quantiser a Wav2Vec2ForPreTraining. transformers itself is not needed
+to write one.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,19 +15,23 @@ from torch import Tensor
 
 from distill.config.model import SAMPLE_RATE, Model
 from distill.files import replacing, write_text
-from distill.models.pretrained.names import HUGGING_FACE, translated
+from distill.models.pretrained.names import CONTRASTIVE, HUGGING_FACE, translated
 from distill.models.pretrained.vocabulary import BOUNDARY, DELIMITER
 from distill.models.recogniser import Recogniser
 
 KINDS = {"wav2vec2": "Wav2Vec2ForCTC", "hubert": "HubertForCTC"}
+PRETRAINING, PUBLISHED_MASK = "Wav2Vec2ForPreTraining", 0.65
 EPS = 1e-5
 
 
-def write_folder(model: Recogniser, outputs: Sequence[str], folder: Path, kind: str = "wav2vec2") -> None:
+def write_folder(
+    model: Recogniser, outputs: Sequence[str], folder: Path, kind: str = "wav2vec2", heads: Mapping[str, Tensor] = {}
+) -> None:
     """config.json, model.safetensors, vocab.json, preprocessor_config.json and tokenizer_config.json.
 
-    A stored gain is multiplied into the first convolution, and a shared head into the last layer, so that
-    outputs stay the same. Raises ValueError naming every part that transformers' classes do not have.
+    heads: parameters of the objective's terms; a quantiser among them takes the place of the prediction layer. A stored
+    gain is multiplied into the first convolution, and a shared head into the last layer, so that outputs stay the same.
+    Raises ValueError naming every part that transformers' classes do not have.
     """
     from safetensors.torch import save_file
 
@@ -39,8 +44,9 @@ def write_folder(model: Recogniser, outputs: Sequence[str], folder: Path, kind: 
     delimiter = DELIMITER if BOUNDARY in outputs and DELIMITER not in outputs else None
     vocabulary = {delimiter if delimiter and u == BOUNDARY else u: number for number, u in enumerate(outputs)}
     normalise = model.settings.front_end.waveform == "utterance"
+    quantiser = {name: x for name, x in heads.items() if name.startswith(CONTRASTIVE) and kind == "wav2vec2"}
     files = {
-        "config.json": config(model.settings, outputs, kind),
+        "config.json": config(model.settings, outputs, kind, quantiser),
         "vocab.json": vocabulary,
         "preprocessor_config.json": {
             "feature_extractor_type": "Wav2Vec2FeatureExtractor", "do_normalize": normalise, "feature_size": 1,
@@ -53,8 +59,11 @@ def write_folder(model: Recogniser, outputs: Sequence[str], folder: Path, kind: 
     }  # fmt: skip
     for name, content in files.items():
         write_text(folder / name, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    prefix = kind + "."
-    tensors = {name if name.startswith("lm_head") else prefix + name: x for name, x in their_tensors(model).items()}
+    trunk = their_tensors(model)
+    top = {name: trunk.pop(name) for name in list(trunk) if name.startswith("lm_head")}
+    if quantiser:
+        top = {_theirs(name): x for name, x in quantiser.items()}
+    tensors = {**{f"{kind}.{name}": x for name, x in trunk.items()}, **top}
     with replacing(folder / "model.safetensors") as temporary:
         save_file({name: x.contiguous() for name, x in tensors.items()}, str(temporary), metadata={"format": "pt"})
 
@@ -81,8 +90,8 @@ def obstacles(model: Model) -> list[str]:
     return [name for name, is_wrong in wrong.items() if is_wrong]
 
 
-def config(model: Model, outputs: Sequence[str], kind: str) -> dict:
-    """config.json."""
+def config(model: Model, outputs: Sequence[str], kind: str, quantiser: Mapping[str, Tensor]) -> dict:
+    """config.json; quantiser: its tensors and those of its projections, by our names."""
     front, encoder = model.front_end, model.encoder
     channels, kernels, strides = (list(column) for column in zip(*front.layers))
     shared = {
@@ -98,7 +107,19 @@ def config(model: Model, outputs: Sequence[str], kind: str) -> dict:
         "activation_dropout": encoder.activation_dropout, "layerdrop": encoder.layer_drop, "final_dropout": 0.0,
         "feat_proj_dropout": 0.0, "torch_dtype": "float32",
     }  # fmt: skip
-    return shared if kind == "wav2vec2" else {**shared, "feat_proj_layer_norm": True}
+    if kind == "hubert":
+        return {**shared, "feat_proj_layer_norm": True}
+    if not quantiser:
+        return shared
+    (_, codewords, part), (compared, joined) = (
+        quantiser[f"{CONTRASTIVE}{name}"].shape for name in ("quantiser.codewords", "project_codes.weight")
+    )
+    return {
+        **shared, "architectures": [PRETRAINING], "num_codevector_groups": joined // part,
+        "num_codevectors_per_group": codewords * part // joined, "codevector_dim": joined,
+        "proj_codevector_dim": compared, "apply_spec_augment": True, "mask_time_length": model.mask.time_length,
+        "mask_time_prob": model.mask.time_probability or PUBLISHED_MASK,
+    }  # fmt: skip
 
 
 def their_tensors(model: Recogniser) -> dict[str, Tensor]:

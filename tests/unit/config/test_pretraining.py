@@ -40,3 +40,11 @@ def test_defaults_of_later_settings_are_not_part_of_the_identity(setting: dict) 
     )
     data = Experiment.parse({**PRETRAINED, "data": {"share": 0.1}}, "toy").identity()["data"]
     assert data["share"] == 0.1
+
+
+@pytest.mark.parametrize("objective", [{"hubert": {}}, {"contrastive": {}}, {"bestrq": {}}])
+def test_losses_of_masked_frames_need_a_mask(objective: dict) -> None:
+    values = {**PRETRAINED, "model": {}, "objective": objective, **({"units": {}} if "hubert" in objective else {})}
+    with pytest.raises(ValueError, match=r"are of masked frames, but model\.mask\.time_probability is 0"):
+        Experiment.parse(values, "toy")
+    assert Experiment.parse({**values, "model": {"mask": {"time_probability": 0.65}}}, "toy").trained

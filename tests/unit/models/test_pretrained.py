@@ -85,6 +85,7 @@ def fairseq(path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> str:
         state = {f"w2v_encoder.{'' if k.startswith('proj.') else 'w2v_model.'}{k}": v for k, v in state.items()}
     else:
         state |= {"quantizer.vars": torch.ones(3), "final_proj.weight": torch.ones(2, 2)}
+        state |= {"target_glu.0.weight": torch.ones(2, 2)}
     if kind == "old":
         torch.save({"args": argparse.Namespace(**FLAT), "model": state}, path, _use_new_zipfile_serialization=False)
     elif kind == "old tuned":
@@ -110,7 +111,9 @@ def test_fairseq_files_are_read_without_fairseq(kind: str, tmp_path: Path, monke
     assert not checkpoint.shape.assumed
     assert checkpoint.shape.settings == SMALL.model_copy(update={"front_end": front})
     assert checkpoint.units == ("<blk>", "<pad>", "</s>", "<unk>", "B", "A")
-    assert set(checkpoint.left) == (set() if "tuned" in kind else {"quantizer.vars", "final_proj.weight"})
+    assert set(checkpoint.left) == (set() if "tuned" in kind else {"target_glu.0.weight"})
+    heads = {"contrastive.quantiser.codewords", "contrastive.project_hidden.weight"}
+    assert set(checkpoint.heads) == (set() if "tuned" in kind else heads)
     own = build_model(SMALL, len(OUTPUTS), seed=4).state_dict()
     for name, value in build_imported(checkpoint, SMALL, OUTPUTS).model.state_dict().items():
         if not name.startswith("head"):

@@ -1,0 +1,30 @@
+"""Write an experiment's model as a folder that transformers loads without this project.
+
+    export_transformers.py --exp-dir egs/librispeech/exp/wav2vec2 --out FOLDER [--kind hubert]
+
+A Wav2Vec2ForCTC or HubertForCTC; after contrastive pre-training a Wav2Vec2ForPreTraining, with its quantiser.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from distill.models import checkpoint
+from distill.models.pretrained.writing import KINDS, write_folder
+from distill.recipe.script import run_script
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--exp-dir", type=Path, required=True, help="an experiment's folder; its last epoch is taken")
+    parser.add_argument("--kind", default="wav2vec2", choices=KINDS, help="family of transformers' class")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    model, _, outputs, epoch = checkpoint.load_recogniser(args.exp_dir)
+    write_folder(model, outputs, args.out, args.kind, checkpoint.load_last(args.exp_dir)["objective"])
+    print(f"epoch {epoch} of {args.exp_dir} in {args.out}")
+
+
+if __name__ == "__main__":
+    run_script(main)
