@@ -97,6 +97,22 @@ def test_more_ranks_than_cuts_train_alike(tmp_path: Path, cuts: CutSet, lang: La
         close(alone, result)
 
 
+def pretrained(ranks: Ranks, folder: Path, cuts: CutSet, lang: Lang, objective: dict) -> dict[str, np.ndarray]:
+    trainer = toy_trainer(folder, cuts, lang, ranks, RANDOM, objective=objective, optim={"updates": 4, "lr": 0.003})
+    trainer.run()
+    return {name: value.numpy() for name, value in trainer.step.state_dict().items()}
+
+
+def test_ranks_pretrain_the_same_model_where_one_has_no_cut(tmp_path: Path, cuts: CutSet, lang: Lang) -> None:
+    """Masks and negatives are of each rank's own; no rank waits for gradients that another has none of."""
+    objective = {"contrastive": {"codewords": 5, "final_dim": 4, "negatives": 3}}
+    few = cuts.subset(first=3)
+    one, *others = in_ranks(4, pretrained, tmp_path, few, lang, objective)
+    assert any(name.startswith("objective.contrastive.") for name in one)
+    for other in others:
+        assert all(np.isfinite(x).all() and np.array_equal(x, other[name]) for name, x in one.items())
+
+
 def without(ranks: Ranks, folder: Path, cuts: CutSet, lang: Lang) -> tuple[list[bool], float, list[np.ndarray]]:
     """Whether each update had a loss, the mean of those, and the weights; the second batch is lost on every rank."""
     trainer = toy_trainer(folder, cuts, lang, ranks, optim={"updates": 4, "lr": 0.003})
