@@ -9,7 +9,8 @@ from pydantic import AfterValidator, Field
 
 from distill.config.names import NAME, NAME_RULE, VARIANTS, check_name
 
-SOURCES = ("hf", "fairseq", "torchaudio")  # of published checkpoints
+SOURCES = ("hf", "fairseq", "torchaudio", "whisper")  # of published checkpoints
+SOURCE_RULE = "hf:NAME, a FOLDER with a / in it, fairseq:FILE, torchaudio:FILE, whisper:FOLDER or random"
 RANDOM = "random"  # in their place: weights drawn from the seed
 
 Whole = Annotated[int, Field(strict=True)]
@@ -47,7 +48,7 @@ def _source(value: str) -> str:
         return value
     kind, _, place = value.partition(":") if ":" in value else ("hf" if "/" in value else "", "", value)
     if kind not in SOURCES or not place.strip() or "\0" in place:
-        raise ValueError("must be hf:NAME, a FOLDER with a / in it, fairseq:FILE, torchaudio:FILE or random")
+        raise ValueError(f"must be {SOURCE_RULE}")
     return f"{kind}:{place}"
 
 

@@ -22,6 +22,8 @@ TEACHERS = (5, 6)  # stages of teachers: taken over as they are, trained
 MARKS = tuple(mark(variant) for variant in VARIANTS[1:])
 OF_LM = re.compile(r"lm(?:[._-].*)?", re.IGNORECASE)
 NOT_OF_TRAINING = ("compute", "decoding", "description", "pretrained")  # settings that do not change the weights
+OF_FIRST_ENCODER = {"block": "transformer", "feature_norm": True, "positions": "convolution"}
+"""Later settings of encoders, with what the first version had."""
 FURTHER = ("results.md", "differences.json", "pareto.svg")  # other files in an exp-dir
 
 
@@ -44,7 +46,7 @@ class Experiment(Settings):
     description: str = ""
     seed: Seed = 0
     model: Model = Model()
-    pretrained: Source | None = None  # stage 5 of a teacher: hf:NAME, FOLDER, fairseq:FILE, torchaudio:FILE, random
+    pretrained: Source | None = None  # stage 5 of a teacher: see docs/training.md; random: weights drawn from the seed
     init: Name | None = None  # experiment whose parameters of the same name and shape are taken over
     init_units: UnitsName | None = None  # units of `init` where they differ; its prediction layers are then drawn anew
     init_blocks: tuple[Width, ...] = ()  # block of `init`, from 1, that each block starts from; empty: the same one
@@ -67,8 +69,9 @@ class Experiment(Settings):
     def identity(self) -> dict[str, Any]:
         """Settings that decide the weights, under the names of the first version, so that its trainings stay valid."""
         values = {key: value for key, value in self.resolved().items() if key not in NOT_OF_TRAINING}
-        if values["model"]["encoder"]["block"] == "transformer":
-            del values["model"]["encoder"]["block"]
+        for key, first in OF_FIRST_ENCODER.items():
+            if values["model"]["encoder"][key] == first:
+                del values["model"]["encoder"][key]
         for name in ("frozen", "units"):
             if not values[name]:
                 del values[name]

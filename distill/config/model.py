@@ -12,24 +12,27 @@ from distill.config.loading import Settings
 
 SAMPLE_RATE = 16000
 FBANK_SHIFT, FBANK_WIDTH = 160, 400
-"""Samples between two Fbank frames, and samples that each of them sees: 10 and 25 ms."""
+"""Samples between two Fbank (or log-mel) frames, and samples that each of them sees: 10 and 25 ms."""
 MOST_SAMPLES = 160_000
 """Samples that a frame sees at most: 10 s."""
+MOST_FBANK = 124
+"""Mels that Kaldi's Fbank has without an empty one."""
 LEAST_GABOR = 3
 """Shortest kernel, in samples, of a Gabor pair without its mean."""
 
 
 class FrontEnd(Settings):
-    """Audio to frames: a stack of convolutions (channels, kernel, stride) over the waveform or over Fbank frames."""
+    """Audio to frames: a stack of convolutions (channels, kernel, stride) over the waveform or over frames of 10 ms."""
 
-    input: Literal["waveform", "fbank"] = "waveform"  # fbank: Kaldi's log-mel energies, a frame each 10 ms
-    mels: Annotated[Whole, Field(ge=1, le=124)] = 80  # of Fbank frames; of more, some have no frequency of their own
+    # fbank: Kaldi's log-mel energies; log_mel: Whisper's, relative to the utterance's maximum, which does not stream
+    input: Literal["waveform", "fbank", "log_mel"] = "waveform"
+    mels: Annotated[Whole, Field(ge=1, le=128)] = 80  # of frames of 10 ms; Fbank: 124 at most, as more would be empty
     layers: Annotated[tuple[tuple[Width, Width, Width], ...], Field(min_length=1, max_length=32)] = (
         (512, 10, 5), *((512, 3, 2),) * 4, *((512, 2, 2),) * 2
     )  # fmt: skip
     bias: Flag = False  # BASE-like stacks have none, Large-like stacks do
     norm: Literal["group", "frame"] = "group"  # statistics over time (does not stream) or over channels
-    norm_layers: Literal["first", "all"] = "first"
+    norm_layers: Literal["first", "all", "none"] = "first"  # none: of log_mel
     norm_eps: Epsilon = 1e-5  # of "frame" norms; larger where audio has digital silence (a norm of zeros explodes)
     first: Literal["random", "gabor"] = "random"  # gabor: log-compressed Gabor pairs at mel centres, trained on
     causal: Flag = False  # pad on the left, so that frame t ends with sample (t + 1) * hop
@@ -41,7 +44,7 @@ class FrontEnd(Settings):
     @property
     def unit(self) -> tuple[int, int]:
         """Shift and width, in samples, of an input of the first convolution."""
-        return (FBANK_SHIFT, FBANK_WIDTH) if self.input == "fbank" else (1, 1)
+        return (1, 1) if self.input == "waveform" else (FBANK_SHIFT, FBANK_WIDTH)
 
     @property
     def stride(self) -> int:
@@ -73,6 +76,8 @@ class FrontEnd(Settings):
         """Samples before its own hop that a frame sees."""
         if self.input == "fbank":
             return (FBANK_WIDTH - FBANK_SHIFT) // 2  # frames are centred on their shift, as Kaldi's are
+        if self.input == "log_mel":
+            return self.receptive // 2  # frames and kernels are centred on the first sample of the hop
         return self.receptive - self.hop if self.causal else 0
 
     @property
@@ -88,6 +93,8 @@ class FrontEnd(Settings):
         """Frames of utterances of so many samples: a number, array or tensor of them."""
         if self.input == "fbank":
             return self.frames_of_inputs((samples + FBANK_SHIFT // 2) // FBANK_SHIFT)
+        if self.input == "log_mel":
+            return samples // self.hop
         return self.frames_of_inputs(samples + self.context)
 
     def frames_of_inputs(self, inputs: Any) -> Any:
@@ -113,6 +120,10 @@ class FrontEnd(Settings):
                 f"layers: with first: gabor the first one must have an even number of channels and a kernel of"
                 f" {LEAST_GABOR} or more (got {list(self.layers[0])})"
             )
+        if (self.norm_layers == "none") != (self.input == "log_mel"):
+            raise ValueError(
+                f"norm_layers: {self.norm_layers} with input: {self.input}; log_mel has none, others have some"
+            )
         if self.input == "waveform":
             return self
         default = FrontEnd.model_fields["layers"].default
@@ -121,13 +132,16 @@ class FrontEnd(Settings):
                 self.layers == default
             ),
             "first: gabor": self.first != "random",
-            "causal: true (a frame of Fbank is centred, as runtimes have it)": self.causal,
-            f"waveform: {self.waveform} (write none: a mean and scale are stored)": self.waveform != "none",
+            "causal: true (its frames are centred)": self.causal,
+            f"waveform: {self.waveform} (write none: its frames are normalised)": self.waveform != "none",
             "norm: group": self.norm == "group",
+            f"mels: {self.mels} (some have no frequency of their own)": self.input == "fbank"
+            and self.mels > MOST_FBANK,
+            "kernels of an even width": self.input == "log_mel" and not all(kernel % 2 for _, kernel, _ in self.layers),
         }
         excluded = [name for name, is_wrong in wrong.items() if is_wrong]
         if excluded:
-            raise ValueError(f"a front-end with input: fbank cannot have {'; '.join(excluded)}")
+            raise ValueError(f"a front-end with input: {self.input} cannot have {'; '.join(excluded)}")
         return self
 
 
@@ -140,7 +154,7 @@ class BlockWidths(NamedTuple):
 
 
 class Encoder(Settings):
-    """Transformer of wav2vec 2.0: convolutional positions, then blocks."""
+    """Transformer of wav2vec 2.0 (convolutional positions, then blocks) or of Whisper (sinusoids in their place)."""
 
     block: Literal["transformer"] = "transformer"
     dim: Width = 768
@@ -149,10 +163,12 @@ class Encoder(Settings):
     heads: Width | tuple[Width, ...] = 12  # of all blocks, or of each
     head_dim: Width | None = None  # channels of a head; None: dim / heads
     norm_first: Flag = False  # pre-LN (Large) or post-LN (BASE)
+    feature_norm: Flag = True  # a norm of the front-end's frames; Whisper has none
     # a projection even where features have the width already, as other libraries keep it
     always_project: Flag = False
     relative_buckets: Annotated[Whole, Field(ge=0, le=65536)] = 0  # WavLM's gated relative position bias: 320; 0: none
     relative_distance: Positive = 800  # frames beyond which all distances share a bucket
+    positions: Literal["convolution", "sinusoid"] = "convolution"  # position_* are of the convolution
     position_kernel: Width = 128
     position_groups: Width = 16
     position_causal: Flag = False
@@ -175,7 +191,9 @@ class Encoder(Settings):
             raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}; set head_dim, a head's channels")
         if self.relative_buckets and (isinstance(self.heads, tuple) or self.head_dim):
             raise ValueError("relative_buckets need the same heads in all blocks, of dim / heads channels each")
-        if self.dim % self.position_groups:
+        if self.positions == "sinusoid" and (self.dim % 2 or self.dim < 4):
+            raise ValueError(f"dim {self.dim} is not a multiple of 2, from 4 on, which positions: sinusoid need")
+        if self.positions == "convolution" and self.dim % self.position_groups:
             raise ValueError(f"dim {self.dim} is not a multiple of position_groups {self.position_groups}")
         if self.relative_buckets and not 4 <= self.relative_buckets < 4 * self.relative_distance:
             raise ValueError(
@@ -235,6 +253,16 @@ class Model(Settings):
     shared_head_dim: Width | None = None  # width of the teacher whose prediction layer is shared; None: own head
     ctc_output: Flag = False  # a second output beside it, trained with CTC, for runtimes without a graph
 
+    @property
+    def runtime_obstacle(self) -> str:
+        """Why runtimes have no graph of such a model; empty where they have one."""
+        parts = {
+            "front_end.input: log_mel": self.front_end.input == "log_mel",
+            "encoder.positions: sinusoid": self.encoder.positions == "sinusoid",
+        }
+        blocking = [name for name, blocks in parts.items() if blocks]
+        return f"runtimes have no graph of a model with {', '.join(blocking)}" if blocking else ""
+
     @model_validator(mode="after")
     def _check_streaming(self) -> Model:
         if not self.streaming.chunk_frames:
@@ -243,7 +271,9 @@ class Model(Settings):
         blockers = {
             "front_end.norm: group": front.norm == "group",
             "front_end.waveform: utterance": front.waveform == "utterance",
-            "encoder.position_causal: false": not encoder.position_causal,
+            "front_end.input: log_mel (relative to the utterance's maximum)": front.input == "log_mel",
+            "encoder.position_causal: false": encoder.positions == "convolution" and not encoder.position_causal,
+            "encoder.positions: sinusoid (a stream would leave their range)": encoder.positions == "sinusoid",
         }
         blocking = [name for name, blocks in blockers.items() if blocks]
         if blocking:

@@ -8,7 +8,7 @@ keeps them in a ring buffer, which grows to the model's history, and writes the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -225,8 +225,10 @@ class RuntimeGraph(nn.Module):
     def __init__(self, model: Recogniser, output: str = "main") -> None:
         super().__init__()
         model.select_output(output)
+        if obstacle := model.settings.runtime_obstacle:
+            raise ValueError(obstacle)
         self.settings, self.hop = model.settings, model.front_end.hop
-        self.frames, self.positions = Frames(model), FoldedPositions(model.encoder.positions)
+        self.frames, self.positions = Frames(model), FoldedPositions(cast(Positions, model.encoder.positions))
         self.norm, self.relative = model.encoder.norm, model.encoder.relative
         self.blocks = nn.ModuleList(COUNTERPARTS[type(block)](block) for block in model.encoder.blocks)  # type: ignore[arg-type]
         self.dim = model.settings.encoder.dim

@@ -11,14 +11,16 @@ from dataclasses import dataclass
 import torch
 
 from distill.config.experiment import Experiment
-from distill.config.model import SAMPLE_RATE, BlockWidths, FrontEnd, Model
+from distill.config.model import FBANK_WIDTH, SAMPLE_RATE, BlockWidths, FrontEnd, Model
 from distill.fbank import FFT
 from distill.models.attention import Context
-from distill.models.encoder import BLOCKS, Positions
+from distill.models.encoder import BLOCKS, build_positions
 from distill.models.front_end import build_front_end
 from distill.models.heads import build_head
 from distill.models.recogniser import Recogniser, count_parameters
 
+TRANSFORMS = {"fbank": "Fbank", "log_mel": "log-mels"}
+"""The part before the convolutions, by a front-end's input."""
 OFFLINE_SECONDS = 15.0
 """Length of the utterance that a model with full context is measured on."""
 
@@ -65,13 +67,14 @@ def macs(model: Model, outputs: int) -> dict[str, float]:
     encoder, frames = model.encoder, frames_of(model)
     dim, rate, features = encoder.dim, frames.per_second, model.front_end.layers[-1][0]
     projects, shared = encoder.always_project or features != dim, model.shared_head_dim
+    convolution = dim * dim / encoder.position_groups * encoder.position_kernel
     blocks: Counter[str] = Counter()
     for index in range(encoder.layers):
         blocks.update(BLOCKS[encoder.block].macs(encoder, index, frames.past + frames.now))
     return {
         **_front_end_macs(model.front_end),
         "projection": rate * features * dim * projects,
-        "positions": rate * dim * dim / encoder.position_groups * encoder.position_kernel,
+        "positions": rate * convolution if encoder.positions == "convolution" else 0.0,
         **{part: rate * count for part, count in blocks.items()},
         "head": rate * (dim * shared + shared * outputs if shared else dim * outputs),
     }
@@ -85,7 +88,9 @@ def training_flops(experiment: Experiment, teacher: Model | None, outputs: int) 
     """
     own = macs(experiment.model, outputs)
     frozen = sum(
-        own.get(part, 0.0) for part in ("Fbank", "convolutions") if experiment.frozen.get("front_end") == "all"
+        own.get(part, 0.0)
+        for part in (*TRANSFORMS.values(), "convolutions")
+        if experiment.frozen.get("front_end") == "all"
     )
     theirs = sum(macs(teacher, outputs).values()) if teacher is not None else 0.0
     return 2 * (3 * sum(own.values()) - 2 * frozen + theirs)
@@ -93,16 +98,16 @@ def training_flops(experiment: Experiment, teacher: Model | None, outputs: int) 
 
 def _front_end_macs(front: FrontEnd) -> dict[str, float]:
     rate, channels, total = SAMPLE_RATE / front.unit[0], 1, 0.0
-    fbank = {}
-    if front.input == "fbank":
-        channels = front.mels
-        transform = FFT * FFT.bit_length()  # about 5 N log2 N / 2 operations, half of them multiplications
-        fbank = {"Fbank": rate * (transform + (FFT // 2 + 1) * front.mels)}
+    frames = {}
+    if front.input in TRANSFORMS:
+        size, channels = FFT if front.input == "fbank" else FBANK_WIDTH, front.mels
+        transform = size * size.bit_length()  # about 5 N log2 N / 2 operations, half of them multiplications
+        frames = {TRANSFORMS[front.input]: rate * (transform + (size // 2 + 1) * front.mels)}
     for width, kernel, stride in front.layers:
         rate /= stride
         total += rate * width * channels * kernel
         channels = width
-    return {**fbank, "convolutions": total}
+    return {**frames, "convolutions": total}
 
 
 @torch.inference_mode()
@@ -130,12 +135,13 @@ def _parts(model: Model, outputs: int, frames: Frames) -> dict[str, Callable[[],
     front, encoder = build_front_end(model.front_end).eval(), model.encoder
     needed = front.context + frames.now * front.hop + front.ahead
     wave, samples, start = 0.1 * torch.randn(1, needed), torch.tensor([needed]), torch.tensor([0])
-    positions = Positions(encoder.dim, encoder.position_kernel, encoder.position_groups, encoder.position_causal).eval()
+    streams = model.streaming.chunk_frames > 0
+    positions = build_positions(encoder).eval()
     head = build_head(encoder.dim, outputs, model.shared_head_dim).eval()
     features, x = torch.randn(1, frames.now, front.channels), torch.randn(1, frames.now, encoder.dim)
     project = torch.nn.Linear(front.channels, encoder.dim)
     return {
-        "front-end": lambda: front.window(wave, samples, start, frames.now),
+        "front-end": lambda: front.window(wave, samples, start, frames.now) if streams else front(wave, samples),
         "projection and positions": lambda: (project(features), positions(x)),
         "head": lambda: head(x),
     }

@@ -1,4 +1,4 @@
-"""The encoder of wav2vec 2.0: convolutional positions, then a stack of blocks."""
+"""The encoder of wav2vec 2.0: convolutional positions, then a stack of blocks; with sinusoids, that of Whisper."""
 
 from __future__ import annotations
 
@@ -91,6 +91,35 @@ class Positions(nn.Module):
         return F.gelu(self.conv(padded).transpose(1, 2))
 
 
+class Sinusoids(nn.Module):
+    """Sine and cosine of the frame's number at rates from 1 to 1e-4 (Vaswani et al. 2017), added by the encoder.
+
+    Whisper's table, for any number of frames: its training has seen 1500.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, x: Tensor, history: Tensor | None = None) -> Tensor:
+        """x (B, T, C) -> (T, C)."""
+        return sinusoids(x.shape[1], self.dim, x.device)
+
+
+def sinusoids(frames: int, dim: int, device: torch.device | None = None) -> Tensor:
+    """Sines, then cosines: (T, C)."""
+    rates = (-math.log(10000) / (dim // 2 - 1) * torch.arange(dim // 2, device=device)).exp()
+    angles = torch.arange(frames, device=device)[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], 1)
+
+
+def build_positions(settings: EncoderSettings) -> Positions | Sinusoids:
+    """The positions of the settings' kind."""
+    if settings.positions == "sinusoid":
+        return Sinusoids(settings.dim)
+    return Positions(settings.dim, settings.position_kernel, settings.position_groups, settings.position_causal)
+
+
 class Encoded(NamedTuple):
     """hidden: (B, T, dim) each, see `distill.batch.Output`, as for normed (B, T, F) and masked (B, T)."""
 
@@ -106,12 +135,10 @@ class Encoder(nn.Module):
         super().__init__()
         self.settings, self.streaming, self.mask = settings, streaming, mask
         self.draws: torch.Generator | None = None  # for dropped blocks and chunks: the same on all training ranks
-        self.feature_norm = nn.LayerNorm(features)
+        self.feature_norm = nn.LayerNorm(features) if settings.feature_norm else nn.Identity()
         projects = settings.always_project or features != settings.dim
         self.projection = nn.Linear(features, settings.dim) if projects else nn.Identity()
-        self.positions = Positions(
-            settings.dim, settings.position_kernel, settings.position_groups, settings.position_causal
-        )
+        self.positions = build_positions(settings)
         # stands in for masked frames; counted, as in wav2vec 2.0, even where nothing is masked
         self.mask_embedding = nn.Parameter(torch.empty(settings.dim).uniform_(), mask.time_probability > 0)
         self.relative: RelativePositions | None = None

@@ -1,4 +1,4 @@
-"""Audio to frames: the convolution stack of wav2vec 2.0, its streamable variants, and Fbank."""
+"""Audio to frames: the convolution stack of wav2vec 2.0, its streamable variants, Fbank, and Whisper's log-mels."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from distill.batch import SAMPLE_RATE, valid_mask
 from distill.config.model import FrontEnd as FrontEndSettings
 from distill.fbank import fbank, fbank_frames
+from distill.models.log_mel import log_mel
 
 
 class TimeNorm(nn.GroupNorm):
@@ -134,7 +135,7 @@ def gabor_pairs(channels: int, kernel: int, low: float = 80.0, high: float = 760
 
 
 class FrontEnd(nn.Module):
-    """Convolutions over the waveform or over Fbank frames; frames are `hop` samples apart.
+    """Convolutions over the waveform or over frames of 10 ms; frames are `hop` samples apart.
 
     Frame t depends on samples t * hop - context to (t + 1) * hop + ahead, and on no others:
 
@@ -158,7 +159,7 @@ class FrontEnd(nn.Module):
             if index == 0 and settings.first == "gabor":
                 self.layers.append(GaborLayer(shape, settings.norm_eps))
             else:
-                normed = index == 0 or settings.norm_layers == "all"
+                normed = settings.norm_layers == "all" or (settings.norm_layers == "first" and index == 0)
                 self.layers.append(ConvLayer(channels, shape, settings, normed))
             channels = shape[0]
         self.channels = channels
@@ -255,6 +256,36 @@ class FbankFrontEnd(FrontEnd):
         return self.from_fbank(fbank_frames(wave, samples, first, count, begins, self.settings.mels))
 
 
+class LogMelFrontEnd(FrontEnd):
+    """Whisper's log-mel energies and convolutions, each centred, with zeros on its left (Radford et al. 2022, §2.2).
+
+    On the right nothing is padded: the audio is followed by silence, of which a frame sees as much as its receptive
+    field, so that the T frames of an utterance are the first T of those of Whisper's 30 s.
+    """
+
+    def __init__(self, settings: FrontEndSettings) -> None:
+        super().__init__(settings, settings.mels)
+
+    def forward(self, wave: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
+        frames = max(1, wave.shape[1] // self.hop)
+        x = log_mel(wave * valid_mask(samples, wave.shape[1]), self.settings.mels)
+        x = x[:, :, : self.settings.window(frames) - self.settings.reach // 2]
+        return self.convolve(x), self.lengths(samples)
+
+    def convolve(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        for layer, (_, kernel, _) in zip(self.layers, self.settings.layers):
+            x = layer(F.pad(x, (kernel // 2, 0)), None)
+        return x.transpose(1, 2)
+
+
+FRONT_ENDS: dict[str, type[WaveFrontEnd | FbankFrontEnd | LogMelFrontEnd]] = {
+    "waveform": WaveFrontEnd,
+    "fbank": FbankFrontEnd,
+    "log_mel": LogMelFrontEnd,
+}
+"""Front-ends by the settings' input."""
+
+
 def build_front_end(settings: FrontEndSettings) -> FrontEnd:
     """The front-end for the settings' input."""
-    return FbankFrontEnd(settings) if settings.input == "fbank" else WaveFrontEnd(settings)
+    return FRONT_ENDS[settings.input](settings)

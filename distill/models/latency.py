@@ -36,10 +36,16 @@ def latency(model: Model) -> ModelLatency:
     front, encoder, chunk = model.front_end, model.encoder, model.streaming.chunk_frames
     frame, ahead = milliseconds(front.hop), milliseconds(front.ahead)
     window = milliseconds(max(0, front.unit[1] - front.unit[0] - front.context))  # 0 for a waveform
-    centred = 0 if encoder.position_causal else encoder.position_kernel - 1 - encoder.position_kernel // 2
-    normalised = {"waveform normalisation": None if front.waveform == "utterance" else 0.0}
+    centred = encoder.position_kernel - 1 - encoder.position_kernel // 2
+    if encoder.position_causal or encoder.positions == "sinusoid":
+        centred = 0
+    inputs: dict[str, dict[str, float | None]] = {
+        "waveform": {"waveform normalisation": None if front.waveform == "utterance" else 0.0},
+        "fbank": {"Fbank window": window},
+        "log_mel": {"maximum of the log-mels": None},
+    }
     fixed: dict[str, float | None] = {
-        **({"Fbank window": window} if front.input == "fbank" else normalised),
+        **inputs[front.input],
         "norms of the convolutions": None if front.norm == "group" else 0.0,
         "convolutions": ahead - window,
         "positional convolution": centred * frame,

@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 
 from distill import extras
-from distill.config.bounds import RANDOM
+from distill.config.bounds import RANDOM, SOURCE_RULE
 from distill.config.experiment import TEACHERS, Experiment
 from distill.recipe import folders
 from distill.recipe.options import Recipe
@@ -42,10 +42,12 @@ def source_files(experiment: Experiment) -> list[Path]:
 def source_problem(source: str | None) -> str:
     """What is wrong with a teacher's `pretrained`, as far as it shows without a network; empty where nothing is."""
     if source is None:
-        return "pretrained: is not given; expected hf:NAME, a FOLDER, fairseq:FILE, torchaudio:FILE, or random"
+        return f"pretrained: is not given; expected {SOURCE_RULE}"
     kind, _, place = source.partition(":")
     if kind in ("fairseq", "torchaudio") and not Path(place).is_file():
         return f"pretrained: no file at {place}"
+    if kind == "whisper" and not Path(place).is_dir():
+        return f"pretrained: no folder {place}"
     if kind == "hf" and not Path(place).is_dir():
         if place.count("/") != 1 or place.startswith((".", "/", "~")):
             return f"pretrained: no folder {place}"

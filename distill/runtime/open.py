@@ -66,7 +66,7 @@ def place_of(text: str) -> Path | str:
 
 
 def is_published(place: Path | str) -> bool:
-    """Whether a model is named as in `pretrained`: hf:NAME, hf:FOLDER, fairseq:FILE, torchaudio:FILE."""
+    """Whether a model is named as in `pretrained`: hf:NAME, fairseq:FILE and so on."""
     return str(place).startswith(tuple(f"{kind}:" for kind in SOURCES))
 
 

@@ -1,4 +1,4 @@
-"""Pre-trained wav2vec 2.0, HuBERT and WavLM models of other libraries, as recognisers of ours."""
+"""Pre-trained wav2vec 2.0, HuBERT, WavLM and Whisper models of other libraries, as recognisers of ours."""
 
 from distill.models.pretrained.importing import Imported, build_imported, differences
 from distill.models.pretrained.sources import Checkpoint, letters_of, read_checkpoint

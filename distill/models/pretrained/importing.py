@@ -109,6 +109,8 @@ def differences(checkpoint: Checkpoint, settings: Model) -> list[tuple[str, Any,
             name, wanted = f"{part}.{key}", ours[part][key]
             if key in NOT_SHAPE or name in assumed or value == wanted:
                 continue
+            if key.startswith("position_") and settings.encoder.positions == "sinusoid":  # of the convolution
+                continue
             if key == "waveform_eps" and settings.front_end.waveform != "utterance":  # nothing reads it
                 continue
             if key == "norm_layers" and len(settings.front_end.layers) == 1:  # the first is all of them
@@ -149,6 +151,6 @@ def _lines(
     lines += [f"initialised anew{f' ({reason})' if name in (*HEAD, *SECOND) else ''}\t{name}\t" for name in new]
     unused = [checkpoint.origin[name] for name in checkpoint.tensors if name not in values]
     lines += [f"not taken over\t\t{name}" for name in unused]
-    lines += [f"left behind (pre-training only, {count} numbers)\t\t{name}" for name, count in checkpoint.left.items()]
+    lines += [f"left behind ({count} numbers)\t\t{name}" for name, count in checkpoint.left.items()]
     lines += [f"assumed\t{key}\t{value}" for key, value in checkpoint.shape.assumed.items()]
     return lines

@@ -21,11 +21,12 @@ CONTRASTIVE, CODE_HEAD = "contrastive.", "hubert.head."
 
 @dataclass(frozen=True)
 class Table:
-    """prefixes: of a model inside another one. names: theirs -> ours. left: their pre-training's, without ours."""
+    """prefixes: of a model inside another one. names: theirs -> ours. left: beginnings of what is no part of ours."""
 
     prefixes: tuple[str, ...]
     names: Mapping[str, str]
     left: tuple[str, ...]
+    families: str = "wav2vec 2.0, HuBERT or WavLM"
 
     def ours(self, name: str) -> str | None:
         """Our name of a tensor of theirs without prefix; None if there is none."""
@@ -139,16 +140,67 @@ TORCHAUDIO = Table(
 )
 
 
-def split_joined(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Split torchaudio's WavLM `in_proj_*` (3 C, …) into query, key and value."""
+WHISPER = Table(
+    prefixes=("model.",),
+    names={
+        "encoder.conv1.*": "front_end.layers.0.conv.*",
+        "encoder.conv2.*": "front_end.layers.1.conv.*",
+        "encoder.layer_norm.*": "encoder.norm.*",
+        "encoder.layers.{n}.self_attn.q_proj.*": _BLOCK + "attention.query.*",
+        "encoder.layers.{n}.self_attn.k_proj.weight": _BLOCK + "attention.key.weight",
+        "encoder.layers.{n}.self_attn.k_proj.zeros": _BLOCK + "attention.key.bias",  # in no file: `with_zeros`
+        "encoder.layers.{n}.self_attn.v_proj.*": _BLOCK + "attention.value.*",
+        "encoder.layers.{n}.self_attn.out_proj.*": _BLOCK + "attention.out.*",
+        "encoder.layers.{n}.self_attn_layer_norm.*": _BLOCK + "attention_norm.*",
+        "encoder.layers.{n}.fc1.*": _BLOCK + "ffn_up.*",
+        "encoder.layers.{n}.fc2.*": _BLOCK + "ffn_down.*",
+        "encoder.layers.{n}.final_layer_norm.*": _BLOCK + "ffn_norm.*",
+    },
+    left=("decoder.", "proj_out.", "encoder.embed_positions."),
+    families="Whisper",
+)
+
+CTRANSLATE2 = Table(
+    prefixes=(),
+    names={
+        "encoder/conv1/*": "front_end.layers.0.conv.*",
+        "encoder/conv2/*": "front_end.layers.1.conv.*",
+        "encoder/layer_norm/gamma": "encoder.norm.weight",
+        "encoder/layer_norm/beta": "encoder.norm.bias",
+        "encoder/layer_{n}/self_attention/linear_0/q_proj.*": _BLOCK + "attention.query.*",
+        "encoder/layer_{n}/self_attention/linear_0/k_proj.*": _BLOCK + "attention.key.*",
+        "encoder/layer_{n}/self_attention/linear_0/v_proj.*": _BLOCK + "attention.value.*",
+        "encoder/layer_{n}/self_attention/linear_1/*": _BLOCK + "attention.out.*",
+        "encoder/layer_{n}/self_attention/layer_norm/gamma": _BLOCK + "attention_norm.weight",
+        "encoder/layer_{n}/self_attention/layer_norm/beta": _BLOCK + "attention_norm.bias",
+        "encoder/layer_{n}/ffn/linear_0/*": _BLOCK + "ffn_up.*",
+        "encoder/layer_{n}/ffn/linear_1/*": _BLOCK + "ffn_down.*",
+        "encoder/layer_{n}/ffn/layer_norm/gamma": _BLOCK + "ffn_norm.weight",
+        "encoder/layer_{n}/ffn/layer_norm/beta": _BLOCK + "ffn_norm.bias",
+    },
+    left=("decoder/", "encoder/num_heads", "encoder/position_encodings/"),
+    families="Whisper",
+)
+
+
+def split_joined(tensors: Mapping[str, Tensor], pattern: str) -> dict[str, Tensor]:
+    """Split joined projections (3 C, …) into query, key and value; the pattern's groups: what precedes, the ending."""
     split = {}
     for name, tensor in tensors.items():
-        match = re.fullmatch(r"(.*\.attention\.)attention\.in_proj_(weight|bias)", name)
+        match = re.fullmatch(pattern, name)
         if match is None:
             split[name] = tensor
         else:
             split |= {f"{match[1]}{letter}_proj.{match[2]}": part for letter, part in zip("qkv", tensor.chunk(3))}
     return split
+
+
+def with_zeros(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Biases of zeros for Whisper's keys, which have none; they change no attention weight, whatever their value."""
+    keys = {
+        name: x for name, x in tensors.items() if re.search(r"\bencoder\.layers\.\d+\.self_attn\.k_proj\.weight$", name)
+    }
+    return {**tensors, **{f"{name.removesuffix('weight')}zeros": x.new_zeros(x.shape[:1]) for name, x in keys.items()}}
 
 
 def rename(
@@ -169,7 +221,7 @@ def rename(
             origin[ours] = name
         else:
             (left if bare.startswith(table.left) else unknown).append(name)
-    families = "wav2vec 2.0, HuBERT or WavLM"
+    families = table.families
     if not origin:
         raise ValueError(f"{where}: none of its tensors ({listed(unknown)}) is of {families}: another family of model?")
     if unknown:

@@ -45,7 +45,7 @@ def shape_of(tensors: Mapping[str, Tensor], stated: Stated, where: str) -> Shape
     single = len(front["layers"]) == 1  # its norm may be of either kind: the tensors are the same
     if single and stated.layer_norms:
         front |= {"norm": "frame", "norm_layers": "all"}
-    _compare(stated, tensors, front, encoder, where)
+    compare(stated, tensors, front, encoder, where)
     layer_norms = front["norm"] == "frame"  # fairseq normalises waveforms for its Large models only
     normalises = layer_norms if stated.normalises is None else stated.normalises
     known: dict[str, tuple[Any, Any]] = {  # key: (stated value or None, the assumed one)
@@ -72,14 +72,14 @@ def shape_of(tensors: Mapping[str, Tensor], stated: Stated, where: str) -> Shape
     return Shape(Model.model_validate({"front_end": front, "encoder": encoder}), assumed)
 
 
-def _compare(
+def compare(
     stated: Stated, tensors: Mapping[str, Tensor], front: Mapping[str, Any], encoder: Mapping[str, Any], where: str
 ) -> None:
     """ValueError naming every setting of the source that its tensors contradict."""
     shown = {
         "channels": [channels for channels, _ in front["layers"]], "kernels": [kernel for _, kernel in front["layers"]],
         "convolutions": len(front["layers"]), "bias": front["bias"], "layer_norms": front["norm"] == "frame",
-        "relative_buckets": 0, **encoder,
+        "relative_buckets": 0, **encoder, "mels": front.get("mels"),
     }  # fmt: skip
     if "head.output.weight" in tensors:
         shown["outputs"] = len(tensors["head.output.weight"])
@@ -92,10 +92,23 @@ def _compare(
         raise ValueError(f"{where}: its settings are not those of its tensors: {'; '.join(wrong)}")
 
 
-def _front_end(tensors: Mapping[str, Tensor], where: str) -> dict[str, Any]:
+def convolutions_of(tensors: Mapping[str, Tensor], where: str) -> list[Tensor]:
+    """Weights (C, C_in, K) of the front-end's convolutions; ValueError for tensors that are none."""
     convolutions = _numbered(tensors, r"front_end\.layers\.(\d+)\.conv\.weight", where, "feature extractor")
     for n, weight in enumerate(convolutions):
         _check_dimensions(weight, 3, f"convolution {n} of the feature extractor", where)
+    return convolutions
+
+
+def widths_of(tensors: Mapping[str, Tensor], where: str) -> dict[str, Any]:
+    """dim, ffn_dim and layers of the encoder; ValueError for tensors that have none."""
+    up = _numbered(tensors, r"encoder\.blocks\.(\d+)\.ffn_up\.weight", where, "transformer")
+    _check_dimensions(up[0], 2, "the first feed-forward layer", where)
+    return {"dim": up[0].shape[1], "ffn_dim": up[0].shape[0], "layers": len(up)}
+
+
+def _front_end(tensors: Mapping[str, Tensor], where: str) -> dict[str, Any]:
+    convolutions = convolutions_of(tensors, where)
     normed = [n for n in range(len(convolutions)) if f"front_end.layers.{n}.norm.weight" in tensors]
     if normed not in ([0], list(range(len(convolutions)))):
         raise ValueError(f"{where}: convolutions {normed} have a norm; expected the first or all of them to have one")
@@ -109,19 +122,18 @@ def _front_end(tensors: Mapping[str, Tensor], where: str) -> dict[str, Any]:
 
 
 def _encoder(tensors: Mapping[str, Tensor], where: str) -> dict[str, Any]:
-    up = _numbered(tensors, r"encoder\.blocks\.(\d+)\.ffn_up\.weight", where, "transformer")
+    encoder = widths_of(tensors, where)
     positions = tensors.get("encoder.positions.conv.parametrizations.weight.original1")
     if positions is None:
         raise ValueError(f"{where}: no weight-normed positional convolution, which wav2vec 2.0 models have")
-    _check_dimensions(up[0], 2, "the first feed-forward layer", where)
     _check_dimensions(positions, 3, "the positional convolution", where)
-    (ffn_dim, dim), (width, per_group, kernel) = up[0].shape, positions.shape
+    dim, (width, per_group, kernel) = encoder["dim"], positions.shape
     if width != dim or dim % per_group:
         raise ValueError(f"{where}: positional convolution {tuple(positions.shape)} does not fit a width of {dim}")
     projection = tensors.get("encoder.projection.weight")
-    encoder = {
-        "dim": dim, "ffn_dim": ffn_dim, "layers": len(up), "position_kernel": kernel,
-        "position_groups": dim // per_group, "always_project": projection is not None and projection.shape[1] == dim,
+    encoder |= {
+        "position_kernel": kernel, "position_groups": dim // per_group,
+        "always_project": projection is not None and projection.shape[1] == dim,
     }  # fmt: skip
     relative = tensors.get("encoder.relative.bias.weight")
     if relative is not None:

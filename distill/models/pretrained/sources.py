@@ -1,4 +1,4 @@
-"""The three sources: Hugging Face folders, fairseq files, torchaudio state dicts."""
+"""The four sources: Hugging Face folders, fairseq files, torchaudio state dicts, CTranslate2 folders of Whisper."""
 
 from __future__ import annotations
 
@@ -10,18 +10,25 @@ from typing import Any
 
 from torch import Tensor
 
-from distill.config.model import SAMPLE_RATE
+from distill.config.model import FBANK_SHIFT, FBANK_WIDTH, SAMPLE_RATE
 from distill.extras import needed
 from distill.models.pretrained import names
+from distill.models.pretrained.ctranslate2 import read_variables
 from distill.models.pretrained.files import plain, read_folder, read_object, read_pickle, read_tensors
 from distill.models.pretrained.shapes import Shape, Stated, shape_of, stated_by_fairseq, stated_by_hugging_face
 from distill.models.pretrained.vocabulary import BLANK, BOUNDARY, DELIMITER, units_of_folder
+from distill.models.pretrained.whisper import check_positions, stated_by_whisper, whisper_shape
 
 log = logging.getLogger(__name__)
 
-FAMILIES = ("wav2vec2", "hubert", "wavlm")
+FAMILIES = ("wav2vec2", "hubert", "wavlm", "whisper")
 VOCABULARY = 32  # outputs of a model whose config.json does not state them
-EXTRACTOR = "Wav2Vec2FeatureExtractor"
+WAVEFORM = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "sampling_rate": SAMPLE_RATE}
+LOG_MEL = {
+    "feature_extractor_type": "WhisperFeatureExtractor", "sampling_rate": SAMPLE_RATE, "n_fft": FBANK_WIDTH,
+    "hop_length": FBANK_SHIFT,
+}  # fmt: skip
+"""Audio preprocessing that our front-ends do."""
 WANTED = "config.json, preprocessor_config.json, model.safetensors or pytorch_model.bin (fine-tuned: vocab.json too)"
 FAIRSEQ_SYMBOLS = 4  # <s>, <pad>, </s>, <unk>: in its dictionaries before the first unit
 TORCH_EPS = 1e-5  # of torch's layer_norm, by which fairseq and torchaudio normalise a waveform
@@ -51,19 +58,22 @@ class Checkpoint:
 
 
 def read_checkpoint(source: str) -> Checkpoint:
-    """Read "hf:NAME", "hf:FOLDER", "fairseq:FILE" or "torchaudio:FILE"; nothing in them is executed.
+    """Read "hf:NAME", "hf:FOLDER", "fairseq:FILE", "torchaudio:FILE", "whisper:FOLDER"; nothing in them is executed.
 
     Raises FileNotFoundError, or ValueError naming what is wrong: another family, a variant that is not
     supported, tensors that are missing, unknown or of another shape.
     """
-    readers = {"hf": _hugging_face, "fairseq": _fairseq, "torchaudio": _torchaudio}
+    readers = {"hf": _hugging_face, "fairseq": _fairseq, "torchaudio": _torchaudio, "whisper": _ctranslate2}
     kind, colon, place = source.partition(":")
     if not colon or kind not in readers or not place:
-        raise ValueError(f"source '{source}' is not one of hf:NAME, hf:FOLDER, fairseq:FILE, torchaudio:FILE")
+        raise ValueError(
+            f"source '{source}' is not one of hf:NAME, hf:FOLDER, fairseq:FILE, torchaudio:FILE, whisper:FOLDER"
+        )
     tensors, table, stated = readers[kind](place)
     renamed, origin, left = names.rename(tensors, table, source)
     heads = {name: renamed.pop(name) for name in origin if name.startswith((names.CONTRASTIVE, names.CODE_HEAD))}
-    shape, sizes = shape_of(renamed, stated, source), {name: tensors[name].numel() for name in left}
+    shape = (whisper_shape if table.families == names.WHISPER.families else shape_of)(renamed, stated, source)
+    sizes = {name: tensors[name].numel() for name in left}
     return Checkpoint(source, renamed, heads, origin, sizes, shape, stated.units)
 
 
@@ -75,7 +85,8 @@ def letters_of(source: str) -> tuple[str, ...]:
     kind, _, place = source.partition(":")
     if kind == "hf":
         folder, config = _folder(place, weights=False)
-        units = units_of_folder(folder, config, int(config.get("vocab_size", VOCABULARY)))
+        rows = int(config.get("vocab_size", VOCABULARY))
+        units = None if config["model_type"] == "whisper" else units_of_folder(folder, config, rows)
     else:
         units = read_checkpoint(source).outputs
     if units is None:
@@ -99,6 +110,8 @@ def _folder(place: str, weights: bool = True) -> tuple[Path, dict[str, Any]]:
     if config is None:
         raise FileNotFoundError(f"{folder} has no config.json: not a Hugging Face folder")
     family = config.get("model_type")
+    if family is None and list(folder.glob("model.bin*")):
+        raise ValueError(f"{folder} is a folder of CTranslate2; give whisper:{folder}")
     if family not in FAMILIES:
         raise ValueError(f"{folder} is a model of family '{family}'; there are: {', '.join(FAMILIES)}")
     return folder, config
@@ -106,14 +119,19 @@ def _folder(place: str, weights: bool = True) -> tuple[Path, dict[str, Any]]:
 
 def _hugging_face(place: str) -> tuple[dict[str, Tensor], names.Table, Stated]:
     folder, config = _folder(place)
-    stated = stated_by_hugging_face(config, _preprocessor(folder), str(folder))
+    if config["model_type"] == "whisper":
+        _preprocessor(folder, LOG_MEL)
+        stated, tensors = stated_by_whisper(config, str(folder)), read_folder(folder)
+        check_positions(tensors, str(folder))
+        return names.with_zeros(tensors), names.WHISPER, stated
+    stated = stated_by_hugging_face(config, _preprocessor(folder, WAVEFORM), str(folder))
     tensors = read_folder(folder)
     if "lm_head.weight" in tensors:
         stated = replace(stated, units=units_of_folder(folder, config, len(tensors["lm_head.weight"])))
     return tensors, names.HUGGING_FACE, stated
 
 
-def _preprocessor(folder: Path) -> dict[str, Any]:
+def _preprocessor(folder: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
     """Audio preprocessing: preprocessor_config.json, or its part of processor_config.json, as in newer folders.
 
     Empty where there is neither. Raises ValueError where they differ, and for unsupported preprocessing.
@@ -123,16 +141,16 @@ def _preprocessor(folder: Path) -> dict[str, Any]:
     for part in (read_object(folder / "preprocessor_config.json"), inner):
         if not isinstance(part, dict):
             continue
-        stated = {"do_normalize": True, "feature_extractor_type": EXTRACTOR, "sampling_rate": SAMPLE_RATE, **part}
+        stated = {"do_normalize": True, **expected, **part}
         if merged and stated["do_normalize"] != merged["do_normalize"]:
             raise ValueError(
                 f"{folder}: do_normalize is {merged['do_normalize']} in its preprocessor_config.json, but"
                 f" {stated['do_normalize']} in its processor_config.json"
             )
         merged = stated
-    for key, expected in (("feature_extractor_type", EXTRACTOR), ("sampling_rate", SAMPLE_RATE)):
-        if merged and merged[key] != expected:
-            raise ValueError(f"{folder}: {key} {merged[key]} of its preprocessor; only {expected} is supported")
+    for key, value in expected.items():
+        if merged and merged[key] != value:
+            raise ValueError(f"{folder}: {key} {merged[key]} of its preprocessor; only {value} is supported")
     if merged and not isinstance(merged["do_normalize"], bool):
         raise ValueError(f"{folder}: do_normalize {merged['do_normalize']!r} of its preprocessor is not true or false")
     return merged
@@ -195,7 +213,20 @@ def _torchaudio(place: str) -> tuple[dict[str, Tensor], names.Table, Stated]:
     if labels.is_file():  # the labels of a torchaudio bundle, one a line; its blank is "-"
         units = _by_our_names(" ".join(_lines(labels)).split())
         stated = replace(stated, units=tuple(BLANK if unit == "-" else unit for unit in units))
-    return names.split_joined(read_tensors(path)), names.TORCHAUDIO, stated
+    joined = r"(.*\.attention\.)attention\.in_proj_(weight|bias)"  # of WavLM
+    return names.split_joined(read_tensors(path), joined), names.TORCHAUDIO, stated
+
+
+def _ctranslate2(place: str) -> tuple[dict[str, Tensor], names.Table, Stated]:
+    folder = Path(place)
+    if (read_object(folder / "config.json") or {}).get("model_type"):
+        raise ValueError(f"{folder} is a folder of transformers; give hf:{folder}")
+    variables = read_variables(folder, "encoder/")
+    check_positions(variables, place)
+    heads = variables.get("encoder/num_heads")
+    stated = Stated(heads=int(heads) if heads is not None and heads.numel() == 1 and heads > 0 else None)
+    joined = r"(encoder/.*/self_attention/linear_0/)(weight|bias)"
+    return names.split_joined(variables, joined), names.CTRANSLATE2, stated
 
 
 def _lines(path: Path) -> list[str]:

@@ -73,7 +73,7 @@ def obstacles(model: Model) -> list[str]:
     front, encoder = model.front_end, model.encoder
     many = len(front.layers) > 1
     wrong = {
-        "front_end.input: fbank": front.input != "waveform",
+        f"front_end.input: {front.input}": front.input != "waveform",
         "front_end.first: gabor": front.first != "random",
         "front_end.causal: true": front.causal,
         "norm: frame on the first layer alone": (front.norm, front.norm_layers) == ("frame", "first") and many,
@@ -81,6 +81,8 @@ def obstacles(model: Model) -> list[str]:
         f"front_end.norm_eps: {front.norm_eps}": front.norm == "frame" and front.norm_eps != EPS,
         f"front_end.waveform_eps: {front.waveform_eps}": front.waveform == "utterance" and front.waveform_eps != 1e-7,
         "encoder.position_causal: true": encoder.position_causal,
+        "encoder.positions: sinusoid": encoder.positions == "sinusoid",
+        "encoder.feature_norm: false": not encoder.feature_norm,
         "streaming.chunk_frames": model.streaming.chunk_frames > 0,
         "relative positions": encoder.relative_buckets > 0,
         "widths of each block (ffn_dim, heads, head_dim)": (

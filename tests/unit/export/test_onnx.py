@@ -11,6 +11,7 @@ import torch
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra 'deploy' is not installed")
 onnx = pytest.importorskip("onnx", reason="the extra 'deploy' is not installed")
 
+from distill.config.model import FrontEnd  # noqa: E402
 from distill.export import onnx as exporting  # noqa: E402
 from distill.export.network import StreamGraph, WholeGraph, windows  # noqa: E402
 from distill.export.quantise import quantise  # noqa: E402
@@ -132,6 +133,11 @@ def test_what_cannot_be_exported_is_named(tmp_path) -> None:
         exporting.export_zipformer(build(FBANK, True, widths=(32, 2, 4)), tmp_path / "x.onnx")
     with pytest.raises(ValueError, match="second, CTC output"):
         exporting.export_whole(build(*MODELS["waveform"]), tmp_path / "x.onnx", "ctc")
+    whisper = FrontEnd(
+        input="log_mel", layers=((16, 3, 1), (16, 3, 2)), norm="frame", norm_layers="none", waveform="none"
+    )
+    with pytest.raises(ValueError, match=r"no graph of a model with front_end\.input: log_mel"):
+        exporting.export_whole(build(whisper, False), tmp_path / "x.onnx")
     assert list(tmp_path.iterdir()) == []
 
 

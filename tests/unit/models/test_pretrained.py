@@ -181,7 +181,7 @@ def test_missing_extra_and_misshapen_tensors_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"model_type": "whisper"}, "family 'whisper'; there are: wav2vec2, hubert, wavlm"),
+        ({"model_type": "bert"}, "family 'bert'; there are: wav2vec2, hubert, wavlm, whisper"),
         ({"hidden_act": "relu"}, "'hidden_act': 'relu'.*only.*gelu"),
         ({"add_adapter": True}, "add_adapter"),
         ({"conv_stride": [5, 2, 2]}, "2 convolutions, but strides"),
