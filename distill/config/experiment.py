@@ -42,7 +42,7 @@ class Experiment(Settings):
     """One training and the decoding of its model; its YAML's stem is its name."""
 
     name: Name = ""
-    stage: Literal[5, 6, 8, 9]  # 5: a teacher's pre-training; without an objective, one that is published fine-tuned
+    stage: Literal[5, 6, 8, 9]  # 5: a teacher's pre-training; without an objective, one that is published
     description: str = ""
     seed: Seed = 0
     model: Model = Model()
@@ -89,7 +89,7 @@ class Experiment(Settings):
 
     @property
     def trained(self) -> bool:
-        """Whether there is something to train: all but teachers that are published fine-tuned."""
+        """Whether there is something to train: all but teachers that are taken over as they are published."""
         return self.stage != 5 or not self.objective.uses_shorthand
 
     @property
@@ -100,6 +100,8 @@ class Experiment(Settings):
     @property
     def recognises(self) -> bool:
         """Whether its outputs are units of speech: not after pre-training, or distillation of pre-trained states."""
+        if not self.trained:
+            return bool(self.decoding.methods)
         terms = self.objective.terms.keys()
         return bool(terms & {"mmi", "ctc", "outputs"} or (self.model.shared_head_dim and "hidden" in terms))
 
@@ -108,6 +110,8 @@ class Experiment(Settings):
         if not self.trained:
             return self._check_published()
         self.optim.check_length()
+        if not self.decoding.methods:
+            raise ValueError("decoding.methods: none are of a teacher that is not trained (stage: 5); give one or more")
         if self.stage == 5 and self.pretrained not in (None, RANDOM) and self.init is None:
             raise ValueError(f"pretrained is imported as an experiment of its own: set init, such as {self.name}_init")
         terms, objective = self.objective.terms, self.objective
@@ -158,7 +162,7 @@ class Experiment(Settings):
                 f"the objective's terms {', '.join(needing)} need units of frames, but 'units' is not set; set it, such"
                 " as units: {of: mfcc}"
             )
-        if self.units is not None and not needing:
+        if self.units is not None and not (needing or any(term.codes for term in self.objective.terms.values())):
             raise ValueError("units are set, but no term of the objective needs them; leave 'units' out")
         return self
 

@@ -17,12 +17,14 @@ class LossTerm(Settings):
     """A term of the objective; its file in `distill.losses` has the formula.
 
     taught: it needs a teacher. supervised: it needs numerators and the denominator. units: it needs k-means units
-    (`distill.config.units`). masked: it is of masked frames.
+    (`distill.config.units`). codes: it needs the teacher's codewords, where units are given centroids of those. masked:
+    it is of masked frames.
     """
 
     taught: ClassVar[bool] = True
     supervised: ClassVar[bool] = False
     units: ClassVar[bool] = False
+    codes: ClassVar[bool] = False
     masked: ClassVar[bool] = False
 
     weight: Annotated[Number, Field(ge=0, le=10**6)] = 1.0
@@ -114,6 +116,8 @@ class Front(LossTerm):
 
 class Discriminative(LossTerm):
     """KL divergence of the student's distribution over codewords from the teacher's."""
+
+    codes: ClassVar[bool] = True
 
     frames: Literal["all", "masked"] = "all"  # those that model.mask hits in the student's input, or all
     final_dim: Width = 256  # of the student's codeword embeddings

@@ -28,7 +28,7 @@ class CodewordKl(LossTerm):
             raise ValueError(
                 "objective.discriminative.frames: masked, but no frame is: set model.mask.time_probability, or all"
             )
-        head = CodeHead(context.student.encoder.dim, settings.final_dim, context.codes, settings.temperature)
+        head = CodeHead(context.student.encoder.dim, settings.final_dim, context.clusters, settings.temperature)
         return cls(head, settings.frames == "masked")
 
     def forward(self, student: Output, teacher: Targets | None, batch: Batch) -> Losses:

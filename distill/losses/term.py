@@ -53,14 +53,13 @@ class ParameterGroup(NamedTuple):
 class TermContext:
     """Sources of a term besides its settings: student, teacher, and for LF-MMI an engine's name and the denominator.
 
-    codes: number of the teacher's codewords. clusters: number of k-means units.
+    clusters: number of k-means units, or of the teacher's codewords.
     """
 
     student: Model
     teacher: Model | None = None
     engine: str = ""
     denominator: Hmm | None = None
-    codes: int = 0
     clusters: int = 0
 
 

@@ -15,7 +15,7 @@ class CodeHead(nn.Module):
         super().__init__()
         self.projection = nn.Linear(dim, final_dim)
         self.codewords = nn.Parameter(torch.empty(clusters, final_dim).uniform_())
-        self.temperature, self.block = temperature, block
+        self.clusters, self.temperature, self.block = clusters, temperature, block
 
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden (..., C) -> logits (..., K)."""
@@ -36,7 +36,7 @@ class CentroidCodes(nn.Module):
         """block: numbered as in `distill.batch.Output.hidden`."""
         super().__init__()
         self.register_buffer("centroids", centroids.float())
-        self.block, self.temperature = block, temperature
+        self.clusters, self.block, self.temperature = len(centroids), block, temperature
 
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden (B, T, C) -> logits (B, T, K)."""

@@ -57,7 +57,8 @@ def update_memory(
     with torch.device("meta"):
         model = Recogniser(_steady(experiment.model), outputs).train()
         theirs = Recogniser(_steady(teacher), outputs).eval().requires_grad_(False) if teacher else None
-        context, settings = TermContext(experiment.model, teacher), experiment.objective.terms
+        clusters, settings = experiment.units.clusters if experiment.units else 0, experiment.objective.terms
+        context = TermContext(experiment.model, teacher, clusters=clusters)
         terms = {n: TERMS[n].build(settings[n], context) for n in settings if "graphs" not in TERMS[n].needs}
     on_gpu = partial(_AsOnGpu, getattr(torch, experiment.optim.precision))
     if experiment.compute.checkpoint_activations:
@@ -74,7 +75,7 @@ def update_memory(
     taught = experiment.objective.teacher_blocks(experiment.model.encoder.layers, layers) if teacher else []
     with _Peak() as peak:
         with on_gpu():
-            targets = _targets(theirs, batch, taught) if theirs else None
+            targets = _targets(theirs, batch, taught, clusters) if theirs else None
             frames, loss = _forward(model, terms, batch, targets)
         loss.backward()
     trained = sum(parameter.numel() for parameter in step.parameters() if parameter.requires_grad)
@@ -84,10 +85,12 @@ def update_memory(
     )  # fmt: skip
 
 
-def _targets(teacher: Recogniser, batch: Batch, blocks: list[int]) -> Targets:
+def _targets(teacher: Recogniser, batch: Batch, blocks: list[int], codes: int) -> Targets:
     with torch.no_grad():
         output = teacher(batch.wave, batch.samples)
-    return Targets(output.logits, {block: output.hidden[block] for block in blocks}, output.lengths, output.ctc_logits)
+    hidden = {block: output.hidden[block] for block in blocks}
+    logits = output.logits.new_empty(*output.logits.shape[:2], codes)
+    return Targets(output.logits, hidden, output.lengths, output.ctc_logits, output.normed, logits)
 
 
 def _forward(model: Recogniser, terms: dict[str, Any], batch: Batch, targets: Targets | None) -> tuple[int, Tensor]:
@@ -96,9 +99,9 @@ def _forward(model: Recogniser, terms: dict[str, Any], batch: Batch, targets: Ta
     losses = [output.logits.float().log_softmax(-1).sum()]
     rows, frames, _ = output.logits.shape
     if targets is not None:  # fitted to the student's frames, as copies
-        fitted = {block: x.new_empty(rows, frames, x.shape[2]) for block, x in targets.hidden.items()}
-        second = None if targets.ctc_logits is None else torch.empty_like(output.logits)
-        at_student = Targets(torch.empty_like(output.logits), fitted, output.lengths, second)
+        hidden = {block: x.new_empty(rows, frames, x.shape[2]) for block, x in targets.hidden.items()}
+        others = (x if x is None else x.new_empty(rows, frames, x.shape[2]) for x in targets[3:])
+        at_student = Targets(torch.empty_like(output.logits), hidden, output.lengths, *others)
         for term in terms.values():
             losses += [loss.total for loss in term(output, at_student, batch).terms.values()]
     return rows * frames, sum(losses, start=losses[0].new_zeros(()))

@@ -33,7 +33,7 @@ from distill.models.transfer import TITLES, copy_matching, frozen_parameters, ki
 from distill.train.distributed import Ranks
 from distill.train.loop import Trainer, TrainingPlan, TrainingStep
 from distill.train.schedule import count_updates
-from distill.train.teacher import TeacherTargets
+from distill.train.teacher import TeacherTargets, load_codes
 
 log = logging.getLogger(__name__)
 CALIBRATED = 200  # utterances from which a front-end's statistics are taken
@@ -85,6 +85,7 @@ def build_trainer(
     teacher = None
     if experiment.teacher is not None and needs & {"hidden", "outputs", "features", "codes"}:
         teacher = checkpoint.load_recogniser(folders.exp / experiment.teacher.experiment)[0].to(device)
+    codes = load_codes(experiment, folders.exp, folders.data / "units").to(device) if "codes" in needs else None
     with_clean = "clean" in needs or bool(teacher and experiment.teacher and experiment.teacher.input == "clean")
     files = [CutBlocks(folders.data / "cuts", part) for part in data.train]
     dataset = SpeechDataset(
@@ -93,10 +94,8 @@ def build_trainer(
     loader = TrainLoader(files, dataset, data, experiment.seed, ranks.rank, ranks.world)
     model = initial_model(experiment, lang.outputs, folders, folder, loader, ranks.first)
     denominator = graphs.denominator.to(device) if graphs else None
-    clusters = experiment.units.clusters if experiment.units else 0
-    context = TermContext(
-        experiment.model, teacher.settings if teacher else None, engine, denominator, clusters=clusters
-    )
+    clusters = codes.clusters if codes else experiment.units.clusters if experiment.units else 0
+    context = TermContext(experiment.model, teacher.settings if teacher else None, engine, denominator, clusters)
     objective = Objective(experiment.objective, context)
     if experiment.init:
         lines = continue_projections(objective, checkpoint.load_last(folders.exp / experiment.init)["objective"])
@@ -104,7 +103,9 @@ def build_trainer(
             write_text(folder / "init.tsv", (folder / "init.tsv").read_text(encoding="utf-8") + lines)
     targets = None
     if teacher is not None and experiment.teacher is not None:
-        targets = TeacherTargets(experiment.teacher, teacher, objective.teacher_blocks, folders.data / "targets")
+        targets = TeacherTargets(
+            experiment.teacher, teacher, objective.teacher_blocks, folders.data / "targets", "features" in needs, codes
+        )
     plan = TrainingPlan(
         experiment, loader.epoch, validation(experiment, folders, graphs, with_clean, ranks),
         count_updates(experiment.optim, loader.count), lang.outputs, count_parameters(model), folder, ranks, device,

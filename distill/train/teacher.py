@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,12 +15,39 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from distill.batch import Batch, Targets
+from distill.config.experiment import Experiment
 from distill.config.training import Teacher as TeacherSettings
+from distill.data.units import INVENTORY, Inventory
 from distill.files import replacing
+from distill.models import checkpoint
 from distill.models.codes import CentroidCodes, CodeHead
 from distill.models.recogniser import Recogniser
 
+log = logging.getLogger(__name__)
 FURTHER = ("ctc_logits", "normed", "codes")  # fields of `Targets` that may be None
+
+
+def load_codes(experiment: Experiment, exp: Path, units: Path) -> CodeHead | CentroidCodes:
+    """Codewords of an experiment's teacher: centroids of the experiment's units, without units its pre-training's.
+
+    exp, units: folders of experiments and of units. Raises ValueError where there are neither.
+    """
+    assert experiment.teacher is not None
+    name, settings = experiment.teacher.experiment, experiment.units
+    if settings is not None:
+        if settings.experiment != name:
+            raise ValueError(f"{experiment.name}: units.of is {settings.of}, but codewords are of its teacher, {name}")
+        centroids = Inventory.load(units / settings.folder(experiment.data) / INVENTORY).centroids
+        log.info("codewords of %s: centroids of its block %d", name, settings.layer)
+        return CentroidCodes(torch.from_numpy(centroids), settings.layer or 0)
+    head = checkpoint.load_code_head(exp / name)
+    if head is None:
+        raise ValueError(
+            f"{experiment.name}: its teacher {name} has no codewords, as those have that are pre-trained with the term"
+            f" hubert; give units: {{of: {name}, layer: …}}, and centroids of its hidden states are its codewords"
+        )
+    log.info("codewords of %s: the %d of its pre-training", name, head.clusters)
+    return head
 
 
 class TeacherTargets:

@@ -28,7 +28,7 @@ def model_settings(dim: int, layers: int, channels: int) -> Model:
 def made(objective: dict, channels: int = 4) -> tuple[Objective, Output, Targets]:
     """An objective, and random outputs of student and teacher, with something else behind each utterance's end."""
     torch.manual_seed(0)
-    context = TermContext(model_settings(DIM, BLOCKS, 4), model_settings(WIDE, 8, channels), codes=CODES)
+    context = TermContext(model_settings(DIM, BLOCKS, 4), model_settings(WIDE, 8, channels), clusters=CODES)
     terms = Objective(Settings.model_validate(objective), context)
     hidden = tuple(torch.randn(2, 9, DIM) for _ in range(BLOCKS + 1))
     masked = torch.rand(2, 9) < 0.5

@@ -1,0 +1,92 @@
+"""Codewords of a teacher, and a student that learns from all that papers/000 compares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from distill.batch import BEGIN
+from distill.config.experiment import Experiment
+from distill.corpora.cut_sets import write_cuts
+from distill.data.units import INVENTORY, Inventory, Origin
+from distill.models import checkpoint
+from distill.models.codes import CentroidCodes, CodeHead
+from distill.train.import_teacher import write_random
+from distill.train.setup import Folders, build_trainer
+from distill.train.teacher import load_codes
+from tests.support.training import ALONE, SETTINGS, write_letters, write_speech
+
+UNITS = {"of": "t", "layer": 1, "clusters": 5}
+TERMS = {"front": {"updates": 1}, "regression": {"blocks": [1, 2], "start": 1}, "discriminative": {"start": 1}}
+
+
+def student(**changes: Any) -> Experiment:
+    values = {**SETTINGS, "name": "s", "stage": 8, "teacher": {"experiment": "t"}, "objective": TERMS, **changes}
+    return Experiment.parse({**values, "data": {"max_duration": 1.5, "workers": 0}}, "test")
+
+
+def write_teacher(folder: Path, **objective: torch.Tensor) -> None:
+    """A teacher with random weights, and parameters of its own objective."""
+    (folder / "t").mkdir()
+    write_random(Experiment.parse({**SETTINGS, "name": "t"}, "test"), write_letters(folder).outputs, folder / "t")
+    content = checkpoint.load(folder / "t/epoch-0.pt")
+    checkpoint.save(folder / "t/epoch-0.pt", {**content, "objective": objective})
+
+
+def write_units(folder: Path, experiment: Experiment) -> torch.Tensor:
+    """The inventory of an experiment's units; returns its centroids."""
+    assert experiment.units is not None
+    centroids, origin = torch.randn(5, 8), Origin(**experiment.units.resolved(), parts=("labelled",), convention="")
+    path = folder / experiment.units.folder(experiment.data) / INVENTORY
+    path.parent.mkdir(parents=True)
+    Inventory(centroids.numpy(), origin).write(path)
+    return centroids
+
+
+def test_codewords_are_those_of_the_pre_training(tmp_path: Path) -> None:
+    head = CodeHead(8, 4, 6)
+    write_teacher(tmp_path, **{f"hubert.head.{name}": x for name, x in head.state_dict().items()})
+    codes = load_codes(student(), tmp_path, tmp_path / "units")
+    hidden = torch.randn(2, 3, 8)
+    assert codes.clusters == 6 and torch.equal(codes(hidden), head(hidden))
+
+
+def test_codewords_are_centroids_of_units(tmp_path: Path) -> None:
+    experiment = student(units=UNITS)
+    centroids = write_units(tmp_path, experiment)
+    codes = load_codes(experiment, tmp_path, tmp_path)
+    assert isinstance(codes, CentroidCodes) and torch.equal(codes.centroids, centroids)
+    assert (codes.clusters, codes.block) == (5, 1)
+    with pytest.raises(ValueError, match=r"units.of is mfcc, but codewords are of its teacher, t"):
+        load_codes(student(units={"of": "mfcc"}), tmp_path, tmp_path)
+
+
+def test_a_teacher_without_codewords_is_named(tmp_path: Path) -> None:
+    write_teacher(tmp_path)
+    with pytest.raises(ValueError, match=r"its teacher t has no codewords.* give units: \{of: t, layer: …\}"):
+        load_codes(student(), tmp_path, tmp_path)
+
+
+def test_a_student_learns_front_end_hidden_states_and_codewords(tmp_path: Path) -> None:
+    head = CodeHead(8, 4, 6)
+    write_teacher(tmp_path, **{f"hubert.head.{name}": x for name, x in head.state_dict().items()})
+    (tmp_path / "cuts").mkdir()
+    for part in ("labelled", "dev"):
+        write_cuts(write_speech(tmp_path / "speech", 6), tmp_path / f"cuts/{part}.jsonl.gz")
+    (tmp_path / "s").mkdir()
+    folders = Folders(tmp_path, tmp_path, tmp_path, tmp_path)
+    trainer = build_trainer(student(), folders, tmp_path / "s", "native", ALONE, torch.device("cpu"))
+    batch, figures = next(trainer.plan.batches(0, BEGIN)), []
+    for trainer.progress.updates in range(30):
+        before = {name: x.clone() for name, x in trainer.step.model.named_parameters()}
+        figures.append(trainer._update([batch], 0.01))
+        if trainer.progress.updates == 0:
+            now = trainer.step.model.named_parameters()
+            changed = {".".join(name.split(".")[:2]) for name, x in now if not torch.equal(x, before[name])}
+            assert changed == {"front_end.layers", "encoder.feature_norm"}
+    assert set(figures[0]) == {"front", "loss", "gradient"}
+    assert set(figures[1]) == {"regression2_1", "regression2_2", "discriminative", "loss", "gradient"}
+    assert all(figures[-1][name] < figures[1][name] for name in figures[1] if name != "gradient")
