@@ -23,8 +23,8 @@ class Decoding(Settings):
     lattice_beam: Beam = 6.0  # of a teacher's stored lattices: sequences this much worse than the best are left out
     # further chunk sizes, in frames, that a streaming model is decoded with
     chunks: Annotated[tuple[Annotated[Whole, Field(ge=1, le=10**6)], ...], EachOnce] = ()
-    # further: nbest, whole-lattice-rescoring, nbest-oracle
-    methods: Annotated[tuple[Method, ...], EachOnce, Field(min_length=1)] = ("1best", "greedy", "nbest-rescoring")
+    # further: nbest, whole-lattice-rescoring, nbest-oracle; none: of a teacher as it is pre-trained, without outputs
+    methods: Annotated[tuple[Method, ...], EachOnce] = ("1best", "greedy", "nbest-rescoring")
     nbest: Annotated[Whole, Field(ge=1, le=100_000)] = 100  # sentences of a list
     rescoring_lm: Name = "4gram"  # words.<this>.arpa of stage 3 takes the place of words.3gram.arpa
     rescoring_scales: tuple[Weight, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)  # of the LM difference; tuned on dev

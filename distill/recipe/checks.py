@@ -136,8 +136,11 @@ class Call:
                 f"decoding.methods: {', '.join(rescored)}: rescoring subtracts words.3gram.arpa, which the graph of"
                 f" --hlg does not contain; give --set decoding.methods=[{others or '1best'}], or leave --hlg out"
             )
-        if not experiment.trained and self.recipe.units != "letters":
-            yield f"stage: 5: {experiment.pretrained} is taken over with its own units; give --units letters"
+        if not experiment.trained and experiment.recognises and self.recipe.units != "letters":
+            yield (
+                f"stage: 5: {experiment.pretrained} is taken over with its own units; give --units letters, or for a"
+                " teacher of hidden states alone decoding.methods: []"
+            )
         stage = first_weights_stage(self.recipe, experiment) if 5 in self.stages else None
         if stage and not self.done(stage.out) and (problem := source_problem(experiment.pretrained)):
             yield problem

@@ -94,7 +94,7 @@ def fine_tuned(recipe: Recipe) -> str:
     experiments = recipe.experiments()
     teachers = {each.teacher.experiment for each in experiments if each.teacher}
     experiments += [recipe.experiment(name.removesuffix(recipe.suffix)) for name in sorted(teachers)]
-    sources = {each.pretrained for each in experiments if each.pretrained and not each.trained}
+    sources = {each.pretrained for each in experiments if each.pretrained and each.recognises and not each.trained}
     if len(sources) != 1:
         raise ValueError(
             "--units letters are those of one fine-tuned teacher (stage: 5, not trained); --experiment leads to"

@@ -31,10 +31,11 @@ def write_pretrained(experiment: Experiment, outputs: Sequence[str], folder: Pat
     """
     assert experiment.pretrained is not None
     imported = build_imported(read_checkpoint(experiment.pretrained), experiment.model, outputs, experiment.seed)
-    if not experiment.trained and imported.new_head:
+    if not experiment.trained and experiment.recognises and imported.new_head:
         raise ValueError(
             f"{experiment.pretrained}: its prediction layer cannot be taken over: {imported.new_head}; it is not"
-            " trained: give --units letters, or make it one of stage 6"
+            " trained: give --units letters, or make it one of stage 6, or for hidden states alone give"
+            " decoding.methods: []"
         )
     write_text(folder / "import.tsv", "".join(line + "\n" for line in imported.lines))
     return _write(experiment, imported.model, outputs, folder, imported.heads)

@@ -31,6 +31,9 @@ FILES = {
     "wrong": "{base: teacher.yaml, seed: -1}", "from_wrong": "{base: teacher.yaml, init: wrong}",
     "file": "{base: teacher.yaml, pretrained: 'fairseq:none.pt'}",
     "tuned": "{base: teacher.yaml, stage: 5, init: null, pretrained: 'hf:a/b'}",
+    "states": "{base: tuned.yaml, decoding: {methods: []}}",
+    "agnostic": "{base: teacher.yaml, stage: 8, init: states, teacher: {experiment: states}, "
+    "objective: {alpha: null, beta: null, regression: {}}}",
     "skips": "{base: teacher.yaml, decoding: {blank_skip: 1}}",
     "phones": "{base: teacher.yaml, init: teacher, init_units: phones}",
 }  # fmt: skip
@@ -150,6 +153,11 @@ def test_all_wrong_options_are_reported_at_once(check: Check, tmp_path: Path) ->
     assert status == 2
     for option in (*options[::2], "--experiment", "--data-dir and --exp-dir are the same folder"):
         assert printed.count(f"run.sh: {option}") == 1, printed
+
+
+def test_a_teacher_of_hidden_states_is_taken_over_without_its_units(check: Check) -> None:
+    assert check("states,agnostic") == (0, ""), "no letters, and no lattices for a student without numerators"
+    assert "leads to none" in check("states,agnostic", "--units", "letters")[1]
 
 
 def test_a_recipe_without_a_mini_version_refuses_it(check: Check) -> None:

@@ -130,6 +130,9 @@ def test_a_fine_tuned_model_is_the_teacher_with_its_prediction_layer(tmp_path: P
     assert torch.equal(model.head.output.weight, theirs[[2, 0, 1]])
     with pytest.raises(ValueError, match=r"cannot be taken over: our outputs B are not among .*--units letters"):
         write_pretrained(taken, ("<blk>", "▁", "B"), tmp_path)
+    states = experiment(stage=5, pretrained=source, decoding={"methods": []})
+    write_pretrained(states, ("<blk>", "▁", "B"), tmp_path)
+    assert checkpoint.load_recogniser(tmp_path)[2] == ["<blk>", "▁", "B"], "its hidden states alone teach"
 
 
 def test_letters_need_a_fine_tuned_model(tmp_path: Path) -> None:
