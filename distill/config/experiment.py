@@ -21,7 +21,8 @@ from distill.config.units import Units
 TEACHERS = (5, 6)  # stages of teachers: taken over as they are, trained
 MARKS = tuple(mark(variant) for variant in VARIANTS[1:])
 OF_LM = re.compile(r"lm(?:[._-].*)?", re.IGNORECASE)
-NOT_OF_TRAINING = ("compute", "decoding", "description", "pretrained")  # settings that do not change the weights
+# settings that do not change the weights
+NOT_OF_TRAINING = ("compute", "decoding", "description", "pretrained", "probe")
 OF_FIRST_ENCODER = {"block": "transformer", "feature_norm": True, "positions": "convolution"}
 """Later settings of encoders, with what the first version had."""
 FURTHER = ("results.md", "differences.json", "pareto.svg")  # other files in an exp-dir
@@ -57,6 +58,7 @@ class Experiment(Settings):
         str, Count | Literal["all"]
     ] = {}  # beginnings of parameters' names -> updates that leave them alone
     teacher: Teacher | None = None
+    probe: Name | None = None  # an experiment whose alignments of data.valid show what is learnt, by a linear probe
     units: Units | None = None  # of frames, for terms that need them
     data: Data = Data()
     augment: Augment = Augment()
@@ -112,8 +114,11 @@ class Experiment(Settings):
         self.optim.check_length()
         if not self.decoding.methods:
             raise ValueError("decoding.methods: none are of a teacher that is not trained (stage: 5); give one or more")
-        if self.stage == 5 and self.pretrained not in (None, RANDOM) and self.init is None:
-            raise ValueError(f"pretrained is imported as an experiment of its own: set init, such as {self.name}_init")
+        if self.stage == 5 and self.pretrained != RANDOM and self.init is None:
+            raise ValueError(
+                "a pre-training starts from pretrained: random, or from what init names, such as"
+                f" {self.name or 'NAME'}_init for the import of pretrained: {self.pretrained or 'FOLDER'}"
+            )
         terms, objective = self.objective.terms, self.objective
         taught = [name for name, term in terms.items() if term.taught]
         if taught and self.teacher is None:
@@ -198,6 +203,8 @@ class Experiment(Settings):
         changes: dict[str, Any] = {"name": self.name + suffix}
         if self.init is not None:
             changes["init"] = self.init + (suffix if self.init_units is None else mark(self.init_units))
+        if self.probe is not None:
+            changes["probe"] = self.probe + suffix
         if self.teacher is not None:
             changes["teacher"] = self.teacher.model_copy(update={"experiment": self.teacher.experiment + suffix})
         if self.units is not None and self.units.experiment is not None:

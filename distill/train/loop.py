@@ -83,7 +83,7 @@ class TrainingPlan:
     `seconds`, `counted`, `left_out`, `after` and `to(device)`. valid() yields this rank's share of the validation.
     updates: of the whole training, an estimate where epochs are asked for. units: names of the model's outputs. sizes:
     parameters of the model's parts. folder: of checkpoints. frozen: parameters that stay as they are in the first so
-    many updates.
+    many updates. probe: further figures of the model for a validation, on the first rank.
     """
 
     settings: Experiment | LanguageModel
@@ -97,6 +97,7 @@ class TrainingPlan:
     device: torch.device
     teacher: TeacherTargets | None = None
     frozen: Sequence[tuple[int, nn.Parameter]] = ()
+    probe: Callable[[Recogniser], Mapping[str, float]] | None = None
 
 
 class Trainer:
@@ -303,6 +304,8 @@ class Trainer:
         every = _summed(of_ranks)
         values = {name: total / max(1.0, count) for name, (total, count, _) in every.items()}
         values["loss"] = sum(weight * values[name] for name, (_, _, weight) in every.items())
+        if self.plan.probe is not None:
+            values |= self.plan.probe(self.step.model)  # type: ignore[arg-type]  # torch types modules as tensors
         monitor.valid(self.progress.updates, values, self.progress.epoch + 1)
         self._draw(monitor)
         return values["loss"]

@@ -109,9 +109,27 @@ def build_trainer(
     plan = TrainingPlan(
         experiment, loader.epoch, validation(experiment, folders, graphs, with_clean, ranks),
         count_updates(experiment.optim, loader.count), lang.outputs, count_parameters(model), folder, ranks, device,
-        targets, frozen_parameters(experiment, model),
+        targets, frozen_parameters(experiment, model), probe_of(experiment, folders, lang, ranks),
     )  # fmt: skip
     return Trainer(plan, TrainingStep(model, objective))
+
+
+def probe_of(
+    experiment: Experiment, folders: Folders, lang: Lang, ranks: Ranks
+) -> Callable[[Recogniser], dict[str, float]] | None:
+    """The linear probe of validations, on the first rank; None without one, or before its aligner is trained."""
+    if experiment.probe is None or not ranks.first:
+        return None
+    if not checkpoint.epoch_paths(folders.exp / experiment.probe):
+        log.warning("no probe: %s, which aligns for it, is not trained", folders.exp / experiment.probe)
+        return None
+    from distill.analysis.probe import align, probe
+
+    valid = validation(experiment, folders, Graphs.load(folders, lang), False, Ranks())
+    aligner = checkpoint.load_recogniser(folders.exp / experiment.probe)[0]
+    aligned = align(aligner, valid, None if lang.topology.kind == "two_pdf" else 0)
+    log.info("linear probe on %d utterances; the most frequent unit: %.3f", len(aligned.labels), aligned.majority)
+    return partial(probe, aligned=aligned)
 
 
 def stored_numerators(experiment: Experiment, folders: Folders, graphs: Graphs) -> Numerators:

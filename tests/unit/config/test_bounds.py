@@ -27,6 +27,7 @@ FULL: dict[str, Settings] = {
             "init_units=bpe",
             "pretrained='hf:x'",
             "init_slice=[a]",
+            "probe=teacher",
             "data.lattice.tolerance=3",
             "model.encoder.head_dim=28",
         ],

@@ -6,7 +6,13 @@ import pytest
 
 from distill.config.experiment import Experiment
 
-PRETRAINED = {"stage": 5, "objective": {"ctc": {}}, "model": {"ctc_output": True}, "optim": {"updates": 3}}
+PRETRAINED = {
+    "stage": 5,
+    "objective": {"ctc": {}},
+    "model": {"ctc_output": True},
+    "optim": {"updates": 3},
+    "pretrained": "random",
+}
 
 
 def test_an_objective_makes_stage_5_a_training() -> None:
@@ -20,8 +26,10 @@ def test_an_objective_makes_stage_5_a_training() -> None:
 
 
 def test_pretraining_on_from_a_checkpoint_names_what_is_imported() -> None:
-    with pytest.raises(ValueError, match="set init, such as toy_init"):
+    with pytest.raises(ValueError, match="what init names, such as toy_init for the import of pretrained: hf:a/b"):
         Experiment.parse({**PRETRAINED, "pretrained": "hf:a/b", "name": "toy"}, "toy")
+    with pytest.raises(ValueError, match="starts from pretrained: random, or"):
+        Experiment.parse({**PRETRAINED, "pretrained": None}, "toy")
     assert Experiment.parse({**PRETRAINED, "pretrained": "hf:a/b", "init": "toy_init"}, "toy").trained
 
 
