@@ -24,10 +24,10 @@ MAY_IMPORT = {
     "graphs": GRAPHS, "synthetic": BASE, "corpora": BASE | {"synthetic"}, "data": GRAPHS | {"corpora", "synthetic"},
     "models": BASE, "losses": BASE | {"fsa", "lfmmi", "models"}, "lm": GRAPHS | {"models"},
     "scoring": BASE, "decode": GRAPHS | {"models", "scoring"},
-    "train": GRAPHS | {"corpora", "data", "models", "losses", "decode", "lm"},
+    "train": GRAPHS | {"corpora", "data", "models", "losses", "decode", "lm", "analysis"},
     "export": BASE | {"models"}, "runtime": BASE | {"models", "decode", "export"},
     "server": BASE | {"runtime", "decode", "models"}, "report": BASE | {"scoring"},
-    "analysis": GRAPHS | {"models", "losses"},
+    "analysis": GRAPHS | {"models", "losses", "decode"},
     "plan": BASE | {"models", "losses", "report"},
     "recipe": GRAPHS | {
         "corpora", "data", "models", "losses", "lm", "scoring", "decode", "train", "export", "runtime", "report",
