@@ -10,14 +10,18 @@ import stat
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import soundfile
 from lhotse import Recording, SupervisionSegment
 from lhotse.audio import AudioSource
+from lhotse.augmentation import AudioTransform
 
 from distill.corpora.listing import TOLERANCE, Source, Unusable
+from distill.corpora.objects import MEMBER, is_remote, read_object
 
 LOUDEST = 10.0
 """Highest sample that is used, full scale being 1: float files of mixed speech go over it, not by 20 dB."""
@@ -34,8 +38,11 @@ SEVERAL_CHANNELS = "several channels: {}, expected 1; mix them to one, or name o
 
 @contextmanager
 def opened(source: Source) -> Iterator[soundfile.SoundFile]:
-    """The audio of a file or of a command's output; Unusable if it is none, is cut off or has no samples."""
-    data = io.BytesIO(_output(source.value)) if source.command else _regular_file(source.value)
+    """The audio of a source; Unusable if it is none, is cut off or has no samples.
+
+    Its `name` is a path, or a BytesIO of what was read from a tar, a bucket or a command.
+    """
+    data = io.BytesIO(_output(source.value)) if source.command else _file_or_bytes(source.value)
     try:
         with soundfile.SoundFile(data) as file:
             if not file.frames:
@@ -49,6 +56,25 @@ def opened(source: Source) -> Iterator[soundfile.SoundFile]:
     except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:  # TypeError: .raw, for want of a header
         reason = (str(error).splitlines() or [""])[0]
         raise Unusable(f"truncated or unreadable audio: {source.value} ({reason})") from None
+
+
+def _file_or_bytes(value: str) -> str | io.BytesIO:
+    """The path itself, or the bytes of a member of a tar or of an object."""
+    within = MEMBER.fullmatch(value)
+    if not within and not is_remote(value):
+        return _regular_file(value)
+    place, offset, size = (within[1], int(within[2]), int(within[3])) if within else (value, 0, -1)
+    if is_remote(place):
+        data = read_object(place, offset, size)
+    else:
+        with open(_regular_file(place), "rb") as file:
+            file.seek(offset)
+            data = file.read(size)
+    if len(data) < size:
+        raise Unusable(f"truncated or unreadable audio: {value} ({len(data)} bytes, expected {size})")
+    if not data:
+        raise Unusable(f"empty audio: {value}")
+    return io.BytesIO(data)
 
 
 def _regular_file(name: str) -> str:
@@ -104,8 +130,37 @@ def recording_of(name: str, source: Source, file: soundfile.SoundFile) -> Record
         raise Unusable(
             f"manifest and audio differ: channels, {source.channels} in the manifest, {channels} in the audio"
         )
-    audio = AudioSource("command" if source.command else "file", list(range(channels)), source.value)
+    kind = "command" if source.command else "url" if is_remote(source.value) else "file"
+    audio = AudioSource(kind, list(range(channels)), source.value)
     return Recording(name, [audio], file.samplerate, file.frames, seconds)
+
+
+def readable(cut: Any) -> Any:
+    """The cut of one recording as lhotse can read it, members of tars and objects in memory.
+
+    Unusable unless the headers are as stage 0 found them. Pipes are not opened, and audio of hours that took the place
+    of an utterance's is not decoded.
+    """
+    recording, sources = cut.recording, []
+    seconds, rate = recording.duration, recording.sampling_rate
+    for item in reversed(recording.transforms or []):
+        transform = AudioTransform.from_dict(item) if isinstance(item, dict) else item
+        seconds = transform.reverse_timestamps(0.0, seconds, recording.sampling_rate)[1]
+        rate = getattr(transform, "source_sampling_rate", rate)
+    for audio in recording.sources:
+        if audio.type in ("file", "url"):
+            source = Source(audio.source, seconds=seconds, channels=len(audio.channels))
+            with opened(source) as file:
+                if file.samplerate != rate:
+                    raise Unusable(f"manifest and audio differ: {rate} Hz, now {file.samplerate} Hz: {audio.source}")
+                try:
+                    recording_of(recording.id, source, file)
+                except Unusable as error:
+                    raise Unusable(f"{error} ({audio.source})") from None
+                if isinstance(file.name, io.BytesIO):
+                    audio = AudioSource("memory", audio.channels, file.name.getvalue())
+        sources.append(audio)
+    return cut if sources == recording.sources else replace(cut, recording=replace(recording, sources=sources))
 
 
 def sample_faults(file: soundfile.SoundFile, segments: Sequence[SupervisionSegment], name: str) -> list[str | None]:

@@ -1,4 +1,4 @@
-"""Data of one's own: Kaldi data directories, lhotse cuts, or folders of audio with or without transcripts."""
+"""Data of one's own: Kaldi data directories, lhotse cuts and Shar, or folders of audio with or without transcripts."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from distill.corpora.cut_files import list_cuts
 from distill.corpora.kaldi import list_kaldi
 from distill.corpora.listing import Listing, Source, Unusable, Utterance
 from distill.corpora.segmentation import add_cuts, read_segments, segment
+from distill.corpora.shar import list_shar, shar_files
 from distill.files import write_lines
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,8 @@ LONG = 35.0
 class Custom(Corpus):
     """The parts labelled, unlabelled, dev and test-*, or the corpus folder itself as one labelled part.
 
-    A part is a Kaldi data directory (`labelled/wav.scp`), a file of cuts (`labelled.jsonl.gz`) or a folder of audio.
+    A part is a Kaldi data directory (`labelled/wav.scp`), a file of cuts (`labelled.jsonl.gz`), a folder of lhotse's
+    Shar (`labelled/cuts.000000.jsonl.gz`, `labelled/recording.000000.tar`) or a folder of audio.
     What is not given is made: dev and test split off, the labelled audio as unlabelled, texts and lexicon.
     """
 
@@ -72,11 +74,11 @@ class Custom(Corpus):
         """The listing of a part as it lies in the corpus folder."""
         needs_text, commands = part not in self.roles.unlabelled, self.options.allow_commands
         if not (forms := _forms(self.root, part)):
-            named = any(_forms(self.root, each) for each in self.roles.parts)
-            if part == "labelled" and not named and (_is_kaldi(self.root) or _has_audio(self.root)):
+            alone = part == "labelled" and not any(_forms(self.root, each) for each in self.roles.parts)
+            if alone and (shar_files(self.root) or _is_kaldi(self.root) or _has_audio(self.root)):
                 return _list_one(self.root, True, commands)  # the corpus folder itself
             raise FileNotFoundError(
-                f"no {part} in {self.root}: expected a folder {part}/ of audio or of Kaldi's tables, lhotse cuts"
+                f"no {part} in {self.root}: expected a folder {part}/ of audio, Kaldi's tables or Shar, lhotse cuts"
                 f" {part}.jsonl.gz, or a folder of audio without any parts"
             )
         if len(forms) > 1:
@@ -127,7 +129,9 @@ def _forms(root: Path, part: str) -> list[Path]:
 
 
 def _list_one(folder: Path, needs_text: bool, commands: bool) -> Listing:
-    """A Kaldi data directory, or a folder of audio."""
+    """A folder of Shar, a Kaldi data directory, or a folder of audio."""
+    if shar_files(folder):
+        return list_shar(folder, allow_commands=commands)
     if _is_kaldi(folder) or not _has_audio(folder):
         return list_kaldi(folder, needs_text=needs_text, allow_commands=commands)
     return list_folder(folder, needs_text=needs_text)
@@ -202,12 +206,14 @@ def own_roles(root: Path) -> Roles:
 
 
 def files_of_own(root: Path, roles: Roles) -> tuple[Path, ...]:
-    """The tables of Kaldi data directories, the cuts, and the audio files that they name, as far as they exist."""
+    """The tables of Kaldi data directories, cuts, Shar, and the audio files that they name, as far as they exist."""
     files: dict[Path, None] = {}
     for part in roles.parts if _forms(root, "labelled") else ("",):
         cuts = [path for suffix in (".jsonl.gz", ".jsonl") if part and (path := root / f"{part}{suffix}").is_file()]
         tables = [path for path in sorted((root / part).glob("*")) if KALDI_LISTS.fullmatch(path.name)]
-        if not cuts and not _is_kaldi(root / part):
+        if shar := shar_files(root / part):
+            tables = shar
+        elif not cuts and not _is_kaldi(root / part):
             tables = [path for path in files_below(root / part) if path.suffix.lower() in WATCHED]
         audio = _audio_of_cuts(cuts[0]) if cuts else _audio_of_kaldi(root / part / "wav.scp")
         files |= dict.fromkeys(path for path in (*(cuts[:1] or tables), *audio) if os.path.isfile(path))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from distill.corpora.listing import COMMANDS, TOLERANCE, Listing, Source, Unusable, Utterance, at
+from distill.corpora.objects import is_remote
 from distill.text import read_lines
 
 
@@ -28,10 +29,22 @@ def list_cuts(path: Path, *, allow_commands: bool = False) -> Listing:
     Relative paths are looked for beside the file, then where the process runs. Raises ValueError for what is no JSON
     or a command that may not run, with file and line; what is wrong with one cut goes to `left_out`.
     """
+    listing = Listing()
+    read_cuts(path, listing, allow_commands=allow_commands)
+    return listing
+
+
+def read_cuts(
+    path: Path,
+    listing: Listing,
+    filled: Callable[[dict[str, Any], str], dict[str, Any]] = lambda row, place: row,
+    *,
+    allow_commands: bool = False,
+) -> None:
+    """As `list_cuts`, into a listing; each row is first `filled`, which has its place and may raise Unusable."""
     path = path.resolve()
     if not path.is_file():
         raise ValueError(f"{path} is not a file; expected lhotse cuts")
-    listing = Listing()
     number = 0
     for number, row in _rows(path):
         name, place = str(row.get("id") or f"line {number}"), f"{path.name}:{number}"
@@ -39,6 +52,7 @@ def list_cuts(path: Path, *, allow_commands: bool = False) -> Listing:
             if not _is_text(row):
                 name = f"line {number}"
                 raise Unusable(f"half a character: a lone \\ud800 to \\udfff is no text ({place})")
+            row = filled(row, place)
             cut = _stretch(row, listing.sources, path, place, allow_commands)
             segments = _objects(row, "supervisions", place)
         except Unusable as error:
@@ -51,7 +65,6 @@ def list_cuts(path: Path, *, allow_commands: bool = False) -> Listing:
                 listing.left_out.append((str(segment.get("id") or name), str(error)))
     if not number:
         raise ValueError(f"{path} is empty; expected cuts with recordings and supervisions, made with lhotse")
-    return listing
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -107,14 +120,15 @@ def _stretch(
 
 
 def _audio(source: Mapping[str, Any], path: Path, place: str, allow_commands: bool) -> tuple[str, bool]:
-    """The file or command of a source, and whether it is a command."""
+    """The file, address or command of a source, and whether it is a command."""
     kind, value = source.get("type"), source.get("source")
     if not isinstance(value, str):
         raise Unusable(f"not an audio file: {type(value).__name__}, expected a path ({place})")
     if kind == "command" and not allow_commands:
         raise ValueError(f"{path}:{place.rpartition(':')[2]}: a command, {value!r}; {COMMANDS}")
-    if kind not in ("file", "command") or (kind == "file" and "://" in value):
-        raise Unusable(f"not an audio file: {kind} {value[:80]}, expected a file ({place})")
+    fitting = {"file": "://" not in value, "url": is_remote(value), "command": True}
+    if not fitting.get(str(kind)):
+        raise Unusable(f"not an audio file: {kind} {value[:80]}, expected a file, or a url of s3, gs or http ({place})")
     if kind == "file":
         beside = path.parent / value
         value = str(beside) if "\0" not in value and os.path.lexists(beside) else os.path.abspath(value)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lhotse import CutSet
 from lhotse.features.base import FeatureExtractor, register_extractor
 from lhotse.features.io import LilcomChunkyWriter, NumpyFilesWriter
 
+from distill.corpora.audio import readable
 from distill.corpora.cut_sets import SUFFIX, CutBlocks, each_cut, write_cuts
 from distill.files import own_name
 
@@ -84,12 +84,13 @@ def compute_chunk(cuts: Path, part: str, folder: Path, number: int) -> None:
     place = _chunk(folder, part, number)
     temporary = own_name(place)
     temporary.mkdir(parents=True, exist_ok=True)
-    block = CutSet.from_cuts(CutBlocks(cuts, part).read(number))
     writer = LilcomChunkyWriter if importlib.util.find_spec("lilcom") else NumpyFilesWriter
-    extractor = NativeFbank(NativeFbankConfig())
-    made = block.compute_and_store_features(extractor, temporary / "feats", storage_type=writer, progress_bar=False)
-    for cut in made:
-        cut.features.storage_path = str(place / Path(cut.features.storage_path).name)
+    extractor, made = NativeFbank(NativeFbankConfig()), []
+    with writer(temporary / "feats") as storage:
+        for cut in CutBlocks(cuts, part).read(number):
+            features = readable(cut).compute_and_store_features(extractor, storage).features
+            features.storage_path = str(place / Path(features.storage_path).name)
+            made.append(replace(cut, features=features))
     write_cuts(made, temporary / "cuts.jsonl.gz")
     try:
         temporary.rename(place)

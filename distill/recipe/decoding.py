@@ -224,6 +224,7 @@ DECODERS: dict[Method, Callable[[Decoding], Recognised]] = {
 
 def write(folder: Path, run: Run, method: str, emissions: Emissions, result: Recognised) -> None:
     """recogs-, errs-, wer-summary-, wer.json, utt2spk, errors.html; words.ctm, words.json, nbest.json where known."""
+    from distill.corpora.audio import readable
     from distill.decode.ngram_rescoring import as_plain
     from distill.decode.word_files import write_words
     from distill.report.calibration import write_calibration
@@ -249,7 +250,7 @@ def write(folder: Path, run: Run, method: str, emissions: Emissions, result: Rec
     if speakers := clips.speakers(emissions.cuts.values()):
         write_speakers(folder, speakers)
     links = {name: address for name, cut in emissions.cuts.items() if (address := clips.link(cut, folder)) is not None}
-    audio = Audio(lambda name: clips.flac(emissions.cuts[name]), links)
+    audio = Audio(lambda name: clips.flac(readable(emissions.cuts[name])), links)
     write_page(folder, scored, {**info, "set": run.cut_set}, speakers, audio)
     headline = next(folder.glob("errs-*.txt")).read_text(encoding="utf-8").splitlines()[0]
     log.info("%s %s %s %s: %s", run.experiment.name, run.cut_set, run.label, method, headline)

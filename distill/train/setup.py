@@ -13,8 +13,8 @@ from torch import Tensor
 
 from distill.batch import SAMPLE_RATE, Batch
 from distill.config.experiment import Experiment
+from distill.corpora.audio import readable
 from distill.corpora.cut_sets import CutBlocks, load_cuts
-from distill.data.audio import check_files
 from distill.data.lattices import Lattices
 from distill.data.loader import SpeechDataset, TrainLoader, distortion, in_order
 from distill.data.numerators import Numerators, usable
@@ -230,6 +230,6 @@ def validation(
     every = max(1, len(good) // count)
     chosen = sorted(good[::every][:count], key=lambda cut: (-cut.duration, cut.id))  # alike on all ranks
     for cut in chosen:  # now, not after an epoch
-        check_files(cut.recording)
+        readable(cut)
     dataset = SpeechDataset(numerators, None, 0, with_clean, experiment.data.keep_audio)
     return partial(in_order, type(cuts).from_cuts(ranks.mine(chosen)), dataset, experiment.data.max_duration)

@@ -405,7 +405,7 @@ CUT_FAULTS: tuple[tuple[str, Callable[[dict[str, Any]], Any]], ...] = (
     ("not a cut of one recording", lambda row: row.update(type="PaddingCut")),
     ("not a cut of one recording", lambda row: row.update(type="MultiCut", channel=[0, 1])),
     ("no such channel", lambda row: row.update(channel=1)),
-    ("not an audio file", lambda row: source_of(row).update(type="url", source="https://example.org/a.wav")),
+    ("not an audio file", lambda row: source_of(row).update(type="url", source="ftp://example.org/a.wav")),
     ("not an audio file", lambda row: source_of(row).update(type="memory")),
     ("not an audio file", lambda row: source_of(row).update(source=None)),
     ("no such file", lambda row: source_of(row).update(source="absent.wav")),

@@ -16,13 +16,14 @@ class Server(http.server.ThreadingHTTPServer):
     """Serves `content` by path.
 
     limit: most bytes of an answer, after which the connection is cut. ranges: whether parts are served.
-    asked: path and first byte of every request.
+    asked: path and first byte of every request. refusals: requests that are refused first.
     """
 
     content: dict[str, bytes]
     limit: int | None
     ranges: bool
     asked: list[tuple[str, int]]
+    refusals: int
 
     @property
     def address(self) -> str:
@@ -36,6 +37,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")) if self.server.ranges else None
         first = int(asked[1]) if asked else 0
         self.server.asked.append((self.path, first))
+        if self.server.refusals:
+            self.server.refusals -= 1
+            return self.send_error(503)
         body = self.server.content.get(self.path)
         if body is None:
             return self.send_error(404)
@@ -55,7 +59,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server without content; connections that are cut are taken up again without a pause."""
     monkeypatch.setattr("distill.corpora.download.PAUSE", 0.0)
     with Server(("127.0.0.1", 0), Handler) as found:
-        found.content, found.limit, found.ranges, found.asked = {}, None, True, []
+        found.content, found.limit, found.ranges, found.asked, found.refusals = {}, None, True, [], 0
         threading.Thread(target=found.serve_forever, daemon=True).start()
         yield found
         found.shutdown()

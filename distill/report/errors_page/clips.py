@@ -23,6 +23,8 @@ def link(cut, folder: Path) -> str | None:
     recording = getattr(cut, "recording", None)
     if recording is None or len(recording.sources) != 1 or recording.sources[0].type != "file":
         return None
+    if not os.path.isfile(recording.sources[0].source):  # but within a tar
+        return None
     address = quote(os.path.relpath(recording.sources[0].source, folder))
     if cut.start == 0 and abs(cut.duration - recording.duration) < 0.01:
         return address

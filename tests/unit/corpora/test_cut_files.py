@@ -94,7 +94,7 @@ def test_other_cuts_are_listed_by_their_type(tmp_path: Path, change: dict[str, A
         ({"id": 5}, "no recording"),
         ({"id": "u1"}, "duplicate recording: u1 is another file at labelled.jsonl:1"),
         ({"transforms": [{"name": "ReverbWithImpulseResponse", "kwargs": {}}]}, "transformed audio"),
-        ({"sources": [{"type": "url", "channels": [0], "source": "http://a/b"}]}, "not an audio file: url http://a/b"),
+        ({"sources": [{"type": "url", "channels": [0], "source": "ftp://a/b"}]}, "not an audio file: url ftp://a/b"),
         ({"sources": [{"type": "file", "channels": [0], "source": "/gone.wav"}]}, "no such file: /gone.wav"),
         ({"sources": [{"type": "file", "channels": [0], "source": "/dev/zero"}]}, "not a regular file: /dev/zero"),
     ],
