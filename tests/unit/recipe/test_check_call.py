@@ -205,7 +205,7 @@ def test_cut_sets_that_are_there_are_known(check: Check, tmp_path: Path) -> None
     ("corpus", "conf", "experiments"),
     [
         ("librispeech", "conf", "teacher,s5,s5_stream,s5_single,s1,s1_stream,s5_dynamic,s5_fbank40,s5_fbank40_stream"),
-        ("librispeech", "conf", "teacher_hubert,s5_hubert,teacher_wavlm"),
+        ("librispeech", "conf", "teacher_hubert,s5_hubert,teacher_wavlm,teacher_whisper"),
         ("librispeech", "conf/mini", "teacher,sn,ss,single,m1,m2,m3,sn_nbest,ss_dynamic,sn_fbank40,ss_fbank40"),
         ("spoken_commands", "conf", "teacher,sn,ss,single,teacher_ctc,sn_fbank40,ss_fbank40"),
     ],
@@ -216,6 +216,15 @@ def test_calls_of_the_recipes_fit(check: Check, tmp_path: Path, corpus: str, con
     assert check(experiments) == (0, "")
     done(tmp_path / "exp/teacher")
     assert check(experiments, "--units", "bpe", "--set", "lm.text.units=chars") == (0, "")
+
+
+def test_weights_that_are_no_downloads_are_named_in_the_call(check: Check, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "conf")
+    shutil.copytree(ROOT / "egs/spoken_commands/conf", tmp_path / "conf")
+    names = "teacher_whisper,sn_whisper,ss_whisper"
+    assert "pretrained: is not given; expected hf:NAME" in check(names)[1]
+    assert "pretrained: no folder" in check(names, "--set", f"pretrained=whisper:{tmp_path / 'none'}")[1]
+    assert check(names, "--set", f"pretrained=whisper:{tmp_path}") == (0, "")
 
 
 def test_the_check_needs_no_torch() -> None:
