@@ -273,7 +273,7 @@ class Model(Settings):
             "front_end.waveform: utterance": front.waveform == "utterance",
             "front_end.input: log_mel (relative to the utterance's maximum)": front.input == "log_mel",
             "encoder.position_causal: false": encoder.positions == "convolution" and not encoder.position_causal,
-            "encoder.positions: sinusoid (a stream would leave their range)": encoder.positions == "sinusoid",
+            "encoder.positions: sinusoid (counted from the utterance's beginning)": encoder.positions == "sinusoid",
         }
         blocking = [name for name, blocks in blockers.items() if blocks]
         if blocking:
