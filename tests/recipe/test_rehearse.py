@@ -379,3 +379,25 @@ def test_tied_biphones_are_trained_and_decoded(rehearsal: Rehearsal, tmp_path: P
     for method in ("1best", "greedy"):
         assert (tmp_path / f"exp/teacher_biphones/decode_test-clean_offline_{method}/wer.json").is_file()
     assert any((tmp_path / "num/teacher_biphones").glob("*.json"))
+
+
+PRETRAINED = ("hubert", "bestrq", "wav2vec2", "teacher_hubert", "dt", "dt_disc_fbank_two", "dice", "dt_ft", "dice_ft")
+
+
+def test_teachers_are_pre_trained_and_students_learn_from_them(rehearsal: Rehearsal, tmp_path: Path) -> None:
+    """HuBERT, BEST-RQ, wav2vec 2.0; fine-tuned; students of pre-trained states, papers/000; theirs fine-tuned."""
+    options = ("--experiment", ",".join(PRETRAINED), "--set", "optim.updates=4", "--set", "data.share=0.5")
+    done = stages_of(rehearsal, tmp_path, 5, 10, *options)
+    assert done.status == 0, done.output[-3000:]
+    results = {name: json.loads((tmp_path / f"exp/{name}/result.json").read_text()) for name in PRETRAINED}
+    assert all(result["updates"] == 4 and result["train_loss"] > 0 for result in results.values())
+    decoded = {path.parent.parent.name for path in tmp_path.glob("exp/*/decode_test-clean_offline_1best/wer.json")}
+    assert decoded == {"teacher_hubert", "dt_ft", "dice_ft"}, "only these have outputs of units"
+    assert {path.name for path in tmp_path.glob("num/*")} == {"teacher_hubert"}, "no lattices without transcripts"
+    units = {path.name.rpartition("-")[0] for path in tmp_path.glob("units/*") if path.is_dir()}
+    assert units == {"mfcc-100", "hubert-3-200"}
+    curves = (tmp_path / "exp/hubert/curves.tsv").read_text()
+    assert "hubert_masked_accuracy" in curves and "probe_block5" in curves
+    again = stages_of(rehearsal, tmp_path, 5, 10, *options)
+    assert again.status == 0 and "update 1 of" not in again.output
+    assert again.output.count("stage 5: up to date") >= 5
