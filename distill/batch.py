@@ -65,7 +65,7 @@ class Batch:
         """One utterance without its padding."""
         one, size = slice(number, number + 1), int(self.samples[number])
         clean = None if self.clean is None else self.clean[one, :size]
-        units = None if self.units is None else self.units[one]
+        units = None if self.units is None else self.units[one, : int((self.units[number] >= 0).sum())]
         return replace(
             self, ids=self.ids[one], wave=self.wave[one, :size], samples=self.samples[one], graphs=self.graphs[one],
             clean=clean, units=units,

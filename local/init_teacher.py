@@ -29,7 +29,7 @@ def main() -> None:
     recipe = recipe_from(recipe_parser(__doc__).parse_args())
     for experiment in recipe.experiments():
         if stage := first_weights_stage(recipe, experiment):
-            run_stage(stage, partial(write_first_weights, recipe, experiment))
+            run_stage(stage, partial(write_first_weights, recipe, experiment), job=recipe.job)
 
 
 def import_one() -> None:

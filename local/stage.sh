@@ -43,8 +43,8 @@ usage: egs/$corpus/run.sh [options]
   --unlabelled PART[,PART…]   parts of the corpus to use as unlabelled audio, in place of the usual ones
   --nj N                      processes and threads (default: all cores); on a CPU, training is N processes
   --launcher COMMAND          starts the processes of stages 6 to 11: "torchrun --nproc-per-node 8"
-  --job J/N                   of N calls that share stages 0, 1, 7 or 10 the J-th: does its share, and leaves the rest
-                              and the stage's completion to the same call without --job
+  --job J/N                   of N calls that share stages 0, 1, 5 (units of frames), 7 or 10 the J-th: does its share,
+                              and leaves the rest and the stage's completion to the same call without --job
   --resample true             convert audio of other sampling rates to 16 kHz (default: left out and listed)
   --allow-commands true       run the commands in wav.scp and cuts in place of audio files
   --device cpu|cuda           where models run

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from functools import partial
 
-from distill.recipe.options import recipe_from, recipe_parser
+from distill.config.experiment import Experiment
+from distill.recipe.options import Recipe, recipe_from, recipe_parser
 from distill.recipe.parallel import join
 from distill.recipe.script import run_script
-from distill.recipe.stage import relaunched, run_stage
+from distill.recipe.stage import Stage, relaunched, run_stage
 from distill.recipe.training import train, training_stage
+from distill.recipe.units import label_units, units_stage
 
 log = logging.getLogger("train")
 
@@ -23,11 +25,20 @@ def main() -> None:
     for teacher in (each for each in asked if not each.trained and args.stage == 6):
         log.info("stage 6: %s (%s) is fine-tuned already: nothing to train", teacher.name, teacher.pretrained)
     experiments = [experiment for experiment in asked if experiment.stage == args.stage and experiment.trained]
-    if relaunched(recipe, [training_stage(recipe, experiment) for experiment in experiments]):
+    if relaunched(recipe, [stage for experiment in experiments for stage in stages_of(recipe, experiment)]):
         return
-    ranks, _ = join(recipe, longest_wait=None)
+    ranks, recipe = join(recipe, longest_wait=None)
     for experiment in experiments:
-        run_stage(training_stage(recipe, experiment), partial(train, recipe, experiment), ranks)
+        if stage := units_stage(recipe, experiment):
+            run_stage(stage, partial(label_units, recipe, ranks, experiment), ranks, recipe.job)
+        if recipe.job is None:
+            run_stage(training_stage(recipe, experiment), partial(train, recipe, experiment), ranks)
+
+
+def stages_of(recipe: Recipe, experiment: Experiment) -> list[Stage]:
+    """The stages of an experiment: its units of frames, if it needs some, and its training, which has no jobs."""
+    training = None if recipe.job else training_stage(recipe, experiment)
+    return [stage for stage in (units_stage(recipe, experiment), training) if stage]
 
 
 if __name__ == "__main__":

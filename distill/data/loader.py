@@ -28,6 +28,7 @@ from distill.corpora.cut_sets import CutBlocks, spread
 from distill.data.audio import Unreadable, read_audio
 from distill.data.augment import Distortion, NoiseClips, utterance_rng
 from distill.data.numerators import Numerators, Wanted
+from distill.data.units import UnitLabels
 
 LAST_UPDATE = 30  # seconds; as long as torchrun waits before it kills
 END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -45,8 +46,9 @@ class SpeechDataset(Dataset):
         seed: int,
         with_clean: bool,
         keep_audio: bool,
+        units: UnitLabels | None = None,
     ) -> None:
-        self.numerators, self.distortion = numerators, distortion
+        self.numerators, self.distortion, self.units = numerators, distortion, units
         self.seed, self.epoch, self.with_clean = seed, 0, with_clean
         self.kept: dict[str, np.ndarray] | None = {} if keep_audio else None
 
@@ -56,16 +58,18 @@ class SpeechDataset(Dataset):
         found: list[Any] = [None] * len(listed)
         if self.numerators is not None:
             found = self.numerators.graphs([Wanted.of(cut) for cut in listed])
-        ids, clean, graphs, left_out = [], [], [], []
+        ids, clean, graphs, labels, left_out = [], [], [], [], []
         for cut, graph in zip(listed, found):
             try:
                 if isinstance(graph, str):
                     raise Unreadable(graph)
-                clean.append(self._read(cut))
+                wave = self._read(cut)
+                labels += [] if self.units is None else [self.units.of(cut, len(wave))]
             except Unreadable as reason:
                 left_out.append((cut.id, str(reason)))
                 continue
             ids.append(cut.id)
+            clean.append(wave)
             graphs += [] if graph is None else [graph]
         if not ids:
             clean = [np.zeros(SAMPLE_RATE, dtype=np.float32)]
@@ -74,9 +78,10 @@ class SpeechDataset(Dataset):
         if self.distortion is not None and ids:
             rngs = [utterance_rng(self.seed, self.epoch, cut_id) for cut_id in ids]
             augmented = [self.distortion(wave, rng) for wave, rng in zip(clean, rngs)]
-        wave, samples = pad_waves([torch.from_numpy(x) for x in augmented])
+        padded, samples = pad_waves([torch.from_numpy(x) for x in augmented])
         unchanged = pad_waves([torch.from_numpy(x) for x in clean])[0] if self.with_clean else None
-        return Batch(tuple(ids), wave, samples, graphs, unchanged, tuple(left_out))
+        units = None if self.units is None else self.units.padded(labels, padded.shape[1])
+        return Batch(tuple(ids), padded, samples, graphs, unchanged, tuple(left_out), units=units)
 
     def _read(self, cut) -> np.ndarray:
         if self.kept is not None and cut.id in self.kept:

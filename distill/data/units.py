@@ -6,9 +6,10 @@ The inventory says what its centroids are of, so that no other frames are labell
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,15 +18,18 @@ from torch import Tensor
 from torchaudio.compliance import kaldi
 
 from distill.batch import SAMPLE_RATE
-from distill.config.model import FBANK_WIDTH
+from distill.config.model import FBANK_WIDTH, FrontEnd
 from distill.config.units import Units
-from distill.data.shards import Kind
+from distill.data.audio import Unreadable
+from distill.data.shards import Kind, Shards
 from distill.fbank import log_mel
 
 INVENTORY = "inventory.npz"
+LABELS = Kind("units/1", "units", "the training's stage")
 CENTROIDS = Kind("centroids/1", "centroids", "the training's stage", "inventory")
 PART = 10_000  # frames of a step of k-means at least, as in HuBERT's recipe
 HOP = 320  # samples per frame of features
+NEAR = 2  # frames by which counts of the same rate may differ: of padding, and of strides
 CONVENTIONS = {
     "mfcc": "13 MFCC of Kaldi each 10 ms with first and second differences, not scaled; each second frame",
     "fbank": "80 log-mel energies of 25 ms each 20 ms, not scaled",
@@ -138,3 +142,88 @@ def _parts(frames: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
             waiting = []
     if sum(map(len, waiting)):
         yield np.concatenate(waiting)
+
+
+def write_shard(path: Path, cuts: Mapping[str, np.ndarray | str]) -> None:
+    """Write a shard of labels (T,) int16, or why there are none, by cut id; the same bytes in any order."""
+    ids = sorted(cuts)
+    found = [np.zeros(0, np.int16) if isinstance(row := cuts[cut_id], str) else row for cut_id in ids]
+    arrays = {
+        "ids": np.array(ids, dtype=np.str_),
+        "reasons": np.array([row if isinstance(row := cuts[cut_id], str) else "" for cut_id in ids], dtype=np.str_),
+        "frames": np.array([len(row) for row in found], dtype=np.int32),
+        "labels": np.concatenate([*found, np.zeros(0, np.int16)]),
+    }
+    LABELS.write(path, arrays)
+
+
+class UnitShard(dict[str, np.ndarray]):
+    """Labels (T,) int16 of a shard's cuts by cut id; reasons: why others have none.
+
+    Raises FileNotFoundError or ValueError naming the file and the way out.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with LABELS.reading(path) as content:
+            ids, reasons = (content[name].tolist() for name in ("ids", "reasons"))
+            frames, labels = content["frames"], content["labels"]
+            if not len(ids) == len(reasons) == len(frames) or frames.sum() != len(labels):
+                raise ValueError(f"{len(labels)} labels of {len(ids)} cuts, expected {frames.sum()} of {len(frames)}")
+        self.reasons = {cut_id: reason for cut_id, reason in zip(ids, reasons) if reason}
+        rows = zip(ids, np.split(labels, np.cumsum(frames)[:-1]))
+        super().__init__((cut_id, row) for cut_id, row in rows if cut_id not in self.reasons)
+
+
+class UnitLabels(Shards[UnitShard]):
+    """Labels of some parts at the frames of a model."""
+
+    def __init__(self, folders: Sequence[Path], front_end: FrontEnd) -> None:
+        super().__init__(LABELS, UnitShard, folders)
+        self.front_end = front_end
+
+    def of(self, cut: Any, samples: int) -> np.ndarray:
+        """Labels (T,) of a lhotse cut of so many samples, T the model's frames: cut, or the last one repeated.
+
+        Raises Unreadable for a cut without labels, or with labels of another frame rate.
+        """
+        shard = self.find(cut.id, (cut.custom or {}).get("block"))
+        if shard is None:
+            raise Unreadable(f"cut {cut.id} has no units; skipped.tsv of the units has the reason")
+        labels, frames = shard[cut.id], self.front_end.frames(samples)
+        if abs(len(labels) - frames) > NEAR:
+            raise Unreadable(
+                f"cut {cut.id} has {len(labels)} units and {frames} frames of the model: labels of another frame rate"
+            )
+        return np.pad(labels[:frames], (0, max(0, frames - len(labels))), mode="edge")
+
+    def padded(self, rows: Sequence[np.ndarray], samples: int) -> Tensor:
+        """Labels of a batch whose longest waveform has so many samples: (B, T) int64, -1 behind each row's own."""
+        result = torch.full((max(1, len(rows)), max(1, self.front_end.frames(samples))), -1)
+        for number, row in enumerate(rows):
+            result[number, : len(row)] = torch.from_numpy(row)
+        return result
+
+
+class Summary:
+    """Figures of the labels of a part, added shard by shard; counts (K,): labels of each cluster."""
+
+    def __init__(self, clusters: int) -> None:
+        self.counts = np.zeros(clusters, np.int64)
+        self.utterances = 0
+        self.without_labels: list[tuple[str, str]] = []  # cut id, reason
+
+    def add(self, shard: UnitShard) -> None:
+        """Count a shard in."""
+        self.utterances += len(shard) + len(shard.reasons)
+        self.without_labels += shard.reasons.items()
+        for labels in shard.values():
+            self.counts += np.bincount(labels, minlength=len(self.counts))
+
+    def figures(self) -> dict[str, Any]:
+        """For summary.json. perplexity: exp of the entropy of the labels' distribution, at most the clusters."""
+        shares = self.counts[self.counts > 0] / max(1, self.counts.sum())
+        return {
+            "utterances": self.utterances, "without_labels": len(self.without_labels),
+            "frames": int(self.counts.sum()), "perplexity": round(float(np.exp(-(shares * np.log(shares)).sum())), 2),
+            "counts": self.counts.tolist(),
+        }  # fmt: skip

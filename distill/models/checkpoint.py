@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -115,6 +116,14 @@ def load_code_head(folder: Path) -> CodeHead | None:
     head = CodeHead(dim, final_dim, clusters, settings.temperature, settings.block or -1)
     head.load_state_dict(state)
     return head.eval()
+
+
+def digest(what: object, states: Iterable[tuple[str, Tensor]]) -> str:
+    """Names settings, or whatever repr shows of them, and tensors: 16 hexadecimal digits."""
+    made = hashlib.sha256(repr(what).encode())
+    for name, value in sorted(states, key=lambda state: state[0]):
+        made.update(name.encode() + value.cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return made.hexdigest()[:16]
 
 
 def export_weights(folder: Path, path: Path, epoch: int | Literal["last", "best"] = "last", avg: int = 1) -> int:

@@ -148,6 +148,8 @@ class Call:
             yield from self.unfit_start(experiment, experiment.init)
         if experiment.teacher is not None:
             yield from self.unfit_teacher(experiment, experiment.teacher.experiment)
+        if experiment.units is not None and experiment.units.experiment is not None:
+            yield from self.unfit_units(experiment, experiment.units.experiment)
 
     def unfit_start(self, experiment: Experiment, name: str) -> Iterator[str]:
         makers = [each for each in self.experiments.values() if each.stage in TEACHERS and each.init == name]
@@ -180,6 +182,17 @@ class Call:
         unlabelled = experiment.supervised and self.trains(experiment) and not self.done(labels)
         if unlabelled and not (7 in self.stages and name in self.by_name):
             yield f"teacher.experiment: stage 7 makes {labels}, which is not there; run it with {name} in --experiment"
+
+    def unfit_units(self, experiment: Experiment, name: str) -> Iterator[str]:
+        source, layer = self.known(name), experiment.units.layer if experiment.units else None
+        yield from self.untrained("units.of", experiment, name)
+        if source is not None and layer is not None and layer > source.model.encoder.layers:
+            yield f"units.layer: {name} has blocks 1 to {source.model.encoder.layers}, 0 is their input (got {layer})"
+        if source is not None and source.model.front_end.hop != experiment.model.front_end.hop:
+            yield (
+                f"units.of: {name} has a frame each {source.model.front_end.hop} samples, and {experiment.name} each"
+                f" {experiment.model.front_end.hop}; give one of the same rate"
+            )
 
     def untrained(self, key: str, experiment: Experiment, name: str) -> Iterator[str]:
         """A line where a training depends on one that is neither complete nor run before it in this call."""

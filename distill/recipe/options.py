@@ -29,7 +29,7 @@ OF_STAGES = re.compile(r"(manifests|checked|cuts|fbank|text|num|units|audio)|(la
 OF_CORPUS = re.compile(
     r"labelled|unlabelled|dev|test-.*|LibriSpeech|(train|dev)-.*|fsdd|intent|wakeword|small|medium|large|embedded"
 )
-JOB_STAGES = (0, 1, 7, 10)  # that several calls with --job share
+JOB_STAGES = (0, 1, 5, 7, 10)  # that several calls with --job share
 MOST_JOBS = 4096
 NO_K2 = (
     "--engine k2 needs k2, which this Python does not have; wheels for every torch are at"
@@ -120,6 +120,11 @@ class Recipe:
     @property
     def num(self) -> Path:
         return self.data_dir / "num"
+
+    @property
+    def frame_units(self) -> Path:
+        """Units of frames by k-means, which pre-training predicts; a folder for each of their settings."""
+        return self.data_dir / "units"
 
     @property
     def overrides(self) -> dict[str, tuple[str, ...]]:

@@ -13,6 +13,7 @@ from distill.recipe.options import Recipe
 from distill.recipe.provenance import command_line, commit, hardware
 from distill.recipe.script import log_to
 from distill.recipe.stage import Stage
+from distill.recipe.units import units_stage
 from distill.report.results import TrainingResult
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ def training_stage(recipe: Recipe, experiment: Experiment) -> Stage:
         inputs[recipe.exp(teacher)] = stage_of(maker_of(recipe.conf_dir, teacher, recipe.suffix))
         if experiment.supervised:
             inputs[recipe.num / teacher] = 7
+    if stage := units_stage(recipe, experiment):
+        inputs[stage.out] = stage.number
     return Stage(experiment.stage, recipe.exp(experiment.name), experiment.identity(), inputs, resumable=True)
 
 

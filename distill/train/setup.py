@@ -19,6 +19,7 @@ from distill.data.lattices import Lattices
 from distill.data.loader import SpeechDataset, TrainLoader, distortion, in_order
 from distill.data.numerators import Numerators, usable
 from distill.data.statistics import fbank_statistics, level
+from distill.data.units import UnitLabels
 from distill.files import write_text
 from distill.fsa.graph import Hmm
 from distill.fsa.k2_format import load_fsa
@@ -89,8 +90,9 @@ def build_trainer(
     with_clean = "clean" in needs or bool(teacher and experiment.teacher and experiment.teacher.input == "clean")
     files = [CutBlocks(folders.data / "cuts", part) for part in data.train]
     dataset = SpeechDataset(
-        numerators, distortion(experiment.augment, folders.data), experiment.seed, with_clean, data.keep_audio
-    )
+        numerators, distortion(experiment.augment, folders.data), experiment.seed, with_clean, data.keep_audio,
+        stored_units(experiment, folders, data.train),
+    )  # fmt: skip
     loader = TrainLoader(files, dataset, data, experiment.seed, ranks.rank, ranks.world)
     model = initial_model(experiment, lang.outputs, folders, folder, loader, ranks.first)
     denominator = graphs.denominator.to(device) if graphs else None
@@ -152,6 +154,14 @@ def stored_numerators(experiment: Experiment, folders: Folders, graphs: Graphs) 
         )
     shift = experiment.model.front_end.hop / SAMPLE_RATE
     return Numerators(graphs.lang, graphs.lm, stored, data, (stored.frame_shift or shift) / shift)
+
+
+def stored_units(experiment: Experiment, folders: Folders, parts: Sequence[str]) -> UnitLabels | None:
+    """Units of the frames of some parts, None for an experiment whose terms need none."""
+    if experiment.units is None or "units" not in needs_of(experiment.objective):
+        return None
+    folder = folders.data / "units" / experiment.units.folder(experiment.data)
+    return UnitLabels([folder / part for part in parts], experiment.model.front_end)
 
 
 def initial_model(
@@ -222,6 +232,9 @@ def validation(
     part, cuts = experiment.data.valid, load_cuts(folders.data / "cuts", [experiment.data.valid])
     numerators = Numerators(graphs.lang, graphs.lm) if graphs else None
     good, skipped = usable(cuts, numerators) if numerators else (list(cuts), [])
+    if units := stored_units(experiment, folders, [part]):
+        skipped += [(cut.id, f"cut {cut.id} has no units") for cut in good if units.find(cut.id) is None]
+        good = [cut for cut in good if units.find(cut.id) is not None]
     if not good:
         raise ValueError(f"no cut of '{part}' can be scored; the first: {skipped[0][1]}")
     if skipped:
@@ -231,5 +244,5 @@ def validation(
     chosen = sorted(good[::every][:count], key=lambda cut: (-cut.duration, cut.id))  # alike on all ranks
     for cut in chosen:  # now, not after an epoch
         readable(cut)
-    dataset = SpeechDataset(numerators, None, 0, with_clean, experiment.data.keep_audio)
+    dataset = SpeechDataset(numerators, None, 0, with_clean, experiment.data.keep_audio, units)
     return partial(in_order, type(cuts).from_cuts(ranks.mine(chosen)), dataset, experiment.data.max_duration)

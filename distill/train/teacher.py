@@ -120,13 +120,9 @@ class TeacherTargets:
 
     def _digest(self) -> str:
         """Names the teacher's weights and its targets."""
-        digest = hashlib.sha256(repr((self.model.settings, self.blocks)).encode())
+        what: tuple = (self.model.settings, self.blocks, *(["normed"] if self.normed else []))
         states = list(self.model.state_dict().items())
-        if self.normed:
-            digest.update(b"normed")
         if self.codes:
-            digest.update(repr((self.codes.block, self.codes.temperature)).encode())
+            what += (self.codes.block, self.codes.temperature)
             states += [(f"codes.{name}", value) for name, value in self.codes.state_dict().items()]
-        for name, value in sorted(states):
-            digest.update(name.encode() + value.cpu().flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return checkpoint.digest(what, states)

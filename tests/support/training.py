@@ -98,11 +98,13 @@ class InMemory(CutBlocks):
         return self.blocks[number]
 
 
-def loader_of(cuts: CutSet, numerators: Numerators, experiment: Experiment, ranks: Ranks = ALONE, **dataset: Any):
-    """The loader of an experiment; dataset: `distortion`, `with_clean` of its SpeechDataset, `block`: cuts in one."""
+def loader_of(
+    cuts: CutSet, numerators: Numerators | None, experiment: Experiment, ranks: Ranks = ALONE, **dataset: Any
+):
+    """The loader of an experiment; dataset: arguments of its SpeechDataset, `block`: cuts in one."""
     made = SpeechDataset(
         numerators, dataset.get("distortion"), experiment.seed, dataset.get("with_clean", False),
-        experiment.data.keep_audio,
+        experiment.data.keep_audio, dataset.get("units"),
     )  # fmt: skip
     return TrainLoader(
         [InMemory(cuts, dataset.get("block", 250))], made, experiment.data, experiment.seed, ranks.rank, ranks.world

@@ -19,8 +19,11 @@ from lhotse import CutSet
 import distill.data.loader as module
 from distill.batch import BEGIN, Place
 from distill.config.experiment import Experiment
+from distill.config.model import FrontEnd
 from distill.data.augment import Distortion
 from distill.data.loader import SpeechDataset, TrainLoader, in_order, share
+from distill.data.shards import shard_path
+from distill.data.units import LABELS, UnitLabels, write_shard
 from distill.graphs.lexicon import Lang
 from distill.train.distributed import Ranks
 from tests.support.training import SETTINGS, in_ranks, loader_of, made_numerators, write_letters, write_speech
@@ -61,18 +64,47 @@ def repeated(cuts: CutSet, times: int) -> CutSet:
     return CutSet.from_cuts(cut.with_id(f"{cut.id}-{n}") for n in range(times) for cut in cuts)
 
 
-def test_handles_and_memory_stay_flat_over_two_thousand_batches(cuts: CutSet, lang: Lang) -> None:
+def test_handles_and_memory_stay_flat_over_two_thousand_batches(cuts: CutSet, lang: Lang, tmp_path: Path) -> None:
     many = repeated(cuts.subset(first=20), 100)
-    loader = loader_of(many, made_numerators(lang), experiment(max_duration=0.1, workers=4))
+    units = unit_labels(many, tmp_path)
+    loader = loader_of(many, made_numerators(lang), experiment(max_duration=0.1, workers=4), units=units)
     measured, count, others = [], 0, set(children())
     for count, batch in enumerate(loader.epoch(0), 1):
-        assert len(batch.graphs) == 1
+        assert len(batch.graphs) == 1 and batch.units is not None
         if count in (100, 1900):
             assert len({*children()} - others) == 4
             measured.append(handles_and_memory())
     assert count == 2000
     (_, memory), (handles, later) = measured
     assert handles < 200 and later < memory + 30
+
+
+def unit_labels(cuts: CutSet, folder: Path, left_out: str = "") -> UnitLabels:
+    """Random units of 20 ms, but for one cut units of 10 ms."""
+    rng, front = np.random.default_rng(0), FrontEnd()
+    frames = {cut.id: front.frames(cut.num_samples) * (2 if cut.id == left_out else 1) for cut in cuts}
+    write_shard(
+        shard_path(folder, 0), {name: rng.integers(9, size=count).astype("h") for name, count in frames.items()}
+    )
+    LABELS.finish(folder, 1)
+    return UnitLabels([folder], front)
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_units_come_with_their_utterances(cuts: CutSet, tmp_path: Path, workers: int) -> None:
+    units = unit_labels(cuts, tmp_path, left_out="cut-0003")
+    loader = loader_of(cuts, None, experiment(workers=workers, max_duration=1.0), units=units)
+    seen, left_out = [], {}
+    for batch in loader.epoch(0):
+        left_out |= dict(batch.left_out)
+        seen += batch.ids
+        assert batch.units is not None and batch.units.shape == (len(batch.ids), FrontEnd().frames(batch.wave.shape[1]))
+        for name, row, samples in zip(batch.ids, batch.units, batch.samples.tolist()):
+            shard, frames = units.find(name), FrontEnd().frames(samples)
+            assert shard is not None
+            assert row[:frames].tolist() == shard[name].tolist() and (row[frames:] == -1).all()
+    assert sorted([*seen, "cut-0003"]) == sorted(cut.id for cut in cuts)
+    assert left_out.keys() == {"cut-0003"} and "labels of another frame rate" in left_out["cut-0003"]
 
 
 @pytest.mark.parametrize("keep", [False, True])

@@ -9,10 +9,29 @@ import numpy as np
 import pytest
 import torch
 import torchaudio
+from lhotse import CutSet
+from lhotse.testing.dummies import DummyManifest
 from sklearn.cluster import KMeans, MiniBatchKMeans
 
+from distill.batch import Batch
 from distill.config.model import FrontEnd
-from distill.data.units import CENTROIDS, CONVENTIONS, INVENTORY, PART, Inventory, Origin, features, find_units
+from distill.data.audio import Unreadable
+from distill.data.shards import missing, shard_path
+from distill.data.units import (
+    CENTROIDS,
+    CONVENTIONS,
+    INVENTORY,
+    LABELS,
+    PART,
+    Inventory,
+    Origin,
+    Summary,
+    UnitLabels,
+    UnitShard,
+    features,
+    find_units,
+    write_shard,
+)
 from distill.fbank import fbank
 
 SAMPLES = (400, 719, 720, 1599, 16037)
@@ -184,3 +203,111 @@ def test_an_empty_or_wrong_inventory_is_refused(path: Path) -> None:
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"the inventory of centroids .* is missing"):
         Inventory.load(path)
+
+
+# Labels
+
+ROWS: dict[str, np.ndarray | str] = {
+    "b": np.array([3, 3, 0], np.int16),
+    "a": np.array([1], np.int16),
+    "short": "cut short is shorter than a frame",
+    "c": np.arange(24, dtype=np.int16),
+}
+
+
+def part_of(folder: Path, *shards: dict[str, np.ndarray | str]) -> Path:
+    """A part of these shards."""
+    for number in missing(folder, len(shards)):
+        write_shard(shard_path(folder, number), shards[number])
+    LABELS.finish(folder, len(shards))
+    return folder
+
+
+def cut(name: str, block: str | None = None):
+    made = DummyManifest(CutSet, begin_id=0, end_id=1)[0].with_id(name)
+    made.custom = {"block": block} if block else None
+    return made
+
+
+def test_labels_come_back(tmp_path: Path) -> None:
+    write_shard(tmp_path / "x.npz", ROWS)
+    write_shard(tmp_path / "y.npz", dict(reversed(ROWS.items())))
+    assert (tmp_path / "x.npz").read_bytes() == (tmp_path / "y.npz").read_bytes()
+    shard = UnitShard(tmp_path / "x.npz")
+    assert list(shard) == ["a", "b", "c"] and shard.reasons == {"short": ROWS["short"]}
+    for name, row in shard.items():
+        assert row.dtype == np.int16 and np.array_equal(row, ROWS[name])
+    write_shard(tmp_path / "none.npz", {})
+    assert UnitShard(tmp_path / "none.npz") == {}
+
+
+def test_a_killed_writer_goes_on_where_it_was(tmp_path: Path) -> None:
+    folder, front = tmp_path / "labelled", FrontEnd()
+    write_shard(shard_path(part_of(folder), 0), ROWS)
+    (folder / "shards.json").unlink()
+    (folder / "00001.npz.tmp").write_bytes(b"half")
+    with pytest.raises(FileNotFoundError, match=r"no units at .*labelled; the training's stage writes them"):
+        UnitLabels([folder], front)
+    assert missing(folder, 2) == [1]
+    part_of(folder, ROWS, {"d": ROWS["a"]})
+    assert UnitLabels([folder], front).find("d") == {"d": [1]}
+    path = shard_path(folder, 1)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"00001\.npz: cut short or no shard of units .*training's stage again"):
+        UnitLabels([folder], front)
+
+
+def test_labels_that_do_not_fit_are_an_error(tmp_path: Path) -> None:
+    arrays = {"ids": np.array(["a"]), "reasons": np.array([""]), "frames": np.array([3]), "labels": np.zeros(2)}
+    LABELS.write(tmp_path / "x.npz", arrays)
+    with pytest.raises(ValueError, match=r"x\.npz: .*\(2 labels of 1 cuts, expected 3 of 1\)"):
+        UnitShard(tmp_path / "x.npz")
+
+
+def test_labels_are_found_by_part_and_block(tmp_path: Path) -> None:
+    labels = UnitLabels([part_of(tmp_path / "labelled", {"a": ROWS["a"]}, {"b": ROWS["b"]})], FrontEnd())
+    assert labels.find("b") == labels.find("b", "labelled/1") and labels.find("b", "labelled/0") is None
+    assert labels.of(cut("b"), 1040).tolist() == labels.of(cut("b", "labelled/1"), 1040).tolist() == [3, 3, 0]
+
+
+@pytest.mark.parametrize("frames", range(20, 29))
+def test_labels_are_fitted_to_the_frames_of_the_model(tmp_path: Path, frames: int) -> None:
+    labels = UnitLabels([part_of(tmp_path / "labelled", ROWS)], FrontEnd())
+    samples = 400 + 320 * (frames - 1)
+    if 22 <= frames <= 26:
+        assert labels.of(cut("c"), samples).tolist() == [*range(24), 23, 23][:frames]
+        return
+    with pytest.raises(
+        Unreadable, match=rf"cut c has 24 units and {frames} frames of the model: .* another frame rate"
+    ):
+        labels.of(cut("c"), samples)
+
+
+def test_cuts_without_labels_are_named(tmp_path: Path) -> None:
+    labels = UnitLabels([part_of(tmp_path / "labelled", ROWS)], FrontEnd())
+    for name in ("short", "other"):
+        with pytest.raises(Unreadable, match=f"cut {name} has no units; "):
+            labels.of(cut(name), 1040)
+
+
+def test_labels_of_a_batch_are_padded(tmp_path: Path) -> None:
+    labels = UnitLabels([part_of(tmp_path / "labelled", ROWS)], FrontEnd())
+    found = labels.padded([np.array([3, 3, 0]), np.array([1])], 1040)
+    assert found.dtype == torch.int64 and found.tolist() == [[3, 3, 0], [1, -1, -1]]
+    assert labels.padded([], 720).tolist() == [[-1, -1]], "of a stand-in"
+    batch = Batch(("b", "a"), torch.zeros(2, 1040), torch.tensor([1040, 400]), [None, None], units=found)
+    row = batch.to("cpu").row(1).units
+    assert row is not None and row.tolist() == [[1]]
+
+
+def test_a_summary_counts_labels_and_reasons(tmp_path: Path) -> None:
+    summary = Summary(24)
+    assert summary.figures()["perplexity"] == 1 and summary.figures()["counts"] == [0] * 24
+    for shard in (ROWS, {"d": ROWS["b"]}):
+        write_shard(tmp_path / "x.npz", shard)
+        summary.add(UnitShard(tmp_path / "x.npz"))
+    figures, counts = summary.figures(), np.array([3, 2, 1, 5, *[1] * 20])
+    assert (figures["utterances"], figures["without_labels"], figures["frames"]) == (5, 1, 31)
+    assert figures["counts"] == counts.tolist() and summary.without_labels == [("short", ROWS["short"])]
+    entropy = torch.distributions.Categorical(torch.tensor(counts / 31)).entropy()
+    assert figures["perplexity"] == pytest.approx(entropy.exp().item(), abs=0.01)

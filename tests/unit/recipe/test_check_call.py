@@ -65,11 +65,13 @@ def test_a_job_is_a_number_of_how_many(check: Check, job: str) -> None:
     assert status == 2 and f"--job {job!r} must be J/N" in lines
 
 
-@pytest.mark.parametrize(("first", "last", "fits"), [(0, 1, True), (7, 7, True), (10, 10, True), (6, 7, False)])
+@pytest.mark.parametrize(
+    ("first", "last", "fits"), [(0, 1, True), (5, 5, True), (7, 7, True), (10, 10, True), (6, 7, False)]
+)
 def test_a_job_is_of_stages_that_have_shards(check: Check, first: int, last: int, fits: bool) -> None:
     status, lines = check("", "--stage", str(first), "--stop-stage", str(last), "--job", "4/4")
     assert status == (0 if fits else 2)
-    assert fits or f"--job: stages 0, 1, 7, 10 take jobs, and this call runs stages {first} to {last}" in lines
+    assert fits or f"--job: stages 0, 1, 5, 7, 10 take jobs, and this call runs stages {first} to {last}" in lines
 
 
 def done(*folders: Path) -> None:
