@@ -24,6 +24,7 @@ from tests.unit.recipe.test_ranks import contents
 MARKS = ("skipped.tsv", "summary.json", ".started")
 HUBERT = {
     "stage": 5,
+    "pretrained": "random",
     "model": {
         "front_end": {"layers": [[16, 40, 20], [16, 16, 16]], "norm": "frame", "waveform": "none"},
         "encoder": {"dim": 16, "ffn_dim": 32, "layers": 2, "heads": 2, "position_kernel": 4, "position_groups": 2},
