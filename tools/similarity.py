@@ -33,7 +33,10 @@ def main() -> None:
     parser.add_argument("--utterances", type=int, default=100, help=f"of it, each with up to {FRAMES} frames")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    write(parser.parse_args())
+    args = parser.parse_args()
+    if args.utterances < 1:
+        parser.error(f"--utterances {args.utterances} must be 1 or more")
+    write(args)
 
 
 def write(args: argparse.Namespace) -> None:
