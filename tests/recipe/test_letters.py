@@ -45,10 +45,12 @@ optim: {updates: 3}
 STREAMING = "{base: student.yaml, stage: 9, init: student, model: {streaming: {chunk_frames: 16, history_frames: 64}}}"
 
 
-def stages(folder: Path, first: int, last: int, experiments: str = "published,student,streaming") -> str:
-    """Run stages with --units letters; returns what they print."""
+def stages(
+    folder: Path, first: int, last: int, experiments: str = "published,student,streaming", units: str = "letters"
+) -> str:
+    """Run stages; returns what they print."""
     options = [f"--{kind}-dir={folder / kind}" for kind in ("conf", "data", "exp")]
-    options += ["--corpus=librispeech", "--rehearse=true", "--nj=1", "--units=letters", f"--experiment={experiments}"]
+    options += ["--corpus=librispeech", "--rehearse=true", "--nj=1", f"--units={units}", f"--experiment={experiments}"]
     printed = ""
     for number, script in SCRIPTS:
         if first <= int(number) <= last:
