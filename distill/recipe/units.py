@@ -55,6 +55,7 @@ def label_units(recipe: Recipe, ranks: Alone | Ranks, experiment: Experiment, fo
     parts = tuple(dict.fromkeys((*data.train, data.valid)))
     write = partial(write_shard, settings=settings, train=data.train, folder=folder)
     each_shard(recipe, ranks, parts, folder, write)
+    frames_of.cache_clear()  # the training needs the memory
     if recipe.job or not ranks.first:
         return
     summary, skipped = {}, []
