@@ -21,6 +21,7 @@ import torch
 from benchmarks.table import Row, finish, parser
 from distill.config.model import SAMPLE_RATE
 from distill.corpora.cut_sets import load_cuts
+from distill.data.audio import read_audio
 from distill.data.numerators import text_of
 from distill.recipe.script import run_script
 from distill.runtime.info import ModelInfo
@@ -73,7 +74,7 @@ def main() -> None:
 def load(folder: Path, data: Path, test_set: str) -> Model:
     """The model, and a test set of the recipe."""
     cuts = load_cuts(data / "cuts", [test_set])
-    waves = {cut.id: np.concatenate([cut.load_audio()[0], SILENCE]).astype(np.float32) for cut in cuts}
+    waves = {cut.id: np.concatenate([read_audio(cut), SILENCE]).astype(np.float32) for cut in cuts}
     references = {cut.id: (text_of(cut) or "").split() for cut in cuts}
     return Model(folder, ModelInfo.of_export(folder / "export" / "export.json"), waves, references)
 

@@ -28,6 +28,7 @@ import numpy as np
 from benchmarks.table import Row, finish, parser
 from distill.config.model import SAMPLE_RATE
 from distill.corpora.cut_sets import load_cuts
+from distill.data.audio import read_audio
 from distill.data.numerators import text_of
 from distill.recipe.script import run_script
 from distill.runtime.runner import RUNTIMES
@@ -87,7 +88,7 @@ def one_run(args: argparse.Namespace, runtime: str) -> Row:
 def random_streams(data: Path, name: str, streams: int, seconds: float) -> list[Stream]:
     """Streams of utterances in another order each, with pauses."""
     cuts = list(load_cuts(data / "cuts", [name]))
-    audio = {cut.id: cut.load_audio()[0].astype(np.float32) for cut in cuts}
+    audio = {cut.id: read_audio(cut) for cut in cuts}
     clients, generator = [], np.random.default_rng(0)
     for _ in range(streams):
         pieces, words, length = [], [], 0

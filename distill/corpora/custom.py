@@ -84,7 +84,7 @@ class Custom(Corpus):
         if len(forms) > 1:
             raise ValueError(f"{self.root} has {' and '.join(p.name for p in forms)}; which of them is meant?")
         if forms[0].name != part:
-            return list_cuts(forms[0], allow_commands=commands)
+            return list_cuts(forms[0], needs_text=needs_text, allow_commands=commands)
         return _list_one(forms[0], needs_text, commands)
 
     @cached_property
@@ -131,7 +131,7 @@ def _forms(root: Path, part: str) -> list[Path]:
 def _list_one(folder: Path, needs_text: bool, commands: bool) -> Listing:
     """A folder of Shar, a Kaldi data directory, or a folder of audio."""
     if shar_files(folder):
-        return list_shar(folder, allow_commands=commands)
+        return list_shar(folder, needs_text=needs_text, allow_commands=commands)
     if _is_kaldi(folder) or not _has_audio(folder):
         return list_kaldi(folder, needs_text=needs_text, allow_commands=commands)
     return list_folder(folder, needs_text=needs_text)

@@ -23,14 +23,14 @@ class Stretch(NamedTuple):
     duration: float
 
 
-def list_cuts(path: Path, *, allow_commands: bool = False) -> Listing:
-    """The listing of lhotse cuts, one utterance per supervision.
+def list_cuts(path: Path, *, needs_text: bool = True, allow_commands: bool = False) -> Listing:
+    """The listing of lhotse cuts, one utterance per supervision; without any a whole cut, where no text is needed.
 
     Relative paths are looked for beside the file, then where the process runs. Raises ValueError for what is no JSON
     or a command that may not run, with file and line; what is wrong with one cut goes to `left_out`.
     """
     listing = Listing()
-    read_cuts(path, listing, allow_commands=allow_commands)
+    read_cuts(path, listing, needs_text=needs_text, allow_commands=allow_commands)
     return listing
 
 
@@ -39,6 +39,7 @@ def read_cuts(
     listing: Listing,
     filled: Callable[[dict[str, Any], str], dict[str, Any]] = lambda row, place: row,
     *,
+    needs_text: bool = True,
     allow_commands: bool = False,
 ) -> None:
     """As `list_cuts`, into a listing; each row is first `filled`, which has its place and may raise Unusable."""
@@ -54,7 +55,10 @@ def read_cuts(
                 raise Unusable(f"half a character: a lone \\ud800 to \\udfff is no text ({place})")
             row = filled(row, place)
             cut = _stretch(row, listing.sources, path, place, allow_commands)
-            segments = _objects(row, "supervisions", place)
+            if row.get("supervisions") or needs_text:
+                segments = _objects(row, "supervisions", place)
+            else:
+                segments = [{"id": name, "start": 0.0, "duration": cut.duration}]
         except Unusable as error:
             listing.left_out.append((name, str(error)))
             continue

@@ -114,8 +114,9 @@ def _tried(read: Callable[[], Result], url: str) -> Result:
             _lost += 1
             reason = f"unreadable object: {url} ({_first_line(error)})"
             if _lost >= MOST_LOST:
-                raise Unreachable(f"{_lost} objects in a row cannot be read; look at network and credentials: {reason}"
-                                  ) from None  # fmt: skip
+                raise Unreachable(
+                    f"{MOST_LOST} objects in a row cannot be read; look at network and credentials: {reason}"
+                ) from None
             raise Unusable(reason) from None
         _lost = 0
         return result

@@ -31,7 +31,7 @@ def shar_files(folder: Path) -> list[Path]:
     return [*cuts, *audio] if cuts and audio else []
 
 
-def list_shar(folder: Path, *, allow_commands: bool = False) -> Listing:
+def list_shar(folder: Path, *, needs_text: bool = True, allow_commands: bool = False) -> Listing:
     """The listing of a folder of Shar, one shard after the other: cuts, and headers of the tar; no audio is read.
 
     A recording is named after its cut. Raises ValueError for cuts that cannot be parsed, with file and line, and for
@@ -42,7 +42,7 @@ def list_shar(folder: Path, *, allow_commands: bool = False) -> Listing:
     shards = {f"recording{match[1] or ''}.tar": path for path in shar_files(folder)
               if (match := CUTS.fullmatch(path.name))}  # fmt: skip
     for name, path in shards.items():
-        _add_shard(listing, path, f"{base}/{name}", allow_commands)
+        _add_shard(listing, path, f"{base}/{name}", needs_text, allow_commands)
     strays = [path.name for path in folder.glob("recording*.tar") if path.name not in shards]
     listing.left_out += [(name, f"tar without cuts: no cuts of its number ({name})") for name in sorted(strays)]
     others = Counter(path.name.partition(".")[0] for path in folder.glob("*.tar") if not AUDIO.fullmatch(path.name))
@@ -64,7 +64,7 @@ def _base(folder: Path) -> str:
     return lines[0]
 
 
-def _add_shard(listing: Listing, cuts: Path, tar: str, allow_commands: bool) -> None:
+def _add_shard(listing: Listing, cuts: Path, tar: str, needs_text: bool, allow_commands: bool) -> None:
     """Adds the cuts of a shard, and the members of its tar that no cut has."""
     members: Mapping[str, list[str]] = {}
     name, used = tar.rpartition("/")[2], set[str]()
@@ -78,7 +78,8 @@ def _add_shard(listing: Listing, cuts: Path, tar: str, allow_commands: bool) -> 
         reason = f"no access: {tar} ({error.strerror})"
     except Unusable as error:
         reason = str(error)
-    read_cuts(cuts, listing, partial(_filled, members, used, reason), allow_commands=allow_commands)
+    fill = partial(_filled, members, used, reason)
+    read_cuts(cuts, listing, fill, needs_text=needs_text, allow_commands=allow_commands)
     listing.left_out += [(cut, f"audio without a cut: {name}") for cut in sorted(members.keys() - used)]
 
 

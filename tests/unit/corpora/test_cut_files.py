@@ -60,6 +60,18 @@ def test_each_supervision_of_a_cut_is_an_utterance_of_its_recording(tmp_path: Pa
     assert listed == []
 
 
+@pytest.mark.parametrize("supervisions", [None, []])
+def test_a_cut_without_supervision_is_an_utterance_where_no_text_is_needed(tmp_path: Path, supervisions) -> None:
+    path, row = tmp_path / "unlabelled.jsonl", cut(tmp_path) | {"start": 0.1, "duration": 0.3}
+    path.write_text(json.dumps(row | {"supervisions": supervisions}) + "\n")
+    (utterance,) = list_cuts(path, needs_text=False).utterances
+    assert (utterance.name, utterance.text, utterance.start, utterance.end) == ("u2", None, 0.1, pytest.approx(0.4))
+    listing = list_cuts(path)
+    assert not listing.utterances and "no supervision" in listing.left_out[0][1]
+    path.write_text(json.dumps(row | {"supervisions": ["HELLO"]}) + "\n")
+    assert "no supervision" in list_cuts(path, needs_text=False).left_out[0][1]
+
+
 def test_paths_are_looked_for_beside_the_file(tmp_path: Path) -> None:
     row = cut(tmp_path)
     row["recording"]["sources"][0]["source"] = "u2.flac"

@@ -24,8 +24,6 @@ from tests.support.shar import write_shar
 from tests.support.training import write_speech
 from tests.unit.corpora.test_corpora import prepare
 
-pytest.importorskip("smart_open")
-pytest.importorskip("requests")
 PARTS = ("labelled", "dev", "test-split")
 
 
