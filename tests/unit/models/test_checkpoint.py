@@ -34,7 +34,7 @@ def test_the_head_over_codewords_is_that_of_the_last_epoch(
 ) -> None:
     values = {"name": "t", "stage": 6, "objective": objective, "optim": {"updates": 1}}
     if "hubert" in objective:
-        values |= {"stage": 5, "units": {}, "model": {"mask": {"time_probability": 0.8}}}
+        values |= {"stage": 5, "pretrained": "random", "units": {}, "model": {"mask": {"time_probability": 0.8}}}
     expected = CodeHead(8, 4, 5)
     states = {
         2: {f"hubert.head.{name}": x for name, x in expected.state_dict().items()},
