@@ -124,12 +124,17 @@ class Discriminative(LossTerm):
     temperature: Scale = 0.1  # of its logits, which are cosines
 
 
-class Hubert(LossTerm):
-    """Cross-entropy of frames' units over codewords; defaults as published for HuBERT."""
+class MaskedPrediction(LossTerm):
+    """A term of pre-training: masked frames are predicted, from the audio alone."""
 
     taught: ClassVar[bool] = False
-    units: ClassVar[bool] = True
     masked: ClassVar[bool] = True
+
+
+class Hubert(MaskedPrediction):
+    """Cross-entropy of frames' units over codewords; defaults as published for HuBERT."""
+
+    units: ClassVar[bool] = True
 
     block: Count = 0  # whose output is projected, from 1; 0: the last one's
     final_dim: Width = 256
@@ -139,11 +144,8 @@ class Hubert(LossTerm):
     feature_penalty: Weight = 10.0  # times the mean square of the front-end's output
 
 
-class Contrastive(LossTerm):
+class Contrastive(MaskedPrediction):
     """wav2vec 2.0's: masked frames against codewords of other frames; defaults as published for its Base."""
-
-    taught: ClassVar[bool] = False
-    masked: ClassVar[bool] = True
 
     groups: Width = 2
     codewords: Width = 320  # of each group
@@ -155,11 +157,8 @@ class Contrastive(LossTerm):
     feature_penalty: Weight = 10.0  # times the mean square of the front-end's output
 
 
-class BestRq(LossTerm):
+class BestRq(MaskedPrediction):
     """Cross-entropy of masked frames' codewords of random codebooks; defaults as published."""
-
-    taught: ClassVar[bool] = False
-    masked: ClassVar[bool] = True
 
     codebooks: Width = 1
     codewords: Width = 8192

@@ -198,17 +198,15 @@ class Trainer:
         self._begin_update()
         self.optimiser.zero_grad(set_to_none=True)
         values: dict[str, float] = {}
-        counted = 0.0
         for index, batch in enumerate(group):
             last = index == len(group) - 1
             quiet = getattr(self.parallel, "no_sync", contextlib.nullcontext)
             with contextlib.nullcontext() if last else quiet():
-                loss, parts, count = self._loss(batch)
+                loss, parts = self._loss(batch)
                 self.scaler.scale(loss / len(group)).backward()
             for name, value in parts.items():
                 values[name] = values.get(name, 0.0) + value / len(group)
-            counted += count
-        if not counted:
+        if not values:
             return {}
         for updates, parameter in self.plan.frozen:
             if self.progress.updates < updates:
@@ -232,9 +230,11 @@ class Trainer:
         self._alike.manual_seed(alike)
         torch.manual_seed(own)
 
-    def _loss(self, batch: Batch) -> tuple[Tensor, dict[str, float], float]:
-        """This rank's loss to differentiate, the means of the terms over all ranks with their weighted sum, and what
-        the terms counted over all ranks."""
+    def _loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """This rank's loss to differentiate, and the means of the terms over all ranks with their weighted sum.
+
+        No means where no term of the loss counts anything on any rank.
+        """
         batch = batch.to(self.device)
         precision = getattr(torch, self.settings.precision)
         with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
@@ -247,7 +247,7 @@ class Trainer:
         factor = self.ranks.world * batch.counted  # gradients are averaged over ranks
         weighted = (term.total * (factor * term.weight / counts[name]) for name, term in losses.terms.items())
         loss = sum(weighted, start=torch.zeros((), device=self.device))
-        return loss, values, sum(abs(term.weight) * counted[name] for name, term in losses.terms.items())
+        return loss, values if any(term.weight and counted[name] for name, term in losses.terms.items()) else {}
 
     def _reduced(self, losses: Losses, batch: Batch) -> tuple[dict[str, float], dict[str, float]]:
         """Totals and counts of the terms, and the counters of the result, summed over ranks in one all-reduce."""

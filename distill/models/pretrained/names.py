@@ -17,6 +17,16 @@ HEAD = ("head.output.weight", "head.output.bias")
 """The prediction layer, by our names."""
 CONTRASTIVE, CODE_HEAD = "contrastive.", "hubert.head."
 """Beginnings of our names of what only pre-training uses: parameters of terms of the objective."""
+_OF_FAIRSEQ = {
+    "encoder.layers.{n}.self_attn.q_proj.*": _BLOCK + "attention.query.*",
+    "encoder.layers.{n}.self_attn.v_proj.*": _BLOCK + "attention.value.*",
+    "encoder.layers.{n}.self_attn.out_proj.*": _BLOCK + "attention.out.*",
+    "encoder.layers.{n}.self_attn_layer_norm.*": _BLOCK + "attention_norm.*",
+    "encoder.layers.{n}.fc1.*": _BLOCK + "ffn_up.*",
+    "encoder.layers.{n}.fc2.*": _BLOCK + "ffn_down.*",
+    "encoder.layers.{n}.final_layer_norm.*": _BLOCK + "ffn_norm.*",
+}
+"""Names in a block, all but the keys', of fairseq and of Whisper in transformers, which took them over."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +106,8 @@ FAIRSEQ = Table(
         "encoder.pos_conv.0.parametrizations.weight.original0": _POSITIONS + "0",
         "encoder.pos_conv.0.parametrizations.weight.original1": _POSITIONS + "1",
         "encoder.layer_norm.*": "encoder.norm.*",
-        "encoder.layers.{n}.self_attn.q_proj.*": _BLOCK + "attention.query.*",
+        **_OF_FAIRSEQ,
         "encoder.layers.{n}.self_attn.k_proj.*": _BLOCK + "attention.key.*",
-        "encoder.layers.{n}.self_attn.v_proj.*": _BLOCK + "attention.value.*",
-        "encoder.layers.{n}.self_attn.out_proj.*": _BLOCK + "attention.out.*",
-        "encoder.layers.{n}.self_attn_layer_norm.*": _BLOCK + "attention_norm.*",
-        "encoder.layers.{n}.fc1.*": _BLOCK + "ffn_up.*",
-        "encoder.layers.{n}.fc2.*": _BLOCK + "ffn_down.*",
-        "encoder.layers.{n}.final_layer_norm.*": _BLOCK + "ffn_norm.*",
         "encoder.layers.0.self_attn.relative_attention_bias.weight": "encoder.relative.bias.weight",
         "encoder.layers.{n}.self_attn.grep_linear.*": _BLOCK + "attention.gate.*",
         "encoder.layers.{n}.self_attn.grep_a": _BLOCK + "attention.gate_scale",
@@ -146,15 +150,9 @@ WHISPER = Table(
         "encoder.conv1.*": "front_end.layers.0.conv.*",
         "encoder.conv2.*": "front_end.layers.1.conv.*",
         "encoder.layer_norm.*": "encoder.norm.*",
-        "encoder.layers.{n}.self_attn.q_proj.*": _BLOCK + "attention.query.*",
+        **_OF_FAIRSEQ,
         "encoder.layers.{n}.self_attn.k_proj.weight": _BLOCK + "attention.key.weight",
         "encoder.layers.{n}.self_attn.k_proj.zeros": _BLOCK + "attention.key.bias",  # in no file: `with_zeros`
-        "encoder.layers.{n}.self_attn.v_proj.*": _BLOCK + "attention.value.*",
-        "encoder.layers.{n}.self_attn.out_proj.*": _BLOCK + "attention.out.*",
-        "encoder.layers.{n}.self_attn_layer_norm.*": _BLOCK + "attention_norm.*",
-        "encoder.layers.{n}.fc1.*": _BLOCK + "ffn_up.*",
-        "encoder.layers.{n}.fc2.*": _BLOCK + "ffn_down.*",
-        "encoder.layers.{n}.final_layer_norm.*": _BLOCK + "ffn_norm.*",
     },
     left=("decoder.", "proj_out.", "encoder.embed_positions."),
     families="Whisper",
