@@ -10,8 +10,8 @@ ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "egs" / "librispeech"
 STAGES = {
     0: ("prepare_corpus.py",), 2: ("prepare_lang.py",), 3: ("train_ngrams.py",), 4: ("compile_graphs.py",),
-    5: ("init_teacher.py",), 6: ("train.py", "--stage=6"), 7: ("label_unlabelled.py",), 8: ("train.py", "--stage=8"),
-    9: ("train.py", "--stage=9"), 10: ("decode.py",),
+    5: ("train.py", "--stage=5"), 6: ("train.py", "--stage=6"), 7: ("label_unlabelled.py",),
+    8: ("train.py", "--stage=8"), 9: ("train.py", "--stage=9"), 10: ("decode.py",),
 }  # fmt: skip
 """Without those that no training needs; each script lies in local/."""
 

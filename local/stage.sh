@@ -138,13 +138,12 @@ stop() {
   exit "$1"
 }
 
-# run N "title" script [arguments]: a stage, or a further part of it, if it lies between --stage and --stop-stage.
+# run N "title" script [arguments]: a stage, if it lies between --stage and --stop-stage.
 run() {
   local number=$1 title=$2 script=$3 begun=$SECONDS
   shift 3
   ((number >= stage && number <= stop_stage)) || return 0
-  [[ $number == "${begun_stage:-}" ]] || echo "== stage $number: $title"
-  begun_stage=$number
+  echo "== stage $number: $title"
   # In the background, as bash handles no signal while it waits for a command in the foreground.
   "$root/.venv/bin/python" "$root/local/$script" "${common[@]}" "$@" &
   child=$!
@@ -161,8 +160,7 @@ run_recipe() {
   run 2 "lexicon and units" prepare_lang.py
   run 3 "n-gram language models" train_ngrams.py
   run 4 "denominator and decoding graph" compile_graphs.py
-  run 5 "teacher's first weights, pre-training" init_teacher.py
-  run 5 "teacher's pre-training" train.py --stage 5
+  run 5 "teacher's first weights, pre-training" train.py --stage 5
   run 6 "teacher, LF-MMI on the labelled part" train.py --stage 6
   run 7 "teacher's numerators for the unlabelled part" label_unlabelled.py
   run 8 "T -> SN" train.py --stage 8

@@ -1,4 +1,7 @@
-"""Stages 5, 6, 8 and 9: train the experiments of that stage: pre-training, teacher, students, streaming students."""
+"""Stages 5, 6, 8 and 9: train the experiments of that stage: pre-training, teacher, students, streaming students.
+
+Stage 5 first writes the weights that teachers start from: those that their `pretrained` names, or random ones.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import logging
 from functools import partial
 
 from distill.config.experiment import Experiment
+from distill.recipe import launch
+from distill.recipe.first_weights import first_weights_stage, write_first_weights
 from distill.recipe.options import Recipe, recipe_from, recipe_parser
 from distill.recipe.parallel import join
 from distill.recipe.script import run_script
@@ -24,6 +29,10 @@ def main() -> None:
     asked = recipe.experiments()
     for teacher in (each for each in asked if not each.trained and args.stage == 6):
         log.info("stage 6: %s (%s) is fine-tuned already: nothing to train", teacher.name, teacher.pretrained)
+    if args.stage == 5 and launch.rank() == 0:
+        for experiment in asked:
+            if stage := first_weights_stage(recipe, experiment):
+                run_stage(stage, partial(write_first_weights, recipe, experiment), job=recipe.job)
     experiments = [experiment for experiment in asked if experiment.stage == args.stage and experiment.trained]
     if relaunched(recipe, [stage for experiment in experiments for stage in stages_of(recipe, experiment)]):
         return
