@@ -200,7 +200,8 @@ class TrainLoader:
     def epoch(self, number: int, start: Place = BEGIN) -> Generator[Batch, None, None]:
         """Batches of one epoch (counted from 0) from a place in it: the `after` of the last batch trained on.
 
-        Raises ValueError where no utterance of an epoch, or of MOST_LOST batches in a row, can be used.
+        Raises ValueError where no utterance of an epoch, or of MOST_LOST batches in a row, can be used, or the share
+        of the cuts has none.
         """
         self.dataset.epoch = number
         workers = min(self.settings.workers, available_cores())  # more would only take turns, and torch warns
@@ -211,14 +212,19 @@ class TrainLoader:
             num_workers=workers, worker_init_fn=_begin_loading, multiprocessing_context="fork" if workers else None,
             generator=torch.Generator().manual_seed(number),  # torch's own belongs to the model alone
         )  # fmt: skip
-        used = lost = 0
+        drawn = used = lost = 0
         for batch in _started(loader):
             if isinstance(batch, ValueError):
                 raise batch
+            drawn += 1
             used, lost = (used + 1, 0) if batch.ids else (used, lost + bool(batch.left_out))
             if lost == MOST_LOST:
                 raise ValueError(f"{lost} batches in a row without a usable utterance; {batch.left_out[0][1]}")
             yield replace(batch, graphs=[_unpacked(graph) for graph in batch.graphs])
+        if start == BEGIN and not drawn:
+            raise ValueError(
+                f"data.share: {self.settings.share} of {self.counts.sum()} cuts are none; give a larger share"
+            )
         if lost and not used:
             raise ValueError(f"none of {self.counts.sum()} cuts can be trained on; {batch.left_out[0][1]}")
 

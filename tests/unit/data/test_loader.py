@@ -218,6 +218,8 @@ def test_a_share_is_part_of_larger_ones(cuts: CutSet, lang: Lang) -> None:
         found[share_of_all] = {id_ for batch in loader.epoch(0) for id_ in batch.ids}
         assert loader.count(0) == sum(1 for _ in loader.epoch(0))
     assert found[0.1] < found[0.5] < found[1.0] == {cut.id for cut in many}
+    with pytest.raises(ValueError, match=r"data\.share: 1e-09 of \d+ cuts are none; give a larger share"):
+        list(loader_of(many, made_numerators(lang), experiment(workers=0, share=1e-9)).epoch(0))
     assert 0.4 < len(found[0.5]) / len(many) < 0.6 and 0.05 < len(found[0.1]) / len(many) < 0.15
 
 
