@@ -42,7 +42,8 @@ class Batch:
     all-reduce, with weight 0. wave (B, N) float32 in -1..1, augmented; clean (B, N): before augmentation, None where
     unused. samples (B,): true lengths. graphs: for each utterance its numerator graph. units (B, T): k-means labels of
     its frames, -1 behind them. left_out: (cut id, reason) of utterances that cannot be used. after: the place in the
-    epoch behind this batch.
+    epoch behind this batch. second (B, N): as wave, drawn independently, for the teacher. distortions (B, K): 1 for
+    each distortion of wave, by the names of `distill.config.distortions.Distort`.
     """
 
     ids: tuple[str, ...]
@@ -53,22 +54,23 @@ class Batch:
     left_out: tuple[tuple[str, str], ...] = ()
     after: Place = BEGIN
     units: Tensor | None = None
+    second: Tensor | None = None
+    distortions: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch with its waveforms on a device (graphs stay where they are)."""
-        clean = None if self.clean is None else self.clean.to(device, non_blocking=True)
-        units = None if self.units is None else self.units.to(device, non_blocking=True)
-        wave = self.wave.to(device, non_blocking=True)
-        return replace(self, wave=wave, samples=self.samples.to(device), clean=clean, units=units)
+        """The same batch with its tensors on a device (graphs stay where they are)."""
+        moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **moved)  # type: ignore[arg-type]  # every one of them is a tensor's field
 
     def row(self, number: int) -> Batch:
         """One utterance without its padding."""
         one, size = slice(number, number + 1), int(self.samples[number])
-        clean = None if self.clean is None else self.clean[one, :size]
+        clean, second = (None if wave is None else wave[one, :size] for wave in (self.clean, self.second))
         units = None if self.units is None else self.units[one, : int((self.units[number] >= 0).sum())]
         return replace(
             self, ids=self.ids[one], wave=self.wave[one, :size], samples=self.samples[one], graphs=self.graphs[one],
-            clean=clean, units=units,
+            clean=clean, units=units, second=second,
+            distortions=None if self.distortions is None else self.distortions[one],
         )  # fmt: skip
 
     @property

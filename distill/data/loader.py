@@ -19,6 +19,7 @@ import torch
 from lhotse import CutSet
 from lhotse.cut import Cut
 from lhotse.dataset.sampling import DynamicBucketingSampler, SimpleCutSampler
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from distill.batch import BEGIN, SAMPLE_RATE, Batch, Place, pad_waves
@@ -27,6 +28,7 @@ from distill.config.training import Data as DataSettings
 from distill.corpora.cut_sets import CutBlocks, spread
 from distill.data.audio import Unreadable, read_audio
 from distill.data.augment import Distortion, NoiseClips, utterance_rng
+from distill.data.distortions import Distorter
 from distill.data.numerators import Numerators, Wanted
 from distill.data.units import UnitLabels
 
@@ -47,9 +49,12 @@ class SpeechDataset(Dataset):
         with_clean: bool,
         keep_audio: bool,
         units: UnitLabels | None = None,
+        distorter: Distorter | None = None,
+        with_second: bool = False,
     ) -> None:
-        self.numerators, self.distortion, self.units = numerators, distortion, units
-        self.seed, self.epoch, self.with_clean = seed, 0, with_clean
+        """distortion: the augmentation, which a distorter's distortions follow. with_second: for the teacher."""
+        self.numerators, self.distortion, self.units, self.distorter = numerators, distortion, units, distorter
+        self.seed, self.epoch, self.with_clean, self.with_second = seed, 0, with_clean, with_second
         self.kept: dict[str, np.ndarray] | None = {} if keep_audio else None
 
     def __getitem__(self, cuts: Iterable) -> Batch:
@@ -74,14 +79,30 @@ class SpeechDataset(Dataset):
         if not ids:
             clean = [np.zeros(SAMPLE_RATE, dtype=np.float32)]
             graphs = [self.numerators.any()] if self.numerators else []
-        augmented = clean
-        if self.distortion is not None and ids:
-            rngs = [utterance_rng(self.seed, self.epoch, cut_id) for cut_id in ids]
-            augmented = [self.distortion(wave, rng) for wave, rng in zip(clean, rngs)]
-        padded, samples = pad_waves([torch.from_numpy(x) for x in augmented])
+        (padded, samples), distortions = self._changed(ids, clean)
         unchanged = pad_waves([torch.from_numpy(x) for x in clean])[0] if self.with_clean else None
         units = None if self.units is None else self.units.padded(labels, padded.shape[1])
-        return Batch(tuple(ids), padded, samples, graphs, unchanged, tuple(left_out), units=units)
+        second = self._changed([f"{cut_id}/second" for cut_id in ids], clean)[0][0] if self.with_second else None
+        return Batch(
+            tuple(ids), padded, samples, graphs, unchanged, tuple(left_out), units=units, second=second,
+            distortions=distortions,
+        )  # fmt: skip
+
+    def _changed(self, keys: Sequence[str], waves: Sequence[np.ndarray]) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
+        """Augmented and distorted waveforms, padded, with their lengths, and labels of the distortions (B, K).
+
+        keys: random numbers depend on them, and on seed and epoch; none for a stand-in.
+        """
+        changed, labels = [], []
+        for key, wave in zip(keys or [""], waves):
+            rng = utterance_rng(self.seed, self.epoch, key)
+            if self.distortion is not None:
+                wave = self.distortion(wave, rng)
+            if self.distorter is not None:
+                wave, label = self.distorter(wave, rng)
+                labels.append(torch.from_numpy(label))
+            changed.append(torch.from_numpy(wave))
+        return pad_waves(changed), torch.stack(labels) if labels else None
 
     def _read(self, cut) -> np.ndarray:
         if self.kept is not None and cut.id in self.kept:

@@ -21,6 +21,7 @@ NEEDS = {
     "units": "the batch's k-means labels",
     "masks": "the student's input masked, in validation too",
     "clean": "waveforms before augmentation",
+    "distortions": "labels of the distortions of the student's input",
 }
 """What training provides for terms (`distill.train.setup`)."""
 
@@ -53,7 +54,7 @@ class ParameterGroup(NamedTuple):
 class TermContext:
     """Sources of a term besides its settings: student, teacher, and for LF-MMI an engine's name and the denominator.
 
-    clusters: number of k-means units, or of the teacher's codewords.
+    clusters: number of k-means units, or of the teacher's codewords. distortions: labels of each utterance.
     """
 
     student: Model
@@ -61,6 +62,7 @@ class TermContext:
     engine: str = ""
     denominator: Hmm | None = None
     clusters: int = 0
+    distortions: int = 0
 
 
 class LossTerm(nn.Module):

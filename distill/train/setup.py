@@ -15,6 +15,7 @@ from distill.batch import SAMPLE_RATE, Batch
 from distill.config.experiment import Experiment
 from distill.corpora.audio import readable
 from distill.corpora.cut_sets import CutBlocks, load_cuts
+from distill.data.distortions import Distorter
 from distill.data.lattices import Lattices
 from distill.data.loader import SpeechDataset, TrainLoader, distortion, in_order
 from distill.data.numerators import Numerators, usable
@@ -87,17 +88,18 @@ def build_trainer(
     if experiment.teacher is not None and needs & {"hidden", "outputs", "features", "codes"}:
         teacher = checkpoint.load_recogniser(folders.exp / experiment.teacher.experiment)[0].to(device)
     codes = load_codes(experiment, folders.exp, folders.data / "units").to(device) if "codes" in needs else None
-    with_clean = "clean" in needs or bool(teacher and experiment.teacher and experiment.teacher.input == "clean")
-    files = [CutBlocks(folders.data / "cuts", part) for part in data.train]
-    dataset = SpeechDataset(
-        numerators, distortion(experiment.augment, folders.data), experiment.seed, with_clean, data.keep_audio,
-        stored_units(experiment, folders, data.train),
+    source = experiment.teacher.input if teacher and experiment.teacher else None
+    reading = partial(
+        SpeechDataset, with_clean="clean" in needs or source == "clean", keep_audio=data.keep_audio,
+        distorter=Distorter(experiment.distort, folders.data) if experiment.distort else None,
+        with_second=source == "second",
     )  # fmt: skip
-    loader = TrainLoader(files, dataset, data, experiment.seed, ranks.rank, ranks.world)
+    loader = training(experiment, folders, numerators, reading, ranks)
     model = initial_model(experiment, lang.outputs, folders, folder, loader, ranks.first)
     denominator = graphs.denominator.to(device) if graphs else None
     clusters = codes.clusters if codes else experiment.units.clusters if experiment.units else 0
-    context = TermContext(experiment.model, teacher.settings if teacher else None, engine, denominator, clusters)
+    labels, theirs = experiment.distort.names if experiment.distort else (), teacher.settings if teacher else None
+    context = TermContext(experiment.model, theirs, engine, denominator, clusters, len(labels))
     objective = Objective(experiment.objective, context)
     if experiment.init:
         lines = continue_projections(objective, checkpoint.load_last(folders.exp / experiment.init)["objective"])
@@ -109,7 +111,7 @@ def build_trainer(
             experiment.teacher, teacher, objective.teacher_blocks, folders.data / "targets", "features" in needs, codes
         )
     plan = TrainingPlan(
-        experiment, loader.epoch, validation(experiment, folders, graphs, with_clean, ranks),
+        experiment, loader.epoch, validation(experiment, folders, graphs, reading, ranks),
         count_updates(experiment.optim, loader.count), lang.outputs, count_parameters(model), folder, ranks, device,
         targets, frozen_parameters(experiment, model), probe_of(experiment, folders, lang, ranks),
     )  # fmt: skip
@@ -127,7 +129,8 @@ def probe_of(
         return None
     from distill.analysis.probe import align, probe
 
-    valid = validation(experiment, folders, Graphs.load(folders, lang), False, Ranks())
+    reading = partial(SpeechDataset, with_clean=False, keep_audio=experiment.data.keep_audio)
+    valid = validation(experiment, folders, Graphs.load(folders, lang), reading, Ranks())
     aligner = checkpoint.load_recogniser(folders.exp / experiment.probe)[0]
     aligned = align(aligner, valid, None if lang.topology.kind == "two_pdf" else 0)
     log.info("linear probe on %d utterances; the most frequent unit: %.3f", len(aligned.labels), aligned.majority)
@@ -222,11 +225,24 @@ def continue_projections(objective: torch.nn.Module, stored: Mapping[str, Tensor
     return "".join(f"{TITLES[kind]}\tobjective.{name}\n" for name, kind in kinds.items())
 
 
+def training(
+    experiment: Experiment, folders: Folders, numerators: Numerators | None, reading: Callable[..., SpeechDataset],
+    ranks: Ranks,
+) -> TrainLoader:  # fmt: skip
+    """A rank's share of the training parts. reading: as for `validation`."""
+    data, seed = experiment.data, experiment.seed
+    units = stored_units(experiment, folders, data.train)
+    dataset = reading(numerators, distortion(experiment.augment, folders.data), seed, units=units)
+    files = [CutBlocks(folders.data / "cuts", part) for part in data.train]
+    return TrainLoader(files, dataset, data, seed, ranks.rank, ranks.world)
+
+
 def validation(
-    experiment: Experiment, folders: Folders, graphs: Graphs | None, with_clean: bool, ranks: Ranks
+    experiment: Experiment, folders: Folders, graphs: Graphs | None, reading: Callable[..., SpeechDataset], ranks: Ranks
 ) -> Callable[[], Iterator[Batch]]:
     """Batches of a rank's share of the validation part, with transcripts as numerators; the same in each call.
 
+    reading: makes the dataset of numerators, augmentation (none here), seed and units.
     Raises ValueError where a file is missing, or differs from its manifest.
     """
     part, cuts = experiment.data.valid, load_cuts(folders.data / "cuts", [experiment.data.valid])
@@ -244,5 +260,5 @@ def validation(
     chosen = sorted(good[::every][:count], key=lambda cut: (-cut.duration, cut.id))  # alike on all ranks
     for cut in chosen:  # now, not after an epoch
         readable(cut)
-    dataset = SpeechDataset(numerators, None, 0, with_clean, experiment.data.keep_audio, units)
+    dataset = reading(numerators, None, 0, units=units)
     return partial(in_order, type(cuts).from_cuts(ranks.mine(chosen)), dataset, experiment.data.max_duration)

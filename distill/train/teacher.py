@@ -93,9 +93,9 @@ class TeacherTargets:
         return Targets(output.logits, hidden, output.lengths, output.ctc_logits, normed, codes)
 
     def _input(self, batch: Batch) -> Tensor:
-        wave = batch.clean if self.settings.input == "clean" else batch.wave
+        wave = {"augmented": batch.wave, "clean": batch.clean, "second": batch.second}[self.settings.input]
         if wave is None:
-            raise ValueError("teacher.input: clean needs the waveforms before augmentation, which the batch is without")
+            raise ValueError(f"teacher.input: {self.settings.input} needs waveforms that the batch is without")
         return wave
 
     def _stored(self, folder: Path, row: Batch) -> dict[str, Tensor]:

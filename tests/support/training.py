@@ -104,7 +104,7 @@ def loader_of(
     """The loader of an experiment; dataset: arguments of its SpeechDataset, `block`: cuts in one."""
     made = SpeechDataset(
         numerators, dataset.get("distortion"), experiment.seed, dataset.get("with_clean", False),
-        experiment.data.keep_audio, dataset.get("units"),
+        experiment.data.keep_audio, dataset.get("units"), dataset.get("distorter"), dataset.get("with_second", False),
     )  # fmt: skip
     return TrainLoader(
         [InMemory(cuts, dataset.get("block", 250))], made, experiment.data, experiment.seed, ranks.rank, ranks.world

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from distill.batch import BEGIN
 from distill.config.experiment import Experiment
 from distill.corpora.cut_sets import write_cuts
 from distill.data.lattices import LATTICES, CutLattice, write_shard
+from distill.data.loader import SpeechDataset
 from distill.data.numerators import Wanted
 from distill.data.shards import shard_path
 from distill.fsa.graph import Fsa, Hmm
@@ -160,8 +162,8 @@ def test_validation_audio_that_is_gone_is_named_before_training(tmp_path: Path) 
     cuts, folders = write_speech(tmp_path / "speech", 3), Folders(tmp_path, tmp_path, tmp_path, tmp_path)
     (tmp_path / "cuts").mkdir()
     write_cuts(cuts, tmp_path / "cuts/dev.jsonl.gz")
-    experiment = Experiment.parse(SETTINGS, "test")
-    assert sum(len(batch.ids) for batch in validation(experiment, folders, None, False, ALONE)()) == 3
+    experiment, reading = Experiment.parse(SETTINGS, "test"), partial(SpeechDataset, with_clean=False, keep_audio=False)
+    assert sum(len(batch.ids) for batch in validation(experiment, folders, None, reading, ALONE)()) == 3
     (tmp_path / "speech/cut-0001.wav").unlink()
     with pytest.raises(ValueError, match=r"^no such file: .*/cut-0001\.wav$"):
-        validation(experiment, folders, None, False, ALONE)
+        validation(experiment, folders, None, reading, ALONE)
