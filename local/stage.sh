@@ -6,7 +6,7 @@ rehearse_settings=(optim.updates=12 optim.epochs=0 data.valid_utterances=4 data.
   saving.every_updates=4 lm.optim.updates=4 lm.optim.epochs=0 lm.rescoring.nbest=5 lm.rescoring.beam=4)
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/local/environment.sh"
-known_options="--stage --stop-stage --data-dir --exp-dir --corpus-dir --experiment --nj --device --engine --units \
+known_options="--stage --stop-stage --data-dir --exp-dir --conf-dir --corpus-dir --experiment --nj --device --engine --units \
 --topology --mini --rehearse --download --unlabelled --allow-commands --resample --hlg --set --launcher --job --help"
 
 fail() {
@@ -38,6 +38,7 @@ usage: egs/$corpus/run.sh [options]
   --rehearse true             every stage in minutes, on a handful of sentences: does it run?
   --experiment NAME[,NAME…]   experiments of stages 6 to 12 (default: $experiments)
   --data-dir, --exp-dir       where everything is written (default: beside this script)
+  --conf-dir DIR              experiments' YAML files (default: conf beside this script)
   --corpus-dir DIR            where the corpus lies
   --download false            only locate the corpus; by default what it lacks is fetched into its folder
   --unlabelled PART[,PART…]   parts of the corpus to use as unlabelled audio, in place of the usual ones
@@ -65,7 +66,7 @@ whole_number() {
 }
 
 parse_options() {
-  stage=0 stop_stage=13 data_dir="" exp_dir="" corpus_dir="" experiment="" device=cpu engine=native
+  stage=0 stop_stage=13 data_dir="" exp_dir="" conf_dir="" corpus_dir="" experiment="" device=cpu engine=native
   units=phones topology=ctc mini=false rehearse=false allow_commands=false resample=false hlg="" download=true unlabelled="" launcher="" job="" settings=()
   nj=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc) # those would be counted in place of the cores
   local given="" option
@@ -95,11 +96,11 @@ parse_options() {
 # begin "$@": options, folders, environment.
 begin() {
   parse_options "$@"
-  local recipe_dir="$root/egs/$corpus" kind=""
-  conf_dir="$recipe_dir/conf"
+  local recipe_dir="$root/egs/$corpus" kind="" conf=conf
   if [[ $mini == true || $rehearse == true ]] && [[ -d $recipe_dir/${mini_conf:=conf/mini} ]]; then
-    conf_dir="$recipe_dir/$mini_conf" experiments=${mini_experiments:-$experiments}
+    conf=$mini_conf experiments=${mini_experiments:-$experiments}
   fi
+  : "${conf_dir:=$recipe_dir/$conf}"
   [[ $mini == true ]] && kind=-mini
   [[ $rehearse == true ]] && kind=-rehearse && settings=("${rehearse_settings[@]}" "${settings[@]}")
   : "${data_dir:=$recipe_dir/data$kind}" "${exp_dir:=$recipe_dir/exp$kind}"

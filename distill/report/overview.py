@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from distill.config.experiment_set import ExperimentSet
 from distill.files import write_text
-from distill.report import benchmarks, plots, recognition
+from distill.report import benchmarks, plots, recognition, seeds
 from distill.report.experiments import write_page
 from distill.report.paper import steps
 from distill.report.runs import GRAPH, Run, read_runs, test_sets
@@ -33,6 +34,9 @@ def write(root: Path) -> list[Path]:
     """Write every page and figure of a repository from its result files; returns the pages."""
     folders = results(root)
     pages = [write_page(folder, "README.md", title_of(folder)) for folder in folders]
+    for settings, folder in sets(root):
+        pages.append(folder / "README.md")
+        write_text(pages[-1], seeds.page(settings, folder))
     pages += [root / "benchmarks/results/README.md", root / "RESULTS.md", root / "README.md"]
     write_text(pages[-3], benchmarks.page(root))
     write_text(pages[-2], whole(root))
@@ -50,18 +54,29 @@ def results(root: Path) -> list[Path]:
     return sorted(folders, key=lambda f: (order.index(f.name) if f.name in order else len(order), f.as_posix()))
 
 
+def sets(root: Path) -> list[tuple[ExperimentSet, Path]]:
+    """Sets of experiments with committed results, and their folders, egs/<corpus>/results/<set>."""
+    folders = sorted({path.parents[2] for path in root.glob("egs/*/results/*/seed-*/*/result.json")})
+    return [(ExperimentSet.read(folder.parents[1] / "conf/sets" / f"{folder.name}.yaml"), folder) for folder in folders]
+
+
 def title_of(folder: Path) -> str:
     corpus = folder.parents[1].name
     return f"{CLAIMS[folder.name]} ({corpus}, {folder.name})" if folder.name in CLAIMS else f"{corpus}, {folder.name}"
 
 
 def whole(root: Path) -> str:
-    """The text of RESULTS.md: one table per folder of results, and the goals of the benchmarks."""
+    """The text of RESULTS.md: one table per folder of results or set, and the goals of the benchmarks."""
     parts = [INTRODUCTION]
     for folder in results(root):
         link = (folder / "README.md").relative_to(root).as_posix()
         table = "\n".join(recognition.error_table(read_runs(folder), GRAPH, summary=True).markdown())
         parts.append(f"## [{title_of(folder)}]({link})\n\n{table}\n")
+    for settings, folder in sets(root):
+        link = (folder / "README.md").relative_to(root).as_posix()
+        tables = (seeds.result_table(table, seeds.read_seeds(folder)) for table in settings.tables[:1])
+        text = "\n".join(line for table in tables for line in table.markdown())
+        parts.append(f"## [{settings.title}]({link})\n\n{text}\n")
     goals = benchmarks.goal_table(root)
     if goals.rows:
         parts.append("## [Benchmarks](benchmarks/results/README.md)\n\n" + "\n".join(goals.markdown()) + "\n")

@@ -119,7 +119,7 @@ class Sizes(Record):
 class TrainingResult(ResultFile):
     """result.json: what one training did. config: the resolved settings; ranks: processes (1 where not given).
 
-    best_epoch: of the lowest validation loss; its checkpoint is kept.
+    best_epoch: of the lowest validation loss; its checkpoint is kept. figures: of the last validation, by name.
     """
 
     STAGE = "its training"
@@ -142,6 +142,7 @@ class TrainingResult(ResultFile):
     commit: str
     ranks: int | None = None
     best_epoch: int | None = None
+    figures: Mapping[str, float] | None = None
 
     @property
     def stage(self) -> int:

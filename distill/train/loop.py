@@ -8,7 +8,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ class Progress:
     recomputed: int = 0  # utterances done again in the log semiring
     train_loss: float = math.nan
     valid_loss: float = math.nan
+    figures: dict[str, float] = field(default_factory=dict)  # of the last validation
     best_epoch: int = 0  # that of the lowest validation loss, from 1
     best_loss: float = math.inf
 
@@ -158,6 +159,7 @@ class Trainer:
             "wall_s": round(progress.wall_seconds, 1),
             "train_loss": progress.train_loss,
             "valid_loss": progress.valid_loss,
+            "figures": progress.figures,
             "best_epoch": progress.best_epoch or None,
             "without_path": progress.dropped,
             "recomputed": progress.recomputed,
@@ -307,6 +309,7 @@ class Trainer:
         if self.plan.probe is not None:
             values |= self.plan.probe(self.step.model)  # type: ignore[arg-type]  # torch types modules as tensors
         monitor.valid(self.progress.updates, values, self.progress.epoch + 1)
+        self.progress.figures = values
         self._draw(monitor)
         return values["loss"]
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]:
     """A copy of the results with its pages written again."""
     root = tmp_path_factory.mktemp("repository")
-    for folder in [*ROOT.glob("egs/*/results"), ROOT / "benchmarks/results"]:
+    for folder in [*ROOT.glob("egs/*/results"), *ROOT.glob("egs/*/conf/sets"), ROOT / "benchmarks/results"]:
         shutil.copytree(folder, root / folder.relative_to(ROOT))
     shutil.copy(ROOT / "README.md", root)
     return root, overview.write(root)

@@ -1,0 +1,103 @@
+"""A set of experiments: those of a paper's tables, trained with several seeds, and the tables of their results."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from itertools import product
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from distill.config.bounds import EachOnce, Name, Seed
+from distill.config.loading import Settings
+from distill.config.names import NAME, NAME_RULE, hint
+
+VARIABLE = re.compile(r"\{(\w+)\}")
+ROW = "row"
+Values = Mapping[str, tuple[str, Any]]  # of a combination: key -> what stands for it in names, and in settings
+
+
+class ResultTable(Settings):
+    """Results by rows and columns, as a mean over seeds with its interval.
+
+    rows: label -> an experiment, or what takes the place of {row} in `columns`: label -> an experiment. sets: test
+    sets, whose error rates are shown; empty: all. figures: of the last validation, shown in place of error rates.
+    paper: label of a row -> a paper's figures, as text.
+    """
+
+    title: str
+    rows: Mapping[str, str]
+    columns: Mapping[str, str] = {"": "{row}"}
+    sets: tuple[str, ...] = ()
+    figures: tuple[str, ...] = ()
+    paper: Mapping[str, str] = {}
+    note: str = ""
+
+    def experiment(self, row: str, column: str) -> str:
+        """Name of the experiment of a cell, by the labels of its row and column."""
+        return self.columns[column].replace(f"{{{ROW}}}", self.rows[row])
+
+
+class ExperimentSet(Settings):
+    """Experiments of one recipe, each trained once per seed.
+
+    experiments: name -> what differs from the recipe's YAML of that name, or of `base`. With `for: {key: values}` there
+    is one for each combination of values, which take the place of {key} in name and settings; of values given as a
+    mapping, its keys in the name. options: of run.sh, without --. settings: KEY=VALUE of its --set. stages: those after
+    training. compared: pairs of experiments, first - second.
+    """
+
+    name: Name = ""
+    title: str
+    corpus: Name
+    seeds: Annotated[tuple[Seed, ...], EachOnce, Field(min_length=1)] = (0, 1, 2)
+    options: Mapping[str, str] = {}
+    settings: tuple[str, ...] = ()
+    stages: tuple[Literal[10, 11, 12], ...] = (10,)
+    experiments: Mapping[str, Mapping[str, Any]]
+    tables: tuple[ResultTable, ...] = ()
+    compared: tuple[tuple[str, str], ...] = ()
+
+    def each(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Name and settings of every experiment, in the order of the file."""
+        for name, settings in self.experiments.items():
+            own = {key: value for key, value in settings.items() if key != "for"}
+            for values in _combinations(settings.get("for", {})):
+                shown = {key: (text, text) for key, (text, _) in values.items()}
+                yield _filled(name, shown), _filled(own, values)
+
+    @model_validator(mode="after")
+    def _check(self) -> ExperimentSet:
+        names = [name for name, _ in self.each()]
+        for name in names:
+            if not NAME.fullmatch(name) or names.count(name) > 1:
+                raise ValueError(f"experiments: {name!r} must be a name, given once: {NAME_RULE}")
+        of_tables = [
+            table.experiment(row, column) for table in self.tables for row in table.rows for column in table.columns
+        ]
+        for name in [*of_tables, *(name for pair in self.compared for name in pair)]:
+            if name not in names:
+                raise ValueError(f"tables, compared: no experiment {name!r}{hint(name, names)}")
+        return self
+
+
+def _combinations(choices: Mapping[str, Any]) -> Iterator[Values]:
+    named = {key: values.items() if isinstance(values, Mapping) else [(value, value) for value in values]
+             for key, values in choices.items()}  # fmt: skip
+    for combination in product(*named.values()):
+        yield {key: (str(text), value) for key, (text, value) in zip(named, combination)}
+
+
+def _filled(value: Any, values: Values) -> Any:
+    """The value with {key} replaced by what it stands for: by itself where a text is {key} alone."""
+    if isinstance(value, Mapping):
+        return {key: _filled(item, values) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_filled(item, values) for item in value]
+    if not isinstance(value, str):
+        return value
+    alone = VARIABLE.fullmatch(value)
+    if alone and alone[1] in values:
+        return values[alone[1]][1]
+    return VARIABLE.sub(lambda found: str(values[found[1]][1]) if found[1] in values else found[0], value)

@@ -1,0 +1,119 @@
+"""Results of a set of experiments with several seeds: means over seeds with their intervals, and differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+
+from scipy.stats import t as student_t
+
+from distill.config.experiment_set import ExperimentSet, ResultTable
+from distill.report.recognition import training_sections
+from distill.report.runs import GRAPH, Run, read_runs, test_sets
+from distill.report.table import Section, Table, markdown, number
+
+NOTE = (
+    "Cells: mean over seeds ± half of its 95 % interval (Student's t over seeds); of one seed its value alone. A"
+    " difference is of the same seed's two models, its interval over seeds: an order is claimed only where it excludes"
+    " 0. Error rates (%) over the n-gram graph; streaming models by `Recogniser.step`."
+)
+Seeds = dict[int, dict[str, Run]]  # seed -> experiment -> run
+
+
+def read_seeds(folder: Path) -> Seeds:
+    """The runs of each seed below a folder of results, seed-<N>. Raises what `read_runs` raises."""
+    numbers = sorted(int(path.name.removeprefix("seed-")) for path in folder.glob("seed-*"))
+    return {seed: {run.name: run for run in read_runs(folder / f"seed-{seed}")} for seed in numbers}
+
+
+def error_rate(run: Run, test_set: str) -> float | None:
+    """Error rate (%) of a run in its main mode, None where it was not decoded."""
+    decoding = run.decoding(test_set, run.main_mode, GRAPH)
+    return decoding.wer if decoding else None
+
+
+def mean_and_half(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean, and half of its 95 % interval by Student's t; None for the interval of a single value."""
+    if len(values) < 2:
+        return fmean(values), None
+    return fmean(values), float(student_t.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
+
+
+def cell(values: Sequence[float], digits: int = 2, sign: str = "") -> str:
+    """'12.34 ± 0.56', '-' without values."""
+    if not values:
+        return "-"
+    mean, half = mean_and_half(values)
+    return f"{mean:{sign}.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
+
+
+def _values(seeds: Seeds, name: str, value: Callable[[Run], float | None]) -> list[float]:
+    found = (value(runs[name]) for runs in seeds.values() if name in runs)
+    return [each for each in found if each is not None]
+
+
+def result_table(table: ResultTable, seeds: Seeds) -> Table:
+    """One row per label: size, multiply-adds where it was exported, and its results."""
+    runs = [run for each in seeds.values() for run in each.values()]
+    sets, rows = table.sets or test_sets(runs), []
+    shown = [(label, key) for label in table.columns for key in (table.figures or sets)]
+    sized = any(run.timing for run in runs)
+    for row in table.rows:
+        own = [run for run in runs if run.name == table.experiment(row, next(iter(table.columns)))]
+        timing = next((run.timing for run in own if run.timing), None)
+        cells = [row, number(own[0].size / 1e6 if own else None, 2)]
+        cells += [number(timing.macs_per_second / 1e9 if timing else None, 2)] if sized else []
+        for label, key in shown:
+            values = _values(seeds, table.experiment(row, label), _reader(table, key))
+            cells.append(cell(values, 3 if table.figures else 2))
+        rows.append((*cells, *([table.paper.get(row, "-")] if table.paper else [])))
+    head = ("model", "params/M", *(["G MAC/s"] if sized else []), *(f"{label} {key}".strip() for label, key in shown))
+    return Table((*head, *(["paper"] if table.paper else [])), tuple(rows))
+
+
+def _reader(table: ResultTable, key: str) -> Callable[[Run], float | None]:
+    if table.figures:
+        return lambda run: (run.training.figures or {}).get(key)
+    return lambda run: error_rate(run, key)
+
+
+def difference_table(settings: ExperimentSet, seeds: Seeds) -> Table:
+    """One row per pair and test set that both were decoded on: first - second, absolute and relative."""
+    rows = []
+    for first, second in settings.compared:
+        both = [runs for runs in seeds.values() if {first, second} <= runs.keys()]
+        for name in test_sets(run for runs in both for run in (runs[first], runs[second])):
+            pairs = [(error_rate(runs[first], name), error_rate(runs[second], name)) for runs in both]
+            known = [(ours, theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
+            if not known:
+                continue
+            differences = [ours - theirs for ours, theirs in known]
+            relative = 100 * sum(differences) / (sum(theirs for _, theirs in known) or 1.0)
+            mean, half = mean_and_half(differences)
+            order = "-" if half is None or abs(mean) <= half else "lower" if mean < 0 else "higher"
+            rows.append((f"{first} - {second}", name, cell(differences, sign="+"), f"{relative:+.1f} %", order))
+    return Table(("compared", "set", "difference", "relative", "first is"), tuple(rows), fixed=2)
+
+
+def sections(settings: ExperimentSet, seeds: Seeds) -> Iterator[Section]:
+    """The tables of the set, differences, what is missing, trainings and provenance."""
+    for table in settings.tables:
+        yield table.title, [*result_table(table, seeds).markdown(), *(["", table.note] if table.note else [])]
+    differences = difference_table(settings, seeds)
+    if differences.rows:
+        yield "Differences", [*differences.markdown(), "", NOTE]
+    missing = [
+        f"{name}, seed {seed}"
+        for name, _ in settings.each()
+        for seed in settings.seeds
+        if name not in seeds.get(seed, {})
+    ]
+    if missing:
+        yield "Not yet run", [", ".join(missing)]
+    yield from training_sections([run for runs in seeds.values() for run in runs.values()])
+
+
+def page(settings: ExperimentSet, folder: Path) -> str:
+    """The page of a folder of results with several seeds."""
+    return f"# {settings.title}\n\n{markdown(sections(settings, read_seeds(folder)))}"

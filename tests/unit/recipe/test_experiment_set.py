@@ -1,0 +1,95 @@
+"""The runner of sets: order, calls of run.sh, what is done."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from distill.config.experiment_set import ExperimentSet
+from distill.recipe.experiment_set import SetRun, levels
+from tests.support.results import decoding, training
+
+RUN_SH = """#!/usr/bin/env python3
+import json, pathlib, sys
+root = pathlib.Path(__file__).parents[2]
+options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+with (root / "calls").open("a") as file:
+    file.write(json.dumps(options) + "\\n")
+pathlib.Path(options["--data-dir"], "cuts").mkdir(parents=True, exist_ok=True)
+pathlib.Path(options["--data-dir"], "num").mkdir(exist_ok=True)
+sys.exit((root / "fails").exists() and options.get("--experiment") == "ft")
+"""
+PRE = (
+    "stage: 5\npretrained: random\nunits: {of: mfcc}\nobjective: {hubert: {}}\nmodel: {mask: {time_probability: 0.5}}\n"
+)
+YAML = {
+    "pre": PRE,
+    "ft": "stage: 6\ninit: pre\nobjective: {alpha: 1, beta: 1}\noptim: {updates: 10}\ndata: {max_duration: 36}\n",
+    "graphs": "{}\n",
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> SetRun:
+    conf = tmp_path / "egs/some/conf"
+    conf.mkdir(parents=True)
+    for name, text in YAML.items():
+        (conf / f"{name}.yaml").write_text(text)
+    (conf.parent / "run.sh").write_text(RUN_SH)
+    (conf.parent / "run.sh").chmod(0o755)
+    rows = {"ft": {}, "pre": {"optim": {"updates": 20}}, "ft_10": {"base": "ft.yaml", "data": {"share": 0.1}}}
+    settings = ExperimentSet(
+        name="s", title="T", corpus="some", seeds=(3, 5), experiments=rows, options={"download": "false"}
+    )
+    return SetRun(settings, tmp_path, tmp_path / "work", nj=2)
+
+
+def calls(run: SetRun) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (run.root / "calls").read_text().splitlines()]
+
+
+def test_experiments_stand_after_what_they_start_from(run: SetRun) -> None:
+    assert list(levels(run.experiments)) == [["pre"], ["ft", "ft_10"]]
+    assert run.experiments["ft_10"].data.share == 0.1 and run.experiments["pre"].optim.updates == 20
+    assert (run.conf / "graphs.yaml").is_file()
+
+
+def test_a_circle_is_an_error(run: SetRun) -> None:
+    circle = run.experiments | {"pre": run.experiments["pre"].model_copy(update={"init": "ft"})}
+    with pytest.raises(ValueError, match="circle: ft, pre, ft_10"):
+        list(levels(circle))
+
+
+def test_every_seed_has_experiments_and_what_they_make_of_its_own(run: SetRun) -> None:
+    run.run(1)
+    first, *others = calls(run)
+    assert first["--stop-stage"] == "4" and first["--nj"] == "2" and first["--download"] == "false"
+    shown = [(c["--set"], c["--stage"], c["--stop-stage"], c["--experiment"]) for c in others]
+    each = [("5", "5", "pre"), ("5", "6", "ft,ft_10"), ("10", "10", "ft,ft_10")]
+    assert shown == [(f"seed={seed}", *call) for seed in (3, 5) for call in each]
+    data = run.folder / "seed-3/data"
+    assert {c["--data-dir"] for c in others} == {str(data), str(run.folder / "seed-5/data")}
+    assert (data / "cuts").resolve() == run.folder / "data/cuts" and (data / "num").resolve() == data / "num"
+
+
+def test_a_call_that_fails_ends_the_run(run: SetRun) -> None:
+    (run.root / "fails").touch()
+    one = SetRun(run.settings.model_copy(update={"experiments": {"ft": {}}}), run.root, run.folder)
+    with pytest.raises(RuntimeError, match=r"run\.sh .*--experiment ft .*: status 1; the same call"):
+        one.run(2)
+
+
+def test_the_status_has_states_and_cost(run: SetRun) -> None:
+    rows = {row[0]: row[1:] for row in run.status().rows}
+    assert rows["ft"] == ("to come", "to come", "0.0", "-") and rows["all"] == ("", "", "0.0", "0.0")
+    folder = run.exp(3) / "ft"
+    training(folder, 6, wall_s=120.0, audio_hours=0.1)
+    (run.exp(5) / "pre").mkdir(parents=True)
+    rows = {row[0]: row[1:] for row in run.status().rows}
+    assert rows["ft"] == ("trained", "to come", "2.0", "2.0")  # as long as the other seed
+    assert rows["ft_10"] == ("to come", "to come", "0.0", "4.0")  # 10 updates of 36 s: 0.1 h, at the same pace
+    assert rows["pre"][1] == "begun"
+    decoding(folder, "test-clean", "offline", "1best", 1.0)
+    assert next(row[1] for row in run.status().rows if row[0] == "ft") == "done"

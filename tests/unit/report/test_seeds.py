@@ -1,0 +1,67 @@
+"""Tables over seeds, from fabricated result files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distill.config.experiment_set import ExperimentSet
+from distill.report import seeds
+from tests.support.results import decoding, timing, training, write
+
+RATES = {"a": (10.0, 11.0, 12.0), "b": (12.0, 13.1, 13.9), "c": (10.0, 14.0, 9.0)}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, rates in RATES.items():
+        for seed, rate in enumerate(rates):
+            experiment = tmp_path / f"seed-{seed}" / name
+            training(experiment, 6, figures={"accuracy": rate / 100})
+            decoding(experiment, "test-clean", "offline", "1best", rate)
+    write(tmp_path / "seed-0/a/export/timing.json", timing(macs_per_second=2.5e9))
+    return tmp_path
+
+
+def settings(**changes: Any) -> ExperimentSet:
+    table = {"title": "Rates", "rows": {"A": "a", "B": "b"}, "paper": {"A": "7.5"}}
+    experiments: dict[str, dict[str, Any]] = {name: {} for name in "abcd"}
+    values = {"title": "T", "corpus": "some", "experiments": experiments, "tables": [table]}
+    return ExperimentSet.model_validate(values | changes)
+
+
+def test_means_have_intervals_over_seeds(folder: Path) -> None:
+    table = seeds.result_table(settings().tables[0], seeds.read_seeds(folder))
+    assert table.head == ("model", "params/M", "G MAC/s", "test-clean", "paper")
+    assert table.rows == (("A", "1.01", "2.50", "11.00 ± 2.48", "7.5"), ("B", "1.01", "-", "13.00 ± 2.37", "-"))
+
+
+def test_an_interval_is_that_of_scipy() -> None:
+    from scipy import stats
+
+    values = [3.0, 4.5, 3.7, 4.1]
+    mean, half = seeds.mean_and_half(values)
+    low, high = stats.t.interval(0.95, 3, loc=mean, scale=stats.sem(values))
+    assert half is not None and (mean - half, mean + half) == pytest.approx((low, high))
+    assert seeds.mean_and_half([2.0]) == (2.0, None)
+
+
+def test_an_order_needs_an_interval_without_0(folder: Path) -> None:
+    pairs = settings(compared=[["a", "b"], ["c", "b"], ["b", "a"], ["a", "d"]])
+    rows = seeds.difference_table(pairs, seeds.read_seeds(folder)).rows
+    assert [(row[0], row[-1]) for row in rows] == [("a - b", "lower"), ("c - b", "-"), ("b - a", "higher")]
+    assert rows[0][2:4] == ("-2.00 ± 0.25", "-15.4 %")
+
+
+def test_figures_of_the_last_validation_stand_in_place_of_rates(folder: Path) -> None:
+    table = {"title": "Accuracy", "rows": {"A": "a", "D": "d"}, "figures": ["accuracy", "other"]}
+    rows = seeds.result_table(settings(tables=[table]).tables[0], seeds.read_seeds(folder)).rows
+    assert rows == (("A", "1.01", "2.50", "0.110 ± 0.025", "-"), ("D", "-", "-", "-", "-"))
+
+
+def test_the_page_lists_what_is_missing(folder: Path) -> None:
+    text = seeds.page(settings(compared=[["a", "b"]]), folder)
+    assert "## Not yet run\n\nd, seed 0, d, seed 1, d, seed 2" in text
+    assert text.index("## Rates") < text.index("## Differences") < text.index("## Training")

@@ -1,0 +1,51 @@
+"""Run a set of experiments (egs/<corpus>/conf/sets), with several seeds; the same call continues one that was stopped.
+
+--status shows what is done and to come with its cost, --collect copies finished results into egs/<corpus>/results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from distill.config.experiment_set import ExperimentSet
+from distill.recipe.experiment_set import SetRun
+from distill.recipe.script import log_to_console
+from distill.report.collect import collect
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("set", type=Path, help="YAML file of the set")
+    parser.add_argument("--dir", type=Path, required=True, help="where it is run")
+    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time")
+    parser.add_argument("--nj", type=int, help="processes of each training; default: the cores over --jobs")
+    parser.add_argument("--corpus-dir", default="", help="where the corpus lies")
+    parser.add_argument("--status", action="store_true", help="show what is done and what is to come, run nothing")
+    parser.add_argument("--collect", action="store_true", help="copy the results of what is done, run nothing")
+    args = parser.parse_args()
+    if args.jobs < 1 or (args.nj is not None and args.nj < 1):
+        parser.error("--jobs and --nj must be at least 1")
+    nj = args.nj or max(1, (os.cpu_count() or 1) // args.jobs)
+    run = SetRun(ExperimentSet.read(args.set), ROOT, args.dir.resolve(), nj, args.corpus_dir)
+    if args.status:
+        print("\n".join(run.status().terminal()))
+    elif args.collect:
+        for seed in run.settings.seeds:
+            if any(run.exp(seed).glob("*/result.json")):
+                target = run.recipe / "results" / run.settings.name / f"seed-{seed}"
+                print(f"{len(collect(run.exp(seed), target, ROOT))} files: {target.relative_to(ROOT)}")
+    else:
+        log_to_console()
+        run.run(args.jobs)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"tools/experiments.py: {error}")
