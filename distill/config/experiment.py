@@ -163,6 +163,12 @@ class Experiment(Settings):
                 f"the objective's terms {', '.join(masked)} are of masked frames, but model.mask.time_probability is 0;"
                 " published are 0.65 (wav2vec 2.0) and 0.8 (HuBERT)"
             )
+        distorted = [name for name, term in self.objective.terms.items() if term.distorted]
+        if distorted and self.distort is None:
+            raise ValueError(
+                f"the objective's terms {', '.join(distorted)} are of distortions, but 'distort' is not set; set it,"
+                " such as distort: {}"
+            )
         needing = [name for name, term in self.objective.terms.items() if term.units]
         if needing and self.units is None:
             raise ValueError(

@@ -18,7 +18,7 @@ class LossTerm(Settings):
 
     taught: it needs a teacher. supervised: it needs numerators and the denominator. units: it needs k-means units
     (`distill.config.units`). codes: it needs the teacher's codewords, where units are given centroids of those. masked:
-    it is of masked frames.
+    it is of masked frames. distorted: it needs labels of the input's distortions (`distill.config.distortions`).
     """
 
     taught: ClassVar[bool] = True
@@ -26,6 +26,7 @@ class LossTerm(Settings):
     units: ClassVar[bool] = False
     codes: ClassVar[bool] = False
     masked: ClassVar[bool] = False
+    distorted: ClassVar[bool] = False
 
     weight: Annotated[Number, Field(ge=0, le=10**6)] = 1.0
     updates: Count = 0  # on for the first so many updates only; 0: for all
@@ -124,6 +125,27 @@ class Discriminative(LossTerm):
     temperature: Scale = 0.1  # of its logits, which are cosines
 
 
+class Adversary(LossTerm):
+    """Classification of the input's distortions by a classifier that learns it, and a student that unlearns it.
+
+    Validation losses are without it, as papers/003 chooses checkpoints by the loss of distillation alone.
+    """
+
+    taught: ClassVar[bool] = False
+    distorted: ClassVar[bool] = True
+
+    reversal: Weight = 0.01  # lambda: scale of the student's gradient, which is followed up
+    lr_scale: Scale = 1.0  # learning rate of the classifier relative to the model's
+
+
+class Denoising(LossTerm):
+    """L1 distance of predicted log-mel energies from those of the clean waveform."""
+
+    taught: ClassVar[bool] = False
+
+    mels: Width = 80
+
+
 class MaskedPrediction(LossTerm):
     """A term of pre-training: masked frames are predicted, from the audio alone."""
 
@@ -181,6 +203,8 @@ class Objective(Settings):
     regression: Regression | None = None
     front: Front | None = None
     discriminative: Discriminative | None = None
+    adversary: Adversary | None = None
+    denoising: Denoising | None = None
     hubert: Hubert | None = None
     contrastive: Contrastive | None = None
     bestrq: BestRq | None = None

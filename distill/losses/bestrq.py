@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from distill.batch import Batch, Output, Targets, valid_mask
 from distill.config.losses import BestRq as Settings
-from distill.config.model import FBANK_SHIFT
-from distill.fbank import fbank, fbank_lengths
+from distill.losses.fbank_targets import stacked_fbank, stacked_frames
 from distill.losses.term import Losses, LossTerm, Term, TermContext
 from distill.models.codes import perplexity
 
@@ -39,20 +38,15 @@ class BestRq(LossTerm):
 
     @classmethod
     def build(cls, settings: Settings, context: TermContext) -> BestRq:
-        stacked, rest = divmod(context.student.front_end.hop, FBANK_SHIFT)
-        if rest:
-            raise ValueError(
-                f"objective.bestrq: frames are {context.student.front_end.hop} samples apart (model.front_end), and"
-                f" must be a multiple of {FBANK_SHIFT}"
-            )
-        return cls(settings, stacked, context.student.encoder.dim)
+        return cls(settings, stacked_frames(context.student, "bestrq"), context.student.encoder.dim)
 
     def forward(self, student: Output, teacher: Targets | None, batch: Batch) -> Losses:
         """Terms: bestrq, and as figures accuracy and the targets' codewords in use, per codebook."""
         assert student.masked is not None
         hit = student.masked & valid_mask(student.lengths, student.masked.shape[1])
         assert batch.clean is not None
-        targets = self.codes(self.frames(batch.clean, batch.samples, hit.shape[1])[hit])
+        frames = stacked_fbank(batch.clean, batch.samples, self.settings.mels, self.stacked, hit.shape[1])
+        targets = self.codes(frames[hit].to(self.projections.dtype))
         logits = self.output(student.hidden[-1][hit]).float().unflatten(1, self.codebooks.shape[:2])
         count = torch.tensor(targets.numel(), device=hit.device)
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
@@ -68,17 +62,6 @@ class BestRq(LossTerm):
                 "bestrq_perplexity": Term(perplexity(shares).mean() * count, count, 0.0),
             }
         )
-
-    @torch.no_grad()
-    def frames(self, wave: Tensor, samples: Tensor, size: int) -> Tensor:
-        """Stacked Fbank, a channel of mean 0 and variance 1 over its utterance: wave (B, N) -> (B, size, S * mels)."""
-        with torch.autocast(wave.device.type, enabled=False):
-            x = fbank(wave, samples, self.settings.mels).to(self.projections.dtype)
-        inside = valid_mask(fbank_lengths(samples), x.shape[1])[..., None]
-        count = inside.sum(1, keepdim=True).clamp_min(1)
-        centred = (x - (x * inside).sum(1, keepdim=True) / count) * inside
-        x = centred * (centred.square().sum(1, keepdim=True) / count + 1e-5).rsqrt()
-        return F.pad(x, (0, 0, 0, size * self.stacked - x.shape[1])).unflatten(1, (size, self.stacked)).flatten(2)
 
     @torch.no_grad()
     def codes(self, frames: Tensor) -> Tensor:

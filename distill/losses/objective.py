@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from distill.batch import Batch, Output, Targets
 from distill.config.losses import Objective as Settings
+from distill.losses.adversary import Adversary
 from distill.losses.bestrq import BestRq
 from distill.losses.contrastive import Contrastive
 from distill.losses.ctc import Ctc
+from distill.losses.denoising import Denoising
 from distill.losses.discriminative import CodewordKl
 from distill.losses.front import FrontDistance
 from distill.losses.hidden import HiddenMse
@@ -32,6 +34,8 @@ TERMS: dict[str, type[LossTerm]] = {
     "regression": Regression,
     "front": FrontDistance,
     "discriminative": CodewordKl,
+    "adversary": Adversary,
+    "denoising": Denoising,
     "hubert": Hubert,
     "contrastive": Contrastive,
     "bestrq": BestRq,

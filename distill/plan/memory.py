@@ -58,7 +58,8 @@ def update_memory(
         model = Recogniser(_steady(experiment.model), outputs).train()
         theirs = Recogniser(_steady(teacher), outputs).eval().requires_grad_(False) if teacher else None
         clusters, settings = experiment.units.clusters if experiment.units else 0, experiment.objective.terms
-        context = TermContext(experiment.model, teacher, clusters=clusters)
+        labels = len(experiment.distort.names) if experiment.distort else 0
+        context = TermContext(experiment.model, teacher, clusters=clusters, distortions=labels)
         terms = {n: TERMS[n].build(settings[n], context) for n in settings if "graphs" not in TERMS[n].needs}
     on_gpu = partial(_AsOnGpu, getattr(torch, experiment.optim.precision))
     if experiment.compute.checkpoint_activations:
@@ -70,7 +71,8 @@ def update_memory(
     frozen_parameters(experiment, model)
     step = nn.ModuleList([model, *terms.values()])
     wave = torch.empty(rows, round(seconds * SAMPLE_RATE), device="meta")
-    batch = Batch((), wave, torch.full((rows,), wave.shape[1], device="meta"))
+    samples, distortions = torch.full((rows,), wave.shape[1], device="meta"), torch.empty(rows, labels, device="meta")
+    batch = Batch((), wave, samples, clean=wave, distortions=distortions)
     layers = teacher.encoder.layers if teacher else 0
     taught = experiment.objective.teacher_blocks(experiment.model.encoder.layers, layers) if teacher else []
     with _Peak() as peak:

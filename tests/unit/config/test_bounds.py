@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from distill.config.distortions import Distort
 from distill.config.experiment import Experiment
 from distill.config.files import overridden
 from distill.config.graphs import Graphs
@@ -34,6 +35,7 @@ FULL: dict[str, Settings] = {
     ),
     "objective": Objective.model_validate({name: {} for name in TERMS}),
     "units": Units(of="teacher", layer=2),
+    "distort": Distort(steps=(("hall", "clean"), ("pitch",)), noises={"hall": "noise/hall"}),
     "graphs": Graphs(),
     "lm": LanguageModel.load(MINI / "lm.yaml"),
 }

@@ -1,8 +1,9 @@
-"""Cross-distortion mapping (papers/003): what teacher and student are given."""
+"""Cross-distortion mapping and the distortion classifier (papers/003) in the training loop."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from distill.corpora.cut_sets import write_cuts
 from distill.train.import_teacher import write_random
 from distill.train.loop import Trainer
 from distill.train.setup import Folders, build_trainer
-from tests.support.training import ALONE, SETTINGS, write_letters, write_speech
+from tests.support.training import ALONE, SETTINGS, assert_same_training, write_letters, write_speech
+from tests.unit.train.test_resume import dies
 
 DISTORT = {"steps": [["reverb", "clean"], ["gaussian", "coloured", "clean"]]}
 PLAIN = {"volume_probability": 0.0, "pitch_probability": 0.0}
@@ -79,3 +81,37 @@ def test_targets_of_a_changing_input_are_not_kept() -> None:
 def test_an_experiment_without_distortions_has_the_identity_of_before() -> None:
     assert "distort" not in student(distort=None).identity()
     assert student().identity()["distort"]["snr"] == [10.0, 20.0]
+
+
+ADVERSARY = {"hidden": {"layers": [1, 2]}, "adversary": {"lr_scale": 0.5}, "denoising": {"mels": 20}}
+SECOND = {"experiment": "t", "input": "second"}
+COARSE = {**SETTINGS["model"], "front_end": {**SETTINGS["model"]["front_end"], "layers": [[8, 40, 20], [8, 8, 8]]}}
+
+
+def test_student_and_classifier_train_together_and_continue_after_a_kill(data: Path) -> None:
+    experiment = student(model=COARSE, teacher=SECOND, objective=ADVERSARY, optim={"updates": 8, "lr": 0.01})
+    whole = trainer_of(data, experiment)
+    figures, before = [], {name: x.clone() for name, x in whole.step.named_parameters()}
+    original = whole._update
+    whole._update = lambda *arguments: figures.append(original(*arguments)) or figures[-1]  # type: ignore[method-assign]
+    whole.run()
+    assert {"adversary", "adversary_accuracy", "denoising", "hidden1"} <= set(figures[0])
+    still = {n for n, x in whole.step.named_parameters() if torch.equal(x, before[n])}
+    assert not any(name.startswith("objective.") for name in still)
+    first = trainer_of(data, experiment, "killed")
+    dies(first, 5, "_update")
+    trainer = build_trainer(
+        experiment, Folders(data, data, data, data), data / "killed", "native", ALONE, torch.device("cpu")
+    )
+    trainer.run()
+    assert trainer.progress.updates == 8
+    assert_same_training(data / "s", data / "killed")
+
+
+def test_the_loss_of_validation_is_that_of_distillation_alone(data: Path) -> None:
+    trainer, seen = trainer_of(data, student(model=COARSE, teacher=SECOND, objective=ADVERSARY)), dict[str, float]()
+    trainer._draw = lambda monitor: None  # type: ignore[method-assign]
+    loss = trainer._validate(SimpleNamespace(valid=lambda number, values, epoch: seen.update(values)))  # type: ignore[arg-type]
+    parts = {name for name in seen if name.startswith("hidden")} | {"denoising"}
+    assert loss == pytest.approx(sum(seen[name] for name in parts)) and 0 <= seen["adversary_accuracy"] <= 1
+    assert seen["adversary"] > 0
