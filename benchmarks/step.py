@@ -95,7 +95,9 @@ def random_trainer(experiment: Experiment, conf: Path, device: torch.device, gra
     objective = Objective(experiment.objective, context)
     if teacher is not None and experiment.teacher is not None:
         online = experiment.teacher.model_copy(update={"keep_targets": False})
-        targets = TeacherTargets(online, teacher, objective.teacher_blocks, Path())
+        targets = TeacherTargets(
+            online, teacher, objective.teacher_blocks, Path(), attention=objective.attention_map.values()
+        )
     frozen_parameters(experiment, model)
 
     def nothing(epoch: int, place: Place) -> Generator[Batch, None, None]:

@@ -91,7 +91,8 @@ class Output(NamedTuple):
     ctc_logits (B, T, V): of the second, CTC output, None without one. mapped_last (B, T, d_T): the last hidden state
     behind a shared head's projection to the teacher's width, None where the head is not shared. features (B, T, F):
     what the front-end gives; normed (B, T, F): the same behind the encoder's norm. masked (B, T): True for frames that
-    the mask embedding stands for, None without a mask.
+    the mask embedding stands for, None without a mask. attention: {block: (B, T, 2 heads * head_dim)}, queries and keys
+    of the blocks that a loss needs, from 1, or None; maps (B, heads, T, T) are not made of them here.
     """
 
     logits: Tensor
@@ -102,13 +103,15 @@ class Output(NamedTuple):
     features: Tensor | None = None
     normed: Tensor | None = None
     masked: Tensor | None = None
+    attention: Mapping[int, Tensor] | None = None
 
 
 class Targets(NamedTuple):
     """A teacher's outputs for a batch: logits (B, T, V), lengths (B,), ctc_logits (B, T, V) or None.
 
     hidden: {block: (B, T, d_T)}, numbered as in `Output`, of the blocks that a loss needs. normed (B, T, F): as in
-    `Output`; codes (B, T, K): logits over the teacher's codewords; None where no loss needs them.
+    `Output`; codes (B, T, K): logits over the teacher's codewords; attention as in `Output`; None where no loss needs
+    them.
     """
 
     logits: Tensor
@@ -117,6 +120,7 @@ class Targets(NamedTuple):
     ctc_logits: Tensor | None = None
     normed: Tensor | None = None
     codes: Tensor | None = None
+    attention: Mapping[int, Tensor] | None = None
 
 
 def convertible(rate: int) -> bool:

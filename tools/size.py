@@ -2,8 +2,9 @@
 
     size.py egs/librispeech/conf/s5_stream.yaml [--outputs 43] [--json FILE] [--set model.encoder.layers=8]
 
-Parameters, multiply-adds for a second of audio, look-ahead of every part in ms, and the real-time factor to be
-expected on one thread of this machine (streaming: a chunk with its whole history; else an utterance of 15 s).
+Parameters, multiply-adds for a second of audio, and without the head for the 225 s of the 32 utterances of SUPERB's
+challenge, which papers give; look-ahead of every part in ms, and the real-time factor to be expected on one thread of
+this machine (streaming: a chunk with its whole history; else an utterance of 15 s).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from distill.config.experiment import Experiment
 from distill.files import write_text
 from distill.losses.objective import TERMS
 from distill.losses.term import TermContext
-from distill.models.cost import macs, parameters, predict_rtf, quantizer_parameters
+from distill.models.cost import macs, parameters, predict_rtf, quantizer_parameters, superb_macs
 from distill.models.latency import latency
 from distill.recipe.provenance import hardware
 from distill.recipe.script import run_script
@@ -57,6 +58,7 @@ def measure(path: Path, outputs: int, overrides: list[str]) -> dict:
         "outputs": outputs,
         "params": counts,
         "macs_per_second": {**per_second, "total": sum(per_second.values())},
+        "macs_superb": superb_macs(model),
         "latency_ms": asdict(latency(model)),
         "rtf_predicted": predict_rtf(model, outputs),
     }
@@ -79,6 +81,7 @@ def show(row: dict) -> None:
         print(f"  {name:32}{count:>16,}  parameters")
     for name, count in row["macs_per_second"].items():
         print(f"  {name:32}{count / 1e6:>16,.1f}  million multiply-adds for a second of audio")
+    print(f"  {'trunk, 32 utterances of SUPERB':32}{row['macs_superb'] / 1e9:>16,.1f}  thousand million multiply-adds")
     for part in row["latency_ms"]["parts"]:
         print(f"  {part['name']:32}{shown(part):>16}  ms look-ahead, mean and maximum")
     print(f"  {'all parts':32}{shown(row['latency_ms']):>16}  ms look-ahead, mean and maximum")

@@ -24,7 +24,10 @@ MARKS = tuple(mark(variant) for variant in VARIANTS[1:])
 OF_LM = re.compile(r"lm(?:[._-].*)?", re.IGNORECASE)
 # settings that do not change the weights
 NOT_OF_TRAINING = ("compute", "decoding", "description", "pretrained", "probe")
-OF_FIRST_ENCODER = {"block": "transformer", "feature_norm": True, "positions": "convolution"}
+OF_FIRST_ENCODER = {
+    "block": "transformer", "feature_norm": True, "positions": "convolution", "input_dropout": 0.0,
+    "layer_grad_scale": False,
+}  # fmt: skip
 """Later settings of encoders, with what the first version had."""
 FURTHER = ("results.md", "differences.json", "pareto.svg")  # other files in an exp-dir
 

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from distill.config.bounds import Count, EachOnce, Number, Positive, Probability, Scale, Seed, Weight, Whole, Width
 from distill.config.loading import Settings
+from distill.config.model import SAMPLE_RATE, Model
 
 Precision = Literal["input", "float32", "float64"]
 TeacherLayers = tuple[Annotated[Whole, Field(ge=0, le=65536)], ...]
@@ -19,6 +20,7 @@ class LossTerm(Settings):
     taught: it needs a teacher. supervised: it needs numerators and the denominator. units: it needs k-means units
     (`distill.config.units`). codes: it needs the teacher's codewords, where units are given centroids of those. masked:
     it is of masked frames. distorted: it needs labels of the input's distortions (`distill.config.distortions`).
+    hidden: what it compares of teacher blocks are hidden states.
     """
 
     taught: ClassVar[bool] = True
@@ -27,6 +29,7 @@ class LossTerm(Settings):
     codes: ClassVar[bool] = False
     masked: ClassVar[bool] = False
     distorted: ClassVar[bool] = False
+    hidden: ClassVar[bool] = True
 
     weight: Annotated[Number, Field(ge=0, le=10**6)] = 1.0
     updates: Count = 0  # on for the first so many updates only; 0: for all
@@ -37,8 +40,11 @@ class LossTerm(Settings):
         return self.start <= done and (not self.updates or done < self.updates)
 
     def teacher_blocks(self, blocks: int) -> frozenset[int]:
-        """Teacher blocks whose hidden states the term compares, for a student with so many blocks; 0: their input."""
+        """Teacher blocks that the term compares, for a student with so many blocks; 0: their input."""
         return frozenset()
+
+    def check_models(self, student: Model, teacher: Model) -> None:
+        """Raise ValueError where the term cannot compare them."""
 
 
 class Mmi(LossTerm):
@@ -73,11 +79,13 @@ class CtcOutputs(LossTerm):
 class Blockwise(LossTerm):
     """A term that compares student blocks with teacher blocks."""
 
-    layers: TeacherLayers = ()  # g(i): teacher block of student block i = 1..; 0: none; empty: 2i
+    step: ClassVar[int] = 2
+
+    layers: TeacherLayers = ()  # g(i): teacher block of student block i = 1..; 0: none; empty: i times `step`
 
     def layer_map(self, blocks: int) -> dict[int, int]:
         """g of a student with so many blocks, both sides counted from 1 (papers/001 §5.1.2: g(i) = 2i)."""
-        layers = self.layers or range(2, 2 * blocks + 1, 2)
+        layers = self.layers or range(self.step, self.step * blocks + 1, self.step)
         return {i: g for i, g in enumerate(layers, 1) if g}
 
     def teacher_blocks(self, blocks: int) -> frozenset[int]:
@@ -107,6 +115,54 @@ class Regression(Blockwise):
         if getattr(self, unread) != type(self).model_fields[unread].default:
             raise ValueError(f"{unread} are not read with heads: {self.heads}; leave them out, or choose other heads")
         return self
+
+
+class Relation(Blockwise):
+    """A term that compares relations between the frames of an utterance, of each block with the same of the teacher."""
+
+    step: ClassVar[int] = 1
+
+    def check_models(self, student: Model, teacher: Model) -> None:
+        ours, theirs = (1000 * model.front_end.hop / SAMPLE_RATE for model in (student, teacher))
+        if ours != theirs:
+            raise ValueError(
+                f"{type(self).__name__.lower()}: relations between frames need the same frames in both models, but the"
+                f" student's are {ours:g} ms apart and the teacher's {theirs:g} ms; give the student a front-end of the"
+                " teacher's rate"
+            )
+
+
+class Attention(Relation):
+    """KL divergence of attention maps averaged over heads from the teacher's, summed over blocks."""
+
+    hidden: ClassVar[bool] = False
+
+    def check_models(self, student: Model, teacher: Model) -> None:
+        super().check_models(student, teacher)
+        for name, model in (("student", student), ("teacher", teacher)):
+            if model.encoder.relative_buckets:
+                raise ValueError(
+                    f"attention: the {name} adds gated relative positions to its scores (WavLM), which this term does"
+                    " not compute; use the term temporal"
+                )
+            if model.streaming.chunk_frames:
+                raise ValueError(
+                    f"attention: the {name} sees chunks of {model.streaming.chunk_frames} frames, and the divergence of"
+                    " maps needs the same frames visible in both; give both full context, or use the term temporal"
+                )
+
+
+class Temporal(Relation):
+    """MSE between temporal Gram matrices of student and teacher, summed over blocks."""
+
+    # layer: of the input of the first block, and of the output of each; intra: between input and output of each
+    kinds: Annotated[tuple[Literal["layer", "intra"], ...], EachOnce, Field(min_length=1)] = ("layer", "intra")
+    norm: Literal["none", "dim", "cosine"] = "dim"  # products of channels: their sum, their mean, or the cosine
+
+    def teacher_blocks(self, blocks: int) -> frozenset[int]:
+        outputs = super().teacher_blocks(blocks)
+        inputs = {"layer": {0}, "intra": {g - 1 for g in outputs}}
+        return outputs.union(*(inputs[kind] for kind in self.kinds))
 
 
 class Front(LossTerm):
@@ -201,6 +257,8 @@ class Objective(Settings):
     ctc_outputs: CtcOutputs | None = None
     hidden: Hidden | None = None
     regression: Regression | None = None
+    attention: Attention | None = None
+    temporal: Temporal | None = None
     front: Front | None = None
     discriminative: Discriminative | None = None
     adversary: Adversary | None = None
@@ -226,8 +284,21 @@ class Objective(Settings):
         every = self._named() | (self._shorthand() if self.uses_shorthand else {})
         return {name: term for name, term in every.items() if term.weight > 0}
 
+    def check_models(self, student: Model, teacher: Model) -> None:
+        """Raise ValueError where a term cannot compare them."""
+        for term in self.terms.values():
+            term.check_models(student, teacher)
+
+    def attention_map(self, blocks: int) -> dict[int, int]:
+        """Teacher block of each student block whose attention is compared, for a student with so many blocks."""
+        term = self.terms.get("attention")
+        return term.layer_map(blocks) if isinstance(term, Attention) else {}
+
     def teacher_blocks(self, blocks: int, teacher: int) -> list[int]:
-        """Teacher blocks that any term compares; ValueError for one that is not in a teacher of so many blocks."""
+        """Teacher blocks whose hidden states any term compares.
+
+        Raises ValueError for a block that is compared, and is not in a teacher of so many.
+        """
         by_term = {name: term.teacher_blocks(blocks) for name, term in self.terms.items()}
         for name, named in by_term.items():
             if outside := sorted(block for block in named if not 0 <= block <= teacher):
@@ -235,7 +306,7 @@ class Objective(Settings):
                     f"objective: the term {name} names teacher blocks {outside}, but the teacher has 1 to {teacher};"
                     " give one teacher block per student block (0 for none)"
                 )
-        return sorted(frozenset().union(*by_term.values()))
+        return sorted(frozenset().union(*(by_term[name] for name in by_term if self.terms[name].hidden)))
 
     @property
     def layer_lists(self) -> dict[str, TeacherLayers]:

@@ -176,6 +176,10 @@ class Encoder(Settings):
     attention_dropout: Share = 0.0
     activation_dropout: Share = 0.0
     layer_drop: Share = 0.0
+    input_dropout: Share = 0.0  # of projected frames, before masks and positions
+    # losses of all blocks pull alike: gradients into block i = 1.. of L are scaled by 1 - s, and those of losses on its
+    # output by s as well, s = 1 / (L - i + 2)
+    layer_grad_scale: Flag = False
 
     def widths(self, block: int = 0) -> BlockWidths:
         """The widths of one block."""

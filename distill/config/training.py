@@ -93,7 +93,7 @@ class Teacher(Settings):
 
 
 class Optim(Settings):
-    """Adam with the tri-state schedule: warm up, hold, decay to `final_scale` of the peak."""
+    """AdamW with the tri-state schedule: warm up, hold, decay to `final_scale` of the peak."""
 
     updates: Count = 0  # exactly one of updates and epochs
     epochs: Count = 0
@@ -104,7 +104,7 @@ class Optim(Settings):
     clip: Annotated[Number, Field(gt=0, le=10**9)] = 2.0  # of the gradient's norm
     phases: Annotated[tuple[Probability, Probability, Probability], SumsTo1] = (0.1, 0.4, 0.5)  # of all updates
     final_scale: Probability = 0.05
-    decay: Literal["linear", "exponential"] = "linear"  # as the paper writes, or as fairseq does
+    decay: Literal["linear", "exponential", "cosine"] = "linear"  # as papers/001 writes, as fairseq does, as papers/004
     accumulate: Annotated[Whole, Field(ge=1, le=10_000)] = 1  # batches per update
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from distill.batch import Batch, Output, Targets
 from distill.config.losses import Objective as Settings
 from distill.losses.adversary import Adversary
+from distill.losses.attention import AttentionKl
 from distill.losses.bestrq import BestRq
 from distill.losses.contrastive import Contrastive
 from distill.losses.ctc import Ctc
@@ -23,6 +24,7 @@ from distill.losses.hubert import Hubert
 from distill.losses.mmi import LfMmi
 from distill.losses.outputs import CtcOutputMse, OutputMse
 from distill.losses.regression import Regression
+from distill.losses.temporal import TemporalGram
 from distill.losses.term import Losses, LossTerm, Term, TermContext
 
 TERMS: dict[str, type[LossTerm]] = {
@@ -32,6 +34,8 @@ TERMS: dict[str, type[LossTerm]] = {
     "ctc_outputs": CtcOutputMse,
     "hidden": HiddenMse,
     "regression": Regression,
+    "attention": AttentionKl,
+    "temporal": TemporalGram,
     "front": FrontDistance,
     "discriminative": CodewordKl,
     "adversary": Adversary,
@@ -51,15 +55,19 @@ class Objective(nn.ModuleDict):
     """Weighted sum of terms by name, with the parameters that only training needs.
 
     update_number: of the training's current update, for terms that are on for the first ones only. teacher_blocks:
-    whose hidden states are targets. masked: whether the student's input is masked in validation too.
+    whose hidden states are targets. attention_map: student block -> teacher block, of those whose attention is
+    compared. masked: whether the student's input is masked in validation too.
     """
 
     def __init__(self, settings: Settings, context: TermContext) -> None:
         """Raises ValueError where a term does not fit student, teacher or engine."""
         terms, layers = settings.terms, context.teacher.encoder.layers if context.teacher else 0
         blocks = settings.teacher_blocks(context.student.encoder.layers, layers) if context.teacher else []
+        if context.teacher is not None:
+            settings.check_models(context.student, context.teacher)
         super().__init__({name: TERMS[name].build(terms[name], context) for name in TERMS if name in terms})
         self.settings, self.teacher_blocks, self.update_number = terms, blocks, 0
+        self.attention_map = settings.attention_map(context.student.encoder.layers)
         self.masked = "masks" in needs_of(settings)
 
     @property
@@ -106,5 +114,9 @@ def fit_frames(targets: Targets, lengths: Tensor, size: int) -> Targets:
         return nn.functional.pad(x, (0, 0, 0, max(0, size - x.shape[1])))[:, :size]
 
     hidden = {block: fit(x) for block, x in targets.hidden.items()}
-    others = (None if x is None else fit(x) for x in (targets.ctc_logits, targets.normed, targets.codes))
-    return Targets(fit(targets.logits), hidden, torch.minimum(theirs, lengths), *others)
+    attention = {block: fit(x) for block, x in (targets.attention or {}).items()} or None
+    ctc_logits, normed, codes = (
+        None if x is None else fit(x) for x in (targets.ctc_logits, targets.normed, targets.codes)
+    )
+    lengths = torch.minimum(theirs, lengths)
+    return Targets(fit(targets.logits), hidden, lengths, ctc_logits, normed, codes, attention)

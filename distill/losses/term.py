@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from distill.batch import Batch, Output, Targets, valid_mask
 from distill.config.model import Model
@@ -16,6 +18,7 @@ NEEDS = {
     "graphs": "the batch's numerators and the denominator",
     "hidden": "hidden states of the teacher's blocks",
     "outputs": "the teacher's logits",
+    "attention": "queries and keys of student and teacher blocks",
     "features": "normed frames of the teacher's front-end",
     "codes": "the teacher's logits over its codewords",
     "units": "the batch's k-means labels",
@@ -24,6 +27,8 @@ NEEDS = {
     "distortions": "labels of the distortions of the student's input",
 }
 """What training provides for terms (`distill.train.setup`)."""
+ROWS = 128
+"""Frames whose relations to all frames are in memory at a time."""
 
 
 class Term(NamedTuple):
@@ -107,3 +112,16 @@ def masked_mse(ours: Tensor, theirs: Tensor, inside: Tensor) -> Term:
 def masked_mean(error: Tensor, inside: Tensor, parts: int = 1) -> Term:
     """Mean over valid frames of error (B, T), each a sum of so many parts; inside (B, T) bool."""
     return Term(torch.where(inside, error, error.new_zeros(())).sum(), inside.sum() * parts)
+
+
+def sum_over_rows(part: Callable[[slice], Tensor], like: Tensor) -> Tensor:
+    """Sum of part(rows) over slices of ROWS of the frames of `like` (B, T, C), in single precision.
+
+    The backward pass computes each part again, so that of relations between frames (B, T, T) only (B, ROWS, T) is in
+    memory.
+    """
+    kind = "cpu" if like.is_meta else like.device.type  # there is no autocast for meta tensors
+    slices = (slice(start, start + ROWS) for start in range(0, like.shape[1], ROWS))
+    with torch.autocast(kind, enabled=False):
+        parts = [checkpoint(part, rows, use_reentrant=False, preserve_rng_state=False) for rows in slices]
+    return torch.stack(parts).sum()

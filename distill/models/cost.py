@@ -24,6 +24,13 @@ TRANSFORMS = {"fbank": "Fbank", "log_mel": "log-mels"}
 OFFLINE_SECONDS = 15.0
 """Length of the utterance that a model with full context is measured on."""
 
+SUPERB_SAMPLES = (
+    20560, 34560, 38480, 42560, 45600, 48720, 52000, 55120, 59120, 62720, 66400, 71200, 75200, 78640, 82800, 87520,
+    92720, 98560, 104400, 111120, 118480, 125040, 132720, 142640, 154000, 166720, 180880, 197920, 217920, 239280,
+    268160, 326000,
+)  # fmt: skip
+"""Lengths of the utterances that SUPERB's challenge counts over: every 82nd of LibriSpeech's test-clean by length."""
+
 
 @dataclass(frozen=True)
 class Frames:
@@ -62,9 +69,12 @@ def quantizer_parameters(features: int, dim: int, code_dim: int, groups: int = 2
     return codebooks + chooses + (code_dim + 1) * code_dim + (dim + 1) * code_dim
 
 
-def macs(model: Model, outputs: int) -> dict[str, float]:
-    """Multiply-adds for one second of audio, by part, of one output; norms and activations are not counted."""
-    encoder, frames = model.encoder, frames_of(model)
+def macs(model: Model, outputs: int, frames: Frames | None = None) -> dict[str, float]:
+    """Multiply-adds for one second of audio, by part, of one output; norms and activations are not counted.
+
+    frames: in place of those of `frames_of`.
+    """
+    encoder, frames = model.encoder, frames or frames_of(model)
     dim, rate, features = encoder.dim, frames.per_second, model.front_end.layers[-1][0]
     projects, shared = encoder.always_project or features != dim, model.shared_head_dim
     convolution = dim * dim / encoder.position_groups * encoder.position_kernel
@@ -78,6 +88,20 @@ def macs(model: Model, outputs: int) -> dict[str, float]:
         **{part: rate * count for part, count in blocks.items()},
         "head": rate * (dim * shared + shared * outputs if shared else dim * outputs),
     }
+
+
+def superb_macs(model: Model) -> float:
+    """Multiply-adds of the trunk over all utterances of SUPERB's challenge, one by one, as papers/004 counts them.
+
+    Feng et al. 2022. The challenge's figure of HuBERT base, 1669 G, has 0.2 % more: its pre-training's projection, and
+    frames padded to an even number.
+    """
+    total = 0.0
+    for samples in SUPERB_SAMPLES:
+        frames = Frames(model.front_end.frames(samples), 0, SAMPLE_RATE / model.front_end.hop)
+        parts = macs(model, 0, frames)
+        total += frames.seconds * (sum(parts.values()) - parts["head"])
+    return total
 
 
 def training_flops(experiment: Experiment, teacher: Model | None, outputs: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -55,6 +56,12 @@ class TransformerBlock(nn.Module):
         attended, cache = self.attention(x, context, cache)
         x = self.attention_norm(x + self.dropout(attended))
         return self.ffn_norm(x + self.dropout(self._ffn(x))), cache
+
+    def queries_and_keys(self, x: Tensor) -> Tensor:
+        """Those of the attention to the block's input x (B, T, C), side by side: (B, T, 2 heads * head_dim)."""
+        if self.norm_first:
+            x = self.attention_norm(x)
+        return torch.cat([self.attention.query(x), self.attention.key(x)], 2)
 
     def _ffn(self, x: Tensor) -> Tensor:
         return self.ffn_down(self.activation_dropout(F.gelu(self.ffn_up(x))))
@@ -121,11 +128,12 @@ def build_positions(settings: EncoderSettings) -> Positions | Sinusoids:
 
 
 class Encoded(NamedTuple):
-    """hidden: (B, T, dim) each, see `distill.batch.Output`, as for normed (B, T, F) and masked (B, T)."""
+    """hidden: (B, T, dim) each, see `distill.batch.Output`, as for the others."""
 
     hidden: tuple[Tensor, ...]
     normed: Tensor
     masked: Tensor | None = None
+    attention: Mapping[int, Tensor] | None = None
 
 
 class Encoder(nn.Module):
@@ -138,6 +146,7 @@ class Encoder(nn.Module):
         self.feature_norm = nn.LayerNorm(features) if settings.feature_norm else nn.Identity()
         projects = settings.always_project or features != settings.dim
         self.projection = nn.Linear(features, settings.dim) if projects else nn.Identity()
+        self.input_dropout = nn.Dropout(settings.input_dropout)
         self.positions = build_positions(settings)
         # stands in for masked frames; counted, as in wav2vec 2.0, even where nothing is masked
         self.mask_embedding = nn.Parameter(torch.empty(settings.dim).uniform_(), mask.time_probability > 0)
@@ -149,27 +158,38 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList(BLOCKS[settings.block](settings, i) for i in range(settings.layers))
         self.dropout = nn.Dropout(settings.dropout)
 
-    def forward(self, features: Tensor, lengths: Tensor, masked: bool = False) -> Encoded:
+    def forward(
+        self, features: Tensor, lengths: Tensor, masked: bool = False, attention: Collection[int] = ()
+    ) -> Encoded:
         """Whole utterances: features (B, T, C), lengths (B,); masked: mask the frames outside of training too.
 
+        attention: blocks, from 1, whose queries and keys are returned; outputs are the same with and without.
         The last hidden state of a pre-LN encoder is taken after the final norm, as the head's input. The same for every
         imported model.
         """
         inside, normed, hit = valid_mask(lengths, features.shape[1]), self.feature_norm(features), None
-        x = self.project(normed, inside)
+        x = self.input_dropout(self.project(normed, inside))
         if self.training or masked:
             x, hit = mask_spans(x, lengths, self.mask, self.mask_embedding)
         x = self.embed(x)
         streaming = drawn(self.streaming, self.draws) if self.training else self.streaming
         frame = torch.arange(features.shape[1], device=features.device)
         relative = None if self.relative is None else self.relative(frame, frame)
-        context, hidden = Context(attention_mask(inside, streaming), relative), [x]
-        for block in self.blocks:
+        context, hidden, pairs = Context(attention_mask(inside, streaming), relative), [x], {}
+        x = self.dropout(x)
+        for number, block in enumerate(self.blocks, 1):
+            if number in attention:
+                pairs[number] = block.queries_and_keys(x)  # type: ignore[operator]
             dropped = self.training and self.settings.layer_drop > 0
             if not (dropped and float(torch.rand((), generator=self.draws)) < self.settings.layer_drop):
                 x, _ = block(x, context)
-            hidden.append(x)
-        return Encoded((*hidden[:-1], self.finish(hidden[-1])), normed, hit)
+            tap = x
+            if self.training and self.settings.layer_grad_scale:
+                share = 1 / (len(self.blocks) - number + 2)
+                x = scaled_gradient(x, 1 - share)
+                tap = scaled_gradient(x, share)
+            hidden.append(tap)
+        return Encoded((*hidden[:-1], self.finish(hidden[-1])), normed, hit, pairs or None)
 
     def step(self, features: Tensor, lengths: Tensor, state: StreamState) -> tuple[Tensor, StreamState]:
         """The next chunk of streams: features (B, T, C), valid frames (B,) -> hidden states (B, T, dim), new state.
@@ -201,11 +221,16 @@ class Encoder(nn.Module):
     def embed(self, x: Tensor, history: Tensor | None = None) -> Tensor:
         """Add positions; x (B, T, dim), history (B, kernel - 1, dim)."""
         x = x + self.positions(x, history)
-        return self.dropout(x if self.settings.norm_first else self.norm(x))
+        return x if self.settings.norm_first else self.norm(x)
 
     def finish(self, x: Tensor) -> Tensor:
         """The final norm of a pre-LN encoder."""
         return self.norm(x) if self.settings.norm_first else x
+
+
+def scaled_gradient(x: Tensor, factor: float) -> Tensor:
+    """x, exactly, through which a gradient passes times `factor`."""
+    return x.detach() + factor * (x - x.detach())
 
 
 def drawn(streaming: Streaming, draws: torch.Generator | None = None) -> Streaming:

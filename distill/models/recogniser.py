@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import torch
@@ -33,20 +34,20 @@ class Recogniser(nn.Module):
         """V, blank included."""
         return self.head.output.out_features
 
-    def forward(self, wave: Tensor, samples: Tensor, masked: bool = False) -> Output:
+    def forward(self, wave: Tensor, samples: Tensor, masked: bool = False, attention: Collection[int] = ()) -> Output:
         """Whole utterances, with chunked attention if the model streams: wave (B, N), samples (B,).
 
-        masked: mask frames and channels outside of training too.
+        masked: mask frames and channels outside of training too. attention: blocks of `Output.attention`.
         """
         if wave.ndim != 2 or samples.shape != wave.shape[:1]:
             raise ValueError(f"wave must be (B, N) and samples (B,), got {tuple(wave.shape)}, {tuple(samples.shape)}")
         features, lengths = self.front_end(wave, samples)
-        hidden, normed, hit = self.encoder(features, lengths, masked)
+        hidden, normed, hit, pairs = self.encoder(features, lengths, masked, attention)
         mapped = self.head.mapped(hidden[-1])
         ctc_logits = None if self.ctc is None else self.ctc(mapped)
         mapped_last = mapped if isinstance(self.head, SharedHead) else None
         logits = self.head.output(mapped)
-        return Output(logits, lengths, hidden, ctc_logits, mapped_last, features, normed, hit)
+        return Output(logits, lengths, hidden, ctc_logits, mapped_last, features, normed, hit, pairs)
 
     def select_output(self, output: str) -> Recogniser:
         """Make `step` return the logits of the output "main" (LF-MMI) or "ctc" from now on; returns itself.

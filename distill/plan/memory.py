@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Collection
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -51,8 +52,9 @@ def update_memory(
 ) -> Memory:
     """Memory of an update on `rows` utterances of so many seconds; states: of the denominator.
 
-    Attention is counted as a fused kernel's, which stores no (T, T) scores. LF-MMI has alpha and beta of all states
-    and frames, scores and posteriors.
+    Attention is counted as a fused kernel's, which stores no (T, T) scores; of a loss's relations between frames some
+    rows are there at a time (`distill.losses.term.sum_over_rows`). LF-MMI has alpha and beta of all states and frames,
+    scores and posteriors.
     """
     with torch.device("meta"):
         model = Recogniser(_steady(experiment.model), outputs).train()
@@ -74,11 +76,12 @@ def update_memory(
     samples, distortions = torch.full((rows,), wave.shape[1], device="meta"), torch.empty(rows, labels, device="meta")
     batch = Batch((), wave, samples, clean=wave, distortions=distortions)
     layers = teacher.encoder.layers if teacher else 0
+    attention = experiment.objective.attention_map(experiment.model.encoder.layers)
     taught = experiment.objective.teacher_blocks(experiment.model.encoder.layers, layers) if teacher else []
     with _Peak() as peak:
         with on_gpu():
-            targets = _targets(theirs, batch, taught, clusters) if theirs else None
-            frames, loss = _forward(model, terms, batch, targets)
+            targets = _targets(theirs, batch, taught, clusters, attention.values()) if theirs else None
+            frames, loss = _forward(model, terms, batch, targets, attention)
         loss.backward()
     trained = sum(parameter.numel() for parameter in step.parameters() if parameter.requires_grad)
     return Memory(
@@ -87,23 +90,24 @@ def update_memory(
     )  # fmt: skip
 
 
-def _targets(teacher: Recogniser, batch: Batch, blocks: list[int], codes: int) -> Targets:
+def _targets(teacher: Recogniser, batch: Batch, blocks: list[int], codes: int, attention: Collection[int]) -> Targets:
     with torch.no_grad():
-        output = teacher(batch.wave, batch.samples)
+        output = teacher(batch.wave, batch.samples, attention=attention)
     hidden = {block: output.hidden[block] for block in blocks}
     logits = output.logits.new_empty(*output.logits.shape[:2], codes)
-    return Targets(output.logits, hidden, output.lengths, output.ctc_logits, output.normed, logits)
+    return Targets(output.logits, hidden, output.lengths, output.ctc_logits, output.normed, logits, output.attention)
 
 
-def _forward(model: Recogniser, terms: dict[str, Any], batch: Batch, targets: Targets | None) -> tuple[int, Tensor]:
+def _forward(
+    model: Recogniser, terms: dict[str, Any], batch: Batch, targets: Targets | None, attention: Collection[int]
+) -> tuple[int, Tensor]:
     """Frames of the batch, and a loss of model and terms."""
-    output = model(batch.wave, batch.samples)
+    output = model(batch.wave, batch.samples, attention=attention)
     losses = [output.logits.float().log_softmax(-1).sum()]
     rows, frames, _ = output.logits.shape
     if targets is not None:  # fitted to the student's frames, as copies
-        hidden = {block: x.new_empty(rows, frames, x.shape[2]) for block, x in targets.hidden.items()}
-        others = (x if x is None else x.new_empty(rows, frames, x.shape[2]) for x in targets[3:])
-        at_student = Targets(torch.empty_like(output.logits), hidden, output.lengths, *others)
+        fitted = tree_map_only(Tensor, lambda x: x.new_empty(rows, frames, *x.shape[2:]), targets)
+        at_student = fitted._replace(lengths=output.lengths, logits=torch.empty_like(output.logits))
         for term in terms.values():
             losses += [loss.total for loss in term(output, at_student, batch).terms.values()]
     return rows * frames, sum(losses, start=losses[0].new_zeros(()))

@@ -176,6 +176,7 @@ class Call:
             yield f"objective: {', '.join(sorted(read))}: {name} has no outputs to learn from before it is fine-tuned"
         try:
             experiment.objective.teacher_blocks(experiment.model.encoder.layers, teacher.model.encoder.layers)
+            experiment.objective.check_models(experiment.model, teacher.model)
         except ValueError as error:
             yield str(error)
         labels = self.recipe.num / name

@@ -73,7 +73,10 @@ class TrainingStep(nn.Module):
 
     def forward(self, batch: Batch, targets: Targets | None) -> Losses:
         """The terms of the loss of a batch on this device."""
-        return self.objective(self.model(batch.wave, batch.samples, self.objective.masked), targets, batch)
+        objective = self.objective
+        return objective(
+            self.model(batch.wave, batch.samples, objective.masked, objective.attention_map), targets, batch
+        )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from distill.config.training import Optim
@@ -10,7 +11,7 @@ START_SCALE = 0.01
 
 
 def learning_rate(settings: Optim, progress: float) -> float:
-    """Rate at `progress` in 0..1 of the training; linear decay as the paper writes, or exponential as fairseq."""
+    """Rate at `progress` in 0..1 of the training; the decay is linear, exponential or half a period of a cosine."""
     warm, hold, decay = (phase / sum(settings.phases) for phase in settings.phases)
     if progress < warm:
         return settings.lr * (START_SCALE + (1 - START_SCALE) * progress / warm)
@@ -19,6 +20,8 @@ def learning_rate(settings: Optim, progress: float) -> float:
     share = min(1.0, (progress - warm - hold) / decay)
     if settings.decay == "exponential":
         return settings.lr * settings.final_scale**share
+    if settings.decay == "cosine":
+        share = (1 - math.cos(math.pi * share)) / 2
     return settings.lr * (1 - (1 - settings.final_scale) * share)
 
 

@@ -85,7 +85,7 @@ def build_trainer(
     graphs = Graphs.load(folders, lang) if "graphs" in needs else None
     numerators = stored_numerators(experiment, folders, graphs) if graphs else None
     teacher = None
-    if experiment.teacher is not None and needs & {"hidden", "outputs", "features", "codes"}:
+    if experiment.teacher is not None and needs & {"hidden", "attention", "outputs", "features", "codes"}:
         teacher = checkpoint.load_recogniser(folders.exp / experiment.teacher.experiment)[0].to(device)
     codes = load_codes(experiment, folders.exp, folders.data / "units").to(device) if "codes" in needs else None
     source = experiment.teacher.input if teacher and experiment.teacher else None
@@ -108,8 +108,9 @@ def build_trainer(
     targets = None
     if teacher is not None and experiment.teacher is not None:
         targets = TeacherTargets(
-            experiment.teacher, teacher, objective.teacher_blocks, folders.data / "targets", "features" in needs, codes
-        )
+            experiment.teacher, teacher, objective.teacher_blocks, folders.data / "targets", "features" in needs, codes,
+            objective.attention_map.values(),
+        )  # fmt: skip
     plan = TrainingPlan(
         experiment, loader.epoch, validation(experiment, folders, graphs, reading, ranks),
         count_updates(experiment.optim, loader.count), lang.outputs, count_parameters(model), folder, ranks, device,

@@ -60,13 +60,15 @@ class TeacherTargets:
 
     def __init__(
         self, settings: TeacherSettings, model: Recogniser, blocks: Iterable[int], store: Path, normed: bool = False,
-        codes: CodeHead | CentroidCodes | None = None,
+        codes: CodeHead | CentroidCodes | None = None, attention: Iterable[int] = (),
     ) -> None:  # fmt: skip
         """blocks: whose hidden states are targets. normed: whether the front-end's frames are. codes: its codewords.
+        attention: blocks whose queries and keys are.
 
         store: folder, one subfolder is made for each teacher and targets.
         """
         self.settings, self.blocks, self.normed = settings, sorted(set(blocks)), normed
+        self.attention = sorted(set(attention))
         self.model = model.eval().requires_grad_(False)
         self.codes = codes.eval().requires_grad_(False) if codes else None
         self._folder = store / self._digest() if settings.keep_targets else None
@@ -83,14 +85,16 @@ class TeacherTargets:
         }
         lengths = torch.tensor([len(row["logits"]) for row in rows], device=device)
         hidden = {block: columns[f"hidden{block}"] for block in self.blocks}
-        return Targets(columns["logits"], hidden, lengths, *(columns.get(name) for name in FURTHER))
+        attention = {block: columns[f"attention{block}"] for block in self.attention} or None
+        ctc_logits, normed, codes = (columns.get(name) for name in FURTHER)
+        return Targets(columns["logits"], hidden, lengths, ctc_logits, normed, codes, attention)
 
     def _run(self, batch: Batch) -> Targets:
-        output = self.model(self._input(batch), batch.samples)
+        output = self.model(self._input(batch), batch.samples, attention=self.attention)
         hidden = {block: output.hidden[block] for block in self.blocks}
         normed = output.normed if self.normed else None
         codes = self.codes(output.hidden[self.codes.block]) if self.codes else None
-        return Targets(output.logits, hidden, output.lengths, output.ctc_logits, normed, codes)
+        return Targets(output.logits, hidden, output.lengths, output.ctc_logits, normed, codes, output.attention)
 
     def _input(self, batch: Batch) -> Tensor:
         wave = {"augmented": batch.wave, "clean": batch.clean, "second": batch.second}[self.settings.input]
@@ -107,6 +111,7 @@ class TeacherTargets:
         except (FileNotFoundError, SafetensorError):  # not stored yet, or cut short as the system went down
             targets = self._run(row)
         tensors = {"logits": targets.logits, **{f"hidden{i}": x for i, x in targets.hidden.items()}}
+        tensors |= {f"attention{i}": x for i, x in (targets.attention or {}).items()}
         tensors |= {name: x for name in FURTHER if (x := getattr(targets, name)) is not None}
         kept = {key: x[0, : int(targets.lengths[0])].half().cpu().contiguous() for key, x in tensors.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,6 +126,7 @@ class TeacherTargets:
     def _digest(self) -> str:
         """Names the teacher's weights and its targets."""
         what: tuple = (self.model.settings, self.blocks, *(["normed"] if self.normed else []))
+        what += ("attention", self.attention) if self.attention else ()
         states = list(self.model.state_dict().items())
         if self.codes:
             what += (self.codes.block, self.codes.temperature)

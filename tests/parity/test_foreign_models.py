@@ -11,6 +11,10 @@ import torch
 import torchaudio
 from torch import Tensor
 
+from distill.batch import Batch, Targets
+from distill.config.losses import Attention
+from distill.losses.attention import AttentionKl
+from distill.losses.term import TermContext
 from distill.models.pretrained import build_imported, read_checkpoint
 from distill.models.recogniser import Recogniser
 
@@ -288,3 +292,41 @@ def test_the_norm_of_a_single_convolution_is_of_the_right_kind(source: str, kind
         hidden = model(wave[None], torch.tensor([len(wave)])).hidden[-1][0]
         normal = torch.nn.functional.layer_norm(wave, wave.shape, eps=model.settings.front_end.waveform_eps)
         close(hidden, reference(normal[None]).last_hidden_state[0])
+
+
+@pytest.mark.parametrize("kind", [BASE, LARGE], ids=["base", "large"])
+def test_the_attention_loss_is_that_of_the_maps_that_transformers_returns(kind: dict, tmp_path: Path) -> None:
+    """KL of papers/004, Eq. 1, of two random models, from their maps of each utterance alone."""
+    pairs, maps = [], []
+    for seed, heads in ((1, 4), (2, 2)):
+        config = transformers.HubertConfig(
+            **SMALL | {"num_attention_heads": heads}, **kind, attn_implementation="eager", layerdrop=0.0
+        )
+        torch.manual_seed(seed)
+        reference = transformers.HubertModel(config).eval()
+        with torch.no_grad():
+            for layer in reference.encoder.layers:  # sharp maps, which differ
+                layer.attention.q_proj.weight.mul_(30)
+        folder = tmp_path / str(seed)
+        reference.save_pretrained(folder)
+        (folder / "preprocessor_config.json").write_text(json.dumps({"do_normalize": True}))
+        checkpoint = read_checkpoint(f"hf:{folder}")
+        wave, samples = torch.nn.utils.rnn.pad_sequence(waves(), batch_first=True), torch.tensor(SAMPLES)
+        with torch.no_grad():
+            pairs.append(build_imported(checkpoint, None, UNITS).model.eval()(wave, samples, attention=(1, 2, 3)))
+            normed = [(wave - wave.mean()) / (wave.var(correction=0) + 1e-7).sqrt() for wave in waves()]
+            maps.append([reference(wave[None], output_attentions=True).attentions for wave in normed])
+    theirs, ours = pairs
+    settings = checkpoint.shape.settings
+    teacher = settings.model_copy(update={"encoder": settings.encoder.model_copy(update={"heads": 4})})
+    term = AttentionKl.build(Attention(), TermContext(settings, teacher))
+    targets = Targets(theirs.logits, {}, theirs.lengths, attention=theirs.attention)
+    found = term(ours, targets, Batch(("a", "b"), wave, samples)).terms
+    for block in range(3):
+        total = 0.0
+        for t, s in zip(*maps):
+            t, s = (x[block][0].mean(0) for x in (t, s))
+            total += float((t * (t / s).log()).sum())
+        value = found[f"attention{block + 1}"]
+        assert float(value.total) == pytest.approx(total, rel=1e-4) and total > 1
+        assert int(value.count) == int(ours.lengths.sum())

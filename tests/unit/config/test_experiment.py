@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -94,7 +95,9 @@ def test_tri_state_schedule() -> None:
     assert learning_rate(linear, 0.75) == pytest.approx(2.0 * (1 + 0.05) / 2)
     exponential = linear.model_copy(update={"decay": "exponential"})
     assert learning_rate(exponential, 0.75) == pytest.approx(2.0 * 0.05**0.5)
-    for settings in (linear, exponential):
+    cosine = linear.model_copy(update={"decay": "cosine"})
+    assert learning_rate(cosine, 0.625) == pytest.approx(0.1 + 1.9 * (1 + math.cos(math.pi / 4)) / 2)
+    for settings in (linear, exponential, cosine):
         assert learning_rate(settings, 1.0) == pytest.approx(0.1)
 
 

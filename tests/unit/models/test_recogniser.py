@@ -105,3 +105,55 @@ def test_masked_spans_hit_the_share_of_the_settings_and_only_valid_frames() -> N
     channels, none = mask_spans(features, lengths, Mask(channel_probability=0.25, channel_length=8), torch.zeros(32))
     assert none is None
     assert torch.equal(channels[:, 0], channels[:, -1]) and 0.1 < 1 - float(channels.mean()) < 0.3
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_queries_and_keys_are_returned_beside_the_same_outputs(norm_first: bool, training: bool) -> None:
+    model = small_model(False, norm_first).train(training)
+    seen = {}
+    for number, block in enumerate(model.encoder.blocks, 1):
+        block.attention.query.register_forward_hook(lambda _, __, x, number=number: seen.update({number: x}))
+    wave, samples = torch.randn(2, 20 * HOP), torch.tensor([20 * HOP, 11 * HOP])
+    plain = model(wave, samples)
+    output = model(wave, samples, attention=(1, 3))
+    assert plain.attention is None and set(output.attention) == {1, 3}
+    for one, other in zip((plain.logits, *plain.hidden), (output.logits, *output.hidden)):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+    for number, pairs in output.attention.items():
+        assert torch.equal(pairs[..., :16], seen[number]), "queries of the attention itself"
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_the_first_hidden_state_is_the_blocks_input_before_dropout(norm_first: bool) -> None:
+    """The zeroth output of papers/004: behind positions and (post-LN) the norm."""
+    model = small_model(False, norm_first)
+    model.encoder.dropout.p = 0.5
+    inputs = []
+    model.encoder.blocks[0].register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    wave, samples = torch.randn(1, 20 * HOP), torch.tensor([20 * HOP])
+    hidden = [model.train(training)(wave, samples).hidden[0] for training in (False, True)]
+    torch.testing.assert_close(hidden[1], hidden[0])
+    assert torch.equal(inputs[0], hidden[0])
+    kept = inputs[1] != 0
+    torch.testing.assert_close(inputs[1][kept], 2 * hidden[1][kept])
+
+
+def test_layer_gradients_are_scaled_so_that_losses_of_all_blocks_pull_alike() -> None:
+    """Against a chain of factors by hand: of L blocks, m_i = (L - i + 1) / (L - i + 2) behind block i."""
+    models = [small_model(False), small_model(False)]
+    encoder = models[1].settings.encoder.model_copy(update={"layer_grad_scale": True})
+    models[1].encoder.settings = encoder
+    wave, samples, blocks = torch.randn(1, 20 * HOP), torch.tensor([20 * HOP]), 3
+    through = 1.0
+    for tap in range(1, blocks + 1):
+        gradients = []
+        for model in models:
+            hidden = model.train()(wave, samples).hidden
+            weight = model.encoder.blocks[0].ffn_up.weight
+            gradients.append(torch.autograd.grad(hidden[tap].square().sum(), weight)[0])
+        stream = (blocks - tap + 1) / (blocks - tap + 2)
+        torch.testing.assert_close(gradients[1], through * stream * (1 - stream) * gradients[0])
+        through *= stream
+    outputs = [model.eval()(wave, samples).logits for model in models]
+    assert torch.equal(*outputs)

@@ -44,6 +44,16 @@ def test_a_teacher_has_no_targets_and_its_own_hours() -> None:
     assert student.targets_bytes == 2 * (3 * 192 + 43) * 50 * 3600 * 1000  # blocks 2, 4 and 5 and the logits
 
 
+def test_relations_between_frames_take_memory_of_some_rows_alone() -> None:
+    plans = {
+        seconds: plan_of(CONF / "star_all.yaml", ["data.max_duration=60"], Task(utterance=seconds), FAST)
+        for seconds in (15, 60)
+    }
+    peaks = {seconds: plan.memory.activations for seconds, plan in plans.items()}
+    assert (plans[15].rows, plans[60].rows) == (4, 1) and peaks[60] == pytest.approx(peaks[15], rel=0.05)
+    assert plans[60].targets_bytes == 2 * (6 + 2 * 5) * 192 * 50 * 3600 * 960 + 2 * 43 * 50 * 3600 * 960
+
+
 def test_disk_grows_with_the_audio(tmp_path: Path) -> None:
     small, large = corpus_bytes(TASK), corpus_bytes(replace(TASK, hours=60_000))
     assert all(large[name] == pytest.approx(60 * small[name]) for name in small)

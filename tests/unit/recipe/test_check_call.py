@@ -34,6 +34,8 @@ FILES = {
     "states": "{base: tuned.yaml, decoding: {methods: []}}",
     "agnostic": "{base: teacher.yaml, stage: 8, init: states, teacher: {experiment: states}, "
     "objective: {alpha: null, beta: null, regression: {}}}",
+    "coarse": "{base: agnostic.yaml, objective: {regression: null, temporal: {}}, "
+    "model: {front_end: {layers: [[8, 640, 640]]}}}",
     "skips": "{base: teacher.yaml, decoding: {blank_skip: 1}}",
     "phones": "{base: teacher.yaml, init: teacher, init_units: phones}",
 }  # fmt: skip
@@ -102,6 +104,7 @@ def test_a_call_that_fits_is_silent_and_writes_nothing(check: Check, tmp_path: P
         ("teacher,sn,ss,odd_teacher", (), r"odd_teacher\.yaml: teacher\.experiment: ss is trained in stage 9"),
         ("teacher,no_teacher", (), r"teacher\.experiment: no experiment 'techer'; did you mean 'teacher'"),
         ("teacher,deep", (), r"the term hidden names teacher blocks \[13\], but the teacher has 1 to 12"),
+        ("states,coarse", (), r"coarse\.yaml: temporal: relations .* student's are 40 ms apart"),
         ("sn", (), r"init: teacher is not trained .*name it in --experiment, and run its stage 6"),
         ("again,teacher", (), r"again\.yaml: init: teacher is not trained .* before again"),
         ("teacher,sn", ("--stage", "8"), r"sn\.yaml: init: teacher is not trained"),

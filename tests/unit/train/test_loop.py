@@ -271,7 +271,7 @@ def test_kept_targets_equal_fresh_ones(tmp_path: Path) -> None:
     experiment = Experiment.parse(SETTINGS, "test")
     model = build_model(experiment.model, 3).train()
     settings = {"experiment": "t", "input": "clean"}
-    further = {"normed": True, "codes": CodeHead(8, 4, 5)}
+    further = {"normed": True, "codes": CodeHead(8, 4, 5), "attention": [1]}
     fresh = TeacherTargets(Teacher(**settings), model, [2], tmp_path, **further)
 
     def kept(batch: Batch) -> Targets:
@@ -287,6 +287,7 @@ def test_kept_targets_equal_fresh_ones(tmp_path: Path) -> None:
             torch.testing.assert_close(targets.hidden[2][b, :n], expected.hidden[2][b, :n], atol=5e-3, rtol=5e-3)
             torch.testing.assert_close(targets.normed[b, :n], expected.normed[b, :n], atol=5e-3, rtol=5e-3)
             torch.testing.assert_close(targets.codes[b, :n], expected.codes[b, :n], atol=2e-2, rtol=5e-3)
+            torch.testing.assert_close(targets.attention[1][b, :n], expected.attention[1][b, :n], atol=5e-3, rtol=5e-3)
     output = model(batch.clean, batch.samples)
     assert torch.equal(expected.normed, output.normed)
     assert torch.equal(expected.codes, further["codes"](output.hidden[-1]))

@@ -15,6 +15,7 @@ from distill.data.units import INVENTORY, Inventory, Origin
 from distill.models import checkpoint
 from distill.models.codes import CentroidCodes, CodeHead
 from distill.train.import_teacher import write_random
+from distill.train.loop import Trainer
 from distill.train.setup import Folders, build_trainer
 from distill.train.teacher import load_codes
 from tests.support.training import ALONE, SETTINGS, write_letters, write_speech
@@ -46,6 +47,16 @@ def write_units(folder: Path, experiment: Experiment) -> torch.Tensor:
     return centroids
 
 
+def trainer_of(experiment: Experiment, folder: Path) -> Trainer:
+    """The trainer of a student of the teacher in a folder, on speech that is written there."""
+    (folder / "cuts").mkdir()
+    for part in ("labelled", "dev"):
+        write_cuts(write_speech(folder / "speech", 6), folder / f"cuts/{part}.jsonl.gz")
+    (folder / "s").mkdir()
+    folders = Folders(folder, folder, folder, folder)
+    return build_trainer(experiment, folders, folder / "s", "native", ALONE, torch.device("cpu"))
+
+
 def test_codewords_are_those_of_the_pre_training(tmp_path: Path) -> None:
     head = CodeHead(8, 4, 6)
     write_teacher(tmp_path, **{f"hubert.head.{name}": x for name, x in head.state_dict().items()})
@@ -73,12 +84,7 @@ def test_a_teacher_without_codewords_is_named(tmp_path: Path) -> None:
 def test_a_student_learns_front_end_hidden_states_and_codewords(tmp_path: Path) -> None:
     head = CodeHead(8, 4, 6)
     write_teacher(tmp_path, **{f"hubert.head.{name}": x for name, x in head.state_dict().items()})
-    (tmp_path / "cuts").mkdir()
-    for part in ("labelled", "dev"):
-        write_cuts(write_speech(tmp_path / "speech", 6), tmp_path / f"cuts/{part}.jsonl.gz")
-    (tmp_path / "s").mkdir()
-    folders = Folders(tmp_path, tmp_path, tmp_path, tmp_path)
-    trainer = build_trainer(student(), folders, tmp_path / "s", "native", ALONE, torch.device("cpu"))
+    trainer = trainer_of(student(), tmp_path)
     batch, figures = next(trainer.plan.batches(0, BEGIN)), []
     for trainer.progress.updates in range(30):
         before = {name: x.clone() for name, x in trainer.step.model.named_parameters()}
@@ -90,3 +96,18 @@ def test_a_student_learns_front_end_hidden_states_and_codewords(tmp_path: Path) 
     assert set(figures[0]) == {"front", "loss", "gradient"}
     assert set(figures[1]) == {"regression2_1", "regression2_2", "discriminative", "loss", "gradient"}
     assert all(figures[-1][name] < figures[1][name] for name in figures[1] if name != "gradient")
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["online", "stored"])
+def test_a_student_learns_temporal_relations_and_attention(kept: bool, tmp_path: Path) -> None:
+    write_teacher(tmp_path)
+    teacher = {"experiment": "t", "input": "clean", "keep_targets": kept}
+    trainer = trainer_of(
+        student(objective={"temporal": {}, "attention": {"layers": [0, 2]}}, teacher=teacher), tmp_path
+    )
+    batch, figures = next(trainer.plan.batches(0, BEGIN)), []
+    for trainer.progress.updates in range(12):
+        figures.append(trainer._update([batch], 0.01))
+    terms = {"layer0", "layer1", "layer2", "intra1", "intra2", "attention2"}
+    assert set(figures[0]) == terms | {"loss", "gradient"}
+    assert all(figures[-1][name] < figures[0][name] for name in ("loss", "layer0", "intra2"))
