@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from distill.config.bounds import Beam, EachOnce, Name, Positive, Probability, Scale, Score, Weight, Whole
+from distill.config.distortions import Distort
 from distill.config.loading import Settings
 
 Method = Literal["1best", "greedy", "nbest", "nbest-rescoring", "whole-lattice-rescoring", "nbest-oracle"]
@@ -25,6 +27,8 @@ class Decoding(Settings):
     chunks: Annotated[tuple[Annotated[Whole, Field(ge=1, le=10**6)], ...], EachOnce] = ()
     # further: nbest, whole-lattice-rescoring, nbest-oracle; none: of a teacher as it is pre-trained, without outputs
     methods: Annotated[tuple[Method, ...], EachOnce] = ("1best", "greedy", "nbest-rescoring")
+    # distortions of the test sets, each decoded by 1best as well, in the main mode
+    conditions: Mapping[Name, Distort] = {}
     nbest: Annotated[Whole, Field(ge=1, le=100_000)] = 100  # sentences of a list
     rescoring_lm: Name = "4gram"  # words.<this>.arpa of stage 3 takes the place of words.3gram.arpa
     rescoring_scales: tuple[Weight, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)  # of the LM difference; tuned on dev
@@ -45,5 +49,5 @@ class Decoding(Settings):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """All settings but `epoch: last`, which earlier results do not name, so that they stay valid."""
-        return {key: value for key, value in self.resolved().items() if (key, value) != ("epoch", "last")}
+        """All settings but later ones with their defaults, which earlier results do not name: they stay valid."""
+        return {k: v for k, v in self.resolved().items() if (k, v) not in (("epoch", "last"), ("conditions", {}))}

@@ -144,6 +144,12 @@ class Call:
         stage = first_weights_stage(self.recipe, experiment) if 5 in self.stages else None
         if stage and not self.done(stage.out) and (problem := source_problem(experiment.pretrained)):
             yield problem
+        conditions = {f"decoding.conditions.{name}": each for name, each in experiment.decoding.conditions.items()}
+        for key, distort in {"distort": experiment.distort, **conditions}.items():
+            folders = {name: self.recipe.data_dir / part for name, part in (distort.noises if distort else {}).items()}
+            for name, folder in folders.items():
+                if not folder.is_dir():
+                    yield f"{key}.noises.{name}: there is no folder {folder}; put recordings of 16 kHz there"
         if experiment.init is not None:
             yield from self.unfit_start(experiment, experiment.init)
         if experiment.teacher is not None:

@@ -32,12 +32,21 @@ UTTERANCES = 32  # per batch of the denominator's posteriors
 
 
 def runs(experiments: Sequence[Experiment], sets: Sequence[str], runtime: str) -> list[Run]:
-    """All combinations of experiment, test set and mode, the slow ones first; exported models have one mode."""
+    """All combinations of experiment, test set and mode, the slow ones first; exported models have one mode.
+
+    Conditions are decoded in the main mode.
+    """
     combinations = [
         Run(experiment, test_set, mode, runtime)
         for experiment in experiments
         for test_set in sets
         for mode in (modes(experiment) if runtime == "torch" else [main_mode(experiment)])
+    ]
+    combinations += [
+        Run(experiment, test_set, main_mode(experiment), runtime, condition)
+        for experiment in (experiments if runtime == "torch" else ())
+        for test_set in sets
+        for condition in experiment.decoding.conditions
     ]
     return sorted(combinations, key=lambda run: run.mode == "offline")
 
@@ -47,14 +56,18 @@ def stages(recipe: Recipe, run: Run) -> dict[Method, Stage]:
     experiment, folder = run.experiment, recipe.exp(run.experiment.name)
     inputs = {folder: experiment.stage, recipe.decoding_graphs: 4, recipe.cuts / f"{run.cut_set}.jsonl.gz": 0}
     methods: tuple[Method, ...] = experiment.decoding.methods
+    settings, place = {"decoding": ngram_rescoring.search_settings(experiment)}, [run.cut_set, run.label]
     if run.runtime != "torch":
         inputs[folder / "export"], methods = 12, ("1best",)
+    if run.condition:
+        settings["condition"], methods = experiment.decoding.conditions[run.condition].resolved(), ("1best",)
+        place.insert(1, run.condition)
     weights = {recipe.lm: 3, ngram_rescoring.weights_folder(recipe, experiment): 10}
     return {
         method: Stage(
             10,
-            folder / f"decode_{run.cut_set}_{run.label}_{method}",
-            {"decoding": ngram_rescoring.search_settings(experiment), "method": method},
+            folder / "_".join(["decode", *place, method]),
+            {**settings, "method": method},
             inputs | weights if method in RESCORING else inputs,
         )
         for method in methods
@@ -224,7 +237,7 @@ DECODERS: dict[Method, Callable[[Decoding], Recognised]] = {
 
 def write(folder: Path, run: Run, method: str, emissions: Emissions, result: Recognised) -> None:
     """recogs-, errs-, wer-summary-, wer.json, utt2spk, errors.html; words.ctm, words.json, nbest.json where known."""
-    from distill.corpora.audio import readable
+    from distill.batch import SAMPLE_RATE
     from distill.decode.ngram_rescoring import as_plain
     from distill.decode.word_files import write_words
     from distill.report.calibration import write_calibration
@@ -250,7 +263,11 @@ def write(folder: Path, run: Run, method: str, emissions: Emissions, result: Rec
     if speakers := clips.speakers(emissions.cuts.values()):
         write_speakers(folder, speakers)
     links = {name: address for name, cut in emissions.cuts.items() if (address := clips.link(cut, folder)) is not None}
-    audio = Audio(lambda name: clips.flac(readable(emissions.cuts[name])), links)
-    write_page(folder, scored, {**info, "set": run.cut_set}, speakers, audio)
+    audio = Audio(
+        lambda name: clips.flac(emissions.reading[[emissions.cuts[name]]].wave[0].numpy(), SAMPLE_RATE),
+        {} if run.condition else links,  # which lead to the audio before its distortion
+    )
+    shown = f"{run.cut_set}, {run.condition}" if run.condition else run.cut_set
+    write_page(folder, scored, {**info, "set": shown}, speakers, audio)
     headline = next(folder.glob("errs-*.txt")).read_text(encoding="utf-8").splitlines()[0]
     log.info("%s %s %s %s: %s", run.experiment.name, run.cut_set, run.label, method, headline)

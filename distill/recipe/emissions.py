@@ -16,16 +16,21 @@ from distill.recipe.stage import Stage, run_stage
 if TYPE_CHECKING:
     import numpy as np
 
+    from distill.data.loader import SpeechDataset
     from distill.models.recogniser import Recogniser
 
 
 class Run(NamedTuple):
-    """A model over a cut set: mode is offline, streaming or streaming-N; runtime is torch, onnx or int8."""
+    """A model over a cut set: mode is offline, streaming or streaming-N; runtime is torch, onnx or int8.
+
+    condition: one of the experiment's `decoding.conditions`; empty: the audio as it is.
+    """
 
     experiment: Experiment
     cut_set: str
     mode: str
     runtime: str = "torch"
+    condition: str = ""
 
     @property
     def label(self) -> str:
@@ -39,7 +44,8 @@ class Emissions:
 
     scores: cut id -> log-probabilities (T, V) float32. references: cut id -> words. cuts: cut id -> lhotse cut.
     frame_seconds: duration of a frame. chunk_frames: frames that arrive at once, 0 for whole utterances.
-    units: names of the V outputs. info: fields of wer.json that describe the model and the mode.
+    units: names of the V outputs. info: fields of wer.json that describe the model and the mode. reading: cuts to the
+    audio that was recognised.
     """
 
     scores: Mapping[str, np.ndarray]
@@ -49,6 +55,7 @@ class Emissions:
     chunk_frames: int
     units: Sequence[str]
     info: Mapping[str, Any]
+    reading: SpeechDataset
 
 
 def modes(experiment: Experiment) -> list[str]:
@@ -77,6 +84,8 @@ def compute(recipe: Recipe, run: Run) -> Emissions:
     from tqdm import tqdm
 
     from distill.batch import SAMPLE_RATE
+    from distill.data.distortions import Distorter
+    from distill.data.loader import SpeechDataset
     from distill.data.numerators import text_of
     from distill.decode import log_probs
     from distill.models.checkpoint import load_recogniser
@@ -89,9 +98,12 @@ def compute(recipe: Recipe, run: Run) -> Emissions:
     streaming, _, other_chunk = run.mode.partition("-")
     if other_chunk:
         model = model.set_chunk(int(other_chunk), trained.model.streaming.history_frames)
-    pairs = _log_probs(recipe, run, model.to(recipe.device))
-    pairs = tqdm(pairs, desc=f"{experiment.name} {run.cut_set} {run.mode}", total=len(cuts), disable=None)
-    if run.runtime == "torch" and run.mode == main_mode(experiment):
+    distorter = Distorter(chosen.conditions[run.condition], recipe.data_dir) if run.condition else None
+    reading = SpeechDataset(None, None, 0, False, False, distorter=distorter)
+    pairs = _log_probs(recipe, run, model.to(recipe.device), reading)
+    title = " ".join(filter(None, (experiment.name, run.cut_set, run.condition, run.mode)))
+    pairs = tqdm(pairs, desc=title, total=len(cuts), disable=None)
+    if run.runtime == "torch" and run.mode == main_mode(experiment) and not run.condition:
         stored = _log_probs_stage(recipe, run)
         run_stage(stored, lambda folder: log_probs.write(folder, dict(pairs)), job=recipe.job)
         scores = log_probs.read(stored.out)
@@ -103,17 +115,19 @@ def compute(recipe: Recipe, run: Run) -> Emissions:
         "chunk_ms": delay.chunk_ms, "lookahead_mean_ms": delay.mean, "lookahead_max_ms": delay.max,
         "epoch": epoch, "avg": chosen.avg, "seed": trained.seed, "commit": commit(),
     }  # fmt: skip
+    if run.condition:
+        info["condition"] = run.condition
     return Emissions(
         scores, {cut.id: (text_of(cut) or "").split() for cut in cuts}, {cut.id: cut for cut in cuts},
         settings.front_end.hop / SAMPLE_RATE, settings.streaming.chunk_frames if streaming == "streaming" else 0,
-        units, info,
+        units, info, reading,
     )  # fmt: skip
 
 
-def _log_probs(recipe: Recipe, run: Run, model: Recogniser) -> Iterator[tuple[str, np.ndarray]]:
+def _log_probs(recipe: Recipe, run: Run, model: Recogniser, reading: SpeechDataset) -> Iterator[tuple[str, np.ndarray]]:
     """Pairs of cut id and log-probabilities (T, V), from torch or from the graphs that stage 12 exported."""
     from distill.data.audio import read_audio
-    from distill.data.loader import SpeechDataset, in_order
+    from distill.data.loader import in_order
     from distill.decode import log_probs
     from distill.runtime.open import open_session
 
@@ -121,7 +135,6 @@ def _log_probs(recipe: Recipe, run: Run, model: Recogniser) -> Iterator[tuple[st
     if run.runtime != "torch":
         session = open_session(recipe.exp(run.experiment.name), run.runtime, run.mode)
         return ((cut.id, session.whole(read_audio(cut))) for cut in cuts)
-    reading = SpeechDataset(None, None, 0, False, False)
     batches = in_order(cuts, reading, 4 * run.experiment.data.max_duration)
     batches = (batch.to(recipe.device) for batch in batches)
     if run.mode == "offline":

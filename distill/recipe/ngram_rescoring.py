@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("decode")
 RESCORING = ("nbest-rescoring", "whole-lattice-rescoring")
+FURTHER = ("methods", "chunks", "conditions")  # settings of further decodings
 SMALLER = "3gram"  # the n-gram of the recipe's own HLG
 IN_MEMORY = 1 << 28  # bytes of an ARPA file up to which all of it is read; of a larger one the n-grams of the lists
 
 
 def search_settings(experiment: Experiment) -> dict[str, Any]:
-    """The decoding settings that a result depends on: all but the choice of further decodings."""
-    return {key: value for key, value in experiment.decoding.identity().items() if key not in ("methods", "chunks")}
+    """The decoding settings that a result depends on: all but those of further decodings."""
+    return {key: value for key, value in experiment.decoding.identity().items() if key not in FURTHER}
 
 
 def lm_of_graph(recipe: Recipe) -> str:

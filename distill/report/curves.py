@@ -71,9 +71,10 @@ def thinned(line: Line) -> Line:
 
 
 def wer_over_epochs(paths: Iterable[Path]) -> dict[str, Line]:
-    """Error rate by epoch of what was decoded with several epochs, by experiment, set, mode and method."""
+    """Error rate by epoch of what was decoded with several epochs, by experiment, set, condition, mode and method."""
     rates: dict[str, dict[float, float]] = {}
     for result in map(WerResult.read, paths):
-        name = f"{result.experiment}, {result.test_set} {result.mode} {result.method}"
+        of = (result.test_set, result.condition, result.mode, result.method)
+        name = f"{result.experiment}, {' '.join(filter(None, of))}"
         rates.setdefault(name, {})[result.epoch] = result.wer
     return {name: dict(sorted(some.items())) for name, some in sorted(rates.items()) if len(some) > 1}

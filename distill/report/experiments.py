@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.files import write_text
-from distill.report import calibration, differences, language_models, paper, recognition, speed
+from distill.report import calibration, differences, language_models, paper, recognition, robustness, speed
 from distill.report.runs import Run, read_runs
 from distill.report.table import markdown, terminal
 
@@ -19,6 +19,7 @@ def page(folder: Path, title: str) -> str:
     sections = [
         *recognition.sections(runs),
         *paper.sections(runs),
+        *robustness.sections(runs),
         *language_models.sections(folder, runs, rows),
         *differences.sections(rows),
         *calibration.sections(folder, runs),
@@ -45,6 +46,7 @@ def terminal_report(folder: Path, runs: Sequence[Run], rows: Sequence[Mapping[st
         "",
         terminal(
             [
+                (robustness.TITLE, robustness.table(runs)),
                 ("Language models, perplexity per word", language_models.perplexity_table(folder)),
                 ("Word error rate (%) by language model", language_models.systems_table(runs)),
                 (f"{differences.TITLE} (first - second, 95 % intervals)", compared),

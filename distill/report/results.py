@@ -74,7 +74,8 @@ class WerResult(ResultFile):
 
     mode: offline, streaming, streaming-<chunk> or one of these with -onnx or -int8; lm: None where no words were
     searched; chunk and look-ahead in ms, None offline. Rescored decodings have weights, tuning, nbest (length of the
-    lists) and oracle_errors (of the best candidate of each list).
+    lists) and oracle_errors (of the best candidate of each list). condition: the distortion of the test set
+    (`decoding.conditions`), None for the audio as it is.
     """
 
     STAGE = "its stage, 10 or 11,"
@@ -102,6 +103,7 @@ class WerResult(ResultFile):
     tuning: Tuning | None = None
     nbest: int | None = None
     oracle_errors: int | None = None
+    condition: str | None = None
 
 
 class Sizes(Record):

@@ -16,12 +16,16 @@ RESCORED = ("nbest-rescoring", "whole-lattice-rescoring", TRANSFORMER)  # with a
 
 @dataclass(frozen=True)
 class Run:
-    """One experiment: its name, its training, its decodings, and its timing where it was exported."""
+    """One experiment: its name, its training, its decodings, and its timing where it was exported.
+
+    distorted: decodings of test sets under conditions, which are none of `decodings`.
+    """
 
     name: str
     training: TrainingResult
     decodings: tuple[WerResult, ...]
     timing: TimingResult | None = None
+    distorted: tuple[WerResult, ...] = ()
 
     @property
     def stage(self) -> int:
@@ -63,8 +67,15 @@ class Run:
 
     def rates(self, sets: Iterable[str], mode: str, method: str) -> list[str]:
         """One cell per test set: '12.34 [11.2-13.5]', or '-' where nothing was decoded."""
-        decodings = [self.decoding(test_set, mode, method) for test_set in sets]
-        return [f"{d.wer:.2f} [{d.ci95[0]:.1f}-{d.ci95[1]:.1f}]" if d else "-" for d in decodings]
+        return [rate(self.decoding(test_set, mode, method)) for test_set in sets]
+
+
+def rate(decoding: WerResult | None) -> str:
+    """'12.34 [11.2-13.5]', or '-' for none."""
+    if decoding is None:
+        return "-"
+    low, high = decoding.ci95
+    return f"{decoding.wer:.2f} [{low:.1f}-{high:.1f}]"
 
 
 def read_runs(folder: Path) -> list[Run]:
@@ -75,9 +86,10 @@ def read_runs(folder: Path) -> list[Run]:
     runs = []
     for training, experiment in trainings(folder):
         if training.stage != LM_STAGE:
-            path, decodings = experiment / TIMING, tuple(map(WerResult.read, decoding_files(experiment)))
+            path, every = experiment / TIMING, [WerResult.read(file) for file in decoding_files(experiment)]
             timing = TimingResult.read(path) if path.is_file() else None
-            runs.append(Run(experiment.name, training, decodings, timing))
+            plain, distorted = (tuple(d for d in every if bool(d.condition) == kind) for kind in (False, True))
+            runs.append(Run(experiment.name, training, plain, timing, distorted))
     if not runs:
         raise FileNotFoundError(
             f"no trained experiment in {folder}: expected */result.json, which stages 6, 8 and 9 make;"

@@ -12,10 +12,9 @@ import numpy as np
 from distill.files import as_flac
 
 
-def flac(cut) -> bytes:
-    """The first channel of a cut as 16-bit FLAC."""
-    samples = np.round(cut.load_audio()[0] * 32768).clip(-32768, 32767).astype(np.int16)
-    return as_flac(samples, int(cut.sampling_rate))
+def flac(samples: np.ndarray, rate: int) -> bytes:
+    """Samples (N,) in ±1 as 16-bit FLAC."""
+    return as_flac(np.round(samples * 32768).clip(-32768, 32767).astype(np.int16), rate)
 
 
 def link(cut, folder: Path) -> str | None:

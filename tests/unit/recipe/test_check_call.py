@@ -37,6 +37,7 @@ FILES = {
     "coarse": "{base: agnostic.yaml, objective: {regression: null, temporal: {}}, "
     "model: {front_end: {layers: [[8, 640, 640]]}}}",
     "skips": "{base: teacher.yaml, decoding: {blank_skip: 1}}",
+    "noisy": "{base: teacher.yaml, decoding: {conditions: {fsd: {steps: [[fsd]], noises: {fsd: noise/fsd}}}}}",
     "phones": "{base: teacher.yaml, init: teacher, init_units: phones}",
 }  # fmt: skip
 Check = Callable[..., tuple[int, str]]
@@ -117,6 +118,7 @@ def test_a_call_that_fits_is_silent_and_writes_nothing(check: Check, tmp_path: P
         ("tuned", (), r"tuned\.yaml: stage: 5: hf:a/b is taken over with its own units; give --units letters"),
         ("teacher", ("--units", "letters"), "--units letters are those of one fine-tuned teacher .*leads to none"),
         ("tuned", ("--units", "letters", "--topology", "two_pdf"), "--units letters: a fine-tuned model has a blank"),
+        ("noisy", (), r"noisy\.yaml: decoding\.conditions\.fsd\.noises\.fsd: there is no folder .*/noise/fsd; put"),
         ("skips", ("--topology", "two_pdf"), "decoding.blank_skip needs a blank"),
         ("teacher", ("--set", "optim.lrr=1"), "optim: unknown key 'lrr'; did you mean 'lr'"),
         ("teacher", ("--set", "graphs.order=5"), r"--set 'graphs\.order=5': order: must be less than .* 4 \(got 5\)"),

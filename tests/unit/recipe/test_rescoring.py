@@ -11,6 +11,7 @@ import pytest
 
 from distill.config.experiment import Experiment
 from distill.config.language_model import LanguageModel
+from distill.data.loader import SpeechDataset
 from distill.decode.nbest import Candidates
 from distill.recipe import rescoring
 from distill.recipe.emissions import Emissions, Run
@@ -19,6 +20,7 @@ from distill.recipe.stage import Stage
 
 # on dev the language model is right and the search wrong, on test-clean it is the other way round
 COUNTS = ("epoch", "avg", "seed")
+READING = SpeechDataset(None, None, 0, False, False)
 REFERENCES = {"dev": "RIGHT", "test-clean": "WRONG"}
 
 
@@ -32,7 +34,7 @@ def scored_sets(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         each = Candidates((("WRONG",), ("RIGHT",)), np.array([-1.0, -2.0]), np.zeros(2), np.array([-9.0, -1.0]))
         info = {"experiment": run.experiment.name, "mode": run.label, "corpus": "own", "commit": "x"}
         info |= dict.fromkeys(("chunk_ms", "lookahead_mean_ms", "lookahead_max_ms")) | dict.fromkeys(COUNTS, 1)
-        return {"u": each}, Emissions({}, {"u": [REFERENCES[run.cut_set]]}, {}, 0.02, 0, (), info)
+        return {"u": each}, Emissions({}, {"u": [REFERENCES[run.cut_set]]}, {}, 0.02, 0, (), info, READING)
 
     def run_stage(stage: Stage, work: Callable[[Path], None]) -> None:
         stage.out.mkdir(parents=True)

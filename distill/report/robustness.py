@@ -1,0 +1,30 @@
+"""Error rates of test sets under conditions (`decoding.conditions`), beside those of the audio as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from distill.report.runs import GRAPH, Run, rate
+from distill.report.table import Section, Table
+
+TITLE = "Word error rate (%) under distortions, n-gram graph, with 95 % interval"
+NOTES = "Every utterance is distorted in the same way for all models. clean: the audio as it is."
+
+
+def table(runs: Sequence[Run]) -> Table:
+    """One row per model and test set, in the main mode, and one column per condition; none where none was decoded."""
+    distorted = {(run.name, d.test_set, d.condition or ""): d for run in runs for d in run.distorted}
+    conditions = sorted({condition for *_, condition in distorted})
+    rows = [
+        (run.name, run.main_mode, test_set, rate(run.decoding(test_set, run.main_mode, GRAPH)),
+         *(rate(distorted.get((run.name, test_set, condition))) for condition in conditions))
+        for run in runs
+        for test_set in sorted({d.test_set for d in run.distorted})
+    ]  # fmt: skip
+    return Table(("model", "mode", "set", "clean", *conditions), tuple(rows), 3)
+
+
+def sections(runs: Sequence[Run]) -> list[Section]:
+    """Title and markdown lines; none without conditions."""
+    found = table(runs)
+    return [(TITLE, [*found.markdown(), "", NOTES])] if found.rows else []
