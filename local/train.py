@@ -28,7 +28,7 @@ def main() -> None:
     recipe = recipe_from(args)
     asked = recipe.experiments()
     for teacher in (each for each in asked if not each.trained and args.stage == 6):
-        log.info("stage 6: %s (%s) is fine-tuned already: nothing to train", teacher.name, teacher.pretrained)
+        log.info("stage 6: %s (%s) is taken over as it is: nothing to train", teacher.name, teacher.pretrained)
     if args.stage == 5 and launch.rank() == 0:
         for experiment in asked:
             if stage := first_weights_stage(recipe, experiment):

@@ -82,9 +82,9 @@ class Experiment(Settings):
         for name in ("frozen", "units", "distort"):
             if not values[name]:
                 del values[name]
-        for name in ("window", "share"):
-            if getattr(self.data, name) == getattr(Data(), name):
-                del values["data"][name]
+        for part, name in (("data", "window"), ("data", "share"), ("saving", "least_updates")):
+            if getattr(getattr(self, part), name) == type(getattr(self, part)).model_fields[name].default:
+                del values[part][name]
         if values["teacher"]:
             values["teacher"]["hears"] = values["teacher"].pop("input")
         for term in values["objective"].values():

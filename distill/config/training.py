@@ -134,4 +134,5 @@ class Saving(Settings):
     """Checkpoints: one per epoch, plus one every `every_updates` to survive being killed, beside the one before it."""
 
     every_updates: Positive = 500
+    least_updates: Count = 0  # epochs that end sooner after a validation have none, and no checkpoint
     keep: Positive = 10  # last epochs' checkpoints that are kept, beside that of the lowest validation loss

@@ -47,7 +47,8 @@ class Progress:
     """State of a training besides its tensors; stored in checkpoints, so that a killed one continues."""
 
     updates: int = 0
-    epoch: int = 0  # epochs that were validated and stored; the one being trained, from 0
+    epoch: int = 0  # epochs done; the one being trained, from 0
+    validated: int = 0  # updates at the last validation
     window: int = 0  # `Place` in it: what was trained on already
     batch: int = 0
     losses: float = 0.0  # sum of its updates' losses
@@ -147,8 +148,11 @@ class Trainer:
         with contextlib.closing(monitor), deferred_signals() as self._request, self.ranks.meeting():
             while not self.progress.finished:
                 self._epoch(monitor)
-                self.progress.valid_loss = self._validate(monitor)
-                self._finish_epoch()
+                if self._validation_is_due():
+                    self.progress.valid_loss = self._validate(monitor)
+                    self._finish_epoch()
+                else:
+                    self._begin_epoch()
         return self.result()
 
     def result(self) -> dict[str, Any]:
@@ -325,13 +329,24 @@ class Trainer:
                 drawing = pictures.posteriors(model, utterance.to(self.device), self.plan.units)
                 monitor.curves.picture(f"valid/utterance {number}", drawing, self.progress.updates)
 
+    def _is_last_epoch(self) -> bool:
+        epochs = self.settings.epochs
+        return self.progress.epoch + 1 >= epochs if epochs else self.progress.updates >= self.plan.updates
+
+    def _validation_is_due(self) -> bool:
+        done = self.progress.updates - self.progress.validated
+        return self._is_last_epoch() or done >= self.plan.settings.saving.least_updates
+
+    def _begin_epoch(self) -> None:
+        progress = self.progress
+        progress.epoch, progress.window, progress.batch = progress.epoch + 1, 0, 0
+
     def _finish_epoch(self) -> None:
         progress = self.progress
         progress.train_loss = progress.losses / progress.losses_of
-        progress.losses, progress.losses_of = 0.0, 0
-        progress.epoch, progress.window, progress.batch = progress.epoch + 1, 0, 0
-        epochs = self.settings.epochs
-        progress.finished = progress.epoch >= epochs if epochs else progress.updates >= self.plan.updates
+        progress.losses, progress.losses_of, progress.validated = 0.0, 0, progress.updates
+        progress.finished = self._is_last_epoch()
+        self._begin_epoch()
         if progress.valid_loss < progress.best_loss:
             progress.best_epoch, progress.best_loss = progress.epoch, progress.valid_loss
         self._save(f"epoch-{progress.epoch}.pt")
@@ -343,11 +358,11 @@ class Trainer:
 
     def _remove_epochs(self) -> None:
         """Remove the checkpoints of epochs before the last `keep`, but for the best one."""
-        kept_from = self.progress.epoch + 1 - self.plan.settings.saving.keep
-        if self.ranks.first:
-            for number, path in checkpoint.epoch_paths(self.plan.folder).items():
-                if number < kept_from and number != self.progress.best_epoch:
-                    path.unlink()
+        paths = checkpoint.epoch_paths(self.plan.folder) if self.ranks.first else {}
+        own = [number for number in paths if number <= self.progress.epoch]
+        for number in own[: -self.plan.settings.saving.keep]:
+            if number != self.progress.best_epoch:
+                paths[number].unlink()
 
     def _end(self) -> None:
         """Leave a checkpoint and end the process; every rank comes here after the same update."""

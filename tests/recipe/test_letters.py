@@ -86,7 +86,7 @@ def test_its_letters_are_the_units(recipe: tuple[Path, str]) -> None:
 
 def test_stage_6_is_left_out_and_says_so(recipe: tuple[Path, str]) -> None:
     folder, printed = recipe
-    assert re.search(r"stage 6: published_letters \(hf:.*model\) is fine-tuned already: nothing to train", printed)
+    assert re.search(r"stage 6: published_letters \(hf:.*model\) is taken over as it is: nothing to train", printed)
     assert sorted(path.name for path in (folder / "exp/published_letters").glob("*.pt")) == ["epoch-0.pt"]
     result = json.loads((folder / "exp/published_letters/result.json").read_text())
     assert (result["updates"], result["config"]["stage"]) == (0, 5) and result["params"]["training_only"] == 0

@@ -36,6 +36,11 @@ FILES = {
     "objective: {alpha: null, beta: null, regression: {}}}",
     "coarse": "{base: agnostic.yaml, objective: {regression: null, temporal: {}}, "
     "model: {front_end: {layers: [[8, 640, 640]]}}}",
+    "codes": "{base: agnostic.yaml, init: null, objective: {regression: null, discriminative: {}}, "
+    "units: {of: teacher, layer: 13}, teacher: {experiment: teacher}}",
+    "slow_units": "{base: codes.yaml, units: {of: teacher, layer: 2}, "
+    "model: {front_end: {input: fbank, waveform: none, norm: frame, layers: [[16, 3, 4]]}}}",
+    "no_units": "{base: codes.yaml, units: {of: techer, layer: 2}}",
     "skips": "{base: teacher.yaml, decoding: {blank_skip: 1}}",
     "noisy": "{base: teacher.yaml, decoding: {conditions: {fsd: {steps: [[fsd]], noises: {fsd: noise/fsd}}}}}",
     "phones": "{base: teacher.yaml, init: teacher, init_units: phones}",
@@ -104,6 +109,10 @@ def test_a_call_that_fits_is_silent_and_writes_nothing(check: Check, tmp_path: P
         ("astray", (), r"init: techer must be an experiment of .* or end in _init"),
         ("teacher,sn,ss,odd_teacher", (), r"odd_teacher\.yaml: teacher\.experiment: ss is trained in stage 9"),
         ("teacher,no_teacher", (), r"teacher\.experiment: no experiment 'techer'; did you mean 'teacher'"),
+        ("teacher,codes", (), r"codes\.yaml: units\.layer: teacher has blocks 1 to 12, 0 is their input \(got 13\)"),
+        ("teacher,slow_units", (), r"units\.of: teacher has a frame each 320 samples, and slow_units each 640"),
+        ("codes", (), r"units\.of: teacher is not trained .*name it in --experiment, and run its stage 6"),
+        ("teacher,no_units", (), r"units\.of: no experiment 'techer'; did you mean 'teacher'"),
         ("teacher,deep", (), r"the term hidden names teacher blocks \[13\], but the teacher has 1 to 12"),
         ("states,coarse", (), r"coarse\.yaml: temporal: relations .* student's are 40 ms apart"),
         ("sn", (), r"init: teacher is not trained .*name it in --experiment, and run its stage 6"),

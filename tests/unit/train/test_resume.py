@@ -260,6 +260,17 @@ def test_the_best_epoch_is_kept_named_and_decoded(tmp_path: Path, cuts: CutSet, 
     assert [checkpoint.load_recogniser(tmp_path, epoch)[3] for epoch in ("last", "best", 4)] == [6, 4, 4]
 
 
+def test_an_epoch_that_ends_early_has_no_validation(tmp_path: Path, cuts: CutSet, lang: Lang) -> None:
+    saving = {"least_updates": 12, "every_updates": 2}
+    whole = toy_trainer(tmp_path / "whole", cuts, lang, saving=saving)
+    whole.run()
+    assert whole.progress.epoch == 2 and whole.progress.validated == whole.progress.updates == 16
+    assert list(checkpoint.epoch_paths(tmp_path / "whole")) == [2]
+    dies(toy_trainer(tmp_path / "killed", cuts, lang, saving=saving), 13, "_update")
+    toy_trainer(tmp_path / "killed", cuts, lang, saving=saving).run()
+    assert_same_training(tmp_path / "whole", tmp_path / "killed")
+
+
 def test_a_disk_without_room_leaves_the_last_checkpoint(
     tmp_path: Path, cuts: CutSet, lang: Lang, monkeypatch: pytest.MonkeyPatch
 ) -> None:
