@@ -111,7 +111,7 @@ class Targets(NamedTuple):
 
     hidden: {block: (B, T, d_T)}, numbered as in `Output`, of the blocks that a loss needs. normed (B, T, F): as in
     `Output`; codes (B, T, K): logits over the teacher's codewords; attention as in `Output`; None where no loss needs
-    them.
+    them. masked (B, T): frames to mask in the student, None where it draws its own.
     """
 
     logits: Tensor
@@ -121,6 +121,7 @@ class Targets(NamedTuple):
     normed: Tensor | None = None
     codes: Tensor | None = None
     attention: Mapping[int, Tensor] | None = None
+    masked: Tensor | None = None
 
 
 def convertible(rate: int) -> bool:

@@ -25,10 +25,11 @@ OF_LM = re.compile(r"lm(?:[._-].*)?", re.IGNORECASE)
 # settings that do not change the weights
 NOT_OF_TRAINING = ("compute", "decoding", "description", "pretrained", "probe")
 OF_FIRST_ENCODER = {
-    "block": "transformer", "feature_norm": True, "positions": "convolution", "input_dropout": 0.0,
-    "layer_grad_scale": False,
+    "block": "transformer", "feature_norm": True, "positions": "convolution", "feature_grad_mult": 1.0,
+    "input_dropout": 0.0, "layer_grad_scale": False,
 }  # fmt: skip
-"""Later settings of encoders, with what the first version had."""
+OF_FIRST_TERMS = {"start": 0, "lower_weight": 1.0}
+"""Later settings of encoders and of terms, with what the first version had."""
 FURTHER = ("results.md", "differences.json", "pareto.svg")  # other files in an exp-dir
 
 
@@ -87,9 +88,12 @@ class Experiment(Settings):
                 del values[part][name]
         if values["teacher"]:
             values["teacher"]["hears"] = values["teacher"].pop("input")
+            if not values["teacher"]["masked"]:
+                del values["teacher"]["masked"]
         for term in values["objective"].values():
-            if isinstance(term, dict) and not term["start"]:
-                del term["start"]
+            for key, first in OF_FIRST_TERMS.items():
+                if isinstance(term, dict) and term.get(key) == first:
+                    del term[key]
         if self.objective.uses_shorthand:
             values["objective"] |= dict(zip(("alpha", "beta"), self.objective.shares))
         return values
@@ -171,6 +175,10 @@ class Experiment(Settings):
             raise ValueError(
                 f"the objective's terms {', '.join(distorted)} are of distortions, but 'distort' is not set; set it,"
                 " such as distort: {}"
+            )
+        if self.teacher is not None and self.teacher.masked and not self.model.mask.time_probability:
+            raise ValueError(
+                "teacher.masked: true needs frames that are masked in the student, but model.mask.time_probability is 0"
             )
         needing = [name for name, term in self.objective.terms.items() if term.units]
         if needing and self.units is None:

@@ -97,6 +97,7 @@ class Hidden(Blockwise):
 
     norm: Literal["none", "layer"] = "none"  # targets as they are, or normalised over channels
     lr_scale: Scale = 1.0  # learning rate of the W_i relative to the model's
+    lower_weight: Weight = 1.0  # of each block before the last one of the map
 
 
 class Regression(Blockwise):

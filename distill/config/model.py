@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from distill.config.bounds import EachOnce, Epsilon, Flag, Positive, Probability, Share, Span, Whole, Width
+from distill.config.bounds import EachOnce, Epsilon, Flag, Positive, Probability, Share, Span, Weight, Whole, Width
 from distill.config.loading import Settings
 
 SAMPLE_RATE = 16000
@@ -176,6 +176,7 @@ class Encoder(Settings):
     attention_dropout: Share = 0.0
     activation_dropout: Share = 0.0
     layer_drop: Share = 0.0
+    feature_grad_mult: Weight = 1.0  # scale of the front-end's gradient
     input_dropout: Share = 0.0  # of projected frames, before masks and positions
     # losses of all blocks pull alike: gradients into block i = 1.. of L are scaled by 1 - s, and those of losses on its
     # output by s as well, s = 1 / (L - i + 2)

@@ -84,11 +84,16 @@ class Teacher(Settings):
     # the student's waveform, the one before augmentation and distortion, or one with its own draws of both
     input: Literal["augmented", "clean", "second"] = "augmented"
     keep_targets: Flag = False  # compute each cut's targets once and store them; needs input: clean
+    # hidden states of frames that model.mask hits in the student are targets as they are, of others as the teacher has
+    # them with the same frames masked (MaskHuBERT)
+    masked: Flag = False
 
     @model_validator(mode="after")
     def _check(self) -> Teacher:
         if self.keep_targets and self.input != "clean":
             raise ValueError("teacher.keep_targets needs teacher.input: clean (targets change with augmentation)")
+        if self.keep_targets and self.masked:
+            raise ValueError("teacher.keep_targets needs teacher.masked: false (targets change with the mask)")
         return self
 
 

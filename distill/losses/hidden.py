@@ -16,15 +16,18 @@ class HiddenMse(LossTerm):
     """Trainable W_i map student blocks to teacher blocks; the last one may belong to a shared head.
 
     layer_map: g, student block -> teacher block, counted from 1. shared: the head's own projection
-    (`Output.mapped_last`) takes the place of the last W_i. norm: "none" or "layer", of the targets.
+    (`Output.mapped_last`) takes the place of the last W_i. norm: "none" or "layer", of the targets. lower_weight: of
+    blocks before the last one of the map.
     """
 
     needs = frozenset({"hidden"})
 
     def __init__(
-        self, layer_map: Mapping[int, int], student_dim: int, teacher_dim: int, last: int, shared: bool, norm: str
-    ) -> None:
+        self, layer_map: Mapping[int, int], student_dim: int, teacher_dim: int, last: int, shared: bool, norm: str,
+        lower_weight: float = 1.0,
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.lower_weight = lower_weight
         self.layer_map, self.last, self.shared, self.norm = dict(layer_map), last, shared, norm
         own = [i for i in layer_map if not (shared and i == last)]
         self.projections = nn.ModuleDict({str(i): nn.Linear(student_dim, teacher_dim, bias=False) for i in own})
@@ -37,7 +40,7 @@ class HiddenMse(LossTerm):
         # A shared head's prediction layer is the teacher's, so that its W must map to the teacher's last block.
         same_width = context.student.shared_head_dim == teacher.dim
         shared = same_width and layer_map.get(student.layers) == teacher.layers
-        term = cls(layer_map, student.dim, teacher.dim, student.layers, shared, settings.norm)
+        term = cls(layer_map, student.dim, teacher.dim, student.layers, shared, settings.norm, settings.lower_weight)
         if settings.lr_scale != 1:
             term.group = ParameterGroup("hidden", settings.lr_scale)
         return term
@@ -55,5 +58,6 @@ class HiddenMse(LossTerm):
             # The last target is normed already where blocks are pre-LN, and is the input of the shared head.
             if self.norm == "layer" and i != self.last:
                 target = F.layer_norm(target.float(), target.shape[-1:])
-            terms[f"hidden{i}"] = masked_mse(mapped, target, inside)
+            weight = 1.0 if i == max(self.layer_map) else self.lower_weight
+            terms[f"hidden{i}"] = masked_mse(mapped, target, inside)._replace(weight=weight)
         return Losses(terms)

@@ -116,7 +116,8 @@ def training_flops(experiment: Experiment, teacher: Model | None, outputs: int) 
         for part in (*TRANSFORMS.values(), "convolutions")
         if experiment.frozen.get("front_end") == "all"
     )
-    theirs = sum(macs(teacher, outputs).values()) if teacher is not None else 0.0
+    passes = 1 + bool(experiment.teacher and experiment.teacher.masked)
+    theirs = passes * sum(macs(teacher, outputs).values()) if teacher is not None else 0.0
     return 2 * (3 * sum(own.values()) - 2 * frozen + theirs)
 
 

@@ -159,18 +159,22 @@ class Encoder(nn.Module):
         self.dropout = nn.Dropout(settings.dropout)
 
     def forward(
-        self, features: Tensor, lengths: Tensor, masked: bool = False, attention: Collection[int] = ()
+        self, features: Tensor, lengths: Tensor, masked: bool | Tensor = False, attention: Collection[int] = ()
     ) -> Encoded:
         """Whole utterances: features (B, T, C), lengths (B,); masked: mask the frames outside of training too.
 
+        A tensor masked (B, T) names the frames to mask, in place of random ones; it is cut or padded to T.
         attention: blocks, from 1, whose queries and keys are returned; outputs are the same with and without.
         The last hidden state of a pre-LN encoder is taken after the final norm, as the head's input. The same for every
         imported model.
         """
-        inside, normed, hit = valid_mask(lengths, features.shape[1]), self.feature_norm(features), None
+        if self.training and self.settings.feature_grad_mult != 1:
+            features = scaled_gradient(features, self.settings.feature_grad_mult)
+        inside, normed = valid_mask(lengths, features.shape[1]), self.feature_norm(features)
         x = self.input_dropout(self.project(normed, inside))
-        if self.training or masked:
-            x, hit = mask_spans(x, lengths, self.mask, self.mask_embedding)
+        given = F.pad(masked, (0, x.shape[1] - masked.shape[1])) if isinstance(masked, Tensor) else None
+        mask = self.mask if self.training or masked is True else Mask()
+        x, hit = mask_spans(x, lengths, mask, self.mask_embedding, given)
         x = self.embed(x)
         streaming = drawn(self.streaming, self.draws) if self.training else self.streaming
         frame = torch.arange(features.shape[1], device=features.device)
@@ -245,24 +249,27 @@ def drawn(streaming: Streaming, draws: torch.Generator | None = None) -> Streami
     return streaming.model_copy(update={"chunk_frames": one_of(streaming.train_chunks), "history_frames": history})
 
 
-def mask_spans(x: Tensor, lengths: Tensor, mask: Mask, embedding: Tensor) -> tuple[Tensor, Tensor | None]:
+def mask_spans(
+    x: Tensor, lengths: Tensor, mask: Mask, embedding: Tensor, hit: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
     """Replace random spans of frames by `embedding` (C,) and zero spans of channels, as wav2vec 2.0 does.
 
-    x (B, T, C). The number of spans is such that `probability` of all would be hit if no two overlapped. Returns the
-    masked x, and which frames are replaced (B, T), None where none can be.
+    x (B, T, C); hit (B, T): frames in place of random ones. The number of spans is such that `probability` of all would
+    be hit if no two overlapped. Returns the masked x, and which frames are replaced (B, T), None where none can be.
     """
     _, frames, channels = x.shape
-    sizes, hit = lengths.to(x.device), None
-    if mask.time_probability > 0:
-        hit = _spans(sizes, frames, mask.time_probability, mask.time_length)
+    sizes = lengths.to(x.device)
+    if hit is None and mask.time_probability > 0:
+        hit = spans(sizes, frames, mask.time_probability, mask.time_length)
+    if hit is not None:
         x = torch.where(hit[..., None], embedding.to(x.dtype), x)
     if mask.channel_probability > 0:
         full = torch.full_like(sizes, channels)
-        x = x * ~_spans(full, channels, mask.channel_probability, mask.channel_length)[:, None]
+        x = x * ~spans(full, channels, mask.channel_probability, mask.channel_length)[:, None]
     return x, hit
 
 
-def _spans(sizes: Tensor, width: int, probability: float, length: int) -> Tensor:
+def spans(sizes: Tensor, width: int, probability: float, length: int) -> Tensor:
     """Random spans within sizes (B,): (B, width) bool."""
     count = (probability * sizes / length + torch.rand(len(sizes), device=sizes.device)).long()
     most = max(1, int(count.max()))

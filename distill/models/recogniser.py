@@ -34,10 +34,13 @@ class Recogniser(nn.Module):
         """V, blank included."""
         return self.head.output.out_features
 
-    def forward(self, wave: Tensor, samples: Tensor, masked: bool = False, attention: Collection[int] = ()) -> Output:
+    def forward(
+        self, wave: Tensor, samples: Tensor, masked: bool | Tensor = False, attention: Collection[int] = ()
+    ) -> Output:
         """Whole utterances, with chunked attention if the model streams: wave (B, N), samples (B,).
 
-        masked: mask frames and channels outside of training too. attention: blocks of `Output.attention`.
+        masked: mask frames and channels outside of training too; or frames (B, T) to mask. attention: blocks of
+        `Output.attention`.
         """
         if wave.ndim != 2 or samples.shape != wave.shape[:1]:
             raise ValueError(f"wave must be (B, N) and samples (B,), got {tuple(wave.shape)}, {tuple(samples.shape)}")

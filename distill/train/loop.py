@@ -74,10 +74,9 @@ class TrainingStep(nn.Module):
 
     def forward(self, batch: Batch, targets: Targets | None) -> Losses:
         """The terms of the loss of a batch on this device."""
-        objective = self.objective
-        return objective(
-            self.model(batch.wave, batch.samples, objective.masked, objective.attention_map), targets, batch
-        )
+        objective, given = self.objective, targets.masked if targets else None
+        masked = objective.masked if given is None else given
+        return objective(self.model(batch.wave, batch.samples, masked, objective.attention_map), targets, batch)
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def build_trainer(
     if teacher is not None and experiment.teacher is not None:
         targets = TeacherTargets(
             experiment.teacher, teacher, objective.teacher_blocks, folders.data / "targets", "features" in needs, codes,
-            objective.attention_map.values(),
+            objective.attention_map.values(), experiment.model.mask,
         )  # fmt: skip
     plan = TrainingPlan(
         experiment, loader.epoch, validation(experiment, folders, graphs, reading, ranks),

@@ -16,11 +16,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from distill.batch import Batch, Targets
 from distill.config.experiment import Experiment
+from distill.config.model import Mask
 from distill.config.training import Teacher as TeacherSettings
 from distill.data.units import INVENTORY, Inventory
 from distill.files import replacing
 from distill.models import checkpoint
 from distill.models.codes import CentroidCodes, CodeHead
+from distill.models.encoder import spans
 from distill.models.recogniser import Recogniser
 
 log = logging.getLogger(__name__)
@@ -61,14 +63,15 @@ class TeacherTargets:
     def __init__(
         self, settings: TeacherSettings, model: Recogniser, blocks: Iterable[int], store: Path, normed: bool = False,
         codes: CodeHead | CentroidCodes | None = None, attention: Iterable[int] = (),
+        mask: Mask | None = None,
     ) -> None:  # fmt: skip
         """blocks: whose hidden states are targets. normed: whether the front-end's frames are. codes: its codewords.
-        attention: blocks whose queries and keys are.
+        attention: blocks whose queries and keys are. mask: the student's, where the settings have `masked`.
 
         store: folder, one subfolder is made for each teacher and targets.
         """
         self.settings, self.blocks, self.normed = settings, sorted(set(blocks)), normed
-        self.attention = sorted(set(attention))
+        self.attention, self.mask = sorted(set(attention)), mask if settings.masked else None
         self.model = model.eval().requires_grad_(False)
         self.codes = codes.eval().requires_grad_(False) if codes else None
         self._folder = store / self._digest() if settings.keep_targets else None
@@ -91,10 +94,14 @@ class TeacherTargets:
 
     def _run(self, batch: Batch) -> Targets:
         output = self.model(self._input(batch), batch.samples, attention=self.attention)
-        hidden = {block: output.hidden[block] for block in self.blocks}
+        hidden, hit = {block: output.hidden[block] for block in self.blocks}, None
+        if self.mask is not None:
+            hit = spans(output.lengths, output.logits.shape[1], self.mask.time_probability, self.mask.time_length)
+            others = self.model.encoder(output.features, output.lengths, hit).hidden
+            hidden = {block: torch.where(hit[..., None], x, others[block]) for block, x in hidden.items()}
         normed = output.normed if self.normed else None
         codes = self.codes(output.hidden[self.codes.block]) if self.codes else None
-        return Targets(output.logits, hidden, output.lengths, output.ctc_logits, normed, codes, output.attention)
+        return Targets(output.logits, hidden, output.lengths, output.ctc_logits, normed, codes, output.attention, hit)
 
     def _input(self, batch: Batch) -> Tensor:
         wave = {"augmented": batch.wave, "clean": batch.clean, "second": batch.second}[self.settings.input]

@@ -86,7 +86,7 @@ def test_the_contrastive_loss_is_that_of_transformers(
         return torch.nn.functional.one_hot(soft.argmax(-1), soft.shape[-1]) - soft.detach() + soft
 
     monkeypatch.setattr("torch.nn.functional.gumbel_softmax", gumbel)
-    monkeypatch.setattr("distill.models.encoder._spans", lambda *_: hit)
+    monkeypatch.setattr("distill.models.encoder.spans", lambda *_: hit)
     monkeypatch.setattr("distill.losses.contrastive.draw_negatives", lambda *_: negatives)
     rows = [torch.randn(n) for n in samples]
     waves = torch.nn.utils.rnn.pad_sequence([(x - x.mean()) / x.std(correction=0) for x in rows], batch_first=True)
@@ -138,7 +138,7 @@ def test_hubert_is_torchaudios_with_the_loss_of_its_recipe(
     hit, units = torch.rand(2, frames) < 0.5, torch.randint(9, (2, frames))
     embedding = reference.mask_generator.mask_embedding
     monkeypatch.setattr(reference.mask_generator, "forward", lambda x, _: (x.where(~hit[..., None], embedding), hit))
-    monkeypatch.setattr("distill.models.encoder._spans", lambda *_: hit)
+    monkeypatch.setattr("distill.models.encoder.spans", lambda *_: hit)
     reference.logit_generator.skip_masked = reference.logit_generator.skip_nomask = False
     normed = torch.nn.functional.layer_norm(wave, (6000,)) if large else wave
     masked, unmasked, penalty = reference(normed, units)

@@ -52,3 +52,15 @@ def test_the_losses_of_table_1_are_of_students_of_one_shape(name: str) -> None:
     assert experiment.objective.attention_map(5) == pairs.get(name, {})
     tuned = Experiment.load(CONF / "mini/star_ft.yaml", [f"init={name}"])
     assert tuned.model.encoder == experiment.model.encoder and tuned.objective.terms.keys() == {"mmi"}
+
+
+def test_baselines_have_the_published_counts() -> None:
+    """MaskHuBERT's are with its projections to the teacher's width, whose biases the term `hidden` has not."""
+    distil, mask = load("distilhubert"), load("maskhubert")
+    assert round(parameters(distil.model, 43)["trunk"] / 1e6, 2) == 23.49
+    projections = 12 * (480 + 1) * 768
+    assert round((parameters(mask.model, 43)["trunk"] + projections) / 1e6, 2) == 26.64
+    assert mask.objective.terms["hidden"].layer_map(12) == {i: i for i in range(1, 13)}
+    assert mask.teacher and mask.teacher.masked and mask.model.mask.time_probability == 0.8
+    assert distil.model.encoder.feature_grad_mult == 0.1 and not distil.objective.terms.keys() - {"regression"}
+    assert distil.objective.teacher_blocks(2, 12) == [4, 8, 12] and distil.init == "hubert"

@@ -157,3 +157,16 @@ def test_layer_gradients_are_scaled_so_that_losses_of_all_blocks_pull_alike() ->
         through *= stream
     outputs = [model.eval()(wave, samples).logits for model in models]
     assert torch.equal(*outputs)
+
+
+def test_the_front_ends_gradient_is_scaled() -> None:
+    model = small_model(False).train()
+    wave, samples = torch.randn(1, 20 * HOP), torch.tensor([20 * HOP])
+    found = []
+    for scale in (1.0, 0.25):
+        model.encoder.settings = model.encoder.settings.model_copy(update={"feature_grad_mult": scale})
+        model.zero_grad()
+        model(wave, samples).logits.square().sum().backward()
+        found.append((model.front_end.layers[0].conv.weight.grad, model.encoder.projection.weight.grad))
+    torch.testing.assert_close(found[1][0], 0.25 * found[0][0])
+    torch.testing.assert_close(found[1][1], found[0][1])

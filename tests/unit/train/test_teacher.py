@@ -111,3 +111,43 @@ def test_a_student_learns_temporal_relations_and_attention(kept: bool, tmp_path:
     terms = {"layer0", "layer1", "layer2", "intra1", "intra2", "attention2"}
     assert set(figures[0]) == terms | {"loss", "gradient"}
     assert all(figures[-1][name] < figures[0][name] for name in ("loss", "layer0", "intra2"))
+
+
+MASKED = {"experiment": "t", "masked": True}
+
+
+def test_masked_frames_are_learnt_from_the_whole_input_and_others_from_the_masked_one(tmp_path: Path) -> None:
+    """MaskHuBERT (Jang et al. 2023): the teacher twice, its mask embedding in frames that the student masks."""
+    model = {**SETTINGS["model"], "mask": {"time_probability": 0.5, "time_length": 2, "channel_probability": 0.5}}
+    write_teacher(tmp_path)
+    experiment = student(objective={"hidden": {"layers": [1, 2], "lower_weight": 0.1}}, teacher=MASKED, model=model)
+    trainer = trainer_of(experiment, tmp_path)
+    batch, teacher = next(trainer.plan.batches(0, BEGIN)), trainer.plan.teacher.model
+    targets = trainer.plan.teacher(batch)
+    hit = targets.masked
+    assert 0 < hit.float().mean() < 1
+    plain = teacher(batch.wave, batch.samples)
+    teacher.encoder.projection.register_forward_hook(
+        lambda _, __, x: torch.where(hit[..., None], teacher.encoder.mask_embedding, x)
+    )
+    masked = teacher(batch.wave, batch.samples)
+    for block, found in targets.hidden.items():
+        assert torch.equal(found[hit], plain.hidden[block][hit]) and torch.equal(
+            found[~hit], masked.hidden[block][~hit]
+        )
+        assert not torch.equal(plain.hidden[block], masked.hidden[block])
+    seen = []
+    trainer.step.model.register_forward_hook(lambda _, __, output: seen.append(output))
+    for training in (True, False):
+        terms = trainer.step.train(training)(batch, targets).terms
+        assert torch.equal(seen[-1].masked, hit), "the student's mask is the teacher's"
+    assert (terms["hidden1"].weight, terms["hidden2"].weight) == (0.1, 1.0)
+    figures = [trainer._update([batch], 0.01) for trainer.progress.updates in range(20)]
+    assert figures[-1]["hidden2"] < figures[0]["hidden2"]
+
+
+def test_targets_of_a_mask_are_not_kept() -> None:
+    with pytest.raises(ValueError, match=r"keep_targets needs teacher\.masked: false"):
+        student(teacher={**MASKED, "input": "clean", "keep_targets": True})
+    with pytest.raises(ValueError, match=r"masked: true needs frames .* model\.mask\.time_probability is 0"):
+        student(teacher=MASKED)
