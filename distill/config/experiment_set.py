@@ -22,8 +22,8 @@ class ResultTable(Settings):
     """Results by rows and columns, as a mean over seeds with its interval.
 
     rows: label -> an experiment, or what takes the place of {row} in `columns`: label -> an experiment. sets: test
-    sets, whose error rates are shown; empty: all. figures: of the last validation, shown in place of error rates.
-    paper: label of a row -> a paper's figures, as text.
+    sets, whose error rates are shown, or "SET CONDITION" (`decoding.conditions`); empty: all sets. figures: of the last
+    validation, shown in place of error rates. paper: label of a row -> a paper's figures, as text.
     """
 
     title: str

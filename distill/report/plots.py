@@ -134,6 +134,17 @@ def heat_maps(maps: Mapping[str, Any], across: str, up: str, path: Path) -> None
     save(drawing, path)
 
 
+def clouds(panels: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Points (N, 2) in one pair of axes per panel below its name, in one colour per name of points."""
+    drawing, every = figure(3.6 * len(panels), 4.2, len(panels))
+    for axes, (title, points) in zip(every if len(panels) > 1 else [every], panels.items()):
+        for name, xy in points.items():
+            axes.scatter(xy[:, 0], xy[:, 1], 8, alpha=0.6, label=name)
+        axes.set(title=title, xticks=[], yticks=[])
+    drawing.legend(*axes.get_legend_handles_labels(), loc="outside lower center", frameon=False, ncols=4)
+    save(drawing, path)
+
+
 def pipeline(boxes: Sequence[tuple[str, str]], arrows: Sequence[str], path: Path) -> None:
     """Boxes (title, text) in a row, and the text on each arrow between two of them."""
     width, gap = 2.5, 1.0

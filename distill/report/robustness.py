@@ -13,14 +13,12 @@ NOTES = "Every utterance is distorted in the same way for all models. clean: the
 
 def table(runs: Sequence[Run]) -> Table:
     """One row per model and test set, in the main mode, and one column per condition; none where none was decoded."""
-    distorted = {(run.name, d.test_set, d.condition or ""): d for run in runs for d in run.distorted}
-    conditions = sorted({condition for *_, condition in distorted})
-    rows = [
-        (run.name, run.main_mode, test_set, rate(run.decoding(test_set, run.main_mode, GRAPH)),
-         *(rate(distorted.get((run.name, test_set, condition))) for condition in conditions))
-        for run in runs
-        for test_set in sorted({d.test_set for d in run.distorted})
-    ]  # fmt: skip
+    conditions = sorted({d.condition or "" for run in runs for d in run.distorted})
+    rows = []
+    for run in runs:
+        for test_set in sorted({d.test_set for d in run.distorted}):
+            found = (run.decoding(test_set, run.main_mode, GRAPH, condition) for condition in ("", *conditions))
+            rows.append((run.name, run.main_mode, test_set, *map(rate, found)))
     return Table(("model", "mode", "set", "clean", *conditions), tuple(rows), 3)
 
 

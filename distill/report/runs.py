@@ -60,10 +60,11 @@ class Run:
         rows = self.timing.rows if self.timing else ()
         return min((row for row in rows if row.mode == self.main_mode), key=lambda row: row.rtf, default=None)
 
-    def decoding(self, test_set: str, mode: str, method: str) -> WerResult | None:
+    def decoding(self, test_set: str, mode: str, method: str, condition: str = "") -> WerResult | None:
         """One decoding, None where it was not done."""
-        wanted = (test_set, mode, method)
-        return next((d for d in self.decodings if (d.test_set, d.mode, d.method) == wanted), None)
+        every, wanted = self.distorted if condition else self.decodings, (test_set, mode, method)
+        some = (d for d in every if (d.condition or "") == condition)
+        return next((d for d in some if (d.test_set, d.mode, d.method) == wanted), None)
 
     def rates(self, sets: Iterable[str], mode: str, method: str) -> list[str]:
         """One cell per test set: '12.34 [11.2-13.5]', or '-' where nothing was decoded."""

@@ -28,8 +28,9 @@ def read_seeds(folder: Path) -> Seeds:
 
 
 def error_rate(run: Run, test_set: str) -> float | None:
-    """Error rate (%) of a run in its main mode, None where it was not decoded."""
-    decoding = run.decoding(test_set, run.main_mode, GRAPH)
+    """Error rate (%) of a run in its main mode, None where it was not decoded; test_set: or "SET CONDITION"."""
+    name, _, condition = test_set.partition(" ")
+    decoding = run.decoding(name, run.main_mode, GRAPH, condition)
     return decoding.wer if decoding else None
 
 

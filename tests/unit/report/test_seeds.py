@@ -9,7 +9,7 @@ import pytest
 
 from distill.config.experiment_set import ExperimentSet
 from distill.report import seeds
-from tests.support.results import decoding, timing, training, write
+from tests.support.results import decoding, timing, training, wer, write
 
 RATES = {"a": (10.0, 11.0, 12.0), "b": (12.0, 13.1, 13.9), "c": (10.0, 14.0, 9.0)}
 
@@ -53,6 +53,16 @@ def test_an_order_needs_an_interval_without_0(folder: Path) -> None:
     rows = seeds.difference_table(pairs, seeds.read_seeds(folder)).rows
     assert [(row[0], row[-1]) for row in rows] == [("a - b", "lower"), ("c - b", "-"), ("b - a", "higher")]
     assert rows[0][2:4] == ("-2.00 ± 0.25", "-15.4 %")
+
+
+def test_rates_under_conditions_are_named_with_their_set(folder: Path) -> None:
+    for seed in range(3):
+        path = folder / f"seed-{seed}/a/decode_test-clean_two_offline_1best/wer.json"
+        write(path, wer("test-clean", "offline", "1best", 20.0 + seed, experiment="a", condition="two"))
+    table = {"title": "Robust", "rows": {"A": "a", "B": "b"}, "sets": ["test-clean", "test-clean two"]}
+    found = seeds.result_table(settings(tables=[table]).tables[0], seeds.read_seeds(folder))
+    assert found.head[-2:] == ("test-clean", "test-clean two")
+    assert [row[-2:] for row in found.rows] == [("11.00 ± 2.48", "21.00 ± 2.48"), ("13.00 ± 2.37", "-")]
 
 
 def test_figures_of_the_last_validation_stand_in_place_of_rates(folder: Path) -> None:

@@ -1,0 +1,53 @@
+"""How far distortions move representations of speech (papers/003 §6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from sklearn.manifold import TSNE
+
+from distill.batch import Batch, valid_mask
+from distill.models.recogniser import Recogniser
+
+
+@torch.no_grad()
+def mean_states(model: Recogniser, batches: Iterable[Batch], parts: int) -> np.ndarray:
+    """Last hidden states, a mean over frames and then over the utterances of each part: (parts, C).
+
+    Parts are of utterances in the order of their names, so that those of other versions of the same ones fit. The model
+    is in evaluation mode. Raises ValueError for fewer utterances than parts.
+    """
+    found: dict[str, np.ndarray] = {}
+    for batch in batches:
+        output = model(batch.wave, batch.samples)
+        hidden, lengths = output.hidden[-1].float(), output.lengths.clamp_min(1)
+        inside = valid_mask(output.lengths, hidden.shape[1])[..., None]
+        means = hidden.where(inside, 0.0).sum(1) / lengths[:, None]
+        found |= dict(zip(batch.ids, means.double().cpu().numpy()))
+    if len(found) < parts:
+        raise ValueError(f"{len(found)} utterances are fewer than {parts} parts; give fewer parts, or a larger cut set")
+    return np.stack([part.mean(0) for part in np.array_split(np.stack([found[name] for name in sorted(found)]), parts)])
+
+
+def embedded(versions: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, np.ndarray]:
+    """t-SNE of all versions together: (N, C) each -> (N, 2) each."""
+    points = np.concatenate(list(versions.values()))
+    points = TSNE(perplexity=min(30.0, (len(points) - 1) / 3), init="pca", random_state=seed).fit_transform(points)
+    return dict(zip(versions, np.split(points, np.cumsum([len(x) for x in versions.values()])[:-1])))
+
+
+def distances(versions: Mapping[str, np.ndarray], clean: str) -> dict[str, tuple[float, float]]:
+    """Of each version (N, C) from the clean one: between centroids, and a mean between rows of the same part.
+
+    In units of the clean one's spread, the root mean square of its rows' distances from their centroid.
+    """
+    plain = versions[clean]
+    spread = np.sqrt(np.square(plain - plain.mean(0)).sum(1).mean()) + 1e-12
+
+    def between(x: np.ndarray) -> tuple[float, float]:
+        centroids, rows = np.linalg.norm(x.mean(0) - plain.mean(0)), np.linalg.norm(x - plain, axis=1).mean()
+        return float(centroids / spread), float(rows / spread)
+
+    return {name: between(x) for name, x in versions.items()}

@@ -1,0 +1,68 @@
+"""Last hidden states of clean and distorted speech: a picture by t-SNE, and distances (papers/003 §6).
+
+    distortions.py EXP_DIR… --cuts data/cuts --part test-clean --conditions YAML --out DIR
+
+Written are distortions.tsv, distortions.json, distortions.svg and distortions.png. Distances are from clean speech, in
+units of its spread: between centroids, and a mean between the same utterances.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from distill.analysis import distorted
+from distill.config.distortions import CLEAN, Distort
+from distill.config.experiment import Experiment
+from distill.config.names import names_of
+from distill.corpora.cut_sets import load_cuts
+from distill.data.distortions import Distorter
+from distill.data.loader import SpeechDataset, in_order
+from distill.files import write_json, write_text
+from distill.models import checkpoint
+from distill.recipe.script import run_script
+from distill.report.plots import clouds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="+", metavar="EXP_DIR", help="trained experiments")
+    parser.add_argument("--cuts", type=Path, required=True, help="folder of cut sets, data/cuts")
+    parser.add_argument("--part", default="test-clean", help="one of its cut sets")
+    parser.add_argument("--distortions", default="coloured,gaussian,reverb", help="each alone, comma-separated")
+    parser.add_argument("--conditions", type=Path, metavar="YAML", help="further: decoding.conditions of an experiment")
+    parser.add_argument("--parts", type=int, default=100, help="points of each distortion, means over utterances")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    args = parser.parse_args()
+    if args.parts < 2:
+        parser.error(f"--parts {args.parts} must be 2 or more")
+    write(args)
+
+
+def write(args: argparse.Namespace) -> None:
+    names = names_of("--distortions", args.distortions)
+    settings = {name: Distort.parse({"steps": [[name]]}, "--distortions") for name in names}
+    settings |= Experiment.load(args.conditions).decoding.conditions if args.conditions else {}
+    distorters = {name: Distorter(each, args.cuts.parent) for name, each in settings.items()}
+    cuts, panels, rows = load_cuts(args.cuts, [args.part]), {}, {}
+    for folder in args.folders:
+        model, versions = checkpoint.load_recogniser(folder)[0].to(args.device), {}
+        for name, distorter in {CLEAN: None, **distorters}.items():
+            reading = SpeechDataset(None, None, 0, False, False, distorter=distorter)
+            batches = (batch.to(args.device) for batch in in_order(cuts, reading, max_duration=100))
+            versions[name] = distorted.mean_states(model, batches, args.parts)
+        panels[folder.name], rows[folder.name] = distorted.embedded(versions), distorted.distances(versions, CLEAN)
+    lines = [
+        f"{model}\t{name}\t{centroids:.4f}\t{same:.4f}\n"
+        for model, found in rows.items()
+        for name, (centroids, same) in found.items()
+    ]
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_text(args.out / "distortions.tsv", "model\tdistortion\tcentroids\tsame utterances\n" + "".join(lines))
+    write_json(args.out / "distortions.json", {"part": args.part, "parts": args.parts, "distances": rows})
+    clouds(panels, args.out / "distortions")
+
+
+if __name__ == "__main__":
+    run_script(main)
