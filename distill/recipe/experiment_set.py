@@ -87,7 +87,9 @@ class SetRun:
         where = ["--exp-dir", self.exp(seed), "--data-dir", data, "--set", f"seed={seed}"]
         for names in waves:
             last = max(self.experiments[name].stage for name in names)
-            self._call(["--stage", "5", "--stop-stage", last, "--experiment", ",".join(names), *where])
+            teachers = [each.teacher.experiment for name in names if (each := self.experiments[name]).teacher]
+            called = dict.fromkeys([*teachers, *names])  # teachers for stage 7
+            self._call(["--stage", "5", "--stop-stage", last, "--experiment", ",".join(called), *where])
             if decoded := [name for name in names if self.experiments[name].recognises]:
                 for stage in self.settings.stages:
                     self._call(["--stage", stage, "--stop-stage", stage, "--experiment", ",".join(decoded), *where])

@@ -381,7 +381,9 @@ def test_tied_biphones_are_trained_and_decoded(rehearsal: Rehearsal, tmp_path: P
     assert any((tmp_path / "num/teacher_biphones").glob("*.json"))
 
 
-PRETRAINED = ("hubert", "bestrq", "wav2vec2", "teacher_hubert", "dt", "dt_disc_fbank_two", "dice", "dt_ft", "dice_ft")
+PRETRAINED = (
+    "hubert1", "hubert", "bestrq", "wav2vec2", "teacher_hubert", "dt", "dt_disc_fbank_two", "dice", "dt_ft", "dice_ft",
+)  # fmt: skip
 
 
 def test_teachers_are_pre_trained_and_students_learn_from_them(rehearsal: Rehearsal, tmp_path: Path) -> None:
@@ -397,7 +399,7 @@ def test_teachers_are_pre_trained_and_students_learn_from_them(rehearsal: Rehear
     assert decoded == {"teacher_hubert", "dt_ft", "dice_ft"}, "only these have outputs of units"
     assert {path.name for path in tmp_path.glob("num/*")} == {"teacher_hubert"}, "no lattices without transcripts"
     units = {path.name.rpartition("-")[0] for path in tmp_path.glob("units/*") if path.is_dir()}
-    assert units == {"mfcc-100", "hubert-3-200"}
+    assert units == {"mfcc-100", "hubert1-3-200", "hubert-3-200"}
     curves = (tmp_path / "exp/hubert/curves.tsv").read_text()
     assert "hubert_masked_accuracy" in curves and "probe_block5" in curves
     again = stages_of(rehearsal, tmp_path, 2, 10, *options)
