@@ -1,6 +1,7 @@
 """Run a set of experiments (egs/<corpus>/conf/sets), with several seeds; the same call continues one that was stopped.
 
---status shows what is done and to come with its cost, --collect copies finished results into egs/<corpus>/results.
+--status shows what is done and to come with its cost, --collect copies finished results into egs/<corpus>/results. Sets
+of one recipe may share --dir: what they have in common is then trained once.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 from pathlib import Path
 
 from distill.config.experiment_set import ExperimentSet
-from distill.recipe.experiment_set import SetRun
+from distill.recipe.experiment_set import RESULT, SetRun
 from distill.recipe.script import log_to_console
 from distill.report.collect import collect
 
@@ -36,9 +37,10 @@ def main() -> None:
         print("\n".join(run.status().terminal()))
     elif args.collect:
         for seed in run.settings.seeds:
-            if any(run.exp(seed).glob("*/result.json")):
-                target = run.recipe / "results" / run.settings.name / f"seed-{seed}"
-                print(f"{len(collect(run.exp(seed), target, ROOT))} files: {target.relative_to(ROOT)}")
+            target = run.recipe / "results" / run.settings.name / f"seed-{seed}"
+            if any((run.exp(seed) / name / RESULT).is_file() for name in run.experiments):
+                copies = collect(run.exp(seed), target, ROOT, run.experiments)
+                print(f"{len(copies)} files: {target.relative_to(ROOT)}")
     else:
         log_to_console()
         run.run(args.jobs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,14 @@ from distill.report import calibration, differences, language_models
 from distill.report.runs import TIMING, decoding_files, read_runs
 
 
-def collect(exp_dir: Path, target: Path, root: Path) -> list[Path]:
-    """Copy what reports read of an exp-dir into `target`; returns the copies.
+def collect(exp_dir: Path, target: Path, root: Path, only: Collection[str] = ()) -> list[Path]:
+    """Copy what reports read of an exp-dir, or of some of its experiments, into `target`; returns the copies.
 
     Paths below `root` become relative, others are cut to their last part. Raises FileNotFoundError if there is
     nothing to copy.
     """
-    runs = read_runs(exp_dir)
-    names = [differences.DIFFERENCES, *language_models.files(exp_dir), *calibration.files(runs)]
+    runs = [run for run in read_runs(exp_dir) if not only or run.name in only]
+    names = [] if only else [differences.DIFFERENCES, *language_models.files(exp_dir), *calibration.files(runs)]
     paths = [exp_dir / name for name in names]
     for run in runs:
         folder = exp_dir / run.name

@@ -136,6 +136,8 @@ def test_collected_files_name_no_machine(exp: Path, tmp_path: Path) -> None:
     command = json.loads((tmp_path / "results/sn/result.json").read_text())["command"]
     assert command == "local/train.py --exp-dir exp --data-dir sn"
     assert len(read_runs(tmp_path / "results")) == 4
+    collect(exp, tmp_path / "some", tmp_path / "repo", only=["sn", "ss"])
+    assert [run.name for run in read_runs(tmp_path / "some")] == ["sn", "ss"]
 
 
 def test_paths_beside_the_repository_stay_relative(tmp_path: Path) -> None:
