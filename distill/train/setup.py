@@ -105,12 +105,10 @@ def build_trainer(
         lines = continue_projections(objective, checkpoint.load_last(folders.exp / experiment.init)["objective"])
         if ranks.first:
             write_text(folder / "init.tsv", (folder / "init.tsv").read_text(encoding="utf-8") + lines)
-    targets = None
-    if teacher is not None and experiment.teacher is not None:
-        targets = TeacherTargets(
-            experiment.teacher, teacher, objective.teacher_blocks, folders.data / "targets", "features" in needs, codes,
-            objective.attention_map.values(), experiment.model.mask,
-        )  # fmt: skip
+    targets = TeacherTargets(
+        experiment.teacher, teacher, objective.teacher_blocks, folders.data / "targets", "features" in needs, codes,
+        objective.attention_map.values(), experiment.model.mask,
+    ) if experiment.teacher and teacher else None  # fmt: skip
     plan = TrainingPlan(
         experiment, loader.epoch, validation(experiment, folders, graphs, reading, ranks),
         count_updates(experiment.optim, loader.count), lang.outputs, count_parameters(model), folder, ranks, device,
