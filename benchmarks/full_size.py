@@ -1,9 +1,11 @@
-"""Stages 5 to 9 at full size for a few updates: time and peak memory of each, with T1 (317 M), S5 and its SS.
+"""Stages 5 to 9 at full size for a few updates: time and peak memory of each.
 
-    python -m benchmarks.full_size [--pretrained FOLDER] [--updates 2] [--seconds 12] [--device cpu] [--json FILE]
+    python -m benchmarks.full_size [--paper 001] [--pretrained FOLDER] [--updates 2] [--seconds 12] [--json FILE]
 
-Without --pretrained, T1 starts from a random twin of facebook/wav2vec2-large-lv60, which transformers writes in the
-layout that is published; audio and graphs are a rehearsal's. Needs 12 GiB of memory and 12 GiB of disk (--dir).
+Of papers/001 T1 (317 M), S5 and its SS; of papers/000 HuBERT base (94 M), its deep and thin student with codewords, and
+that one's fine-tuning. Without --pretrained, teachers start from random twins of facebook/wav2vec2-large-lv60 and
+facebook/hubert-base-ls960, which transformers writes in the layout that is published; audio and graphs are a
+rehearsal's. Needs 12 GiB of memory and 12 GiB of disk (--dir).
 """
 
 from __future__ import annotations
@@ -22,11 +24,16 @@ from benchmarks.recipe import RECIPE, ROOT, STAGES, flags
 from benchmarks.table import Row, finish, parser
 from distill.recipe.script import run_script
 
-CASES = {5: "T1's first weights", 6: "T1", 7: "lattices", 8: "T1 -> S5", 9: "S5 -> SS"}  # of stages
+EXPERIMENTS = {"001": "teacher,s5,s5_stream", "000": "hubert,dt_disc,dt_disc_ft"}
+CASES = {  # of stages
+    "001": {5: "T1's first weights", 6: "T1", 7: "lattices", 8: "T1 -> S5", 9: "S5 -> SS"},
+    "000": {5: "HuBERT base's import", 8: "HuBERT base -> D&T, codewords", 9: "D&T, fine-tuned"},
+}
 
 
 def main() -> None:
     options = parser(__doc__)
+    options.add_argument("--paper", choices=CASES, default="001")
     options.add_argument("--pretrained", type=Path, help="folder of the published checkpoint")
     options.add_argument("--updates", type=int, default=2)
     options.add_argument("--seconds", type=float, default=12, help="of audio per update")
@@ -38,7 +45,7 @@ def main() -> None:
 
 
 def measured(args: argparse.Namespace, folder: Path) -> Iterator[Row]:
-    pretrained = args.pretrained or write_twin(folder / "twin")
+    pretrained = args.pretrained or TWINS[args.paper](folder / "twin")
     data, exp = folder / "data", folder / "exp"
     prepare = ("--rehearse", "true", "--stop-stage", "4", "--data-dir", data, "--exp-dir", exp)
     subprocess.run([RECIPE / "run.sh", *map(str, prepare)], check=True)
@@ -52,13 +59,13 @@ def measured(args: argparse.Namespace, folder: Path) -> Iterator[Row]:
         settings["optim.precision"] = "float32"
     options = {
         "conf-dir": RECIPE / "conf", "data-dir": data, "exp-dir": exp, "nj": 1,
-        "experiment": "teacher,s5,s5_stream", "device": args.device,
+        "experiment": EXPERIMENTS[args.paper], "device": args.device,
     }  # fmt: skip
-    for stage, case in CASES.items():
+    for stage, case in CASES[args.paper].items():
         script, *more = STAGES[stage]
         seconds, memory = run([sys.executable, str(ROOT / "local" / script), *flags(options, settings), *more])
         yield {"case": f"{stage}: {case}", "seconds": seconds, "peak_gb": memory}
-    for name in ("teacher", "s5", "s5_stream"):
+    for name in EXPERIMENTS[args.paper].split(","):
         result = json.loads((exp / name / "result.json").read_text(encoding="utf-8"))
         print(f"{name}: {result['params']}, validation loss {result['valid_loss']}")
 
@@ -72,7 +79,7 @@ def run(command: list[str]) -> tuple[float, float]:
     return time.monotonic() - begun, usage.ru_maxrss * 1024 / 1e9
 
 
-def write_twin(folder: Path) -> Path:
+def wav2vec2_large(folder: Path) -> Path:
     """A random Wav2Vec2ForPreTraining of the published shape, with its feature extractor."""
     from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForPreTraining
 
@@ -84,6 +91,17 @@ def write_twin(folder: Path) -> Path:
     Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True).save_pretrained(folder)
     return folder
 
+
+def hubert_base(folder: Path) -> Path:
+    """A random HubertModel of the published shape, with its feature extractor."""
+    from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
+
+    HubertModel(HubertConfig()).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=False).save_pretrained(folder)
+    return folder
+
+
+TWINS = {"001": wav2vec2_large, "000": hubert_base}
 
 if __name__ == "__main__":
     run_script(main)
