@@ -70,7 +70,8 @@ def training_only(experiment: Experiment, conf_dir: Path) -> int:
         return 0
     teacher = Experiment.load(conf_dir / f"{experiment.teacher.experiment}.yaml").model
     clusters, settings = experiment.units.clusters if experiment.units else 0, experiment.objective.terms
-    context = TermContext(experiment.model, teacher, clusters=clusters)
+    labels = len(experiment.distortions)
+    context = TermContext(experiment.model, teacher, clusters=clusters, distortions=labels)
     terms = [TERMS[name].build(settings[name], context) for name in settings if "graphs" not in TERMS[name].needs]
     return sum(parameter.numel() for term in terms for parameter in term.parameters())
 

@@ -99,6 +99,11 @@ class Experiment(Settings):
         return values
 
     @property
+    def distortions(self) -> tuple[str, ...]:
+        """What the labels of an utterance are of; none without `distort`."""
+        return self.distort.names if self.distort else ()
+
+    @property
     def trained(self) -> bool:
         """Whether there is something to train: all but teachers that are taken over as they are published."""
         return self.stage != 5 or not self.objective.uses_shorthand

@@ -60,7 +60,7 @@ def update_memory(
         model = Recogniser(_steady(experiment.model), outputs).train()
         theirs = Recogniser(_steady(teacher), outputs).eval().requires_grad_(False) if teacher else None
         clusters, settings = experiment.units.clusters if experiment.units else 0, experiment.objective.terms
-        labels = len(experiment.distort.names) if experiment.distort else 0
+        labels = len(experiment.distortions)
         context = TermContext(experiment.model, teacher, clusters=clusters, distortions=labels)
         terms = {n: TERMS[n].build(settings[n], context) for n in settings if "graphs" not in TERMS[n].needs}
     on_gpu = partial(_AsOnGpu, getattr(torch, experiment.optim.precision))

@@ -98,8 +98,8 @@ def build_trainer(
     model = initial_model(experiment, lang.outputs, folders, folder, loader, ranks.first)
     denominator = graphs.denominator.to(device) if graphs else None
     clusters = codes.clusters if codes else experiment.units.clusters if experiment.units else 0
-    labels, theirs = experiment.distort.names if experiment.distort else (), teacher.settings if teacher else None
-    context = TermContext(experiment.model, theirs, engine, denominator, clusters, len(labels))
+    theirs = teacher.settings if teacher else None
+    context = TermContext(experiment.model, theirs, engine, denominator, clusters, len(experiment.distortions))
     objective = Objective(experiment.objective, context)
     if experiment.init:
         lines = continue_projections(objective, checkpoint.load_last(folders.exp / experiment.init)["objective"])
