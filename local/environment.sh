@@ -1,4 +1,4 @@
-# Sourced: makes .venv (and .venv-k2) and installs what is missing, quietly; a second call costs nothing.
+# Sourced: makes .venv (and .venv-k2, .venv-superb) and installs what is missing, quietly; a second call costs nothing.
 
 root=${root:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)}
 
@@ -60,40 +60,41 @@ require_free() {
   exit 1
 }
 
-# python_for_k2: a Python 3.10, the newest for which PyPI has a k2: $PYTHON_K2, python3.10, or one that pyenv has.
-python_for_k2() {
+# python_3_10: the newest Python for which PyPI has a k2, and s3prl's torchaudio: $PYTHON310, python3.10, or pyenv's.
+python_3_10() {
   local candidate pyenv=${PYENV_ROOT:-$(pyenv root 2>/dev/null || echo "$HOME/.pyenv")}
-  for candidate in "${PYTHON_K2:-}" python3.10 "$pyenv"/versions/3.10.*/bin/python; do
+  for candidate in "${PYTHON310:-}" python3.10 "$pyenv"/versions/3.10.*/bin/python; do
     [[ -n $candidate ]] || continue
     "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 10))' 2>/dev/null && { echo "$candidate"; return 0; }
-    [[ $candidate != "${PYTHON_K2:-}" ]] || { echo "PYTHON_K2=$PYTHON_K2 is not a Python 3.10" >&2; return 1; }
+    [[ $candidate != "${PYTHON310:-}" ]] || { echo "PYTHON310=$PYTHON310 is not a Python 3.10" >&2; return 1; }
   done
-  echo "k2 1.23.4 needs Python 3.10, and there is none here: install one (apt-get install python3.10-venv," \
-    "pyenv install 3.10, conda create -n py310 python=3.10) and, if it is not found, set PYTHON_K2 to it" >&2
+  echo "this needs Python 3.10, and there is none here: install one (apt-get install python3.10-venv," \
+    "pyenv install 3.10, conda create -n py310 python=3.10) and, if it is not found, set PYTHON310 to it" >&2
   return 1
 }
 
-# install_k2_environment: .venv-k2 as constraints-k2.txt has it. This project is not installed there (its torch is
-# another): PYTHONPATH shows the way. k2's wheel is fetched by its name, since pip reads none of them as meant.
-install_k2_environment() {
-  local venv="$root/.venv-k2" stamp python
-  stamp=$(sha256sum <"$root/constraints-k2.txt" | cut -c1-16)
+# install_beside k2|superb: .venv-NAME as constraints-NAME.txt has it. This project is not installed there (its torch is
+# another): PYTHONPATH shows the way.
+install_beside() {
+  local name=$1 venv="$root/.venv-$1" stamp python
+  stamp=$(sha256sum <"$root/constraints-$name.txt" | cut -c1-16)
   [[ -x $venv/bin/python && -f $venv/.installed && $(cat "$venv/.installed") == "$stamp" ]] && return 0
-  [[ $(uname -sm) == "Linux x86_64" ]] || { echo "k2 1.23.4 has wheels for Linux on x86_64 only" >&2; exit 1; }
-  python=$(python_for_k2) || exit 1
-  echo "== installing k2 into .venv-k2 (once; 2 GB to fetch, 3.5 GB on disk, some minutes)"
+  [[ $(uname -sm) == "Linux x86_64" ]] || { echo ".venv-$name has wheels for Linux on x86_64 only" >&2; exit 1; }
+  python=$(python_3_10) || exit 1
+  echo "== installing .venv-$name (once; 2 to 3 GB to fetch, 4 to 6 GB on disk, some minutes)"
   rm -rf "$venv"
-  need_room 4 2
-  if ! { "$python" -m venv "$venv" && fill_k2_environment "$venv"; }; then
+  need_room 7 3
+  if ! { "$python" -m venv "$venv" && "fill_$name" "$venv"; }; then
     rm -rf "$venv"
-    echo "k2 could not be installed, and .venv-k2 is removed again; see the lines above, mend it and call again" >&2
+    echo "$name could not be installed, and .venv-$name is removed again; see the lines above, mend it and call again" >&2
     exit 1
   fi
   echo "$stamp" >"$venv/.installed"
 }
 
-# fill_k2_environment VENV: fetch, install, and check by using it. Steps are chained: `set -e` is off inside conditions.
-fill_k2_environment() {
+# fill_k2, fill_superb VENV: fetch, install, and check by using it. Steps are chained: `set -e` is off in conditions.
+# k2's wheel is fetched by its name, since pip reads none of them as meant.
+fill_k2() {
   local python="$1/bin/python" wheel
   mkdir -p "$1/wheels" &&
     wheel=$("$python" "$root/local/fetch_wheel.py" "$(grep '^k2==' "$root/constraints-k2.txt")" "$1/wheels") &&
@@ -103,4 +104,12 @@ fill_k2_environment() {
     "$python" -c 'import k2, _k2  # k2 first: it loads the libraries of torch that _k2 needs
 one = k2.linear_fsa([1, 2])
 assert k2.intersect(one, one, treat_epsilons_specially=False).num_arcs == 3, "k2.intersect gives a wrong FSA"'
+}
+
+# --no-deps: the file has all that s3prl's recipes import, which is less than its packages ask for
+fill_superb() {
+  local pip=("$1/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile --no-deps)
+  "${pip[@]}" "$(grep '^wheel==' "$root/constraints-superb.txt")" &&
+    "${pip[@]}" --requirement "$root/constraints-superb.txt" &&
+    "$1/bin/python" -c 'import s3prl.problem'
 }

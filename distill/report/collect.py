@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.files import write_json
-from distill.report import calibration, differences, language_models
+from distill.report import calibration, differences, language_models, superb
 from distill.report.runs import TIMING, decoding_files, read_runs
 
 
@@ -25,7 +25,7 @@ def collect(exp_dir: Path, target: Path, root: Path, only: Collection[str] = ())
     paths = [exp_dir / name for name in names]
     for run in runs:
         folder = exp_dir / run.name
-        paths += [folder / "result.json", *decoding_files(folder), folder / TIMING]
+        paths += [folder / "result.json", *decoding_files(folder), folder / TIMING, *superb.files(folder)]
     copies = []
     for path in filter(Path.is_file, paths):
         copies.append(target / path.relative_to(exp_dir))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.files import write_text
-from distill.report import calibration, differences, language_models, paper, recognition, robustness, speed
+from distill.report import calibration, differences, language_models, paper, recognition, robustness, speed, superb
 from distill.report.runs import Run, read_runs
 from distill.report.table import markdown, terminal
 
@@ -20,6 +20,7 @@ def page(folder: Path, title: str) -> str:
         *recognition.sections(runs),
         *paper.sections(runs),
         *robustness.sections(runs),
+        *superb.sections(folder, runs),
         *language_models.sections(folder, runs, rows),
         *differences.sections(rows),
         *calibration.sections(folder, runs),

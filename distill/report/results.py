@@ -254,3 +254,24 @@ class CalibrationResult(ResultFile):
     nce: float | None
     error: float
     bins: tuple[CalibrationBin, ...]
+
+
+class SuperbResult(ResultFile):
+    """superb/TASK.json: a task of SUPERB by s3prl's recipe, figures by s3prl's names in % (MTWV times 100).
+
+    figures: means over runs, of which only ER has several (folds). weights: digest of the upstream's, of one epoch.
+    overrides: settings of s3prl's recipe other than its own.
+    """
+
+    STAGE = "tools/superb.sh"
+
+    experiment: str
+    task: str
+    figures: Mapping[str, float]
+    runs: tuple[Mapping[str, float], ...]
+    epoch: int
+    weights: str
+    overrides: tuple[str, ...]
+    hardware: str
+    command: str
+    commit: str

@@ -115,18 +115,24 @@ def python_that(folder: Path, fails_at: str) -> Path:
     return made
 
 
-@pytest.mark.parametrize("fails_at", ["fetch_wheel.py", "pip install", "import k2", "nothing at all"])
-def test_k2s_environment_counts_only_once_it_has_been_used(fails_at: str, tmp_path: Path) -> None:
-    (tmp_path / "constraints-k2.txt").write_text("k2==1.23.4\n")
-    python, venv = python_that(tmp_path, fails_at), tmp_path / ".venv-k2"
-    done = sourced(tmp_path, "need_room() { :; }; install_k2_environment", PYTHON_K2=str(python))
+@pytest.mark.parametrize(
+    ("name", "fails_at"),
+    [
+        *(("k2", step) for step in ("fetch_wheel.py", "pip install", "import k2", "nothing at all")),
+        *(("superb", step) for step in ("wheel==", "--requirement", "import s3prl", "nothing at all")),
+    ],
+)
+def test_an_environment_beside_counts_only_once_it_has_been_used(name: str, fails_at: str, tmp_path: Path) -> None:
+    (tmp_path / f"constraints-{name}.txt").write_text("k2==1.23.4\nwheel==0.45.1\n")
+    python, venv = python_that(tmp_path, fails_at), tmp_path / f".venv-{name}"
+    done = sourced(tmp_path, f"need_room() {{ :; }}; install_beside {name}", PYTHON310=str(python))
     asked = (tmp_path / "asked").read_text()
     if fails_at != "nothing at all":
-        assert done.returncode and ".venv-k2 is removed again; see the lines above" in done.stderr
+        assert done.returncode and f".venv-{name} is removed again; see the lines above" in done.stderr
         assert not venv.exists() and fails_at in asked
     else:
         assert done.returncode == 0, done.stderr
-        assert "import k2" in asked and (venv / ".installed").is_file()
+        assert f"import {'k2' if name == 'k2' else 's3prl'}" in asked and (venv / ".installed").is_file()
 
 
 @pytest.mark.parametrize("fails_at", ["pip install", "distill.extras", "nothing at all"])

@@ -1,0 +1,128 @@
+"""s3prl's recipes with a model of ours as upstream, for a few steps on corpora of tones in the published layouts."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from s3prl import hub
+from s3prl.dataio.encoder.g2p import DEFAULT_LEXICON_URL
+from s3prl.nn import S3PRLUpstream
+from s3prl.util import download
+
+from distill.models import checkpoint
+from distill.report.results import SuperbResult
+from distill.superb.run import UPSTREAM, measure
+from distill.superb.tasks import TASKS
+from distill.superb.upstream import load_upstream
+from tests.support import superb
+
+ROOT = Path(__file__).resolve().parents[3]
+SHORT = ("num_workers=0", "train.total_steps=4", "train.save_step=2")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return superb.experiment(tmp_path / "tiny")
+
+
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What s3prl downloads for PR lies in its folder of downloads."""
+    monkeypatch.setattr(download, "_download_dir", tmp_path / "download")
+    lexicon = "".join(f"{word} {phones}\n" for word, phones in superb.PHONES.items())
+    for path in download.urls_to_filepaths(*DEFAULT_LEXICON_URL, download=False):
+        Path(path).write_text(lexicon)
+    return tmp_path
+
+
+def test_s3prl_has_the_models_hidden_states(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, UPSTREAM, load_upstream, raising=False)
+    upstream = S3PRLUpstream(UPSTREAM, path_or_url=str(folder))
+    upstream.eval()
+    model = checkpoint.load_recogniser(folder)[0]
+    waves, lengths = torch.randn(2, 8000), torch.tensor([8000, 3300])
+    states, counts = upstream(waves, lengths)
+    expected = model(waves * (torch.arange(8000) < lengths[:, None]), lengths)
+    assert upstream.downsample_rates == [model.front_end.hop] * 3 and upstream.hidden_sizes == [16] * 3
+    for ours, count, theirs in zip(states, counts, expected.hidden):
+        for row, frames in enumerate(expected.lengths.tolist()):
+            assert count[row] - frames in (0, 1)  # s3prl rounds up
+            assert torch.allclose(ours[row, :frames], theirs[row, :frames], atol=1e-5)
+
+
+def test_keywords_by_the_tool_with_both_scores(tmp_path: Path, folder: Path) -> None:
+    data = superb.speech_commands(tmp_path / "data")
+    command = [sys.executable, ROOT / "tools/superb.py", "KS", "--experiment", folder, "--data", data]
+    without_sox = "build_dataset={}"
+    options = [
+        option
+        for value in (*SHORT, without_sox, "build_batch_sampler.train.batch_size=8")
+        for option in ("--set", value)
+    ]
+    done = subprocess.run([*command, *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    result = SuperbResult.read(folder / "superb/KS.json")
+    assert set(result.figures) == {"accuracy"} and 0 <= result.figures["accuracy"] <= 100 and result.epoch == 1
+    assert re.search(r"^tiny +\d+\.\d\d +\d+\.\d +-?\d+ +1$", done.stdout, re.M), done.stdout
+    assert (folder / "superb/KS/0/train/step_4").is_dir()
+    again = subprocess.run([*command, *options], capture_output=True, text=True)
+    assert again.returncode == 0 and "KS of" in again.stderr and "is finished" in again.stderr
+
+
+def test_phonemes_continue_from_s3prls_checkpoint(
+    offline: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, task = superb.librispeech(offline / "data"), TASKS["PR"]
+    options = [*SHORT, "prepare_data.n_jobs=1", "build_batch_sampler.train.batch_size=4", "train.gradient_accumulate=1"]
+    with monkeypatch.context() as broken:
+        broken.setattr("s3prl.problem.SuperbPR.evaluate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            measure(task, folder, data, options, "cpu")
+    train = folder / "superb/PR/0/train"
+    assert [path.name for path in train.glob("step_*")] == ["step_2"]
+    caplog.set_level("INFO")
+    result = measure(task, folder, data, options, "cpu")
+    assert f"Loading checkpoints from {train}/step_2" in caplog.text and set(result.figures) == {"per"}
+
+
+def interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_queries_take_the_best_state_of_the_development_set(tmp_path: Path, folder: Path) -> None:
+    result = measure(TASKS["QbE"], folder, superb.quesst(tmp_path / "data"), ["num_workers=0", "max_workers=1"], "cpu")
+    found = {path.parent.name: path.read_text() for path in (folder / "superb/QbE/0").glob("*/score.out")}
+    best = max(range(3), key=lambda state: found[f"dev-{state}"])
+    assert set(found) == {"dev-0", "dev-1", "dev-2", f"test-{best}"}
+    assert f"maxTWV: {result.figures['mtwv'] / 100:.5f}"[:12] in found[f"test-{best}"]
+
+
+def test_what_s3prl_raises_is_told_in_one_line(tmp_path: Path, folder: Path) -> None:
+    data = superb.fluent_commands(tmp_path / "data")
+    (data / "data/valid_data.csv").write_text("path\n")
+    with pytest.raises(ValueError, match=r"IC: s3prl's SuperbIC ends with \w+: "):
+        measure(TASKS["IC"], folder, data, SHORT, "cpu")
+
+
+@pytest.mark.parametrize("name", ["IC", "SID", "ASR"])
+def test_further_layouts(name: str, offline: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = [*SHORT, "train.total_steps=1", "train.save_step=1"]
+    if name == "SID":
+        data = superb.voxceleb(offline / "data", offline / "splits")
+        corpus = "s3prl.dataio.corpus.voxceleb1sid.VoxCeleb1SID"
+        monkeypatch.setattr(f"{corpus}.__init__.__defaults__", (1, offline / "splits"))
+    else:
+        data = {"IC": superb.fluent_commands, "ASR": superb.librispeech}[name](offline / "data")
+    if name != "IC":
+        options += ["prepare_data.n_jobs=1"]
+    if name == "ASR":
+        sizes = {"hidden_size": [8], "dropout": [0.0], "layer_norm": [False], "proj": [False], "sample_rate": [1]}
+        options += [f"build_downstream.model_conf.{name}={json.dumps(value)}" for name, value in sizes.items()]
+    result = measure(TASKS[name], folder, data, options, "cpu")
+    assert all(value >= 0 for value in result.figures.values()) and len(result.figures) == 1

@@ -1,0 +1,74 @@
+"""Scores of SUPERB against the published ones of table 2 of STaR (papers/004)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distill.report import superb
+from distill.report.collect import collect
+from distill.report.experiments import page
+from distill.report.superb import METRICS, PUBLISHED, generalizability, overall
+from tests.support import results
+
+PRINTED = {  # overall, generalizability
+    "HuBERT BASE (94.7 M)": (80.8, 941), "LightHuBERT small (27.0 M)": (79.1, 900), "ARMHuBERT-S (22.4 M)": (77.5, 828),
+    "DPHuBERT (23.6 M)": (78.9, 866), "STaRHuBERT (22.3 M)": (79.5, 887), "STaRHuBERT-L (26.6 M)": (79.8, 896),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_scores_are_those_that_the_paper_prints(name: str) -> None:
+    """The printed figures are rounded: 0.0001 of MTWV are 0.15 of generalizability, 0.01 of DER 0.23."""
+    figures = dict(zip(METRICS, PUBLISHED[name], strict=True))
+    assert overall(figures) == pytest.approx(PRINTED[name][0], abs=0.055)
+    assert generalizability(figures) == pytest.approx(PRINTED[name][1], abs=1.2)
+
+
+def test_the_reference_points_are_0_and_1000() -> None:
+    assert generalizability({metric: metric.fbank for metric in METRICS}) == 0
+    assert generalizability({metric: metric.sota for metric in METRICS}) == pytest.approx(1000)
+    assert overall({metric: metric.sota for metric in METRICS}) == pytest.approx(82.8, abs=0.05)  # as printed
+
+
+def test_a_task_counts_once_in_generalizability() -> None:
+    f1, cer = (metric for metric in METRICS if metric.task == "SF")
+    (ks,) = (metric for metric in METRICS if metric.task == "KS")
+    figures = {f1: f1.sota, cer: cer.fbank, ks: ks.sota}
+    assert generalizability(figures) == pytest.approx(1000 * (0.5 + 1) / 2)
+    assert overall(figures) == pytest.approx((89.81 + (100 - 52.94) + 96.66) / 3)
+
+
+def written(experiment: Path, task: str, **figures: float) -> None:
+    content = {
+        "experiment": experiment.name, "task": task, "figures": figures, "runs": [figures], "epoch": 1, "weights": "a",
+        "overrides": [], "hardware": "a processor", "command": "superb.sh", "commit": "abc",
+    }  # fmt: skip
+    results.write(experiment / "superb" / f"{task}.json", content)
+
+
+def test_the_table_has_what_was_measured_and_the_same_tasks_of_published_models(tmp_path: Path) -> None:
+    written(tmp_path / "star", "KS", accuracy=90.0)
+    written(tmp_path / "star", "PR", per=10.0)
+    written(tmp_path / "dt", "PR", per=20.0)
+    table = superb.table({name: superb.read(tmp_path / name) for name in ("star", "dt", "none")})
+    assert table is not None
+    assert table.head == ("model", "PR PER", "KS Acc", "overall", "general.", "tasks")
+    scores = 1000 * ((82.01 - 10) / (82.01 - 3.53) + (90 - 41.3826674) / (96.66 - 41.3826674)) / 2
+    assert table.rows[:2] == (
+        ("star", "10.00", "90.00", "90.0", f"{scores:.0f}", "2"),
+        ("dt", "20.00", "-", "80.0", f"{1000 * (82.01 - 20) / (82.01 - 3.53):.0f}", "1"),
+    )
+    assert table.rows[2][:3] == ("HuBERT BASE (94.7 M)", "5.41", "96.30") and len(table.rows) == 2 + len(PUBLISHED)
+    assert superb.table({"none": {}}) is None
+
+
+def test_the_report_has_the_table_and_its_files_are_collected(tmp_path: Path) -> None:
+    exp = tmp_path / "exp"
+    results.training(exp / "star", 8)
+    assert "SUPERB" not in page(exp, "title")
+    written(exp / "star", "KS", accuracy=90.0)
+    assert "## SUPERB (%)" in page(exp, "title") and "| star | 90.00 |" in page(exp, "title")
+    copies = collect(exp, tmp_path / "results", tmp_path)
+    assert tmp_path / "results/star/superb/KS.json" in copies

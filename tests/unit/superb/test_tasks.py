@@ -1,0 +1,92 @@
+"""Every task of SUPERB has a recipe and reference points; wrong names and folders are named."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from distill.report.superb import METRICS
+from distill.superb.run import claim, fitted, recipe_of
+from distill.superb.tasks import TASKS, find_task
+from tests.support import superb
+
+ROOT = Path(__file__).resolve().parents[3]
+WRITERS = {
+    "KS": superb.speech_commands, "IC": superb.fluent_commands, "PR": superb.librispeech, "ASR": superb.librispeech,
+    "QbE": superb.quesst, "SID": lambda root: superb.voxceleb(root, root),
+}  # fmt: skip
+
+
+def test_every_task_has_a_recipe() -> None:
+    assert set(TASKS) == {metric.task for metric in METRICS} and len(TASKS) == 10
+    assert find_task("qbe").name == "QbE"
+
+
+@pytest.mark.parametrize(("name", "hint"), [("KWS", "did you mean 'KS'"), ("vowels", "there are: PR, ASR")])
+def test_an_unknown_task_is_named_with_the_nearest(name: str, hint: str) -> None:
+    with pytest.raises(ValueError, match=f"'{name}' is not a task of SUPERB.*{hint}"):
+        find_task(name)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_folder_of_another_layout_is_named(name: str, tmp_path: Path) -> None:
+    task = TASKS[name]
+    with pytest.raises(FileNotFoundError, match=f"none is not there; {name} expects {task.corpus} with "):
+        task.data(tmp_path / "none", {})
+    with pytest.raises(FileNotFoundError, match=rf"has no .*; {name} expects"):
+        task.data(tmp_path, {})
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_the_published_layout_is_found(name: str, tmp_path: Path) -> None:
+    root = WRITERS[name](tmp_path)
+    folders = TASKS[name].data(root, {"run": 1})
+    assert folders.pop("run") == 1
+    assert folders and all(Path(folder).is_dir() for folder in folders.values())
+
+
+def test_a_short_training_is_validated_and_saved_at_its_end() -> None:
+    train = {"total_steps": 10, "eval_step": 5000, "save_step": 1000, "valid_metric": "per"}
+    assert fitted({"train": train, "a": 1}) == {"train": train | {"eval_step": 10, "save_step": 10}, "a": 1}
+    verification = train | {"eval_step": 1e20, "valid_metric": None}
+    assert fitted({"train": verification})["train"] == verification | {"save_step": 10}
+    longer = train | {"total_steps": 20000}
+    assert fitted({"train": longer})["train"] == longer
+
+
+def test_a_folder_of_other_weights_is_put_aside(tmp_path: Path) -> None:
+    place = tmp_path / "KS"
+    claim(place, {"weights": "a"})
+    for name in ("step_1", "step_2"):
+        (place / "0/train" / name).mkdir(parents=True)
+    (place / "0/train/step_1/config.yaml").touch()
+    claim(place, {"weights": "a"})
+    assert [path.name for path in place.glob("0/train/*")] == ["step_1"]  # step_2 was cut short
+    claim(place, {"weights": "b"})
+    assert not (place / "0").exists() and (tmp_path / "KS.aside-1/0").is_dir()
+
+
+def test_without_s3prl_its_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3prl", None)
+    with pytest.raises(ValueError, match=r"needs s3prl, in an environment of its own: \./tools/superb\.sh"):
+        recipe_of(TASKS["KS"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["KWS"], "did you mean 'KS'?"),
+        (["KS"], "KS needs --data, a folder with Speech Commands"),
+        (["KS", "--data", "none"], "none is not there; KS expects"),
+        ([], "no task of SUPERB is finished in"),
+    ],
+)
+def test_the_tool_names_what_is_wrong(arguments: list[str], message: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools/superb.py", *arguments, "--experiment", tmp_path],
+        cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "PATH": ""},
+    )  # fmt: skip
+    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr

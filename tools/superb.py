@@ -1,0 +1,58 @@
+"""Evaluate experiments on the tasks of SUPERB by s3prl's recipes. Called by superb.sh, which makes s3prl's environment.
+
+    superb.sh KS --experiment EXP_DIR --data DIR     train and test a task; a second call continues, or is done at once
+    superb.sh --experiment EXP_DIR EXP_DIR           the table of what is finished, with both scores over the tasks
+
+Figures are written into EXP_DIR/superb/TASK.json, s3prl's files into EXP_DIR/superb/TASK. Tasks and their data:
+
+TASK_LIST
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from distill.recipe.script import log_to_console, run_script
+from distill.report import superb
+from distill.superb.run import measure
+from distill.superb.tasks import TASKS, find_task
+
+
+def main() -> None:
+    log_to_console()
+    args = parser().parse_args()
+    if args.task:
+        task = find_task(args.task)
+        if not args.data:
+            raise ValueError(f"{task.name} needs --data, a folder with {task.corpus}")
+        for folder in args.experiment:
+            measure(task, folder, args.data, args.set, args.device)
+    table = superb.table({folder.resolve().name: superb.read(folder) for folder in args.experiment})
+    if table is None:
+        names = ", ".join(map(str, args.experiment))
+        raise ValueError(f"no task of SUPERB is finished in {names}; give one (superb.sh KS --experiment …)")
+    print("\n".join([*table.terminal(), "", superb.NOTE]))
+
+
+def parser() -> argparse.ArgumentParser:
+    width = max(map(len, TASKS))
+    tasks = "\n".join(f"    {task.name:{width}}  {task.title}: {task.corpus}" for task in TASKS.values())
+    options = argparse.ArgumentParser(
+        prog="superb.sh",
+        description=(__doc__ or "").replace("TASK_LIST", tasks),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    options.add_argument("task", nargs="?", help="one of the tasks below; without one, the table only")
+    options.add_argument("--experiment", type=Path, nargs="+", required=True, metavar="EXP_DIR", help="trained ones")
+    options.add_argument("--data", type=Path, metavar="DIR", help="the task's corpus, in its published layout")
+    options.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")
+    options.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="override a setting of s3prl's recipe, such as build_optimizer.conf.lr=5e-3, train.use_scheduler=true",
+    )  # fmt: skip
+    return options
+
+
+if __name__ == "__main__":
+    run_script(main)
