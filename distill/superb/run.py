@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 UPSTREAM = "distill_asr"
 ASKED = "asked.json"
+SOX = "install it (apt-get install libsox-dev)"
 KEEPS = "~/.cache/s3prl has what s3prl downloads; without a network, copy that folder from another machine"
 
 
@@ -105,7 +106,7 @@ def figures(
         recipe.run(**OmegaConf.to_container(OmegaConf.create(complete), resolve=True, throw_on_missing=True))
     except Exception as error:  # s3prl and what it calls raise whatever it comes to
         reason = str(error).strip().partition("\n")[0][:300] or "an assertion without a message"
-        way_out = f"; {KEEPS}" if isinstance(error, OSError) else ""
+        way_out = f"; {SOX if 'libsox' in reason else KEEPS}" if isinstance(error, OSError) else ""
         raise ValueError(
             f"{task.name}: s3prl's {task.recipe} ends with {type(error).__name__}: {reason}{way_out}"
         ) from error
