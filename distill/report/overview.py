@@ -26,7 +26,8 @@ CLAIMS = {  # by label, in the order of RESULTS.md
 INTRODUCTION = """# Results
 
 Word error rates in percent over an n-gram graph, with 95 % intervals over utterances; streaming is `Recogniser.step`.
-Teachers are not pretrained: T of librispeech/mini has 0.8 h of labelled speech, its students 2.4 h unlabelled as well.
+T of librispeech/mini has 0.8 h of labelled speech, its students 2.4 h unlabelled as well. Where teachers are
+pre-trained, a heading says so.
 """
 
 

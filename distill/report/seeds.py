@@ -9,7 +9,6 @@ from statistics import fmean, stdev
 from scipy.stats import t as student_t
 
 from distill.config.experiment_set import ExperimentSet, ResultTable
-from distill.report.recognition import training_sections
 from distill.report.runs import GRAPH, Run, read_runs, test_sets
 from distill.report.table import Section, Table, markdown, number
 
@@ -104,15 +103,35 @@ def sections(settings: ExperimentSet, seeds: Seeds) -> Iterator[Section]:
     differences = difference_table(settings, seeds)
     if differences.rows:
         yield "Differences", [*differences.markdown(), "", NOTE]
-    missing = [
-        f"{name}, seed {seed}"
-        for name, _ in settings.each()
-        for seed in settings.seeds
-        if name not in seeds.get(seed, {})
-    ]
-    if missing:
-        yield "Not yet run", [", ".join(missing)]
-    yield from training_sections([run for runs in seeds.values() for run in runs.values()])
+    names = [name for name, _ in settings.each()]
+    missing = {seed: [name for name in names if name not in seeds.get(seed, {})] for seed in settings.seeds}
+    if any(missing.values()):
+        lines = [f"- seed {seed}: {'all' if own == names else ', '.join(own)}" for seed, own in missing.items() if own]
+        yield "Not yet run", lines
+    yield "Trainings, means over seeds", training_table(names, seeds).markdown()
+    results = [run.training for runs in seeds.values() for run in runs.values()]
+    command = f".venv/bin/python tools/experiments.py egs/{settings.corpus}/conf/sets/{settings.name}.yaml --dir DIR"
+    facts = {
+        "hardware": ", ".join(dict.fromkeys(result.hardware for result in results)),
+        "commit": ", ".join(dict.fromkeys(result.commit for result in results)),
+        "training time, all together": f"{sum(result.wall_s for result in results) / 3600:.2f} h",
+        "command": f"`{command}`, then `--collect` and `tools/report.py`",
+    }
+    yield "Provenance", [f"- {name}: {value}" for name, value in facts.items()]
+
+
+def training_table(names: Sequence[str], seeds: Seeds) -> Table:
+    """Work done and losses of every experiment."""
+    rows = []
+    for name in names:
+        if own := [runs[name].training for runs in seeds.values() if name in runs]:
+            work = (fmean(each.audio_hours for each in own), fmean(each.wall_s for each in own) / 60)
+            losses = [
+                [x for x in values if x is not None] for values in zip(*((e.train_loss, e.valid_loss) for e in own))
+            ]
+            cells = (f"{work[0]:.2f}", f"{work[1]:.1f}", *(cell(values, 3) for values in losses))
+            rows.append((name, str(len(own)), str(own[0].updates), *cells))
+    return Table(("experiment", "seeds", "updates", "audio/h", "time/min", "train loss", "valid loss"), tuple(rows))
 
 
 def page(settings: ExperimentSet, folder: Path) -> str:

@@ -32,7 +32,7 @@ def test_every_page_is_current(written: tuple[Path, list[Path]]) -> None:
 
 
 def test_results_and_readme_are_short(written: tuple[Path, list[Path]]) -> None:
-    assert len((ROOT / "RESULTS.md").read_text().splitlines()) <= 60
+    assert len((ROOT / "RESULTS.md").read_text().splitlines()) <= 100  # one table for each of the papers
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 

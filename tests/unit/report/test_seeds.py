@@ -73,5 +73,7 @@ def test_figures_of_the_last_validation_stand_in_place_of_rates(folder: Path) ->
 
 def test_the_page_lists_what_is_missing(folder: Path) -> None:
     text = seeds.page(settings(compared=[["a", "b"]]), folder)
-    assert "## Not yet run\n\nd, seed 0, d, seed 1, d, seed 2" in text
-    assert text.index("## Rates") < text.index("## Differences") < text.index("## Training")
+    assert "## Not yet run\n\n- seed 0: d\n- seed 1: d\n- seed 2: d\n" in text
+    assert text.index("## Rates") < text.index("## Differences") < text.index("## Trainings")
+    assert "| a | 3 | 7 | 1.25 | 1.5 | 0.500 ± 0.000 | - |" in text
+    assert "- seed 7: all\n" in seeds.page(settings(seeds=[0, 7]), folder)
