@@ -150,7 +150,7 @@ def test_an_error_ends_all_and_is_given_once(start, tmp_path: Path) -> None:
 
 def test_each_rank_has_a_log_that_grows(start, tmp_path: Path) -> None:
     work = "from distill.recipe.script import log_to, log\nwith log_to(out):\n    log.info('at work')\n"
-    both = "    while any(p.read_text().count('at work') < 2 for p in out.glob('log/*.log')): time.sleep(0.05)\n"
+    both = "    while any(p.read_text().count(': at work\\n') < 2 for p in out.glob('log/*.log')): time.sleep(0.05)\n"
     for end in ("", both + "    raise ValueError('bad lexicon')"):
         output, _ = start("--nj", "2", "--do", work + end).communicate(timeout=60)
         assert output.count("I at work") == 1, output  # on the console from the first rank alone
