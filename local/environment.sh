@@ -81,9 +81,11 @@ install_beside() {
   [[ -x $venv/bin/python && -f $venv/.installed && $(cat "$venv/.installed") == "$stamp" ]] && return 0
   [[ $(uname -sm) == "Linux x86_64" ]] || { echo ".venv-$name has wheels for Linux on x86_64 only" >&2; exit 1; }
   python=$(python_3_10) || exit 1
-  echo "== installing .venv-$name (once; 2 to 3 GB to fetch, 4 to 6 GB on disk, some minutes)"
+  local room=7 fetched=3
+  [[ $name != k2 ]] || room=4 fetched=2
+  echo "== installing .venv-$name (once; $fetched GB to fetch, $room GB on disk, some minutes)"
   rm -rf "$venv"
-  need_room 7 3
+  need_room "$room" "$fetched"
   if ! { "$python" -m venv "$venv" && "fill_$name" "$venv"; }; then
     rm -rf "$venv"
     echo "$name could not be installed, and .venv-$name is removed again; see the lines above, mend it and call again" >&2
