@@ -17,23 +17,26 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.recipe import RECIPE, ROOT, STAGES, flags
 from benchmarks.table import Row, finish, parser
 from distill.recipe.script import run_script
 
-EXPERIMENTS = {"001": "teacher,s5,s5_stream", "000": "hubert,dt_disc,dt_disc_ft"}
-CASES = {  # of stages
-    "001": {5: "T1's first weights", 6: "T1", 7: "lattices", 8: "T1 -> S5", 9: "S5 -> SS"},
-    "000": {5: "HuBERT base's import", 8: "HuBERT base -> D&T, codewords", 9: "D&T, fine-tuned"},
-}
+
+class Paper(NamedTuple):
+    """What is run: experiments, the stages with their titles, and what writes the teacher's random twin."""
+
+    experiments: str
+    cases: Mapping[int, str]
+    twin: Callable[[Path], Path]
 
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--paper", choices=CASES, default="001")
+    options.add_argument("--paper", choices=PAPERS, default="001")
     options.add_argument("--pretrained", type=Path, help="folder of the published checkpoint")
     options.add_argument("--updates", type=int, default=2)
     options.add_argument("--seconds", type=float, default=12, help="of audio per update")
@@ -45,7 +48,8 @@ def main() -> None:
 
 
 def measured(args: argparse.Namespace, folder: Path) -> Iterator[Row]:
-    pretrained = args.pretrained or TWINS[args.paper](folder / "twin")
+    paper = PAPERS[args.paper]
+    pretrained = args.pretrained or paper.twin(folder / "twin")
     data, exp = folder / "data", folder / "exp"
     prepare = ("--rehearse", "true", "--stop-stage", "4", "--data-dir", data, "--exp-dir", exp)
     subprocess.run([RECIPE / "run.sh", *map(str, prepare)], check=True)
@@ -59,13 +63,13 @@ def measured(args: argparse.Namespace, folder: Path) -> Iterator[Row]:
         settings["optim.precision"] = "float32"
     options = {
         "conf-dir": RECIPE / "conf", "data-dir": data, "exp-dir": exp, "nj": 1,
-        "experiment": EXPERIMENTS[args.paper], "device": args.device,
+        "experiment": paper.experiments, "device": args.device,
     }  # fmt: skip
-    for stage, case in CASES[args.paper].items():
+    for stage, case in paper.cases.items():
         script, *more = STAGES[stage]
         seconds, memory = run([sys.executable, str(ROOT / "local" / script), *flags(options, settings), *more])
         yield {"case": f"{stage}: {case}", "seconds": seconds, "peak_gb": memory}
-    for name in EXPERIMENTS[args.paper].split(","):
+    for name in paper.experiments.split(","):
         result = json.loads((exp / name / "result.json").read_text(encoding="utf-8"))
         print(f"{name}: {result['params']}, validation loss {result['valid_loss']}")
 
@@ -101,7 +105,18 @@ def hubert_base(folder: Path) -> Path:
     return folder
 
 
-TWINS = {"001": wav2vec2_large, "000": hubert_base}
+PAPERS = {
+    "001": Paper(
+        "teacher,s5,s5_stream",
+        {5: "T1's first weights", 6: "T1", 7: "lattices", 8: "T1 -> S5", 9: "S5 -> SS"},
+        wav2vec2_large,
+    ),
+    "000": Paper(
+        "hubert,dt_disc,dt_disc_ft",
+        {5: "HuBERT base's import", 8: "HuBERT base -> D&T, codewords", 9: "D&T, fine-tuned"},
+        hubert_base,
+    ),
+}
 
 if __name__ == "__main__":
     run_script(main)

@@ -134,6 +134,12 @@ def valid_mask(lengths: Tensor, size: int) -> Tensor:
     return torch.arange(size, device=lengths.device)[None] < lengths[:, None]
 
 
+def mean_over_frames(x: Tensor, lengths: Tensor) -> Tensor:
+    """Mean over each utterance's valid frames: x (B, T, C), lengths (B,) -> (B, C); 0 for one without frames."""
+    inside = valid_mask(lengths, x.shape[1])[..., None]
+    return x.where(inside, 0.0).sum(1) / lengths.clamp_min(1)[:, None]
+
+
 def pad_waves(waves: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Stack waveforms (N_b,) with zeros behind: (B, N) and the lengths (B,)."""
     samples = torch.tensor([len(wave) for wave in waves])

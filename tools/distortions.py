@@ -20,20 +20,16 @@ from distill.data.distortions import Distorter
 from distill.data.loader import SpeechDataset, in_order
 from distill.files import write_json, write_text
 from distill.models import checkpoint
+from distill.recipe.options import comparison_parser
 from distill.recipe.script import run_script
 from distill.report.plots import clouds
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", type=Path, nargs="+", metavar="EXP_DIR", help="trained experiments")
-    parser.add_argument("--cuts", type=Path, required=True, help="folder of cut sets, data/cuts")
-    parser.add_argument("--part", default="test-clean", help="one of its cut sets")
+    parser = comparison_parser(__doc__, "+", "test-clean")
     parser.add_argument("--distortions", default="coloured,gaussian,reverb", help="each alone, comma-separated")
     parser.add_argument("--conditions", type=Path, metavar="YAML", help="further: decoding.conditions of an experiment")
     parser.add_argument("--parts", type=int, default=100, help="points of each distortion, means over utterances")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     args = parser.parse_args()
     if args.parts < 2:
         parser.error(f"--parts {args.parts} must be 2 or more")

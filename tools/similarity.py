@@ -9,7 +9,6 @@ similarity.tsv, similarity.json, similarity.svg and similarity.png. Block 0 is t
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import torch
 
@@ -19,6 +18,7 @@ from distill.corpora.cut_sets import load_cuts
 from distill.data.loader import SpeechDataset, in_order
 from distill.files import write_json, write_text
 from distill.models import checkpoint
+from distill.recipe.options import comparison_parser
 from distill.recipe.script import run_script
 from distill.report.plots import heat_maps
 
@@ -26,13 +26,8 @@ FRAMES = 100  # of an utterance
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", type=Path, nargs=2, metavar="EXP_DIR", help="trained experiments")
-    parser.add_argument("--cuts", type=Path, required=True, help="folder of cut sets, data/cuts")
-    parser.add_argument("--part", default="dev", help="one of its cut sets")
+    parser = comparison_parser(__doc__, 2, "dev")
     parser.add_argument("--utterances", type=int, default=100, help=f"of it, each with up to {FRAMES} frames")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     args = parser.parse_args()
     if args.utterances < 1:
         parser.error(f"--utterances {args.utterances} must be 1 or more")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from sklearn.manifold import TSNE
 
-from distill.batch import Batch, valid_mask
+from distill.batch import Batch, mean_over_frames
 from distill.models.recogniser import Recogniser
 
 
@@ -22,9 +22,7 @@ def mean_states(model: Recogniser, batches: Iterable[Batch], parts: int) -> np.n
     found: dict[str, np.ndarray] = {}
     for batch in batches:
         output = model(batch.wave, batch.samples)
-        hidden, lengths = output.hidden[-1].float(), output.lengths.clamp_min(1)
-        inside = valid_mask(output.lengths, hidden.shape[1])[..., None]
-        means = hidden.where(inside, 0.0).sum(1) / lengths[:, None]
+        means = mean_over_frames(output.hidden[-1].float(), output.lengths)
         found |= dict(zip(batch.ids, means.double().cpu().numpy()))
     if len(found) < parts:
         raise ValueError(f"{len(found)} utterances are fewer than {parts} parts; give fewer parts, or a larger cut set")

@@ -24,12 +24,14 @@ MARKS = tuple(mark(variant) for variant in VARIANTS[1:])
 OF_LM = re.compile(r"lm(?:[._-].*)?", re.IGNORECASE)
 # settings that do not change the weights
 NOT_OF_TRAINING = ("compute", "decoding", "description", "pretrained", "probe")
-OF_FIRST_ENCODER = {
-    "block": "transformer", "feature_norm": True, "positions": "convolution", "feature_grad_mult": 1.0,
-    "input_dropout": 0.0, "layer_grad_scale": False,
+LATER: Mapping[str, Any] = {
+    "frozen": {}, "units": None, "distort": None, "data.window": 20_000, "data.share": 1.0, "saving.least_updates": 0,
+    "teacher.masked": False, "model.encoder.block": "transformer", "model.encoder.feature_norm": True,
+    "model.encoder.positions": "convolution", "model.encoder.feature_grad_mult": 1.0,
+    "model.encoder.input_dropout": 0.0, "model.encoder.layer_grad_scale": False,
 }  # fmt: skip
-OF_FIRST_TERMS = {"start": 0, "lower_weight": 1.0}
-"""Later settings of encoders and of terms, with what the first version had."""
+LATER_OF_TERMS = {"start": 0, "lower_weight": 1.0}
+"""Settings that came after the first version, with what that had, where they are left out of an identity."""
 FURTHER = ("results.md", "differences.json", "pareto.svg")  # other files in an exp-dir
 
 
@@ -77,23 +79,11 @@ class Experiment(Settings):
     def identity(self) -> dict[str, Any]:
         """Settings that decide the weights, under the names of the first version, so that its trainings stay valid."""
         values = {key: value for key, value in self.resolved().items() if key not in NOT_OF_TRAINING}
-        for key, first in OF_FIRST_ENCODER.items():
-            if values["model"]["encoder"][key] == first:
-                del values["model"]["encoder"][key]
-        for name in ("frozen", "units", "distort"):
-            if not values[name]:
-                del values[name]
-        for part, name in (("data", "window"), ("data", "share"), ("saving", "least_updates")):
-            if getattr(getattr(self, part), name) == type(getattr(self, part)).model_fields[name].default:
-                del values[part][name]
+        _leave_out(values, LATER)
+        for term in values["objective"].values():
+            _leave_out(term, LATER_OF_TERMS)
         if values["teacher"]:
             values["teacher"]["hears"] = values["teacher"].pop("input")
-            if not values["teacher"]["masked"]:
-                del values["teacher"]["masked"]
-        for term in values["objective"].values():
-            for key, first in OF_FIRST_TERMS.items():
-                if isinstance(term, dict) and term.get(key) == first:
-                    del term[key]
         if self.objective.uses_shorthand:
             values["objective"] |= dict(zip(("alpha", "beta"), self.objective.shares))
         return values
@@ -234,6 +224,17 @@ class Experiment(Settings):
         if self.units is not None and self.units.experiment is not None:
             changes["units"] = self.units.model_copy(update={"of": self.units.experiment + suffix})
         return self.model_copy(update=changes)
+
+
+def _leave_out(values: Any, later: Mapping[str, Any]) -> None:
+    """Remove settings, by their paths, that have the value which is given for each."""
+    for path, first in later.items():
+        *parents, key = path.split(".")
+        node = values
+        for parent in parents:
+            node = node[parent] if node else None
+        if isinstance(node, dict) and key in node and node[key] == first:
+            del node[key]
 
 
 def maker_of(conf_dir: Path, name: str, suffix: str) -> Experiment | None:

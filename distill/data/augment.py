@@ -13,7 +13,7 @@ import torch
 from torchaudio.functional import phase_vocoder, resample
 
 from distill.batch import SAMPLE_RATE
-from distill.synthetic.noise import COLOURS, add_noise, coloured_noise, rms
+from distill.synthetic.noise import add_noise, any_colour, rms
 
 PITCH_STEPS = 50
 """Pitch factors are multiples of 1 / 50, so that the resampling kernel stays small and is used again."""
@@ -89,11 +89,8 @@ class Distortion:
         if rng.random() < self.pitch_probability:
             samples = shift_pitch(samples, rng.uniform(*self.pitch))
         if rng.random() < self.noise_probability:
-            if self.clips is not None:
-                noise = self.clips.draw(len(samples), rng)
-            else:
-                noise = coloured_noise(len(samples), rng.uniform(0.0, COLOURS["brown"]), rng)
-            samples = add_noise(samples, noise, rng.uniform(*self.noise_snr))
+            noise = self.clips.draw if self.clips else any_colour
+            samples = add_noise(samples, noise(len(samples), rng), rng.uniform(*self.noise_snr))
         if rng.random() < self.volume_probability:
             samples = samples * np.float32(rng.uniform(*self.volume))
         return samples

@@ -21,7 +21,7 @@ from distill.batch import SAMPLE_RATE
 from distill.config.distortions import CLEAN, CODECS, Distort
 from distill.data.augment import NoiseClips, shift_pitch
 from distill.extras import needed
-from distill.synthetic.noise import COLOURS, add_noise, coloured_noise, rms
+from distill.synthetic.noise import add_noise, any_colour, rms
 
 Noise = Callable[[int, np.random.Generator], np.ndarray]  # so many samples, of any level
 Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
@@ -94,7 +94,7 @@ def crackle(samples: int, rng: np.random.Generator) -> np.ndarray:
 
 NOISE: dict[str, Noise] = {
     "gaussian": lambda samples, rng: rng.standard_normal(samples),
-    "coloured": lambda samples, rng: coloured_noise(samples, rng.uniform(0.0, COLOURS["brown"]), rng),
+    "coloured": any_colour,
     "hum": hum,
     "crackle": crackle,
 }

@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from distill.batch import Batch, Output, Targets, valid_mask
+from distill.batch import Batch, Output, Targets, mean_over_frames
 from distill.config.losses import Adversary as Settings
 from distill.losses.term import Losses, LossTerm, ParameterGroup, Term, TermContext
+from distill.models.encoder import scaled_gradient
 
 
 class Adversary(LossTerm):
@@ -33,10 +34,8 @@ class Adversary(LossTerm):
         """Terms: adversary, in training alone part of the loss; as a figure the share of utterances with all right."""
         assert batch.distortions is not None
         hidden, labels = student.hidden[-1].float(), batch.distortions
-        inside = valid_mask(student.lengths, hidden.shape[1])[..., None]
-        mean = hidden.where(inside, 0.0).sum(1) / student.lengths.clamp_min(1)[:, None]
-        fixed = mean.detach()
-        logits = self.classifier(fixed - self.reversal * (mean - fixed)).float()
+        mean = mean_over_frames(hidden, student.lengths)
+        logits = self.classifier(scaled_gradient(mean, -self.reversal)).float()
         total = F.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
         right = ((logits > 0) == (labels > 0)).all(1)
         utterances, every = torch.tensor(len(labels)), torch.tensor(labels.numel())

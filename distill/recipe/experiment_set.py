@@ -110,7 +110,7 @@ class SetRun:
         pace = [each.wall_s / each.audio_hours for each in results.values() if each and each.audio_hours]
         rows, spent, left = [], 0.0, 0.0
         for name, experiment in self.experiments.items():
-            own = [self._result(name, seed) for seed in self.settings.seeds]
+            own = [results[name, seed] for seed in self.settings.seeds]
             took = [each.wall_s for each in own if each]
             hours = experiment.optim.updates * experiment.data.max_duration * experiment.optim.accumulate / 3600
             one = fmean(took) if took else hours * fmean(pace) if pace and hours else None
@@ -130,9 +130,7 @@ class SetRun:
         folder = self.exp(seed) / name
         if not (folder / RESULT).is_file():
             return "begun" if folder.is_dir() else "to come"
-        if not self.experiments[name].recognises:
-            return "done"
-        return "done" if decoding_files(folder) else "trained"
+        return "done" if decoding_files(folder) or not self.experiments[name].recognises else "trained"
 
 
 def levels(experiments: Mapping[str, Experiment]) -> Iterator[list[str]]:

@@ -218,6 +218,17 @@ def recipe_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def comparison_parser(description: str | None, experiments: int | str, part: str) -> argparse.ArgumentParser:
+    """The options of tools that run experiments over a cut set. experiments: how many; part: the usual cut set."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs=experiments, metavar="EXP_DIR", help="trained experiments")
+    parser.add_argument("--cuts", type=Path, required=True, help="folder of cut sets, data/cuts")
+    parser.add_argument("--part", default=part, help="one of its cut sets")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    return parser
+
+
 def recipe_from(args: argparse.Namespace) -> Recipe:
     """The recipe of parsed options; also sets up logging and the thread count. ValueError with all wrong options."""
     log_to_console()

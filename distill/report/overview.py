@@ -75,9 +75,8 @@ def whole(root: Path) -> str:
         parts.append(f"## [{title_of(folder)}]({link})\n\n{table}\n")
     for settings, folder in sets(root):
         link = (folder / "README.md").relative_to(root).as_posix()
-        tables = (seeds.result_table(table, seeds.read_seeds(folder)) for table in settings.tables[:1])
-        text = "\n".join(line for table in tables for line in table.markdown())
-        parts.append(f"## [{settings.title}]({link})\n\n{text}\n")
+        lines = seeds.result_table(settings.tables[0], seeds.read_seeds(folder)).markdown() if settings.tables else []
+        parts.append(f"## [{settings.title}]({link})\n\n" + "\n".join(lines) + "\n")
     goals = benchmarks.goal_table(root)
     if goals.rows:
         parts.append("## [Benchmarks](benchmarks/results/README.md)\n\n" + "\n".join(goals.markdown()) + "\n")
@@ -139,8 +138,7 @@ def _of_steps(roles: Mapping[str, Run], link: str) -> Iterator[str]:
 
 
 def _rate(run: Run, test_set: str) -> str:
-    decoding = run.decoding(test_set, run.main_mode, GRAPH)
-    return number(decoding.wer if decoding else None, 2)
+    return number(run.error_rate(test_set), 2)
 
 
 def pipeline(roles: Mapping[str, Run], path: Path) -> None:

@@ -66,6 +66,12 @@ class Run:
         some = (d for d in every if (d.condition or "") == condition)
         return next((d for d in some if (d.test_set, d.mode, d.method) == wanted), None)
 
+    def error_rate(self, test_set: str) -> float | None:
+        """Error rate (%) over the graph in the main mode, None where there is none; test_set: or "SET CONDITION"."""
+        name, _, condition = test_set.partition(" ")
+        decoding = self.decoding(name, self.main_mode, GRAPH, condition)
+        return decoding.wer if decoding else None
+
     def rates(self, sets: Iterable[str], mode: str, method: str) -> list[str]:
         """One cell per test set: '12.34 [11.2-13.5]', or '-' where nothing was decoded."""
         return [rate(self.decoding(test_set, mode, method)) for test_set in sets]

@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 from scipy.stats import t as student_t
 
 from distill.config.experiment_set import ExperimentSet, ResultTable
-from distill.report.runs import GRAPH, Run, read_runs, test_sets
+from distill.report.runs import Run, read_runs, test_sets
 from distill.report.table import Section, Table, markdown, number
 
 NOTE = (
@@ -24,13 +24,6 @@ def read_seeds(folder: Path) -> Seeds:
     """The runs of each seed below a folder of results, seed-<N>. Raises what `read_runs` raises."""
     numbers = sorted(int(path.name.removeprefix("seed-")) for path in folder.glob("seed-*"))
     return {seed: {run.name: run for run in read_runs(folder / f"seed-{seed}")} for seed in numbers}
-
-
-def error_rate(run: Run, test_set: str) -> float | None:
-    """Error rate (%) of a run in its main mode, None where it was not decoded; test_set: or "SET CONDITION"."""
-    name, _, condition = test_set.partition(" ")
-    decoding = run.decoding(name, run.main_mode, GRAPH, condition)
-    return decoding.wer if decoding else None
 
 
 def mean_and_half(values: Sequence[float]) -> tuple[float, float | None]:
@@ -75,7 +68,7 @@ def result_table(table: ResultTable, seeds: Seeds) -> Table:
 def _reader(table: ResultTable, key: str) -> Callable[[Run], float | None]:
     if table.figures:
         return lambda run: (run.training.figures or {}).get(key)
-    return lambda run: error_rate(run, key)
+    return lambda run: run.error_rate(key)
 
 
 def difference_table(settings: ExperimentSet, seeds: Seeds) -> Table:
@@ -84,7 +77,7 @@ def difference_table(settings: ExperimentSet, seeds: Seeds) -> Table:
     for first, second in settings.compared:
         both = [runs for runs in seeds.values() if {first, second} <= runs.keys()]
         for name in test_sets(run for runs in both for run in (runs[first], runs[second])):
-            pairs = [(error_rate(runs[first], name), error_rate(runs[second], name)) for runs in both]
+            pairs = [(runs[first].error_rate(name), runs[second].error_rate(name)) for runs in both]
             known = [(ours, theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
             if not known:
                 continue

@@ -19,6 +19,11 @@ def coloured_noise(samples: int, exponent: float, rng: np.random.Generator) -> n
     return (noise / (rms(noise) + 1e-12)).astype(np.float32)
 
 
+def any_colour(samples: int, rng: np.random.Generator) -> np.ndarray:
+    """Noise (samples,) of a random colour from white to brown."""
+    return coloured_noise(samples, rng.uniform(COLOURS["white"], COLOURS["brown"]), rng)
+
+
 def rms(samples: np.ndarray) -> float:
     """Root of the mean power of samples (N,); 0 for none."""
     return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) if len(samples) else 0.0
