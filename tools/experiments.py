@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 from distill.config.experiment_set import ExperimentSet
 from distill.recipe.experiment_set import RESULT, SetRun
-from distill.recipe.script import log_to_console
+from distill.recipe.script import log_to_console, run_script
 from distill.report.collect import collect
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
+    log_to_console()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("set", type=Path, help="YAML file of the set")
     parser.add_argument("--dir", type=Path, required=True, help="where it is run")
@@ -42,12 +42,8 @@ def main() -> None:
                 copies = collect(run.exp(seed), target, ROOT, run.experiments)
                 print(f"{len(copies)} files: {target.relative_to(ROOT)}")
     else:
-        log_to_console()
         run.run(args.jobs)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"tools/experiments.py: {error}")
+    run_script(main)
