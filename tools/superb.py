@@ -1,6 +1,7 @@
 """Evaluate experiments on the tasks of SUPERB by s3prl's recipes. Called by superb.sh, which makes s3prl's environment.
 
     superb.sh KS --experiment EXP_DIR --data DIR     train and test a task; a second call continues, or is done at once
+    superb.sh IC --experiment EXP_DIR --data DIR --real-speech CORPUS    DIR is first written from CORPUS (KS, IC)
     superb.sh --experiment EXP_DIR EXP_DIR           the table of what is finished, with both scores over the tasks
 
 Figures are written into EXP_DIR/superb/TASK.json, s3prl's files into EXP_DIR/superb/TASK. Tasks and their data:
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from distill.recipe.script import log_to_console, run_script
 from distill.report import superb
+from distill.superb.real_speech import write_task
 from distill.superb.run import measure
 from distill.superb.tasks import TASKS, find_task
 
@@ -26,6 +28,8 @@ def main() -> None:
         task = find_task(args.task)
         if not args.data:
             raise ValueError(f"{task.name} needs --data, a folder with {task.corpus}")
+        if args.real_speech:
+            write_task(task.name, args.real_speech, args.data)
         for folder in args.experiment:
             measure(task, folder, args.data, args.set, args.device)
     table = superb.table({folder.resolve().name: superb.read(folder) for folder in args.experiment})
@@ -46,6 +50,10 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("task", nargs="?", help="one of the tasks below; without one, the table only")
     options.add_argument("--experiment", type=Path, nargs="+", required=True, metavar="EXP_DIR", help="trained ones")
     options.add_argument("--data", type=Path, metavar="DIR", help="the task's corpus, in its published layout")
+    options.add_argument(
+        "--real-speech", type=Path, metavar="CORPUS",
+        help="a corpus of egs/spoken_commands, from whose keywords and orders --data is written where it is not there",
+    )  # fmt: skip
     options.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")
     options.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE",

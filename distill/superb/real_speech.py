@@ -1,0 +1,115 @@
+"""KS and IC from recordings of real speech, the keywords and orders of egs/spoken_commands, in the published layouts.
+
+s3prl knows the commands of KS and the slots of IC by name: each keyword stands for a command; drink, roast and shots
+of an order for action, object and location. Splits of the recordings are kept.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import itertools
+import re
+import shutil
+from io import StringIO
+from pathlib import Path
+
+import soundfile
+
+from distill.corpora.tables import read_table
+from distill.files import write_text
+
+COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
+COLUMNS = ("utt", "path", "speaker", "split", "text")
+SLOTS = {
+    "action": ("AMERICANO", "CAPPUCCINO", "ESPRESSO", "LATTE", "MOCHA", "DRIP", "COFFEE"),
+    "object": ("LIGHT", "MEDIUM", "DARK"),
+    "location": ("SINGLE", "DOUBLE", "TRIPLE"),
+}
+"""Words by which an order's slots are told apart; of several the first one counts, and "none" stands for none."""
+MOST_FILES = 2**27 - 1  # of a word: from Speech Commands' rule of splits, as is the share of 10 % in each of two parts
+
+
+def write_keywords(corpus: Path, folder: Path) -> None:
+    """Speech Commands v0.01 of keywords; noise stands for silence, in the test of other kinds than in training.
+
+    Raises FileNotFoundError where the corpus has no keywords or noise, ValueError for more than ten keywords.
+    """
+    rows = read_table(corpus / "wakeword/wakeword.tsv", COLUMNS)
+    words = sorted({row["text"] for row in rows})
+    if len(words) > len(COMMANDS):
+        raise ValueError(f"{corpus}: {len(words)} keywords, at most {len(COMMANDS)} are told apart: {', '.join(words)}")
+    command, counts = dict(zip(words, COMMANDS)), itertools.count()
+    for row in rows:
+        name = command[row["text"]]
+        if row["split"] == "test":
+            path = folder / "speech_commands_test_set_v0.01" / name / f"{row['utt']}_nohash_0.wav"
+        else:
+            names = (f"{number:08x}_nohash_0.wav" for number in counts)
+            path = folder / "speech_commands_v0.01" / name / next(n for n in names if split_of(n) == row["split"])
+        copy(corpus / "wakeword" / row["path"], path)
+    for row in read_table(corpus / "noise/noise.tsv", ("utt", "path", "split")):
+        part = {
+            "seen": "speech_commands_v0.01/_background_noise_",
+            "unseen": "speech_commands_test_set_v0.01/_silence_",
+        }
+        copy(corpus / "noise" / row["path"], folder / part[row["split"]] / f"{row['utt']}.wav")
+
+
+def write_orders(corpus: Path, folder: Path) -> None:
+    """Fluent Speech Commands of orders; those whose transcript is unsure are left out.
+
+    Raises FileNotFoundError where the corpus has no orders.
+    """
+    table = read_table(corpus / "intent/intent.tsv", (*COLUMNS, "checked"))
+    rows = [row for row in table if row["checked"] != "unsure"]
+    (folder / "data").mkdir(parents=True)
+    for split, part in (("train", "train"), ("dev", "valid"), ("test", "test")):
+        text = StringIO()
+        lines = csv.writer(text)
+        lines.writerow(["", "path", "speakerId", "transcription", *SLOTS])
+        for number, row in enumerate(row for row in rows if row["split"] == split):
+            speaker = re.sub(r"\W", "", row["speaker"])
+            path = f"wavs/speakers/{speaker}/{row['utt']}.wav"
+            copy(corpus / "intent" / row["path"], folder / path)
+            lines.writerow([number, path, speaker, row["text"], *slots_of(row["text"])])
+        write_text(folder / f"data/{part}_data.csv", text.getvalue())
+
+
+WRITERS = {"KS": write_keywords, "IC": write_orders}
+"""By task; each is called with a corpus and the folder to write."""
+
+
+def write_task(name: str, corpus: Path, folder: Path) -> None:
+    """Write the folder of a task whole, unless it is there.
+
+    Raises ValueError for a task without such recordings, and what its writer raises.
+    """
+    if name not in WRITERS:
+        raise ValueError(f"{name}: no real speech of it is in the corpus; there is some of {', '.join(WRITERS)}")
+    if folder.exists():
+        return
+    temporary = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    WRITERS[name](corpus, temporary)
+    temporary.replace(folder)
+
+
+def slots_of(order: str) -> list[str]:
+    """Values of SLOTS in an order of capital letters."""
+    words = order.split()
+    return [next((word.lower() for word in values if word in words), "none") for values in SLOTS.values()]
+
+
+def split_of(name: str) -> str:
+    """The split that Speech Commands' rule draws from a file's name: 10 % dev, 10 % for a test that is not used."""
+    drawn = int(hashlib.sha1(name.partition("_nohash_")[0].encode()).hexdigest(), 16) % (MOST_FILES + 1)
+    share = drawn * (100 / MOST_FILES)
+    return "dev" if share < 10 else "test" if share < 20 else "train"
+
+
+def copy(source: Path, target: Path) -> None:
+    """A recording as 16-bit WAV."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    samples, rate = soundfile.read(source, dtype="int16")
+    soundfile.write(target, samples, rate, subtype="PCM_16")
