@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     model, _, outputs, epoch = checkpoint.load_recogniser(args.exp_dir)
-    write_folder(model, outputs, args.out, args.kind, checkpoint.load_last(args.exp_dir)["objective"])
+    write_folder(model, outputs, args.out, args.kind, checkpoint.load_epoch(args.exp_dir)["objective"])
     print(f"epoch {epoch} of {args.exp_dir} in {args.out}")
 
 

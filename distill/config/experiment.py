@@ -16,6 +16,7 @@ from distill.config.loading import Settings
 from distill.config.losses import Objective
 from distill.config.model import Model
 from distill.config.names import VARIANTS, check_name, mark
+from distill.config.supernet import Supernet
 from distill.config.training import Augment, Compute, Data, Optim, Saving, Teacher
 from distill.config.units import Units
 
@@ -25,12 +26,13 @@ OF_LM = re.compile(r"lm(?:[._-].*)?", re.IGNORECASE)
 # settings that do not change the weights
 NOT_OF_TRAINING = ("compute", "decoding", "description", "pretrained", "probe")
 LATER: Mapping[str, Any] = {
-    "frozen": {}, "units": None, "distort": None, "data.window": 20_000, "data.share": 1.0, "saving.least_updates": 0,
-    "teacher.masked": False, "model.encoder.block": "transformer", "model.encoder.feature_norm": True,
-    "model.encoder.positions": "convolution", "model.encoder.feature_grad_mult": 1.0,
-    "model.encoder.input_dropout": 0.0, "model.encoder.layer_grad_scale": False,
+    "init_epoch": "last", "frozen": {}, "supernet": None, "units": None, "distort": None, "data.window": 20_000,
+    "data.share": 1.0, "saving.least_updates": 0, "teacher.masked": False, "model.encoder.block": "transformer",
+    "model.encoder.feature_norm": True, "model.encoder.positions": "convolution",
+    "model.encoder.feature_grad_mult": 1.0, "model.encoder.input_dropout": 0.0,
+    "model.encoder.layer_grad_scale": False, "model.encoder.attention_of": [], "model.encoder.time_reduction": 1,
 }  # fmt: skip
-LATER_OF_TERMS = {"start": 0, "lower_weight": 1.0}
+LATER_OF_TERMS = {"start": 0, "lower_weight": 1.0, "average": False}
 """Settings that came after the first version, with what that had, where they are left out of an identity."""
 FURTHER = ("results.md", "differences.json", "pareto.svg")  # other files in an exp-dir
 
@@ -56,6 +58,7 @@ class Experiment(Settings):
     model: Model = Model()
     pretrained: Source | None = None  # stage 5 of a teacher: see docs/training.md; random: weights drawn from the seed
     init: Name | None = None  # experiment whose parameters of the same name and shape are taken over
+    init_epoch: Literal["last", "best"] = "last"  # of `init`; best: the lowest validation loss
     init_units: UnitsName | None = None  # units of `init` where they differ; its prediction layers are then drawn anew
     init_blocks: tuple[Width, ...] = ()  # block of `init`, from 1, that each block starts from; empty: the same one
     init_slice: tuple[
@@ -67,6 +70,7 @@ class Experiment(Settings):
     teacher: Teacher | None = None
     probe: Name | None = None  # an experiment whose alignments of data.valid show what is learnt, by a linear probe
     units: Units | None = None  # of frames, for terms that need them
+    supernet: Supernet | None = None  # networks within the model, of which each update trains one
     data: Data = Data()
     augment: Augment = Augment()
     distort: Distort | None = None  # what follows the augmentation, in validation too
@@ -183,6 +187,23 @@ class Experiment(Settings):
             )
         if self.units is not None and not (needing or any(term.codes for term in self.objective.terms.values())):
             raise ValueError("units are set, but no term of the objective needs them; leave 'units' out")
+        return self
+
+    @model_validator(mode="after")
+    def _check_supernet(self) -> Experiment:
+        if self.supernet is None:
+            return self
+        self.supernet.check_parts(self.model)
+        regression = self.objective.regression
+        if self.objective.terms.keys() != {"regression"} or (regression and regression.heads == "layers"):
+            raise ValueError(
+                "supernet: networks differ in their blocks, so that the objective must be regression from the last one"
+                " alone (heads: last or mean)"
+            )
+        if self.compute.checkpoint_activations or self.compute.compile:
+            raise ValueError(
+                "supernet: compute.checkpoint_activations and compile are of one network, and must be false"
+            )
         return self
 
     def _check_published(self) -> Experiment:

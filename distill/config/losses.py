@@ -6,7 +6,19 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from distill.config.bounds import Count, EachOnce, Number, Positive, Probability, Scale, Seed, Weight, Whole, Width
+from distill.config.bounds import (
+    Count,
+    EachOnce,
+    Flag,
+    Number,
+    Positive,
+    Probability,
+    Scale,
+    Seed,
+    Weight,
+    Whole,
+    Width,
+)
 from distill.config.loading import Settings
 from distill.config.model import SAMPLE_RATE, Model
 
@@ -103,16 +115,17 @@ class Hidden(Blockwise):
 class Regression(Blockwise):
     """L1 and cosine distance between predicted hidden states and the teacher's, a mean over predicted blocks."""
 
-    heads: Literal["last", "layers"] = "last"  # `blocks` are predicted from the last block, or g(i) from block i
-    blocks: Annotated[tuple[Width, ...], EachOnce, Field(min_length=1)] = (4, 8, 12)  # of the teacher; heads: last
+    # last: each of `blocks` is predicted from the last block; mean: their mean; layers: g(i) from block i
+    heads: Literal["last", "mean", "layers"] = "last"
+    blocks: Annotated[tuple[Width, ...], EachOnce, Field(min_length=1)] = (4, 8, 12)  # of the teacher
     cosine_weight: Weight = 1.0
 
     def teacher_blocks(self, blocks: int) -> frozenset[int]:
-        return frozenset(self.blocks) if self.heads == "last" else super().teacher_blocks(blocks)
+        return super().teacher_blocks(blocks) if self.heads == "layers" else frozenset(self.blocks)
 
     @model_validator(mode="after")
     def _check(self) -> Regression:
-        unread = "layers" if self.heads == "last" else "blocks"
+        unread = "blocks" if self.heads == "layers" else "layers"
         if getattr(self, unread) != type(self).model_fields[unread].default:
             raise ValueError(f"{unread} are not read with heads: {self.heads}; leave them out, or choose other heads")
         return self
@@ -129,7 +142,7 @@ class Relation(Blockwise):
             raise ValueError(
                 f"{type(self).__name__.lower()}: relations between frames need the same frames in both models, but the"
                 f" student's are {ours:g} ms apart and the teacher's {theirs:g} ms; give the student a front-end of the"
-                " teacher's rate"
+                " teacher's rate, or of a multiple of its hop and temporal.average: true"
             )
 
 
@@ -141,6 +154,16 @@ class Attention(Relation):
     def check_models(self, student: Model, teacher: Model) -> None:
         super().check_models(student, teacher)
         for name, model in (("student", student), ("teacher", teacher)):
+            if any(model.encoder.attention_of):
+                raise ValueError(
+                    f"attention: blocks of the {name} take maps from others (encoder.attention_of), and so have none to"
+                    " compare; use the term temporal"
+                )
+            if model.encoder.time_reduction > 1:
+                raise ValueError(
+                    f"attention: maps of the {name} are of every {model.encoder.time_reduction} frames together"
+                    " (encoder.time_reduction), and need those of the other model; use the term temporal"
+                )
             if model.encoder.relative_buckets:
                 raise ValueError(
                     f"attention: the {name} adds gated relative positions to its scores (WavLM), which this term does"
@@ -159,11 +182,16 @@ class Temporal(Relation):
     # layer: of the input of the first block, and of the output of each; intra: between input and output of each
     kinds: Annotated[tuple[Literal["layer", "intra"], ...], EachOnce, Field(min_length=1)] = ("layer", "intra")
     norm: Literal["none", "dim", "cosine"] = "dim"  # products of channels: their sum, their mean, or the cosine
+    average: Flag = False  # over the teacher's frames that one of the student's spans; false: other rates are refused
 
     def teacher_blocks(self, blocks: int) -> frozenset[int]:
         outputs = super().teacher_blocks(blocks)
         inputs = {"layer": {0}, "intra": {g - 1 for g in outputs}}
         return outputs.union(*(inputs[kind] for kind in self.kinds))
+
+    def check_models(self, student: Model, teacher: Model) -> None:
+        if not self.average or student.front_end.hop % teacher.front_end.hop:
+            super().check_models(student, teacher)
 
 
 class Front(LossTerm):

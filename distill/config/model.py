@@ -162,6 +162,8 @@ class Encoder(Settings):
     ffn_dim: Width | tuple[Width, ...] = 3072  # of all blocks, or of each
     heads: Width | tuple[Width, ...] = 12  # of all blocks, or of each
     head_dim: Width | None = None  # channels of a head; None: dim / heads
+    # block, from 1, whose attention maps each block takes; 0: its own; empty: all have their own (ARMHuBERT)
+    attention_of: tuple[Annotated[Whole, Field(ge=0, le=1000)], ...] = ()
     norm_first: Flag = False  # pre-LN (Large) or post-LN (BASE)
     feature_norm: Flag = True  # a norm of the front-end's frames; Whisper has none
     # a projection even where features have the width already, as other libraries keep it
@@ -172,6 +174,8 @@ class Encoder(Settings):
     position_kernel: Width = 128
     position_groups: Width = 16
     position_causal: Flag = False
+    # frames that a convolution joins to one before the first block (FitHuBERT); each state stands for so many again
+    time_reduction: Annotated[Whole, Field(ge=1, le=16)] = 1
     dropout: Share = 0.1
     attention_dropout: Share = 0.0
     activation_dropout: Share = 0.0
@@ -186,6 +190,30 @@ class Encoder(Settings):
         """The widths of one block."""
         ffn_dim, heads = (value[block] if isinstance(value, tuple) else value for value in (self.ffn_dim, self.heads))
         return BlockWidths(ffn_dim, heads, self.head_dim or self.dim // heads)
+
+    def source(self, block: int) -> int:
+        """The block, from 1, whose attention maps a block, from 0, takes; 0: its own."""
+        return self.attention_of[block] if self.attention_of else 0
+
+    @model_validator(mode="after")
+    def _check_sources(self) -> Encoder:
+        if len(self.attention_of) not in (0, self.layers):
+            raise ValueError(f"attention_of has {len(self.attention_of)} entries for {self.layers} blocks")
+        for block, source in enumerate(self.attention_of):
+            if source and (source > block or self.source(source - 1)):
+                raise ValueError(
+                    f"attention_of: block {block + 1} can take the maps of an earlier block that has its own, not of"
+                    f" {source}"
+                )
+            ours, theirs = self.widths(block), self.widths(max(0, source - 1))
+            if source and (ours.heads, ours.head_dim) != (theirs.heads, theirs.head_dim):
+                raise ValueError(f"attention_of: blocks {source} and {block + 1} must have the same heads")
+        if any(self.attention_of) and (self.relative_buckets or self.layer_drop):
+            raise ValueError(
+                "attention_of: blocks that take maps from others exclude relative_buckets, which each block's input"
+                " gates, and layer_drop, as a dropped block has no maps"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check(self) -> Encoder:
@@ -264,6 +292,8 @@ class Model(Settings):
         parts = {
             "front_end.input: log_mel": self.front_end.input == "log_mel",
             "encoder.positions: sinusoid": self.encoder.positions == "sinusoid",
+            "encoder.attention_of": any(self.encoder.attention_of),
+            "encoder.time_reduction": self.encoder.time_reduction > 1,
         }
         blocking = [name for name, blocks in parts.items() if blocks]
         return f"runtimes have no graph of a model with {', '.join(blocking)}" if blocking else ""
@@ -278,6 +308,7 @@ class Model(Settings):
             "front_end.waveform: utterance": front.waveform == "utterance",
             "front_end.input: log_mel (relative to the utterance's maximum)": front.input == "log_mel",
             "encoder.position_causal: false": encoder.positions == "convolution" and not encoder.position_causal,
+            "encoder.time_reduction": encoder.time_reduction > 1,
             "encoder.positions: sinusoid (counted from the utterance's beginning)": encoder.positions == "sinusoid",
         }
         blocking = [name for name, blocks in blockers.items() if blocks]

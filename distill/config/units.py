@@ -14,6 +14,7 @@ from distill.config.training import Data
 
 FEATURES = ("mfcc", "fbank")
 MOST_CLUSTERS = 2**15 - 1  # labels are stored as int16
+CODEWORDS = 500  # of a teacher without any of its own, as HuBERT's second iteration has them
 
 
 class Units(Settings):

@@ -1,9 +1,13 @@
-"""Regression of hidden states by L1 and cosine distance: DistilHuBERT (Chang et al. 2022, Eq. 1), papers/000 L_reg."""
+"""Regression of hidden states by L1 and cosine distance: DistilHuBERT (Chang et al. 2022, Eq. 1), papers/000 L_reg.
+
+Without the cosine, and of a mean of states, it is the loss of LightHuBERT (Wang et al. 2022).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -16,15 +20,16 @@ class Regression(LossTerm):
     """|p - t| / D - cosine_weight log σ(cos(p, t)) of a predicted state p and a teacher's t, of D channels.
 
     A mean over frames and over predicted blocks, as in DistilHuBERT's code; that counts padded frames too, here none
-    counts. pairs: student block i, teacher block g. expanded: all predictions come from one layer over the last block,
-    of a part for each, else each from its own block. Either way they are used in training only.
+    counts. pairs: student block i, teacher blocks whose mean is t. expanded: all predictions come from one layer over
+    the last block, of a part for each, else each from its own block. Either way they are used in training only.
     """
 
     needs = frozenset({"hidden"})
 
     def __init__(
-        self, pairs: Sequence[tuple[int, int]], dim: int, teacher_dim: int, expanded: bool, cosine_weight: float
-    ) -> None:
+        self, pairs: Sequence[tuple[int, Sequence[int]]], dim: int, teacher_dim: int, expanded: bool,
+        cosine_weight: float,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.pairs, self.cosine_weight = tuple(pairs), cosine_weight
         self.expansion = nn.Sequential(nn.Linear(dim, dim * len(pairs)), nn.GELU()) if expanded else None
@@ -33,14 +38,17 @@ class Regression(LossTerm):
     @classmethod
     def build(cls, settings: Settings, context: TermContext) -> Regression:
         assert context.teacher is not None
-        student, last = context.student.encoder, settings.heads == "last"
-        pairs = (
-            [(student.layers, g) for g in settings.blocks] if last else [*settings.layer_map(student.layers).items()]
-        )
-        return cls(pairs, student.dim, context.teacher.encoder.dim, last, settings.cosine_weight)
+        student, teacher_dim = context.student.encoder, context.teacher.encoder.dim
+        pairs: dict[str, list[tuple[int, Sequence[int]]]] = {
+            "last": [(student.layers, [g]) for g in settings.blocks],
+            "mean": [(student.layers, settings.blocks)],
+            "layers": [(i, [g]) for i, g in settings.layer_map(student.layers).items()],
+        }
+        expanded = settings.heads == "last"
+        return cls(pairs[settings.heads], student.dim, teacher_dim, expanded, settings.cosine_weight)
 
     def forward(self, student: Output, teacher: Targets | None, batch: Batch) -> Losses:
-        """One term per predicted block, `regression<i>_<g>`."""
+        """One term per predicted block, `regression<i>_<g>`, or `regression<i>_mean`."""
         assert teacher is not None
         inside = valid_mask(teacher.lengths, student.logits.shape[1])
         if self.expansion is None:
@@ -48,9 +56,11 @@ class Regression(LossTerm):
         else:
             states = list(self.expansion(student.hidden[-1]).chunk(len(self.pairs), 2))
         terms = {}
-        for (i, g), layer, state in zip(self.pairs, self.predictions, states):
-            term = masked_mean(self.distance(layer(state).float(), teacher.hidden[g].float()), inside)
-            terms[f"regression{i}_{g}"] = term._replace(weight=1 / len(self.pairs))
+        for (i, blocks), layer, state in zip(self.pairs, self.predictions, states):
+            target = torch.stack([teacher.hidden[g].float() for g in blocks]).mean(0)
+            term = masked_mean(self.distance(layer(state).float(), target), inside)
+            name = f"regression{i}_{blocks[0] if len(blocks) == 1 else 'mean'}"
+            terms[name] = term._replace(weight=1 / len(self.pairs))
         return Losses(terms)
 
     def distance(self, ours: Tensor, theirs: Tensor) -> Tensor:

@@ -14,7 +14,10 @@ from distill.config.model import Streaming
 
 
 class KeyValue(NamedTuple):
-    """Cache of an attention layer: projected keys and values of P past frames, (B, P, heads * head_dim) each."""
+    """Cache of an attention layer: projected keys and values of P past frames, (B, P, heads * head_dim) each.
+
+    Keys have no channels where the maps are another block's.
+    """
 
     keys: Tensor
     values: Tensor
@@ -24,12 +27,15 @@ class Context(NamedTuple):
     """Input that the blocks of a forward share, over P cached frames and T new ones.
 
     mask: True where a key is visible, broadcastable to (B, heads, T, P + T). relative (…, heads, T, P + T): bias of a
-    gated attention, or None. kept (P',): indices among the P + T frames that stay in the cache, None: all.
+    gated attention, or None. kept (P',): indices among the P + T frames that stay in the cache, None: all. maps:
+    {block, from 1: its queries (B, T, heads * head_dim) and keys (B, P + T, heads * head_dim)}, of blocks whose maps
+    others take; they add them.
     """
 
     mask: Tensor
     relative: Tensor | None = None
     kept: Tensor | None = None
+    maps: dict[int, tuple[Tensor, Tensor]] | None = None
 
 
 class RelativePositions(nn.Module):
@@ -53,13 +59,22 @@ class RelativePositions(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with biased projections; with relative positions, each query gates their bias."""
+    """Multi-head self-attention with biased projections; with relative positions, each query gates their bias.
+
+    With `attention_of` a block has values alone, and takes queries and keys from another one: its maps without dropout,
+    made again, as they are too large to be kept (ARMHuBERT, Jang et al. 2023).
+    """
 
     def __init__(self, settings: EncoderSettings, index: int) -> None:
         super().__init__()
+        self.number, self.source = index + 1, settings.source(index)
+        self.lends = self.number in settings.attention_of
         _, self.heads, head_dim = settings.widths(index)
-        self.dropout, dim, width = settings.attention_dropout, settings.dim, self.heads * head_dim
-        self.query, self.key, self.value = (nn.Linear(dim, width) for _ in range(3))
+        self.dropout = 0.0 if self.source else settings.attention_dropout
+        dim, width = settings.dim, self.heads * head_dim
+        if not self.source:
+            self.query, self.key = nn.Linear(dim, width), nn.Linear(dim, width)
+        self.value = nn.Linear(dim, width)
         self.out = nn.Linear(width, dim)
         gated = settings.relative_buckets > 0
         self.gate = nn.Linear(head_dim, 8) if gated else None
@@ -67,13 +82,19 @@ class Attention(nn.Module):
 
     def empty_cache(self, batch: int) -> KeyValue:
         """The cache of new streams."""
-        return KeyValue(*[self.key.weight.new_zeros(batch, 0, self.key.out_features)] * 2)
+        values = self.value.weight.new_zeros(batch, 0, self.value.out_features)
+        return KeyValue(values[:, :, :0] if self.source else values, values)
 
     def forward(self, x: Tensor, context: Context, cache: KeyValue | None = None) -> tuple[Tensor, KeyValue]:
         """x (B, T, C) -> (B, T, C) and the cache for the next chunk."""
-        query, keys, values = (layer(x) for layer in (self.query, self.key, self.value))
+        maps = context.maps if context.maps is not None else {}
+        query, keys = maps[self.source] if self.source else (self.query(x), self.key(x))
+        values = self.value(x)
         if cache is not None:
-            keys, values = torch.cat([cache.keys, keys], 1), torch.cat([cache.values, values], 1)
+            values = torch.cat([cache.values, values], 1)
+            keys = keys if self.source else torch.cat([cache.keys, keys], 1)
+        if self.lends:
+            maps[self.number] = query, keys
         mask = context.mask
         if context.relative is not None:
             mask = self.gated(self._split(x), context.relative).masked_fill(~mask, float("-inf"))
@@ -81,6 +102,8 @@ class Attention(nn.Module):
             self._split(query), self._split(keys), self._split(values), attn_mask=mask,
             dropout_p=self.dropout if self.training else 0.0,
         )  # fmt: skip
+        if self.source:
+            keys = values[:, :, :0]
         if context.kept is not None:
             keys, values = keys[:, context.kept], values[:, context.kept]
         return self.out(mixed.transpose(1, 2).flatten(2)), KeyValue(keys, values)

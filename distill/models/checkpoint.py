@@ -100,14 +100,22 @@ def load_recogniser(
     return model.eval(), experiment, units, last
 
 
-def load_last(folder: Path) -> dict[str, Any]:
-    """The last epoch's checkpoint of an experiment folder."""
-    return load(list(epoch_paths(folder).values())[-1])
+def load_epoch(folder: Path, epoch: Literal["last", "best"] = "last") -> dict[str, Any]:
+    """The checkpoint of the last epoch of an experiment folder, or of its lowest validation loss.
+
+    Raises FileNotFoundError where there is none.
+    """
+    paths = epoch_paths(folder)
+    if not paths:
+        raise FileNotFoundError(f"no epoch-N.pt in {folder}; train it first (run.sh --stage 6..9)")
+    last = load(paths[max(paths)])
+    best = last["progress"].get("best_epoch", 0)
+    return last if epoch == "last" or best == max(paths) else load(folder / f"epoch-{best}.pt")
 
 
 def load_code_head(folder: Path) -> CodeHead | None:
     """The head over codewords of a model that was pre-trained with one, as HuBERT is; None where there is none."""
-    content, prefix = load_last(folder), "hubert.head."
+    content, prefix = load_epoch(folder), "hubert.head."
     state = {name.removeprefix(prefix): x for name, x in content["objective"].items() if name.startswith(prefix)}
     if not state:
         return None

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -78,14 +78,15 @@ def macs(model: Model, outputs: int, frames: Frames | None = None) -> dict[str, 
     dim, rate, features = encoder.dim, frames.per_second, model.front_end.layers[-1][0]
     projects, shared = encoder.always_project or features != dim, model.shared_head_dim
     convolution = dim * dim / encoder.position_groups * encoder.position_kernel
-    blocks: Counter[str] = Counter()
+    joined = encoder.time_reduction
+    blocks: Counter[str] = Counter({"time reduction": dim * dim * joined} if joined > 1 else {})
     for index in range(encoder.layers):
-        blocks.update(BLOCKS[encoder.block].macs(encoder, index, frames.past + frames.now))
+        blocks.update(BLOCKS[encoder.block].macs(encoder, index, (frames.past + frames.now) // joined))
     return {
         **_front_end_macs(model.front_end),
         "projection": rate * features * dim * projects,
         "positions": rate * convolution if encoder.positions == "convolution" else 0.0,
-        **{part: rate * count for part, count in blocks.items()},
+        **{part: rate / joined * count for part, count in blocks.items()},
         "head": rate * (dim * shared + shared * outputs if shared else dim * outputs),
     }
 
@@ -143,12 +144,13 @@ def predict_rtf(model: Model, outputs: int, repeats: int = 5) -> dict[str, float
     memory. The time between the parts (masks, copies of a stream's state) is left out.
     """
     frames, encoder, threads = frames_of(model), model.encoder, torch.get_num_threads()
+    joined = replace(frames, now=frames.now // encoder.time_reduction)  # with more than one there is no past
     alike = Counter(encoder.widths(index) for index in range(encoder.layers))
     torch.set_num_threads(1)
     try:
         parts = {name: _seconds(part, repeats) for name, part in _parts(model, outputs, frames).items()}
         parts["blocks"] = sum(
-            count * _seconds(_block(model, widths, frames), repeats) for widths, count in alike.items()
+            count * _seconds(_block(model, widths, joined), repeats) for widths, count in alike.items()
         )
     finally:
         torch.set_num_threads(threads)

@@ -37,8 +37,9 @@ class TransformerBlock(nn.Module):
     def macs(settings: EncoderSettings, index: int, keys: int) -> dict[str, int]:
         """Multiply-adds per frame of a block, by part, where each frame attends to so many keys."""
         dim, (ffn_dim, heads, head_dim) = settings.dim, settings.widths(index)
+        projections = 2 if settings.source(index) else 4
         return {
-            "attention projections": 4 * dim * heads * head_dim,
+            "attention projections": projections * dim * heads * head_dim,
             "attention": 2 * heads * head_dim * keys,
             "feed-forward": 2 * dim * ffn_dim,
         }
@@ -148,6 +149,8 @@ class Encoder(nn.Module):
         self.projection = nn.Linear(features, settings.dim) if projects else nn.Identity()
         self.input_dropout = nn.Dropout(settings.input_dropout)
         self.positions = build_positions(settings)
+        reduction = settings.time_reduction
+        self.reduction = nn.Conv1d(settings.dim, settings.dim, reduction, reduction) if reduction > 1 else None
         # stands in for masked frames; counted, as in wav2vec 2.0, even where nothing is masked
         self.mask_embedding = nn.Parameter(torch.empty(settings.dim).uniform_(), mask.time_probability > 0)
         self.relative: RelativePositions | None = None
@@ -176,10 +179,12 @@ class Encoder(nn.Module):
         mask = self.mask if self.training or masked is True else Mask()
         x, hit = mask_spans(x, lengths, mask, self.mask_embedding, given)
         x = self.embed(x)
+        if self.reduction is not None:
+            x, inside = self.reduced(x, inside)
         streaming = drawn(self.streaming, self.draws) if self.training else self.streaming
-        frame = torch.arange(features.shape[1], device=features.device)
+        frame = torch.arange(x.shape[1], device=features.device)
         relative = None if self.relative is None else self.relative(frame, frame)
-        context, hidden, pairs = Context(attention_mask(inside, streaming), relative), [x], {}
+        context, hidden, pairs = Context(attention_mask(inside, streaming), relative, maps={}), [x], {}
         x = self.dropout(x)
         for number, block in enumerate(self.blocks, 1):
             if number in attention:
@@ -193,7 +198,10 @@ class Encoder(nn.Module):
                 x = scaled_gradient(x, 1 - share)
                 tap = scaled_gradient(x, share)
             hidden.append(tap)
-        return Encoded((*hidden[:-1], self.finish(hidden[-1])), normed, hit, pairs or None)
+        hidden[-1] = self.finish(hidden[-1])
+        if self.reduction is not None:
+            hidden = [h.repeat_interleave(self.settings.time_reduction, 1)[:, : normed.shape[1]] for h in hidden]
+        return Encoded(tuple(hidden), normed, hit, pairs or None)
 
     def step(self, features: Tensor, lengths: Tensor, state: StreamState) -> tuple[Tensor, StreamState]:
         """The next chunk of streams: features (B, T, C), valid frames (B,) -> hidden states (B, T, dim), new state.
@@ -212,7 +220,7 @@ class Encoder(nn.Module):
         relative = None if self.relative is None else self.relative(offset, frames - start)
         frames = torch.where(self.streaming.visible(frames, start + size), frames, -1)  # of the next chunk
         kept = (frames >= 0).any(0).nonzero()[:, 0]
-        context, caches = Context(visible[:, None, None] | itself, relative, kept), []
+        context, caches = Context(visible[:, None, None] | itself, relative, kept, {}), []
         for block, cache in zip(self.blocks, state.caches):
             x, cache = block(x, context, cache)
             caches.append(cache)
@@ -221,6 +229,17 @@ class Encoder(nn.Module):
     def project(self, features: Tensor, inside: Tensor) -> Tensor:
         """Normed features (B, T, C) to the encoder's width; padded frames are zero."""
         return self.projection(features) * inside[..., None]
+
+    def reduced(self, x: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
+        """Every `time_reduction` frames as one (FitHuBERT, Lee et al. 2022): x (B, T, dim), inside (B, T).
+
+        Zeros fill the last one up. Each state of a block is repeated for the frames that it is of, in place of the
+        paper's upsampling in the heads, so that distillation by MSE is that of the mean of so many teacher frames.
+        """
+        assert self.reduction is not None
+        size = self.settings.time_reduction
+        x = F.pad(x * inside[..., None], (0, 0, 0, -x.shape[1] % size))
+        return self.reduction(x.transpose(1, 2)).transpose(1, 2), inside[:, ::size]
 
     def embed(self, x: Tensor, history: Tensor | None = None) -> Tensor:
         """Add positions; x (B, T, dim), history (B, kernel - 1, dim)."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from distill.batch import SAMPLE_RATE, Batch
 from distill.config.experiment import Experiment
+from distill.config.model import Model
 from distill.corpora.audio import readable
 from distill.corpora.cut_sets import CutBlocks, load_cuts
 from distill.data.distortions import Distorter
@@ -35,6 +37,7 @@ from distill.models.transfer import TITLES, copy_matching, frozen_parameters, ki
 from distill.train.distributed import Ranks
 from distill.train.loop import Trainer, TrainingPlan, TrainingStep
 from distill.train.schedule import count_updates
+from distill.train.supernet import SupernetStep
 from distill.train.teacher import TeacherTargets, load_codes
 
 log = logging.getLogger(__name__)
@@ -100,21 +103,33 @@ def build_trainer(
     clusters = codes.clusters if codes else experiment.units.clusters if experiment.units else 0
     theirs = teacher.settings if teacher else None
     context = TermContext(experiment.model, theirs, engine, denominator, clusters, len(experiment.distortions))
-    objective = Objective(experiment.objective, context)
+    step = training_step(experiment, model, context)
     if experiment.init:
-        lines = continue_projections(objective, checkpoint.load_last(folders.exp / experiment.init)["objective"])
+        lines = continue_projections(step.objective, start_of(experiment, experiment.init, folders)["objective"])
         if ranks.first:
             write_text(folder / "init.tsv", (folder / "init.tsv").read_text(encoding="utf-8") + lines)
     targets = TeacherTargets(
-        experiment.teacher, teacher, objective.teacher_blocks, folders.data / "targets", "features" in needs, codes,
-        objective.attention_map.values(), experiment.model.mask,
+        experiment.teacher, teacher, step.objective.teacher_blocks, folders.data / "targets", "features" in needs,
+        codes, step.objective.attention_map.values(), experiment.model.mask,
     ) if experiment.teacher and teacher else None  # fmt: skip
     plan = TrainingPlan(
         experiment, loader.epoch, validation(experiment, folders, graphs, reading, ranks),
         count_updates(experiment.optim, loader.count), lang.outputs, count_parameters(model), folder, ranks, device,
         targets, frozen_parameters(experiment, model), probe_of(experiment, folders, lang, ranks),
     )  # fmt: skip
-    return Trainer(plan, TrainingStep(model, objective))
+    return Trainer(plan, step)
+
+
+def training_step(experiment: Experiment, model: Recogniser, context: TermContext) -> TrainingStep:
+    """A model and its objective; of a supernet, with those of the networks in it."""
+    objective = Objective(experiment.objective, context)
+    if experiment.supernet is None:
+        return TrainingStep(model, objective)
+
+    def objective_of(student: Model) -> Objective:
+        return Objective(experiment.objective, replace(context, student=student))
+
+    return SupernetStep(model, objective, experiment.supernet, objective_of)
 
 
 def probe_of(
@@ -174,12 +189,7 @@ def initial_model(
     model = build_model(experiment.model, len(outputs), experiment.seed)
     calibrated = False
     if experiment.init:
-        paths = checkpoint.epoch_paths(folders.exp / experiment.init)
-        if not paths:
-            raise FileNotFoundError(
-                f"{experiment.name} starts from {folders.exp / experiment.init}, which is not trained"
-            )
-        content = checkpoint.load(list(paths.values())[-1])
+        content = start_of(experiment, experiment.init, folders)
         other_units = content["units"] != list(outputs)
         if other_units and experiment.init_units is None:
             raise ValueError(
@@ -198,6 +208,11 @@ def initial_model(
     if not calibrated:
         calibrate(model.front_end, loader)
     return model
+
+
+def start_of(experiment: Experiment, name: str, folders: Folders) -> dict[str, Any]:
+    """The checkpoint of the experiment `name` that another one starts from."""
+    return checkpoint.load_epoch(folders.exp / name, experiment.init_epoch)
 
 
 def calibrate(front_end: FrontEnd, loader: TrainLoader) -> None:

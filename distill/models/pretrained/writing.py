@@ -83,6 +83,8 @@ def obstacles(model: Model) -> list[str]:
         "encoder.position_causal: true": encoder.position_causal,
         "encoder.positions: sinusoid": encoder.positions == "sinusoid",
         "encoder.feature_norm: false": not encoder.feature_norm,
+        "encoder.attention_of": any(encoder.attention_of),
+        "encoder.time_reduction": encoder.time_reduction > 1,
         "streaming.chunk_frames": model.streaming.chunk_frames > 0,
         "relative positions": encoder.relative_buckets > 0,
         "widths of each block (ffn_dim, heads, head_dim)": (

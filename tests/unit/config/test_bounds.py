@@ -16,6 +16,7 @@ from distill.config.graphs import Graphs
 from distill.config.language_model import LanguageModel
 from distill.config.loading import Settings
 from distill.config.losses import Objective
+from distill.config.supernet import Supernet
 from distill.config.units import Units
 from distill.losses.objective import TERMS
 
@@ -31,10 +32,12 @@ FULL: dict[str, Settings] = {
             "probe=teacher",
             "data.lattice.tolerance=3",
             "model.encoder.head_dim=28",
+            "model.encoder.attention_of=[0, 1, 0]",
         ],
     ),
     "objective": Objective.model_validate({name: {} for name in TERMS}),
     "units": Units(of="teacher", layer=2),
+    "supernet": Supernet(dim=(64, 88), layers=(4, 5), heads=(3, 4), ffn_ratio=(3.0, 4.0)),
     "distort": Distort(steps=(("hall", "clean"), ("pitch",)), noises={"hall": "noise/hall"}),
     "graphs": Graphs(),
     "lm": LanguageModel.load(MINI / "lm.yaml"),

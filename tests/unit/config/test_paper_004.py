@@ -64,3 +64,23 @@ def test_baselines_have_the_published_counts() -> None:
     assert mask.teacher and mask.teacher.masked and mask.model.mask.time_probability == 0.8
     assert distil.model.encoder.feature_grad_mult == 0.1 and not distil.objective.terms.keys() - {"regression"}
     assert distil.objective.teacher_blocks(2, 12) == [4, 8, 12] and distil.init == "hubert"
+
+
+def test_further_baselines_have_the_published_counts() -> None:
+    """ARMHuBERT's are with its projections, FitHuBERT's with a second upsampling and the last block's projection."""
+    fit, arm, light = (load(name) for name in ("fithubert", "armhubert_s", "lighthubert"))
+    upsampling, projection = 2 * 480 * 480 + 480, (480 + 1) * 768
+    assert round((parameters(fit.model, 43)["trunk"] + 2 * upsampling + projection) / 1e6, 2) == 22.49
+    assert round((parameters(arm.model, 43)["trunk"] + 12 * (432 + 1) * 768) / 1e6, 2) == 22.39
+    assert parameters(light.model, 43)["trunk"] == 26_873_344
+    assert arm.teacher and arm.teacher.masked and arm.model.mask.time_probability == 0.8
+    assert fit.objective.teacher_blocks(12, 12) == [*range(1, 13)] and light.objective.teacher_blocks(12, 12) == [
+        *range(5, 13)
+    ]
+
+
+@pytest.mark.parametrize("name", ["fithubert", "armhubert", "lighthubert"])
+def test_mini_baselines_are_as_large_as_the_student_of_star(name: str) -> None:
+    experiment, star = (Experiment.load(CONF / "mini" / f"{each}.yaml") for each in (name, "star"))
+    assert parameters(experiment.model, 43)["trunk"] == pytest.approx(parameters(star.model, 43)["trunk"], rel=0.03)
+    assert experiment.optim == star.optim and experiment.model.front_end == star.model.front_end

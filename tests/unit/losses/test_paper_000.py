@@ -76,6 +76,20 @@ def test_blocks_are_predicted_from_those_they_are_mapped_to() -> None:
     assert loss(terms, student, teacher).item() == pytest.approx(sum(expected) / 2, rel=1e-5)
 
 
+def test_the_mean_of_blocks_is_predicted_from_the_last_one() -> None:
+    """LightHuBERT's: with no cosine, L1 alone."""
+    terms, student, teacher = made({"regression": {"heads": "mean", "blocks": [1, 5, 8], "cosine_weight": 0}})
+    assert terms.teacher_blocks == [1, 5, 8]
+    assert set(terms(student, teacher, BATCH).terms) == {"regression3_mean"}
+    mean = (teacher.hidden[1] + teacher.hidden[5] + teacher.hidden[8]) / 3
+    (layer,) = terms["regression"].predictions
+    value = loss(terms, student, teacher)
+    assert value.item() == pytest.approx(regression_by_hand(layer(student.hidden[3]), mean, 0.0), rel=1e-5)
+    expected = F.l1_loss(valid(layer(student.hidden[3])), valid(mean))
+    for ours, theirs in zip(*(torch.autograd.grad(x, layer.parameters()) for x in (value, expected))):
+        torch.testing.assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize("channels", [4, 7])
 @pytest.mark.parametrize(("kind", "reference"), [("l1", F.l1_loss), ("l2", F.mse_loss)])
 def test_front_ends_are_compared_at_the_teachers_width(channels: int, kind: str, reference) -> None:
@@ -98,6 +112,7 @@ def test_distributions_over_codewords_are_compared(frames: str) -> None:
 
 OBJECTIVES = [
     {"regression": {"blocks": [2, 8]}}, {"regression": {"heads": "layers", "layers": [4, 0, 8]}},
+    {"regression": {"heads": "mean", "blocks": [2, 8]}},
     {"front": {}}, {"front": {"kind": "l2"}}, {"discriminative": {}}, {"discriminative": {"frames": "masked"}},
 ]  # fmt: skip
 

@@ -223,6 +223,8 @@ CHUNKS = shape(
     front_end={"norm": "frame", "waveform": "none"},
 )  # fmt: skip
 WAVLM = shape(WIDE, WIDE_HEADS, 4, encoder={"relative_buckets": 8})
+REUSING = shape(DIM, HEADS, encoder={"attention_of": [0, 1, 0]})
+JOINED = shape(DIM, HEADS, encoder={"time_reduction": 2})
 COARSE = shape(DIM, HEADS, front_end={"layers": [[8, 640, 640]]})
 
 
@@ -231,6 +233,8 @@ COARSE = shape(DIM, HEADS, front_end={"layers": [[8, 640, 640]]})
     [
         ({"attention": {}}, CHUNKS, TEACHER, "attention: the student sees chunks of 8 frames.* give both full context"),
         ({"attention": {}}, STUDENT, WAVLM, "the teacher adds gated relative positions.* use the term temporal"),
+        ({"attention": {}}, REUSING, TEACHER, "blocks of the student take maps from others.* use the term temporal"),
+        ({"attention": {}}, JOINED, TEACHER, "maps of the student are of every 2 frames together"),
         ({"attention": {}}, COARSE, TEACHER, "student's are 40 ms apart and the teacher's 20 ms; give the student"),
         ({"temporal": {}}, COARSE, TEACHER, "temporal: .* need the same frames.*40 ms apart and the teacher's 20 ms"),
         ({"temporal": {"layers": [1, 2, 5]}}, STUDENT, TEACHER, r"temporal names teacher blocks \[5\]"),
@@ -249,6 +253,25 @@ def test_gram_matrices_serve_streaming_students_and_wavlm() -> None:
         2,
         3,
     ]
+
+
+@pytest.mark.parametrize("norm", ["none", "cosine"])
+def test_a_slower_student_has_the_gram_matrices_of_averaged_frames(norm: str) -> None:
+    """Where it is asked for: a student's frame is compared with the mean of the teacher's two."""
+    coarse = shape(DIM, HEADS, front_end={"layers": [[8, 640, 640]]})
+    terms = Objective(
+        Settings.model_validate({"temporal": {"average": True, "norm": norm}}), TermContext(coarse, TEACHER)
+    )
+    _, student, teacher = made({"temporal": {}}, torch.float64)
+    frames = {g: torch.randn(2, 2 * FRAMES, WIDE, dtype=torch.float64) for g in teacher.hidden}
+    means = {g: torch.stack([(x[:, 2 * t] + x[:, 2 * t + 1]) / 2 for t in range(FRAMES)], 1) for g, x in frames.items()}
+    value = loss(terms, student, Targets(torch.empty(2, 2 * FRAMES, 3), frames, 2 * LENGTHS))
+    expected = temporal_by_hand(student, teacher._replace(hidden=means), [*LAYER, *INTRA], norm)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+    for one, other in zip(*(torch.autograd.grad(x, student.hidden) for x in (value, expected))):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match=r"student's are 20 ms apart and the teacher's 40 ms"):
+        Objective(Settings.model_validate({"temporal": {"average": True}}), TermContext(STUDENT, coarse))
 
 
 @pytest.mark.parametrize(

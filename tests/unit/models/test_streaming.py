@@ -38,6 +38,7 @@ KINDS = {
     "sinks only": ({}, {"history_frames": 0, "sink_frames": 2}),
     "relative": ({"relative_buckets": 8, "relative_distance": 12}, {"sink_frames": 1}),
     "post-LN": ({"norm_first": False}, {}),
+    "maps of another block": ({"attention_of": (0, 1)}, {"sink_frames": 1}),
     "widths of each block": ({"ffn_dim": (12, 5), "heads": (3, 1), "head_dim": 4}, {}),
 }
 CHUNK, HISTORY = 4, 6

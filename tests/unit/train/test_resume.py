@@ -258,6 +258,7 @@ def test_the_best_epoch_is_kept_named_and_decoded(tmp_path: Path, cuts: CutSet, 
     assert trainer.run()["best_epoch"] == 4
     assert kept == [[1], [2], [2, 3], [4], [4, 5], [4, 6]]
     assert [checkpoint.load_recogniser(tmp_path, epoch)[3] for epoch in ("last", "best", 4)] == [6, 4, 4]
+    assert [checkpoint.load_epoch(tmp_path, epoch)["progress"]["epoch"] for epoch in ("last", "best")] == [6, 4]
 
 
 def test_an_epoch_that_ends_early_has_no_validation(tmp_path: Path, cuts: CutSet, lang: Lang) -> None:
