@@ -16,7 +16,7 @@ from distill.recipe.parallel import join
 from distill.recipe.script import run_script
 from distill.recipe.stage import Stage, relaunched, run_stage
 from distill.recipe.training import train, training_stage
-from distill.recipe.units import label_units, units_stage
+from distill.recipe.units import label_units, units_stage, with_units
 
 log = logging.getLogger("train")
 
@@ -33,7 +33,8 @@ def main() -> None:
         for experiment in asked:
             if stage := first_weights_stage(recipe, experiment):
                 run_stage(stage, partial(write_first_weights, recipe, experiment), job=recipe.job)
-    experiments = [experiment for experiment in asked if experiment.stage == args.stage and experiment.trained]
+    trained = (experiment for experiment in asked if experiment.stage == args.stage and experiment.trained)
+    experiments = [with_units(recipe, experiment) for experiment in trained]
     if relaunched(recipe, [stage for experiment in experiments for stage in stages_of(recipe, experiment)]):
         return
     ranks, recipe = join(recipe, longest_wait=None)

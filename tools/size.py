@@ -18,10 +18,9 @@ import torch
 
 from distill.config.experiment import Experiment
 from distill.files import write_text
-from distill.losses.objective import TERMS
-from distill.losses.term import TermContext
 from distill.models.cost import macs, parameters, predict_rtf, quantizer_parameters, superb_macs
 from distill.models.latency import latency
+from distill.plan.memory import terms_of
 from distill.recipe.provenance import hardware
 from distill.recipe.script import run_script
 
@@ -65,15 +64,12 @@ def measure(path: Path, outputs: int, overrides: list[str]) -> dict:
 
 
 def training_only(experiment: Experiment, conf_dir: Path) -> int:
-    """Parameters of loss terms, such as the W_i of hidden-layer distillation."""
-    if experiment.teacher is None:
+    """Parameters of loss terms: the W_i of hidden-layer distillation, heads of pre-training."""
+    if not experiment.trained:
         return 0
-    teacher = Experiment.load(conf_dir / f"{experiment.teacher.experiment}.yaml").model
-    clusters, settings = experiment.units.clusters if experiment.units else 0, experiment.objective.terms
-    labels = len(experiment.distortions)
-    context = TermContext(experiment.model, teacher, clusters=clusters, distortions=labels)
-    terms = [TERMS[name].build(settings[name], context) for name in settings if "graphs" not in TERMS[name].needs]
-    return sum(parameter.numel() for term in terms for parameter in term.parameters())
+    name = experiment.teacher.experiment if experiment.teacher else None
+    terms = terms_of(experiment, Experiment.load(conf_dir / f"{name}.yaml").model if name else None)
+    return sum(parameter.numel() for term in terms.values() for parameter in term.parameters())
 
 
 def show(row: dict) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -20,8 +20,9 @@ from torch.utils.checkpoint import checkpoint
 from distill.batch import SAMPLE_RATE, Batch, Targets
 from distill.config.experiment import Experiment
 from distill.config.model import Mask, Model
+from distill.config.units import CODEWORDS
 from distill.losses.objective import TERMS
-from distill.losses.term import TermContext
+from distill.losses.term import LossTerm, TermContext
 from distill.models.recogniser import Recogniser
 from distill.models.transfer import frozen_parameters
 
@@ -54,15 +55,12 @@ def update_memory(
 
     Attention is counted as a fused kernel's, which stores no (T, T) scores; of a loss's relations between frames some
     rows are there at a time (`distill.losses.term.sum_over_rows`). LF-MMI has alpha and beta of all states and frames,
-    scores and posteriors.
+    scores and posteriors. Of terms of masked frames (pre-training) parameters count, and no activations.
     """
     with torch.device("meta"):
         model = Recogniser(_steady(experiment.model), outputs).train()
         theirs = Recogniser(_steady(teacher), outputs).eval().requires_grad_(False) if teacher else None
-        clusters, settings = experiment.units.clusters if experiment.units else 0, experiment.objective.terms
-        labels = len(experiment.distortions)
-        context = TermContext(experiment.model, teacher, clusters=clusters, distortions=labels)
-        terms = {n: TERMS[n].build(settings[n], context) for n in settings if "graphs" not in TERMS[n].needs}
+        terms = terms_of(experiment, teacher)
     on_gpu = partial(_AsOnGpu, getattr(torch, experiment.optim.precision))
     if experiment.compute.checkpoint_activations:
         blocks: Any = model.encoder.blocks
@@ -73,21 +71,36 @@ def update_memory(
     frozen_parameters(experiment, model)
     step = nn.ModuleList([model, *terms.values()])
     wave = torch.empty(rows, round(seconds * SAMPLE_RATE), device="meta")
-    samples, distortions = torch.full((rows,), wave.shape[1], device="meta"), torch.empty(rows, labels, device="meta")
+    samples = torch.full((rows,), wave.shape[1], device="meta")
+    distortions = torch.empty(rows, len(experiment.distortions), device="meta")
     batch = Batch((), wave, samples, clean=wave, distortions=distortions)
     layers = teacher.encoder.layers if teacher else 0
     attention = experiment.objective.attention_map(experiment.model.encoder.layers)
     taught = experiment.objective.teacher_blocks(experiment.model.encoder.layers, layers) if teacher else []
     with _Peak() as peak:
         with on_gpu():
-            targets = _targets(theirs, batch, taught, clusters, attention.values()) if theirs else None
+            targets = _targets(theirs, batch, taught, clusters_of(experiment), attention.values()) if theirs else None
             frames, loss = _forward(model, terms, batch, targets, attention)
         loss.backward()
+    lfmmi = 4 * frames * (2 * states + 4 * outputs) if "mmi" in experiment.objective.terms else 0
     trained = sum(parameter.numel() for parameter in step.parameters() if parameter.requires_grad)
     return Memory(
         trained, _bytes(step), _bytes(theirs) if theirs else 0, 8 * trained, 4 * trained,
-        max(0, peak.most - 4 * trained), 4 * frames * (2 * states + 4 * outputs) if "mmi" in settings else 0,
+        max(0, peak.most - 4 * trained), lfmmi,
     )  # fmt: skip
+
+
+def terms_of(experiment: Experiment, teacher: Model | None) -> dict[str, LossTerm]:
+    """The terms of an experiment that need no graphs, for their parameters."""
+    clusters, labels = clusters_of(experiment), len(experiment.distortions)
+    context = TermContext(experiment.model, teacher, clusters=clusters, distortions=labels)
+    settings = experiment.objective.terms
+    return {n: TERMS[n].build(settings[n], context) for n in settings if "graphs" not in TERMS[n].needs}
+
+
+def clusters_of(experiment: Experiment) -> int:
+    """Units of an experiment; without any, as many codewords as a teacher is taken to have."""
+    return experiment.units.clusters if experiment.units else CODEWORDS
 
 
 def _targets(teacher: Recogniser, batch: Batch, blocks: list[int], codes: int, attention: Collection[int]) -> Targets:
@@ -99,7 +112,7 @@ def _targets(teacher: Recogniser, batch: Batch, blocks: list[int], codes: int, a
 
 
 def _forward(
-    model: Recogniser, terms: dict[str, Any], batch: Batch, targets: Targets | None, attention: Collection[int]
+    model: Recogniser, terms: Mapping[str, nn.Module], batch: Batch, targets: Targets | None, attention: Collection[int]
 ) -> tuple[int, Tensor]:
     """Frames of the batch, and a loss of model and terms."""
     output = model(batch.wave, batch.samples, attention=attention)

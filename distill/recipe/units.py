@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.config.experiment import Experiment, maker_of, stage_of
-from distill.config.units import Units
+from distill.config.units import CODEWORDS, Units
 from distill.files import write_json, write_text
 from distill.recipe.labelling import blocks, each_shard
 from distill.recipe.locks import locked
@@ -43,6 +43,28 @@ def units_stage(recipe: Recipe, experiment: Experiment) -> Stage | None:
     if source := experiment.units.experiment:
         inputs[recipe.exp(source)] = stage_of(maker_of(recipe.conf_dir, source, recipe.suffix))
     return Stage(5, recipe.frame_units / experiment.units.folder(experiment.data), settings, inputs, resumable=True)
+
+
+def with_units(recipe: Recipe, experiment: Experiment) -> Experiment:
+    """The experiment; where it compares codewords and its teacher has none, with units of the teacher's states.
+
+    They are of the block at three quarters of its depth, as HuBERT's second iteration takes them.
+    """
+    compares = any(term.codes for term in experiment.objective.terms.values())
+    if experiment.units is not None or experiment.teacher is None or not compares:
+        return experiment
+    from distill.models import checkpoint
+
+    name = experiment.teacher.experiment
+    if not checkpoint.epoch_paths(recipe.exp(name)) or checkpoint.load_code_head(recipe.exp(name)) is not None:
+        return experiment
+    layers = checkpoint.load_epoch(recipe.exp(name))["experiment"]["model"]["encoder"]["layers"]
+    units = Units(of=name, layer=max(1, 3 * layers // 4), clusters=CODEWORDS)
+    log.info(
+        "%s: its teacher %s has no codewords, so that %d are found by k-means of its block %d (`units` gives others)",
+        experiment.name, name, units.clusters, units.layer,
+    )  # fmt: skip
+    return experiment.model_copy(update={"units": units})
 
 
 def label_units(recipe: Recipe, ranks: Alone | Ranks, experiment: Experiment, folder: Path) -> None:

@@ -174,6 +174,36 @@ def test_fairseqs_codewords_are_those_behind_its_special_symbols(tmp_path: Path)
     assert all(torch.equal(x, found[name]) for name, x in expected.items())
 
 
+@pytest.mark.parametrize(("untied", "listed"), [(False, False), (True, False), (True, True)])
+def test_of_several_label_sets_the_last_is_taken(untied: bool, listed: bool, tmp_path: Path) -> None:
+    """As fairseq splits them: 9 rows of a first set (13 where both are listed), then those of the last one."""
+    state = twin("HubertModel", BASE, tmp_path).state_dict()
+    renamed = {fairseq_name(name, False): x for name, x in state.items()}
+    sizes = [13, 9] if listed else [9, 9]
+    sets = [torch.randn(size, 16) for size in sizes]
+    projection = torch.nn.Linear(SMALL["hidden_size"], 16 * (1 + untied))
+    renamed |= {f"final_proj.{name}": x.detach() for name, x in projection.named_parameters()}
+    renamed["label_embs_concat"] = torch.cat(sets)
+    settings = {"conv_feature_layers": "[(16, 10, 5), (16, 3, 2), (24, 2, 2)]", "encoder_attention_heads": 4}
+    torch.save(
+        {"cfg": {"model": settings, "task": {"labels": ["mfcc", "km"]}}, "model": renamed}, tmp_path / "hubert.pt"
+    )
+    for label, size in zip(["mfcc", "km"], sizes if listed else []):
+        (tmp_path / f"dict.{label}.txt").write_text("".join(f"{number} 1\n" for number in range(size - 4)))
+    found = read_checkpoint(f"fairseq:{tmp_path / 'hubert.pt'}").heads
+    assert torch.equal(found["hubert.head.codewords"], sets[1][4:])
+    assert torch.equal(found["hubert.head.projection.weight"], projection.weight[-16:])
+    assert torch.equal(found["hubert.head.projection.bias"], projection.bias[-16:])
+
+
+def test_label_sets_of_unknown_sizes_are_refused(tmp_path: Path) -> None:
+    state = twin("HubertModel", BASE, tmp_path).state_dict()
+    renamed = {fairseq_name(name, False): x for name, x in state.items()} | {"label_embs_concat": torch.randn(19, 16)}
+    torch.save({"cfg": {"task": {"labels": ["mfcc", "km"]}}, "model": renamed}, tmp_path / "hubert.pt")
+    with pytest.raises(ValueError, match=r"19 codewords of 2 label sets \(mfcc, km\); put dict\.LABELS\.txt of each"):
+        read_checkpoint(f"fairseq:{tmp_path / 'hubert.pt'}")
+
+
 ADAPTED = {
     "name": "adapted", "stage": 5, "init": "imported", "objective": {"contrastive": CONTRASTIVE.resolved()},
     "optim": {"updates": 1, "lr": 0.01}, "data": {"max_duration": 2.0, "workers": 0},
@@ -198,9 +228,9 @@ def test_an_imported_model_is_adapted_to_a_domain_and_written_back(kind: dict, t
     assert {line for line in copies if "objective" in line} == {
         f"copied\tobjective.contrastive.{name}" for name in trainer.step.objective["contrastive"].state_dict()
     }
-    before = checkpoint.load_last(tmp_path / "imported")
+    before = checkpoint.load_epoch(tmp_path / "imported")
     trainer.run()
-    after = checkpoint.load_last(tmp_path / "adapted")
+    after = checkpoint.load_epoch(tmp_path / "adapted")
     same = {
         name for part in ("model", "objective") for name, x in before[part].items() if torch.equal(x, after[part][name])
     }

@@ -29,6 +29,7 @@ class Stated:
     sizes: Mapping[str, tuple[str, Any]] = field(default_factory=dict)  # by our names: (their key, its value)
     furthest: int | None = None  # distance of WavLM's last bucket
     units: tuple[str, ...] | None = None  # of its prediction layer, blank and word boundary by our names
+    labels: tuple[str, ...] = ()  # names of the sets of labels that it is pre-trained with
 
 
 @dataclass(frozen=True)
@@ -240,6 +241,7 @@ def stated_by_fairseq(settings: Mapping[str, Any], where: str) -> Stated:
         normalises=stated_value(flat, "normalize", FLAG, where),
         furthest=stated_value(flat, "max_distance", NUMBER, where),
         layer_norms=layer_norms,
+        labels=tuple(labels) if isinstance(labels := flat.get("labels"), list) else (),
         sizes={**sizes, "layer_norms": ("extractor_mode: layer_norm =", layer_norms)},
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -201,9 +201,37 @@ def _fairseq(place: str) -> tuple[dict[str, Tensor], names.Table, Stated]:
         stated = replace(stated, units=(BLANK, "<pad>", "</s>", "<unk>", *symbols))  # its blank is <s>
     if wrong := [name for name, value in tensors.items() if not isinstance(value, Tensor)]:
         raise ValueError(f"{path}: not tensors: {names.listed(wrong)}")
-    embeddings = [name for name in tensors if name.endswith("label_embs_concat")]
-    tensors |= {name: tensors[name][FAIRSEQ_SYMBOLS:] for name in embeddings}
-    return tensors, names.FAIRSEQ_HUBERT if embeddings else names.FAIRSEQ, stated
+    heads = _last_codewords(tensors, stated.labels, path)
+    return {**tensors, **heads}, names.FAIRSEQ_HUBERT if heads else names.FAIRSEQ, stated
+
+
+def _last_codewords(tensors: Mapping[str, Tensor], labels: Sequence[str], path: Path) -> dict[str, Tensor]:
+    """HuBERT's codewords without those of special symbols, and their projection; of several label sets the last one's.
+
+    Their embeddings lie one after the other, and so do their projections where they share none. Empty for a model
+    without codewords. Raises ValueError where their numbers are not known.
+    """
+    found = next((name for name in tensors if name.endswith("label_embs_concat")), None)
+    if found is None:
+        return {}
+    embeddings, lists = tensors[found], [path.with_name(f"dict.{label}.txt") for label in labels]
+    rows, sets = len(embeddings), max(1, len(labels))
+    sizes = [FAIRSEQ_SYMBOLS + len(_lines(each)) for each in lists if each.is_file()]
+    if len(sizes) != sets or sum(sizes) != rows:
+        sizes = [rows // sets] * sets
+    if sum(sizes) != rows:
+        raise ValueError(
+            f"{path}: {rows} codewords of {sets} label sets ({', '.join(labels)}); put dict.LABELS.txt of each beside"
+            " it"
+        )
+    if sets > 1:
+        log.info("%s: codewords of its last label set %s, not of %s", path, labels[-1], ", ".join(labels[:-1]))
+    prefix = found.removesuffix("label_embs_concat") + "final_proj."
+    projection = {name: x for name, x in tensors.items() if name.startswith(prefix)}
+    return {
+        found: embeddings[rows - sizes[-1] + FAIRSEQ_SYMBOLS :],
+        **{name: x[-embeddings.shape[1] :] for name, x in projection.items()},
+    }
 
 
 def _torchaudio(place: str) -> tuple[dict[str, Tensor], names.Table, Stated]:

@@ -104,6 +104,21 @@ def test_the_tool_prints_all_before_training(tmp_path: Path, monkeypatch: pytest
     assert row["rtf_predicted"]["total"] > 0
 
 
+def test_heads_of_terms_are_counted_with_and_without_a_teacher() -> None:
+    conf, counts = CONF / "mini", {}
+    for name in ("hubert1", "bestrq", "dt_disc"):
+        experiment = Experiment.load(conf / f"{name}.yaml")
+        counts[name] = size.training_only(experiment, conf), experiment.model.encoder.dim, experiment
+    count, dim, experiment = counts["hubert1"]
+    final = experiment.objective.hubert.final_dim
+    assert count == (dim + 1) * final + experiment.units.clusters * final
+    count, dim, experiment = counts["bestrq"]
+    assert count == (dim + 1) * experiment.objective.bestrq.codebooks * experiment.objective.bestrq.codewords
+    count, dim, _ = counts["dt_disc"]
+    regression = (dim + 1) * 3 * dim + 3 * (dim + 1) * Experiment.load(conf / "hubert.yaml").model.encoder.dim
+    assert count == regression + (dim + 1) * 64 + 500 * 64, "as many codewords as HuBERT's, where they are not known"
+
+
 def test_prediction_has_all_parts_and_leaves_the_threads_alone() -> None:
     encoder = Encoder(dim=24, ffn_dim=56, layers=3, heads=2, position_groups=4, relative_buckets=8)
     before = torch.get_num_threads()

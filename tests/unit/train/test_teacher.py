@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from distill.corpora.cut_sets import write_cuts
 from distill.data.units import INVENTORY, Inventory, Origin
 from distill.models import checkpoint
 from distill.models.codes import CentroidCodes, CodeHead
+from distill.recipe.units import with_units
 from distill.train.import_teacher import write_random
 from distill.train.loop import Trainer
 from distill.train.setup import Folders, build_trainer
@@ -79,6 +81,22 @@ def test_a_teacher_without_codewords_is_named(tmp_path: Path) -> None:
     write_teacher(tmp_path)
     with pytest.raises(ValueError, match=r"its teacher t has no codewords.* give units: \{of: t, layer: …\}"):
         load_codes(student(), tmp_path, tmp_path)
+
+
+def test_units_are_those_of_a_teacher_without_codewords(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Three quarters of its depth; a teacher with codewords, and units that are given, stay."""
+    caplog.set_level("INFO")
+    recipe = SimpleNamespace(exp=lambda name: tmp_path / name)
+    assert with_units(recipe, student()).units is None, "the teacher is not trained yet"
+    write_teacher(tmp_path)
+    units = with_units(recipe, student()).units
+    assert units is not None and (units.of, units.layer, units.clusters) == ("t", 1, 500)
+    assert "its teacher t has no codewords, so that 500 are found by k-means of its block 1" in caplog.text
+    assert with_units(recipe, student(units=UNITS)).units == student(units=UNITS).units
+    head = {f"hubert.head.{name}": x for name, x in CodeHead(8, 4, 6).state_dict().items()}
+    content = checkpoint.load(tmp_path / "t/epoch-0.pt")
+    checkpoint.save(tmp_path / "t/epoch-0.pt", {**content, "objective": head})
+    assert with_units(recipe, student()).units is None
 
 
 def test_a_student_learns_front_end_hidden_states_and_codewords(tmp_path: Path) -> None:
