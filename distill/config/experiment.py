@@ -31,6 +31,8 @@ LATER: Mapping[str, Any] = {
     "model.encoder.feature_norm": True, "model.encoder.positions": "convolution",
     "model.encoder.feature_grad_mult": 1.0, "model.encoder.input_dropout": 0.0,
     "model.encoder.layer_grad_scale": False, "model.encoder.attention_of": [], "model.encoder.time_reduction": 1,
+    "model.encoder.conv_kernel": 31, "model.encoder.conv_dim": None, "model.encoder.conv_causal": False,
+    "model.encoder.ffn_after_dim": None,
 }  # fmt: skip
 LATER_OF_TERMS = {"start": 0, "lower_weight": 1.0, "average": False}
 """Settings that came after the first version, with what that had, where they are left out of an identity."""

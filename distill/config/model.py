@@ -146,25 +146,37 @@ class FrontEnd(Settings):
 
 
 class BlockWidths(NamedTuple):
-    """Channels between the feed-forward layers, number of attention heads, channels of each head."""
+    """Channels between the feed-forward layers, number of attention heads, channels of each head; of a conformer too.
+
+    conv_dim: channels of its depthwise convolution. ffn_after_dim: those of its last feed-forward; ffn_dim: first.
+    """
 
     ffn_dim: int
     heads: int
     head_dim: int
+    conv_dim: int
+    ffn_after_dim: int
 
 
 class Encoder(Settings):
-    """Transformer of wav2vec 2.0 (convolutional positions, then blocks) or of Whisper (sinusoids in their place)."""
+    """Transformer of wav2vec 2.0 (convolutional positions, then blocks) or of Whisper (sinusoids in their place).
 
-    block: Literal["transformer"] = "transformer"
+    The blocks may be a conformer's: each begins with a norm and ends with one.
+    """
+
+    block: Literal["transformer", "conformer"] = "transformer"
     dim: Width = 768
     layers: Annotated[Whole, Field(ge=1, le=1000)] = 12
     ffn_dim: Width | tuple[Width, ...] = 3072  # of all blocks, or of each
     heads: Width | tuple[Width, ...] = 12  # of all blocks, or of each
     head_dim: Width | None = None  # channels of a head; None: dim / heads
+    ffn_after_dim: Width | tuple[Width, ...] | None = None  # of a conformer's second feed-forward; None: ffn_dim
+    conv_kernel: Width = 31  # conv_*: of a conformer's convolution modules
+    conv_dim: Width | tuple[Width, ...] | None = None  # channels of all blocks, or of each; None: dim
+    conv_causal: Flag = False
     # block, from 1, whose attention maps each block takes; 0: its own; empty: all have their own (ARMHuBERT)
     attention_of: tuple[Annotated[Whole, Field(ge=0, le=1000)], ...] = ()
-    norm_first: Flag = False  # pre-LN (Large) or post-LN (BASE)
+    norm_first: Flag = False  # pre-LN (Large) or post-LN (BASE); of a conformer, only where the encoder's own norm is
     feature_norm: Flag = True  # a norm of the front-end's frames; Whisper has none
     # a projection even where features have the width already, as other libraries keep it
     always_project: Flag = False
@@ -188,8 +200,9 @@ class Encoder(Settings):
 
     def widths(self, block: int = 0) -> BlockWidths:
         """The widths of one block."""
-        ffn_dim, heads = (value[block] if isinstance(value, tuple) else value for value in (self.ffn_dim, self.heads))
-        return BlockWidths(ffn_dim, heads, self.head_dim or self.dim // heads)
+        given = (self.ffn_dim, self.heads, self.conv_dim or self.dim, self.ffn_after_dim or self.ffn_dim)
+        ffn_dim, heads, conv_dim, after = (value[block] if isinstance(value, tuple) else value for value in given)
+        return BlockWidths(ffn_dim, heads, self.head_dim or self.dim // heads, conv_dim, after)
 
     def source(self, block: int) -> int:
         """The block, from 1, whose attention maps a block, from 0, takes; 0: its own."""
@@ -217,7 +230,8 @@ class Encoder(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Encoder:
-        for name, value in (("ffn_dim", self.ffn_dim), ("heads", self.heads)):
+        for name in ("ffn_dim", "heads", "conv_dim", "ffn_after_dim"):
+            value = getattr(self, name)
             if isinstance(value, tuple) and len(value) != self.layers:
                 raise ValueError(f"{name} has {len(value)} widths for {self.layers} blocks")
         if self.head_dim is None and (isinstance(self.heads, tuple) or self.dim % self.heads):
@@ -308,6 +322,7 @@ class Model(Settings):
             "front_end.waveform: utterance": front.waveform == "utterance",
             "front_end.input: log_mel (relative to the utterance's maximum)": front.input == "log_mel",
             "encoder.position_causal: false": encoder.positions == "convolution" and not encoder.position_causal,
+            "encoder.conv_causal: false": encoder.block == "conformer" and not encoder.conv_causal,
             "encoder.time_reduction": encoder.time_reduction > 1,
             "encoder.positions: sinusoid (counted from the utterance's beginning)": encoder.positions == "sinusoid",
         }

@@ -22,19 +22,24 @@ class KeyValue(NamedTuple):
     keys: Tensor
     values: Tensor
 
+    def at(self, frames: Tensor) -> KeyValue:
+        """Only these of the P frames, in memory of its own."""
+        return KeyValue(self.keys[:, frames], self.values[:, frames])
+
 
 class Context(NamedTuple):
     """Input that the blocks of a forward share, over P cached frames and T new ones.
 
     mask: True where a key is visible, broadcastable to (B, heads, T, P + T). relative (…, heads, T, P + T): bias of a
-    gated attention, or None. kept (P',): indices among the P + T frames that stay in the cache, None: all. maps:
-    {block, from 1: its queries (B, T, heads * head_dim) and keys (B, P + T, heads * head_dim)}, of blocks whose maps
-    others take; they add them.
+    gated attention, or None. kept (P',): indices among the P + T frames that stay in the cache, None: all. inside
+    (B, T): False for padded ones of the new frames, None: all are real. maps: {block, from 1: its queries (B, T, heads
+    * head_dim) and keys (B, P + T, heads * head_dim)}, of blocks whose maps others take; they add them.
     """
 
     mask: Tensor
     relative: Tensor | None = None
     kept: Tensor | None = None
+    inside: Tensor | None = None
     maps: dict[int, tuple[Tensor, Tensor]] | None = None
 
 
@@ -69,7 +74,7 @@ class Attention(nn.Module):
         super().__init__()
         self.number, self.source = index + 1, settings.source(index)
         self.lends = self.number in settings.attention_of
-        _, self.heads, head_dim = settings.widths(index)
+        _, self.heads, head_dim, *_ = settings.widths(index)
         self.dropout = 0.0 if self.source else settings.attention_dropout
         dim, width = settings.dim, self.heads * head_dim
         if not self.source:
@@ -79,6 +84,13 @@ class Attention(nn.Module):
         gated = settings.relative_buckets > 0
         self.gate = nn.Linear(head_dim, 8) if gated else None
         self.gate_scale = nn.Parameter(torch.ones(1, self.heads, 1, 1)) if gated else None
+
+    @staticmethod
+    def macs(settings: EncoderSettings, index: int, keys: int) -> dict[str, int]:
+        """Multiply-adds per frame, by part, where each frame attends to so many keys."""
+        _, heads, head_dim, *_ = settings.widths(index)
+        width, projections = heads * head_dim, 2 if settings.source(index) else 4
+        return {"attention projections": projections * settings.dim * width, "attention": 2 * width * keys}
 
     def empty_cache(self, batch: int) -> KeyValue:
         """The cache of new streams."""
@@ -102,11 +114,8 @@ class Attention(nn.Module):
             self._split(query), self._split(keys), self._split(values), attn_mask=mask,
             dropout_p=self.dropout if self.training else 0.0,
         )  # fmt: skip
-        if self.source:
-            keys = values[:, :, :0]
-        if context.kept is not None:
-            keys, values = keys[:, context.kept], values[:, context.kept]
-        return self.out(mixed.transpose(1, 2).flatten(2)), KeyValue(keys, values)
+        pair = KeyValue(values[:, :, :0] if self.source else keys, values)
+        return self.out(mixed.transpose(1, 2).flatten(2)), pair if context.kept is None else pair.at(context.kept)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)

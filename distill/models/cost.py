@@ -176,12 +176,17 @@ def _parts(model: Model, outputs: int, frames: Frames) -> dict[str, Callable[[],
 
 def _block(model: Model, widths: BlockWidths, frames: Frames) -> Callable[[], object]:
     """One block with a full cache."""
-    encoder, keys = model.encoder.model_copy(update=widths._asdict()), frames.past + frames.now
-    block, x = BLOCKS[encoder.block](encoder).eval(), torch.randn(1, frames.now, encoder.dim)
-    mask = torch.ones(1, 1, frames.now, keys, dtype=torch.bool)
-    relative = torch.zeros(widths.heads, frames.now, keys) if encoder.relative_buckets else None
-    cache = type(empty := block.empty_cache(1))(*(torch.randn(1, frames.past, x.shape[2]) for x in empty))
-    return lambda: block(x, Context(mask, relative), cache if frames.past else None)
+    encoder = model.encoder.model_copy(update=widths._asdict())
+    block = BLOCKS[encoder.block](encoder).eval()
+
+    def context(queries: int, keys: int) -> Context:
+        relative = torch.zeros(widths.heads, queries, keys) if encoder.relative_buckets else None
+        return Context(torch.ones(1, 1, queries, keys, dtype=torch.bool), relative)
+
+    past, x = (torch.randn(1, count, encoder.dim) for count in (frames.past, frames.now))
+    cache = block(past, context(frames.past, frames.past))[1] if frames.past else None
+    now = context(frames.now, frames.past + frames.now)
+    return lambda: block(x, now, cache)
 
 
 def _seconds(work: Callable[[], object], repeats: int) -> float:

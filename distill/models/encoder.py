@@ -15,6 +15,7 @@ from distill.batch import valid_mask
 from distill.config.model import Encoder as EncoderSettings
 from distill.config.model import Mask, Streaming
 from distill.models.attention import Attention, Context, KeyValue, RelativePositions, attention_mask
+from distill.models.conformer import ConformerBlock
 from distill.models.streaming import StreamState
 
 
@@ -36,13 +37,8 @@ class TransformerBlock(nn.Module):
     @staticmethod
     def macs(settings: EncoderSettings, index: int, keys: int) -> dict[str, int]:
         """Multiply-adds per frame of a block, by part, where each frame attends to so many keys."""
-        dim, (ffn_dim, heads, head_dim) = settings.dim, settings.widths(index)
-        projections = 2 if settings.source(index) else 4
-        return {
-            "attention projections": projections * dim * heads * head_dim,
-            "attention": 2 * heads * head_dim * keys,
-            "feed-forward": 2 * dim * ffn_dim,
-        }
+        ffn_dim = settings.widths(index).ffn_dim
+        return {**Attention.macs(settings, index, keys), "feed-forward": 2 * settings.dim * ffn_dim}
 
     def empty_cache(self, batch: int) -> KeyValue:
         """The cache of new streams."""
@@ -68,7 +64,9 @@ class TransformerBlock(nn.Module):
         return self.ffn_down(self.activation_dropout(F.gelu(self.ffn_up(x))))
 
 
-BLOCKS: dict[str, type[TransformerBlock]] = {"transformer": TransformerBlock}
+BLOCKS: dict[str, type[TransformerBlock | ConformerBlock]] = {
+    "transformer": TransformerBlock, "conformer": ConformerBlock,
+}  # fmt: skip
 """Kinds of blocks by their name in the settings. Each has a cache of its own and its cost here, and its counterpart
 for runtimes in `distill.export.network.COUNTERPARTS`."""
 
@@ -184,7 +182,8 @@ class Encoder(nn.Module):
         streaming = drawn(self.streaming, self.draws) if self.training else self.streaming
         frame = torch.arange(x.shape[1], device=features.device)
         relative = None if self.relative is None else self.relative(frame, frame)
-        context, hidden, pairs = Context(attention_mask(inside, streaming), relative, maps={}), [x], {}
+        context = Context(attention_mask(inside, streaming), relative, inside=inside, maps={})
+        hidden, pairs = [x], {}
         x = self.dropout(x)
         for number, block in enumerate(self.blocks, 1):
             if number in attention:
@@ -220,7 +219,7 @@ class Encoder(nn.Module):
         relative = None if self.relative is None else self.relative(offset, frames - start)
         frames = torch.where(self.streaming.visible(frames, start + size), frames, -1)  # of the next chunk
         kept = (frames >= 0).any(0).nonzero()[:, 0]
-        context, caches = Context(visible[:, None, None] | itself, relative, kept, {}), []
+        context, caches = Context(visible[:, None, None] | itself, relative, kept, inside, {}), []
         for block, cache in zip(self.blocks, state.caches):
             x, cache = block(x, context, cache)
             caches.append(cache)

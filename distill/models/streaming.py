@@ -18,8 +18,8 @@ class StreamState:
     audio (B, context + n): waveform from `context` samples before the next frame's hop. samples (B,): valid samples
     received. start (B,): frames computed. history (B, kernel - 1, C): input of the positional convolution.
     frames (B, P): numbers of the frames in the attention's caches, -1 for padding and for frames that the next chunk
-    of this stream does not see. caches: of each block, a
-    NamedTuple of tensors, batch first, time second.
+    of this stream does not see. caches: of each block, a NamedTuple of tensors, batch first, time second, whose method
+    `at` selects some of these frames.
     """
 
     audio: Tensor
@@ -55,7 +55,7 @@ def split(state: StreamState) -> list[StreamState]:
     def row(number: int) -> StreamState:
         tensors = {name: getattr(state, name)[number : number + 1].clone() for name in TENSORS}
         kept = (state.frames[number] >= 0).nonzero()[:, 0]
-        caches = [type(cache)(*(x[number, kept][None] for x in cache)) for cache in state.caches]
+        caches = [type(cache)(*(x[number : number + 1] for x in cache)).at(kept) for cache in state.caches]
         return StreamState(**tensors | {"frames": tensors["frames"][:, kept]}, caches=caches)
 
     return [row(number) for number in range(len(state.samples))]

@@ -117,7 +117,9 @@ def plan(experiment: Experiment, teacher: Model | None, task: Task, throughput: 
         blocks = experiment.objective.teacher_blocks(experiment.model.encoder.layers, teacher.encoder.layers)
         attended = {*experiment.objective.attention_map(experiment.model.encoder.layers).values()}
         widths = [teacher.encoder.widths(block - 1) for block in attended]
-        numbers = len(blocks) * teacher.encoder.dim + sum(2 * heads * size for _, heads, size in widths) + task.outputs
+        numbers = (
+            len(blocks) * teacher.encoder.dim + sum(2 * heads * size for _, heads, size, *_ in widths) + task.outputs
+        )
         targets = 2 * numbers * SAMPLE_RATE / teacher.front_end.hop * 3600 * epoch
         forward = 2 * sum(macs(teacher, task.outputs).values())
     return Plan(

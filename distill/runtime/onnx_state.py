@@ -22,7 +22,9 @@ class StreamCache:
     def __init__(self, info: ModelInfo) -> None:
         self._front, self._streaming, encoder = info.model.front_end, info.model.streaming, info.model.encoder
         self._inputs = Fbank(self._front.mels) if self._front.input == "fbank" else ScaledWave(info)
-        self._heads = {f"{kind}_{i}": encoder.widths(i)[1:] for i in range(encoder.layers) for kind in ("key", "value")}
+        self._heads = {
+            f"{kind}_{i}": encoder.widths(i)[1:3] for i in range(encoder.layers) for kind in ("key", "value")
+        }
         size = self._streaming.sink_frames + self._streaming.history_frames
         largest = size * max(heads * width for heads, width in self._heads.values())
         self._spare, *buffers = np.zeros((1 + len(self._heads), largest), np.float32)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from distill.config.training import Compute
-from distill.models.encoder import TransformerBlock
+from distill.models.encoder import BLOCKS
 from distill.models.front_end import ConvLayer
 
 
@@ -21,7 +21,7 @@ def wrap_blocks(settings: Compute, models: Iterable[nn.Module]) -> None:
     Blocks are compiled one by one: all of the same widths share one compiled graph, so that it takes seconds for any
     depth, and dropping a block needs no other one. State dicts keep their names, as modules stay the same.
     """
-    kinds = (TransformerBlock, ConvLayer) if settings.compile else TransformerBlock
+    kinds = (*BLOCKS.values(), ConvLayer) if settings.compile else tuple(BLOCKS.values())
     blocks: list[Any] = [module for model in models for module in model.modules() if isinstance(module, kinds)]
     for block in blocks:
         if settings.compile:

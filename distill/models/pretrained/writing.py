@@ -80,6 +80,7 @@ def obstacles(model: Model) -> list[str]:
         "norm: group on all layers": (front.norm, front.norm_layers) == ("group", "all") and many,
         f"front_end.norm_eps: {front.norm_eps}": front.norm == "frame" and front.norm_eps != EPS,
         f"front_end.waveform_eps: {front.waveform_eps}": front.waveform == "utterance" and front.waveform_eps != 1e-7,
+        f"encoder.block: {encoder.block}": encoder.block != "transformer",
         "encoder.position_causal: true": encoder.position_causal,
         "encoder.positions: sinusoid": encoder.positions == "sinusoid",
         "encoder.feature_norm: false": not encoder.feature_norm,

@@ -33,6 +33,8 @@ FULL: dict[str, Settings] = {
             "data.lattice.tolerance=3",
             "model.encoder.head_dim=28",
             "model.encoder.attention_of=[0, 1, 0]",
+            "model.encoder.conv_dim=112",
+            "model.encoder.ffn_after_dim=432",
         ],
     ),
     "objective": Objective.model_validate({name: {} for name in TERMS}),
@@ -102,7 +104,14 @@ def test_every_number_has_both_bounds(kind: type[Settings]) -> None:
         )
 
 
-MAY_BE_NULL = ("model.shared_head_dim", "model.encoder.head_dim", "objective.alpha", "objective.beta")
+MAY_BE_NULL = (
+    "model.shared_head_dim",
+    "model.encoder.head_dim",
+    "model.encoder.conv_dim",
+    "model.encoder.ffn_after_dim",
+    "objective.alpha",
+    "objective.beta",
+)
 
 
 @pytest.mark.parametrize(("tree", "key", "value"), settings_of(int) + settings_of(float))

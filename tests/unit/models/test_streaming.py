@@ -31,6 +31,14 @@ FRONT_ENDS = {
     "fbank 40 ms": FrontEnd(layers=((8, 7, 4),), **FBANK),
     "fbank two": FrontEnd(layers=((8, 3, 2), (8, 3, 2)), **FBANK),
 }
+CONFORMER = {
+    "block": "conformer",
+    "norm_first": False,
+    "conv_kernel": 4,
+    "conv_dim": (6, 10),
+    "ffn_after_dim": (4, 9),
+    "conv_causal": True,
+}
 KINDS = {
     "plain": ({}, {}),
     "sinks": ({}, {"sink_frames": 5}),
@@ -40,6 +48,8 @@ KINDS = {
     "post-LN": ({"norm_first": False}, {}),
     "maps of another block": ({"attention_of": (0, 1)}, {"sink_frames": 1}),
     "widths of each block": ({"ffn_dim": (12, 5), "heads": (3, 1), "head_dim": 4}, {}),
+    "conformer": (CONFORMER, {}),
+    "conformer without history": (CONFORMER | {"relative_buckets": 8}, {"history_frames": 0, "sink_frames": 1}),
 }
 CHUNK, HISTORY = 4, 6
 
@@ -93,7 +103,7 @@ def test_one_model_runs_at_any_latency(chunk: int, history: int, length: int, cu
 
 
 @pytest.mark.parametrize("front", FRONT_ENDS)
-@pytest.mark.parametrize("kind", ["plain", "relative"])
+@pytest.mark.parametrize("kind", ["plain", "relative", "conformer"])
 def test_no_output_depends_on_samples_beyond_its_look_ahead(front: str, kind: str) -> None:
     """The gradient of each frame ends exactly at the accounted latency, in milliseconds."""
     model = small(front, kind)
@@ -123,7 +133,7 @@ def test_state_is_bounded_by_chunk_history_and_sinks() -> None:
     assert max(sizes) == HISTORY + 5 and state.frames[0, :5].tolist() == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("kind", ["plain", "sinks", "sinks only", "relative"])
+@pytest.mark.parametrize("kind", ["plain", "sinks", "sinks only", "relative", "conformer", "conformer without history"])
 def test_states_of_streams_of_different_ages_are_bounded_too(kind: str) -> None:
     """A stream joins in each round; the outputs and cached frames are those of each stream alone."""
     model, rounds = small("fbank 20 ms", kind), 14
