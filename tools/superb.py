@@ -1,7 +1,7 @@
 """Evaluate experiments on the tasks of SUPERB by s3prl's recipes. Called by superb.sh, which makes s3prl's environment.
 
     superb.sh KS --experiment EXP_DIR --data DIR     train and test a task; a second call continues, or is done at once
-    superb.sh IC --experiment EXP_DIR --data DIR --real-speech CORPUS    DIR is first written from CORPUS (KS, IC)
+    superb.sh IC --experiment EXP_DIR --data DIR --real-speech CORPUS    DIR is first written (KS, IC, SF)
     superb.sh --experiment EXP_DIR EXP_DIR           the table of what is finished, with both scores over the tasks
 
 Figures are written into EXP_DIR/superb/TASK.json, s3prl's files into EXP_DIR/superb/TASK. Tasks and their data:

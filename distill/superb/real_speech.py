@@ -1,7 +1,7 @@
-"""KS and IC from recordings of real speech, the keywords and orders of egs/spoken_commands, in the published layouts.
+"""KS, IC and SF from recordings of real speech, keywords and orders of egs/spoken_commands, in the published layouts.
 
-s3prl knows the commands of KS and the slots of IC by name: each keyword stands for a command; drink, roast and shots
-of an order for action, object and location. Splits of the recordings are kept.
+s3prl knows commands of KS, slots of IC and speakers of SF by name: each keyword stands for a command; drink, roast and
+shots of an order for action, object and location. Splits of the recordings are kept.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from distill.files import write_text
 COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 COLUMNS = ("utt", "path", "speaker", "split", "text")
 SLOTS = {
-    "action": ("AMERICANO", "CAPPUCCINO", "ESPRESSO", "LATTE", "MOCHA", "DRIP", "COFFEE"),
-    "object": ("LIGHT", "MEDIUM", "DARK"),
-    "location": ("SINGLE", "DOUBLE", "TRIPLE"),
-}
-"""Words by which an order's slots are told apart; of several the first one counts, and "none" stands for none."""
+    "drink": r"AMERICANO|CAPPUCCINO|ESPRESSO|LATTE|MOCHA|(?:DRIP )?COFFEE", "roast": r"\w+(?= ROAST)",
+    "shots": r"\w+(?= SHOT)", "size": r"\w+(?= OUNCE)|SMALL|MEDIUM(?! ROAST)|LARGE", "milk": r"\w+(?= MILK)",
+}  # fmt: skip
+"""Slots of an order, as regular expressions of whole words."""
+INTENT = {"action": "drink", "object": "roast", "location": "shots"}
+SPEAKERS = {"train": ("train", "Ivy"), "dev": ("valid", "Aditi"), "test": ("test", "Brian")}
+"""Of each split, its name in IC and SF, and one of SF's speakers there."""
 MOST_FILES = 2**27 - 1  # of a word: from Speech Commands' rule of splits, as is the share of 10 % in each of two parts
 
 
@@ -48,35 +50,39 @@ def write_keywords(corpus: Path, folder: Path) -> None:
             names = (f"{number:08x}_nohash_0.wav" for number in counts)
             path = folder / "speech_commands_v0.01" / name / next(n for n in names if split_of(n) == row["split"])
         copy(corpus / "wakeword" / row["path"], path)
+    parts = {"seen": "speech_commands_v0.01/_background_noise_", "unseen": "speech_commands_test_set_v0.01/_silence_"}
     for row in read_table(corpus / "noise/noise.tsv", ("utt", "path", "split")):
-        part = {
-            "seen": "speech_commands_v0.01/_background_noise_",
-            "unseen": "speech_commands_test_set_v0.01/_silence_",
-        }
-        copy(corpus / "noise" / row["path"], folder / part[row["split"]] / f"{row['utt']}.wav")
+        copy(corpus / "noise" / row["path"], folder / parts[row["split"]] / f"{row['utt']}.wav")
 
 
 def write_orders(corpus: Path, folder: Path) -> None:
-    """Fluent Speech Commands of orders; those whose transcript is unsure are left out.
-
-    Raises FileNotFoundError where the corpus has no orders.
-    """
-    table = read_table(corpus / "intent/intent.tsv", (*COLUMNS, "checked"))
-    rows = [row for row in table if row["checked"] != "unsure"]
+    """Fluent Speech Commands of orders; raises FileNotFoundError where the corpus has none."""
+    rows = orders(corpus)
     (folder / "data").mkdir(parents=True)
-    for split, part in (("train", "train"), ("dev", "valid"), ("test", "test")):
+    for split, (part, _) in SPEAKERS.items():
         text = StringIO()
         lines = csv.writer(text)
-        lines.writerow(["", "path", "speakerId", "transcription", *SLOTS])
+        lines.writerow(["", "path", "speakerId", "transcription", *INTENT])
         for number, row in enumerate(row for row in rows if row["split"] == split):
             speaker = re.sub(r"\W", "", row["speaker"])
             path = f"wavs/speakers/{speaker}/{row['utt']}.wav"
             copy(corpus / "intent" / row["path"], folder / path)
-            lines.writerow([number, path, speaker, row["text"], *slots_of(row["text"])])
+            lines.writerow([number, path, speaker, row["text"], *intent_of(row["text"])])
         write_text(folder / f"data/{part}_data.csv", text.getvalue())
 
 
-WRITERS = {"KS": write_keywords, "IC": write_orders}
+def write_slots(corpus: Path, folder: Path) -> None:
+    """Audio SNIPS of orders; raises FileNotFoundError where the corpus has none."""
+    lines = []
+    for number, row in enumerate(orders(corpus)):
+        part, speaker = SPEAKERS[row["split"]]
+        name = f"{speaker}-snips-{part}-{number}"
+        copy(corpus / "intent" / row["path"], folder / part / speaker / f"{name}.wav")
+        lines.append(f"{name} BOS {row['text']} EOS\tO {' '.join(tags_of(row['text']))} Order\n")
+    write_text(folder / "all.iob.snips.txt", "".join(lines))
+
+
+WRITERS = {"KS": write_keywords, "IC": write_orders, "SF": write_slots}
 """By task; each is called with a corpus and the folder to write."""
 
 
@@ -95,10 +101,27 @@ def write_task(name: str, corpus: Path, folder: Path) -> None:
     temporary.replace(folder)
 
 
-def slots_of(order: str) -> list[str]:
-    """Values of SLOTS in an order of capital letters."""
-    words = order.split()
-    return [next((word.lower() for word in values if word in words), "none") for values in SLOTS.values()]
+def orders(corpus: Path) -> list[dict[str, str]]:
+    """Rows of the orders, without those whose transcript is unsure."""
+    rows = read_table(corpus / "intent/intent.tsv", (*COLUMNS, "checked"))
+    return [row for row in rows if row["checked"] != "unsure"]
+
+
+def intent_of(order: str) -> list[str]:
+    """The first value of each slot of an intent, "none" where an order has none."""
+    found = [re.search(rf"\b(?:{SLOTS[slot]})\b", order) for slot in INTENT.values()]
+    return [value[0].lower() if value else "none" for value in found]
+
+
+def tags_of(order: str) -> list[str]:
+    """B- and I- with the slot of each word that is of one, O for the others."""
+    tags = ["O"] * len(order.split())
+    for slot, pattern in SLOTS.items():
+        for value in re.finditer(rf"\b(?:{pattern})\b", order):
+            first = order.count(" ", 0, value.start())
+            for place in range(first, first + len(value[0].split())):
+                tags[place] = f"{'I' if place > first else 'B'}-{slot}"
+    return tags
 
 
 def split_of(name: str) -> str:

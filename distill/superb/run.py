@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 UPSTREAM = "distill_asr"
 ASKED = "asked.json"
-SOX = "install it (apt-get install libsox-dev)"
+SOX = "install it (apt-get install libsox-dev); docs/interchange.md has KS without it"
 KEEPS = "~/.cache/s3prl has what s3prl downloads; without a network, copy that folder from another machine"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable, Sequence
 from itertools import cycle, islice
 from pathlib import Path
@@ -138,4 +139,40 @@ def voxceleb(root: Path, splits: Path, speak: Speak = tones, speakers: int = 4) 
             lines.append(f"{split} {name}\n")
     splits.mkdir(parents=True, exist_ok=True)
     (splits / "iden_split.txt").write_text("".join(lines))
+    return root
+
+
+def audio_snips(root: Path, speak: Speak = tones) -> Path:
+    """SF: tags of slots and the intent behind each transcript; a speaker of each of s3prl's lists."""
+    sentences = {"PLAY HELLO": "O B-track", "PLAY HELLO WORLD": "O B-track I-track", "RATE IT": "O O"}
+    lines = []
+    for part, speaker in {"train": "Ivy", "valid": "Aditi", "test": "Brian"}.items():
+        for number, (text, tags) in enumerate(sentences.items()):
+            name = f"{speaker}-snips-{part}-{number}"
+            write(root / part / speaker / f"{name}.wav", speak(text, number))
+            lines.append(f"{name} BOS {text} EOS\tO {tags} Play\n")
+    (root / "all.iob.snips.txt").write_text("".join(lines))
+    return root
+
+
+def iemocap(root: Path, splits: Path, speak: Speak = tones) -> Path:
+    """ER: five sessions of four emotions, and lists of each fold in the folder `splits`, as for `voxceleb`."""
+    paths: dict[int, list[dict[str, str]]] = {}
+    for session in range(1, 6):
+        scene, lines = f"Ses0{session}F_impro01", []
+        paths[session] = []
+        for number, emotion in enumerate(("neu", "hap", "ang", "sad", "exc", "fru")):
+            name = f"{scene}_F00{number}"
+            write(root / f"Session{session}/sentences/wav/{scene}/{name}.wav", speak(emotion, session))
+            lines.append(f"[6.2 - 8.2]\t{name}\t{emotion}\t[2.5, 2.5, 2.5]\n")
+            paths[session].append({"path": f"Session{session}/{name}.wav"})
+        labels = root / f"Session{session}/dialog/EmoEvaluation/{scene}.txt"
+        labels.parent.mkdir(parents=True)
+        labels.write_text("".join(lines))
+    splits.mkdir(parents=True, exist_ok=True)
+    for session, own in paths.items():
+        others = [path for other, each in paths.items() if other != session for path in each]
+        for part, content in (("train", others), ("test", own)):
+            listed = json.dumps({"meta_data": content})
+            (splits / f"test_session{session}_{part}_metadata.json").write_text(listed)
     return root

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from ctypes.util import find_library
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from s3prl.util import download
 
 from distill.models import checkpoint
 from distill.report.results import SuperbResult
+from distill.report.superb import METRICS
 from distill.superb.run import UPSTREAM, measure
 from distill.superb.tasks import TASKS
 from distill.superb.upstream import load_upstream
@@ -60,7 +62,7 @@ def test_s3prl_has_the_models_hidden_states(folder: Path, monkeypatch: pytest.Mo
 def test_keywords_by_the_tool_with_both_scores(tmp_path: Path, folder: Path) -> None:
     data = superb.speech_commands(tmp_path / "data")
     command = [sys.executable, ROOT / "tools/superb.py", "KS", "--experiment", folder, "--data", data]
-    without_sox = "build_dataset={}"
+    without_sox = f"build_dataset={json.dumps({part: {'sox_effects': None} for part in ('train', 'valid', 'test')})}"
     options = [
         option
         for value in (*SHORT, without_sox, "build_batch_sampler.train.batch_size=8")
@@ -112,19 +114,27 @@ def test_what_s3prl_raises_is_told_in_one_line(tmp_path: Path, folder: Path) -> 
         measure(TASKS["IC"], folder, data, SHORT, "cpu")
 
 
-@pytest.mark.parametrize("name", ["IC", "SID", "ASR"])
+SMALL = {"hidden_size": [8], "dropout": [0.0], "layer_norm": [False], "proj": [False], "sample_rate": [1]}
+
+
+@pytest.mark.parametrize("name", ["IC", "SID", "ASR", "SF", "ER"])
 def test_further_layouts(name: str, offline: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = [*SHORT, "train.total_steps=1", "train.save_step=1"]
+    task, options = TASKS[name], [*SHORT, "train.total_steps=1", "train.save_step=1"]
     if name == "SID":
         data = superb.voxceleb(offline / "data", offline / "splits")
         corpus = "s3prl.dataio.corpus.voxceleb1sid.VoxCeleb1SID"
         monkeypatch.setattr(f"{corpus}.__init__.__defaults__", (1, offline / "splits"))
+    elif name == "ER":
+        data = superb.iemocap(offline / "data", offline / "splits")
+        options.append(f"cache_dir={offline / 'splits'}")
+        task = replace(task, runs=task.runs[:2])  # of five folds
     else:
-        data = {"IC": superb.fluent_commands, "ASR": superb.librispeech}[name](offline / "data")
-    if name != "IC":
+        writers = {"IC": superb.fluent_commands, "ASR": superb.librispeech, "SF": superb.audio_snips}
+        data = writers[name](offline / "data")
+    if name in ("SID", "ASR"):
         options += ["prepare_data.n_jobs=1"]
-    if name == "ASR":
-        sizes = {"hidden_size": [8], "dropout": [0.0], "layer_norm": [False], "proj": [False], "sample_rate": [1]}
-        options += [f"build_downstream.model_conf.{name}={json.dumps(value)}" for name, value in sizes.items()]
-    result = measure(TASKS[name], folder, data, options, "cpu")
-    assert all(value >= 0 for value in result.figures.values()) and len(result.figures) == 1
+    if name in ("ASR", "SF"):
+        options += [f"build_downstream.model_conf.{key}={json.dumps(value)}" for key, value in SMALL.items()]
+    result = measure(task, folder, data, options, "cpu")
+    assert all(value >= 0 for value in result.figures.values()) and len(result.runs) == len(task.runs)
+    assert result.figures.keys() == {metric.figure for metric in METRICS if metric.task == name}

@@ -1,4 +1,4 @@
-"""KS and IC from recordings in the layout of egs/spoken_commands."""
+"""KS, IC and SF from recordings in the layout of egs/spoken_commands."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from distill.superb.real_speech import slots_of, split_of, write_task
+from distill.superb.real_speech import intent_of, split_of, tags_of, write_task
 from distill.superb.tasks import TASKS
 
 ORDERS = {
@@ -71,9 +71,19 @@ def test_orders_have_their_slots_in_place_of_intents(corpus: Path, tmp_path: Pat
     }
     slots = {part: [(row["action"], row["object"], row["location"]) for row in each] for part, each in rows.items()}
     assert slots == {"train": [("coffee", "light", "none")], "valid": [("mocha", "none", "triple")],
-                     "test": [("drip", "none", "none")]}  # fmt: skip
+                     "test": [("drip coffee", "none", "none")]}  # fmt: skip
     assert (tmp_path / "ic" / rows["test"][0]["path"]).is_file() and rows["test"][0]["speakerId"] == "c2"
-    assert slots_of("BREW A COFFEE") == ["coffee", "none", "none"]
+    assert intent_of("MAKE ME A MEDIUM DOUBLE SHOT LATTE") == ["latte", "none", "double"]
+
+
+def test_words_of_orders_have_the_tags_of_their_slots(corpus: Path, tmp_path: Path) -> None:
+    write_task("SF", corpus, tmp_path / "sf")
+    TASKS["SF"].data(tmp_path / "sf", {})
+    lines = (tmp_path / "sf/all.iob.snips.txt").read_text().splitlines()
+    assert lines[2] == "Brian-snips-test-2 BOS BREW A DRIP COFFEE EOS\tO O O B-drink I-drink Order" and len(lines) == 3
+    assert all((tmp_path / f"sf/{part}/{name}").is_dir() for part, name in (("train", "Ivy"), ("valid", "Aditi")))
+    tags = tags_of("A MEDIUM DARK ROAST TWELVE OUNCE MOCHA WITH SOY MILK")
+    assert tags == ["O", "B-size", "B-roast", "O", "B-size", "O", "B-drink", "O", "B-milk", "O"]
 
 
 def test_a_folder_is_written_once_and_whole(corpus: Path, tmp_path: Path) -> None:
@@ -87,7 +97,7 @@ def test_a_folder_is_written_once_and_whole(corpus: Path, tmp_path: Path) -> Non
 
 
 def test_what_has_no_recordings_is_named(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"SID: no real speech of it is in the corpus; there is some of KS, IC"):
+    with pytest.raises(ValueError, match=r"SID: no real speech of it is in the corpus; there is some of KS, IC, SF"):
         write_task("SID", corpus, tmp_path / "sid")
     with pytest.raises(FileNotFoundError, match="no table at"):
         write_task("KS", tmp_path, tmp_path / "ks")

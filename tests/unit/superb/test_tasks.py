@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 WRITERS = {
     "KS": superb.speech_commands, "IC": superb.fluent_commands, "PR": superb.librispeech, "ASR": superb.librispeech,
     "QbE": superb.quesst, "SID": lambda root: superb.voxceleb(root, root),
+    "SF": superb.audio_snips, "ER": lambda root: superb.iemocap(root, root),
 }  # fmt: skip
 
 

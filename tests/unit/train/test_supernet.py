@@ -11,12 +11,14 @@ from distill.batch import Batch, Targets
 from distill.config.experiment import Experiment
 from distill.losses.objective import Objective
 from distill.losses.term import TermContext
+from distill.models import checkpoint
 from distill.models.cost import parameters
 from distill.models.recogniser import Recogniser
 from distill.train.loop import TrainingStep
 from distill.train.setup import training_step
 from distill.train.supernet import SupernetStep, drawn_network, parts
 from tests.support.training import SETTINGS
+from tests.unit.train.test_teacher import trainer_of, write_teacher
 
 SUPERNET = {"dim": [4, 8], "layers": [1, 2], "heads": [1, 2], "ffn_ratio": [1.5, 2]}
 OBJECTIVE = {"regression": {"heads": "mean", "blocks": [1, 2], "cosine_weight": 0}}
@@ -87,6 +89,18 @@ def test_validation_is_of_the_whole_model(step: SupernetStep) -> None:
     batch, targets = data(step.eval())
     plain = TrainingStep(step.model, step.objective).eval()
     assert torch.equal(*(each(batch, targets).terms["regression2_mean"].total for each in (step, plain)))
+
+
+def test_a_training_saves_the_whole_model(tmp_path: Path) -> None:
+    write_teacher(tmp_path)
+    data = {"max_duration": 1.5, "workers": 0}
+    trainer = trainer_of(experiment(name="s", data=data, optim={"updates": 2, "lr": 0.01}), tmp_path)
+    before = {name: x.clone() for name, x in trainer.step.model.state_dict().items()}
+    assert isinstance(trainer.step, SupernetStep) and trainer.run()["updates"] == 2
+    model, settings, _, _ = checkpoint.load_recogniser(tmp_path / "s")
+    assert settings.supernet == experiment().supernet and model.settings == experiment().model
+    changed = [name for name, x in model.state_dict().items() if not torch.equal(x, before[name])]
+    assert any(name.startswith("encoder.blocks.0.") for name in changed)
 
 
 def test_the_published_space_has_the_published_network() -> None:
