@@ -43,7 +43,8 @@ class Batch:
     unused. samples (B,): true lengths. graphs: for each utterance its numerator graph. units (B, T): k-means labels of
     its frames, -1 behind them. left_out: (cut id, reason) of utterances that cannot be used. after: the place in the
     epoch behind this batch. second (B, N): as wave, drawn independently, for the teacher. distortions (B, K): 1 for
-    each distortion of wave, by the names of `distill.config.distortions.Distort`.
+    each distortion of wave, by the names of `distill.config.distortions.Distort`. tokens (B, U): units of the
+    transcripts, 0 behind them.
     """
 
     ids: tuple[str, ...]
@@ -56,6 +57,7 @@ class Batch:
     units: Tensor | None = None
     second: Tensor | None = None
     distortions: Tensor | None = None
+    tokens: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on a device (graphs stay where they are)."""
@@ -67,10 +69,11 @@ class Batch:
         one, size = slice(number, number + 1), int(self.samples[number])
         clean, second = (None if wave is None else wave[one, :size] for wave in (self.clean, self.second))
         units = None if self.units is None else self.units[one, : int((self.units[number] >= 0).sum())]
+        tokens = None if self.tokens is None else self.tokens[one, : int((self.tokens[number] > 0).sum())]
         return replace(
             self, ids=self.ids[one], wave=self.wave[one, :size], samples=self.samples[one], graphs=self.graphs[one],
             clean=clean, units=units, second=second,
-            distortions=None if self.distortions is None else self.distortions[one],
+            distortions=None if self.distortions is None else self.distortions[one], tokens=tokens,
         )  # fmt: skip
 
     @property
@@ -84,6 +87,22 @@ class Batch:
         return float(self.samples.sum()) / SAMPLE_RATE if self.counted else 0.0
 
 
+class Joint(NamedTuple):
+    """A transducer's logits at frame t behind u units: weight tanh(frames[t] + predicted[u]) + bias.
+
+    frames (B, T, J), predicted (B, U + 1, J), weight (V, J), bias (V,).
+    """
+
+    frames: Tensor
+    predicted: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def logits(self, frames: Tensor, predicted: Tensor) -> Tensor:
+        """Of some frames and predictions, (…, J) each, which broadcast: (…, V)."""
+        return torch.nn.functional.linear(torch.tanh(frames + predicted), self.weight, self.bias)
+
+
 class Output(NamedTuple):
     """A model's outputs for a batch.
 
@@ -92,7 +111,8 @@ class Output(NamedTuple):
     behind a shared head's projection to the teacher's width, None where the head is not shared. features (B, T, F):
     what the front-end gives; normed (B, T, F): the same behind the encoder's norm. masked (B, T): True for frames that
     the mask embedding stands for, None without a mask. attention: {block: (B, T, 2 heads * head_dim)}, queries and keys
-    of the blocks that a loss needs, from 1, or None; maps (B, heads, T, T) are not made of them here.
+    of the blocks that a loss needs, from 1, or None; maps (B, heads, T, T) are not made of them here. joint: the
+    transducer behind the given units, None without one.
     """
 
     logits: Tensor
@@ -104,6 +124,7 @@ class Output(NamedTuple):
     normed: Tensor | None = None
     masked: Tensor | None = None
     attention: Mapping[int, Tensor] | None = None
+    joint: Joint | None = None
 
 
 class Targets(NamedTuple):
@@ -111,7 +132,7 @@ class Targets(NamedTuple):
 
     hidden: {block: (B, T, d_T)}, numbered as in `Output`, of the blocks that a loss needs. normed (B, T, F): as in
     `Output`; codes (B, T, K): logits over the teacher's codewords; attention as in `Output`; None where no loss needs
-    them. masked (B, T): frames to mask in the student, None where it draws its own.
+    them. masked (B, T): frames to mask in the student, None where it draws its own. joint: as in `Output`.
     """
 
     logits: Tensor
@@ -122,6 +143,7 @@ class Targets(NamedTuple):
     codes: Tensor | None = None
     attention: Mapping[int, Tensor] | None = None
     masked: Tensor | None = None
+    joint: Joint | None = None
 
 
 def convertible(rate: int) -> bool:

@@ -32,7 +32,7 @@ LATER: Mapping[str, Any] = {
     "model.encoder.feature_grad_mult": 1.0, "model.encoder.input_dropout": 0.0,
     "model.encoder.layer_grad_scale": False, "model.encoder.attention_of": [], "model.encoder.time_reduction": 1,
     "model.encoder.conv_kernel": 31, "model.encoder.conv_dim": None, "model.encoder.conv_causal": False,
-    "model.encoder.ffn_after_dim": None,
+    "model.encoder.ffn_after_dim": None, "model.transducer": None,
 }  # fmt: skip
 LATER_OF_TERMS = {"start": 0, "lower_weight": 1.0, "average": False}
 """Settings that came after the first version, with what that had, where they are left out of an identity."""
@@ -114,8 +114,8 @@ class Experiment(Settings):
         """Whether its outputs are units of speech: not after pre-training, or distillation of pre-trained states."""
         if not self.trained:
             return bool(self.decoding.methods)
-        terms = self.objective.terms.keys()
-        return bool(terms & {"mmi", "ctc", "outputs"} or (self.model.shared_head_dim and "hidden" in terms))
+        terms, speak = self.objective.terms.keys(), {"mmi", "ctc", "outputs", "transducer", "transducer_kl"}
+        return bool(terms & speak or (self.model.shared_head_dim and "hidden" in terms))
 
     @model_validator(mode="after")
     def _check(self) -> Experiment:
@@ -146,6 +146,13 @@ class Experiment(Settings):
                 f"model.ctc_output is {str(self.model.ctc_output).lower()}, but objective.ctc_scale (or the terms ctc,"
                 f" ctc_outputs) {'needs it' if trained else 'is 0'}: a second output needs a weight above 0"
                 " to learn, and a weight needs the output"
+            )
+        joint = [name for name in ("transducer", "transducer_kl") if name in terms]
+        if bool(joint) != (self.model.transducer is not None):
+            raise ValueError(
+                f"objective: the terms {', '.join(joint)} need model.transducer, such as model.transducer: {{}}"
+                if joint
+                else "model.transducer needs a term with a weight above 0: objective.transducer, or transducer_kl"
             )
         if self.decoding.avg > self.saving.keep:
             raise ValueError(f"decoding.avg {self.decoding.avg} must be at most saving.keep {self.saving.keep}")

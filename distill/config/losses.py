@@ -29,10 +29,10 @@ TeacherLayers = tuple[Annotated[Whole, Field(ge=0, le=65536)], ...]
 class LossTerm(Settings):
     """A term of the objective; its file in `distill.losses` has the formula.
 
-    taught: it needs a teacher. supervised: it needs numerators and the denominator. units: it needs k-means units
-    (`distill.config.units`). codes: it needs the teacher's codewords, where units are given centroids of those. masked:
-    it is of masked frames. distorted: it needs labels of the input's distortions (`distill.config.distortions`).
-    hidden: what it compares of teacher blocks are hidden states.
+    taught: it needs a teacher. supervised: it needs transcripts, or lattices in their place, and the graphs. units: it
+    needs k-means units (`distill.config.units`). codes: it needs the teacher's codewords, where units are given
+    centroids of those. masked: it is of masked frames. distorted: it needs labels of the input's distortions
+    (`distill.config.distortions`). hidden: what it compares of teacher blocks are hidden states.
     """
 
     taught: ClassVar[bool] = True
@@ -78,6 +78,23 @@ class Ctc(LossTerm):
     supervised: ClassVar[bool] = True
 
     precision: Precision = "input"
+
+
+class Transducer(LossTerm):
+    """RNN-T per frame of the transducer (model.transducer)."""
+
+    taught: ClassVar[bool] = False
+    supervised: ClassVar[bool] = True
+
+
+class TransducerKl(LossTerm):
+    """KL divergence of the transducer's posteriors from the teacher's, along the teacher's best alignment."""
+
+    supervised: ClassVar[bool] = True
+
+    def check_models(self, student: Model, teacher: Model) -> None:
+        if teacher.transducer is None:
+            raise ValueError("transducer_kl: the teacher has no transducer (model.transducer) to learn from")
 
 
 class Outputs(LossTerm):
@@ -282,6 +299,8 @@ class Objective(Settings):
 
     mmi: Mmi | None = None
     ctc: Ctc | None = None
+    transducer: Transducer | None = None
+    transducer_kl: TransducerKl | None = None
     outputs: Outputs | None = None
     ctc_outputs: CtcOutputs | None = None
     hidden: Hidden | None = None

@@ -290,6 +290,15 @@ class Mask(Settings):
     channel_length: Positive = 64
 
 
+class Transducer(Settings):
+    """Predictor and joiner of a transducer (RNN-T) on the encoder's last hidden states."""
+
+    predictor: Literal["stateless", "lstm"] = "stateless"
+    context: Annotated[Whole, Field(ge=1, le=64)] = 2  # last units that a stateless predictor sees
+    dim: Width = 512  # of the predictor
+    joiner_dim: Width = 512
+
+
 class Model(Settings):
     """All settings that decide shapes, besides the number of outputs."""
 
@@ -299,6 +308,7 @@ class Model(Settings):
     mask: Mask = Mask()
     shared_head_dim: Width | None = None  # width of the teacher whose prediction layer is shared; None: own head
     ctc_output: Flag = False  # a second output beside it, trained with CTC, for runtimes without a graph
+    transducer: Transducer | None = None  # beside these outputs; the units need a blank, and no context
 
     @property
     def runtime_obstacle(self) -> str:
@@ -311,6 +321,13 @@ class Model(Settings):
         }
         blocking = [name for name, blocks in parts.items() if blocks]
         return f"runtimes have no graph of a model with {', '.join(blocking)}" if blocking else ""
+
+    def transducer_obstacle(self, topology: str, context: bool) -> str:
+        """Why its transducer does not fit a topology, whose outputs may depend on context; empty where it does."""
+        if self.transducer is None or not (topology == "two_pdf" or context):
+            return ""
+        missing = "units without context; use other units than biphones" if context else "a blank; use --topology ctc"
+        return f"model.transducer needs {missing}"
 
     @model_validator(mode="after")
     def _check_streaming(self) -> Model:

@@ -30,6 +30,7 @@ from distill.data.audio import Unreadable, read_audio
 from distill.data.augment import Distortion, NoiseClips, utterance_rng
 from distill.data.distortions import Distorter
 from distill.data.numerators import Numerators, Wanted
+from distill.data.transcripts import Transcripts, padded_tokens
 from distill.data.units import UnitLabels
 
 LAST_UPDATE = 30  # seconds; as long as torchrun waits before it kills
@@ -51,8 +52,10 @@ class SpeechDataset(Dataset):
         units: UnitLabels | None = None,
         distorter: Distorter | None = None,
         with_second: bool = False,
+        transcripts: Transcripts | None = None,
     ) -> None:
         """distortion: the augmentation, which a distorter's distortions follow. with_second: for the teacher."""
+        self.transcripts = transcripts
         self.numerators, self.distortion, self.units, self.distorter = numerators, distortion, units, distorter
         self.seed, self.epoch, self.with_clean, self.with_second = seed, 0, with_clean, with_second
         self.kept: dict[str, np.ndarray] | None = {} if keep_audio else None
@@ -63,11 +66,14 @@ class SpeechDataset(Dataset):
         found: list[Any] = [None] * len(listed)
         if self.numerators is not None:
             found = self.numerators.graphs([Wanted.of(cut) for cut in listed])
-        ids, clean, graphs, labels, left_out = [], [], [], [], []
+        ids, clean, graphs, labels, tokens, left_out = [], [], [], [], [], []
         for cut, graph in zip(listed, found):
             try:
                 if isinstance(graph, str):
                     raise Unreadable(graph)
+                units = None if self.transcripts is None else self.transcripts.of(cut)
+                if isinstance(units, str):
+                    raise Unreadable(units)
                 wave = self._read(cut)
                 labels += [] if self.units is None else [self.units.of(cut, len(wave))]
             except Unreadable as reason:
@@ -76,16 +82,17 @@ class SpeechDataset(Dataset):
             ids.append(cut.id)
             clean.append(wave)
             graphs += [] if graph is None else [graph]
+            tokens += [] if units is None else [units]
         if not ids:
             clean = [np.zeros(SAMPLE_RATE, dtype=np.float32)]
             graphs = [self.numerators.any()] if self.numerators else []
         (padded, samples), distortions = self._changed(ids, clean)
         unchanged = pad_waves([torch.from_numpy(x) for x in clean])[0] if self.with_clean else None
-        units = None if self.units is None else self.units.padded(labels, padded.shape[1])
+        frame_units = None if self.units is None else self.units.padded(labels, padded.shape[1])
         second = self._changed([f"{cut_id}/second" for cut_id in ids], clean)[0][0] if self.with_second else None
         return Batch(
-            tuple(ids), padded, samples, graphs, unchanged, tuple(left_out), units=units, second=second,
-            distortions=distortions,
+            tuple(ids), padded, samples, graphs, unchanged, tuple(left_out), units=frame_units, second=second,
+            distortions=distortions, tokens=None if self.transcripts is None else padded_tokens(tokens),
         )  # fmt: skip
 
     def _changed(self, keys: Sequence[str], waves: Sequence[np.ndarray]) -> tuple[tuple[Tensor, Tensor], Tensor | None]:

@@ -26,10 +26,13 @@ from distill.losses.outputs import CtcOutputMse, OutputMse
 from distill.losses.regression import Regression
 from distill.losses.temporal import TemporalGram
 from distill.losses.term import Losses, LossTerm, Term, TermContext
+from distill.losses.transducer import Rnnt, TransducerKl
 
 TERMS: dict[str, type[LossTerm]] = {
     "mmi": LfMmi,
     "ctc": Ctc,
+    "transducer": Rnnt,
+    "transducer_kl": TransducerKl,
     "outputs": OutputMse,
     "ctc_outputs": CtcOutputMse,
     "hidden": HiddenMse,
@@ -119,4 +122,5 @@ def fit_frames(targets: Targets, lengths: Tensor, size: int) -> Targets:
         None if x is None else fit(x) for x in (targets.ctc_logits, targets.normed, targets.codes)
     )
     lengths = torch.minimum(theirs, lengths)
-    return Targets(fit(targets.logits), hidden, lengths, ctc_logits, normed, codes, attention)
+    joint = targets.joint and targets.joint._replace(frames=fit(targets.joint.frames))
+    return Targets(fit(targets.logits), hidden, lengths, ctc_logits, normed, codes, attention, joint=joint)

@@ -25,6 +25,8 @@ NEEDS = {
     "masks": "the student's input masked, in validation too",
     "clean": "waveforms before augmentation",
     "distortions": "labels of the distortions of the student's input",
+    "tokens": "units of the batch's transcripts",
+    "joint": "the teacher's transducer",
 }
 """What training provides for terms (`distill.train.setup`)."""
 ROWS = 128

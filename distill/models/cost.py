@@ -18,6 +18,7 @@ from distill.models.encoder import BLOCKS, build_positions
 from distill.models.front_end import build_front_end
 from distill.models.heads import build_head
 from distill.models.recogniser import Recogniser, count_parameters
+from distill.models.transducer import Transducer
 
 TRANSFORMS = {"fbank": "Fbank", "log_mel": "log-mels"}
 """The part before the convolutions, by a front-end's input."""
@@ -72,7 +73,7 @@ def quantizer_parameters(features: int, dim: int, code_dim: int, groups: int = 2
 def macs(model: Model, outputs: int, frames: Frames | None = None) -> dict[str, float]:
     """Multiply-adds for one second of audio, by part, of one output; norms and activations are not counted.
 
-    frames: in place of those of `frames_of`.
+    A transducer is counted beside the output, as if each frame had a unit. frames: in place of those of `frames_of`.
     """
     encoder, frames = model.encoder, frames or frames_of(model)
     dim, rate, features = encoder.dim, frames.per_second, model.front_end.layers[-1][0]
@@ -82,12 +83,15 @@ def macs(model: Model, outputs: int, frames: Frames | None = None) -> dict[str, 
     blocks: Counter[str] = Counter({"time reduction": dim * dim * joined} if joined > 1 else {})
     for index in range(encoder.layers):
         blocks.update(BLOCKS[encoder.block].macs(encoder, index, (frames.past + frames.now) // joined))
+    heads = {"head": rate * (dim * shared + shared * outputs if shared else dim * outputs)}
+    if model.transducer is not None:
+        heads["transducer"] = rate * Transducer.macs(model.transducer, dim, outputs)
     return {
         **_front_end_macs(model.front_end),
         "projection": rate * features * dim * projects,
         "positions": rate * convolution if encoder.positions == "convolution" else 0.0,
         **{part: rate / joined * count for part, count in blocks.items()},
-        "head": rate * (dim * shared + shared * outputs if shared else dim * outputs),
+        **heads,
     }
 
 
@@ -101,7 +105,7 @@ def superb_macs(model: Model) -> float:
     for samples in SUPERB_SAMPLES:
         frames = Frames(model.front_end.frames(samples), 0, SAMPLE_RATE / model.front_end.hop)
         parts = macs(model, 0, frames)
-        total += frames.seconds * (sum(parts.values()) - parts["head"])
+        total += frames.seconds * sum(count for part, count in parts.items() if part not in ("head", "transducer"))
     return total
 
 

@@ -15,6 +15,7 @@ from distill.models.encoder import Encoder
 from distill.models.front_end import build_front_end
 from distill.models.heads import SharedHead, build_head
 from distill.models.streaming import StreamState
+from distill.models.transducer import Transducer
 
 
 class Recogniser(nn.Module):
@@ -27,6 +28,9 @@ class Recogniser(nn.Module):
         self.encoder = Encoder(settings.encoder, self.front_end.channels, settings.streaming, settings.mask)
         self.head = build_head(settings.encoder.dim, outputs, settings.shared_head_dim)
         self.ctc = nn.Linear(self.head.output.in_features, outputs) if settings.ctc_output else None
+        self.transducer: Transducer | None = None
+        if settings.transducer is not None:
+            self.transducer = Transducer(settings.transducer, settings.encoder.dim, outputs)
         self.selected = "main"
 
     @property
@@ -35,12 +39,13 @@ class Recogniser(nn.Module):
         return self.head.output.out_features
 
     def forward(
-        self, wave: Tensor, samples: Tensor, masked: bool | Tensor = False, attention: Collection[int] = ()
-    ) -> Output:
+        self, wave: Tensor, samples: Tensor, masked: bool | Tensor = False, attention: Collection[int] = (),
+        tokens: Tensor | None = None,
+    ) -> Output:  # fmt: skip
         """Whole utterances, with chunked attention if the model streams: wave (B, N), samples (B,).
 
         masked: mask frames and channels outside of training too; or frames (B, T) to mask. attention: blocks of
-        `Output.attention`.
+        `Output.attention`. tokens (B, U): units before which a transducer's predictor is asked, 0 behind each row's.
         """
         if wave.ndim != 2 or samples.shape != wave.shape[:1]:
             raise ValueError(f"wave must be (B, N) and samples (B,), got {tuple(wave.shape)}, {tuple(samples.shape)}")
@@ -50,15 +55,19 @@ class Recogniser(nn.Module):
         ctc_logits = None if self.ctc is None else self.ctc(mapped)
         mapped_last = mapped if isinstance(self.head, SharedHead) else None
         logits = self.head.output(mapped)
-        return Output(logits, lengths, hidden, ctc_logits, mapped_last, features, normed, hit, pairs)
+        joint = None if self.transducer is None else self.transducer(hidden[-1], tokens)
+        return Output(logits, lengths, hidden, ctc_logits, mapped_last, features, normed, hit, pairs, joint)
 
     def select_output(self, output: str) -> Recogniser:
         """Make `step` return the logits of the output "main" (LF-MMI) or "ctc" from now on; returns itself.
 
-        Raises ValueError where the model has no such output.
+        transducer: frames (B, T, J) that are joined with a predictor's in place of logits. Raises ValueError where the
+        model has no such output.
         """
-        if output not in ("main", "ctc"):
-            raise ValueError(f"output '{output}' is not known; expected main or ctc")
+        if output not in ("main", "ctc", "transducer"):
+            raise ValueError(f"output '{output}' is not known; expected main, ctc or transducer")
+        if output == "transducer" and self.transducer is None:
+            raise ValueError("this model has no transducer; train one with model.transducer: {}")
         if output == "ctc" and self.ctc is None:
             raise ValueError("this model has no second, CTC output; train one with model.ctc_output: true")
         self.selected = output
@@ -107,7 +116,7 @@ class Recogniser(nn.Module):
         front, chunk, before = self.settings.front_end, self.settings.streaming.chunk_frames, state.start
         received = state.samples + samples.to(state.samples.device)
         state = replace(state, audio=torch.cat([state.audio, wave], 1), samples=received)
-        chunks = [wave.new_zeros(len(wave), 0, self.outputs)]
+        chunks = [self._output(wave.new_zeros(len(wave), 0, self.settings.encoder.dim))]
         while state.audio.shape[1] >= front.context + chunk * front.hop + front.ahead:
             logits, state = self._advance(state, chunk)
             chunks.append(logits)
@@ -117,6 +126,13 @@ class Recogniser(nn.Module):
         logits = torch.cat(chunks, 1)
         return logits, (front.frames(received) - before).clamp(0, logits.shape[1]), state
 
+    def _output(self, hidden: Tensor) -> Tensor:
+        """The selected output of hidden states (B, T, C)."""
+        if self.transducer is not None and self.selected == "transducer":
+            return self.transducer.encoder_projection(hidden)
+        mapped = self.head.mapped(hidden)
+        return self.ctc(mapped) if self.ctc is not None and self.selected == "ctc" else self.head.output(mapped)
+
     def _advance(self, state: StreamState, frames: int) -> tuple[Tensor, StreamState]:
         """The next frames of the state's audio -> logits (B, frames, V), the new state."""
         front = self.settings.front_end
@@ -124,8 +140,7 @@ class Recogniser(nn.Module):
         audio = F.pad(state.audio[:, :needed], (0, max(0, needed - state.audio.shape[1])))  # at an utterance's end
         features = self.front_end.window(audio, state.samples, state.start, frames)
         hidden, state = self.encoder.step(features, front.frames(state.samples) - state.start, state)
-        mapped = self.head.mapped(hidden)
-        logits = self.ctc(mapped) if self.ctc is not None and self.selected == "ctc" else self.head.output(mapped)
+        logits = self._output(hidden)
         return logits, replace(state, audio=state.audio[:, frames * front.hop :], start=state.start + frames)
 
 
@@ -137,7 +152,7 @@ def build_model(settings: ModelSettings, outputs: int, seed: int = 0) -> Recogni
 
 
 def count_parameters(model: Recogniser) -> dict[str, int]:
-    """Parameters of the trunk (front-end and encoder) and of the head (a shared W and a second output included)."""
+    """Parameters of the trunk (front-end and encoder) and of the head (shared W, second output and transducer too)."""
     trunk = sum(p.numel() for part in (model.front_end, model.encoder) for p in part.parameters())
-    heads = [model.head] if model.ctc is None else [model.head, model.ctc]
+    heads = [part for part in (model.head, model.ctc, model.transducer) if part is not None]
     return {"trunk": trunk, "head": sum(p.numel() for part in heads for p in part.parameters())}

@@ -23,6 +23,7 @@ from distill.config.model import Mask, Model
 from distill.config.units import CODEWORDS
 from distill.losses.objective import TERMS
 from distill.losses.term import LossTerm, TermContext
+from distill.losses.transducer import SLICE_BYTES
 from distill.models.recogniser import Recogniser
 from distill.models.transfer import frozen_parameters
 
@@ -42,6 +43,7 @@ class Memory:
     gradients: int
     activations: int  # with temporary tensors, at the moment when they are most
     lfmmi: int
+    transducer: int
 
     @property
     def total(self) -> int:
@@ -55,7 +57,8 @@ def update_memory(
 
     Attention is counted as a fused kernel's, which stores no (T, T) scores; of a loss's relations between frames some
     rows are there at a time (`distill.losses.term.sum_over_rows`). LF-MMI has alpha and beta of all states and frames,
-    scores and posteriors. Of terms of masked frames (pre-training) parameters count, and no activations.
+    scores and posteriors; a transducer the largest slice of `distill.losses.transducer`. Of terms of masked frames
+    (pre-training) parameters count, and no activations.
     """
     with torch.device("meta"):
         model = Recogniser(_steady(experiment.model), outputs).train()
@@ -86,16 +89,16 @@ def update_memory(
     trained = sum(parameter.numel() for parameter in step.parameters() if parameter.requires_grad)
     return Memory(
         trained, _bytes(step), _bytes(theirs) if theirs else 0, 8 * trained, 4 * trained,
-        max(0, peak.most - 4 * trained), lfmmi,
+        max(0, peak.most - 4 * trained), lfmmi, SLICE_BYTES if "transducer" in experiment.objective.terms else 0,
     )  # fmt: skip
 
 
 def terms_of(experiment: Experiment, teacher: Model | None) -> dict[str, LossTerm]:
-    """The terms of an experiment that need no graphs, for their parameters."""
+    """The terms of an experiment that need neither graphs nor transcripts, for their parameters; those have none."""
     clusters, labels = clusters_of(experiment), len(experiment.distortions)
     context = TermContext(experiment.model, teacher, clusters=clusters, distortions=labels)
     settings = experiment.objective.terms
-    return {n: TERMS[n].build(settings[n], context) for n in settings if "graphs" not in TERMS[n].needs}
+    return {n: TERMS[n].build(settings[n], context) for n in settings if not {"graphs", "tokens"} & TERMS[n].needs}
 
 
 def clusters_of(experiment: Experiment) -> int:

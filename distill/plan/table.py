@@ -43,6 +43,7 @@ FIGURES = {
     "teacher": lambda plan: size(plan.memory.teacher),
     "activations": lambda plan: size(plan.memory.activations),
     "LF-MMI": lambda plan: size(plan.memory.lfmmi),
+    "transducer": lambda plan: size(plan.memory.transducer),
     "memory of each GPU": lambda plan: size(plan.reserved_bytes),
     "utterances per GPU": lambda plan: f"{plan.rows}",
     "operations per s of audio": lambda plan: f"{plan.flops_per_audio_second / 1e9:,.0f} G",

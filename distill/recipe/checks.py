@@ -127,6 +127,8 @@ class Call:
         """Settings of an experiment that do not fit its topology, teacher, initial weights or files."""
         if self.recipe.topology == "two_pdf" and "ctc" in experiment.objective.terms:
             yield "model.ctc_output: true needs a blank; use --topology ctc or ctc_compact"
+        if problem := experiment.model.transducer_obstacle(self.recipe.topology, self.recipe.units == "biphones"):
+            yield problem
         if self.recipe.topology == "two_pdf" and experiment.decoding.blank_skip:
             yield "decoding.blank_skip needs a blank; set it to 0, or use --topology ctc or ctc_compact"
         methods = experiment.decoding.methods

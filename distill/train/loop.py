@@ -76,7 +76,8 @@ class TrainingStep(nn.Module):
         """The terms of the loss of a batch on this device."""
         objective, given = self.objective, targets.masked if targets else None
         masked = objective.masked if given is None else given
-        return objective(self.model(batch.wave, batch.samples, masked, objective.attention_map), targets, batch)
+        output = self.model(batch.wave, batch.samples, masked, objective.attention_map, batch.tokens)
+        return objective(output, targets, batch)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from distill.data.lattices import Lattices
 from distill.data.loader import SpeechDataset, TrainLoader, distortion, in_order
 from distill.data.numerators import Numerators, usable
 from distill.data.statistics import fbank_statistics, level
+from distill.data.transcripts import Transcripts
 from distill.data.units import UnitLabels
 from distill.files import write_text
 from distill.fsa.graph import Hmm
@@ -84,18 +85,20 @@ def build_trainer(
     lang, data = Lang.load(folders.lang), experiment.data
     if experiment.model.ctc_output and lang.topology.kind == "two_pdf":
         raise ValueError(f"{experiment.name}: model.ctc_output needs a blank; use --topology ctc or ctc_compact")
+    if problem := experiment.model.transducer_obstacle(lang.topology.kind, lang.topology.has_context):
+        raise ValueError(f"{experiment.name}: {problem}")
     needs = needs_of(experiment.objective)
     graphs = Graphs.load(folders, lang) if "graphs" in needs else None
     numerators = stored_numerators(experiment, folders, graphs) if graphs else None
     teacher = None
-    if experiment.teacher is not None and needs & {"hidden", "attention", "outputs", "features", "codes"}:
+    if experiment.teacher is not None and needs & {"hidden", "attention", "outputs", "features", "codes", "joint"}:
         teacher = checkpoint.load_recogniser(folders.exp / experiment.teacher.experiment)[0].to(device)
     codes = load_codes(experiment, folders.exp, folders.data / "units").to(device) if "codes" in needs else None
     source = experiment.teacher.input if teacher and experiment.teacher else None
     reading = partial(
         SpeechDataset, with_clean="clean" in needs or source == "clean", keep_audio=data.keep_audio,
         distorter=Distorter(experiment.distort, folders.data) if experiment.distort else None,
-        with_second=source == "second",
+        with_second=source == "second", transcripts=transcripts(experiment, folders),
     )  # fmt: skip
     loader = training(experiment, folders, numerators, reading, ranks)
     model = initial_model(experiment, lang.outputs, folders, folder, loader, ranks.first)
@@ -110,7 +113,7 @@ def build_trainer(
             write_text(folder / "init.tsv", (folder / "init.tsv").read_text(encoding="utf-8") + lines)
     targets = TeacherTargets(
         experiment.teacher, teacher, step.objective.teacher_blocks, folders.data / "targets", "features" in needs,
-        codes, step.objective.attention_map.values(), experiment.model.mask,
+        codes, step.objective.attention_map.values(), experiment.model.mask, "joint" in needs,
     ) if experiment.teacher and teacher else None  # fmt: skip
     plan = TrainingPlan(
         experiment, loader.epoch, validation(experiment, folders, graphs, reading, ranks),
@@ -159,8 +162,7 @@ def stored_numerators(experiment: Experiment, folders: Folders, graphs: Graphs) 
     data = experiment.data
     if experiment.teacher is None:
         return Numerators(graphs.lang, graphs.lm, None, data)
-    labels = folders.data / "num" / experiment.teacher.experiment
-    stored = Lattices([labels / part for part in data.train if (labels / part).is_dir()])
+    stored = lattices(experiment, folders, experiment.teacher.experiment)
     key = {"lattice": "beam", "nbest": "nbest_beam"}.get(data.numerator)
     wanted = getattr(data.lattice, key) if key else 0.0
     if stored.beam is not None and stored.beam < wanted:
@@ -171,6 +173,22 @@ def stored_numerators(experiment: Experiment, folders: Folders, graphs: Graphs) 
         )
     shift = experiment.model.front_end.hop / SAMPLE_RATE
     return Numerators(graphs.lang, graphs.lm, stored, data, (stored.frame_shift or shift) / shift)
+
+
+def transcripts(experiment: Experiment, folders: Folders) -> Transcripts | None:
+    """Unit sequences of cuts, None for an experiment whose terms need none."""
+    if "tokens" not in needs_of(experiment.objective):
+        return None
+    stored = None
+    if experiment.teacher is not None and experiment.data.numerator != "transcript":
+        stored = lattices(experiment, folders, experiment.teacher.experiment)
+    return Transcripts(Lang.load(folders.lang), stored)
+
+
+def lattices(experiment: Experiment, folders: Folders, teacher: str) -> Lattices:
+    """The teacher's lattices of the training parts."""
+    labels = folders.data / "num" / teacher
+    return Lattices([labels / part for part in experiment.data.train if (labels / part).is_dir()])
 
 
 def stored_units(experiment: Experiment, folders: Folders, parts: Sequence[str]) -> UnitLabels | None:
@@ -199,7 +217,7 @@ def initial_model(
         before, now = content["experiment"]["model"]["front_end"], experiment.model.front_end
         other_input = before.get("input", "waveform") != now.input  # same names, but other layers
         leave = ["front_end.", "encoder.feature_norm.", "encoder.projection."] if other_input else []
-        leave += ["head.output.", "ctc."] if other_units else []
+        leave += ["head.output.", "ctc.", "transducer."] if other_units else []
         report = copy_matching(content["model"], model, experiment.init_blocks, experiment.init_slice, leave)
         if first:
             write_text(folder / "init.tsv", "".join(f"{line}\n" for line in report.lines()))
@@ -265,6 +283,10 @@ def validation(
     if units := stored_units(experiment, folders, [part]):
         skipped += [(cut.id, f"cut {cut.id} has no units") for cut in good if units.find(cut.id) is None]
         good = [cut for cut in good if units.find(cut.id) is not None]
+    if tokens := transcripts(experiment, folders):
+        reasons = {cut.id: reason for cut in good if isinstance(reason := tokens.of(cut), str)}
+        skipped += reasons.items()
+        good = [cut for cut in good if cut.id not in reasons]
     if not good:
         raise ValueError(f"no cut of '{part}' can be scored; the first: {skipped[0][1]}")
     if skipped:

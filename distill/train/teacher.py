@@ -63,15 +63,17 @@ class TeacherTargets:
     def __init__(
         self, settings: TeacherSettings, model: Recogniser, blocks: Iterable[int], store: Path, normed: bool = False,
         codes: CodeHead | CentroidCodes | None = None, attention: Iterable[int] = (),
-        mask: Mask | None = None,
+        mask: Mask | None = None, joint: bool = False,
     ) -> None:  # fmt: skip
         """blocks: whose hidden states are targets. normed: whether the front-end's frames are. codes: its codewords.
-        attention: blocks whose queries and keys are. mask: the student's, where the settings have `masked`.
+        attention: blocks whose queries and keys are. mask: the student's, where the settings have `masked`. joint:
+        whether its transducer is.
 
         store: folder, one subfolder is made for each teacher and targets.
         """
         self.settings, self.blocks, self.normed = settings, sorted(set(blocks)), normed
         self.attention, self.mask = sorted(set(attention)), mask if settings.masked else None
+        self.transducer = model.transducer if joint else None
         self.model = model.eval().requires_grad_(False)
         self.codes = codes.eval().requires_grad_(False) if codes else None
         self._folder = store / self._digest() if settings.keep_targets else None
@@ -90,10 +92,13 @@ class TeacherTargets:
         hidden = {block: columns[f"hidden{block}"] for block in self.blocks}
         attention = {block: columns[f"attention{block}"] for block in self.attention} or None
         ctc_logits, normed, codes = (columns.get(name) for name in FURTHER)
-        return Targets(columns["logits"], hidden, lengths, ctc_logits, normed, codes, attention)
+        joint = None
+        if self.transducer is not None:  # its predictor depends on the units, which the wave does not tell
+            joint = self.transducer.joint(columns["frames"], batch.tokens)
+        return Targets(columns["logits"], hidden, lengths, ctc_logits, normed, codes, attention, joint=joint)
 
     def _run(self, batch: Batch) -> Targets:
-        output = self.model(self._input(batch), batch.samples, attention=self.attention)
+        output = self.model(self._input(batch), batch.samples, attention=self.attention, tokens=batch.tokens)
         hidden, hit = {block: output.hidden[block] for block in self.blocks}, None
         if self.mask is not None:
             hit = spans(output.lengths, output.logits.shape[1], self.mask.time_probability, self.mask.time_length)
@@ -101,7 +106,10 @@ class TeacherTargets:
             hidden = {block: torch.where(hit[..., None], x, others[block]) for block, x in hidden.items()}
         normed = output.normed if self.normed else None
         codes = self.codes(output.hidden[self.codes.block]) if self.codes else None
-        return Targets(output.logits, hidden, output.lengths, output.ctc_logits, normed, codes, output.attention, hit)
+        joint = output.joint if self.transducer else None
+        return Targets(
+            output.logits, hidden, output.lengths, output.ctc_logits, normed, codes, output.attention, hit, joint
+        )
 
     def _input(self, batch: Batch) -> Tensor:
         wave = {"augmented": batch.wave, "clean": batch.clean, "second": batch.second}[self.settings.input]
@@ -120,6 +128,7 @@ class TeacherTargets:
         tensors = {"logits": targets.logits, **{f"hidden{i}": x for i, x in targets.hidden.items()}}
         tensors |= {f"attention{i}": x for i, x in (targets.attention or {}).items()}
         tensors |= {name: x for name in FURTHER if (x := getattr(targets, name)) is not None}
+        tensors |= {"frames": targets.joint.frames} if targets.joint else {}
         kept = {key: x[0, : int(targets.lengths[0])].half().cpu().contiguous() for key, x in tensors.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -134,6 +143,7 @@ class TeacherTargets:
         """Names the teacher's weights and its targets."""
         what: tuple = (self.model.settings, self.blocks, *(["normed"] if self.normed else []))
         what += ("attention", self.attention) if self.attention else ()
+        what += ("joint",) if self.transducer else ()
         states = list(self.model.state_dict().items())
         if self.codes:
             what += (self.codes.block, self.codes.temperature)

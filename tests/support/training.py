@@ -105,6 +105,7 @@ def loader_of(
     made = SpeechDataset(
         numerators, dataset.get("distortion"), experiment.seed, dataset.get("with_clean", False),
         experiment.data.keep_audio, dataset.get("units"), dataset.get("distorter"), dataset.get("with_second", False),
+        dataset.get("transcripts"),
     )  # fmt: skip
     return TrainLoader(
         [InMemory(cuts, dataset.get("block", 250))], made, experiment.data, experiment.seed, ranks.rank, ranks.world

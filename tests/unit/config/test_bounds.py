@@ -35,6 +35,8 @@ FULL: dict[str, Settings] = {
             "model.encoder.attention_of=[0, 1, 0]",
             "model.encoder.conv_dim=112",
             "model.encoder.ffn_after_dim=432",
+            "model.transducer={}",
+            "objective.transducer={}",
         ],
     ),
     "objective": Objective.model_validate({name: {} for name in TERMS}),

@@ -62,6 +62,10 @@ def test_base_is_merged_and_overrides_win(minimal: Path, tmp_path: Path) -> None
         ("teacher={experiment: t, keep_targets: true}", "needs teacher.input: clean"),
         ("optim.lr", "not of the form key=value"),
         ("stage=7", "stage"),
+        ("objective.transducer={}", "the terms transducer need model.transducer, such as"),
+        ("objective.transducer_kl={}", "'teacher' is not set"),
+        ("model.transducer={}", "model.transducer needs a term with a weight above 0: objective.transducer, or"),
+        ("model.transducer.context=0", "context: must be"),
     ],
 )
 def test_wrong_settings_name_key_and_way_out(minimal: Path, override: str, message: str) -> None:

@@ -144,8 +144,8 @@ def test_blocks_beyond_the_teacher_are_refused() -> None:
 
 
 def test_a_new_term_names_what_it_needs_from_the_known_inputs() -> None:
-    with pytest.raises(ValueError, match=r"Transducer\.needs: unknown tokens; there are: graphs, hidden, outputs"):
-        type("Transducer", (LossTerm,), {"needs": frozenset({"tokens"})})
+    with pytest.raises(ValueError, match=r"Prosody\.needs: unknown pitch; there are: graphs, hidden, outputs"):
+        type("Prosody", (LossTerm,), {"needs": frozenset({"pitch"})})
 
 
 def test_terms_by_name_are_the_shorthand_resolved() -> None:

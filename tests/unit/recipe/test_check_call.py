@@ -42,6 +42,7 @@ FILES = {
     "model: {front_end: {input: fbank, waveform: none, norm: frame, layers: [[16, 3, 4]]}}}",
     "no_units": "{base: codes.yaml, units: {of: techer, layer: 2}}",
     "skips": "{base: teacher.yaml, decoding: {blank_skip: 1}}",
+    "rnnt": "{base: teacher.yaml, model: {transducer: {}}, objective: {alpha: null, beta: null, transducer: {}}}",
     "noisy": "{base: teacher.yaml, decoding: {conditions: {fsd: {steps: [[fsd]], noises: {fsd: noise/fsd}}}}}",
     "phones": "{base: teacher.yaml, init: teacher, init_units: phones}",
 }  # fmt: skip
@@ -129,6 +130,8 @@ def test_a_call_that_fits_is_silent_and_writes_nothing(check: Check, tmp_path: P
         ("tuned", ("--units", "letters", "--topology", "two_pdf"), "--units letters: a fine-tuned model has a blank"),
         ("noisy", (), r"noisy\.yaml: decoding\.conditions\.fsd\.noises\.fsd: there is no folder .*/noise/fsd; put"),
         ("skips", ("--topology", "two_pdf"), "decoding.blank_skip needs a blank"),
+        ("rnnt", ("--topology", "two_pdf"), "model.transducer needs a blank; use --topology ctc"),
+        ("rnnt", ("--units", "biphones"), "needs units without context; use other units than biphones"),
         ("teacher", ("--set", "optim.lrr=1"), "optim: unknown key 'lrr'; did you mean 'lr'"),
         ("teacher", ("--set", "graphs.order=5"), r"--set 'graphs\.order=5': order: must be less than .* 4 \(got 5\)"),
         ("teacher", ("--set", "graphs.=5"), "--set 'graphs.=5' is not of the form"),

@@ -31,10 +31,13 @@ def student(**changes: Any) -> Experiment:
     return Experiment.parse({**values, "data": {"max_duration": 1.5, "workers": 0}}, "test")
 
 
-def write_teacher(folder: Path, **objective: torch.Tensor) -> None:
+def write_teacher(
+    folder: Path, model: dict = SETTINGS["model"], terms: dict = SETTINGS["objective"], **objective: torch.Tensor
+) -> None:
     """A teacher with random weights, and parameters of its own objective."""
     (folder / "t").mkdir()
-    write_random(Experiment.parse({**SETTINGS, "name": "t"}, "test"), write_letters(folder).outputs, folder / "t")
+    settings = {**SETTINGS, "name": "t", "model": model, "objective": terms}
+    write_random(Experiment.parse(settings, "test"), write_letters(folder).outputs, folder / "t")
     content = checkpoint.load(folder / "t/epoch-0.pt")
     checkpoint.save(folder / "t/epoch-0.pt", {**content, "objective": objective})
 
@@ -132,6 +135,36 @@ def test_a_student_learns_temporal_relations_and_attention(kept: bool, tmp_path:
 
 
 MASKED = {"experiment": "t", "masked": True}
+
+
+TRANSDUCER = {"context": 2, "dim": 6, "joiner_dim": 7}
+
+
+@pytest.mark.parametrize("predictor", ["stateless", "lstm"])
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_student_learns_the_transducer_of_its_teacher(kept: bool, predictor: str, tmp_path: Path) -> None:
+    """On texts: the teacher's own, of other widths, is along the best alignment; the main output is not read."""
+    theirs = {**SETTINGS["model"], "transducer": {"dim": 5, "joiner_dim": 4}}
+    write_teacher(tmp_path, model=theirs, terms={"transducer": {}})
+    model = {**SETTINGS["model"], "transducer": {**TRANSDUCER, "predictor": predictor}}
+    keeping = {"augment": {"volume_probability": 0, "noise_probability": 0, "pitch_probability": 0}} if kept else {}
+    trainer = trainer_of(
+        student(
+            model=model, objective={"transducer": {}, "transducer_kl": {}}, **keeping,
+            teacher={"experiment": "t", "input": "clean", "keep_targets": kept},
+        ),
+        tmp_path,
+    )  # fmt: skip
+    before = {name: x.clone() for name, x in trainer.step.model.named_parameters()}
+    for batch in [*trainer.plan.batches(0, BEGIN)] * 2:
+        trainer._update([batch], 1e-2)
+        assert trainer.plan.teacher is not None
+        again = trainer.step(batch, trainer.plan.teacher(batch))
+        assert [*again.terms] == ["transducer", "transducer_kl"] and not again.dropped.any()
+        assert all(torch.isfinite(term.total) for term in again.terms.values())
+    still = {name for name, x in trainer.step.model.named_parameters() if torch.equal(x, before[name])}
+    assert still <= {"encoder.mask_embedding", "head.output.weight", "head.output.bias"}
+    assert kept == any((tmp_path / "targets").rglob("*.safetensors"))
 
 
 def test_masked_frames_are_learnt_from_the_whole_input_and_others_from_the_masked_one(tmp_path: Path) -> None:
