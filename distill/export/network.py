@@ -8,13 +8,14 @@ keeps them in a ring buffer, which grows to the model's history, and writes the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill.models.attention import attention_mask
+from distill.models.attention import Attention, attention_mask
+from distill.models.conformer import ConformerBlock
 from distill.models.encoder import Positions, TransformerBlock
 from distill.models.front_end import ConvLayer, FbankFrontEnd, GaborLayer
 from distill.models.heads import SharedHead
@@ -106,27 +107,26 @@ class Frames(nn.Module):
         return self.projection(self.feature_norm(x))
 
 
-class FoldedPositions(nn.Module):
-    """`encoder.Positions` with the norm of its weights folded in; two-dimensional, which runtimes run faster."""
+class SlidingConvolution(nn.Module):
+    """A convolution that keeps the number of frames, a norm of its weights folded in; in 2-D, which runs faster."""
 
-    def __init__(self, positions: Positions) -> None:
+    def __init__(self, conv: nn.Conv1d, causal: bool) -> None:
         super().__init__()
-        self.kernel, self.causal = positions.kernel, positions.causal
-        conv = positions.conv
+        (self.kernel,) = conv.kernel_size
+        self.left = self.kernel - 1 if causal else self.kernel // 2
         self.conv = nn.Conv2d(conv.in_channels, conv.out_channels, (1, self.kernel), groups=conv.groups)
         with torch.no_grad():
             self.conv.weight.copy_(conv.weight[:, :, None])
             if self.conv.bias is not None and conv.bias is not None:
                 self.conv.bias.copy_(conv.bias)
 
-    def forward(self, x: Tensor, history: Tensor | None) -> Tensor:
-        """x (N, T, C), history (N, kernel - 1, C) of a stream -> (N, T, C)."""
+    def forward(self, x: Tensor, history: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x (N, T, C), history (N, kernel - 1, C) of a stream -> (N, T, C), the next history."""
         if history is None:
-            left = self.kernel - 1 if self.causal else self.kernel // 2
-            x = F.pad(x, (0, 0, left, self.kernel - 1 - left))
+            around = F.pad(x, (0, 0, self.left, self.kernel - 1 - self.left))
         else:
-            x = torch.cat([history, x], 1)
-        return F.gelu(self.conv(x.transpose(1, 2)[:, :, None])[:, :, 0].transpose(1, 2))
+            around = torch.cat([history, x], 1)
+        return self.conv(around.transpose(1, 2)[:, :, None])[:, :, 0].transpose(1, 2), around[:, x.shape[1] :]
 
 
 class FoldedHead(nn.Module):
@@ -155,26 +155,38 @@ class Past(NamedTuple):
     values: Tensor
 
 
-class Bias(NamedTuple):
-    """Added to scores over the past and the new frames, (N or 1, …, T or 1, R + T) each.
+class ConformerPast(NamedTuple):
+    """Keys and values as in `Past`; conv (N, kernel - 1, conv_dim): last inputs of the depthwise convolution."""
 
-    mask: 0 or HIDDEN, for all heads. relative: of WavLM's positions (N or 1, heads, T, R + T), before the gates.
+    keys: Tensor
+    values: Tensor
+    conv: Tensor
+
+
+BlockPast = Past | ConformerPast
+
+
+class RuntimeContext(NamedTuple):
+    """Input that all blocks share, over R past and T new frames of N streams.
+
+    mask (N or 1, 1, T or 1, R + T): 0 or HIDDEN, added to scores. relative (N or 1, heads, T, R + T): of WavLM's
+    positions, before the gates. inside (N or 1, T): False for padded new frames.
     """
 
     mask: Tensor
     relative: Tensor | None
+    inside: Tensor
 
 
-class RuntimeBlock(nn.Module):
-    """`TransformerBlock` without dropout, over the concatenated frames of all streams: (N * T, C).
+class RuntimeAttention(nn.Module):
+    """`Attention` over the concatenated frames of all streams: (N * T, C).
 
     Keys, queries and values are one product, which includes the scale of the scores.
     """
 
-    def __init__(self, block: TransformerBlock) -> None:
+    def __init__(self, attention: Attention) -> None:
         super().__init__()
-        self.block, attention = block, block.attention
-        self.heads = attention.heads
+        self.attention, self.heads = attention, attention.heads
         self.head_dim = attention.query.out_features // self.heads
         layers, scales = (attention.query, attention.key, attention.value), (self.head_dim**-0.5, 1.0, 1.0)
         self.projections = nn.Linear(attention.query.in_features, 3 * attention.query.out_features)
@@ -186,33 +198,76 @@ class RuntimeBlock(nn.Module):
         """Keys and values of `size` frames, all zeros."""
         return Past(*torch.zeros(2, batch, self.heads, size, self.head_dim))
 
-    def forward(self, x: Tensor, rows: tuple, bias: Bias, past: Past | None) -> tuple[Tensor, Past]:
+    def forward(self, x: Tensor, rows: tuple, context: RuntimeContext, past: Past | None) -> tuple[Tensor, Past]:
         """rows: N and T, one of them -1. Returns (N * T, C), and keys and values of the new frames."""
-        block = self.block
-        if block.norm_first:
-            attended, new = self.attend(block.attention_norm(x), rows, bias, past)
-            x = x + attended
-            return x + block.ffn_down(F.gelu(block.ffn_up(block.ffn_norm(x)))), new
-        attended, new = self.attend(x, rows, bias, past)
-        x = block.attention_norm(x + attended)
-        return block.ffn_norm(x + block.ffn_down(F.gelu(block.ffn_up(x)))), new
-
-    def attend(self, x: Tensor, rows: tuple, bias: Bias, past: Past | None) -> tuple[Tensor, Past]:
-        """Output of the attention (N * T, C), and keys and values of the new frames."""
         projected = self.projections(x).reshape(*rows, 3 * self.heads, self.head_dim).transpose(1, 2)
         query, keys, values = projected.split(self.heads, 1)
         seen = new = Past(keys, values)
         if past is not None:
             seen = Past(torch.cat([past.keys, keys], 2), torch.cat([past.values, values], 2))
-        scores = query @ seen.keys.transpose(2, 3) + bias.mask
-        if bias.relative is not None:
+        scores = query @ seen.keys.transpose(2, 3) + context.mask
+        if context.relative is not None:
             heads = x.reshape(*rows, self.heads, self.head_dim).transpose(1, 2)
-            scores = scores + self.block.attention.gated(heads, bias.relative)
+            scores = scores + self.attention.gated(heads, context.relative)
         mixed = scores.softmax(3) @ seen.values
-        return self.block.attention.out(mixed.transpose(1, 2).reshape(-1, self.heads * self.head_dim)), new
+        return self.attention.out(mixed.transpose(1, 2).reshape(-1, self.heads * self.head_dim)), new
 
 
-COUNTERPARTS: dict[type, type[RuntimeBlock]] = {TransformerBlock: RuntimeBlock}
+class RuntimeBlock(nn.Module):
+    """`TransformerBlock` without dropout, over the concatenated frames of all streams: (N * T, C)."""
+
+    def __init__(self, block: TransformerBlock) -> None:
+        super().__init__()
+        self.block, self.attention = block, RuntimeAttention(block.attention)
+
+    def empty_past(self, batch: int, size: int) -> Past:
+        """Keys and values of `size` frames, all zeros."""
+        return self.attention.empty_past(batch, size)
+
+    def forward(self, x: Tensor, rows: tuple, context: RuntimeContext, past: Past | None) -> tuple[Tensor, Past]:
+        """rows: N and T, one of them -1. Returns (N * T, C), and keys and values of the new frames."""
+        block = self.block
+        if block.norm_first:
+            attended, new = self.attention(block.attention_norm(x), rows, context, past)
+            x = x + attended
+            return x + block.ffn_down(F.gelu(block.ffn_up(block.ffn_norm(x)))), new
+        attended, new = self.attention(x, rows, context, past)
+        x = block.attention_norm(x + attended)
+        return block.ffn_norm(x + block.ffn_down(F.gelu(block.ffn_up(x)))), new
+
+
+class RuntimeConformerBlock(nn.Module):
+    """`ConformerBlock` without dropout, over the concatenated frames of all streams: (N * T, C)."""
+
+    def __init__(self, block: ConformerBlock) -> None:
+        super().__init__()
+        self.block, self.attention = block, RuntimeAttention(block.attention)
+        depthwise, self.kept = block.convolution.depthwise, block.convolution.left
+        self.conv_dim = depthwise.in_channels
+        self.depthwise = SlidingConvolution(depthwise, causal=block.convolution.right == 0)
+
+    def empty_past(self, batch: int, size: int) -> ConformerPast:
+        """Keys and values of `size` frames and what the convolution sees before the first, all zeros."""
+        return ConformerPast(*self.attention.empty_past(batch, size), torch.zeros(batch, self.kept, self.conv_dim))
+
+    def forward(
+        self, x: Tensor, rows: tuple, context: RuntimeContext, past: ConformerPast | None
+    ) -> tuple[Tensor, ConformerPast]:
+        """As `RuntimeBlock.forward`; of the new past, conv takes the place of the one before."""
+        block, conv = self.block, self.block.convolution
+        pair, before = (None, None) if past is None else (Past(past.keys, past.values), past.conv)
+        x = x + 0.5 * block.ffn_before(x)
+        attended, new = self.attention(block.attention_norm(x), rows, context, pair)
+        x = x + attended
+        gated = F.glu(conv.up(conv.norm(x)), 1).reshape(*rows, self.conv_dim) * context.inside[..., None]
+        mixed, after = self.depthwise(gated, before)
+        x = x + conv.down(F.silu(conv.depthwise_norm(mixed.reshape(-1, self.conv_dim))))
+        return block.norm(x + 0.5 * block.ffn_after(x)), ConformerPast(new.keys, new.values, after)
+
+
+COUNTERPARTS: dict[type, type[RuntimeBlock | RuntimeConformerBlock]] = {
+    TransformerBlock: RuntimeBlock, ConformerBlock: RuntimeConformerBlock,
+}  # fmt: skip
 """The runtime's form of each kind of block."""
 
 
@@ -228,16 +283,19 @@ class RuntimeGraph(nn.Module):
         if obstacle := model.settings.runtime_obstacle:
             raise ValueError(obstacle)
         self.settings, self.hop = model.settings, model.front_end.hop
-        self.frames, self.positions = Frames(model), FoldedPositions(cast(Positions, model.encoder.positions))
+        positions = model.encoder.positions
+        assert isinstance(positions, Positions)  # `runtime_obstacle` refuses others
+        self.frames, self.positions = Frames(model), SlidingConvolution(positions.conv, positions.causal)
         self.norm, self.relative = model.encoder.norm, model.encoder.relative
         self.blocks = nn.ModuleList(COUNTERPARTS[type(block)](block) for block in model.encoder.blocks)  # type: ignore[arg-type]
         self.dim = model.settings.encoder.dim
         self.head = FoldedHead(model, output)
 
-    def embedded(self, x: Tensor, history: Tensor | None) -> Tensor:
-        """`Encoder.embed`."""
-        x = x + self.positions(x, history)
-        return x if self.settings.encoder.norm_first else self.norm(x)
+    def embedded(self, x: Tensor, history: Tensor | None) -> tuple[Tensor, Tensor]:
+        """`Encoder.embed`, and the next history."""
+        positions, history = self.positions(x, history)
+        x = x + F.gelu(positions)
+        return x if self.settings.encoder.norm_first else self.norm(x), history
 
     def log_probs(self, x: Tensor) -> Tensor:
         """Final norm and head: (…, dim) -> (…, V)."""
@@ -263,12 +321,12 @@ class StreamGraph(RuntimeGraph):
         self.input_size, self.input_shift = front.window(self.chunk_frames), self.chunk_frames * front.stride
 
     def forward(
-        self, x: Tensor, valid: Tensor, processed: Tensor, positions: Tensor, past: Sequence[Past]
-    ) -> tuple[Tensor, Tensor, list[Past]]:
+        self, x: Tensor, valid: Tensor, processed: Tensor, positions: Tensor, past: Sequence[BlockPast]
+    ) -> tuple[Tensor, Tensor, list[BlockPast]]:
         """x (N, T_in, C_in), input of T frames (`FrontEnd.window`), at most a chunk; processed (N,): frames before.
 
         valid (N,): how many of the T frames are real, at least one. positions (N, kernel - 1, dim). Returns
-        log-probabilities (N, T, V), new positions, new keys and values.
+        log-probabilities (N, T, V), new positions, and the blocks' new keys and values, each with its other states.
         """
         start = processed[:, None]
         slots = torch.arange(past[0].keys.shape[2] - self.sinks, device=x.device)
@@ -280,26 +338,27 @@ class StreamGraph(RuntimeGraph):
         return self.run(x, valid, processed, frames, positions, past)
 
     def run(
-        self, x: Tensor, valid: Tensor, processed: Tensor, frames: Tensor, positions: Tensor, past: Sequence[Past]
-    ) -> tuple[Tensor, Tensor, list[Past]]:
+        self, x: Tensor, valid: Tensor, processed: Tensor, frames: Tensor, positions: Tensor, past: Sequence[BlockPast]
+    ) -> tuple[Tensor, Tensor, list[BlockPast]]:
         """`forward` over any arrangement of the past: the frame (N, R) in each slot, negative for unused ones."""
         x, start = self.frames(x, exact=True), processed[:, None]
         offset = torch.arange(x.shape[1], device=x.device)
         inside = offset < valid[:, None]
         x = x * inside[..., None]
-        history = torch.cat([positions, x], 1)[:, x.shape[1] :]
-        x, rows = self.embedded(x, positions).reshape(-1, self.dim), (-1, x.shape[1])
+        rows = (-1, x.shape[1])
+        x, positions = self.embedded(x, positions)
+        x = x.reshape(-1, self.dim)
         seen = self.streaming.visible(frames, start)
         relative: Tensor | None = None
         if self.relative is not None:
             relative = self.relative(offset, torch.cat([frames - start, offset.expand(frames.shape[0], -1)], 1))
-        bias, new = Bias(hidden_unless(torch.cat([seen, inside], 1))[:, None, None], relative), []
+        mask, new = hidden_unless(torch.cat([seen, inside], 1))[:, None, None], []
         for block, before in zip(self.blocks, past):
-            x, pair = block(x, rows, bias, before)
-            new.append(pair)
-        return self.log_probs(x).reshape(*rows, self.head.product.out_features), history, new
+            x, after = block(x, rows, RuntimeContext(mask, relative, inside), before)
+            new.append(after)
+        return self.log_probs(x).reshape(*rows, self.head.product.out_features), positions, new
 
-    def initial_past(self, batch: int = 1) -> list[Past]:
+    def initial_past(self, batch: int = 1) -> list[BlockPast]:
         """Ring buffers of full size, all zeros."""
         return [block.empty_past(batch, self.sinks + self.history) for block in self.blocks]  # type: ignore[operator]
 
@@ -330,8 +389,9 @@ class WholeGraph(RuntimeGraph):
             inside = frame < lengths[:, None]
             x = x * inside[..., None]
         mask = hidden_unless(attention_mask(inside, self.settings.streaming))
-        bias = Bias(mask, None if self.relative is None else self.relative(frame, frame))
-        x, rows = self.embedded(x, None).reshape(-1, self.dim), (x.shape[0], -1)
+        relative = None if self.relative is None else self.relative(frame, frame)
+        context, rows = RuntimeContext(mask, relative, inside), (x.shape[0], -1)
+        x = self.embedded(x, None)[0].reshape(-1, self.dim)
         for block in self.blocks:
-            x, _ = block(x, rows, bias, None)
+            x, _ = block(x, rows, context, None)
         return self.log_probs(x).reshape(*rows, self.head.product.out_features)

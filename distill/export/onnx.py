@@ -7,30 +7,34 @@ and omnilingual whole utterances); no runtime needs anything of this project.
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import onnx
 import onnx.numpy_helper
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill.export.network import Past, StreamGraph, WholeGraph
+from distill.config.model import BlockWidths
+from distill.export.network import ConformerPast, Past, StreamGraph, WholeGraph
 from distill.files import replacing
 from distill.models.recogniser import Recogniser
 
 log = logging.getLogger(__name__)
 
 OPSET = 17  # what the oldest runtimes in use read, LayerNormalization included
-UNUSED_DIM, UNUSED_KERNEL = 4, 3  # sizes of the zipformer's states that our encoders lack: as small as it takes
+DIM = 4  # width of the zipformer's states of feed-forwards and convolutions: as small as it takes
 EMBED_STATE = (128, 3, 19)
 SHERPA_EPS = 1e-5  # what sherpa-onnx adds to the variance of a waveform that it normalises
 
 
 class StreamOnnx(nn.Module):
-    """`StreamGraph` with flat arguments: x, valid, processed, positions, then keys and values of each block.
+    """`StreamGraph` with flat arguments: x, valid, processed, positions, then the states of each block.
 
     Of a waveform model x is (N, samples), without channels.
     """
@@ -39,12 +43,14 @@ class StreamOnnx(nn.Module):
         super().__init__()
         self.graph = graph
         self.wave = graph.settings.front_end.input == "waveform"
+        self.kinds = [type(past) for past in graph.initial_past()]
 
     def forward(self, x: Tensor, valid: Tensor, processed: Tensor, positions: Tensor, *past: Tensor) -> tuple:
         x = x[..., None] if self.wave else x
-        pairs = [Past(*past[i : i + 2]) for i in range(0, len(past), 2)]
-        log_probs, positions, new = self.graph(x, valid, processed, positions, pairs)
-        return (log_probs, positions, *(tensor for pair in new for tensor in pair))
+        states = iter(past)
+        blocks = [kind(*islice(states, len(kind._fields))) for kind in self.kinds]
+        log_probs, positions, new = self.graph(x, valid, processed, positions, blocks)
+        return (log_probs, positions, *(tensor for block in new for tensor in block))
 
 
 class WaveOnnx(nn.Module):
@@ -83,40 +89,48 @@ class FbankOnnx(nn.Module):
 
 
 class ZipformerOnnx(nn.Module):
-    """`StreamGraph` behind the states of sherpa-onnx's streaming zipformer2 CTC models.
+    """`StreamGraph` behind the states of sherpa-onnx's streaming zipformer2 models.
 
-    Each block is a layer there, with its keys in `key` (L, N, dim) and its values in `val1`, newest last;
-    how many of them are real follows from processed_lens. The frames for the positions lie at the end of
-    the first layer's `val2`; all other states pass through. Chunks are always whole.
+    Each block is a stack of one layer there, with its keys in `key` (L, N, heads * head_dim) and its values in `val1`,
+    newest last; how many of them are real follows from processed_lens. The last inputs of convolutions lie in (N, DIM,
+    kernel // 2) without order: a conformer's in each layer's `conv1`, those of the positions in the first one's
+    `conv2`. All other states pass through. Chunks are always whole.
     """
 
     def __init__(self, graph: StreamGraph) -> None:
         super().__init__()
-        self.graph, self.layers, self.widths = graph, len(graph.blocks), graph.settings.encoder.widths()
-        self.kept = graph.positions.kernel - 1
-        self.left = max(graph.history, self.kept, 1)
+        self.graph, self.left = graph, max(graph.history, 1)
+        self.blocks = [graph.settings.encoder.widths(i) for i in range(len(graph.blocks))]
+        self.positions = (graph.positions.kernel - 1, graph.dim)
+        self.convs = [past.conv.shape[1:] if isinstance(past, ConformerPast) else None for past in graph.initial_past()]
+        sizes = [math.prod(conv or (0,)) for conv in self.convs]
+        sizes[0] = max(sizes[0], math.prod(self.positions))
+        self.sizes = [max(1, math.ceil(size / DIM)) for size in sizes]
 
     def forward(self, x: Tensor, *states: Tensor) -> tuple:
-        layers = [states[6 * i : 6 * i + 6] for i in range(self.layers)]
-        embed, processed = states[6 * self.layers :]
-        positions = layers[0][3][self.left - self.kept :].transpose(0, 1)
-        past = [Past(self._heads(layer[0]), self._heads(layer[2])) for layer in layers]
+        layers = [states[6 * i : 6 * i + 6] for i in range(len(self.blocks))]
+        embed, processed = states[6 * len(self.blocks) :]
         frames = processed[:, None] - self.left + torch.arange(self.left, device=x.device)
         valid = torch.full_like(processed, self.graph.chunk_frames)
+        past = [self._past(*each) for each in zip(layers, self.blocks, self.convs)]
+        positions = taken(layers[0][5], self.positions)
         log_probs, positions, new = self.graph.run(x, valid, processed, frames, positions, past)
         outputs = [log_probs]
-        for i, (layer, pair) in enumerate(zip(layers, new)):
+        for i, (layer, block) in enumerate(zip(layers, new)):
             keys, values = (
                 torch.cat([before, self._flat(after)])[self.graph.chunk_frames :]
-                for before, after in zip((layer[0], layer[2]), pair)
+                for before, after in zip((layer[0], layer[2]), block)
             )
-            second = layer[3] if i else torch.cat([layer[3][self.kept :], positions.transpose(0, 1)])
-            outputs += [keys, layer[1] + 0, values, second + 0, layer[4] + 0, layer[5] + 0]
+            conv = placed(block.conv, layer[4]) if isinstance(block, ConformerPast) else layer[4] + 0
+            second = layer[5] + 0 if i else placed(positions, layer[5])
+            outputs += [keys, layer[1] + 0, values, layer[3] + 0, conv, second]
         return (*outputs, embed + 0, processed + self.graph.chunk_frames)
 
-    def _heads(self, state: Tensor) -> Tensor:
-        """(L, N, C) -> (N, heads, L, C / heads)."""
-        return state.reshape(self.left, state.shape[1], self.widths.heads, -1).permute(1, 2, 0, 3)
+    def _past(self, layer: Sequence[Tensor], widths: BlockWidths, conv: torch.Size | None) -> Past | ConformerPast:
+        """States of a layer as a block takes them: keys and values (L, N, C) as (N, heads, L, C / heads)."""
+        shape = (self.left, -1, widths.heads, widths.head_dim)
+        keys, values = (state.reshape(shape).permute(1, 2, 0, 3) for state in (layer[0], layer[2]))
+        return Past(keys, values) if conv is None else ConformerPast(keys, values, taken(layer[4], conv))
 
     def _flat(self, new: Tensor) -> Tensor:
         """(N, heads, chunk, C / heads) -> (chunk, N, C)."""
@@ -124,28 +138,43 @@ class ZipformerOnnx(nn.Module):
 
     def states(self) -> dict[str, tuple[Tensor, int]]:
         """Name -> zeros for one stream, and the axis of streams, in sherpa-onnx's order."""
-        states, width = {}, self.widths.heads * self.widths.head_dim
-        memory, small = torch.zeros(self.left, 1, width), torch.zeros(1, UNUSED_DIM, UNUSED_KERNEL // 2)
-        for i in range(self.layers):
+        states = {}
+        for i, (widths, size) in enumerate(zip(self.blocks, self.sizes)):
+            memory, conv = torch.zeros(self.left, 1, widths.heads * widths.head_dim), torch.zeros(1, DIM, size)
             states[f"cached_key_{i}"] = (memory, 1)
-            states[f"cached_nonlin_attn_{i}"] = (torch.zeros(1, 1, self.left, 3 * UNUSED_DIM // 4), 1)
+            states[f"cached_nonlin_attn_{i}"] = (torch.zeros(1, 1, self.left, 3 * DIM // 4), 1)
             states[f"cached_val1_{i}"] = (memory, 1)
             states[f"cached_val2_{i}"] = (memory, 1)
-            states[f"cached_conv1_{i}"] = (small, 0)
-            states[f"cached_conv2_{i}"] = (small, 0)
+            states[f"cached_conv1_{i}"] = (conv, 0)
+            states[f"cached_conv2_{i}"] = (conv, 0)
         states["embed_states"] = (torch.zeros(1, *EMBED_STATE), 0)
         states["processed_lens"] = (torch.zeros(1, dtype=torch.int64), 0)
         return states
 
     def metadata(self) -> dict[str, Any]:
-        """All entries that sherpa-onnx reads; it aborts the process if one is missing."""
-        return {
-            "model_type": "zipformer2", "version": 1, "model_author": "distill-asr", "comment": "streaming ctc",
-            "T": self.graph.input_size, "decode_chunk_len": self.graph.input_shift,
-            "num_encoder_layers": self.layers, "encoder_dims": UNUSED_DIM, "cnn_module_kernels": UNUSED_KERNEL,
-            "left_context_len": self.left, "query_head_dims": self.widths.head_dim,
-            "value_head_dims": self.widths.head_dim, "num_heads": self.widths.heads,
+        """All entries that sherpa-onnx reads, lists of one number a stack; it aborts the process if one is missing."""
+        head_dims, count = [widths.head_dim for widths in self.blocks], len(self.blocks)
+        lists = {
+            "num_encoder_layers": [1] * count, "encoder_dims": [DIM] * count, "left_context_len": [self.left] * count,
+            "cnn_module_kernels": [2 * size + 1 for size in self.sizes], "query_head_dims": head_dims,
+            "value_head_dims": head_dims, "num_heads": [widths.heads for widths in self.blocks],
         }  # fmt: skip
+        return {
+            "model_type": "zipformer2", "version": 1, "model_author": "distill-asr", "comment": "streaming",
+            "T": self.graph.input_size, "decode_chunk_len": self.graph.input_shift,
+            **{name: ",".join(map(str, values)) for name, values in lists.items()},
+        }  # fmt: skip
+
+
+def taken(state: Tensor, shape: Sequence[int]) -> Tensor:
+    """What `placed` has put into a state: (N, DIM, S) -> (N, *shape)."""
+    return state.flatten(1)[:, : math.prod(shape)].reshape(state.shape[0], *shape)
+
+
+def placed(x: Tensor, state: Tensor) -> Tensor:
+    """The numbers of x (N, …) in the shape (N, DIM, S) of a state, zeros behind them."""
+    size = math.prod(x.shape[1:])
+    return F.pad(x.flatten(1), (0, DIM * state.shape[2] - size)).reshape(-1, DIM, state.shape[2])
 
 
 def export_stream(model: Recogniser, path: Path, output: str = "main") -> None:
@@ -153,17 +182,18 @@ def export_stream(model: Recogniser, path: Path, output: str = "main") -> None:
     graph = StreamGraph(model, output)
     wave = model.settings.front_end.input == "waveform"
     x = torch.zeros(1, graph.input_size) if wave else torch.zeros(1, graph.input_size, model.settings.front_end.mels)
-    past = [tensor for pair in graph.initial_past() for tensor in pair]
+    blocks = graph.initial_past()
     full, none = torch.tensor([graph.chunk_frames]), torch.tensor([0])
-    blocks = range(model.settings.encoder.layers)
-    states = ["positions", *(f"{kind}_{i}" for i in blocks for kind in ("key", "value"))]
+    past = {f"{name}_{i}": tensor for i, block in enumerate(blocks) for name, tensor in block._asdict().items()}
+    states = ["positions", *past]
     inputs = ["x", "valid", "processed", *states]
     outputs = ["log_probs", *(f"new_{name}" for name in states)]
     axes = {name: {0: "N"} for name in (*inputs, *outputs)}
     axes["x"], axes["log_probs"] = {0: "N", 1: "T_in"}, {0: "N", 1: "T"}
-    for name in states[1:]:
-        axes[name], axes[f"new_{name}"] = {0: "N", 2: "R"}, {0: "N", 2: "T"}
-    args = (x, full, none, torch.zeros(1, graph.positions.kernel - 1, graph.dim), *past)
+    for name in past:
+        if name.startswith(Past._fields):  # in rings
+            axes[name], axes[f"new_{name}"] = {0: "N", 2: "R"}, {0: "N", 2: "T"}
+    args = (x, full, none, torch.zeros(1, graph.positions.kernel - 1, graph.dim), *past.values())
     write(StreamOnnx(graph), args, path, inputs, outputs, axes, {"model_type": "distill_stream"})
 
 
@@ -174,18 +204,23 @@ def export_zipformer(model: Recogniser, path: Path, output: str = "main") -> Non
         raise ValueError(f"{problem}; stream it with distill.runtime.session, or take it there offline")
     if front.stride != 4:
         log.warning("frames of %d ms: sherpa-onnx takes all frames for 40 ms, its times will be wrong", front.hop // 16)
-    whole = ZipformerOnnx(StreamGraph(model, output))
+    write_zipformer(StreamGraph(model, output), path, "log_probs")
+
+
+def write_zipformer(graph: StreamGraph, path: Path, output: str) -> None:
+    """A graph with the states and metadata that sherpa-onnx expects of a zipformer2; output: the name of its first."""
+    whole = ZipformerOnnx(graph)
     states = whole.states()
-    inputs, outputs = ["x", *states], ["log_probs", *(f"new_{name}" for name in states)]
-    axes = {"x": {0: "N"}, "log_probs": {0: "N"}}
+    inputs, outputs = ["x", *states], [output, *(f"new_{name}" for name in states)]
+    axes = {"x": {0: "N"}, output: {0: "N"}}
     axes |= {prefix + name: {axis: "N"} for name, (_, axis) in states.items() for prefix in ("", "new_")}
-    x = torch.zeros(1, whole.graph.input_size, front.mels)
+    x = torch.zeros(1, graph.input_size, graph.settings.front_end.mels)
     write(whole, (x, *(zeros for zeros, _ in states.values())), path, inputs, outputs, axes, whole.metadata())
 
 
 def zipformer_obstacle(model: Recogniser) -> str:
     """Why sherpa-onnx cannot stream a model; empty where it can."""
-    front, encoder, sinks = model.settings.front_end, model.settings.encoder, model.settings.streaming.sink_frames
+    front, sinks = model.settings.front_end, model.settings.streaming.sink_frames
     if front.input != "fbank" or front.mels != 80:
         reads = "the waveform" if front.input == "waveform" else f"{front.mels} mels"
         return (
@@ -193,13 +228,6 @@ def zipformer_obstacle(model: Recogniser) -> str:
         )
     if sinks:
         return f"sherpa-onnx's states have no place for attention sinks (streaming.sink_frames: {sinks})"
-    if isinstance(encoder.heads, tuple):
-        return "sherpa-onnx's states have one width for all blocks (encoder.heads differs between blocks)"
-    if encoder.heads * encoder.widths().head_dim != encoder.dim:
-        return (
-            "sherpa-onnx's states have one width for attention and positions, and this model's differ"
-            f" (encoder.heads {encoder.heads} x head_dim {encoder.head_dim}, encoder.dim {encoder.dim})"
-        )
     return ""
 
 

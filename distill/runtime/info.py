@@ -8,7 +8,7 @@ from pathlib import Path
 from distill.config.loading import Settings
 from distill.config.model import Model
 
-LAYOUT = 4  # version of stage 12's output; increment when graphs or export.json change, so that exports are redone
+LAYOUT = 5  # version of stage 12's output; increment when graphs or export.json change, so that exports are redone
 
 
 class ModelInfo(Settings):

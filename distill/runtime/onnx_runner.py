@@ -58,9 +58,11 @@ class OnnxBatches:
     def __init__(self, path: Path, info: ModelInfo, threads: int = 1) -> None:
         self.info, self._graph = info, load_graph(path, threads)
         self._outputs = [item.name for item in self._graph.get_outputs()]
+        given = ("x", "valid", "processed")
+        self._states = {item.name: item.shape[1:] for item in self._graph.get_inputs() if item.name not in given}
 
     def open(self) -> StreamCache:
-        return StreamCache(self.info)
+        return StreamCache(self.info, self._states)
 
     def needs(self, begun: bool) -> int:
         return self.info.chunk_samples(not begun)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,18 +20,18 @@ class StreamCache:
     and grows by moving to a spare one. `start`: frames computed so far.
     """
 
-    def __init__(self, info: ModelInfo) -> None:
-        self._front, self._streaming, encoder = info.model.front_end, info.model.streaming, info.model.encoder
+    def __init__(self, info: ModelInfo, shapes: Mapping[str, Sequence[Any]]) -> None:
+        """shapes: of each state without the axis of streams; a ring's number of frames has a name in its place."""
+        self._front, self._streaming = info.model.front_end, info.model.streaming
         self._inputs = Fbank(self._front.mels) if self._front.input == "fbank" else ScaledWave(info)
-        self._heads = {
-            f"{kind}_{i}": encoder.widths(i)[1:3] for i in range(encoder.layers) for kind in ("key", "value")
-        }
+        self._heads = {name: (shape[0], shape[2]) for name, shape in shapes.items() if isinstance(shape[1], str)}
         size = self._streaming.sink_frames + self._streaming.history_frames
         largest = size * max(heads * width for heads, width in self._heads.values())
         self._spare, *buffers = np.zeros((1 + len(self._heads), largest), np.float32)
         self._buffers = dict(zip(self._heads, buffers))
         self.states = {name: self._ring(name, buffer, 0) for name, buffer in self._buffers.items()}
-        self.states["positions"] = np.zeros((encoder.position_kernel - 1, encoder.dim), np.float32)
+        self._others = [name for name in shapes if name not in self._heads]
+        self.states |= {name: np.zeros(shapes[name], np.float32) for name in self._others}
         self._grow(self._streaming.chunk_frames)
         self._ready = self._inputs.take(np.zeros(0, np.float32), False)
         self._taken: ChunkRequest | None = None
@@ -60,7 +61,8 @@ class StreamCache:
     def advance(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """Store this stream's outputs of the graph -> log-probabilities (T, V) of the chunk."""
         frames, sinks = self.frames, self._streaming.sink_frames
-        self.states["positions"][:] = outputs["new_positions"]
+        for name in self._others:
+            self.states[name][:] = outputs[f"new_{name}"]
         places = list(slots(self.start, frames, self._streaming.history_frames, sinks))
         if self.start < sinks:
             early = min(frames, sinks - self.start)

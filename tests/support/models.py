@@ -28,14 +28,16 @@ def build(
     sinks: int = 0,
     buckets: int = 0,
     widths: tuple = (32, 2, None),
+    kernel: int = 0,
     seed: int = 0,
 ) -> Recogniser:
-    """A model of a few thousand weights."""
+    """A model of a few thousand weights; kernel: of a conformer's convolutions, 0: a transformer."""
     torch.manual_seed(seed)
     causal, (ffn_dim, heads, head_dim) = front.norm == "frame", widths
     encoder = Encoder(
         dim=16, ffn_dim=ffn_dim, layers=2, heads=heads, head_dim=head_dim, norm_first=norm_first, position_kernel=6,
         position_groups=2, position_causal=causal, dropout=0.0, relative_buckets=buckets, relative_distance=30,
+        block="conformer" if kernel else "transformer", conv_kernel=kernel or 1, conv_causal=causal,
     )  # fmt: skip
     chunks = Streaming(chunk_frames=CHUNK, history_frames=HISTORY, sink_frames=sinks) if streams else Streaming()
     settings = Model(front_end=front, encoder=encoder, streaming=chunks, shared_head_dim=shared)
@@ -67,6 +69,9 @@ MODELS = {
     "widths": (WAVE, True, True, None, 0, 0, ((32, 12), (3, 1), 8)),
     "relative": (WAVE, True, False, None, 0, 8),
     "relative teacher": (TEACHER, False, False, None, 0, 8),
+    "conformer": (FBANK, True, False, None, 0, 0, ((32, 12), (3, 1), 8), 5),
+    "conformer waveform": (WAVE, True, False, None, 3, 8, (32, 2, None), 4),
+    "conformer teacher": (TEACHER, False, False, None, 0, 0, (32, 2, None), 5),
 }
 
 

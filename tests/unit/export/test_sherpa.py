@@ -73,8 +73,9 @@ def stream(recogniser, waves: list[np.ndarray]) -> list:
     return streams
 
 
-def test_fbank_models_stream(tokens: Path, recordings: list[np.ndarray]) -> None:
-    model, path = build(*MODELS["fbank"]), tokens.with_name("stream.onnx")
+@pytest.mark.parametrize("name", ["fbank", "conformer"])
+def test_fbank_models_stream(tokens: Path, recordings: list[np.ndarray], name: str) -> None:
+    model, path = build(*MODELS[name]), tokens.with_name(f"stream.{name}.onnx")
     exporting.export_zipformer(model, path)
     recogniser = sherpa_onnx.OnlineRecognizer.from_zipformer2_ctc(str(tokens), str(path), num_threads=1)
     waves = [np.concatenate([wave, np.zeros(8000, np.float32)]) for wave in recordings]
@@ -127,8 +128,9 @@ def offline(recogniser, waves: list[np.ndarray]) -> list[list[str]]:
     return [s.result.tokens for s in streams]
 
 
-def test_fbank_models_run_whole_utterances(tokens: Path, recordings: list[np.ndarray]) -> None:
-    model, path = build(*MODELS["fbank"]), tokens.with_name("whole.onnx")
+@pytest.mark.parametrize("name", ["fbank", "conformer"])
+def test_fbank_models_run_whole_utterances(tokens: Path, recordings: list[np.ndarray], name: str) -> None:
+    model, path = build(*MODELS[name]), tokens.with_name(f"whole.{name}.onnx")
     exporting.export_whole(model, path)
     recogniser = sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(str(path), str(tokens))
     for group in ([recordings[0]], recordings):
