@@ -112,7 +112,8 @@ class Output(NamedTuple):
     what the front-end gives; normed (B, T, F): the same behind the encoder's norm. masked (B, T): True for frames that
     the mask embedding stands for, None without a mask. attention: {block: (B, T, 2 heads * head_dim)}, queries and keys
     of the blocks that a loss needs, from 1, or None; maps (B, heads, T, T) are not made of them here. joint: the
-    transducer behind the given units, None without one.
+    transducer behind the given units, None without one. sparsity: scalar, share of the parameters of front-end and
+    encoder that gates close, None without gates.
     """
 
     logits: Tensor
@@ -125,6 +126,7 @@ class Output(NamedTuple):
     masked: Tensor | None = None
     attention: Mapping[int, Tensor] | None = None
     joint: Joint | None = None
+    sparsity: Tensor | None = None
 
 
 class Targets(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import StringConstraints, model_validator
 
-from distill.config.bounds import RANDOM, Count, Name, Seed, Source, UnitsName, Width
+from distill.config.bounds import RANDOM, Count, Flag, Name, Seed, Source, UnitsName, Width
 from distill.config.decoding import Decoding
 from distill.config.distortions import Distort
 from distill.config.loading import Settings
@@ -26,15 +26,18 @@ OF_LM = re.compile(r"lm(?:[._-].*)?", re.IGNORECASE)
 # settings that do not change the weights
 NOT_OF_TRAINING = ("compute", "decoding", "description", "pretrained", "probe")
 LATER: Mapping[str, Any] = {
-    "init_epoch": "last", "frozen": {}, "supernet": None, "units": None, "distort": None, "data.window": 20_000,
-    "data.share": 1.0, "saving.least_updates": 0, "teacher.masked": False, "model.encoder.block": "transformer",
-    "model.encoder.feature_norm": True, "model.encoder.positions": "convolution",
-    "model.encoder.feature_grad_mult": 1.0, "model.encoder.input_dropout": 0.0,
-    "model.encoder.layer_grad_scale": False, "model.encoder.attention_of": [], "model.encoder.time_reduction": 1,
-    "model.encoder.conv_kernel": 31, "model.encoder.conv_dim": None, "model.encoder.conv_causal": False,
-    "model.encoder.ffn_after_dim": None, "model.transducer": None,
+    "init_epoch": "last", "init_slim": False, "frozen": {}, "supernet": None, "units": None, "distort": None,
+    "data.window": 20_000, "data.share": 1.0, "saving.least_updates": 0, "teacher.masked": False,
+    "model.encoder.block": "transformer", "model.encoder.feature_norm": True,
+    "model.encoder.positions": "convolution", "model.encoder.feature_grad_mult": 1.0,
+    "model.encoder.input_dropout": 0.0, "model.encoder.layer_grad_scale": False, "model.encoder.attention_of": [],
+    "model.encoder.time_reduction": 1, "model.encoder.conv_kernel": 31, "model.encoder.conv_dim": None,
+    "model.encoder.conv_causal": False, "model.encoder.ffn_after_dim": None, "model.encoder.rank": None,
+    "model.transducer": None, "model.pruning": None,
 }  # fmt: skip
-LATER_OF_TERMS = {"start": 0, "lower_weight": 1.0, "average": False}
+LATER_OF_TERMS = {
+    "start": 0, "lower_weight": 1.0, "average": False, "groups": [], "identity": False, "cosine": "log_sigmoid",
+}  # fmt: skip
 """Settings that came after the first version, with what that had, where they are left out of an identity."""
 FURTHER = ("results.md", "differences.json", "pareto.svg")  # other files in an exp-dir
 
@@ -63,6 +66,7 @@ class Experiment(Settings):
     init_epoch: Literal["last", "best"] = "last"  # of `init`; best: the lowest validation loss
     init_units: UnitsName | None = None  # units of `init` where they differ; its prediction layers are then drawn anew
     init_blocks: tuple[Width, ...] = ()  # block of `init`, from 1, that each block starts from; empty: the same one
+    init_slim: Flag = False  # with the widths of `init`, without what its gates close (model.pruning)
     init_slice: tuple[
         Annotated[str, StringConstraints(min_length=1)], ...
     ] = ()  # beginnings of names of larger tensors whose leading part is taken over
@@ -154,6 +158,13 @@ class Experiment(Settings):
                 if joint
                 else "model.transducer needs a term with a weight above 0: objective.transducer, or transducer_kl"
             )
+        if ("sparsity" in terms) != (self.model.pruning is not None):
+            raise ValueError(
+                "the term sparsity of the objective, with a weight above 0, and the gates of model.pruning need each"
+                " other; set both, such as model: {pruning: {}}, objective: {sparsity: {}}, or none"
+            )
+        if self.init_slim and (self.init is None or self.init_blocks or self.init_slice):
+            raise ValueError("init_slim: true needs init, and takes over all of its blocks: no init_blocks, init_slice")
         if self.decoding.avg > self.saving.keep:
             raise ValueError(f"decoding.avg {self.decoding.avg} must be at most saving.keep {self.saving.keep}")
         layers = self.model.encoder.layers
@@ -204,7 +215,7 @@ class Experiment(Settings):
             return self
         self.supernet.check_parts(self.model)
         regression = self.objective.regression
-        if self.objective.terms.keys() != {"regression"} or (regression and regression.heads == "layers"):
+        if self.objective.terms.keys() != {"regression"} or (regression and regression.heads in ("layers", "groups")):
             raise ValueError(
                 "supernet: networks differ in their blocks, so that the objective must be regression from the last one"
                 " alone (heads: last or mean)"

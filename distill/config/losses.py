@@ -15,6 +15,7 @@ from distill.config.bounds import (
     Probability,
     Scale,
     Seed,
+    Share,
     Weight,
     Whole,
     Width,
@@ -130,21 +131,48 @@ class Hidden(Blockwise):
 
 
 class Regression(Blockwise):
-    """L1 and cosine distance between predicted hidden states and the teacher's, a mean over predicted blocks."""
+    """L1 and cosine distance between predicted hidden states and the teacher's, a mean over predicted blocks.
 
-    # last: each of `blocks` is predicted from the last block; mean: their mean; layers: g(i) from block i
-    heads: Literal["last", "mean", "layers"] = "last"
+    heads: `blocks` are predicted from the last block (last), or their mean is (mean); or g(i) from block i (layers); or
+    each block of `groups` from the same one of the student, by one linear layer per group.
+    """
+
+    heads: Literal["last", "mean", "layers", "groups"] = "last"
     blocks: Annotated[tuple[Width, ...], EachOnce, Field(min_length=1)] = (4, 8, 12)  # of the teacher
+    groups: tuple[Annotated[tuple[Annotated[Whole, Field(ge=0, le=65536)], ...], Field(min_length=1)], ...] = ()
+    identity: Flag = False  # linear layers start as the identity, as far as both widths go
+    cosine: Literal["log_sigmoid", "plain"] = "log_sigmoid"  # - log sigmoid of the cosine, or minus the cosine
     cosine_weight: Weight = 1.0
 
+    def pairs(self, blocks: int) -> list[tuple[int, tuple[int, ...]]]:
+        """(student block, teacher blocks whose mean is the target) of each prediction, for so many student blocks."""
+        pairs: dict[str, list[tuple[int, tuple[int, ...]]]] = {
+            "last": [(blocks, (g,)) for g in self.blocks],
+            "mean": [(blocks, self.blocks)],
+            "layers": [(i, (g,)) for i, g in self.layer_map(blocks).items()],
+            "groups": [(block, (block,)) for group in self.groups for block in group],
+        }
+        return pairs[self.heads]
+
     def teacher_blocks(self, blocks: int) -> frozenset[int]:
-        return super().teacher_blocks(blocks) if self.heads == "layers" else frozenset(self.blocks)
+        return frozenset(g for _, taught in self.pairs(blocks) for g in taught)
+
+    def check_models(self, student: Model, teacher: Model) -> None:
+        outside = [i for i, _ in self.pairs(0) if self.heads == "groups" and i > student.encoder.layers]
+        if outside:
+            raise ValueError(f"regression.groups names blocks {outside}, but the student has {student.encoder.layers}")
 
     @model_validator(mode="after")
     def _check(self) -> Regression:
-        unread = "blocks" if self.heads == "layers" else "layers"
-        if getattr(self, unread) != type(self).model_fields[unread].default:
-            raise ValueError(f"{unread} are not read with heads: {self.heads}; leave them out, or choose other heads")
+        read = {"layers": "layers", "groups": "groups"}.get(self.heads, "blocks")
+        for unread in {"blocks", "layers", "groups"} - {read}:
+            if getattr(self, unread) != type(self).model_fields[unread].default:
+                raise ValueError(
+                    f"{unread} are not read with heads: {self.heads}; leave them out, or choose other heads"
+                )
+        every = [block for group in self.groups for block in group]
+        if self.heads == "groups" and (not every or len(set(every)) < len(every)):
+            raise ValueError(f"groups must name blocks, each once, such as [[0], [4, 8, 12]] (got {self.groups})")
         return self
 
 
@@ -170,7 +198,10 @@ class Attention(Relation):
 
     def check_models(self, student: Model, teacher: Model) -> None:
         super().check_models(student, teacher)
-        for name, model in (("student", student), ("teacher", teacher)):
+        pairs = self.layer_map(student.encoder.layers)
+        for name, model, blocks in (("student", student, pairs.keys()), ("teacher", teacher, pairs.values())):
+            if bare := [i for i in blocks if i <= model.encoder.layers and not model.encoder.widths(i - 1).heads]:
+                raise ValueError(f"attention: blocks {bare} of the {name} have no attention; leave them out of layers")
             if any(model.encoder.attention_of):
                 raise ValueError(
                     f"attention: blocks of the {name} take maps from others (encoder.attention_of), and so have none to"
@@ -238,6 +269,18 @@ class Adversary(LossTerm):
 
     reversal: Weight = 0.01  # lambda: scale of the student's gradient, which is followed up
     lr_scale: Scale = 1.0  # learning rate of the classifier relative to the model's
+
+
+class Sparsity(LossTerm):
+    """Distance of the share of parameters that gates close (model.pruning) from a target, by multipliers that learn.
+
+    Validation losses are without it.
+    """
+
+    taught: ClassVar[bool] = False
+
+    target: Share = 0.75  # of front-end and encoder
+    warm_up: Count = 5000  # updates in which the target rises from 0
 
 
 class Denoising(LossTerm):
@@ -310,6 +353,7 @@ class Objective(Settings):
     front: Front | None = None
     discriminative: Discriminative | None = None
     adversary: Adversary | None = None
+    sparsity: Sparsity | None = None
     denoising: Denoising | None = None
     hubert: Hubert | None = None
     contrastive: Contrastive | None = None

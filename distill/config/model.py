@@ -7,7 +7,20 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from distill.config.bounds import EachOnce, Epsilon, Flag, Positive, Probability, Share, Span, Weight, Whole, Width
+from distill.config.bounds import (
+    EachOnce,
+    Epsilon,
+    Flag,
+    Positive,
+    Probability,
+    Rest,
+    Scale,
+    Share,
+    Span,
+    Weight,
+    Whole,
+    Width,
+)
 from distill.config.loading import Settings
 
 SAMPLE_RATE = 16000
@@ -167,15 +180,16 @@ class Encoder(Settings):
     block: Literal["transformer", "conformer"] = "transformer"
     dim: Width = 768
     layers: Annotated[Whole, Field(ge=1, le=1000)] = 12
-    ffn_dim: Width | tuple[Width, ...] = 3072  # of all blocks, or of each
-    heads: Width | tuple[Width, ...] = 12  # of all blocks, or of each
+    ffn_dim: Width | tuple[Rest, ...] = 3072  # of all blocks, or of each; 0: no feed-forward layer
+    heads: Width | tuple[Rest, ...] = 12  # of all blocks, or of each; 0: no attention
     head_dim: Width | None = None  # channels of a head; None: dim / heads
-    ffn_after_dim: Width | tuple[Width, ...] | None = None  # of a conformer's second feed-forward; None: ffn_dim
+    ffn_after_dim: Width | tuple[Rest, ...] | None = None  # of a conformer's second feed-forward; None: ffn_dim
     conv_kernel: Width = 31  # conv_*: of a conformer's convolution modules
     conv_dim: Width | tuple[Width, ...] | None = None  # channels of all blocks, or of each; None: dim
     conv_causal: Flag = False
     # block, from 1, whose attention maps each block takes; 0: its own; empty: all have their own (ARMHuBERT)
     attention_of: tuple[Annotated[Whole, Field(ge=0, le=1000)], ...] = ()
+    rank: Width | None = None  # of the blocks' linear maps, which are two factors where that is smaller; None: of none
     norm_first: Flag = False  # pre-LN (Large) or post-LN (BASE); of a conformer, only where the encoder's own norm is
     feature_norm: Flag = True  # a norm of the front-end's frames; Whisper has none
     # a projection even where features have the width already, as other libraries keep it
@@ -299,6 +313,19 @@ class Transducer(Settings):
     joiner_dim: Width = 512
 
 
+class Pruning(Settings):
+    """Gates (`distill.models.gates`), which training with the term `sparsity` closes.
+
+    conv: channels of the front-end, but for Gabor pairs, and of a conformer's convolutions. layers: attention and
+    feed-forward layers as a whole.
+    """
+
+    units: Annotated[tuple[Literal["conv", "heads", "ffn", "layers"], ...], EachOnce, Field(min_length=1)] = (
+        "conv", "heads", "ffn",
+    )  # fmt: skip
+    lr_scale: Scale = 100.0  # learning rate of gates, and of the multipliers of `sparsity`, relative to the model's
+
+
 class Model(Settings):
     """All settings that decide shapes, besides the number of outputs."""
 
@@ -309,6 +336,7 @@ class Model(Settings):
     shared_head_dim: Width | None = None  # width of the teacher whose prediction layer is shared; None: own head
     ctc_output: Flag = False  # a second output beside it, trained with CTC, for runtimes without a graph
     transducer: Transducer | None = None  # beside these outputs; the units need a blank, and no context
+    pruning: Pruning | None = None
 
     @property
     def runtime_obstacle(self) -> str:
@@ -318,6 +346,10 @@ class Model(Settings):
             "encoder.positions: sinusoid": self.encoder.positions == "sinusoid",
             "encoder.attention_of": any(self.encoder.attention_of),
             "encoder.time_reduction": self.encoder.time_reduction > 1,
+            "encoder.heads: 0 in every block": not any(
+                self.encoder.widths(i).heads for i in range(self.encoder.layers)
+            ),
+            "model.pruning (init_slim: true cuts off what its gates close)": self.pruning is not None,
         }
         blocking = [name for name, blocks in parts.items() if blocks]
         return f"runtimes have no graph of a model with {', '.join(blocking)}" if blocking else ""
@@ -328,6 +360,17 @@ class Model(Settings):
             return ""
         missing = "units without context; use other units than biphones" if context else "a blank; use --topology ctc"
         return f"model.transducer needs {missing}"
+
+    @model_validator(mode="after")
+    def _check_pruning(self) -> Model:
+        units = self.pruning.units if self.pruning else ()
+        shared = self.encoder.relative_buckets or any(self.encoder.attention_of)
+        if shared and {"heads", "layers"} & set(units):
+            raise ValueError(
+                "pruning.units: heads and layers, while blocks share relative positions (WavLM) or maps (attention_of);"
+                " prune conv and ffn"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_streaming(self) -> Model:

@@ -7,18 +7,19 @@ keeps them in a ring buffer, which grows to the model's history, and writes the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill.models.attention import Attention, attention_mask
+from distill.models.attention import Attention, NoAttention, attention_mask
 from distill.models.conformer import ConformerBlock
 from distill.models.encoder import Positions, TransformerBlock
 from distill.models.front_end import ConvLayer, FbankFrontEnd, GaborLayer
 from distill.models.heads import SharedHead
+from distill.models.low_rank import LowRank
 from distill.models.recogniser import Recogniser
 
 HIDDEN = -1e30  # score of an invisible key: its weight after softmax is 0
@@ -149,17 +150,17 @@ class FoldedHead(nn.Module):
 
 
 class Past(NamedTuple):
-    """Keys and values, (N, heads, R, head_dim) each."""
+    """Keys and values, (N, heads, R, head_dim) each; None where all heads are pruned."""
 
-    keys: Tensor
-    values: Tensor
+    keys: Tensor | None
+    values: Tensor | None
 
 
 class ConformerPast(NamedTuple):
     """Keys and values as in `Past`; conv (N, kernel - 1, conv_dim): last inputs of the depthwise convolution."""
 
-    keys: Tensor
-    values: Tensor
+    keys: Tensor | None
+    values: Tensor | None
     conv: Tensor
 
 
@@ -178,6 +179,34 @@ class RuntimeContext(NamedTuple):
     inside: Tensor
 
 
+def product_of(layers: Sequence[nn.Linear | LowRank], scales: Sequence[float]) -> nn.Module:
+    """Linear maps of one input, scaled, side by side: as one product, or of low rank by a first factor that is one."""
+    if all(isinstance(layer, nn.Linear) for layer in layers):
+        return _stacked(layers, scales)
+    first, second = zip(*((layer.down, _stacked([layer.up], [k])) for layer, k in zip(layers, scales)))
+    return nn.Sequential(_stacked(first, [1.0] * len(first)), Apart(second))
+
+
+def _stacked(layers: Sequence[Any], scales: Sequence[float]) -> nn.Linear:
+    made = nn.Linear(layers[0].in_features, sum(layer.out_features for layer in layers), layers[0].bias is not None)
+    with torch.no_grad():
+        made.weight.copy_(torch.cat([layer.weight * k for layer, k in zip(layers, scales)]))
+        if made.bias is not None:
+            made.bias.copy_(torch.cat([layer.bias * k for layer, k in zip(layers, scales)]))
+    return made
+
+
+class Apart(nn.Module):
+    """Linear layers side by side, each on its own equal part of the channels."""
+
+    def __init__(self, layers: Iterable[nn.Linear]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([layer(part) for layer, part in zip(self.layers, x.chunk(len(self.layers), -1))], -1)
+
+
 class RuntimeAttention(nn.Module):
     """`Attention` over the concatenated frames of all streams: (N * T, C).
 
@@ -186,13 +215,9 @@ class RuntimeAttention(nn.Module):
 
     def __init__(self, attention: Attention) -> None:
         super().__init__()
-        self.attention, self.heads = attention, attention.heads
-        self.head_dim = attention.query.out_features // self.heads
+        self.attention, self.heads, self.head_dim = attention, attention.heads, attention.head_dim
         layers, scales = (attention.query, attention.key, attention.value), (self.head_dim**-0.5, 1.0, 1.0)
-        self.projections = nn.Linear(attention.query.in_features, 3 * attention.query.out_features)
-        with torch.no_grad():
-            self.projections.weight.copy_(torch.cat([layer.weight * k for layer, k in zip(layers, scales)]))
-            self.projections.bias.copy_(torch.cat([layer.bias * k for layer, k in zip(layers, scales)]))
+        self.projections = product_of(layers, scales)
 
     def empty_past(self, batch: int, size: int) -> Past:
         """Keys and values of `size` frames, all zeros."""
@@ -202,15 +227,31 @@ class RuntimeAttention(nn.Module):
         """rows: N and T, one of them -1. Returns (N * T, C), and keys and values of the new frames."""
         projected = self.projections(x).reshape(*rows, 3 * self.heads, self.head_dim).transpose(1, 2)
         query, keys, values = projected.split(self.heads, 1)
-        seen = new = Past(keys, values)
+        new = Past(keys, values)
         if past is not None:
-            seen = Past(torch.cat([past.keys, keys], 2), torch.cat([past.values, values], 2))
-        scores = query @ seen.keys.transpose(2, 3) + context.mask
+            keys, values = (torch.cat(pair, 2) for pair in zip(past, new))  # type: ignore[arg-type]  # it has heads
+        scores = query @ keys.transpose(2, 3) + context.mask
         if context.relative is not None:
             heads = x.reshape(*rows, self.heads, self.head_dim).transpose(1, 2)
             scores = scores + self.attention.gated(heads, context.relative)
-        mixed = scores.softmax(3) @ seen.values
+        mixed = scores.softmax(3) @ values
         return self.attention.out(mixed.transpose(1, 2).reshape(-1, self.heads * self.head_dim)), new
+
+
+class RuntimeNoAttention(nn.Module):
+    """`NoAttention` in the place of `RuntimeAttention`."""
+
+    def empty_past(self, batch: int, size: int) -> Past:
+        """Nothing."""
+        return Past(None, None)
+
+    def forward(self, x: Tensor, rows: tuple, context: RuntimeContext, past: Past | None) -> tuple[Tensor, Past]:
+        return torch.zeros_like(x), Past(None, None)
+
+
+def runtime_attention(attention: Attention | NoAttention) -> RuntimeAttention | RuntimeNoAttention:
+    """The runtime's form of an attention."""
+    return RuntimeAttention(attention) if isinstance(attention, Attention) else RuntimeNoAttention()
 
 
 class RuntimeBlock(nn.Module):
@@ -218,7 +259,7 @@ class RuntimeBlock(nn.Module):
 
     def __init__(self, block: TransformerBlock) -> None:
         super().__init__()
-        self.block, self.attention = block, RuntimeAttention(block.attention)
+        self.block, self.attention = block, runtime_attention(block.attention)
 
     def empty_past(self, batch: int, size: int) -> Past:
         """Keys and values of `size` frames, all zeros."""
@@ -241,7 +282,7 @@ class RuntimeConformerBlock(nn.Module):
 
     def __init__(self, block: ConformerBlock) -> None:
         super().__init__()
-        self.block, self.attention = block, RuntimeAttention(block.attention)
+        self.block, self.attention = block, runtime_attention(block.attention)
         depthwise, self.kept = block.convolution.depthwise, block.convolution.left
         self.conv_dim = depthwise.in_channels
         self.depthwise = SlidingConvolution(depthwise, causal=block.convolution.right == 0)
@@ -329,7 +370,8 @@ class StreamGraph(RuntimeGraph):
         log-probabilities (N, T, V), new positions, and the blocks' new keys and values, each with its other states.
         """
         start = processed[:, None]
-        slots = torch.arange(past[0].keys.shape[2] - self.sinks, device=x.device)
+        size = next(block.keys.shape[2] for block in past if block.keys is not None)
+        slots = torch.arange(size - self.sinks, device=x.device)
         frames = start - 1 - torch.remainder(start - 1 - slots, max(1, self.history))
         frames = torch.where(frames < self.sinks, -1, frames)  # they have slots of their own
         if self.sinks:

@@ -10,7 +10,6 @@ import logging
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +42,14 @@ class StreamOnnx(nn.Module):
         super().__init__()
         self.graph = graph
         self.wave = graph.settings.front_end.input == "waveform"
-        self.kinds = [type(past) for past in graph.initial_past()]
+        self.pasts = graph.initial_past()
 
     def forward(self, x: Tensor, valid: Tensor, processed: Tensor, positions: Tensor, *past: Tensor) -> tuple:
         x = x[..., None] if self.wave else x
         states = iter(past)
-        blocks = [kind(*islice(states, len(kind._fields))) for kind in self.kinds]
+        blocks = [type(old)(*(None if state is None else next(states) for state in old)) for old in self.pasts]
         log_probs, positions, new = self.graph(x, valid, processed, positions, blocks)
-        return (log_probs, positions, *(tensor for block in new for tensor in block))
+        return (log_probs, positions, *(tensor for block in new for tensor in block if tensor is not None))
 
 
 class WaveOnnx(nn.Module):
@@ -118,7 +117,7 @@ class ZipformerOnnx(nn.Module):
         outputs = [log_probs]
         for i, (layer, block) in enumerate(zip(layers, new)):
             keys, values = (
-                torch.cat([before, self._flat(after)])[self.graph.chunk_frames :]
+                before + 0 if after is None else torch.cat([before, self._flat(after)])[self.graph.chunk_frames :]
                 for before, after in zip((layer[0], layer[2]), block)
             )
             conv = placed(block.conv, layer[4]) if isinstance(block, ConformerPast) else layer[4] + 0
@@ -128,8 +127,9 @@ class ZipformerOnnx(nn.Module):
 
     def _past(self, layer: Sequence[Tensor], widths: BlockWidths, conv: torch.Size | None) -> Past | ConformerPast:
         """States of a layer as a block takes them: keys and values (L, N, C) as (N, heads, L, C / heads)."""
-        shape = (self.left, -1, widths.heads, widths.head_dim)
-        keys, values = (state.reshape(shape).permute(1, 2, 0, 3) for state in (layer[0], layer[2]))
+        shape, keys, values = (self.left, -1, widths.heads, widths.head_dim), None, None
+        if widths.heads:
+            keys, values = (state.reshape(shape).permute(1, 2, 0, 3) for state in (layer[0], layer[2]))
         return Past(keys, values) if conv is None else ConformerPast(keys, values, taken(layer[4], conv))
 
     def _flat(self, new: Tensor) -> Tensor:
@@ -140,7 +140,8 @@ class ZipformerOnnx(nn.Module):
         """Name -> zeros for one stream, and the axis of streams, in sherpa-onnx's order."""
         states = {}
         for i, (widths, size) in enumerate(zip(self.blocks, self.sizes)):
-            memory, conv = torch.zeros(self.left, 1, widths.heads * widths.head_dim), torch.zeros(1, DIM, size)
+            width = max(1, widths.heads) * widths.head_dim  # of a block without heads too: these states pass through
+            memory, conv = torch.zeros(self.left, 1, width), torch.zeros(1, DIM, size)
             states[f"cached_key_{i}"] = (memory, 1)
             states[f"cached_nonlin_attn_{i}"] = (torch.zeros(1, 1, self.left, 3 * DIM // 4), 1)
             states[f"cached_val1_{i}"] = (memory, 1)
@@ -157,7 +158,7 @@ class ZipformerOnnx(nn.Module):
         lists = {
             "num_encoder_layers": [1] * count, "encoder_dims": [DIM] * count, "left_context_len": [self.left] * count,
             "cnn_module_kernels": [2 * size + 1 for size in self.sizes], "query_head_dims": head_dims,
-            "value_head_dims": head_dims, "num_heads": [widths.heads for widths in self.blocks],
+            "value_head_dims": head_dims, "num_heads": [max(1, widths.heads) for widths in self.blocks],
         }  # fmt: skip
         return {
             "model_type": "zipformer2", "version": 1, "model_author": "distill-asr", "comment": "streaming",
@@ -184,7 +185,8 @@ def export_stream(model: Recogniser, path: Path, output: str = "main") -> None:
     x = torch.zeros(1, graph.input_size) if wave else torch.zeros(1, graph.input_size, model.settings.front_end.mels)
     blocks = graph.initial_past()
     full, none = torch.tensor([graph.chunk_frames]), torch.tensor([0])
-    past = {f"{name}_{i}": tensor for i, block in enumerate(blocks) for name, tensor in block._asdict().items()}
+    every = ((f"{name}_{i}", x) for i, block in enumerate(blocks) for name, x in block._asdict().items())
+    past = {name: state for name, state in every if state is not None}
     states = ["positions", *past]
     inputs = ["x", "valid", "processed", *states]
     outputs = ["log_probs", *(f"new_{name}" for name in states)]

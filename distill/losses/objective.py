@@ -24,6 +24,7 @@ from distill.losses.hubert import Hubert
 from distill.losses.mmi import LfMmi
 from distill.losses.outputs import CtcOutputMse, OutputMse
 from distill.losses.regression import Regression
+from distill.losses.sparsity import Sparsity
 from distill.losses.temporal import TemporalGram
 from distill.losses.term import Losses, LossTerm, Term, TermContext
 from distill.losses.transducer import Rnnt, TransducerKl
@@ -42,6 +43,7 @@ TERMS: dict[str, type[LossTerm]] = {
     "front": FrontDistance,
     "discriminative": CodewordKl,
     "adversary": Adversary,
+    "sparsity": Sparsity,
     "denoising": Denoising,
     "hubert": Hubert,
     "contrastive": Contrastive,

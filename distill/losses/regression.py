@@ -1,11 +1,10 @@
 """Regression of hidden states by L1 and cosine distance: DistilHuBERT (Chang et al. 2022, Eq. 1), papers/000 L_reg.
 
+DPHuBERT's (Peng et al. 2023, arXiv 2305.17651, Eq. 1) has the cosine itself, and linear layers that blocks share.
 Without the cosine, and of a mean of states, it is the loss of LightHuBERT (Wang et al. 2022).
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,35 +16,35 @@ from distill.losses.term import Losses, LossTerm, TermContext, masked_mean
 
 
 class Regression(LossTerm):
-    """|p - t| / D - cosine_weight log σ(cos(p, t)) of a predicted state p and a teacher's t, of D channels.
+    """|p - t| / D - cosine_weight log σ(cos(p, t)), or - cosine_weight cos(p, t), of predicted and teacher's states.
 
-    A mean over frames and over predicted blocks, as in DistilHuBERT's code; that counts padded frames too, here none
-    counts. pairs: student block i, teacher blocks whose mean is t. expanded: all predictions come from one layer over
-    the last block, of a part for each, else each from its own block. Either way they are used in training only.
+    D: channels. A mean over frames and over predicted blocks, as in DistilHuBERT's code; that counts padded frames too,
+    here none counts. Predictions are used in training only: parts of one layer over the last block, or each from its
+    own block, with a layer of its own or of its group. A target is a teacher's state, or the mean of several.
     """
 
     needs = frozenset({"hidden"})
 
-    def __init__(
-        self, pairs: Sequence[tuple[int, Sequence[int]]], dim: int, teacher_dim: int, expanded: bool,
-        cosine_weight: float,
-    ) -> None:  # fmt: skip
+    def __init__(self, settings: Settings, blocks: int, dim: int, teacher_dim: int) -> None:
         super().__init__()
-        self.pairs, self.cosine_weight = tuple(pairs), cosine_weight
-        self.expansion = nn.Sequential(nn.Linear(dim, dim * len(pairs)), nn.GELU()) if expanded else None
-        self.predictions = nn.ModuleList(nn.Linear(dim, teacher_dim) for _ in pairs)
+        self.settings, self.pairs = settings, settings.pairs(blocks)
+        expanded, count = settings.heads == "last", len(self.pairs)
+        self.expansion = nn.Sequential(nn.Linear(dim, dim * count), nn.GELU()) if expanded else None
+        self.layer_of = [*range(count)]
+        if settings.heads == "groups":
+            self.layer_of = [number for number, group in enumerate(settings.groups) for _ in group]
+        layers = [nn.Linear(dim, teacher_dim) for _ in set(self.layer_of)]
+        if settings.identity:
+            for layer in layers:
+                nn.init.eye_(layer.weight)
+                nn.init.zeros_(layer.bias)
+        self.predictions = nn.ModuleList(layers)
 
     @classmethod
     def build(cls, settings: Settings, context: TermContext) -> Regression:
         assert context.teacher is not None
-        student, teacher_dim = context.student.encoder, context.teacher.encoder.dim
-        pairs: dict[str, list[tuple[int, Sequence[int]]]] = {
-            "last": [(student.layers, [g]) for g in settings.blocks],
-            "mean": [(student.layers, settings.blocks)],
-            "layers": [(i, [g]) for i, g in settings.layer_map(student.layers).items()],
-        }
-        expanded = settings.heads == "last"
-        return cls(pairs[settings.heads], student.dim, teacher_dim, expanded, settings.cosine_weight)
+        student = context.student.encoder
+        return cls(settings, student.layers, student.dim, context.teacher.encoder.dim)
 
     def forward(self, student: Output, teacher: Targets | None, batch: Batch) -> Losses:
         """One term per predicted block, `regression<i>_<g>`, or `regression<i>_mean`."""
@@ -56,9 +55,9 @@ class Regression(LossTerm):
         else:
             states = list(self.expansion(student.hidden[-1]).chunk(len(self.pairs), 2))
         terms = {}
-        for (i, blocks), layer, state in zip(self.pairs, self.predictions, states):
+        for (i, blocks), number, state in zip(self.pairs, self.layer_of, states):
             target = torch.stack([teacher.hidden[g].float() for g in blocks]).mean(0)
-            term = masked_mean(self.distance(layer(state).float(), target), inside)
+            term = masked_mean(self.distance(self.predictions[number](state).float(), target), inside)
             name = f"regression{i}_{blocks[0] if len(blocks) == 1 else 'mean'}"
             terms[name] = term._replace(weight=1 / len(self.pairs))
         return Losses(terms)
@@ -66,4 +65,5 @@ class Regression(LossTerm):
     def distance(self, ours: Tensor, theirs: Tensor) -> Tensor:
         """Of each frame: (B, T, D) twice -> (B, T)."""
         similarity = F.cosine_similarity(ours, theirs, dim=2)
-        return (ours - theirs).abs().mean(2) - self.cosine_weight * F.logsigmoid(similarity)
+        similarity = similarity if self.settings.cosine == "plain" else F.logsigmoid(similarity)
+        return (ours - theirs).abs().mean(2) - self.settings.cosine_weight * similarity

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from distill.batch import Batch, Output, Targets, valid_mask
 from distill.config.model import Model
 from distill.fsa.graph import Hmm
+from distill.models.groups import ParameterGroup
 
 NEEDS = {
     "graphs": "the batch's numerators and the denominator",
@@ -47,14 +48,6 @@ class Losses(NamedTuple):
     terms: dict[str, Term]
     dropped: Tensor | bool = False
     recomputed: int = 0
-
-
-class ParameterGroup(NamedTuple):
-    """An optimiser group of its own: learning rate relative to the model's; ascent: its gradients are followed up."""
-
-    name: str
-    lr_scale: float = 1.0
-    ascent: bool = False
 
 
 @dataclass(frozen=True)

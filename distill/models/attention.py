@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from distill.config.model import Encoder as EncoderSettings
 from distill.config.model import Streaming
+from distill.models.gates import Units
+from distill.models.low_rank import linear, linear_macs
 
 
 class KeyValue(NamedTuple):
@@ -74,15 +76,15 @@ class Attention(nn.Module):
         super().__init__()
         self.number, self.source = index + 1, settings.source(index)
         self.lends = self.number in settings.attention_of
-        _, self.heads, head_dim, *_ = settings.widths(index)
+        _, self.heads, self.head_dim, *_ = settings.widths(index)
         self.dropout = 0.0 if self.source else settings.attention_dropout
-        dim, width = settings.dim, self.heads * head_dim
+        dim, width, rank = settings.dim, self.heads * self.head_dim, settings.rank
         if not self.source:
-            self.query, self.key = nn.Linear(dim, width), nn.Linear(dim, width)
-        self.value = nn.Linear(dim, width)
-        self.out = nn.Linear(width, dim)
+            self.query, self.key = linear(dim, width, rank), linear(dim, width, rank)
+        self.value = linear(dim, width, rank)
+        self.out = linear(width, dim, rank)
         gated = settings.relative_buckets > 0
-        self.gate = nn.Linear(head_dim, 8) if gated else None
+        self.gate = nn.Linear(self.head_dim, 8) if gated else None
         self.gate_scale = nn.Parameter(torch.ones(1, self.heads, 1, 1)) if gated else None
 
     @staticmethod
@@ -90,11 +92,18 @@ class Attention(nn.Module):
         """Multiply-adds per frame, by part, where each frame attends to so many keys."""
         _, heads, head_dim, *_ = settings.widths(index)
         width, projections = heads * head_dim, 2 if settings.source(index) else 4
-        return {"attention projections": projections * settings.dim * width, "attention": 2 * width * keys}
+        projection = linear_macs(settings.dim, width, settings.rank)
+        return {"attention projections": projections * projection, "attention": 2 * width * keys}
+
+    @staticmethod
+    def units(settings: EncoderSettings, index: int, alone: tuple[str, ...] = ()) -> Units:
+        """What can be pruned of a block's `attention`: its heads. alone: the modules that it alone has use for."""
+        made_by = tuple(f"attention.{name}" for name in ("query", "key", "value"))
+        return Units("heads", settings.widths(index).heads, made_by, "attention.out", alone)
 
     def empty_cache(self, batch: int) -> KeyValue:
         """The cache of new streams."""
-        values = self.value.weight.new_zeros(batch, 0, self.value.out_features)
+        values = next(self.value.parameters()).new_zeros(batch, 0, self.value.out_features)
         return KeyValue(values[:, :, :0] if self.source else values, values)
 
     def forward(self, x: Tensor, context: Context, cache: KeyValue | None = None) -> tuple[Tensor, KeyValue]:
@@ -126,6 +135,34 @@ class Attention(nn.Module):
         # not unflatten: a traced graph would keep the sizes of its example
         update, reset = self.gate(x).reshape(*x.shape[:3], 2, 4).sum(4).sigmoid().chunk(2, 3)
         return (update * (reset * self.gate_scale - 1) + 2) * relative
+
+
+class NoAttention(nn.Module):
+    """In the place of an attention whose heads are all pruned: zeros, and a cache without channels."""
+
+    heads = 0
+
+    def __init__(self, head_dim: int) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+
+    def empty_cache(self, batch: int) -> KeyValue:
+        """The cache of new streams."""
+        return KeyValue(*torch.zeros(2, batch, 0, 0))
+
+    def forward(self, x: Tensor, context: Context, cache: KeyValue | None = None) -> tuple[Tensor, KeyValue]:
+        """x (B, T, C) -> (B, T, C) and the cache for the next chunk."""
+        past = 0 if cache is None else cache.keys.shape[1]
+        pair = KeyValue(*x.new_zeros(2, len(x), past + x.shape[1], 0))
+        return torch.zeros_like(x), pair if context.kept is None else pair.at(context.kept)
+
+
+class Zeros(nn.Module):
+    """In the place of a layer whose units are all pruned."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (…, C) -> (…, C)."""
+        return torch.zeros_like(x)
 
 
 def attention_mask(inside: Tensor, streaming: Streaming) -> Tensor:

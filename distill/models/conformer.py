@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.config.model import Encoder as EncoderSettings
-from distill.models.attention import Attention, Context, KeyValue
+from distill.models.attention import Attention, Context, KeyValue, NoAttention, Zeros
+from distill.models.gates import Units
+from distill.models.low_rank import linear, linear_macs
 
 
 class ConformerCache(NamedTuple):
@@ -31,8 +34,8 @@ class FeedForward(nn.Module):
         super().__init__()
         dim = settings.dim
         self.norm = nn.LayerNorm(dim)
-        self.up = nn.Linear(dim, ffn_dim)
-        self.down = nn.Linear(ffn_dim, dim)
+        self.up = linear(dim, ffn_dim, settings.rank)
+        self.down = linear(ffn_dim, dim, settings.rank)
         self.dropout = nn.Dropout(settings.dropout)
         self.activation_dropout = nn.Dropout(settings.activation_dropout)
 
@@ -53,10 +56,10 @@ class ConvolutionModule(nn.Module):
         self.left = kernel - 1 if settings.conv_causal else kernel // 2
         self.right = kernel - 1 - self.left
         self.norm = nn.LayerNorm(dim)
-        self.up = nn.Linear(dim, 2 * conv_dim)
+        self.up = linear(dim, 2 * conv_dim, settings.rank)
         self.depthwise = nn.Conv1d(conv_dim, conv_dim, kernel, groups=conv_dim)
         self.depthwise_norm = nn.LayerNorm(conv_dim)
-        self.down = nn.Linear(conv_dim, dim)
+        self.down = linear(conv_dim, dim, settings.rank)
         self.dropout = nn.Dropout(settings.dropout)
 
     def forward(self, x: Tensor, inside: Tensor | None, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -74,23 +77,36 @@ class ConformerBlock(nn.Module):
 
     def __init__(self, settings: EncoderSettings, index: int = 0) -> None:
         super().__init__()
-        widths = settings.widths(index)
-        self.ffn_before = FeedForward(settings, widths.ffn_dim)
-        self.attention_norm = nn.LayerNorm(settings.dim)
-        self.attention = Attention(settings, index)
+        ffn_dim, heads, head_dim, _, ffn_after_dim = settings.widths(index)
+        self.ffn_before = FeedForward(settings, ffn_dim) if ffn_dim else Zeros()
+        self.attention_norm = nn.LayerNorm(settings.dim) if heads else nn.Identity()
+        self.attention = Attention(settings, index) if heads else NoAttention(head_dim)
         self.convolution = ConvolutionModule(settings, index)
-        self.ffn_after = FeedForward(settings, widths.ffn_after_dim)
+        self.ffn_after = FeedForward(settings, ffn_after_dim) if ffn_after_dim else Zeros()
         self.norm = nn.LayerNorm(settings.dim)
         self.dropout = nn.Dropout(settings.dropout)
 
     @staticmethod
     def macs(settings: EncoderSettings, index: int, keys: int) -> dict[str, int]:
         """Multiply-adds per frame of a block, by part, where each frame attends to so many keys."""
-        dim, widths = settings.dim, settings.widths(index)
+        (ffn_dim, _, _, conv_dim, after), macs = settings.widths(index), partial(linear_macs, rank=settings.rank)
+        dim, kernel = settings.dim, settings.conv_kernel
         return {
             **Attention.macs(settings, index, keys),
-            "feed-forward": 2 * dim * (widths.ffn_dim + widths.ffn_after_dim),
-            "convolution modules": widths.conv_dim * (3 * dim + settings.conv_kernel),
+            "feed-forward": 2 * (macs(dim, ffn_dim) + macs(dim, after)),
+            "convolution modules": macs(dim, 2 * conv_dim) + macs(conv_dim, dim) + conv_dim * kernel,
+        }
+
+    @staticmethod
+    def units(settings: EncoderSettings, index: int) -> dict[str, Units]:
+        """What can be pruned, by the width that it is of in the settings."""
+        ffn_dim, _, _, conv_dim, after = settings.widths(index)
+        made_by = ("convolution.up", "convolution.depthwise", "convolution.depthwise_norm")
+        return {
+            "ffn_dim": Units("ffn", ffn_dim, ("ffn_before.up",), "ffn_before.down", ("ffn_before.norm",)),
+            "heads": Attention.units(settings, index, ("attention_norm",)),
+            "conv_dim": Units("conv", conv_dim, made_by, "convolution.down", at_least=1, twice=made_by[0]),
+            "ffn_after_dim": Units("ffn", after, ("ffn_after.up",), "ffn_after.down", ("ffn_after.norm",)),
         }
 
     def empty_cache(self, batch: int) -> ConformerCache:
@@ -114,5 +130,6 @@ class ConformerBlock(nn.Module):
 
     def queries_and_keys(self, x: Tensor) -> Tensor:
         """Those of the attention to the block's input x (B, T, C), side by side: (B, T, 2 heads * head_dim)."""
+        assert isinstance(self.attention, Attention)  # `distill.config.losses.Attention` refuses
         x = self.attention_norm(x + 0.5 * self.ffn_before(x))
         return torch.cat([self.attention.query(x), self.attention.key(x)], 2)

@@ -14,8 +14,18 @@ from torch import Tensor, nn
 from distill.batch import valid_mask
 from distill.config.model import Encoder as EncoderSettings
 from distill.config.model import Mask, Streaming
-from distill.models.attention import Attention, Context, KeyValue, RelativePositions, attention_mask
+from distill.models.attention import (
+    Attention,
+    Context,
+    KeyValue,
+    NoAttention,
+    RelativePositions,
+    Zeros,
+    attention_mask,
+)
 from distill.models.conformer import ConformerBlock
+from distill.models.gates import Units
+from distill.models.low_rank import linear, linear_macs
 from distill.models.streaming import StreamState
 
 
@@ -24,21 +34,30 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, settings: EncoderSettings, index: int = 0) -> None:
         super().__init__()
-        dim, ffn_dim = settings.dim, settings.widths(index).ffn_dim
+        dim, (ffn_dim, heads, head_dim, *_) = settings.dim, settings.widths(index)
         self.norm_first = settings.norm_first
-        self.attention = Attention(settings, index)
-        self.attention_norm = nn.LayerNorm(dim)
-        self.ffn_up = nn.Linear(dim, ffn_dim)
-        self.ffn_down = nn.Linear(ffn_dim, dim)
-        self.ffn_norm = nn.LayerNorm(dim)
+        self.attention = Attention(settings, index) if heads else NoAttention(head_dim)
+        self.attention_norm = nn.LayerNorm(dim) if heads or not self.norm_first else nn.Identity()
+        self.ffn_up = linear(dim, ffn_dim, settings.rank) if ffn_dim else nn.Identity()
+        self.ffn_down = linear(ffn_dim, dim, settings.rank) if ffn_dim else Zeros()
+        self.ffn_norm = nn.LayerNorm(dim) if ffn_dim or not self.norm_first else nn.Identity()
         self.dropout = nn.Dropout(settings.dropout)
         self.activation_dropout = nn.Dropout(settings.activation_dropout)
 
     @staticmethod
     def macs(settings: EncoderSettings, index: int, keys: int) -> dict[str, int]:
         """Multiply-adds per frame of a block, by part, where each frame attends to so many keys."""
-        ffn_dim = settings.widths(index).ffn_dim
-        return {**Attention.macs(settings, index, keys), "feed-forward": 2 * settings.dim * ffn_dim}
+        feed_forward = linear_macs(settings.dim, settings.widths(index).ffn_dim, settings.rank)
+        return {**Attention.macs(settings, index, keys), "feed-forward": 2 * feed_forward}
+
+    @staticmethod
+    def units(settings: EncoderSettings, index: int) -> dict[str, Units]:
+        """What can be pruned, by the width that it is of in the settings."""
+        attention_norm, ffn_norm = (("attention_norm",), ("ffn_norm",)) if settings.norm_first else ((), ())
+        return {
+            "heads": Attention.units(settings, index, attention_norm),
+            "ffn_dim": Units("ffn", settings.widths(index).ffn_dim, ("ffn_up",), "ffn_down", ffn_norm),
+        }
 
     def empty_cache(self, batch: int) -> KeyValue:
         """The cache of new streams."""
@@ -56,6 +75,7 @@ class TransformerBlock(nn.Module):
 
     def queries_and_keys(self, x: Tensor) -> Tensor:
         """Those of the attention to the block's input x (B, T, C), side by side: (B, T, 2 heads * head_dim)."""
+        assert isinstance(self.attention, Attention)  # `distill.config.losses.Attention` refuses
         if self.norm_first:
             x = self.attention_norm(x)
         return torch.cat([self.attention.query(x), self.attention.key(x)], 2)

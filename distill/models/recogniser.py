@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from distill.batch import Output
 from distill.config.model import Model as ModelSettings
-from distill.models.encoder import Encoder
-from distill.models.front_end import build_front_end
+from distill.models.encoder import BLOCKS, Encoder
+from distill.models.front_end import GaborLayer, build_front_end
+from distill.models.gates import Gates, Units
 from distill.models.heads import SharedHead, build_head
 from distill.models.streaming import StreamState
 from distill.models.transducer import Transducer
@@ -32,6 +33,8 @@ class Recogniser(nn.Module):
         if settings.transducer is not None:
             self.transducer = Transducer(settings.transducer, settings.encoder.dim, outputs)
         self.selected = "main"
+        trunk = nn.ModuleDict({"front_end": self.front_end, "encoder": self.encoder})
+        self.gates = Gates(settings.pruning, trunk, prunable(self))
 
     @property
     def outputs(self) -> int:
@@ -49,6 +52,7 @@ class Recogniser(nn.Module):
         """
         if wave.ndim != 2 or samples.shape != wave.shape[:1]:
             raise ValueError(f"wave must be (B, N) and samples (B,), got {tuple(wave.shape)}, {tuple(samples.shape)}")
+        self.gates.draw()
         features, lengths = self.front_end(wave, samples)
         hidden, normed, hit, pairs = self.encoder(features, lengths, masked, attention)
         mapped = self.head.mapped(hidden[-1])
@@ -56,7 +60,8 @@ class Recogniser(nn.Module):
         mapped_last = mapped if isinstance(self.head, SharedHead) else None
         logits = self.head.output(mapped)
         joint = None if self.transducer is None else self.transducer(hidden[-1], tokens)
-        return Output(logits, lengths, hidden, ctc_logits, mapped_last, features, normed, hit, pairs, joint)
+        sparsity = self.gates.sparsity()
+        return Output(logits, lengths, hidden, ctc_logits, mapped_last, features, normed, hit, pairs, joint, sparsity)
 
     def select_output(self, output: str) -> Recogniser:
         """Make `step` return the logits of the output "main" (LF-MMI) or "ctc" from now on; returns itself.
@@ -113,6 +118,7 @@ class Recogniser(nn.Module):
         """
         if samples is None:
             samples = torch.full((len(wave),), wave.shape[1], device=wave.device)
+        self.gates.draw()
         front, chunk, before = self.settings.front_end, self.settings.streaming.chunk_frames, state.start
         received = state.samples + samples.to(state.samples.device)
         state = replace(state, audio=torch.cat([state.audio, wave], 1), samples=received)
@@ -142,6 +148,26 @@ class Recogniser(nn.Module):
         hidden, state = self.encoder.step(features, front.frames(state.samples) - state.start, state)
         logits = self._output(hidden)
         return logits, replace(state, audio=state.audio[:, frames * front.hop :], start=state.start + frames)
+
+
+def prunable(model: Recogniser) -> dict[str, Units]:
+    """What can be pruned of a model, by the names of gates: channels of convolutions, and units of blocks.
+
+    Channels of the last convolution only where a projection behind it takes any number of them; Gabor pairs stay.
+    """
+    settings, layers, found = model.settings, model.front_end.layers, dict[str, Units]()
+    for i, layer in enumerate(layers):
+        made_by = [f"front_end.layers.{i}.{part}" for part in ("conv", "norm") if getattr(layer, part) is not None]
+        taken_by = f"front_end.layers.{i + 1}.conv"
+        if i + 1 == len(layers):
+            made_by += ["encoder.feature_norm"]
+            taken_by = "encoder.projection"
+        if not (isinstance(layer, GaborLayer) or isinstance(model.get_submodule(taken_by), nn.Identity)):
+            found[f"conv{i}"] = Units("conv", settings.front_end.layers[i][0], tuple(made_by), taken_by, at_least=1)
+    for i in range(settings.encoder.layers):
+        for width, units in BLOCKS[settings.encoder.block].units(settings.encoder, i).items():
+            found[f"block{i}_{width}"] = units.below(f"encoder.blocks.{i}")
+    return found
 
 
 def build_model(settings: ModelSettings, outputs: int, seed: int = 0) -> Recogniser:

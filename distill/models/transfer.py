@@ -5,21 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from distill.config.experiment import Experiment
+from distill.models.low_rank import refactored
 from distill.models.recogniser import Recogniser
 
 TITLES = {
     "copied": "copied",
     "sliced": "sliced",
+    "refactored": "copied in other factors (singular values)",
     "other_shape": "initialised anew (another shape)",
     "absent": "initialised anew (not in the source)",
     "unused": "not taken over",
 }
 BLOCK = re.compile(r"encoder\.blocks\.(\d+)\.")
+FACTOR = re.compile(r"(\.(down|up))?\.(weight|bias)$")  # of the end of a linear map's parameter
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class CopyReport:
 
     copied: tuple[str, ...]
     sliced: tuple[str, ...]
+    refactored: tuple[str, ...]
     other_shape: tuple[str, ...]
     absent: tuple[str, ...]
     unused: tuple[str, ...]
@@ -42,8 +47,9 @@ class CopyReport:
     def summary(self) -> str:
         """Counts in one line."""
         anew = len(self.other_shape) + len(self.absent)
+        copied = len(self.copied) + len(self.refactored)
         return (
-            f"{len(self.copied)} tensors copied, {len(self.sliced)} sliced, {anew} initialised anew,"
+            f"{copied} tensors copied, {len(self.sliced)} sliced, {anew} initialised anew,"
             f" {len(self.unused)} not taken over"
         )
 
@@ -62,24 +68,31 @@ def copy_matching(
     leave: prefixes of names that have another meaning in the source, and are not copied.
     Raises ValueError if nothing fits at all, or for a block that the source does not have.
     """
-    own, origin = target.state_dict(), _origins(target, source, blocks)
+    check_blocks(source, blocks)
+    own = target.state_dict()
+    origin = {name: origin_of(name, blocks) for name in own}
     there = {name: tensor for name, tensor in source.items() if not name.startswith(tuple(leave))}
     kinds = {name: kind_of_copy(x, there.get(origin[name]), name.startswith(tuple(slices))) for name, x in own.items()}
+    factors = refactored(there, target, partial(origin_of, blocks=blocks))
+    kinds |= dict.fromkeys(factors, "refactored")
     for name in own:  # the scale of a weight-normed kernel means nothing without its direction
         direction = name.removesuffix("original0") + "original1"
         if name.endswith(".original0") and kinds[name] == "copied" and kinds[direction] not in ("copied", "sliced"):
             kinds[name] = kinds[direction]
     taken = [name for name, kind in kinds.items() if kind in ("copied", "sliced")]
-    if not taken:
+    if not taken and not factors:
         raise ValueError("no parameter of the source has the name and shape of one here: another family of model?")
     with torch.no_grad():
         for name in taken:
             own[name].copy_(source[origin[name]][tuple(slice(size) for size in own[name].shape)])
+        for name, value in factors.items():
+            own[name].copy_(value)
     groups: dict[str, list[str]] = {kind: [] for kind in TITLES}
     for name, kind in kinds.items():
         groups[kind].append(name if origin[name] == name else f"{name} <- {origin[name]}")
     used = {origin[name] for name in own if kinds[name] != "absent"}
-    groups["unused"] = [name for name in source if name not in used]
+    maps = tuple({FACTOR.sub(".", origin[name]) for name in factors})
+    groups["unused"] = [name for name in source if name not in used and not name.startswith(maps)]
     return CopyReport(**{kind: tuple(names) for kind, names in groups.items()})
 
 
@@ -93,17 +106,18 @@ def kind_of_copy(own: Tensor, theirs: Tensor | None, may_slice: bool = False) ->
     return "sliced" if may_slice and larger else "other_shape"
 
 
-def _origins(target: torch.nn.Module, source: Mapping[str, Tensor], blocks: Sequence[int]) -> dict[str, str]:
-    """{name here: name in the source}."""
+def origin_of(name: str, blocks: Sequence[int]) -> str:
+    """The name in the source of a name here: that of the block, from 1, which its block starts from."""
+    if blocks and (match := BLOCK.match(name)):
+        return f"encoder.blocks.{blocks[int(match[1])] - 1}.{name[match.end() :]}"
+    return name
+
+
+def check_blocks(source: Mapping[str, Tensor], blocks: Sequence[int]) -> None:
+    """Raise ValueError for a block that the source does not have."""
     there = {int(match[1]) for name in source if (match := BLOCK.match(name))}
-    missing = sorted({number for number in blocks if number - 1 not in there})
-    if missing:
+    if missing := sorted({number for number in blocks if number - 1 not in there}):
         raise ValueError(f"init_blocks names blocks {missing}, but the source has blocks 1..{len(there)}")
-    origins = {name: name for name in target.state_dict()}
-    for name in origins:
-        if blocks and (match := BLOCK.match(name)):
-            origins[name] = f"encoder.blocks.{blocks[int(match[1])] - 1}.{name[match.end() :]}"
-    return origins
 
 
 def frozen_parameters(experiment: Experiment, model: Recogniser) -> list[tuple[int, nn.Parameter]]:

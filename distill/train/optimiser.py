@@ -6,27 +6,32 @@ import torch
 from torch import nn
 
 from distill.config.training import Optim
-from distill.losses.term import LossTerm, ParameterGroup
+from distill.models.groups import ParameterGroup
 
 MODEL = ParameterGroup("model")
 
 
 def build_optimiser(step: nn.Module, settings: Optim, device: torch.device) -> torch.optim.AdamW:
-    """AdamW of a step's trainable parameters: one group for the model, one per term with a group of its own.
+    """AdamW of a step's trainable parameters: one group for the model, and those that modules have as `group`.
 
     A group has besides torch's keys `lr_scale`, its learning rate relative to the model's (`set_rate`).
     """
     groups: dict[ParameterGroup, list[nn.Parameter]] = {MODEL: []}
-    own = {p: term.group for term in step.modules() if isinstance(term, LossTerm) for p in term.parameters()}
+    own = {
+        p: group for module in step.modules() if (group := getattr(module, "group", None)) for p in module.parameters()
+    }
     for parameter in step.parameters():
         if parameter.requires_grad:
-            groups.setdefault(own.get(parameter) or MODEL, []).append(parameter)
+            groups.setdefault(own.get(parameter, MODEL), []).append(parameter)
     return torch.optim.AdamW(
         [
-            {"params": parameters, "lr_scale": group.lr_scale, "maximize": group.ascent}
+            {
+                "params": parameters, "lr_scale": group.lr_scale, "maximize": group.ascent,
+                "weight_decay": settings.weight_decay * group.decays,
+            }
             for group, parameters in groups.items()
         ],
-        settings.lr, settings.betas, settings.eps, settings.weight_decay, fused=device.type in ("cpu", "cuda"),
+        settings.lr, settings.betas, settings.eps, fused=device.type in ("cpu", "cuda"),
     )  # fmt: skip
 
 

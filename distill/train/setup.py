@@ -33,6 +33,7 @@ from distill.losses.objective import Objective, needs_of
 from distill.losses.term import TermContext
 from distill.models import checkpoint
 from distill.models.front_end import FbankFrontEnd, FrontEnd, WaveFrontEnd
+from distill.models.pruning import open_units, slimmed_state, with_widths
 from distill.models.recogniser import Recogniser, build_model, count_parameters
 from distill.models.transfer import TITLES, copy_matching, frozen_parameters, kind_of_copy
 from distill.train.distributed import Ranks
@@ -82,6 +83,9 @@ def build_trainer(
     folder: of checkpoints, and lists of copied tensors (init.tsv) and cuts left out (skipped.tsv).
     """
     torch.manual_seed(experiment.seed)
+    if experiment.init and experiment.init_slim:
+        units = open_units(start_model(experiment, experiment.init, folders))
+        experiment = experiment.model_copy(update={"model": with_widths(experiment.model, units)})
     lang, data = Lang.load(folders.lang), experiment.data
     if experiment.model.ctc_output and lang.topology.kind == "two_pdf":
         raise ValueError(f"{experiment.name}: model.ctc_output needs a blank; use --topology ctc or ctc_compact")
@@ -214,6 +218,13 @@ def initial_model(
                 f"{experiment.init} has other outputs than {folders.lang}; train it on this lang folder, or give its"
                 " units (init_units), and its prediction layers are drawn anew"
             )
+        if experiment.init_slim:
+            content["model"] = slimmed_state(start_model(experiment, experiment.init, folders))
+        elif content["experiment"]["model"].get("pruning") and experiment.model.pruning is None:
+            raise ValueError(
+                f"{experiment.init} has gates (model.pruning), and {experiment.name} has none; cut off what they close"
+                " with init_slim: true, or set model.pruning"
+            )
         before, now = content["experiment"]["model"]["front_end"], experiment.model.front_end
         other_input = before.get("input", "waveform") != now.input  # same names, but other layers
         leave = ["front_end.", "encoder.feature_norm.", "encoder.projection."] if other_input else []
@@ -231,6 +242,11 @@ def initial_model(
 def start_of(experiment: Experiment, name: str, folders: Folders) -> dict[str, Any]:
     """The checkpoint of the experiment `name` that another one starts from."""
     return checkpoint.load_epoch(folders.exp / name, experiment.init_epoch)
+
+
+def start_model(experiment: Experiment, name: str, folders: Folders) -> Recogniser:
+    """The model of the experiment `name` that another one starts from."""
+    return checkpoint.load_recogniser(folders.exp / name, experiment.init_epoch)[0]
 
 
 def calibrate(front_end: FrontEnd, loader: TrainLoader) -> None:

@@ -29,6 +29,7 @@ def build(
     buckets: int = 0,
     widths: tuple = (32, 2, None),
     kernel: int = 0,
+    rank: int | None = None,
     seed: int = 0,
 ) -> Recogniser:
     """A model of a few thousand weights; kernel: of a conformer's convolutions, 0: a transformer."""
@@ -38,6 +39,7 @@ def build(
         dim=16, ffn_dim=ffn_dim, layers=2, heads=heads, head_dim=head_dim, norm_first=norm_first, position_kernel=6,
         position_groups=2, position_causal=causal, dropout=0.0, relative_buckets=buckets, relative_distance=30,
         block="conformer" if kernel else "transformer", conv_kernel=kernel or 1, conv_causal=causal,
+        rank=rank,
     )  # fmt: skip
     chunks = Streaming(chunk_frames=CHUNK, history_frames=HISTORY, sink_frames=sinks) if streams else Streaming()
     settings = Model(front_end=front, encoder=encoder, streaming=chunks, shared_head_dim=shared)
@@ -67,6 +69,10 @@ MODELS = {
     "sinks": (WAVE, True, True, None, 3),
     "many sinks": (FBANK, True, True, None, CHUNK + 3),
     "widths": (WAVE, True, True, None, 0, 0, ((32, 12), (3, 1), 8)),
+    "pruned": (WAVE, True, True, None, 0, 0, ((0, 12), (3, 0), 8)),
+    "pruned post-LN": (FBANK, True, False, None, 0, 0, ((32, 0), (0, 1), 8)),
+    "low rank": (WAVE, True, False, None, 0, 0, (32, 2, None), 0, 5),
+    "pruned conformer": (FBANK, True, False, None, 0, 0, ((0, 12), (3, 0), 8), 5, 3),
     "relative": (WAVE, True, False, None, 0, 8),
     "relative teacher": (TEACHER, False, False, None, 0, 8),
     "conformer": (FBANK, True, False, None, 0, 0, ((32, 12), (3, 1), 8), 5),

@@ -37,6 +37,9 @@ FULL: dict[str, Settings] = {
             "model.encoder.ffn_after_dim=432",
             "model.transducer={}",
             "objective.transducer={}",
+            "model.encoder.rank=20",
+            "model.pruning={units: [conv, ffn]}",
+            "objective.sparsity={}",
         ],
     ),
     "objective": Objective.model_validate({name: {} for name in TERMS}),
@@ -111,6 +114,7 @@ MAY_BE_NULL = (
     "model.encoder.head_dim",
     "model.encoder.conv_dim",
     "model.encoder.ffn_after_dim",
+    "model.encoder.rank",
     "objective.alpha",
     "objective.beta",
 )

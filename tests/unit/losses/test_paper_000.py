@@ -90,6 +90,28 @@ def test_the_mean_of_blocks_is_predicted_from_the_last_one() -> None:
         torch.testing.assert_close(ours, theirs)
 
 
+def test_groups_of_blocks_share_a_layer_that_starts_as_the_identity() -> None:
+    """DPHuBERT's loss: L1 minus the cosine itself, between blocks of the same number."""
+    settings = {"heads": "groups", "groups": [[0], [1, 3]], "identity": True, "cosine": "plain", "cosine_weight": 0.5}
+    terms, student, teacher = made({"regression": settings})
+    module = terms["regression"]
+    assert terms.teacher_blocks == [0, 1, 3] and len(module.predictions) == 2
+    assert all(torch.equal(layer.weight, torch.eye(WIDE, DIM)) and not layer.bias.any() for layer in module.predictions)
+    torch.nn.init.normal_(module.predictions[1].weight)
+    expected = 0.0
+    for block, layer in ((0, 0), (1, 1), (3, 1)):
+        ours, theirs = valid(module.predictions[layer](student.hidden[block]).detach()), valid(teacher.hidden[block])
+        for p, t in zip(ours, theirs):
+            distance = float((p - t).abs().sum()) / WIDE - 0.5 * float(p @ t / (p.norm() * t.norm()))
+            expected += distance / len(ours) / 3
+    assert loss(terms, student, teacher).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_group_of_blocks_that_the_student_has_not_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"groups names blocks \[4\], but the student has 3"):
+        made({"regression": {"heads": "groups", "groups": [[1], [4]]}})
+
+
 @pytest.mark.parametrize("channels", [4, 7])
 @pytest.mark.parametrize(("kind", "reference"), [("l1", F.l1_loss), ("l2", F.mse_loss)])
 def test_front_ends_are_compared_at_the_teachers_width(channels: int, kind: str, reference) -> None:
@@ -156,6 +178,9 @@ def test_two_steps_are_two_terms_after_each_other() -> None:
     [
         ({"regression": {"layers": [1, 2, 3]}}, "layers are not read with heads: last"),
         ({"regression": {"heads": "layers", "blocks": [1]}}, "blocks are not read with heads: layers"),
+        ({"regression": {"heads": "groups"}}, "groups must name blocks, each once"),
+        ({"regression": {"heads": "groups", "groups": [[1], [1]]}}, "groups must name blocks, each once"),
+        ({"regression": {"groups": [[1]]}}, "groups are not read with heads: last"),
         ({"regression": {"blocks": []}}, "at least 1"),
         ({"regression": {"blocks": [2, 2]}}, "each of its entries once"),
     ],

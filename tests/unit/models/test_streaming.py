@@ -48,8 +48,15 @@ KINDS = {
     "post-LN": ({"norm_first": False}, {}),
     "maps of another block": ({"attention_of": (0, 1)}, {"sink_frames": 1}),
     "widths of each block": ({"ffn_dim": (12, 5), "heads": (3, 1), "head_dim": 4}, {}),
+    "pruned layers": ({"ffn_dim": (0, 5), "heads": (3, 0), "head_dim": 4}, {"sink_frames": 1}),
+    "low rank": ({"rank": 3}, {}),
     "conformer": (CONFORMER, {}),
     "conformer without history": (CONFORMER | {"relative_buckets": 8}, {"history_frames": 0, "sink_frames": 1}),
+    "pruned conformer": (
+        CONFORMER
+        | {"ffn_dim": (0, 5), "heads": (3, 0), "head_dim": 4, "ffn_after_dim": (4, 0), "conv_dim": (3, 8), "rank": 2},
+        {"sink_frames": 1},
+    ),
 }
 CHUNK, HISTORY = 4, 6
 

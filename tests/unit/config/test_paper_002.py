@@ -1,0 +1,85 @@
+"""Pruned, factored and plain models of papers/002 have the share of parameters that they are compared at; DPHuBERT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from distill.config.experiment import Experiment
+from distill.config.experiment_set import ExperimentSet
+from distill.models.cost import parameters
+from distill.models.pruning import with_widths
+from distill.models.recogniser import Recogniser
+from distill.recipe.experiment_set import SetRun
+from tests.unit.config.test_paper_001 import CONF, load
+
+KINDS = ("half", "lrf", "l0")
+CONV = (360, 400, 410, 420, 420, 420, 430)
+HEADS = (4, 5, 5, 5, 4, 4, 4, 4, 3, 3, 4, 4)
+FFN = (360, 300, 280, 280, 284, 304, 324, 340, 360, 380, 380, 400)
+"""Units of each layer of a HuBERT base that is pruned to a quarter."""
+
+
+def trunk(experiment: Experiment) -> int:
+    return parameters(experiment.model, 43)["trunk"]
+
+
+@pytest.mark.parametrize("folder", ["", "mini/"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kd", ["", "_kd"])
+def test_all_have_half_of_the_teachers_parameters(folder: str, kind: str, kd: str) -> None:
+    experiment, whole = (Experiment.load(CONF / f"{folder}{name}.yaml") for name in (kind + kd, "hubert"))
+    if kind == "l0":
+        assert trunk(experiment) == trunk(whole) and experiment.objective.terms["sparsity"].target == 0.5  # type: ignore[attr-defined]
+    else:
+        assert trunk(experiment) / trunk(whole) == pytest.approx(0.5, abs=5e-3)
+    terms = {"mmi"} | ({"outputs", "hidden"} if kd else set()) | ({"sparsity"} if kind == "l0" else set())
+    assert experiment.objective.terms.keys() == terms and experiment.init == "hubert"
+    assert (experiment.teacher.experiment if experiment.teacher else None) == ("teacher_hubert" if kd else None)
+    assert experiment.data.train == ("labelled",)
+
+
+def test_the_set_compares_models_of_a_quarter_too(tmp_path: Path) -> None:
+    settings = ExperimentSet.read(CONF / "sets/paper-002.yaml")
+    whole = trunk(Experiment.load(CONF / "mini/hubert.yaml"))
+    made = dict(SetRun(settings, CONF.parents[2], tmp_path).experiments)
+    for name in ("half_75", "half_kd_75", "lrf_75", "lrf_kd_75"):
+        assert trunk(made[name]) / whole == pytest.approx(0.25, abs=5e-3), name
+    for name in ("l0_75", "l0_kd_75"):
+        assert made[name].objective.terms["sparsity"].target == 0.75  # type: ignore[attr-defined]
+    for name, experiment in made.items():
+        assert bool(experiment.model.streaming.chunk_frames) == name.endswith("_stream")
+
+
+def test_dphubert_is_as_published() -> None:
+    one, two = load("dphubert_1"), load("dphubert_2")
+    term = one.objective.regression
+    assert term and (term.groups, term.identity, term.cosine) == (((0,), (4, 8, 12)), True, "plain")
+    assert one.objective.terms.keys() == {"regression", "sparsity"} and two.objective.terms.keys() == {"regression"}
+    assert one.model.pruning and one.model.pruning.units == ("conv", "heads", "ffn")
+    assert one.optim.lr * one.model.pruning.lr_scale == pytest.approx(0.02)
+    assert [each.optim.updates * each.optim.phases[0] for each in (one, two)] == [15000, 5000]
+    assert (two.init, two.init_slim, two.model.pruning) == ("dphubert_1", True, None)
+    assert (one.optim.clip, one.optim.weight_decay, two.optim.lr, two.optim.updates) == (10, 0, 1e-4, 25000)
+    assert trunk(one) == 94_371_712
+
+
+def test_a_hubert_base_of_which_gates_leave_a_quarter_has_the_published_count() -> None:
+    model = load("dphubert_1").model
+    with torch.device("meta"):
+        gates = Recogniser(model, 43).gates
+    gates.to_empty(device="cpu").eval()
+    widths = {f"conv{i}": width for i, width in enumerate(CONV)}
+    for i, (heads, ffn_dim) in enumerate(zip(HEADS, FFN)):
+        widths |= {f"block{i}_heads": heads, f"block{i}_ffn_dim": ffn_dim}
+    for name, gate in gates.each.items():
+        with torch.no_grad():
+            gate.log_alpha.fill_(-20)[: widths[name]] = 20
+    gates.draw()
+    left = parameters(with_widths(model, widths), 43)["trunk"]
+    assert left == pytest.approx(23.59e6, rel=5e-3)
+    sparsity = gates.sparsity()
+    assert sparsity is not None and sparsity.item() == pytest.approx(1 - left / 94_371_712, abs=1e-6)
+    assert gates.greatest_sparsity() > 0.9

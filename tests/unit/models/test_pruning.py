@@ -1,0 +1,179 @@
+"""Slimmed models against those with gates that they come from; low rank against the best approximation."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from distill.config.model import Model, Pruning
+from distill.models.cost import macs, parameters
+from distill.models.low_rank import LowRank, factors, linear, rank_of_energy
+from distill.models.pruning import open_units, slimmed, with_widths
+from distill.models.recogniser import Recogniser, count_parameters
+from distill.models.transfer import copy_matching
+from tests.support.models import MODELS, build
+from tests.support.streams import assert_step_equals_forward
+from tests.unit.models.test_gates import gated
+
+ALL = ("conv", "heads", "ffn", "layers")
+WAVE = torch.randn(2, 9000, generator=torch.Generator().manual_seed(0))
+SAMPLES = torch.tensor([9000, 6100])
+
+
+def assert_same_outputs(one: Recogniser, other: Recogniser) -> None:
+    """In double precision, so that norms of few channels do not enlarge rounding."""
+    with torch.no_grad():
+        ours, theirs = (copy.deepcopy(model).double().eval()(WAVE.double(), SAMPLES) for model in (one, other))
+    assert torch.equal(ours.lengths, theirs.lengths)
+    for left, right in zip((*ours.hidden, ours.logits), (*theirs.hidden, theirs.logits)):
+        torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-5)
+
+
+def close(model: Recogniser, name: str) -> None:
+    with torch.no_grad():
+        model.gates.each[name].log_alpha.fill_(-20)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "waveform",
+        "gabor",
+        "post-LN",
+        "fbank",
+        "teacher",
+        "widths",
+        "low rank",
+        "pruned",
+        "conformer",
+        "low rank conformer",
+    ],
+)
+def test_a_slimmed_model_gives_what_the_one_with_gates_gives(name: str) -> None:
+    model = gated(name, ALL)
+    slim = slimmed(model)
+    assert_same_outputs(model, slim)
+    assert not slim.gates.each and slim.settings.pruning is None
+    assert count_parameters(slim) == parameters(Model.model_validate(slim.settings.model_dump()), slim.outputs)
+    if slim.settings.streaming.chunk_frames:
+        for each in (model, slim):
+            assert_step_equals_forward(each, [9000, 2000], [700, 5000])
+
+
+def test_sparsity_in_evaluation_is_that_of_the_slimmed_model() -> None:
+    model = gated("waveform", ("conv", "heads", "ffn"), spread=0.5)
+    model.gates.draw()
+    before = count_parameters(build(*MODELS["waveform"]))["trunk"]
+    assert model.gates.sparsity().item() == pytest.approx(1 - count_parameters(slimmed(model))["trunk"] / before)
+
+
+@pytest.mark.parametrize("norm_first", ["waveform", "post-LN"])
+def test_a_layer_without_an_open_unit_is_the_identity(norm_first: str) -> None:
+    """Its bias goes too; the norm behind it (post-LN) stays, the one before it does not."""
+    model = gated(norm_first, ("heads", "ffn"), spread=0.1)
+    close(model, "block0_heads")
+    close(model, "block1_ffn_dim")
+    slim = slimmed(model)
+    assert slim.settings.encoder.heads[0] == 0 and slim.settings.encoder.ffn_dim[1] == 0
+    assert_same_outputs(model, slim)
+    names = {name.split(".", 3)[3] for name, _ in slim.encoder.named_parameters("x") if ".blocks.0." in name}
+    first = {name.split(".")[0] for name in names}
+    assert first == {"ffn_up", "ffn_down", "ffn_norm"} | (set() if norm_first == "waveform" else {"attention_norm"})
+
+
+@pytest.mark.parametrize("name", ["block0_heads_layer", "block1_ffn_dim_layer"])
+def test_a_closed_layer_is_the_identity(name: str) -> None:
+    model = gated("waveform", ("layers",), spread=0.1)
+    close(model, name)
+    width = name.split("_", 1)[1].removesuffix("_layer")
+    slim = slimmed(model)
+    assert 0 in getattr(slim.settings.encoder, width)
+    assert_same_outputs(model, slim)
+
+
+def test_a_model_can_be_pruned_to_nothing_but_its_norms_and_convolutions() -> None:
+    model = gated("waveform", ALL)
+    for name in model.gates.each:
+        close(model, name)
+    slim = slimmed(model)
+    assert [layer[0] for layer in slim.settings.front_end.layers] == [1, 1, 1]
+    assert slim.settings.encoder.heads == slim.settings.encoder.ffn_dim == (0, 0)
+    assert_same_outputs(model, slim)
+    assert macs(slim.settings, 5)["attention projections"] == 0
+
+
+def test_widths_that_stay_equal_are_one_number() -> None:
+    settings = build(*MODELS["waveform"]).settings
+    same = with_widths(settings, {"block0_ffn_dim": 20, "block1_ffn_dim": 20, "conv2": 16})
+    assert (same.encoder.ffn_dim, same.encoder.heads, same.encoder.head_dim) == (20, 2, None)
+    assert same.encoder.always_project, "features have the encoder's width now, and are projected still"
+    fewer = with_widths(settings, {"block0_heads": 1})
+    assert (fewer.encoder.heads, fewer.encoder.head_dim) == ((1, 2), 8)
+
+
+def test_a_slimmed_model_trains_on() -> None:
+    slim = slimmed(gated("pruned", ALL)).train()
+    slim(WAVE, SAMPLES).logits.square().mean().backward()
+    assert [name for name, parameter in slim.named_parameters() if parameter.grad is None] == ["encoder.mask_embedding"]
+
+
+def test_a_slimmed_model_can_be_pruned_again() -> None:
+    once = slimmed(gated("waveform", ("ffn", "layers")))
+    settings = once.settings.model_copy(update={"pruning": Pruning(units=ALL)})
+    again = Recogniser(settings, once.outputs)
+    again.load_state_dict(once.state_dict(), strict=False)
+    assert open_units(again.eval()).keys() <= again.gates.units.keys()
+    assert_same_outputs(again, slimmed(again))
+
+
+def test_factors_are_the_best_approximation_of_their_rank() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(7, 5)
+    down, up = factors(weight, 3)
+    assert down.shape == (3, 5) and up.shape == (7, 3)
+    values = torch.linalg.svdvals(weight)
+    assert (weight - up @ down).square().sum().item() == pytest.approx(values[3:].square().sum().item(), rel=1e-4)
+    torch.testing.assert_close(up.square().sum(0), down.square().sum(1), msg="half of the singular values each")
+    total = values.square().sum()
+    for energy in (0.3, 0.9, 1.0):
+        rank = rank_of_energy(weight, energy)
+        assert values[:rank].square().sum() >= (energy - 1e-6) * total
+        assert rank == 1 or values[: rank - 1].square().sum() < energy * total
+
+
+def test_a_map_has_factors_only_where_they_are_smaller() -> None:
+    assert isinstance(linear(8, 8, 3), LowRank) and isinstance(linear(8, 8, None), torch.nn.Linear)
+    assert isinstance(linear(8, 8, 4), torch.nn.Linear) and isinstance(linear(8, 32, 6), LowRank)
+
+
+def low_rank(rank: int | None) -> Recogniser:
+    return build(*MODELS["low rank"][:7], rank)
+
+
+def test_a_factored_model_starts_from_the_singular_values_of_another() -> None:
+    source, target = low_rank(None), low_rank(5)
+    report = copy_matching(source.state_dict(), target, blocks=(2, 1))
+    assert not report.absent and not report.unused and not report.other_shape
+    for ours, theirs in ((0, 1), (1, 0)):
+        one, other = target.encoder.blocks[ours].ffn_up, source.encoder.blocks[theirs].ffn_up
+        down, up = factors(other.weight, 5)
+        torch.testing.assert_close(one.up.weight @ one.down.weight, up @ down)
+        assert torch.equal(one.up.bias, other.bias)
+    assert "copied in other factors (singular values)\tencoder.blocks.0.ffn_up.up.weight" in "\n".join(report.lines())
+
+
+def test_a_factored_model_gives_its_product_to_another() -> None:
+    source, target = low_rank(5), low_rank(None)
+    report = copy_matching(source.state_dict(), target)
+    assert not report.absent and not report.unused
+    assert_same_outputs(source, target)
+
+
+def test_macs_and_parameters_of_low_rank() -> None:
+    whole, factored = low_rank(None).settings, low_rank(5).settings
+    saved = 2 * (4 * (16 * 16 - 5 * 32) + 2 * (16 * 32 - 5 * 48))
+    assert parameters(whole, 3)["trunk"] - parameters(factored, 3)["trunk"] == saved
+    rate = 16000 / whole.front_end.hop
+    assert sum(macs(whole, 3).values()) - sum(macs(factored, 3).values()) == pytest.approx(rate * saved)
