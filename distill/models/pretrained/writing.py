@@ -86,6 +86,8 @@ def obstacles(model: Model) -> list[str]:
         "encoder.feature_norm: false": not encoder.feature_norm,
         "encoder.attention_of": any(encoder.attention_of),
         "encoder.time_reduction": encoder.time_reduction > 1,
+        "encoder.rank": encoder.rank is not None,
+        "model.pruning": model.pruning is not None,
         "streaming.chunk_frames": model.streaming.chunk_frames > 0,
         "relative positions": encoder.relative_buckets > 0,
         "widths of each block (ffn_dim, heads, head_dim)": (

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
+from distill.config.experiment import Experiment
 from distill.config.model import Model, Pruning
+from distill.models import checkpoint
 from distill.models.cost import macs, parameters
 from distill.models.low_rank import LowRank, factors, linear, rank_of_energy
 from distill.models.pruning import open_units, slimmed, with_widths
 from distill.models.recogniser import Recogniser, count_parameters
 from distill.models.transfer import copy_matching
-from tests.support.models import MODELS, build
+from tests.support.models import MODELS, OUTPUTS, build
 from tests.support.streams import assert_step_equals_forward
 from tests.unit.models.test_gates import gated
+from tools.slim import show_ranks, write
 
 ALL = ("conv", "heads", "ffn", "layers")
 WAVE = torch.randn(2, 9000, generator=torch.Generator().manual_seed(0))
@@ -177,3 +182,26 @@ def test_macs_and_parameters_of_low_rank() -> None:
     assert parameters(whole, 3)["trunk"] - parameters(factored, 3)["trunk"] == saved
     rate = 16000 / whole.front_end.hop
     assert sum(macs(whole, 3).values()) - sum(macs(factored, 3).values()) == pytest.approx(rate * saved)
+
+
+def test_the_tool_writes_a_smaller_experiment_and_shows_ranks(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    model = gated("waveform", ("conv", "heads", "ffn"))
+    values = {"name": "gated", "stage": 8, "model": model.settings.model_dump(mode="json"), "optim": {"updates": 1}}
+    experiment = Experiment.parse({**values, "objective": {"mmi": {}, "sparsity": {}}}, "test")
+    settings = {"experiment": experiment.resolved(), "units": OUTPUTS, "progress": {}}
+    (tmp_path / "gated").mkdir()
+    checkpoint.save(tmp_path / "gated/epoch-3.pt", {"model": model.state_dict(), "objective": {}, **settings})
+    write(tmp_path / "gated", tmp_path / "slim")
+    slim, stored, units, epoch = checkpoint.load_recogniser(tmp_path / "slim")
+    assert (stored.name, units, epoch, stored.objective.terms.keys()) == ("slim", OUTPUTS, 3, {"mmi"})
+    assert_same_outputs(model, slim)
+    printed = yaml.safe_load(capsys.readouterr().out.split("\n", 1)[1])
+    shaped = model.settings.model_copy(update={"pruning": None}).model_dump(mode="json")
+    for part in ("front_end", "encoder"):
+        shaped[part] |= printed["model"][part]
+    assert Model.model_validate(shaped) == slim.settings
+    with pytest.raises(ValueError, match="slim is there already; give another --out"):
+        write(tmp_path / "gated", tmp_path / "slim")
+    show_ranks(slim, 1.0)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6 * slim.settings.encoder.layers and lines[0].startswith("0.attention.query\trank ")

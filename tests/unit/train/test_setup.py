@@ -22,6 +22,7 @@ from distill.graphs.lexicon import Lang, Lexicon, write_lang
 from distill.graphs.numerator import UnitLm
 from distill.graphs.unit_ngram import train_unit_ngram
 from distill.models import checkpoint
+from distill.models.recogniser import count_parameters
 from distill.search.determinise import SequenceGraph
 from distill.train.import_teacher import write_random
 from distill.train.setup import Folders, Graphs, build_trainer, initial_model, stored_numerators, validation
@@ -127,6 +128,49 @@ def test_a_distillation_of_hidden_states_needs_no_denominator(tmp_path: Path) ->
     assert set(first) - set(later) == {"outputs"} and {"hidden1", "hidden2"} <= set(later)
     assert [group["lr"] for group in trainer.optimiser.param_groups] == [0.1, 0.05]
     assert trainer.result()["params"]["training_only"] == 2 * 8 * 8
+
+
+GATED = {**SETTINGS["model"], "pruning": {"units": ["conv", "heads", "ffn"]}}
+
+
+def write_gated(folder: Path) -> None:
+    """An experiment with gates, of which those of half of the units are closed."""
+    folder.mkdir()
+    objective = {"mmi": {}, "sparsity": {"target": 0.3}}
+    values = {**SETTINGS, "name": folder.name, "model": GATED, "objective": objective}
+    write_random(Experiment.parse(values, "test"), Lang.load(folder.parent).outputs, folder)
+    content = checkpoint.load(folder / "epoch-0.pt")
+    for name, value in content["model"].items():
+        if name.startswith("gates."):
+            value[: len(value) // 2], value[len(value) // 2 :] = -9.0, 9.0
+    checkpoint.save(folder / "epoch-0.pt", content)
+
+
+def test_a_training_goes_on_with_what_the_gates_of_its_start_leave(tmp_path: Path) -> None:
+    write_letters(tmp_path)
+    write_gated(tmp_path / "gated")
+    gated = checkpoint.load_recogniser(tmp_path / "gated")[0]
+    trainer = trainer_of(tmp_path, init="gated", init_slim=True)
+    model = trainer.step.model.eval()
+    settings = model.settings
+    assert (settings.encoder.heads, settings.encoder.head_dim, settings.encoder.ffn_dim) == (1, 4, 8)
+    assert [layer[0] for layer in settings.front_end.layers] == [4, 4] and settings.encoder.always_project
+    assert trainer.plan.settings.model == settings and trainer.plan.sizes == count_parameters(model)
+    wave, samples = torch.randn(1, 4000), torch.tensor([4000])
+    with torch.no_grad():
+        torch.testing.assert_close(model(wave, samples).logits, gated(wave, samples).logits, rtol=1e-5, atol=1e-5)
+    trainer._update([next(trainer.plan.batches(0, BEGIN))], 0.1)
+    trainer._save("epoch-1.pt")
+    assert checkpoint.load_recogniser(tmp_path)[0].settings == settings
+
+
+def test_gates_are_neither_lost_nor_made_by_a_start(tmp_path: Path) -> None:
+    write_letters(tmp_path)
+    write_gated(tmp_path / "gated")
+    with pytest.raises(
+        ValueError, match=r"gated has gates .*, and toy has none; .* init_slim: true, or set model\.pru"
+    ):
+        trainer_of(tmp_path, init="gated")
 
 
 def trainer_of(folder: Path, **changes):
