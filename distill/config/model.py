@@ -223,26 +223,6 @@ class Encoder(Settings):
         return self.attention_of[block] if self.attention_of else 0
 
     @model_validator(mode="after")
-    def _check_sources(self) -> Encoder:
-        if len(self.attention_of) not in (0, self.layers):
-            raise ValueError(f"attention_of has {len(self.attention_of)} entries for {self.layers} blocks")
-        for block, source in enumerate(self.attention_of):
-            if source and (source > block or self.source(source - 1)):
-                raise ValueError(
-                    f"attention_of: block {block + 1} can take the maps of an earlier block that has its own, not of"
-                    f" {source}"
-                )
-            ours, theirs = self.widths(block), self.widths(max(0, source - 1))
-            if source and (ours.heads, ours.head_dim) != (theirs.heads, theirs.head_dim):
-                raise ValueError(f"attention_of: blocks {source} and {block + 1} must have the same heads")
-        if any(self.attention_of) and (self.relative_buckets or self.layer_drop):
-            raise ValueError(
-                "attention_of: blocks that take maps from others exclude relative_buckets, which each block's input"
-                " gates, and layer_drop, as a dropped block has no maps"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _check(self) -> Encoder:
         for name in ("ffn_dim", "heads", "conv_dim", "ffn_after_dim"):
             value = getattr(self, name)
@@ -260,6 +240,26 @@ class Encoder(Settings):
             raise ValueError(
                 f"relative_buckets must be 0, or at least 4 and less than 4 times relative_distance"
                 f" {self.relative_distance} (got {self.relative_buckets})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_sources(self) -> Encoder:
+        if len(self.attention_of) not in (0, self.layers):
+            raise ValueError(f"attention_of has {len(self.attention_of)} entries for {self.layers} blocks (layers)")
+        for block, source in enumerate(self.attention_of):
+            if source and (source > block or self.source(source - 1)):
+                raise ValueError(
+                    f"attention_of: block {block + 1} can take the maps of an earlier block that has its own, not of"
+                    f" {source}"
+                )
+            ours, theirs = self.widths(block), self.widths(max(0, source - 1))
+            if source and (ours.heads, ours.head_dim) != (theirs.heads, theirs.head_dim):
+                raise ValueError(f"attention_of: blocks {source} and {block + 1} must have the same heads")
+        if any(self.attention_of) and (self.relative_buckets or self.layer_drop):
+            raise ValueError(
+                "attention_of: blocks that take maps from others exclude relative_buckets, which each block's input"
+                " gates, and layer_drop, as a dropped block has no maps"
             )
         return self
 

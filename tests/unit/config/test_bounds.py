@@ -182,6 +182,7 @@ def test_tests_have_every_kind_of_setting() -> None:
         "beta",
         "units",
         "distort",
+        "supernet",
         *(f"objective.{term}" for term in FULL["objective"].terms),
     }  # each in another tree
     assert rest == set() and math.isfinite(FULL["lm"].model_dump()["optim"]["lr"])

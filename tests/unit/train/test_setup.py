@@ -154,7 +154,7 @@ def test_a_training_goes_on_with_what_the_gates_of_its_start_leave(tmp_path: Pat
     model = trainer.step.model.eval()
     settings = model.settings
     assert (settings.encoder.heads, settings.encoder.head_dim, settings.encoder.ffn_dim) == (1, 4, 8)
-    assert [layer[0] for layer in settings.front_end.layers] == [4, 4] and settings.encoder.always_project
+    assert [layer[0] for layer in settings.front_end.layers] == [4, 8], "the last one is as wide as the encoder"
     assert trainer.plan.settings.model == settings and trainer.plan.sizes == count_parameters(model)
     wave, samples = torch.randn(1, 4000), torch.tensor([4000])
     with torch.no_grad():
