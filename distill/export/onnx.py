@@ -47,7 +47,8 @@ class StreamOnnx(nn.Module):
     def forward(self, x: Tensor, valid: Tensor, processed: Tensor, positions: Tensor, *past: Tensor) -> tuple:
         x = x[..., None] if self.wave else x
         states = iter(past)
-        blocks = [type(old)(*(None if state is None else next(states) for state in old)) for old in self.pasts]
+        given = ([None if state is None else next(states) for state in old] for old in self.pasts)
+        blocks = [type(old)(*block) for old, block in zip(self.pasts, given)]  # type: ignore[arg-type]
         log_probs, positions, new = self.graph(x, valid, processed, positions, blocks)
         return (log_probs, positions, *(tensor for block in new for tensor in block if tensor is not None))
 

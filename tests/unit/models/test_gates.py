@@ -35,15 +35,10 @@ def open_by_hand(log_alpha: float) -> float:
 
 
 def plain_model(name: str) -> Recogniser:
-    """One of tests.support.models, or a conformer."""
+    """One of tests.support.models, or a conformer of low rank."""
     if name in MODELS:
         return build(*MODELS[name])
-    settings = build(*MODELS["waveform"]).settings
-    rank = 5 if name == "low rank conformer" else None
-    changes = {"block": "conformer", "conv_kernel": 3, "conv_dim": 12, "conv_causal": True, "rank": rank}
-    model = Recogniser(settings.model_copy(update={"encoder": settings.encoder.model_copy(update=changes)}), 5)
-    model.front_end.gain.fill_(3.0)
-    return model.eval()
+    return build(*MODELS["conformer"][:6], (32, 2, None), 5, rank=5)
 
 
 def gated(name: str, units: tuple[str, ...], spread: float = 2.0) -> Recogniser:

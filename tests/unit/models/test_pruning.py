@@ -154,7 +154,7 @@ def test_a_map_has_factors_only_where_they_are_smaller() -> None:
 
 
 def low_rank(rank: int | None) -> Recogniser:
-    return build(*MODELS["low rank"][:7], rank)
+    return build(*MODELS["low rank"][:7], rank=rank)
 
 
 def test_a_factored_model_starts_from_the_singular_values_of_another() -> None:
