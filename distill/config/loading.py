@@ -92,6 +92,10 @@ class Settings(BaseModel):
         """All settings as plain values, for checkpoints and hashes."""
         return self.model_dump(mode="json")
 
+    def changed(self) -> dict[str, Any]:
+        """Those that differ from their defaults, as plain values: for names that a later setting must not change."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
 
 def _explain(error: ValidationError) -> list[str]:
     """One line per error: its key, the rule and the value."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from distill.config.experiment import Experiment
 from distill.config.model import SAMPLE_RATE, Model
+from distill.config.units import CODEWORDS
 from distill.models.cost import macs, training_flops
 from distill.plan.memory import Memory, update_memory
 
@@ -161,6 +162,7 @@ def assumptions(task: Task, throughput: Throughput, lattice_bytes: float | None)
         f"a GPU's memory: {OVERHEAD / 2**30:g} GiB for CUDA and NCCL, {FRAGMENTATION - 1:.0%} lost to fragmentation",
         f"lattices: {lattice_bytes or LATTICE_BYTES:g} bytes per second of audio ({source})",
         f"manifests: {CUT_BYTES} bytes per cut; Fbank: {FBANK_BYTES} bytes per second; disk: {READ_SPEED / 1e9:g} GB/s",
+        f"a teacher without units in the experiment has {CODEWORDS} codewords, where they are compared",
         "heads of pre-training: parameters, optimiser and gradients; neither their activations nor their operations",
         "validation, decoding, data loading and waiting for other GPUs take no time; attention: utterances of 15 s",
     ]

@@ -146,7 +146,7 @@ class Frames:
         weights, convention = "", CONVENTIONS["" if settings.experiment else settings.of]
         if settings.experiment is not None:
             model, trained, _, _ = checkpoint.load_recogniser(recipe.exp(settings.experiment))
-            weights = checkpoint.digest(model.settings, model.state_dict().items())
+            weights = checkpoint.digest(model.settings.changed(), model.state_dict().items())
             self.model, self.batch_seconds = model.to(recipe.device), 4 * trained.data.max_duration
         self.origin = Origin(**settings.resolved(), parts=train, convention=convention, weights=weights)
 

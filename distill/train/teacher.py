@@ -141,7 +141,7 @@ class TeacherTargets:
 
     def _digest(self) -> str:
         """Names the teacher's weights and its targets."""
-        what: tuple = (self.model.settings, self.blocks, *(["normed"] if self.normed else []))
+        what: tuple = (self.model.settings.changed(), self.blocks, *(["normed"] if self.normed else []))
         what += ("attention", self.attention) if self.attention else ()
         what += ("joint",) if self.transducer else ()
         states = list(self.model.state_dict().items())

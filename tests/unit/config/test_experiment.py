@@ -10,7 +10,7 @@ import pytest
 from distill.config.decoding import Decoding
 from distill.config.experiment import Experiment, stage_of
 from distill.config.graphs import Graphs
-from distill.config.model import FrontEnd
+from distill.config.model import FrontEnd, Model
 from distill.config.training import Optim, Teacher
 from distill.train.schedule import learning_rate
 
@@ -140,3 +140,10 @@ def test_the_epoch_that_is_decoded_is_named_where_it_is_not_the_last() -> None:
     assert "epoch" not in last and best == last | {"epoch": "best"}
     with pytest.raises(ValueError, match=r"avg must be 1 \(got 2\)"):
         Decoding(epoch="best", avg=2)
+
+
+def test_changed_settings_are_those_that_differ_from_their_defaults() -> None:
+    """So that names made of them stay when a setting is added."""
+    assert Model().changed() == {}
+    changed = {"encoder": {"dim": 48}, "mask": {"time_probability": 0.5}}
+    assert Model.model_validate({**changed, "encoder": {"dim": 48, "layers": 12}}).changed() == changed
