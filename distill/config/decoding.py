@@ -11,7 +11,14 @@ from distill.config.bounds import Beam, EachOnce, Name, Positive, Probability, S
 from distill.config.distortions import Distort
 from distill.config.loading import Settings
 
-Method = Literal["1best", "greedy", "nbest", "nbest-rescoring", "whole-lattice-rescoring", "nbest-oracle"]
+Method = Literal[
+    "1best", "greedy", "nbest", "nbest-rescoring", "whole-lattice-rescoring", "nbest-oracle",
+    "transducer_greedy", "transducer_beam",
+]  # fmt: skip
+OF_UNITS = ("greedy", "transducer_greedy")
+"""Methods whose results are units, not words."""
+OF_TRANSDUCER = ("transducer_greedy", "transducer_beam")
+"""Methods of the transducer; the others are of the main output."""
 
 
 class Decoding(Settings):
@@ -34,6 +41,8 @@ class Decoding(Settings):
     rescoring_scales: tuple[Weight, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)  # of the LM difference; tuned on dev
     # blank-frame skipping of 1best: a run of frames with at least this blank posterior counts as one; 0: off
     blank_skip: Probability = 0.0
+    transducer_beam: Annotated[Whole, Field(ge=1, le=1000)] = 8  # hypotheses
+    transducer_lm_scale: Weight = 0.3  # of words.3gram.arpa in the transducer's beam
     unscored_words: tuple[str, ...] = ()  # taken out of references and hypotheses before words are scored: fillers
     rescoring_word_scores: tuple[Score, ...] = (-1.0, -0.5, 0.0, 0.5, 1.0)  # per word; tuned on dev
 
@@ -50,4 +59,5 @@ class Decoding(Settings):
 
     def identity(self) -> dict[str, Any]:
         """All settings but later ones with their defaults, which earlier results do not name: they stay valid."""
-        return {k: v for k, v in self.resolved().items() if (k, v) not in (("epoch", "last"), ("conditions", {}))}
+        later = {"epoch": "last", "conditions": {}, "transducer_beam": 8, "transducer_lm_scale": 0.3}
+        return {k: v for k, v in self.resolved().items() if k not in later or v != later[k]}

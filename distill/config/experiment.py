@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import StringConstraints, model_validator
 
 from distill.config.bounds import RANDOM, Count, Flag, Name, Seed, Source, UnitsName, Width
-from distill.config.decoding import Decoding
+from distill.config.decoding import OF_TRANSDUCER, Decoding
 from distill.config.distortions import Distort
 from distill.config.loading import Settings
 from distill.config.losses import Objective
@@ -115,11 +115,16 @@ class Experiment(Settings):
 
     @property
     def recognises(self) -> bool:
-        """Whether its outputs are units of speech: not after pre-training, or distillation of pre-trained states."""
+        """Whether its main or second output is of units of speech: not after pre-training, or distillation of it."""
         if not self.trained:
             return bool(self.decoding.methods)
-        terms, speak = self.objective.terms.keys(), {"mmi", "ctc", "outputs", "transducer", "transducer_kl"}
-        return bool(terms & speak or (self.model.shared_head_dim and "hidden" in terms))
+        terms = self.objective.terms.keys()
+        return bool(terms & {"mmi", "ctc", "outputs"} or (self.model.shared_head_dim and "hidden" in terms))
+
+    @property
+    def transduces(self) -> bool:
+        """Whether its transducer is trained; its main output need not be."""
+        return self.trained and self.model.transducer is not None
 
     @model_validator(mode="after")
     def _check(self) -> Experiment:
@@ -179,6 +184,20 @@ class Experiment(Settings):
                     f"objective.{key} has {len(teacher_layers)} entries, expected one for each of the {layers} blocks"
                     " (model.encoder.layers; 0 for none)"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _check_methods(self) -> Experiment:
+        methods = self.decoding.methods
+        asked = [name for name in methods if name in OF_TRANSDUCER]
+        if asked and not self.transduces:
+            raise ValueError(f"decoding.methods: {', '.join(asked)} need a transducer; train one (model.transducer)")
+        others = [name for name in methods if name not in asked]
+        if others and self.transduces and not self.recognises:
+            raise ValueError(
+                f"decoding.methods: {', '.join(others)} are of the main output, which no term of the objective trains;"
+                f" give {', '.join(OF_TRANSDUCER)} alone"
+            )
         return self
 
     @model_validator(mode="after")

@@ -16,15 +16,20 @@ from distill.models.recogniser import Recogniser
 
 @torch.no_grad()
 def offline(model: Recogniser, batches: Iterable[Batch]) -> Iterator[tuple[str, np.ndarray]]:
-    """Forward over whole utterances (masked, if the model has chunks): pairs of id and (T, V) float32."""
+    """Forward over whole utterances (masked, if the model has chunks): pairs of id and (T, V) float32.
+
+    Of a model whose transducer is selected the frames (T, J) that its predictor's outputs are joined with.
+    """
     for batch in batches:
         output = model(batch.wave, batch.samples)
-        yield from _by_utterance(batch, output.logits, output.lengths)
+        of_transducer = model.selected == "transducer" and output.joint is not None
+        chosen = output.joint.frames if of_transducer else output.logits
+        yield from _by_utterance(model, batch, chosen, output.lengths)
 
 
 @torch.no_grad()
 def streaming(model: Recogniser, batches: Iterable[Batch], step_samples: int) -> Iterator[tuple[str, np.ndarray]]:
-    """`Recogniser.step` over blocks of `step_samples`, as audio streams: pairs of id and (T, V) float32."""
+    """`Recogniser.step` over blocks of `step_samples`, as audio streams: pairs as of `offline`."""
     for batch in batches:
         state = model.initial_state(len(batch.ids))
         pieces, lengths = [], torch.zeros(len(batch.ids), dtype=torch.int64, device=batch.wave.device)
@@ -35,7 +40,7 @@ def streaming(model: Recogniser, batches: Iterable[Batch], step_samples: int) ->
             logits, frames, state = model.step(batch.wave[:, start:end], state, arrived, final=end == size)
             pieces.append(logits)
             lengths += frames
-        yield from _by_utterance(batch, torch.cat(pieces, 1), lengths)
+        yield from _by_utterance(model, batch, torch.cat(pieces, 1), lengths)
 
 
 @torch.no_grad()
@@ -72,9 +77,11 @@ def reach(model: Recogniser) -> tuple[int, int]:
     return (encoder.layers * one_block + -(-beginning // chunk)) * chunk, chunk
 
 
-def _by_utterance(batch: Batch, logits: torch.Tensor, lengths: torch.Tensor) -> Iterator[tuple[str, np.ndarray]]:
-    log_probs = logits.float().log_softmax(-1).cpu().numpy()
-    for cut_id, frames, length in zip(batch.ids, log_probs, lengths.tolist()):
+def _by_utterance(
+    model: Recogniser, batch: Batch, output: torch.Tensor, lengths: torch.Tensor
+) -> Iterator[tuple[str, np.ndarray]]:
+    values = output.float() if model.selected == "transducer" else output.float().log_softmax(-1)
+    for cut_id, frames, length in zip(batch.ids, values.cpu().numpy(), lengths.tolist()):
         yield cut_id, frames[:length]
 
 

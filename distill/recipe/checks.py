@@ -189,6 +189,11 @@ class Call:
             yield str(error)
         labels = self.recipe.num / name
         unlabelled = experiment.supervised and self.trains(experiment) and not self.done(labels)
+        if unlabelled and teacher.transduces and not teacher.recognises:
+            yield (
+                f"teacher.experiment: {name} has a transducer alone, and stage 7 makes lattices of a main output; give"
+                " it the term mmi too"
+            )
         if unlabelled and not (7 in self.stages and name in self.by_name):
             yield f"teacher.experiment: stage 7 makes {labels}, which is not there; run it with {name} in --experiment"
 

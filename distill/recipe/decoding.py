@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.config.decoding import Method
+from distill.config.decoding import OF_TRANSDUCER, OF_UNITS, Method
 from distill.config.experiment import Experiment
 from distill.corpora.listing import first_few
 from distill.files import write_text
@@ -24,6 +24,8 @@ from distill.recipe.stage import Stage, run_stage
 if TYPE_CHECKING:
     from distill.decode.graph_decoder import GraphDecoder
     from distill.decode.nbest import Candidates
+    from distill.graphs.lexicon import Lang
+    from distill.models.transducer import Transducer
     from distill.scoring.wer import Scored
     from distill.text import Word
 
@@ -32,35 +34,39 @@ UTTERANCES = 32  # per batch of the denominator's posteriors
 
 
 def runs(experiments: Sequence[Experiment], sets: Sequence[str], runtime: str) -> list[Run]:
-    """All combinations of experiment, test set and mode, the slow ones first; exported models have one mode.
+    """All combinations of experiment, output, test set and mode, the slow ones first; exported models have one mode.
 
     Conditions are decoded in the main mode.
     """
     combinations = [
-        Run(experiment, test_set, mode, runtime)
+        Run(experiment, test_set, mode, runtime, condition, output)
         for experiment in experiments
+        for output in (outputs_of(experiment) if runtime == "torch" else ["main"] if experiment.recognises else ())
         for test_set in sets
-        for mode in (modes(experiment) if runtime == "torch" else [main_mode(experiment)])
-    ]
-    combinations += [
-        Run(experiment, test_set, main_mode(experiment), runtime, condition)
-        for experiment in (experiments if runtime == "torch" else ())
-        for test_set in sets
-        for condition in experiment.decoding.conditions
+        for condition in ("", *(experiment.decoding.conditions if runtime == "torch" else ()))
+        for mode in (modes(experiment) if runtime == "torch" and not condition else [main_mode(experiment)])
     ]
     return sorted(combinations, key=lambda run: run.mode == "offline")
 
 
+def outputs_of(experiment: Experiment) -> list[str]:
+    """Outputs that the experiment's methods decode."""
+    outputs = {"transducer" if method in OF_TRANSDUCER else "main" for method in experiment.decoding.methods}
+    return sorted(outputs) or ["main"]
+
+
 def stages(recipe: Recipe, run: Run) -> dict[Method, Stage]:
     """The stage of each method of a run."""
-    experiment, folder = run.experiment, recipe.exp(run.experiment.name)
-    inputs = {folder: experiment.stage, recipe.decoding_graphs: 4, recipe.cuts / f"{run.cut_set}.jsonl.gz": 0}
-    methods: tuple[Method, ...] = experiment.decoding.methods
+    experiment, folder, of_transducer = run.experiment, recipe.exp(run.experiment.name), run.output == "transducer"
+    graphs = {recipe.lang: 2, recipe.lm: 3} if of_transducer else {recipe.decoding_graphs: 4}
+    inputs = {folder: experiment.stage, **graphs, recipe.cuts / f"{run.cut_set}.jsonl.gz": 0}
+    methods: list[Method] = [each for each in experiment.decoding.methods if (each in OF_TRANSDUCER) == of_transducer]
+    of_words: list[Method] = ["transducer_beam" if of_transducer else "1best"]
     settings, place = {"decoding": ngram_rescoring.search_settings(experiment)}, [run.cut_set, run.label]
     if run.runtime != "torch":
-        inputs[folder / "export"], methods = 12, ("1best",)
+        inputs[folder / "export"], methods = 12, of_words
     if run.condition:
-        settings["condition"], methods = experiment.decoding.conditions[run.condition].resolved(), ("1best",)
+        settings["condition"], methods = experiment.decoding.conditions[run.condition].resolved(), of_words
         place.insert(1, run.condition)
     weights = {recipe.lm: 3, ngram_rescoring.weights_folder(recipe, experiment): 10}
     return {
@@ -114,6 +120,11 @@ class Decoding:
         return compute(self.recipe, self._run)
 
     @cached_property
+    def transducer(self) -> Transducer:
+        assert self.emissions.transducer is not None
+        return self.emissions.transducer.cpu()  # a loop over frames, faster there
+
+    @cached_property
     def graph(self) -> GraphDecoder:
         return graph_decoder(self.recipe, self.experiment, self.emissions.units)
 
@@ -154,38 +165,51 @@ def best_paths(decoding: Decoding) -> Recognised:
 
 
 def denominator_paths(decoding: Decoding) -> Recognised:
-    """Units of the best path of the denominator's posteriors, against the closest pronunciations.
-
-    Utterances with words that have no pronunciation are left out, and logged.
-    """
-    from distill.decode.denominator_path import DenominatorPath, closest_pronunciation
+    """Units of the best path of the denominator's posteriors (`scored_units`)."""
+    from distill.decode.denominator_path import DenominatorPath
     from distill.fsa.k2_format import load_fsa
     from distill.graphs.lexicon import Lang
     from distill.lfmmi import build_engine
-    from distill.scoring.wer import score
 
     recipe, emissions, lang = decoding.recipe, decoding.emissions, Lang.load(decoding.recipe.lang)
     check_outputs(recipe, decoding.experiment, lang, emissions.units)
     denominator = lang.topology.compose(load_fsa(recipe.decoding_graphs / "denominator.pt"))
     decoder = DenominatorPath(build_engine(recipe.engine), denominator)
+
+    def paths(names: Sequence[str]) -> Iterator[tuple[str, Sequence[int]]]:
+        for start in range(0, len(names), UTTERANCES):
+            batch = names[start : start + UTTERANCES]
+            yield from zip(batch, decoder.units(lang.topology, [emissions.scores[name] for name in batch]))
+
+    return scored_units(emissions, lang, "greedy", paths)
+
+
+def scored_units(
+    emissions: Emissions, lang: Lang, method: Method,
+    found: Callable[[Sequence[str]], Iterable[tuple[str, Sequence[int]]]],
+) -> Recognised:  # fmt: skip
+    """Units of utterances against the closest pronunciations, silence left out; found: of those with these names.
+
+    Utterances with words that have no pronunciation are left out, and logged.
+    """
+    from distill.decode.denominator_path import closest_pronunciation
+    from distill.scoring.wer import score
+
     known = lang.lexicon.pronunciations.keys()
     names, scored = [name for name in emissions.scores if known >= set(emissions.references[name])], []
     if without := sorted(emissions.scores.keys() - set(names)):
-        log.warning("greedy: %d of %d utterances are not scored, as words of theirs have no pronunciation: %s",
-                    len(without), len(emissions.scores), first_few(without))  # fmt: skip
+        log.warning("%s: %d of %d utterances are not scored, as words of theirs have no pronunciation: %s",
+                    method, len(without), len(emissions.scores), first_few(without))  # fmt: skip
     if not names:
         raise ValueError(
-            "greedy: every utterance has words without a pronunciation; add them to lexicon.txt and run stages 2 to 4"
-            " again, or leave greedy out of decoding.methods"
+            f"{method}: every utterance has words without a pronunciation; add them to lexicon.txt and run stages 2 to"
+            f" 4 again, or leave {method} out of decoding.methods"
         )
-    for start in range(0, len(names), UTTERANCES):
-        batch = names[start : start + UTTERANCES]
-        log_probs = [emissions.scores[name] for name in batch]
-        for name, path in zip(batch, decoder.units(lang.topology, log_probs)):
-            units = [unit for unit in path if unit != lang.silence]
-            pronunciations = [lang.pronunciation_ids(word, name) for word in emissions.references[name]]
-            reference = closest_pronunciation(units, pronunciations)
-            scored.append(score(name, [lang.units[u] for u in reference], [lang.units[u] for u in units]))
+    for name, path in found(names):
+        units = [unit for unit in path if unit != lang.silence]
+        pronunciations = [lang.pronunciation_ids(word, name) for word in emissions.references[name]]
+        reference = closest_pronunciation(units, pronunciations)
+        scored.append(score(name, [lang.units[u] for u in reference], [lang.units[u] for u in units]))
     return Recognised(scored)
 
 
@@ -222,6 +246,43 @@ def whole_lattice_rescoring(decoding: Decoding) -> Recognised:
     return Recognised(decoding.score(best), info)
 
 
+def transducer_greedy(decoding: Decoding) -> Recognised:
+    """Units of the transducer, the best of each frame (`scored_units`)."""
+    import torch
+
+    from distill.decode.transducer import Greedy
+    from distill.graphs.lexicon import Lang
+
+    emissions, lang = decoding.emissions, Lang.load(decoding.recipe.lang)
+    check_outputs(decoding.recipe, decoding.experiment, lang, emissions.units)
+
+    def found(names: Sequence[str]) -> Iterator[tuple[str, Sequence[int]]]:
+        for name in names:
+            search = Greedy(decoding.transducer)
+            search.feed(torch.from_numpy(emissions.scores[name]))
+            yield name, search.units
+
+    return scored_units(emissions, lang, "transducer_greedy", found)
+
+
+def transducer_beam(decoding: Decoding) -> Recognised:
+    """Words of the transducer's beam over the lexicon, with the graph's n-gram."""
+    import torch
+
+    from distill.decode.transducer import Beam, LexiconTree
+    from distill.graphs.lexicon import Lang
+
+    recipe, emissions, settings = decoding.recipe, decoding.emissions, decoding.settings
+    lang, words = Lang.load(recipe.lang), {}
+    check_outputs(recipe, decoding.experiment, lang, emissions.units)
+    tree = LexiconTree(lang, ngram_rescoring.smaller(recipe), settings.transducer_lm_scale)
+    for name, frames in emissions.scores.items():
+        search = Beam(decoding.transducer, tree, settings.transducer_beam)
+        search.feed(torch.from_numpy(frames))
+        words[name] = search.words()
+    return Recognised(decoding.score(words), {"lm": ngram_rescoring.SMALLER})
+
+
 DECODERS: dict[Method, Callable[[Decoding], Recognised]] = {
     "1best": best_paths,
     "greedy": denominator_paths,
@@ -229,6 +290,8 @@ DECODERS: dict[Method, Callable[[Decoding], Recognised]] = {
     "nbest-rescoring": nbest_rescoring,
     "whole-lattice-rescoring": whole_lattice_rescoring,
     "nbest-oracle": nbest_oracle,
+    "transducer_greedy": transducer_greedy,
+    "transducer_beam": transducer_beam,
 }
 
 
@@ -256,7 +319,7 @@ def write(folder: Path, run: Run, method: str, emissions: Emissions, result: Rec
     if result.nbest is not None:
         write_text(folder / "nbest.json", json.dumps(as_plain(result.nbest)) + "\n")
     scored, unscored = result.scored, frozenset(run.experiment.decoding.unscored_words)
-    if unscored and method != "greedy":  # whose symbols are units: UH and ER are phones, too
+    if unscored and method not in OF_UNITS:  # whose symbols are units: UH and ER are phones, too
         scored = [scored_without(each, unscored) for each in scored]
     rate = write_results(folder, run.cut_set, f"{run.label}-{method}", scored)
     WerResult.model_validate({**info, "set": run.cut_set, **rate.fields()}).write(folder / "wer.json")

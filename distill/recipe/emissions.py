@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
     from distill.data.loader import SpeechDataset
     from distill.models.recogniser import Recogniser
+    from distill.models.transducer import Transducer
 
 
 class Run(NamedTuple):
     """A model over a cut set: mode is offline, streaming or streaming-N; runtime is torch, onnx or int8.
 
-    condition: one of the experiment's `decoding.conditions`; empty: the audio as it is.
+    condition: one of the experiment's `decoding.conditions`; empty: the audio as it is. output: main or transducer.
     """
 
     experiment: Experiment
@@ -31,6 +32,7 @@ class Run(NamedTuple):
     mode: str
     runtime: str = "torch"
     condition: str = ""
+    output: str = "main"
 
     @property
     def label(self) -> str:
@@ -42,10 +44,10 @@ class Run(NamedTuple):
 class Emissions:
     """A model's outputs for a cut set, and the facts that decoding and scoring need.
 
-    scores: cut id -> log-probabilities (T, V) float32. references: cut id -> words. cuts: cut id -> lhotse cut.
-    frame_seconds: duration of a frame. chunk_frames: frames that arrive at once, 0 for whole utterances.
-    units: names of the V outputs. info: fields of wer.json that describe the model and the mode. reading: cuts to the
-    audio that was recognised.
+    scores: cut id -> log-probabilities (T, V) float32, of a transducer the encoder's projection (T, J). references: cut
+    id -> words. cuts: cut id -> lhotse cut. frame_seconds: duration of a frame. chunk_frames: frames that arrive at
+    once, 0 for whole utterances. units: names of the V outputs. info: fields of wer.json that describe the model and
+    the mode. reading: cuts to the audio that was recognised. transducer: that of the model, None without.
     """
 
     scores: Mapping[str, np.ndarray]
@@ -56,6 +58,7 @@ class Emissions:
     units: Sequence[str]
     info: Mapping[str, Any]
     reading: SpeechDataset
+    transducer: Transducer | None = None
 
 
 def modes(experiment: Experiment) -> list[str]:
@@ -79,7 +82,7 @@ def test_sets(recipe: Recipe) -> list[str]:
 
 
 def compute(recipe: Recipe, run: Run) -> Emissions:
-    """Run the model; log-probabilities of the main mode are stored, as stages 10 and 11 both read them."""
+    """Run the model; log-probabilities of the main mode and output are stored, as stages 10 and 11 both read them."""
     import torch
     from tqdm import tqdm
 
@@ -100,10 +103,10 @@ def compute(recipe: Recipe, run: Run) -> Emissions:
         model = model.set_chunk(int(other_chunk), trained.model.streaming.history_frames)
     distorter = Distorter(chosen.conditions[run.condition], recipe.data_dir) if run.condition else None
     reading = SpeechDataset(None, None, 0, False, False, distorter=distorter)
-    pairs = _log_probs(recipe, run, model.to(recipe.device), reading)
+    pairs = _log_probs(recipe, run, model.to(recipe.device).select_output(run.output), reading)
     title = " ".join(filter(None, (experiment.name, run.cut_set, run.condition, run.mode)))
     pairs = tqdm(pairs, desc=title, total=len(cuts), disable=None)
-    if run.runtime == "torch" and run.mode == main_mode(experiment) and not run.condition:
+    if run.runtime == "torch" and run.output == "main" and run.mode == main_mode(experiment) and not run.condition:
         stored = _log_probs_stage(recipe, run)
         run_stage(stored, lambda folder: log_probs.write(folder, dict(pairs)), job=recipe.job)
         scores = log_probs.read(stored.out)
@@ -120,7 +123,7 @@ def compute(recipe: Recipe, run: Run) -> Emissions:
     return Emissions(
         scores, {cut.id: (text_of(cut) or "").split() for cut in cuts}, {cut.id: cut for cut in cuts},
         settings.front_end.hop / SAMPLE_RATE, settings.streaming.chunk_frames if streaming == "streaming" else 0,
-        units, info, reading,
+        units, info, reading, model.transducer,
     )  # fmt: skip
 
 

@@ -90,7 +90,7 @@ class SetRun:
             teachers = [each.teacher.experiment for name in names if (each := self.experiments[name]).teacher]
             called = dict.fromkeys([*teachers, *names])  # teachers for stage 7
             self._call(["--stage", "5", "--stop-stage", last, "--experiment", ",".join(called), *where])
-            if decoded := [name for name in names if self.experiments[name].recognises]:
+            if decoded := [name for name in names if self._decodes(name)]:
                 for stage in self.settings.stages:
                     self._call(["--stage", stage, "--stop-stage", stage, "--experiment", ",".join(decoded), *where])
 
@@ -130,7 +130,10 @@ class SetRun:
         folder = self.exp(seed) / name
         if not (folder / RESULT).is_file():
             return "begun" if folder.is_dir() else "to come"
-        return "done" if decoding_files(folder) or not self.experiments[name].recognises else "trained"
+        return "done" if decoding_files(folder) or not self._decodes(name) else "trained"
+
+    def _decodes(self, name: str) -> bool:
+        return self.experiments[name].recognises or self.experiments[name].transduces
 
 
 def levels(experiments: Mapping[str, Experiment]) -> Iterator[list[str]]:

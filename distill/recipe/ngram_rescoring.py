@@ -152,14 +152,24 @@ def exchange(recipe: Recipe, experiment: Experiment, sentences: Collection[str] 
 
     words, models = Lang.load(recipe.lang).lexicon.words, []
     for name in (experiment.decoding.rescoring_lm, SMALLER):
-        path = recipe.lm / f"words.{name}.arpa"
-        if not path.is_file():
-            raise FileNotFoundError(f"no {path}; stage 3 writes it (run.sh --stage 3 --stop-stage 3)")
+        path = _path(recipe, name)
         whole = sentences is None or path.stat().st_size <= IN_MEMORY
         models.append(_arpa(path) if whole else read_arpa(path, [*(sentences or ()), *words]))
     larger, smaller = models
     in_graph = [word for word in words if (word,) in smaller.probability]
     return Exchange(ArpaWalk(larger, in_graph), ArpaWalk(smaller, in_graph))
+
+
+def smaller(recipe: Recipe) -> ArpaLm:
+    """The n-gram of the recipe's own graph; raises FileNotFoundError naming stage 3."""
+    return _arpa(_path(recipe, SMALLER))
+
+
+def _path(recipe: Recipe, name: str) -> Path:
+    path = recipe.lm / f"words.{name}.arpa"
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path}; stage 3 writes it (run.sh --stage 3 --stop-stage 3)")
+    return path
 
 
 @cache

@@ -166,10 +166,16 @@ class Recipe:
         return [self.experiment(name) for name in self.names]
 
     def recognisers(self, number: int) -> list[Experiment]:
-        """Those whose outputs are units of speech; the log names the others, which stage `number` leaves out."""
-        for each in (experiment for experiment in self.experiments() if not experiment.recognises):
-            log.info("stage %d: %s has no outputs to decode before it is fine-tuned", number, each.name)
-        return [experiment for experiment in self.experiments() if experiment.recognises]
+        """Those whose outputs are units of speech; the log names the others, which stage `number` leaves out.
+
+        Where a transducer alone is trained, that is so in stage 10.
+        """
+        every = self.experiments()
+        taken = [each for each in every if each.recognises or (number == 10 and each.transduces)]
+        for each in (each for each in every if each not in taken):
+            why = "no trained main output" if each.transduces else "no outputs to decode before it is fine-tuned"
+            log.info("stage %d: %s has %s", number, each.name, why)
+        return taken
 
     def graph_settings(self) -> Graphs:
         """The settings of language models and graphs."""

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from distill.config.decoding import OF_UNITS
 from distill.report.differences import interval, of_methods, p_value
 from distill.report.paper import LIBRISPEECH, PAPER, PAPER_LIBRISPEECH, PAPER_LIBRISPEECH_TRANSFORMER, steps
 from distill.report.results import LM_STAGE, Perplexities, TrainingResult
-from distill.report.runs import GRAPH, RESCORED, TRANSFORMER, UNITS, Run, test_sets, trainings
+from distill.report.runs import GRAPH, RESCORED, TRANSFORMER, Run, test_sets, trainings
 from distill.report.table import Section, Table
 
 SUMMARY = "perplexity/summary.json"  # in the folder of the Transformer LM
@@ -64,7 +65,7 @@ def systems_table(runs: Sequence[Run]) -> Table | None:
     paper = LIBRISPEECH if set(LIBRISPEECH) <= set(sets) else ()
     rows = []
     for role, run in ((role, roles[role]) for role in ROLES if role in roles):
-        methods = {d.method: d for d in run.decodings if d.mode == run.main_mode and d.method != UNITS}
+        methods = {d.method: d for d in run.decodings if d.mode == run.main_mode and d.method not in OF_UNITS}
         for method in sorted(methods, key=lambda name: (name == TRANSFORMER, name != GRAPH, name)):
             decoding = methods[method]
             delay = f"yes/{decoding.lookahead_mean_ms:.0f}ms" if run.main_mode == "streaming" else "no"

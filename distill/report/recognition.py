@@ -12,6 +12,8 @@ from distill.report.table import Section, Table, number
 TITLES = {
     GRAPH: "Word error rate (%), n-gram graph, with 95 % interval",
     UNITS: "Unit error rate (%), best path of the denominator graph, with 95 % interval",
+    "transducer_beam": "Word error rate (%), transducer, beam with n-gram, with 95 % interval",
+    "transducer_greedy": "Unit error rate (%), transducer, greedy, with 95 % interval",
 }
 
 
@@ -94,8 +96,11 @@ def sections(runs: Sequence[Run]) -> list[Section]:
     """Error rates, and latency where a model streams."""
     parts: list[Section] = []
     for method, title in TITLES.items():
-        notes = [f"- {note}" for note in zero_error_notes(runs, method)]
-        parts.append((title, [*error_table(runs, method).markdown(), *([""] if notes else []), *notes]))
+        some = [run for run in runs if method in (GRAPH, UNITS) or any(d.method == method for d in run.decodings)]
+        if not some:
+            continue
+        notes = [f"- {note}" for note in zero_error_notes(some, method)]
+        parts.append((title, [*error_table(some, method).markdown(), *([""] if notes else []), *notes]))
     latency = latency_table(runs)
     if latency.rows:
         parts.append(("Streaming", [*latency.markdown(), "", *(f"- {note}" for note in streaming_notes(runs))]))

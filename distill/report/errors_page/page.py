@@ -19,6 +19,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from distill.config.decoding import OF_UNITS
 from distill.files import write_lines
 from distill.scoring.bootstrap import FEWEST, grouped, interval, resampled
 from distill.scoring.wer import ErrorRate, Scored, alignment, bootstrap, counts
@@ -74,7 +75,7 @@ def page(
     scored: Sequence[Scored], facts: Mapping[str, Any], speakers: Mapping[str, str], audio: Audio | None
 ) -> Markup:
     """The whole page."""
-    unit = "word" if facts["method"] != "greedy" else "unit"
+    unit = "word" if facts["method"] not in OF_UNITS else "unit"
     ordered = worst_first(scored)
     pairs = {s.name: alignment(s) for s in ordered}
     kept = ordered[:MOST_UTTERANCES]

@@ -66,11 +66,22 @@ def test_base_is_merged_and_overrides_win(minimal: Path, tmp_path: Path) -> None
         ("objective.transducer_kl={}", "'teacher' is not set"),
         ("model.transducer={}", "model.transducer needs a term with a weight above 0: objective.transducer, or"),
         ("model.transducer.context=0", "context: must be"),
+        ("decoding.methods=[1best, transducer_beam]", "transducer_beam need a transducer; train one"),
     ],
 )
 def test_wrong_settings_name_key_and_way_out(minimal: Path, override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Experiment.load(minimal, [override])
+
+
+def test_a_transducer_alone_leaves_the_main_output_untrained(minimal: Path) -> None:
+    alone = ["objective={alpha: null, beta: null, transducer: {}}", "model.transducer={}"]
+    with pytest.raises(ValueError, match="1best, greedy, nbest-rescoring are of the main output, which no term"):
+        Experiment.load(minimal, alone)
+    experiment = Experiment.load(minimal, [*alone, "decoding.methods=[transducer_beam]"])
+    assert experiment.transduces and experiment.supervised and not experiment.recognises
+    both = Experiment.load(minimal, ["objective.transducer={}", "model.transducer={}"])
+    assert both.transduces and both.recognises
 
 
 def test_unreadable_files_are_named(tmp_path: Path, minimal: Path) -> None:
