@@ -22,6 +22,7 @@ Count = Annotated[Whole, Field(ge=0, le=10**9)]  # may be none
 Positive = Annotated[Whole, Field(ge=1, le=10**9)]
 Width = Annotated[Whole, Field(ge=1, le=65536)]  # channels, kernels, strides, blocks
 Rest = Annotated[Whole, Field(ge=0, le=65536)]  # a width that pruning has left, 0: nothing
+Kernel = Annotated[Whole, Field(ge=2, le=65536)]  # of convolutions over the encoder's frames
 Span = Annotated[Whole, Field(ge=0, le=10**6)]  # frames of chunks and histories
 Probability = Annotated[Number, Field(ge=0, le=1)]
 Share = Annotated[Number, Field(ge=0, lt=1)]  # dropped, or kept of a running mean: never all

@@ -11,6 +11,7 @@ from distill.config.bounds import (
     EachOnce,
     Epsilon,
     Flag,
+    Kernel,
     Positive,
     Probability,
     Rest,
@@ -184,7 +185,7 @@ class Encoder(Settings):
     heads: Width | tuple[Rest, ...] = 12  # of all blocks, or of each; 0: no attention
     head_dim: Width | None = None  # channels of a head; None: dim / heads
     ffn_after_dim: Width | tuple[Rest, ...] | None = None  # of a conformer's second feed-forward; None: ffn_dim
-    conv_kernel: Width = 31  # conv_*: of a conformer's convolution modules
+    conv_kernel: Kernel = 31  # conv_*: of a conformer's convolution modules
     conv_dim: Width | tuple[Width, ...] | None = None  # channels of all blocks, or of each; None: dim
     conv_causal: Flag = False
     # block, from 1, whose attention maps each block takes; 0: its own; empty: all have their own (ARMHuBERT)
@@ -197,7 +198,7 @@ class Encoder(Settings):
     relative_buckets: Annotated[Whole, Field(ge=0, le=65536)] = 0  # WavLM's gated relative position bias: 320; 0: none
     relative_distance: Positive = 800  # frames beyond which all distances share a bucket
     positions: Literal["convolution", "sinusoid"] = "convolution"  # position_* are of the convolution
-    position_kernel: Width = 128
+    position_kernel: Kernel = 128
     position_groups: Width = 16
     position_causal: Flag = False
     # frames that a convolution joins to one before the first block (FitHuBERT); each state stands for so many again

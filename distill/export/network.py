@@ -278,14 +278,18 @@ class RuntimeBlock(nn.Module):
 
 
 class RuntimeConformerBlock(nn.Module):
-    """`ConformerBlock` without dropout, over the concatenated frames of all streams: (N * T, C)."""
+    """`ConformerBlock` without dropout, over the concatenated frames of all streams: (N * T, C).
+
+    The convolution's input and its gate are one product.
+    """
 
     def __init__(self, block: ConformerBlock) -> None:
         super().__init__()
         self.block, self.attention = block, runtime_attention(block.attention)
-        depthwise, self.kept = block.convolution.depthwise, block.convolution.left
-        self.conv_dim = depthwise.in_channels
-        self.depthwise = SlidingConvolution(depthwise, causal=block.convolution.right == 0)
+        conv = block.convolution
+        self.kept, self.conv_dim = conv.left, conv.depthwise.in_channels
+        self.up = product_of([conv.up, conv.gate], (1.0, 1.0))
+        self.depthwise = SlidingConvolution(conv.depthwise, causal=conv.right == 0)
 
     def empty_past(self, batch: int, size: int) -> ConformerPast:
         """Keys and values of `size` frames and what the convolution sees before the first, all zeros."""
@@ -300,7 +304,7 @@ class RuntimeConformerBlock(nn.Module):
         x = x + 0.5 * block.ffn_before(x)
         attended, new = self.attention(block.attention_norm(x), rows, context, pair)
         x = x + attended
-        gated = F.glu(conv.up(conv.norm(x)), 1).reshape(*rows, self.conv_dim) * context.inside[..., None]
+        gated = F.glu(self.up(conv.norm(x)), 1).reshape(*rows, self.conv_dim) * context.inside[..., None]
         mixed, after = self.depthwise(gated, before)
         x = x + conv.down(F.silu(conv.depthwise_norm(mixed.reshape(-1, self.conv_dim))))
         return block.norm(x + 0.5 * block.ffn_after(x)), ConformerPast(new.keys, new.values, after)

@@ -44,7 +44,7 @@ class FeedForward(nn.Module):
 
 
 class ConvolutionModule(nn.Module):
-    """Norm, up, GLU, depthwise convolution, norm, SiLU, down.
+    """Norm, up times a gate (GLU), depthwise convolution, norm, SiLU, down.
 
     The second norm is over the channels of a frame: batch norm, which the paper has, depends on padding and on the
     batch. The convolution is causal, or centred and then looks half a kernel ahead. Padding is zero in front of it.
@@ -56,7 +56,8 @@ class ConvolutionModule(nn.Module):
         self.left = kernel - 1 if settings.conv_causal else kernel // 2
         self.right = kernel - 1 - self.left
         self.norm = nn.LayerNorm(dim)
-        self.up = linear(dim, 2 * conv_dim, settings.rank)
+        self.up = linear(dim, conv_dim, settings.rank)
+        self.gate = linear(dim, conv_dim, settings.rank)
         self.depthwise = nn.Conv1d(conv_dim, conv_dim, kernel, groups=conv_dim)
         self.depthwise_norm = nn.LayerNorm(conv_dim)
         self.down = linear(conv_dim, dim, settings.rank)
@@ -64,7 +65,8 @@ class ConvolutionModule(nn.Module):
 
     def forward(self, x: Tensor, inside: Tensor | None, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x (B, T, C), inside (B, T), before (B, kernel - 1, conv_dim) of a causal one -> (B, T, C), next before."""
-        gated = F.glu(self.up(self.norm(x)), 2)
+        x = self.norm(x)
+        gated = self.up(x) * self.gate(x).sigmoid()
         if inside is not None:
             gated = gated * inside[..., None]
         around = F.pad(gated, (0, 0, self.left, self.right)) if before is None else torch.cat([before, gated], 1)
@@ -94,18 +96,18 @@ class ConformerBlock(nn.Module):
         return {
             **Attention.macs(settings, index, keys),
             "feed-forward": 2 * (macs(dim, ffn_dim) + macs(dim, after)),
-            "convolution modules": macs(dim, 2 * conv_dim) + macs(conv_dim, dim) + conv_dim * kernel,
+            "convolution modules": 2 * macs(dim, conv_dim) + macs(conv_dim, dim) + conv_dim * kernel,
         }
 
     @staticmethod
     def units(settings: EncoderSettings, index: int) -> dict[str, Units]:
         """What can be pruned, by the width that it is of in the settings."""
         ffn_dim, _, _, conv_dim, after = settings.widths(index)
-        made_by = ("convolution.up", "convolution.depthwise", "convolution.depthwise_norm")
+        made_by = tuple(f"convolution.{name}" for name in ("up", "gate", "depthwise", "depthwise_norm"))
         return {
             "ffn_dim": Units("ffn", ffn_dim, ("ffn_before.up",), "ffn_before.down", ("ffn_before.norm",)),
             "heads": Attention.units(settings, index, ("attention_norm",)),
-            "conv_dim": Units("conv", conv_dim, made_by, "convolution.down", at_least=1, twice=made_by[0]),
+            "conv_dim": Units("conv", conv_dim, made_by, "convolution.down", at_least=1),
             "ffn_after_dim": Units("ffn", after, ("ffn_after.up",), "ffn_after.down", ("ffn_after.norm",)),
         }
 

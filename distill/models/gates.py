@@ -32,8 +32,7 @@ class Units(NamedTuple):
     """Equal units between modules of a network: their kind and number.
 
     made_by: modules that have the units as output channels; taken_by: the one that has them as input channels. alone:
-    further modules, without use once the layer is gone. at_least: so many stay open. twice: the one of made_by that has
-    all units two times, one behind the other (as for a GLU).
+    further modules, without use once the layer is gone. at_least: so many stay open.
     """
 
     kind: str
@@ -42,19 +41,17 @@ class Units(NamedTuple):
     taken_by: str
     alone: tuple[str, ...] = ()
     at_least: int = 0
-    twice: str = ""
 
     def below(self, place: str) -> Units:
         """The same with names as the owner of `place` has them."""
         made_by, alone = (tuple(f"{place}.{name}" for name in names) for names in (self.made_by, self.alone))
-        taken_by, twice = f"{place}.{self.taken_by}", f"{place}.{self.twice}"
-        return self._replace(made_by=made_by, taken_by=taken_by, alone=alone, twice=twice)
+        return self._replace(made_by=made_by, taken_by=f"{place}.{self.taken_by}", alone=alone)
 
-    def cut(self, owner: nn.Module) -> dict[str, tuple[int, int]]:
-        """Parameters of which each unit has a part: name -> the dimension that the units lie along, and how often."""
-        made = {part: (0, 1 + (name == self.twice)) for name in self.made_by for part in of_outputs(owner, name)}
+    def cut(self, owner: nn.Module) -> dict[str, int]:
+        """Parameters of which each unit has a part: name -> the dimension that the units lie along."""
+        made = {part: 0 for name in self.made_by for part in of_outputs(owner, name)}
         first = ".down" if isinstance(owner.get_submodule(self.taken_by), LowRank) else ""
-        return made | {f"{self.taken_by}{first}.weight": (1, 1)}
+        return made | {f"{self.taken_by}{first}.weight": 1}
 
     def whole(self, owner: nn.Module) -> list[str]:
         """All parameters that go with the layer."""

@@ -56,9 +56,9 @@ def slimmed_state(model: Recogniser) -> dict[str, Tensor]:
             for part in units.whole(model):
                 del state[part]
             continue
-        for part, (axis, times) in units.cut(model).items():
-            of_units = state[part].unflatten(axis, (times, units.number, -1)).index_select(axis + 1, kept)
-            state[part] = of_units.flatten(axis, axis + 2)
+        for part, axis in units.cut(model).items():
+            of_units = state[part].unflatten(axis, (units.number, -1)).index_select(axis, kept)
+            state[part] = of_units.flatten(axis, axis + 1)
             if part.startswith(f"{units.taken_by}."):
                 scale = factors[kept].repeat_interleave(state[part].shape[1] // len(kept))
                 state[part] = state[part] * scale.view(-1, *[1] * (state[part].ndim - 2))

@@ -10,13 +10,18 @@ import torchaudio
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from distill.batch import Batch, Targets
+from distill.config.losses import Objective as Terms
 from distill.config.model import Encoder, FrontEnd, Model, Streaming
 from distill.losses.attention import average_map
+from distill.losses.objective import Objective
+from distill.losses.term import TermContext
 from distill.models.attention import Context
 from distill.models.conformer import ConformerBlock
 from distill.models.cost import macs, predict_rtf
 from distill.models.latency import latency
 from distill.models.recogniser import Recogniser
+from distill.train.loop import TrainingStep
 
 DIM, HEADS, FFN, KERNEL = 12, 3, 20, 5
 FRONT = FrontEnd(layers=((6, 10, 5), (8, 4, 4)), norm="frame", norm_layers="all", causal=True, waveform="none")
@@ -51,15 +56,18 @@ def torchaudios(block: ConformerBlock) -> nn.Module:
     qkv = (attention.query, attention.key, attention.value)
     pairs = [
         (layer.self_attn.out_proj, attention.out), (layer.self_attn_layer_norm, block.attention_norm),
-        (layer.conv_module.layer_norm, conv.norm), (layer.conv_module.sequential[0], conv.up),
+        (layer.conv_module.layer_norm, conv.norm),
         (layer.conv_module.sequential[2], conv.depthwise), (layer.conv_module.sequential[3].norm, conv.depthwise_norm),
         (layer.conv_module.sequential[5], conv.down), (layer.final_layer_norm, block.norm),
     ]  # fmt: skip
+    gated = layer.conv_module.sequential[0]
     for theirs, ours in ((layer.ffn1, block.ffn_before), (layer.ffn2, block.ffn_after)):
         pairs += [(theirs.sequential[0], ours.norm), (theirs.sequential[1], ours.up), (theirs.sequential[4], ours.down)]
     with torch.no_grad():
         layer.self_attn.in_proj_weight.copy_(torch.cat([each.weight for each in qkv]))
         layer.self_attn.in_proj_bias.copy_(torch.cat([each.bias for each in qkv]))
+        gated.weight.copy_(torch.cat([conv.up.weight, conv.gate.weight])[..., None])
+        gated.bias.copy_(torch.cat([conv.up.bias, conv.gate.bias]))
         for theirs, ours in pairs:
             theirs.weight.copy_(ours.weight.reshape(theirs.weight.shape))
             theirs.bias.copy_(ours.bias)
@@ -97,7 +105,7 @@ def test_offline_it_is_torchaudios_at_equal_weights() -> None:
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("kernel", [1, 4, 5])
+@pytest.mark.parametrize("kernel", [2, 4, 5])
 def test_the_convolution_is_the_sum_written_out(causal: bool, kernel: int) -> None:
     """A module's output by loops over frames and taps, where frames outside an utterance are zero."""
     torch.manual_seed(0)
@@ -107,8 +115,8 @@ def test_the_convolution_is_the_sum_written_out(causal: bool, kernel: int) -> No
     found, _ = conv(x, inside)
     left = kernel - 1 if causal else kernel // 2
     for row, length in enumerate(lengths):
-        value, gate = conv.up(conv.norm(x[row])).chunk(2, 1)
-        gated = value * gate.sigmoid()
+        normed = conv.norm(x[row])
+        gated = conv.up(normed) * conv.gate(normed).sigmoid()
         for frame in range(length):
             mixed = conv.depthwise.bias.clone()
             for tap in range(kernel):
@@ -171,3 +179,30 @@ def test_what_cannot_be_is_refused() -> None:
         Model(front_end=FRONT, encoder=settings(position_causal=True), streaming=Streaming(chunk_frames=4))
     with pytest.raises(ValueError, match="conv_dim has 3 widths for 2 blocks"):
         settings(conv_dim=(4, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("objective", "streams"),
+    [
+        ({"bestrq": {"codewords": 8}, "contrastive": {"codewords": 4, "final_dim": 4, "groups": 1}}, True),
+        ({"hidden": {"layers": [1, 2]}, "outputs": {}, "temporal": {"layers": [1, 2]}, "attention": {}}, False),
+    ],
+)
+def test_pre_training_and_distillation_train_every_part(objective: dict, streams: bool) -> None:
+    torch.manual_seed(0)
+    chunks = {"chunk_frames": 4, "history_frames": 6} if streams else {}
+    encoder = settings(conv_causal=streams, position_causal=streams, layer_drop=0.3)
+    front = FRONT.model_copy(update={"layers": ((6, 160, 160),)})
+    model = Model(front_end=front, encoder=encoder, streaming=chunks, mask={"time_probability": 0.5, "time_length": 3})
+    step = TrainingStep(Recogniser(model, 5), Objective(Terms.model_validate(objective), TermContext(model, model)))
+    wave, samples = torch.randn(2, 8000), torch.tensor([8000, 5000])
+    batch = Batch(("a", "b"), wave, samples, clean=wave)
+    with torch.no_grad():
+        output = step.model.eval()(wave, samples, attention=() if streams else (1, 2))
+    hidden = {block: torch.randn_like(x) for block, x in enumerate(output.hidden)}
+    targets = None if streams else Targets(output.logits + 1, hidden, output.lengths, attention=output.attention)
+    for _ in range(6):
+        losses = step.train()(batch, targets)
+        sum(term.total for term in losses.terms.values() if term.total.requires_grad).backward()
+    missing = {name for name, x in step.model.named_parameters() if x.grad is None or not x.grad.isfinite().all()}
+    assert missing <= {"head.output.weight", "head.output.bias", "encoder.mask_embedding"}
