@@ -1,4 +1,7 @@
-"""Pruned, factored and plain models of papers/002 have the share of parameters that they are compared at; DPHuBERT."""
+"""Pruned, factored and plain models of papers/002 have the share of parameters that they are compared at; DPHuBERT.
+
+Its conformers start from each other.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from distill.config.experiment import Experiment
 from distill.config.experiment_set import ExperimentSet
 from distill.models.cost import parameters
 from distill.models.pruning import with_widths
-from distill.models.recogniser import Recogniser
+from distill.models.recogniser import Recogniser, build_model
+from distill.models.transfer import copy_matching
 from distill.recipe.experiment_set import SetRun
 from tests.unit.config.test_paper_001 import CONF, load
 
@@ -83,3 +87,36 @@ def test_a_hubert_base_of_which_gates_leave_a_quarter_has_the_published_count() 
     sparsity = gates.sparsity()
     assert sparsity is not None and sparsity.item() == pytest.approx(1 - left / 94_371_712, abs=1e-6)
     assert gates.greatest_sparsity() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("name", "millions", "mini"),
+    [("conformer", 74.07, 2.52), ("conformer_ft", 74.07, 2.52), ("conformer_sn", 18.96, 0.68)],
+)
+def test_conformers_have_their_sizes(name: str, millions: float, mini: float) -> None:
+    found = [round(trunk(Experiment.load(CONF / f"{folder}{name}.yaml")) / 1e6, 2) for folder in ("", "mini/")]
+    assert found == [millions, mini]
+
+
+@pytest.mark.parametrize("folder", ["", "mini/"])
+def test_each_conformer_starts_from_the_one_before_it(folder: str) -> None:
+    one, tuned, sn, ss = (Experiment.load(CONF / f"{folder}conformer{end}.yaml") for end in ("", "_ft", "_sn", "_ss"))
+    assert (one.stage, tuned.stage, sn.stage, ss.stage) == (5, 6, 8, 9)
+    assert (tuned.init, sn.init, ss.init) == ("conformer", "conformer_ft", "conformer_sn")
+    assert (one.model.encoder, one.model.front_end) == (tuned.model.encoder, tuned.model.front_end)
+    assert ss.model == sn.model.model_copy(update={"streaming": ss.model.streaming})
+    assert sn.teacher is not None and sn.teacher.experiment == "conformer_ft"
+    assert sn.model.shared_head_dim == tuned.model.encoder.dim
+    front = ss.model.front_end
+    assert (front.input, front.mels, front.stride) == ("fbank", 80, 4), "the frames of sherpa-onnx's streams"
+
+
+def test_leading_channels_of_a_conformer_can_be_taken_over() -> None:
+    """Of its gates too, which are layers of their own."""
+    names = "conformer_ft", "conformer_ss"
+    teacher, student = (build_model(Experiment.load(CONF / f"mini/{name}.yaml").model, 43) for name in names)
+    report = copy_matching(teacher.state_dict(), student, slices=["encoder.blocks"])
+    assert "front_end.layers.0.conv.weight" in report.copied
+    assert "encoder.blocks.0.convolution.gate.weight" in report.sliced
+    ours, theirs = (model.encoder.blocks[0].convolution.gate.weight for model in (student, teacher))
+    assert torch.equal(ours, theirs[:96, :96])
