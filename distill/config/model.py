@@ -219,6 +219,14 @@ class Encoder(Settings):
         ffn_dim, heads, conv_dim, after = (value[block] if isinstance(value, tuple) else value for value in given)
         return BlockWidths(ffn_dim, heads, self.head_dim or self.dim // heads, conv_dim, after)
 
+    @property
+    def conv_span(self) -> tuple[int, int]:
+        """Frames before and after its own that a frame of a block's convolution sees."""
+        if self.block != "conformer":
+            return 0, 0
+        left = self.conv_kernel - 1 if self.conv_causal else self.conv_kernel // 2
+        return left, self.conv_kernel - 1 - left
+
     def source(self, block: int) -> int:
         """The block, from 1, whose attention maps a block, from 0, takes; 0: its own."""
         return self.attention_of[block] if self.attention_of else 0

@@ -73,6 +73,7 @@ def reach(model: Recogniser) -> tuple[int, int]:
     if not chunk or streaming.sink_frames:
         raise ValueError("the model has unbounded left context: windows need chunks, and no attention sinks")
     one_block = next(n for n in count() if not streaming.visible(chunk - 1, (n + 1) * chunk))
+    one_block += -(-encoder.conv_span[0] // chunk)
     beginning = encoder.position_kernel + -(-front.context // front.hop) + 1
     return (encoder.layers * one_block + -(-beginning // chunk)) * chunk, chunk
 

@@ -53,8 +53,7 @@ class ConvolutionModule(nn.Module):
     def __init__(self, settings: EncoderSettings, index: int) -> None:
         super().__init__()
         dim, conv_dim, kernel = settings.dim, settings.widths(index).conv_dim, settings.conv_kernel
-        self.left = kernel - 1 if settings.conv_causal else kernel // 2
-        self.right = kernel - 1 - self.left
+        self.left, self.right = settings.conv_span
         self.norm = nn.LayerNorm(dim)
         self.up = linear(dim, conv_dim, settings.rank)
         self.gate = linear(dim, conv_dim, settings.rank)

@@ -39,7 +39,6 @@ def latency(model: Model) -> ModelLatency:
     centred = encoder.position_kernel - 1 - encoder.position_kernel // 2
     if encoder.position_causal or encoder.positions == "sinusoid":
         centred = 0
-    centred_blocks = encoder.layers if encoder.block == "conformer" and not encoder.conv_causal else 0
     inputs: dict[str, dict[str, float | None]] = {
         "waveform": {"waveform normalisation": None if front.waveform == "utterance" else 0.0},
         "fbank": {"Fbank window": window},
@@ -50,7 +49,7 @@ def latency(model: Model) -> ModelLatency:
         "norms of the convolutions": None if front.norm == "group" else 0.0,
         "convolutions": ahead - window,
         "positional convolution": centred * frame,
-        "convolution modules": centred_blocks * (encoder.conv_kernel - 1 - encoder.conv_kernel // 2) * frame,
+        "convolution modules": encoder.layers * encoder.conv_span[1] * frame,
     }
     attention = Part("attention within the chunk", (chunk - 1) / 2 * frame, (chunk - 1) * frame)
     parts = [

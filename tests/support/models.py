@@ -75,7 +75,7 @@ MODELS = {
     "pruned conformer": (FBANK, True, False, None, 0, 0, ((0, 12), (3, 0), 8), 5, 3),
     "relative": (WAVE, True, False, None, 0, 8),
     "relative teacher": (TEACHER, False, False, None, 0, 8),
-    "conformer": (FBANK, True, False, None, 0, 0, ((32, 12), (3, 1), 8), 5),
+    "conformer": (FBANK, True, False, None, 0, 0, ((32, 12), (3, 1), 8), 17),
     "conformer waveform": (WAVE, True, False, None, 3, 8, (32, 2, None), 4),
     "conformer teacher": (TEACHER, False, False, None, 0, 0, (32, 2, None), 5),
 }

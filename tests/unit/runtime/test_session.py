@@ -109,7 +109,7 @@ def test_the_state_of_a_stream_is_bounded() -> None:
     assert len(set(sizes[4:])) == 1
 
 
-@pytest.mark.parametrize("name", ["waveform", "gabor", "post-LN", "fbank", "relative"])
+@pytest.mark.parametrize("name", ["waveform", "gabor", "post-LN", "fbank", "relative", "conformer"])
 @pytest.mark.parametrize("samples", [500, 60000, 61237])
 def test_the_masked_forward_in_windows_is_the_whole_one(name: str, samples: int) -> None:
     model, wave = build(*MODELS[name]), speech(samples)
