@@ -39,7 +39,7 @@ class Sparsity(LossTerm):
         assert student.sparsity is not None
         one = torch.ones((), device=student.sparsity.device)
         distance = student.sparsity - self.target_now
-        penalty = self.multipliers @ torch.stack([distance, distance.square()])
+        penalty = (self.multipliers * torch.stack([distance, distance.square()])).sum()  # a product would be autocast
         return Losses(
             {
                 "sparsity_penalty": Term(penalty, one, float(self.training)),

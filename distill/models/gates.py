@@ -192,6 +192,7 @@ def hook_units(gate: Gate, owner: nn.Module, units: Units) -> None:
 
 def norm_of_open(norm: nn.LayerNorm, gate: Gate, x: Tensor) -> Tensor:
     """x (…, C) normalised over open channels, as if there were no others."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))  # as autocast does for other norms
     used = gate.open.to(x.dtype)
     count = used.sum().clamp_min(1)
     centred = (x - (x * used).sum(-1, keepdim=True) / count) * used

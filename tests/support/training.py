@@ -53,6 +53,11 @@ SETTINGS = {
     "saving": {"every_updates": 3},
 }  # fmt: skip
 
+GATES = {  # a model that is pruned, on the objective
+    "model": {**SETTINGS["model"], "pruning": {"units": ["conv", "heads", "ffn", "layers"]}},
+    "objective": {"mmi": {}, "sparsity": {"target": 0.3, "warm_up": 4}},
+}
+
 
 def write_speech(folder: Path, count: int = 24) -> CutSet:
     """Noisy tones of 0.15 to 0.6 s with transcripts of A and B."""

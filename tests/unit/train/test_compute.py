@@ -12,7 +12,7 @@ from distill.batch import BEGIN
 from distill.config.experiment import Experiment
 from distill.models import checkpoint
 from distill.train import compute
-from tests.support.training import PLAIN, RANDOM, toy_trainer, write_letters, write_speech
+from tests.support.training import GATES, PLAIN, RANDOM, toy_trainer, write_letters, write_speech
 
 CHECKPOINTED = {"checkpoint_activations": True}
 
@@ -24,10 +24,14 @@ def trained(folder: Path, updates: int = 3, **changes) -> dict[str, torch.Tensor
     return checkpoint.load_recogniser(folder / "exp")[0].state_dict()
 
 
-@pytest.mark.parametrize("noise", [PLAIN, RANDOM], ids=["plain", "dropout and layer drop"])
-def test_checkpointed_blocks_have_the_same_gradients(tmp_path: Path, noise: dict[str, float]) -> None:
-    plain = trained(tmp_path / "plain", noise=noise)
-    checkpointed = trained(tmp_path / "checkpointed", noise=noise, compute=CHECKPOINTED)
+@pytest.mark.parametrize(
+    "changes",
+    [{"noise": PLAIN}, {"noise": RANDOM}, {"noise": RANDOM, **GATES}],
+    ids=["plain", "dropout and layer drop", "gates"],
+)
+def test_checkpointed_blocks_have_the_same_gradients(tmp_path: Path, changes: dict) -> None:
+    plain = trained(tmp_path / "plain", **changes)
+    checkpointed = trained(tmp_path / "checkpointed", **changes, compute=CHECKPOINTED)
     assert plain.keys() == checkpointed.keys()
     assert [name for name in plain if not torch.equal(plain[name], checkpointed[name])] == []
 

@@ -18,7 +18,15 @@ from distill.batch import BEGIN
 from distill.graphs.lexicon import Lang
 from distill.models import checkpoint
 from distill.train.loop import Trainer
-from tests.support.training import RANDOM, SETTINGS, assert_same_training, toy_trainer, write_letters, write_speech
+from tests.support.training import (
+    GATES,
+    RANDOM,
+    SETTINGS,
+    assert_same_training,
+    toy_trainer,
+    write_letters,
+    write_speech,
+)
 
 TAUGHT = {
     "teacher": {"experiment": "t", "input": "clean", "keep_targets": True},
@@ -32,6 +40,12 @@ KINDS = {
     "kept targets": {"noise": RANDOM, **TAUGHT},
     "accumulated": {"noise": RANDOM, "optim": {"updates": 9, "lr": 0.01, "accumulate": 2}},
     "chunks": {"noise": RANDOM, "model": {**SETTINGS["model"], "streaming": CHUNKS}},
+    "gates": {
+        "noise": RANDOM,
+        "teacher": TAUGHT["teacher"],
+        "model": {**GATES["model"], "streaming": CHUNKS},
+        "objective": {**GATES["objective"], "outputs": {}, "hidden": {"layers": [1, 2]}},
+    },
 }
 
 
