@@ -57,6 +57,19 @@ def test_the_set_compares_models_of_a_quarter_too(tmp_path: Path) -> None:
         assert bool(experiment.model.streaming.chunk_frames) == name.endswith("_stream")
 
 
+def test_conformers_of_the_set_have_half_of_the_teachers_parameters(tmp_path: Path) -> None:
+    run = SetRun(ExperimentSet.read(CONF / "sets/paper-002-conformer.yaml"), CONF.parents[2], tmp_path)
+    made = dict(run.experiments)
+    whole = trunk(made["conformer_ft"])
+    for name, experiment in made.items():
+        if "_l0" in name:
+            assert experiment.objective.terms["sparsity"].target == 0.5  # type: ignore[attr-defined]
+        elif name not in ("conformer", "conformer_ft"):
+            assert trunk(experiment) / whole == pytest.approx(0.5, abs=5e-3), name
+        assert bool(experiment.model.streaming.chunk_frames) == name.endswith("_stream")
+        assert ({"outputs", "hidden"} <= experiment.objective.terms.keys()) == ("_kd" in name), name
+
+
 def test_dphubert_is_as_published() -> None:
     one, two = load("dphubert_1"), load("dphubert_2")
     term = one.objective.regression
