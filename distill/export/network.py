@@ -131,14 +131,19 @@ class SlidingConvolution(nn.Module):
 
 
 class FoldedHead(nn.Module):
-    """Hidden states (N, T, dim) to log-probabilities (N, T, V); a shared head's two products are one here."""
+    """Hidden states (N, T, dim) to log-probabilities (N, T, V); a shared head's two products are one here.
+
+    For a transducer the frames (N, T, J) that are joined.
+    """
 
     def __init__(self, model: Recogniser, output: str) -> None:
         super().__init__()
-        last, head = model.ctc if output == "ctc" else model.head.output, model.head
+        last, head, self.normalised = model.ctc if output == "ctc" else model.head.output, model.head, True
+        if model.transducer is not None and output == "transducer":
+            last, self.normalised = model.transducer.encoder_projection, False
         assert last is not None  # `Recogniser.select_output` refuses
         weight = last.weight
-        if isinstance(head, SharedHead):
+        if isinstance(head, SharedHead) and self.normalised:
             weight = (weight.double() @ head.shared_projection.weight.double()).float()
         self.product = nn.Linear(weight.shape[1], weight.shape[0])
         with torch.no_grad():
@@ -146,7 +151,7 @@ class FoldedHead(nn.Module):
             self.product.bias.copy_(last.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.product(x).log_softmax(-1)
+        return self.product(x).log_softmax(-1) if self.normalised else self.product(x)
 
 
 class Past(NamedTuple):
@@ -319,7 +324,8 @@ COUNTERPARTS: dict[type, type[RuntimeBlock | RuntimeConformerBlock]] = {
 class RuntimeGraph(nn.Module):
     """The common part of both graphs; layers that need no rewriting are the model's own.
 
-    output: "main" (trained with LF-MMI) or "ctc" (the second output, for runtimes without a decoding graph).
+    output: "main" (trained with LF-MMI), "ctc" (the second output, for runtimes without a decoding graph) or
+    "transducer" (frames for its joiner).
     """
 
     def __init__(self, model: Recogniser, output: str = "main") -> None:

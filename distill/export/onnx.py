@@ -1,7 +1,7 @@
 """ONNX files of a recogniser: for our own sessions, and for sherpa-onnx without changes there; fp32 and int8.
 
 Layouts and metadata follow what sherpa-onnx reads for its CTC models (zipformer2 streaming, zipformer
-and omnilingual whole utterances); no runtime needs anything of this project.
+and omnilingual whole utterances) and its transducers; no runtime needs anything of this project.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from distill.config.model import BlockWidths
 from distill.export.network import ConformerPast, Past, StreamGraph, WholeGraph
 from distill.files import replacing
 from distill.models.recogniser import Recogniser
+from distill.models.transducer import BLANK, Transducer
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,31 @@ class FbankOnnx(nn.Module):
     def forward(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
         lengths = self.graph.settings.front_end.frames_of_inputs(x_lens)
         return self.graph(x, lengths), lengths
+
+
+class DecoderOnnx(nn.Module):
+    """A stateless predictor as sherpa-onnx's transducers are: the last units (N, context) -> (N, J).
+
+    Before the first unit that runtime gives -1 and blanks, older ones blanks alone; both are zeros here.
+    """
+
+    def __init__(self, transducer: Transducer) -> None:
+        super().__init__()
+        self.transducer = transducer
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.transducer.predictor_projection(self.transducer.predictor.read(y.clamp_min(BLANK)))
+
+
+class JoinerOnnx(nn.Module):
+    """Frames and the predictor's outputs, (N, J) each -> logits (N, V)."""
+
+    def __init__(self, transducer: Transducer) -> None:
+        super().__init__()
+        self.output = transducer.output
+
+    def forward(self, encoder_out: Tensor, decoder_out: Tensor) -> Tensor:
+        return self.output(torch.tanh(encoder_out + decoder_out))
 
 
 class ZipformerOnnx(nn.Module):
@@ -201,13 +227,46 @@ def export_stream(model: Recogniser, path: Path, output: str = "main") -> None:
 
 
 def export_zipformer(model: Recogniser, path: Path, output: str = "main") -> None:
-    """For sherpa-onnx's `OnlineRecognizer.from_zipformer2_ctc`; raises ValueError naming what does not fit in there."""
+    """For sherpa-onnx's `OnlineRecognizer.from_zipformer2_ctc`, of a transducer the encoder of its `from_transducer`.
+
+    Raises ValueError naming what does not fit in there.
+    """
     front = model.settings.front_end
     if problem := zipformer_obstacle(model):
         raise ValueError(f"{problem}; stream it with distill.runtime.session, or take it there offline")
     if front.stride != 4:
         log.warning("frames of %d ms: sherpa-onnx takes all frames for 40 ms, its times will be wrong", front.hop // 16)
-    write_zipformer(StreamGraph(model, output), path, "log_probs")
+    write_zipformer(StreamGraph(model, output), path, "encoder_out" if output == "transducer" else "log_probs")
+
+
+def export_joiner(model: Recogniser, decoder: Path, joiner: Path) -> None:
+    """The decoder (predictor) and the joiner of `from_transducer`, of streams and whole utterances alike.
+
+    Raises ValueError for a predictor that does not fit in there.
+    """
+    if problem := transducer_obstacle(model):
+        raise ValueError(problem)
+    assert model.transducer is not None
+    context, width = model.transducer.predictor.context, model.transducer.output.in_features
+    facts = {"model_type": "transducer", "context_size": context, "vocab_size": model.outputs}
+    y, rows = torch.zeros(1, context, dtype=torch.int64), {0: "N"}
+    axes = {"y": rows, "decoder_out": rows}
+    write(DecoderOnnx(model.transducer), (y,), decoder, ["y"], ["decoder_out"], axes, facts)
+    frames, names = torch.zeros(1, width), ["encoder_out", "decoder_out"]
+    axes = dict.fromkeys([*names, "logit"], rows)
+    write(JoinerOnnx(model.transducer), (frames, frames), joiner, names, ["logit"], axes, {"joiner_dim": width})
+
+
+def transducer_obstacle(model: Recogniser) -> str:
+    """Why sherpa-onnx cannot decode a model's transducer; empty where it can."""
+    front, settings = model.settings.front_end, model.settings.transducer
+    if settings is None:
+        return "this model has no transducer; train one with model.transducer: {}"
+    if settings.predictor != "stateless":
+        return f"sherpa-onnx's predictors see the last units alone (predictor: stateless), not {settings.predictor}"
+    if front.input != "fbank" or front.mels != 80:
+        return "sherpa-onnx's transducers are on 80-dimensional Fbank (front_end.input: fbank)"
+    return ""
 
 
 def write_zipformer(graph: StreamGraph, path: Path, output: str) -> None:
@@ -235,7 +294,10 @@ def zipformer_obstacle(model: Recogniser) -> str:
 
 
 def export_whole(model: Recogniser, path: Path, output: str = "main") -> None:
-    """Whole utterances: `from_zipformer_ctc` for Fbank, `from_omnilingual_asr_ctc` for waveform models (`WaveOnnx`)."""
+    """Whole utterances: `from_zipformer_ctc` for Fbank, `from_omnilingual_asr_ctc` for waveform models (`WaveOnnx`).
+
+    Of a transducer on Fbank: the encoder of `OfflineRecognizer.from_transducer`.
+    """
     graph, front = WholeGraph(model, output), model.settings.front_end
     vocabulary = {"vocab_size": model.outputs, "version": 1}
     if front.input == "waveform":
@@ -245,10 +307,10 @@ def export_whole(model: Recogniser, path: Path, output: str = "main") -> None:
         facts = {"model_type": "omnilingual-asr", **vocabulary}
         write(whole, (x, torch.tensor(1.0)), path, ["x", "undo"], ["logits"], axes, facts, ["undo"])
         return
-    axes = {"x": {0: "N", 1: "J"}, "x_lens": {0: "N"}, "log_probs": {0: "N", 1: "T"}, "log_probs_len": {0: "N"}}
+    names = ["encoder_out", "encoder_out_lens"] if output == "transducer" else ["log_probs", "log_probs_len"]
+    axes = {"x": {0: "N", 1: "J"}, "x_lens": {0: "N"}, names[0]: {0: "N", 1: "T"}, names[1]: {0: "N"}}
     x, lens = torch.randn(2, 120, front.mels), torch.tensor([120, 97])
     facts = {"model_type": "zipformer2_ctc", "subsampling_factor": front.stride, **vocabulary}
-    names = ["log_probs", "log_probs_len"]
     write(FbankOnnx(graph), (x, lens), path, ["x", "x_lens"], names, axes, facts)
 
 

@@ -59,6 +59,8 @@ def export(recipe: Recipe, experiment: Experiment, folder: Path) -> None:
         check_graphs(model, info, output, folder, audio[: CHECKED_SECONDS * SAMPLE_RATE])
         if info.model.front_end.input == "waveform":
             other_frames[output] = sherpa_difference(info, output, folder, audio)
+    if model.transducer is not None:
+        write_transducer(model, info, folder)
     content = {"model": info.resolved(), "experiment": trained.resolved(), "sherpa_other_frames": other_frames}
     write_json(folder / "export.json", content)
     if not obstacles(model.settings):
@@ -120,6 +122,25 @@ def write_graphs(recipe: Recipe, model: Recogniser, info: ModelInfo, output: str
         path = folder / file_name(kind, output, False)
         write(model, path, output)
         quantise(path, folder / file_name(kind, output, True))
+
+
+def write_transducer(model: Recogniser, info: ModelInfo, folder: Path) -> None:
+    """Encoders, decoder and joiner for sherpa-onnx's `from_transducer`, fp32 and int8."""
+    from distill.export import onnx
+    from distill.export.quantise import quantise
+    from distill.runtime.onnx_runner import file_name
+
+    if problem := onnx.transducer_obstacle(model):
+        log.warning("%s: its transducer is not exported: %s", info.name, problem)
+        return
+    path = {kind: folder / file_name(kind, "transducer", False) for kind in ("whole", "decoder", "joiner", "sherpa")}
+    onnx.export_whole(model, path["whole"], "transducer")
+    onnx.export_joiner(model, path["decoder"], path["joiner"])
+    if info.chunk_frames and not onnx.zipformer_obstacle(model):
+        onnx.export_zipformer(model, path["sherpa"], "transducer")
+    for kind, source in path.items():
+        if source.exists():
+            quantise(source, folder / file_name(kind, "transducer", True))
 
 
 def write_ctc_graph(recipe: Recipe, path: Path) -> None:

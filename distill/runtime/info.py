@@ -47,6 +47,11 @@ class ModelInfo(Settings):
         """Outputs of the model: main (trained with LF-MMI, for a decoding graph), ctc (for greedy decoding)."""
         return ("main", "ctc") if self.model.ctc_output else ("main",)
 
+    def check_output(self, output: str) -> None:
+        """Raise ValueError for an output that gives no posteriors of units: unknown, or a transducer."""
+        if output not in self.selectable:
+            raise ValueError(f"{self.name} has no output '{output}'; it has {', '.join(self.selectable)}")
+
     def chunk_samples(self, first: bool) -> int:
         """Samples that complete a stream's next chunk; raises ValueError for a model with full context."""
         if not self.chunk_frames:

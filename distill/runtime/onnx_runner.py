@@ -18,14 +18,13 @@ def read_export(folder: Path, output: str) -> tuple[Path, ModelInfo]:
     """The export folder of an experiment, or itself; raises FileNotFoundError, ValueError for an unknown output."""
     folder = folder if (folder / "export.json").is_file() else folder / "export"
     info = ModelInfo.of_export(folder / "export.json")
-    if output not in info.selectable:
-        raise ValueError(f"{info.name} has no output '{output}'; it has {', '.join(info.selectable)}")
+    info.check_output(output)
     return folder, info
 
 
 def file_name(kind: str, output: str, int8: bool) -> str:
-    """stream.onnx, whole.ctc.int8.onnx, …: kind is stream, whole or sherpa."""
-    return f"{kind}{'.ctc' if output == 'ctc' else ''}{'.int8' if int8 else ''}.onnx"
+    """stream.onnx, whole.ctc.int8.onnx, …: kind is stream, whole or sherpa, of a transducer also decoder or joiner."""
+    return f"{kind}{'' if output == 'main' else f'.{output}'}{'.int8' if int8 else ''}.onnx"
 
 
 def load_graph(path: Path, threads: int = 1):

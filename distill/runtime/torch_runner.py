@@ -79,6 +79,10 @@ def open_model(folder: Path | str, output: str, threads: int) -> tuple[Recognise
     torch.set_num_threads(threads)
     if isinstance(folder, str):
         imported = build_imported(read_checkpoint(folder), None, None)
-        return imported.model.eval().select_output(output), info_of(imported.model, imported.outputs, folder)
-    model, experiment, outputs, _ = load_recogniser(folder)
-    return model.select_output(output), info_of(model, outputs, experiment.name)
+        model, info = imported.model.eval(), info_of(imported.model, imported.outputs, folder)
+    else:
+        model, experiment, outputs, _ = load_recogniser(folder)
+        info = info_of(model, outputs, experiment.name)
+    model.select_output(output)
+    info.check_output(output)
+    return model, info

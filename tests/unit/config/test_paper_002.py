@@ -133,3 +133,25 @@ def test_leading_channels_of_a_conformer_can_be_taken_over() -> None:
     assert "encoder.blocks.0.convolution.gate.weight" in report.sliced
     ours, theirs = (model.encoder.blocks[0].convolution.gate.weight for model in (student, teacher))
     assert torch.equal(ours, theirs[:96, :96])
+
+
+RNNT = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.glob("**/*_rnnt*.yaml"))
+
+
+@pytest.mark.parametrize("name", RNNT)
+def test_transducers_learn_from_one_of_the_same_shape(name: str) -> None:
+    experiment, folder = Experiment.load(CONF / f"{name}.yaml"), name.rpartition("/")[0]
+    alone = "alone" in name
+    assert experiment.transduces and experiment.recognises != alone
+    assert ("mmi" in experiment.objective.terms) != alone and "transducer" in experiment.objective.terms
+    assert ("1best" in experiment.decoding.methods) != alone and "transducer_beam" in experiment.decoding.methods
+    if experiment.teacher is None:
+        return
+    teacher = Experiment.load(CONF / folder / f"{experiment.teacher.experiment}.yaml")
+    experiment.objective.check_models(experiment.model, teacher.model)
+    assert teacher.model.transducer == experiment.model.transducer and teacher.recognises
+    assert "transducer_kl" in experiment.objective.terms
+    before = Experiment.load(CONF / folder / f"{experiment.init}.yaml")
+    assert before.model.encoder == experiment.model.encoder or experiment.stage == 8
+    plain = "mini/sn" if folder else "s5"
+    assert trunk(experiment) == pytest.approx(trunk(Experiment.load(CONF / f"{plain}.yaml")), rel=0.02)

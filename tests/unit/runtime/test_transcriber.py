@@ -155,7 +155,7 @@ def test_a_ctc_output_does_not_change_the_main_one_and_streams_and_exports() -> 
     torch.testing.assert_close(torch.from_numpy(streamed), second, rtol=0, atol=1e-4)
     torch.testing.assert_close(exported, second, rtol=0, atol=1e-4)
     assert np.abs(streamed - forward(model, wave)).max() > 0.1
-    with pytest.raises(ValueError, match="expected main or ctc"):
+    with pytest.raises(ValueError, match="expected main, ctc or transducer"):
         model.select_output("third")
 
 

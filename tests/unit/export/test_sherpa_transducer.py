@@ -1,0 +1,133 @@
+"""Transducers in sherpa-onnx, unmodified, against ours on recordings: the same units at the same times."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sherpa_onnx = pytest.importorskip("sherpa_onnx", reason="the extra 'deploy' is not installed")
+pytest.importorskip("onnx", reason="the extra 'deploy' is not installed")
+
+from distill.config.model import Transducer  # noqa: E402
+from distill.decode.transducer import Greedy  # noqa: E402
+from distill.export import onnx as exporting  # noqa: E402
+from distill.export.quantise import quantise  # noqa: E402
+from distill.models.recogniser import Recogniser  # noqa: E402
+from distill.recipe.exporting import write_transducer  # noqa: E402
+from distill.runtime.torch_runner import info_of  # noqa: E402
+from tests.support.models import MODELS, OUTPUTS, build  # noqa: E402
+from tests.unit.export.test_sherpa import decoded, offline, recordings, speech, stream, tokens  # noqa: E402, F401
+
+KINDS = [("fbank", 1), ("fbank", 2), ("conformer", 2)]
+
+
+def with_transducer(name: str, settings: Transducer) -> Recogniser:
+    """A model of those that are deployed with a transducer of lively weights."""
+    model = build(*MODELS[name])
+    both = Recogniser(model.settings.model_copy(update={"transducer": settings}), len(OUTPUTS)).eval()
+    both.load_state_dict({**both.state_dict(), **model.state_dict()})
+    assert both.transducer is not None
+    with torch.no_grad():
+        for parameter in both.transducer.parameters():
+            parameter.mul_(4)
+    return both
+
+
+def exported(model: Recogniser, folder: Path, streams: bool) -> dict[str, str]:
+    """Paths of the three graphs by the names of sherpa-onnx's arguments."""
+    paths = {kind: folder / f"{kind}.onnx" for kind in ("encoder", "decoder", "joiner")}
+    write = exporting.export_zipformer if streams else exporting.export_whole
+    write(model, paths["encoder"], "transducer")
+    exporting.export_joiner(model, paths["decoder"], paths["joiner"])
+    return {kind: str(path) for kind, path in paths.items()}
+
+
+def expected(model: Recogniser, wave: np.ndarray, frames: int | None = None) -> tuple[list[str], list[int]]:
+    """Greedy units and their frames, of the first `frames` frames."""
+    assert model.transducer is not None
+    search = Greedy(model.transducer)
+    with torch.no_grad():
+        joint = model(torch.from_numpy(wave)[None], torch.tensor([len(wave)])).joint
+    search.feed(joint.frames[0, :frames])
+    return [OUTPUTS[unit] for unit in search.units], search.frames
+
+
+@pytest.mark.parametrize(("name", "context"), KINDS)
+def test_transducers_stream(
+    tokens: Path, recordings: list[np.ndarray], tmp_path: Path, name: str, context: int  # noqa: F811
+) -> None:  # fmt: skip
+    model = with_transducer(name, Transducer(context=context, dim=8, joiner_dim=12))
+    paths = exported(model, tmp_path, True)
+    recogniser = sherpa_onnx.OnlineRecognizer.from_transducer(str(tokens), **paths, num_threads=1)
+    waves, found = [np.concatenate([wave, np.zeros(8000, np.float32)]) for wave in recordings], 0
+    for group in ([waves[0]], waves):
+        for each, wave in zip(stream(recogniser, group), group):
+            symbols, places = expected(model, wave, decoded(wave))
+            assert recogniser.tokens(each) == symbols
+            np.testing.assert_allclose(recogniser.timestamps(each), [0.04 * i for i in places], atol=1e-4)
+            found += len(symbols)
+    assert found > 20
+
+
+@pytest.mark.parametrize(("name", "context"), KINDS)
+def test_transducers_run_whole_utterances(
+    tokens: Path, recordings: list[np.ndarray], tmp_path: Path, name: str, context: int  # noqa: F811
+) -> None:  # fmt: skip
+    model = with_transducer(name, Transducer(context=context, dim=8, joiner_dim=12))
+    paths = exported(model, tmp_path, False)
+    recogniser = sherpa_onnx.OfflineRecognizer.from_transducer(**paths, tokens=str(tokens))
+    for group in ([recordings[0]], recordings):
+        assert offline(recogniser, group) == [expected(model, wave)[0] for wave in group]
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_quantised_graphs_load_and_beams_run(
+    tokens: Path, speech: list[np.ndarray], tmp_path: Path, streams: bool  # noqa: F811
+) -> None:  # fmt: skip
+    paths = exported(with_transducer("fbank", Transducer(dim=8, joiner_dim=12)), tmp_path, streams)
+    for kind, path in paths.items():
+        quantise(Path(path), tmp_path / f"{kind}.int8.onnx")
+    paths = {kind: str(tmp_path / f"{kind}.int8.onnx") for kind in paths}
+    options = {"tokens": str(tokens), "decoding_method": "modified_beam_search", **paths}
+    if streams:
+        recogniser = sherpa_onnx.OnlineRecognizer.from_transducer(**options)
+        assert all(recogniser.tokens(each) for each in stream(recogniser, speech))
+    else:
+        assert all(offline(sherpa_onnx.OfflineRecognizer.from_transducer(**options), speech))
+
+
+def test_sessions_take_outputs_with_posteriors_alone() -> None:
+    info = info_of(with_transducer("fbank", Transducer(dim=8, joiner_dim=12)), OUTPUTS, "two")
+    with pytest.raises(ValueError, match="two has no output 'transducer'; it has main"):
+        info.check_output("transducer")
+
+
+@pytest.mark.parametrize("predictor", ["stateless", "lstm"])
+def test_stage_12_writes_every_graph_or_says_why_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, predictor: str
+) -> None:
+    model = with_transducer("fbank", Transducer.model_validate({"predictor": predictor, "dim": 8, "joiner_dim": 12}))
+    caplog.set_level("WARNING")
+    write_transducer(model, info_of(model, OUTPUTS, "two"), tmp_path)
+    kinds, forms = ("decoder", "joiner", "sherpa", "whole"), ("", ".int8")
+    every = {f"{kind}.transducer{form}.onnx" for kind in kinds for form in forms}
+    assert {path.name for path in tmp_path.iterdir()} == (every if predictor == "stateless" else set())
+    assert ("its transducer is not exported" in caplog.text) == (predictor == "lstm")
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("fbank", None, r"has no transducer; train one with model.transducer: \{\}"),
+        ("fbank", Transducer(predictor="lstm"), r"predictors see the last units alone .* not lstm"),
+        ("waveform", Transducer(), "transducers are on 80-dimensional Fbank"),
+    ],
+)
+def test_what_does_not_fit_is_named(tmp_path: Path, name: str, settings: Transducer | None, message: str) -> None:
+    model = build(*MODELS[name]) if settings is None else with_transducer(name, settings)
+    with pytest.raises(ValueError, match=message):
+        exporting.export_joiner(model, tmp_path / "decoder.onnx", tmp_path / "joiner.onnx")
+    assert not [*tmp_path.iterdir()]
