@@ -15,6 +15,7 @@ from distill.train import compute
 from tests.support.training import GATES, PLAIN, RANDOM, toy_trainer, write_letters, write_speech
 
 CHECKPOINTED = {"checkpoint_activations": True}
+CONFORMER = {**PLAIN, "block": "conformer", "conv_kernel": 4}
 
 
 def trained(folder: Path, updates: int = 3, **changes) -> dict[str, torch.Tensor]:
@@ -26,8 +27,8 @@ def trained(folder: Path, updates: int = 3, **changes) -> dict[str, torch.Tensor
 
 @pytest.mark.parametrize(
     "changes",
-    [{"noise": PLAIN}, {"noise": RANDOM}, {"noise": RANDOM, **GATES}],
-    ids=["plain", "dropout and layer drop", "gates"],
+    [{"noise": PLAIN}, {"noise": RANDOM}, {"noise": RANDOM, **GATES}, {"noise": {**CONFORMER, "dropout": 0.1}}],
+    ids=["plain", "dropout and layer drop", "gates", "conformer"],
 )
 def test_checkpointed_blocks_have_the_same_gradients(tmp_path: Path, changes: dict) -> None:
     plain = trained(tmp_path / "plain", **changes)
@@ -49,8 +50,11 @@ def test_a_checkpointed_block_keeps_its_input_alone(tmp_path: Path) -> None:
     assert kept[1] < 0.8 * kept[0]
 
 
-def test_compiled_blocks_train_alike_and_load_strictly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = trained(tmp_path / "plain")
+@pytest.mark.parametrize("noise", [PLAIN, CONFORMER], ids=["transformer", "conformer"])
+def test_compiled_blocks_train_alike_and_load_strictly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noise: dict
+) -> None:
+    plain = trained(tmp_path / "plain", noise=noise)
     calls = []
 
     def counted(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]):
@@ -58,7 +62,7 @@ def test_compiled_blocks_train_alike_and_load_strictly(tmp_path: Path, monkeypat
         return graph.forward
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counted))  # the compiler takes a minute
-    compiled = trained(tmp_path / "compiled", compute={"compile": True, **CHECKPOINTED})
+    compiled = trained(tmp_path / "compiled", noise=noise, compute={"compile": True, **CHECKPOINTED})
     assert 1 <= len(calls) <= 4  # graphs are shared by blocks and by lengths
     for name, value in plain.items():
         torch.testing.assert_close(compiled[name], value)
