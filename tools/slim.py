@@ -26,18 +26,21 @@ def main() -> None:
     parser.add_argument("--exp-dir", type=Path, required=True, help="an experiment's folder; its last epoch is taken")
     to_do = parser.add_mutually_exclusive_group(required=True)
     to_do.add_argument("--out", type=Path, help="folder of the smaller experiment")
+    parser.add_argument("--sparsity", type=float, help="share of the parameters to close, if not what training reached")
     to_do.add_argument("--energy", type=float, help="share of the squares of each linear map that a rank is to keep")
     args = parser.parse_args()
     if args.energy is None:
-        write(args.exp_dir, args.out)
+        write(args.exp_dir, args.out, args.sparsity)
     else:
         show_ranks(checkpoint.load_recogniser(args.exp_dir)[0], args.energy)
 
 
-def write(source: Path, out: Path) -> None:
+def write(source: Path, out: Path, sparsity: float | None = None) -> None:
     model, experiment, _, epoch = checkpoint.load_recogniser(source)
     if out.exists():
         raise ValueError(f"{out} is there already; give another --out")
+    if sparsity is not None:
+        model.gates.settle(sparsity)
     small = slimmed(model)
     settings = {**experiment.resolved(), "name": out.name, "model": small.settings.resolved()}
     settings["objective"]["sparsity"] = None

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import StringConstraints, model_validator
 
-from distill.config.bounds import RANDOM, Count, Flag, Name, Seed, Source, UnitsName, Width
+from distill.config.bounds import RANDOM, Count, Flag, Name, Seed, Share, Source, UnitsName, Width
 from distill.config.decoding import OF_TRANSDUCER, Decoding
 from distill.config.distortions import Distort
 from distill.config.loading import Settings
@@ -26,8 +26,9 @@ OF_LM = re.compile(r"lm(?:[._-].*)?", re.IGNORECASE)
 # settings that do not change the weights
 NOT_OF_TRAINING = ("compute", "decoding", "description", "pretrained", "probe")
 LATER: Mapping[str, Any] = {
-    "init_epoch": "last", "init_slim": False, "frozen": {}, "supernet": None, "units": None, "distort": None,
-    "data.window": 20_000, "data.share": 1.0, "saving.least_updates": 0, "teacher.masked": False,
+    "init_epoch": "last", "init_slim": False, "init_sparsity": 0.0, "frozen": {}, "supernet": None,
+    "units": None, "distort": None, "data.window": 20_000, "data.share": 1.0, "saving.least_updates": 0,
+    "teacher.masked": False,
     "model.encoder.block": "transformer", "model.encoder.feature_norm": True,
     "model.encoder.positions": "convolution", "model.encoder.feature_grad_mult": 1.0,
     "model.encoder.input_dropout": 0.0, "model.encoder.layer_grad_scale": False, "model.encoder.attention_of": [],
@@ -67,6 +68,7 @@ class Experiment(Settings):
     init_units: UnitsName | None = None  # units of `init` where they differ; its prediction layers are then drawn anew
     init_blocks: tuple[Width, ...] = ()  # block of `init`, from 1, that each block starts from; empty: the same one
     init_slim: Flag = False  # with the widths of `init`, without what its gates close (model.pruning)
+    init_sparsity: Share = 0.0  # with init_slim: what gates close is cut to this share of the parameters; 0: as it is
     init_slice: tuple[
         Annotated[str, StringConstraints(min_length=1)], ...
     ] = ()  # beginnings of names of larger tensors whose leading part is taken over
@@ -168,6 +170,8 @@ class Experiment(Settings):
                 "the term sparsity of the objective, with a weight above 0, and the gates of model.pruning need each"
                 " other; set both, such as model: {pruning: {}}, objective: {sparsity: {}}, or none"
             )
+        if self.init_sparsity and not self.init_slim:
+            raise ValueError("init_sparsity is of what init_slim: true cuts off; set both, or leave it out")
         if self.init_slim and (self.init is None or self.init_blocks or self.init_slice):
             raise ValueError("init_slim: true needs init, and takes over all of its blocks: no init_blocks, init_slice")
         if self.decoding.avg > self.saving.keep:

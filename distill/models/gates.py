@@ -167,6 +167,21 @@ class Gates(nn.ModuleDict):
         """That with as many units closed as can be."""
         return 1 - float(self._left({name: gate.at_least / gate.units for name, gate in self.each.items()}))
 
+    @torch.no_grad()
+    def settle(self, sparsity: float) -> None:
+        """Shift all log alphas by one number, so that evaluation closes this share as nearly as units allow.
+
+        A training of few updates ends some percent away from its target, and later ones compare models of one size.
+        """
+        before, low, high = [gate.log_alpha.clone() for gate in self.each.values()], -50.0, 50.0
+        for _ in range(40):  # bisection
+            shift = (low + high) / 2
+            for gate, log_alpha in zip(self.each.values(), before):
+                gate.log_alpha.copy_(log_alpha + shift)
+            self.eval().draw()
+            closed = self.sparsity()
+            low, high = (shift, high) if closed is not None and closed > sparsity else (low, shift)
+
     def _left(self, shares: Mapping[str, Any]) -> Any:
         """Share of the parameters that is left, by the share of each gate's units: products where several cut one."""
         left = sum(size * math.prod(shares[name] for name in over) for over, size in self.sizes.items())

@@ -245,8 +245,11 @@ def start_of(experiment: Experiment, name: str, folders: Folders) -> dict[str, A
 
 
 def start_model(experiment: Experiment, name: str, folders: Folders) -> Recogniser:
-    """The model of the experiment `name` that another one starts from."""
-    return checkpoint.load_recogniser(folders.exp / name, experiment.init_epoch)[0]
+    """The model of the experiment `name` that another one starts from, its gates settled."""
+    model = checkpoint.load_recogniser(folders.exp / name, experiment.init_epoch)[0]
+    if experiment.init_sparsity:
+        model.gates.settle(experiment.init_sparsity)
+    return model
 
 
 def calibrate(front_end: FrontEnd, loader: TrainLoader) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from distill.models import checkpoint
+from distill.models.pruning import open_units
 from tests.recipe.test_letters import TEACHER, stages
 from tests.support.published import write_twin
 
@@ -37,6 +39,19 @@ units: null
 data: {train: [labelled]}
 objective: {front: null, regression: null, discriminative: null, mmi: {}}
 """
+PRUNED = """
+base: student.yaml
+units: null
+model: {pruning: {units: [conv, heads, ffn]}}
+objective: {front: null, regression: {start: 0}, discriminative: null, sparsity: {target: 0.3, warm_up: 2}}
+optim: {updates: 2}
+"""
+SLIM = """
+base: tuned.yaml
+init: pruned
+init_slim: true
+optim: {updates: 2}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +60,25 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     (folder / "conf").mkdir()
     write_twin(folder / "model", binary=True)
     teacher = TEACHER.format(folder=folder / "model") + "decoding: {methods: []}\n"
-    for name, text in (("pretrained", teacher), ("student", STUDENT), ("tuned", TUNED)):
+    texts = {"pretrained": teacher, "student": STUDENT, "tuned": TUNED, "pruned": PRUNED, "slim": SLIM}
+    for name, text in texts.items():
         (folder / f"conf/{name}.yaml").write_text(text)
-    return folder, stages(folder, 0, 10, "pretrained,student,tuned", "phones")
+    return folder, stages(folder, 0, 10, ",".join(texts), "phones")
+
+
+def test_what_the_gates_of_a_student_leave_is_fine_tuned(recipe: tuple[Path, str]) -> None:
+    folder, _ = recipe
+    pruned, slim = (checkpoint.load_recogniser(folder / f"exp/{name}")[0] for name in ("pruned", "slim"))
+    assert open_units(pruned) == open_units(slim) and slim.settings.pruning is None
+    assert slim.settings.encoder.ffn_dim != 16, "some channels are closed from the beginning"
+    figures = json.loads((folder / "exp/pruned/result.json").read_text())["figures"]
+    assert 0 < figures["sparsity"] < 1
 
 
 def test_only_the_fine_tuned_student_is_decoded(recipe: tuple[Path, str]) -> None:
     folder, printed = recipe
     decoded = {path.parts[0] for path in (p.relative_to(folder / "exp") for p in folder.glob("exp/**/wer.json"))}
-    assert decoded == {"tuned"} and "student has no outputs to decode" in printed
+    assert decoded == {"tuned", "slim"} and "student has no outputs to decode" in printed
     assert not (folder / "data/num").exists(), "no lattices of a teacher without outputs"
 
 

@@ -105,6 +105,7 @@ def experiment(**changes: Any) -> Experiment:
         ({"model": {"pruning": {"units": []}}}, r"units.* at least 1"),
         ({"model": {"pruning": {}, "encoder": {"relative_buckets": 8}}}, r"heads and layers, while blocks share"),
         ({"init_slim": True}, r"init_slim: true needs init"),
+        ({"init_sparsity": 0.5}, r"init_sparsity is of what init_slim: true cuts off"),
     ],
     ids=str,
 )

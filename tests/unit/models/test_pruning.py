@@ -74,6 +74,18 @@ def test_sparsity_in_evaluation_is_that_of_the_slimmed_model() -> None:
     assert model.gates.sparsity().item() == pytest.approx(1 - count_parameters(slimmed(model))["trunk"] / before)
 
 
+@pytest.mark.parametrize("target", [0.3, 0.6])
+def test_gates_settle_on_a_sparsity_in_their_order(target: float) -> None:
+    model = gated("waveform", ("conv", "heads", "ffn"))
+    before = {name: gate.log_alpha.clone() for name, gate in model.gates.each.items()}
+    model.gates.settle(target)
+    shifts = [gate.log_alpha - before[name] for name, gate in model.gates.each.items()]
+    torch.testing.assert_close(torch.cat(shifts), shifts[0][:1].expand(sum(map(len, shifts))), rtol=0, atol=1e-4)
+    slim, whole = slimmed(model), count_parameters(build(*MODELS["waveform"]))["trunk"]
+    one_head = 4 * 16 * 8 / whole  # the largest unit
+    assert 1 - count_parameters(slim)["trunk"] / whole == pytest.approx(target, abs=2 * one_head)
+
+
 @pytest.mark.parametrize("norm_first", ["waveform", "post-LN"])
 def test_a_layer_without_an_open_unit_is_the_identity(norm_first: str) -> None:
     """Its bias goes too; the norm behind it (post-LN) stays, the one before it does not."""
