@@ -3,9 +3,9 @@
     python -m benchmarks.full_size [--paper 001] [--pretrained FOLDER] [--updates 2] [--seconds 12] [--json FILE]
 
 Of papers/001 T1 (317 M), S5 and its SS; of papers/000 HuBERT base (94 M), its deep and thin student with codewords, and
-that one's fine-tuning. Without --pretrained, teachers start from random twins of facebook/wav2vec2-large-lv60 and
-facebook/hubert-base-ls960, which transformers writes in the layout that is published; audio and graphs are a
-rehearsal's. Needs 12 GiB of memory and 12 GiB of disk (--dir).
+that one's fine-tuning; of DPHuBERT (--paper dphubert) its two stages. Without --pretrained, teachers start from random
+twins of facebook/wav2vec2-large-lv60 and facebook/hubert-base-ls960, which transformers writes in the layout that is
+published; audio and graphs are a rehearsal's. Needs 12 GiB of memory and 12 GiB of disk (--dir).
 """
 
 from __future__ import annotations
@@ -114,6 +114,11 @@ PAPERS = {
     "000": Paper(
         "hubert,dt_disc,dt_disc_ft",
         {5: "HuBERT base's import", 8: "HuBERT base -> D&T, codewords", 9: "D&T, fine-tuned"},
+        hubert_base,
+    ),
+    "dphubert": Paper(
+        "hubert,dphubert_1,dphubert_2",
+        {5: "HuBERT base's import", 8: "HuBERT base -> DPHuBERT, pruned, and slimmed"},
         hubert_base,
     ),
 }

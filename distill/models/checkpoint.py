@@ -109,8 +109,8 @@ def load_epoch(folder: Path, epoch: Literal["last", "best"] = "last") -> dict[st
     if not paths:
         raise FileNotFoundError(f"no epoch-N.pt in {folder}; train it first (run.sh --stage 6..9)")
     last = load(paths[max(paths)])
-    best = last["progress"].get("best_epoch", 0)
-    return last if epoch == "last" or best == max(paths) else load(folder / f"epoch-{best}.pt")
+    best = max(paths) if epoch == "last" else last["progress"].get("best_epoch", 0)
+    return last if best == max(paths) else load(folder / f"epoch-{best}.pt")
 
 
 def load_code_head(folder: Path) -> CodeHead | None:
