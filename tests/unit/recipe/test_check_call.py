@@ -42,7 +42,9 @@ FILES = {
     "model: {front_end: {input: fbank, waveform: none, norm: frame, layers: [[16, 3, 4]]}}}",
     "no_units": "{base: codes.yaml, units: {of: techer, layer: 2}}",
     "skips": "{base: teacher.yaml, decoding: {blank_skip: 1}}",
-    "rnnt": "{base: teacher.yaml, model: {transducer: {}}, objective: {alpha: null, beta: null, transducer: {}}}",
+    "rnnt": "{base: teacher.yaml, model: {transducer: {}}, objective: {alpha: null, beta: null, transducer: {}}, "
+    "decoding: {methods: [transducer_beam]}}",
+    "of_rnnt": "{base: sn.yaml, teacher: {experiment: rnnt}}",
     "noisy": "{base: teacher.yaml, decoding: {conditions: {fsd: {steps: [[fsd]], noises: {fsd: noise/fsd}}}}}",
     "phones": "{base: teacher.yaml, init: teacher, init_units: phones}",
 }  # fmt: skip
@@ -131,6 +133,7 @@ def test_a_call_that_fits_is_silent_and_writes_nothing(check: Check, tmp_path: P
         ("noisy", (), r"noisy\.yaml: decoding\.conditions\.fsd\.noises\.fsd: there is no folder .*/noise/fsd; put"),
         ("skips", ("--topology", "two_pdf"), "decoding.blank_skip needs a blank"),
         ("rnnt", ("--topology", "two_pdf"), "model.transducer needs a blank; use --topology ctc"),
+        ("teacher,rnnt,of_rnnt", (), r"of_rnnt\.yaml: teacher\.experiment: rnnt has a transducer alone, and stage 7"),
         ("rnnt", ("--units", "biphones"), "needs units without context; use other units than biphones"),
         ("teacher", ("--set", "optim.lrr=1"), "optim: unknown key 'lrr'; did you mean 'lr'"),
         ("teacher", ("--set", "graphs.order=5"), r"--set 'graphs\.order=5': order: must be less than .* 4 \(got 5\)"),
