@@ -145,12 +145,13 @@ TRANSDUCER = {"context": 2, "dim": 6, "joiner_dim": 7}
 def test_a_student_learns_the_transducer_of_its_teacher(kept: bool, predictor: str, tmp_path: Path) -> None:
     """On texts: the teacher's own, of other widths, is along the best alignment; the main output is not read."""
     theirs = {**SETTINGS["model"], "transducer": {"dim": 5, "joiner_dim": 4}}
-    write_teacher(tmp_path, model=theirs, terms={"transducer": {}})
+    write_teacher(tmp_path, model=theirs, terms={"mmi": {}, "transducer": {}})
     model = {**SETTINGS["model"], "transducer": {**TRANSDUCER, "predictor": predictor}}
     keeping = {"augment": {"volume_probability": 0, "noise_probability": 0, "pitch_probability": 0}} if kept else {}
     trainer = trainer_of(
         student(
             model=model, objective={"transducer": {}, "transducer_kl": {}}, **keeping,
+            decoding={"methods": ["transducer_beam"]},
             teacher={"experiment": "t", "input": "clean", "keep_targets": kept},
         ),
         tmp_path,
