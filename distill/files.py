@@ -29,11 +29,11 @@ WAYS_OUT = {
 
 @contextlib.contextmanager
 def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
-    """A temporary name beside `path` to write to, renamed to it at the end of the block.
+    """A temporary name beside `path` for a file, or a folder that is not there, renamed to it at the end of the block.
 
     shared: other processes may write the same file at the same time, so that each needs a name of its own. Whatever
-    ends the block early, the temporary file is removed and the old one stays. Raises OSError with file, reason and way
-    out where the disk is full, read-only or broken.
+    ends the block early, what has the temporary name is removed and the old file stays. Raises OSError with file,
+    reason and way out where the disk is full, read-only or broken.
     """
     temporary = own_name(path) if shared else path.with_name(path.name + ".tmp")
     try:
@@ -41,7 +41,7 @@ def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
         os.replace(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
         if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
             error = error.__context__  # why torch could not write to an open file, which its own error lacks
         if isinstance(error, OSError) and error.filename in (None, temporary, str(temporary)):

@@ -54,6 +54,7 @@ def measure(path: Path, outputs: int, overrides: list[str]) -> dict:
     per_second = macs(model, outputs)
     return {
         "experiment": experiment.name,
+        "slimmed": experiment.init_slim,
         "outputs": outputs,
         "params": counts,
         "macs_per_second": {**per_second, "total": sum(per_second.values())},
@@ -74,6 +75,8 @@ def training_only(experiment: Experiment, conf_dir: Path) -> int:
 
 def show(row: dict) -> None:
     print(f"\n{row['experiment']} ({row['outputs']} outputs)")
+    if row["slimmed"]:
+        print("  before slimming (init_slim): what is left is known when its start is trained")
     for name, count in row["params"].items():
         print(f"  {name:32}{count:>16,}  parameters")
     for name, count in row["macs_per_second"].items():

@@ -14,7 +14,10 @@ from pathlib import Path
 import torch
 import yaml
 
+from distill.config.experiment import Experiment
+from distill.files import replacing
 from distill.models import checkpoint
+from distill.models.encoder import BLOCKS
 from distill.models.low_rank import rank_of_energy
 from distill.models.pruning import slimmed
 from distill.models.recogniser import Recogniser, count_parameters
@@ -26,9 +29,13 @@ def main() -> None:
     parser.add_argument("--exp-dir", type=Path, required=True, help="an experiment's folder; its last epoch is taken")
     to_do = parser.add_mutually_exclusive_group(required=True)
     to_do.add_argument("--out", type=Path, help="folder of the smaller experiment")
-    parser.add_argument("--sparsity", type=float, help="share of the parameters to close, if not what training reached")
+    parser.add_argument(
+        "--sparsity", type=float, help="with --out: share of the parameters to close, if not what training reached"
+    )
     to_do.add_argument("--energy", type=float, help="share of the squares of each linear map that a rank is to keep")
     args = parser.parse_args()
+    if args.energy is not None and args.sparsity is not None:
+        parser.error("--sparsity is of --out; leave it out with --energy")
     if args.energy is None:
         write(args.exp_dir, args.out, args.sparsity)
     else:
@@ -44,12 +51,16 @@ def write(source: Path, out: Path, sparsity: float | None = None) -> None:
     small = slimmed(model)
     settings = {**experiment.resolved(), "name": out.name, "model": small.settings.resolved()}
     settings["objective"]["sparsity"] = None
+    Experiment.parse(settings, str(out))  # as loading does: a name that is none, an objective without a term
     content = {**checkpoint.load_epoch(source), "model": small.state_dict(), "experiment": settings}
-    out.mkdir(parents=True)
-    checkpoint.save(out / f"epoch-{epoch}.pt", content)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as temporary:
+        temporary.mkdir(exist_ok=True)
+        checkpoint.save(temporary / f"epoch-{epoch}.pt", content)
     before, after = (count_parameters(each)["trunk"] for each in (model, small))
     print(f"{before:,} -> {after:,} parameters of front-end and encoder, {1 - after / before:.2%} less")
-    encoder = {name: settings["model"]["encoder"][name] for name in ("heads", "head_dim", "ffn_dim", "always_project")}
+    names = (*BLOCKS[small.settings.encoder.block].units(small.settings.encoder, 0), "head_dim", "always_project")
+    encoder = {name: settings["model"]["encoder"][name] for name in names}
     shape = {"front_end": {"layers": settings["model"]["front_end"]["layers"]}, "encoder": encoder}
     print(yaml.safe_dump({"model": shape}, default_flow_style=None, sort_keys=False))
 

@@ -238,10 +238,10 @@ class Experiment(Settings):
             return self
         self.supernet.check_parts(self.model)
         regression = self.objective.regression
-        if self.objective.terms.keys() != {"regression"} or (regression and regression.heads in ("layers", "groups")):
+        if self.objective.terms.keys() != {"regression"} or (regression and regression.heads != "mean"):
             raise ValueError(
-                "supernet: networks differ in their blocks, so that the objective must be regression from the last one"
-                " alone (heads: last or mean)"
+                "supernet: networks differ in blocks and widths, so that the objective must be regression from the last"
+                " block to one target alone (heads: mean)"
             )
         if self.compute.checkpoint_activations or self.compute.compile:
             raise ValueError(

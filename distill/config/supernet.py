@@ -49,3 +49,5 @@ class Supernet(Settings):
             )
         if encoder.relative_buckets or encoder.attention_of:
             raise ValueError("supernet: relative_buckets and attention_of need the same heads in all blocks")
+        if encoder.rank:
+            raise ValueError("supernet: parts of two factors (encoder.rank) are no factors of a part; leave rank out")

@@ -16,15 +16,13 @@ from distill.losses.term import Losses, LossTerm, Term, TermContext
 
 VALUES = 2**25
 """Numbers of a tensor over frames and units (B, T, U + 1, C)."""
-SLICE_BYTES = 4 * 4 * VALUES
-"""Of the four such tensors, in single precision, that are in memory at a time."""
 
 
 class Rnnt(LossTerm):
     """-log p(units | frames), the sum over all alignments; a frame may have any number of units, a blank ends it.
 
     Counted in frames. Utterances go through in slices with at most VALUES logits, or joined channels, of one utterance
-    at least; the backward pass computes each slice again. So memory is that of one slice, SLICE_BYTES (512 MiB).
+    at least; the backward pass computes each slice again. So memory is that of one slice (`slice_bytes`).
     Utterances without a frame are left out and counted.
     """
 
@@ -73,6 +71,14 @@ def sequence_costs(joint: Joint, lengths: Tensor, tokens: Tensor) -> Tensor:
         some, sizes = tokens[rows, :units].int(), (lengths[rows].to(tokens.device).int(), count_units(tokens[rows]))
         costs[rows] = checkpoint(_costs, own, some, *sizes, use_reentrant=False, preserve_rng_state=False)
     return costs
+
+
+def slice_bytes(frames: int, units: int, width: int) -> int:
+    """Of the four such tensors, in single precision, that are in memory at a time: 512 MiB, or more.
+
+    frames, units: of the longest utterance; width: the larger of V and J.
+    """
+    return 4 * 4 * max(VALUES, frames * (units + 1) * width)
 
 
 def _costs(joint: Joint, tokens: Tensor, lengths: Tensor, sizes: Tensor) -> Tensor:

@@ -98,7 +98,8 @@ class Attention(nn.Module):
     @staticmethod
     def units(settings: EncoderSettings, index: int, alone: tuple[str, ...] = ()) -> Units:
         """What can be pruned of a block's `attention`: its heads. alone: the modules that it alone has use for."""
-        made_by = tuple(f"attention.{name}" for name in ("query", "key", "value"))
+        own = ("value",) if settings.source(index) else ("query", "key", "value")
+        made_by = tuple(f"attention.{name}" for name in own)
         return Units("heads", settings.widths(index).heads, made_by, "attention.out", alone)
 
     def empty_cache(self, batch: int) -> KeyValue:

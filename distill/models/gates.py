@@ -73,6 +73,7 @@ class Gate(nn.Module):
     """
 
     factors: Tensor
+    shift: float = 0.0  # added to all log alphas where they decide how many units are open
 
     def __init__(self, units: int, dropped: float, at_least: int, group: ParameterGroup) -> None:
         super().__init__()
@@ -81,7 +82,7 @@ class Gate(nn.Module):
 
     def open_probabilities(self) -> Tensor:
         """Of each unit (Eq. 12): (units,)."""
-        return (self.log_alpha - BETA * math.log(STRETCH / (1 + STRETCH))).sigmoid()
+        return (self.log_alpha + self.shift - BETA * math.log(STRETCH / (1 + STRETCH))).sigmoid()
 
     def draw(self) -> None:
         """New factors: (units,)."""
@@ -169,18 +170,22 @@ class Gates(nn.ModuleDict):
 
     @torch.no_grad()
     def settle(self, sparsity: float) -> None:
-        """Shift all log alphas by one number, so that evaluation closes this share as nearly as units allow.
+        """Set one shift of all gates, so that evaluation closes this share as nearly as units allow.
 
         A training of few updates ends some percent away from its target, and later ones compare models of one size.
+        Factors of units that stay open are what they were. Raises ValueError for a share out of reach.
         """
-        before, low, high = [gate.log_alpha.clone() for gate in self.each.values()], -50.0, 50.0
+        if not self or not 0 < sparsity <= self.greatest_sparsity():
+            reach = f"up to {self.greatest_sparsity():.4f}" if self else "nothing: the model has none (model.pruning)"
+            raise ValueError(f"sparsity {sparsity} (init_sparsity, --sparsity) is not in reach; gates close {reach}")
+        high = 20 + max(float(gate.log_alpha.abs().max()) for gate in self.each.values())
+        low = -high
         for _ in range(40):  # bisection
-            shift = (low + high) / 2
-            for gate, log_alpha in zip(self.each.values(), before):
-                gate.log_alpha.copy_(log_alpha + shift)
+            for gate in self.each.values():
+                gate.shift = (low + high) / 2
             self.eval().draw()
             closed = self.sparsity()
-            low, high = (shift, high) if closed is not None and closed > sparsity else (low, shift)
+            low, high = (gate.shift, high) if closed is not None and closed > sparsity else (low, gate.shift)
 
     def _left(self, shares: Mapping[str, Any]) -> Any:
         """Share of the parameters that is left, by the share of each gate's units: products where several cut one."""

@@ -28,8 +28,8 @@ def open_units(model: Recogniser) -> dict[str, int]:
     return {name: int((factors > 0).sum()) for name, (factors, _) in _factors(model).items()}
 
 
-def with_widths(settings: ModelSettings, units: Mapping[str, int]) -> ModelSettings:
-    """Settings with so many units in place of their own."""
+def with_widths(settings: ModelSettings, units: Mapping[str, int], head_dim: int | None = None) -> ModelSettings:
+    """Settings with so many units in place of their own, and heads of so many channels (default: their own)."""
     front, encoder, values = settings.front_end, settings.encoder, settings.model_dump()
     values["front_end"]["layers"] = [
         [units.get(f"conv{i}", layer[0]), *layer[1:]] for i, layer in enumerate(front.layers)
@@ -38,8 +38,9 @@ def with_widths(settings: ModelSettings, units: Mapping[str, int]) -> ModelSetti
         own = [getattr(encoder.widths(i), name) for i in range(encoder.layers)]
         each = [units.get(f"block{i}_{name}", width) for i, width in enumerate(own)]
         values["encoder"][name] = each[0] if each[0] and len(set(each)) == 1 else each
-    if values["encoder"]["heads"] != encoder.heads:
-        values["encoder"]["head_dim"] = encoder.widths().head_dim
+    heads, head_dim = values["encoder"]["heads"], head_dim or encoder.widths().head_dim
+    if not isinstance(heads, int) or heads * head_dim != encoder.dim:
+        values["encoder"]["head_dim"] = head_dim
     values["encoder"]["always_project"] = encoder.always_project or front.layers[-1][0] != encoder.dim
     return ModelSettings.model_validate(values)
 

@@ -62,7 +62,8 @@ class LstmPredictor(nn.Module):
     def advance(self, state: Tensor, units: Tensor) -> Tensor:
         """The state behind further units (B,)."""
         before = (state[None, :, 0].contiguous(), state[None, :, 1].contiguous())
-        _, (output, cell) = self.lstm(self.embedding(units)[:, None], before)
+        with torch.autocast(units.device.type, enabled=False):  # not all processors have an LSTM of half precision
+            _, (output, cell) = self.lstm(self.embedding(units)[:, None], before)
         return torch.stack([output[0], cell[0]], 1)
 
     def read(self, state: Tensor) -> Tensor:
@@ -71,7 +72,8 @@ class LstmPredictor(nn.Module):
 
     def forward(self, units: Tensor) -> Tensor:
         """units (B, 1 + U), the first blank -> outputs behind each: (B, U + 1, dim)."""
-        return self.lstm(self.embedding(units))[0]
+        with torch.autocast(units.device.type, enabled=False):
+            return self.lstm(self.embedding(units))[0]
 
 
 PREDICTORS: dict[str, type[StatelessPredictor | LstmPredictor]] = {

@@ -23,11 +23,13 @@ from distill.config.model import Mask, Model
 from distill.config.units import CODEWORDS
 from distill.losses.objective import TERMS
 from distill.losses.term import LossTerm, TermContext
-from distill.losses.transducer import SLICE_BYTES
+from distill.losses.transducer import slice_bytes
 from distill.models.recogniser import Recogniser
 from distill.models.transfer import frozen_parameters
 
 HALF = {F.linear, F.conv1d, torch.conv1d, torch.matmul, Tensor.matmul, Tensor.__matmul__}
+UNITS_PER_SECOND = 12
+"""Phones of read speech."""
 FULL = {F.layer_norm, F.group_norm, F.log_softmax, torch.log_softmax, Tensor.log_softmax}
 """Functions that CUDA's autocast computes in half and in single precision, of those that the models use."""
 
@@ -86,10 +88,13 @@ def update_memory(
             frames, loss = _forward(model, terms, batch, targets, attention)
         loss.backward()
     lfmmi = 4 * frames * (2 * states + 4 * outputs) if "mmi" in experiment.objective.terms else 0
+    joined = 0
+    if "transducer" in experiment.objective.terms and (joiner := experiment.model.transducer):
+        joined = slice_bytes(frames // rows, round(UNITS_PER_SECOND * seconds), max(outputs, joiner.joiner_dim))
     trained = sum(parameter.numel() for parameter in step.parameters() if parameter.requires_grad)
     return Memory(
         trained, _bytes(step), _bytes(theirs) if theirs else 0, 8 * trained, 4 * trained,
-        max(0, peak.most - 4 * trained), lfmmi, SLICE_BYTES if "transducer" in experiment.objective.terms else 0,
+        max(0, peak.most - 4 * trained), lfmmi, joined,
     )  # fmt: skip
 
 

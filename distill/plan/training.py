@@ -163,6 +163,7 @@ def assumptions(task: Task, throughput: Throughput, lattice_bytes: float | None)
         f"lattices: {lattice_bytes or LATTICE_BYTES:g} bytes per second of audio ({source})",
         f"manifests: {CUT_BYTES} bytes per cut; Fbank: {FBANK_BYTES} bytes per second; disk: {READ_SPEED / 1e9:g} GB/s",
         f"a teacher without units in the experiment has {CODEWORDS} codewords, where they are compared",
+        "experiments with init_slim: as before slimming; what is left is known when their start is trained",
         "heads of pre-training: parameters, optimiser and gradients; neither their activations nor their operations",
         "validation, decoding, data loading and waiting for other GPUs take no time; attention: utterances of 15 s",
     ]

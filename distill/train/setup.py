@@ -84,8 +84,9 @@ def build_trainer(
     """
     torch.manual_seed(experiment.seed)
     if experiment.init and experiment.init_slim:
-        units = open_units(start_model(experiment, experiment.init, folders))
-        experiment = experiment.model_copy(update={"model": with_widths(experiment.model, units)})
+        start = start_model(experiment, experiment.init, folders)
+        widths = with_widths(experiment.model, open_units(start), start.settings.encoder.widths().head_dim)
+        experiment = experiment.model_copy(update={"model": widths})
     lang, data = Lang.load(folders.lang), experiment.data
     if experiment.model.ctc_output and lang.topology.kind == "two_pdf":
         raise ValueError(f"{experiment.name}: model.ctc_output needs a blank; use --topology ctc or ctc_compact")
@@ -230,6 +231,11 @@ def initial_model(
         leave = ["front_end.", "encoder.feature_norm.", "encoder.projection."] if other_input else []
         leave += ["head.output.", "ctc.", "transducer."] if other_units else []
         report = copy_matching(content["model"], model, experiment.init_blocks, experiment.init_slice, leave)
+        if experiment.init_slim and (other := [name for name in report.other_shape if name.startswith("encoder.")]):
+            raise ValueError(
+                f"{experiment.name}: init_slim: true takes the widths of {experiment.init}, but {other[0]} and"
+                f" {len(other) - 1} more have other shapes there; give the other settings of model.encoder as there"
+            )
         if first:
             write_text(folder / "init.tsv", "".join(f"{line}\n" for line in report.lines()))
         log.info("from %s: %s (listed in %s)", experiment.init, report.summary(), folder / "init.tsv")

@@ -33,6 +33,17 @@ def network(settings: Transducer) -> Network:
 
 
 @torch.no_grad()
+def test_a_predictor_runs_beside_half_precision(network: Network) -> None:
+    """Not every processor has an LSTM in it."""
+    units = torch.nn.functional.pad(TOKENS, (network.predictor.context, 0))
+    with torch.autocast("cpu", torch.bfloat16):
+        whole = network.predictor(units)
+        state = network.predictor.advance(network.predictor.start(len(TOKENS)), TOKENS[:, 0])
+        torch.testing.assert_close(network.predictor.read(state).float(), whole[:, 1].float(), rtol=0.02, atol=0.02)
+    torch.testing.assert_close(whole.float(), network.predictor(units), rtol=0.02, atol=0.02)
+
+
+@torch.no_grad()
 def test_unit_by_unit_is_the_whole_sequence(network: Network) -> None:
     predictor = network.predictor
     states = [predictor.start(2)]

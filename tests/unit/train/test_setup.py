@@ -173,6 +173,18 @@ def test_gates_are_neither_lost_nor_made_by_a_start(tmp_path: Path) -> None:
         trainer_of(tmp_path, init="gated")
 
 
+def test_a_slimmed_start_keeps_the_channels_of_its_heads_and_needs_its_width(tmp_path: Path) -> None:
+    write_letters(tmp_path)
+    write_gated(tmp_path / "gated")
+    heads = {**SETTINGS["model"], "encoder": {**SETTINGS["model"]["encoder"], "heads": 1}}
+    widths = trainer_of(tmp_path, init="gated", init_slim=True, model=heads).step.model.settings.encoder.widths()
+    assert (widths.heads, widths.head_dim) == (1, 4), "of the start: 4 channels, not all 8"
+    (tmp_path / "cuts").rename(tmp_path / "cuts.before")
+    wider = {**SETTINGS["model"], "encoder": {**SETTINGS["model"]["encoder"], "dim": 16}}
+    with pytest.raises(ValueError, match=r"toy: init_slim: true takes the widths of gated, but encoder\..* other shap"):
+        trainer_of(tmp_path, init="gated", init_slim=True, model=wider)
+
+
 def trainer_of(folder: Path, **changes):
     """The trainer of a teacher on generated speech."""
     (folder / "cuts").mkdir()

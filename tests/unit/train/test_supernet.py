@@ -123,10 +123,11 @@ def test_the_published_space_has_the_published_network() -> None:
         ({"supernet": {**SUPERNET, "dim": [5]}}, "must be multiples of position_groups 2"),
         ({"encoder": {"always_project": False}}, r"has 8 channels.* set model\.encoder\.always_project: true"),
         ({"encoder": {"relative_buckets": 8}}, "need the same heads in all blocks"),
-        ({"objective": {"temporal": {}}}, "the objective must be regression from the last one alone"),
+        ({"encoder": {"rank": 4}}, r"parts of two factors \(encoder\.rank\) are no factors of a part"),
+        ({"objective": {"temporal": {}}}, "the objective must be regression from the last block"),
         (
             {"objective": {"regression": {"heads": "layers"}}},
-            "the objective must be regression from the last one alone",
+            "the objective must be regression from the last block",
         ),
         ({"compute": {"checkpoint_activations": True}}, "are of one network, and must be false"),
     ],
