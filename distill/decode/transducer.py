@@ -27,23 +27,23 @@ class Search:
     def __init__(self, network: Transducer) -> None:
         self.network = network
         self.states = network.predictor.start(1)
-        self._predict()
+        self.predicted = self._predict(self.states)
 
     def log_probs(self, frame: Tensor) -> Tensor:
         """frame (J,) -> (hypotheses, V)."""
-        joined = torch.tanh(frame + self.predicted)
-        return self.network.output(joined).log_softmax(1)
+        return self.network.logits(frame, self.predicted).log_softmax(1)
 
     def advance(self, parents: Sequence[int], units: Sequence[int]) -> None:
         """Go on with new hypotheses: the old one that each comes from, and its further unit, blank for none."""
-        before, further = self.states[list(parents)], torch.tensor(units, device=self.states.device)
-        after = self.network.predictor.advance(before, further)
-        stays = (further == BLANK).view(-1, *(1,) * (before.ndim - 1))
-        self.states = torch.where(stays, before, after)
-        self._predict()
+        chosen, further = list(parents), torch.tensor(units, device=self.states.device)
+        self.states, self.predicted = self.states[chosen], self.predicted[chosen]
+        moved = (further != BLANK).nonzero()[:, 0]
+        if len(moved):
+            self.states[moved] = self.network.predictor.advance(self.states[moved], further[moved])
+            self.predicted[moved] = self._predict(self.states[moved])
 
-    def _predict(self) -> None:
-        self.predicted = self.network.predictor_projection(self.network.predictor.read(self.states))
+    def _predict(self, states: Tensor) -> Tensor:
+        return self.network.predictor_projection(self.network.predictor.read(states))
 
 
 class Greedy:

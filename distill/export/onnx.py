@@ -108,10 +108,10 @@ class JoinerOnnx(nn.Module):
 
     def __init__(self, transducer: Transducer) -> None:
         super().__init__()
-        self.output = transducer.output
+        self.transducer = transducer
 
     def forward(self, encoder_out: Tensor, decoder_out: Tensor) -> Tensor:
-        return self.output(torch.tanh(encoder_out + decoder_out))
+        return self.transducer.logits(encoder_out, decoder_out)
 
 
 class ZipformerOnnx(nn.Module):

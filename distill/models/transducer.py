@@ -103,6 +103,10 @@ class Transducer(nn.Module):
         """hidden (B, T, C), tokens (B, U): units, none if not given."""
         return self.joint(self.encoder_projection(hidden), tokens)
 
+    def logits(self, frames: Tensor, predicted: Tensor) -> Tensor:
+        """Of projected frames and projected predictor outputs, (…, J) each, which broadcast: (…, V)."""
+        return Joint(frames, predicted, self.output.weight, self.output.bias).logits(frames, predicted)
+
     def joint(self, frames: Tensor, tokens: Tensor | None = None) -> Joint:
         """The same of projected frames (B, T, J)."""
         if tokens is None:

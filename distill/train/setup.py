@@ -83,8 +83,8 @@ def build_trainer(
     folder: of checkpoints, and lists of copied tensors (init.tsv) and cuts left out (skipped.tsv).
     """
     torch.manual_seed(experiment.seed)
-    if experiment.init and experiment.init_slim:
-        start = start_model(experiment, experiment.init, folders)
+    start = start_model(experiment, experiment.init, folders) if experiment.init and experiment.init_slim else None
+    if start is not None:
         widths = with_widths(experiment.model, open_units(start), start.settings.encoder.widths().head_dim)
         experiment = experiment.model_copy(update={"model": widths})
     lang, data = Lang.load(folders.lang), experiment.data
@@ -106,7 +106,7 @@ def build_trainer(
         with_second=source == "second", transcripts=transcripts(experiment, folders),
     )  # fmt: skip
     loader = training(experiment, folders, numerators, reading, ranks)
-    model = initial_model(experiment, lang.outputs, folders, folder, loader, ranks.first)
+    model = initial_model(experiment, lang.outputs, folders, folder, loader, ranks.first, start)
     denominator = graphs.denominator.to(device) if graphs else None
     clusters = codes.clusters if codes else experiment.units.clusters if experiment.units else 0
     theirs = teacher.settings if teacher else None
@@ -206,9 +206,12 @@ def stored_units(experiment: Experiment, folders: Folders, parts: Sequence[str])
 
 def initial_model(
     experiment: Experiment, outputs: Sequence[str], folders: Folders, folder: Path, loader: TrainLoader,
-    first: bool = True,
+    first: bool = True, start: Recogniser | None = None,
 ) -> Recogniser:  # fmt: skip
-    """Random weights, then those of `init` where name and shape agree; the first rank lists copies in init.tsv."""
+    """Random weights, then those of `init` where name and shape agree; the first rank lists copies in init.tsv.
+
+    start: the model of `init`, where what its gates leave is taken over.
+    """
     model = build_model(experiment.model, len(outputs), experiment.seed)
     calibrated = False
     if experiment.init:
@@ -219,8 +222,8 @@ def initial_model(
                 f"{experiment.init} has other outputs than {folders.lang}; train it on this lang folder, or give its"
                 " units (init_units), and its prediction layers are drawn anew"
             )
-        if experiment.init_slim:
-            content["model"] = slimmed_state(start_model(experiment, experiment.init, folders))
+        if start is not None:
+            content["model"] = slimmed_state(start)
         elif content["experiment"]["model"].get("pruning") and experiment.model.pruning is None:
             raise ValueError(
                 f"{experiment.init} has gates (model.pruning), and {experiment.name} has none; cut off what they close"
@@ -308,7 +311,8 @@ def validation(
     if units := stored_units(experiment, folders, [part]):
         skipped += [(cut.id, f"cut {cut.id} has no units") for cut in good if units.find(cut.id) is None]
         good = [cut for cut in good if units.find(cut.id) is not None]
-    if tokens := transcripts(experiment, folders):
+    dataset = reading(numerators, None, 0, units=units)
+    if tokens := dataset.transcripts:
         reasons = {cut.id: reason for cut in good if isinstance(reason := tokens.of(cut), str)}
         skipped += reasons.items()
         good = [cut for cut in good if cut.id not in reasons]
@@ -321,5 +325,4 @@ def validation(
     chosen = sorted(good[::every][:count], key=lambda cut: (-cut.duration, cut.id))  # alike on all ranks
     for cut in chosen:  # now, not after an epoch
         readable(cut)
-    dataset = reading(numerators, None, 0, units=units)
     return partial(in_order, type(cuts).from_cuts(ranks.mine(chosen)), dataset, experiment.data.max_duration)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import kaldifst
@@ -78,15 +80,19 @@ def test_fbank_models_stream(tokens: Path, recordings: list[np.ndarray], name: s
     model, path = build(*MODELS[name]), tokens.with_name(f"stream.{name}.onnx")
     exporting.export_zipformer(model, path)
     recogniser = sherpa_onnx.OnlineRecognizer.from_zipformer2_ctc(str(tokens), str(path), num_threads=1)
-    waves = [np.concatenate([wave, np.zeros(8000, np.float32)]) for wave in recordings]
-    heard = 0
+    assert_streams_as(partial(expected, model), recogniser, recordings)
+
+
+def assert_streams_as(expected: Callable, recogniser, recordings: list[np.ndarray]) -> None:
+    """Alone and side by side; expected: waveform, frames -> units, and the frame of each."""
+    waves, found = [np.concatenate([wave, np.zeros(8000, np.float32)]) for wave in recordings], 0
     for group in ([waves[0]], waves):
-        for s, wave in zip(stream(recogniser, group), group):
-            symbols, places = expected(model, wave, decoded(wave))
-            assert recogniser.tokens(s) == symbols
-            np.testing.assert_allclose(recogniser.timestamps(s), [0.04 * i for i in places], atol=1e-4)
-            heard += len(symbols)
-    assert heard > 20
+        for each, wave in zip(stream(recogniser, group), group):
+            symbols, places = expected(wave, decoded(wave))
+            assert recogniser.tokens(each) == symbols
+            np.testing.assert_allclose(recogniser.timestamps(each), [0.04 * i for i in places], atol=1e-4)
+            found += len(symbols)
+    assert found > 20
 
 
 def decoded(wave: np.ndarray) -> int:

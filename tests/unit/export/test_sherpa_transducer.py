@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from distill.models.recogniser import Recogniser  # noqa: E402
 from distill.recipe.exporting import write_transducer  # noqa: E402
 from distill.runtime.torch_runner import info_of  # noqa: E402
 from tests.support.models import MODELS, OUTPUTS, build  # noqa: E402
-from tests.unit.export.test_sherpa import decoded, offline, recordings, speech, stream, tokens  # noqa: E402, F401
+from tests.unit.export.test_sherpa import assert_streams_as, offline, recordings, speech, stream, tokens  # noqa: E402, F401
 
 KINDS = [("fbank", 1), ("fbank", 2), ("conformer", 2)]
 
@@ -55,28 +56,23 @@ def expected(model: Recogniser, wave: np.ndarray, frames: int | None = None) -> 
     return [OUTPUTS[unit] for unit in search.units], search.frames
 
 
-@pytest.mark.parametrize(("name", "context"), KINDS)
+@pytest.fixture(params=KINDS)
+def model(request: pytest.FixtureRequest) -> Recogniser:
+    name, context = request.param
+    return with_transducer(name, Transducer(context=context, dim=8, joiner_dim=12))
+
+
 def test_transducers_stream(
-    tokens: Path, recordings: list[np.ndarray], tmp_path: Path, name: str, context: int  # noqa: F811
+    tokens: Path, recordings: list[np.ndarray], tmp_path: Path, model: Recogniser  # noqa: F811
 ) -> None:  # fmt: skip
-    model = with_transducer(name, Transducer(context=context, dim=8, joiner_dim=12))
     paths = exported(model, tmp_path, True)
     recogniser = sherpa_onnx.OnlineRecognizer.from_transducer(str(tokens), **paths, num_threads=1)
-    waves, found = [np.concatenate([wave, np.zeros(8000, np.float32)]) for wave in recordings], 0
-    for group in ([waves[0]], waves):
-        for each, wave in zip(stream(recogniser, group), group):
-            symbols, places = expected(model, wave, decoded(wave))
-            assert recogniser.tokens(each) == symbols
-            np.testing.assert_allclose(recogniser.timestamps(each), [0.04 * i for i in places], atol=1e-4)
-            found += len(symbols)
-    assert found > 20
+    assert_streams_as(partial(expected, model), recogniser, recordings)
 
 
-@pytest.mark.parametrize(("name", "context"), KINDS)
 def test_transducers_run_whole_utterances(
-    tokens: Path, recordings: list[np.ndarray], tmp_path: Path, name: str, context: int  # noqa: F811
+    tokens: Path, recordings: list[np.ndarray], tmp_path: Path, model: Recogniser  # noqa: F811
 ) -> None:  # fmt: skip
-    model = with_transducer(name, Transducer(context=context, dim=8, joiner_dim=12))
     paths = exported(model, tmp_path, False)
     recogniser = sherpa_onnx.OfflineRecognizer.from_transducer(**paths, tokens=str(tokens))
     for group in ([recordings[0]], recordings):
