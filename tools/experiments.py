@@ -38,8 +38,9 @@ def main() -> None:
     elif args.collect:
         for seed in run.settings.seeds:
             target = run.recipe / "results" / run.settings.name / f"seed-{seed}"
-            if any((run.exp(seed) / name / RESULT).is_file() for name in run.experiments):
-                copies = collect(run.exp(seed), target, ROOT, run.experiments)
+            own = [name for name in run.experiments if seed in run.settings.seeds_of(name)]
+            if any((run.exp(seed) / name / RESULT).is_file() for name in own):
+                copies = collect(run.exp(seed), target, ROOT, own)
                 print(f"{len(copies)} files: {target.relative_to(ROOT)}")
     else:
         run.run(args.jobs)

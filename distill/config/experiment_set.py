@@ -44,20 +44,26 @@ class ExperimentSet(Settings):
 
     experiments: name -> what differs from the recipe's YAML of that name, or of `base`. With `for: {key: values}` there
     is one for each combination of values, which take the place of {key} in name and settings; of values given as a
-    mapping, its keys in the name. options: of run.sh, without --. settings: KEY=VALUE of its --set. stages: those after
-    training. compared: pairs of experiments, first - second.
+    mapping, its keys in the name. shared: trained with the first seed alone, for all seeds to start and learn from;
+    what they build on themselves must be shared too. options: of run.sh, without --. settings: KEY=VALUE of its --set.
+    stages: those after training. compared: pairs of experiments, first - second.
     """
 
     name: Name = ""
     title: str
     corpus: Name
     seeds: Annotated[tuple[Seed, ...], EachOnce, Field(min_length=1)] = (0, 1, 2)
+    shared: Annotated[tuple[str, ...], EachOnce] = ()
     options: Mapping[str, str] = {}
     settings: tuple[str, ...] = ()
     stages: tuple[Literal[10, 11, 12], ...] = (10,)
     experiments: Mapping[str, Mapping[str, Any]]
     tables: tuple[ResultTable, ...] = ()
     compared: tuple[tuple[str, str], ...] = ()
+
+    def seeds_of(self, name: str) -> tuple[int, ...]:
+        """The seeds that an experiment is trained with."""
+        return self.seeds[:1] if name in self.shared else self.seeds
 
     def each(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Name and settings of every experiment, in the order of the file."""
@@ -73,6 +79,9 @@ class ExperimentSet(Settings):
         for name in names:
             if not NAME.fullmatch(name) or names.count(name) > 1:
                 raise ValueError(f"experiments: {name!r} must be a name, given once: {NAME_RULE}")
+        for name in self.shared:
+            if name not in names:
+                raise ValueError(f"shared: no experiment {name!r}{hint(name, names)}")
         of_tables = [
             table.experiment(row, column) for table in self.tables for row in table.rows for column in table.columns
         ]

@@ -25,13 +25,14 @@ from distill.report.table import Table, number
 log = logging.getLogger(__name__)
 
 OF_A_SEED = ("num", "units")  # of a data-dir: made by experiments, so that each seed has its own
+TARGETS = "targets"  # of a data-dir: their names tell which teacher they are of, so that seeds may share them
 OTHERS = ("graphs.yaml", "lm.yaml")  # of a conf-dir, beside experiments
 RESULT = "result.json"
 
 
 @dataclass(frozen=True)
 class SetRun:
-    """A set and the folder that it is run in: conf (its YAML files), data, and for each seed exp and data.
+    """A set and the folder that it is run in: conf (its YAML files), data, and for each seed conf, exp and data.
 
     root: of the repository. nj: processes of a training. corpus_dir: where the corpus lies, empty for none.
     """
@@ -50,6 +51,11 @@ class SetRun:
     def conf(self) -> Path:
         return self.folder / "conf"
 
+    @property
+    def first(self) -> int:
+        """The seed of what all seeds share."""
+        return self.settings.seeds[0]
+
     def exp(self, seed: int) -> Path:
         """Folder of a seed's experiments."""
         return self.folder / f"seed-{seed}" / "exp"
@@ -57,48 +63,81 @@ class SetRun:
     @cached_property
     def experiments(self) -> dict[str, Experiment]:
         """By name; their YAML files are written anew. Raises FileNotFoundError or ValueError for wrong ones."""
-        mini = self.recipe / "conf" / "mini"
-        source = mini if self.settings.options.get("mini") == "true" and mini.is_dir() else mini.parent
-        self.conf.mkdir(parents=True, exist_ok=True)
-        names = []
-        for name, own in self.settings.each():
-            base = read(source / str(own.pop("base", f"{name}.yaml")))
-            write_text(self.conf / f"{name}.yaml", yaml.safe_dump(merged(base, own), sort_keys=False))
-            names.append(name)
-        for path in (source / name for name in OTHERS):
-            if path.is_file():
-                write_text(self.conf / path.name, yaml.safe_dump(read(path), sort_keys=False))
+        self._write(self.conf, {})
+        names = [name for name, _ in self.settings.each()]
         return {name: Experiment.load(self.conf / f"{name}.yaml", self.settings.settings) for name in names}
 
     def run(self, jobs: int) -> None:
-        """Run all that is not done, so many seeds at a time. Raises RuntimeError after the first call that fails."""
-        waves = list(levels(self.experiments))
-        self._call(["--stop-stage", "4", "--exp-dir", self.folder / "exp", "--data-dir", self.folder / "data"])
+        """Run all that is not done, so many seeds at a time.
+
+        Raises ValueError where what is shared builds on what is not, RuntimeError after the first call that fails.
+        """
+        experiments, shared = self.experiments, self.settings.shared
+        for name in shared:
+            if own := sorted({*_sources(experiments[name])} & experiments.keys() - {*shared}):
+                raise ValueError(f"shared: {name} builds on {', '.join(own)}, each seed's own; share that too")
+        self._call(
+            ["--stop-stage", "4", "--experiment", ",".join(experiments), "--conf-dir", self.conf,
+             "--exp-dir", self.folder / "exp", "--data-dir", self.folder / "data"]
+        )  # fmt: skip
+        (self.folder / "data" / TARGETS).mkdir(exist_ok=True)
+        if shared:
+            self._run_seed(self.first, list(levels({name: experiments[name] for name in shared})))
+        waves = list(levels({name: each for name, each in experiments.items() if name not in shared}))
         with ThreadPoolExecutor(jobs) as pool:
             for done in [pool.submit(self._run_seed, seed, waves) for seed in self.settings.seeds]:
                 done.result()
 
     def _run_seed(self, seed: int, waves: Sequence[Sequence[str]]) -> None:
-        data = self.exp(seed).with_name("data")
+        exp = self.exp(seed)
+        data, conf = exp.with_name("data"), exp.with_name("conf")
         data.mkdir(parents=True, exist_ok=True)
+        self._write(conf, {name: self.first if name in self.settings.shared else seed for name in self.experiments})
         for path in (self.folder / "data").iterdir():
-            if path.name not in OF_A_SEED and not os.path.lexists(data / path.name):
-                (data / path.name).symlink_to(path.resolve())
-        where = ["--exp-dir", self.exp(seed), "--data-dir", data, "--set", f"seed={seed}"]
+            if path.name not in OF_A_SEED:
+                _link(data / path.name, path)
+        if seed != self.first:
+            self._link_shared(exp, data)
         for names in waves:
             last = max(self.experiments[name].stage for name in names)
             teachers = [each.teacher.experiment for name in names if (each := self.experiments[name]).teacher]
             called = dict.fromkeys([*teachers, *names])  # teachers for stage 7
+            where = ["--conf-dir", conf, "--exp-dir", exp, "--data-dir", data]
             self._call(["--stage", "5", "--stop-stage", last, "--experiment", ",".join(called), *where])
             if decoded := [name for name in names if self._decodes(name)]:
                 for stage in self.settings.stages:
                     self._call(["--stage", stage, "--stop-stage", stage, "--experiment", ",".join(decoded), *where])
 
+    def _link_shared(self, exp: Path, data: Path) -> None:
+        """Give a seed what is shared: experiments, what they started from, their units and lattices."""
+        first = self.exp(self.first)
+        for name in self.settings.shared:
+            experiment = self.experiments[name]
+            for folder in filter(None, (name, experiment.init)):
+                _link(exp / folder, first / folder)
+            _link(data / "num" / name, first.with_name("data") / "num" / name)
+            if experiment.units is not None:
+                units = Path("units", experiment.units.folder(experiment.data))
+                _link(data / units, first.with_name("data") / units)
+
+    def _write(self, conf: Path, seeds: Mapping[str, int]) -> None:
+        """Write the set's YAML files, with the seeds that are given."""
+        mini = self.recipe / "conf" / "mini"
+        source = mini if self.settings.options.get("mini") == "true" and mini.is_dir() else mini.parent
+        conf.mkdir(parents=True, exist_ok=True)
+        for name, own in self.settings.each():
+            base = read(source / str(own.pop("base", f"{name}.yaml")))
+            seed = {"seed": seeds[name]} if name in seeds else {}
+            write_text(conf / f"{name}.yaml", yaml.safe_dump({**merged(base, own), **seed}, sort_keys=False))
+        for path in (source / name for name in OTHERS):
+            if path.is_file():
+                write_text(conf / path.name, yaml.safe_dump(read(path), sort_keys=False))
+
     def _call(self, options: Sequence[object]) -> None:
         own = [word for key, value in self.settings.options.items() for word in (f"--{key}", value)]
         own += [word for setting in self.settings.settings for word in ("--set", setting)]
         own += ["--corpus-dir", self.corpus_dir] if self.corpus_dir else []
-        command = [str(self.recipe / "run.sh"), "--conf-dir", self.conf, "--nj", self.nj, *own, *options]
+        command = [str(self.recipe / "run.sh"), "--nj", self.nj, *own, *options]
         words = list(map(str, command))
         log.info("%s", " ".join(words))
         if status := subprocess.run(words).returncode:
@@ -106,11 +145,12 @@ class SetRun:
 
     def status(self) -> Table:
         """Every experiment: what each seed's is at, and minutes of training: spent, and expected to come."""
-        results = {(name, seed): self._result(name, seed) for name in self.experiments for seed in self.settings.seeds}
+        results = {(name, seed): self._result(name, seed)
+                   for name in self.experiments for seed in self.settings.seeds_of(name)}  # fmt: skip
         pace = [each.wall_s / each.audio_hours for each in results.values() if each and each.audio_hours]
         rows, spent, left = [], 0.0, 0.0
         for name, experiment in self.experiments.items():
-            own = [results[name, seed] for seed in self.settings.seeds]
+            own = [results[name, seed] for seed in self.settings.seeds_of(name)]
             took = [each.wall_s for each in own if each]
             hours = experiment.optim.updates * experiment.data.max_duration * experiment.optim.accumulate / 3600
             one = fmean(took) if took else hours * fmean(pace) if pace and hours else None
@@ -127,6 +167,8 @@ class SetRun:
         return TrainingResult.read(path) if path.is_file() else None
 
     def _state(self, name: str, seed: int) -> str:
+        if seed not in self.settings.seeds_of(name):
+            return "shared"
         folder = self.exp(seed) / name
         if not (folder / RESULT).is_file():
             return "begun" if folder.is_dir() else "to come"
@@ -134,6 +176,13 @@ class SetRun:
 
     def _decodes(self, name: str) -> bool:
         return self.experiments[name].recognises or self.experiments[name].transduces
+
+
+def _link(link: Path, target: Path) -> None:
+    """Make a link where there is a target and nothing in the link's place."""
+    if target.exists() and not os.path.lexists(link):
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(target.resolve())
 
 
 def levels(experiments: Mapping[str, Experiment]) -> Iterator[list[str]]:

@@ -15,7 +15,8 @@ from distill.report.table import Section, Table, markdown, number
 NOTE = (
     "Cells: mean over seeds ± half of its 95 % interval (Student's t over seeds); of one seed its value alone. A"
     " difference is of the same seed's two models, its interval over seeds: an order is claimed only where it excludes"
-    " 0. Error rates (%) over the n-gram graph; streaming models by `Recogniser.step`."
+    " 0. A model that all seeds share was trained once. Error rates (%) over the n-gram graph; streaming models by"
+    " `Recogniser.step`."
 )
 Seeds = dict[int, dict[str, Run]]  # seed -> experiment -> run
 
@@ -73,9 +74,10 @@ def _reader(table: ResultTable, key: str) -> Callable[[Run], float | None]:
 
 def difference_table(settings: ExperimentSet, seeds: Seeds) -> Table:
     """One row per pair and test set that both were decoded on: first - second, absolute and relative."""
-    rows = []
+    rows, of_first = [], seeds.get(settings.seeds[0], {})
+    shared = {name: of_first[name] for name in settings.shared if name in of_first}
     for first, second in settings.compared:
-        both = [runs for runs in seeds.values() if {first, second} <= runs.keys()]
+        both = [own for runs in seeds.values() if {first, second} <= (own := shared | runs).keys()]
         for name in test_sets(run for runs in both for run in (runs[first], runs[second])):
             pairs = [(runs[first].error_rate(name), runs[second].error_rate(name)) for runs in both]
             known = [(ours, theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
@@ -97,9 +99,13 @@ def sections(settings: ExperimentSet, seeds: Seeds) -> Iterator[Section]:
     if differences.rows:
         yield "Differences", [*differences.markdown(), "", NOTE]
     names = [name for name, _ in settings.each()]
-    missing = {seed: [name for name in names if name not in seeds.get(seed, {})] for seed in settings.seeds}
+    expected = {seed: [name for name in names if seed in settings.seeds_of(name)] for seed in settings.seeds}
+    missing = {seed: [name for name in own if name not in seeds.get(seed, {})] for seed, own in expected.items()}
     if any(missing.values()):
-        lines = [f"- seed {seed}: {'all' if own == names else ', '.join(own)}" for seed, own in missing.items() if own]
+        lines = [
+            f"- seed {seed}: {'all' if own == expected[seed] else ', '.join(own)}"
+            for seed, own in missing.items() if own
+        ]  # fmt: skip
         yield "Not yet run", lines
     yield "Trainings, means over seeds", training_table(names, seeds).markdown()
     results = [run.training for runs in seeds.values() for run in runs.values()]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from distill.config.experiment import Experiment
 from distill.config.experiment_set import ExperimentSet
 from distill.recipe.experiment_set import SetRun, levels
 from tests.support.results import decoding, training
@@ -66,12 +67,53 @@ def test_every_seed_has_experiments_and_what_they_make_of_its_own(run: SetRun) -
     run.run(1)
     first, *others = calls(run)
     assert first["--stop-stage"] == "4" and first["--nj"] == "2" and first["--download"] == "false"
-    shown = [(c["--set"], c["--stage"], c["--stop-stage"], c["--experiment"]) for c in others]
+    assert set(first["--experiment"].split(",")) == {"ft", "pre", "ft_10"}
     each = [("5", "5", "pre"), ("5", "6", "ft,ft_10"), ("10", "10", "ft,ft_10")]
-    assert shown == [(f"seed={seed}", *call) for seed in (3, 5) for call in each]
+    assert called(others) == [(seed, *call) for seed in (3, 5) for call in each]
+    assert seed_of(run, 3, "pre") == 3 and seed_of(run, 5, "pre") == 5
     data = run.folder / "seed-3/data"
     assert {c["--data-dir"] for c in others} == {str(data), str(run.folder / "seed-5/data")}
     assert (data / "cuts").resolve() == run.folder / "data/cuts" and (data / "num").resolve() == data / "num"
+
+
+def called(calls: list[dict[str, str]]) -> list[tuple[int, str, str, str]]:
+    """Seed, stages and experiments of calls."""
+    where = [Path(each["--exp-dir"]).parent.name.removeprefix("seed-") for each in calls]
+    return [(int(seed), c["--stage"], c["--stop-stage"], c["--experiment"]) for seed, c in zip(where, calls)]
+
+
+def seed_of(run: SetRun, seed: int, name: str) -> int:
+    """What an experiment's YAML for a seed's calls has."""
+    return Experiment.load(run.exp(seed).with_name("conf") / f"{name}.yaml").seed
+
+
+def test_what_is_shared_is_trained_once_and_linked(run: SetRun) -> None:
+    shared = SetRun(run.settings.model_copy(update={"shared": ("pre",)}), run.root, run.folder)
+    units = shared.exp(3).with_name("data") / "units" / units_of(shared)
+    for path in (shared.exp(3) / "pre", units):
+        path.mkdir(parents=True)
+    shared.run(1)
+    own = [("5", "6", "ft,ft_10"), ("10", "10", "ft,ft_10")]
+    assert called(calls(run)[1:]) == [(3, "5", "5", "pre"), *((seed, *call) for seed in (3, 5) for call in own)]
+    assert seed_of(shared, 5, "pre") == 3 and seed_of(shared, 5, "ft") == 5
+    assert (shared.exp(5) / "pre").resolve() == shared.exp(3) / "pre"
+    assert (shared.exp(5).with_name("data") / "units" / units.name).resolve() == units
+    assert not (shared.exp(5).with_name("data") / "num").is_symlink()
+    targets = {(shared.exp(seed).with_name("data") / "targets").resolve() for seed in (3, 5)}
+    assert targets == {shared.folder / "data/targets"}
+    assert next(row[1:3] for row in shared.status().rows if row[0] == "pre") == ("begun", "shared")
+
+
+def units_of(run: SetRun) -> str:
+    pre = run.experiments["pre"]
+    assert pre.units is not None
+    return pre.units.folder(pre.data)
+
+
+def test_what_is_shared_builds_on_nothing_of_a_seed(run: SetRun) -> None:
+    shared = SetRun(run.settings.model_copy(update={"shared": ("ft",)}), run.root, run.folder)
+    with pytest.raises(ValueError, match="shared: ft builds on pre, each seed's own; share that too"):
+        shared.run(1)
 
 
 def test_a_call_that_fails_ends_the_run(run: SetRun) -> None:
