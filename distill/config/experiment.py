@@ -29,6 +29,7 @@ LATER: Mapping[str, Any] = {
     "init_epoch": "last", "init_slim": False, "init_sparsity": 0.0, "frozen": {}, "supernet": None,
     "units": None, "distort": None, "data.window": 20_000, "data.share": 1.0, "saving.least_updates": 0,
     "teacher.masked": False,
+    "model.front_end.tail": 0, "optim.trunk_scale": 1.0,
     "model.encoder.block": "transformer", "model.encoder.feature_norm": True,
     "model.encoder.positions": "convolution", "model.encoder.feature_grad_mult": 1.0,
     "model.encoder.input_dropout": 0.0, "model.encoder.layer_grad_scale": False, "model.encoder.attention_of": [],

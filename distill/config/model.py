@@ -54,6 +54,9 @@ class FrontEnd(Settings):
     waveform: Literal["utterance", "gain", "none"] = "utterance"
     # added to the variance of an utterance that is normalised: 1e-7 in transformers, 1e-5 in fairseq and torchaudio
     waveform_eps: float = Field(default=1e-7, gt=0, le=1e-3)
+    # frames of silence behind every utterance that the encoder attends to (log_mel): Whisper's training has up to 30 s
+    # of them, and without any it puts the large activations that it keeps there into frames of speech
+    tail: Annotated[Whole, Field(ge=0, le=1500)] = 0
 
     @property
     def unit(self) -> tuple[int, int]:
@@ -138,6 +141,8 @@ class FrontEnd(Settings):
             raise ValueError(
                 f"norm_layers: {self.norm_layers} with input: {self.input}; log_mel has none, others have some"
             )
+        if self.tail and self.input != "log_mel":
+            raise ValueError(f"tail: {self.tail} frames of silence are for input: log_mel (got input: {self.input})")
         if self.input == "waveform":
             return self
         default = FrontEnd.model_fields["layers"].default

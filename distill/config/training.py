@@ -103,6 +103,7 @@ class Optim(Settings):
     updates: Count = 0  # exactly one of updates and epochs
     epochs: Count = 0
     lr: Scale = 5e-4
+    trunk_scale: Scale = 1.0  # learning rate of front-end and encoder, pre-trained ones, relative to the rest's
     betas: tuple[Share, Share] = (0.9, 0.98)
     eps: Epsilon = 1e-6
     weight_decay: Weight = 0.01

@@ -158,8 +158,12 @@ class Encoded(NamedTuple):
 class Encoder(nn.Module):
     """Features to hidden states; chunked attention where `streaming` has chunks."""
 
-    def __init__(self, settings: EncoderSettings, features: int, streaming: Streaming, mask: Mask) -> None:
+    def __init__(
+        self, settings: EncoderSettings, features: int, streaming: Streaming, mask: Mask, tail: int = 0
+    ) -> None:
+        """tail: frames of silence behind each utterance that features have besides, and attention sees."""
         super().__init__()
+        self.tail = tail
         self.settings, self.streaming, self.mask = settings, streaming, mask
         self.draws: torch.Generator | None = None  # for dropped blocks and chunks: the same on all training ranks
         self.feature_norm = nn.LayerNorm(features) if settings.feature_norm else nn.Identity()
@@ -182,7 +186,7 @@ class Encoder(nn.Module):
     def forward(
         self, features: Tensor, lengths: Tensor, masked: bool | Tensor = False, attention: Collection[int] = ()
     ) -> Encoded:
-        """Whole utterances: features (B, T, C), lengths (B,); masked: mask the frames outside of training too.
+        """Whole utterances: features (B, T + tail, C), lengths (B,); masked: mask frames outside of training too.
 
         A tensor masked (B, T) names the frames to mask, in place of random ones; it is cut or padded to T.
         attention: blocks, from 1, whose queries and keys are returned; outputs are the same with and without.
@@ -191,7 +195,7 @@ class Encoder(nn.Module):
         """
         if self.training and self.settings.feature_grad_mult != 1:
             features = scaled_gradient(features, self.settings.feature_grad_mult)
-        inside, normed = valid_mask(lengths, features.shape[1]), self.feature_norm(features)
+        inside, normed = valid_mask(lengths + self.tail, features.shape[1]), self.feature_norm(features)
         x = self.input_dropout(self.project(normed, inside))
         given = F.pad(masked, (0, x.shape[1] - masked.shape[1])) if isinstance(masked, Tensor) else None
         mask = self.mask if self.training or masked is True else Mask()
@@ -220,7 +224,15 @@ class Encoder(nn.Module):
         hidden[-1] = self.finish(hidden[-1])
         if self.reduction is not None:
             hidden = [h.repeat_interleave(self.settings.time_reduction, 1)[:, : normed.shape[1]] for h in hidden]
-        return Encoded(tuple(hidden), normed, hit, pairs or None)
+        return self._without_tail(Encoded(tuple(hidden), normed, hit, pairs or None))
+
+    def _without_tail(self, encoded: Encoded) -> Encoded:
+        if not self.tail:
+            return encoded
+        hidden, normed, hit, pairs = encoded
+        hidden, normed = tuple(h[:, : -self.tail] for h in hidden), normed[:, : -self.tail]
+        hit = None if hit is None else hit[:, : -self.tail]
+        return Encoded(hidden, normed, hit, pairs and {block: x[:, : -self.tail] for block, x in pairs.items()})
 
     def step(self, features: Tensor, lengths: Tensor, state: StreamState) -> tuple[Tensor, StreamState]:
         """The next chunk of streams: features (B, T, C), valid frames (B,) -> hidden states (B, T, dim), new state.

@@ -260,15 +260,17 @@ class LogMelFrontEnd(FrontEnd):
     """Whisper's log-mel energies and convolutions, each centred, with zeros on its left (Radford et al. 2022, §2.2).
 
     On the right nothing is padded: the audio is followed by silence, of which a frame sees as much as its receptive
-    field, so that the T frames of an utterance are the first T of those of Whisper's 30 s.
+    field, so that the T frames of an utterance are the first T of those of Whisper's 30 s. `tail` more of them follow
+    the longest utterance's, for the encoder, which leaves them out of its output.
     """
 
     def __init__(self, settings: FrontEndSettings) -> None:
         super().__init__(settings, settings.mels)
 
     def forward(self, wave: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
+        wave = F.pad(wave * valid_mask(samples, wave.shape[1]), (0, self.settings.tail * self.hop))
         frames = max(1, wave.shape[1] // self.hop)
-        x = log_mel(wave * valid_mask(samples, wave.shape[1]), self.settings.mels)
+        x = log_mel(wave, self.settings.mels)
         x = x[:, :, : self.settings.window(frames) - self.settings.reach // 2]
         return self.convolve(x), self.lengths(samples)
 

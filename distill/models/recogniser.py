@@ -26,7 +26,8 @@ class Recogniser(nn.Module):
         super().__init__()
         self.settings = settings
         self.front_end = build_front_end(settings.front_end)
-        self.encoder = Encoder(settings.encoder, self.front_end.channels, settings.streaming, settings.mask)
+        channels, tail = self.front_end.channels, settings.front_end.tail
+        self.encoder = Encoder(settings.encoder, channels, settings.streaming, settings.mask, tail)
         self.head = build_head(settings.encoder.dim, outputs, settings.shared_head_dim)
         self.ctc = nn.Linear(self.head.output.in_features, outputs) if settings.ctc_output else None
         self.transducer: Transducer | None = None

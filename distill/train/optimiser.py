@@ -9,20 +9,25 @@ from distill.config.training import Optim
 from distill.models.groups import ParameterGroup
 
 MODEL = ParameterGroup("model")
+TRUNK = ("model.front_end.", "model.encoder.")
+"""Beginnings of the names of its parameters in a training step."""
 
 
 def build_optimiser(step: nn.Module, settings: Optim, device: torch.device) -> torch.optim.AdamW:
     """AdamW of a step's trainable parameters: one group for the model, and those that modules have as `group`.
 
-    A group has besides torch's keys `lr_scale`, its learning rate relative to the model's (`set_rate`).
+    With `trunk_scale` front-end and encoder are a group of their own. A group has besides torch's keys `lr_scale`, its
+    learning rate relative to the model's (`set_rate`).
     """
     groups: dict[ParameterGroup, list[nn.Parameter]] = {MODEL: []}
     own = {
         p: group for module in step.modules() if (group := getattr(module, "group", None)) for p in module.parameters()
     }
-    for parameter in step.parameters():
+    trunk = MODEL if settings.trunk_scale == 1 else ParameterGroup("trunk", settings.trunk_scale)
+    for name, parameter in step.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault(own.get(parameter, MODEL), []).append(parameter)
+            group = trunk if name.startswith(TRUNK) else MODEL
+            groups.setdefault(own.get(parameter, group), []).append(parameter)
     return torch.optim.AdamW(
         [
             {

@@ -12,6 +12,8 @@ from distill.models.encoder import sinusoids
 from distill.models.pretrained.shapes import NUMBER, Shape, Stated, compare, convolutions_of, stated_value, widths_of
 
 STRIDES = (1, 2)
+TAIL = 50
+"""Frames of silence behind an utterance: 1 s."""
 HEAD_DIM = 64
 """Of all published models: assumed where the heads are not stated."""
 POSITIONS = ("encoder.embed_positions.weight", "encoder/position_encodings/encodings")
@@ -26,7 +28,7 @@ def whisper_shape(tensors: Mapping[str, Tensor], stated: Stated, where: str) -> 
         raise ValueError(f"{where}: {len(convolutions)} convolutions; Whisper has {len(STRIDES)}")
     front: dict[str, Any] = {
         "input": "log_mel", "mels": convolutions[0].shape[1], "bias": True, "norm": "frame", "norm_layers": "none",
-        "waveform": "none", "layers": [(weight.shape[0], weight.shape[2]) for weight in convolutions],
+        "waveform": "none", "tail": TAIL, "layers": [(weight.shape[0], weight.shape[2]) for weight in convolutions],
     }  # fmt: skip
     compare(stated, tensors, front, encoder, where)
     heads = stated.heads or max(1, encoder["dim"] // HEAD_DIM)

@@ -21,9 +21,16 @@ transformers = pytest.importorskip("transformers")
 
 OUTPUTS = ("<blk>", "A", "B")
 SAMPLES = (24_517, 9_999)
+TAIL = 50
 SMALL = Model(
     front_end=FrontEnd(
-        input="log_mel", layers=((16, 3, 1), (16, 3, 2)), bias=True, norm="frame", norm_layers="none", waveform="none"
+        input="log_mel",
+        layers=((16, 3, 1), (16, 3, 2)),
+        bias=True,
+        norm="frame",
+        norm_layers="none",
+        waveform="none",
+        tail=TAIL,
     ),
     encoder=Encoder(
         dim=16, ffn_dim=24, layers=3, heads=2, norm_first=True, positions="sinusoid", feature_norm=False, dropout=0.0
@@ -55,10 +62,10 @@ def twin(folder: Path, name: str = "WhisperModel") -> torch.nn.Module:
 
 
 def theirs(encoder: torch.nn.Module, wave: Tensor, frames: int) -> list[Tensor]:
-    """Hidden states (T, C) of the audio in 30 s of silence, the attention limited to the frames of the audio."""
+    """Hidden states (T, C) of the audio in 30 s of silence, the attention limited to those frames and TAIL more."""
     features = transformers.WhisperFeatureExtractor()(wave.numpy(), sampling_rate=16000, return_tensors="pt")
     mask = torch.zeros(1, 1, 1, 1500)
-    mask[..., frames:] = torch.finfo(torch.float32).min
+    mask[..., frames + TAIL :] = torch.finfo(torch.float32).min
     hooks = [
         layer.register_forward_pre_hook(lambda _, args, kwargs: ((args[0], mask), kwargs), with_kwargs=True)
         for layer in encoder.layers
@@ -125,6 +132,24 @@ def test_an_utterance_has_the_same_output_alone_and_in_a_batch() -> None:
     assert padded.grad[0].abs().sum() == 0
 
 
+def test_the_silence_behind_is_seen_and_left_out() -> None:
+    with_tail = build_model(SMALL, len(OUTPUTS)).eval()
+    without = build_model(
+        Model.model_validate({**SMALL.model_dump(), "front_end": {**SMALL.front_end.model_dump(), "tail": 0}}),
+        len(OUTPUTS),
+    ).eval()
+    without.load_state_dict(with_tail.state_dict())
+    wave, samples = waves()[0][None], torch.tensor([SAMPLES[0]])
+    ours, others = with_tail(wave, samples, attention=(1,)), without(wave, samples)
+    silent = without(torch.nn.functional.pad(wave, (0, TAIL * 320)), samples + TAIL * 320)
+    frames = int(ours.lengths[0])
+    shapes = {x.shape[1] for x in (ours.logits, ours.normed, *ours.hidden, *ours.attention.values())}
+    assert shapes == {frames} and others.logits.shape == ours.logits.shape
+    torch.testing.assert_close(ours.hidden[0], others.hidden[0])
+    torch.testing.assert_close(ours.logits, silent.logits[:, :frames])
+    assert float((ours.logits - others.logits).detach().abs().max()) > 1e-3
+
+
 def test_audio_of_more_than_30_seconds_and_of_less_than_a_frame_is_taken() -> None:
     model = build_model(SMALL, len(OUTPUTS)).eval()
     output = model(torch.cat([0.1 * torch.randn(1, 31 * 16000)] * 2), torch.tensor([31 * 16000, 319]))
@@ -144,6 +169,7 @@ def test_it_does_not_stream_and_says_why() -> None:
         ({"waveform": "gain"}, "waveform: gain"),
         ({"layers": ((16, 4, 2),)}, "kernels of an even width"),
         ({"input": "waveform"}, "norm_layers: none with input: waveform"),
+        ({"input": "fbank", "norm_layers": "all"}, "tail: 50 frames of silence are for input: log_mel"),
     ],
 )
 def test_settings_that_whisper_does_not_have_are_named(changes: dict, message: str) -> None:

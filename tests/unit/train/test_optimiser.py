@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from distill.config.training import Optim
@@ -20,6 +21,18 @@ def step_with(group: ParameterGroup | None) -> torch.nn.Module:
 def test_without_groups_of_their_own_all_parameters_are_in_one() -> None:
     optimiser = build_optimiser(step_with(None), Optim(updates=1), torch.device("cpu"))
     assert [len(group["params"]) for group in optimiser.param_groups] == [3]
+
+
+def test_the_trunk_may_have_a_rate_of_its_own_below_other_groups() -> None:
+    step = step_with(ParameterGroup("term", 3.0))
+    step.model = torch.nn.ModuleDict({"encoder": torch.nn.Linear(2, 2), "head": torch.nn.Linear(2, 2)})
+    step.model["encoder"].term = step.term
+    optimiser = build_optimiser(step, Optim(updates=1, trunk_scale=0.1), torch.device("cpu"))
+    set_rate(optimiser, 0.01)
+    rates = {id(p): group["lr"] for group in optimiser.param_groups for p in group["params"]}
+    found = {name: rates[id(p)] for name, p in step.named_parameters() if p.requires_grad}
+    assert found["model.encoder.weight"] == pytest.approx(0.001) and found["model.head.bias"] == pytest.approx(0.01)
+    assert found["model.encoder.term.linear.weight"] == pytest.approx(0.03)
 
 
 def test_a_group_has_its_rate_and_may_ascend() -> None:
