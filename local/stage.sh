@@ -36,14 +36,14 @@ usage: egs/$corpus/run.sh [options]
   --stage N, --stop-stage M   first and last stage to run (0 to 13)
   --mini true                 the small version on an embedded corpus (librispeech)
   --rehearse true             every stage in minutes, on a handful of sentences: does it run?
-  --experiment NAME[,NAME…]   experiments of stages 6 to 12 (default: $experiments)
+  --experiment NAME[,NAME…]   experiments of stages 5 to 12 (default: $experiments)
   --data-dir, --exp-dir       where everything is written (default: beside this script)
   --conf-dir DIR              experiments' YAML files (default: conf beside this script)
   --corpus-dir DIR            where the corpus lies
   --download false            only locate the corpus; by default what it lacks is fetched into its folder
   --unlabelled PART[,PART…]   parts of the corpus to use as unlabelled audio, in place of the usual ones
   --nj N                      processes and threads (default: all cores); on a CPU, training is N processes
-  --launcher COMMAND          starts the processes of stages 6 to 11: "torchrun --nproc-per-node 8"
+  --launcher COMMAND          starts the processes of stages 5 to 11: "torchrun --nproc-per-node 8"
   --job J/N                   of N calls that share stages 0, 1, 5 (units of frames), 7 or 10 the J-th: does its share,
                               and leaves the rest and the stage's completion to the same call without --job
   --resample true             convert audio of other sampling rates to 16 kHz (default: left out and listed)

@@ -26,8 +26,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="seeds at a time")
     parser.add_argument("--nj", type=int, help="processes of each training; default: the cores over --jobs")
     parser.add_argument("--corpus-dir", default="", help="where the corpus lies")
-    parser.add_argument("--status", action="store_true", help="show what is done and what is to come, run nothing")
-    parser.add_argument("--collect", action="store_true", help="copy the results of what is done, run nothing")
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument("--status", action="store_true", help="show what is done and what is to come, run nothing")
+    other.add_argument("--collect", action="store_true", help="copy the results of what is done, run nothing")
     args = parser.parse_args()
     if args.jobs < 1 or (args.nj is not None and args.nj < 1):
         parser.error("--jobs and --nj must be at least 1")

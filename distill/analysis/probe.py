@@ -13,6 +13,9 @@ from distill.batch import Batch
 from distill.decode.viterbi import Viterbi
 from distill.models.recogniser import Recogniser
 
+LEAST_ALIGNED = 2
+"""Utterances, of which one half trains the classifier and the other tries it."""
+
 
 @dataclass(frozen=True)
 class Alignments:

@@ -20,6 +20,7 @@ Flag = Annotated[bool, Field(strict=True)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
 Count = Annotated[Whole, Field(ge=0, le=10**9)]  # may be none
 Positive = Annotated[Whole, Field(ge=1, le=10**9)]
+Codewords = Annotated[Whole, Field(ge=2, le=65536)]  # of one alone every frame is right
 Width = Annotated[Whole, Field(ge=1, le=65536)]  # channels, kernels, strides, blocks
 Rest = Annotated[Whole, Field(ge=0, le=65536)]  # a width that pruning has left, 0: nothing
 Kernel = Annotated[Whole, Field(ge=2, le=65536)]  # of convolutions over the encoder's frames

@@ -207,6 +207,8 @@ class Experiment(Settings):
 
     @model_validator(mode="after")
     def _check_inputs(self) -> Experiment:
+        for term in self.objective.terms.values():
+            term.check_model(self.model)
         masked = [name for name, term in self.objective.terms.items() if term.masked]
         if masked and not self.model.mask.time_probability:
             raise ValueError(

@@ -75,6 +75,10 @@ class ExperimentSet(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> ExperimentSet:
+        if not self.experiments:
+            raise ValueError("experiments: there are none; give a name with what differs from the recipe's YAML")
+        for key, settings in self.experiments.items():
+            _check_settings(key, settings)
         names = [name for name, _ in self.each()]
         for name in names:
             if not NAME.fullmatch(name) or names.count(name) > 1:
@@ -89,6 +93,18 @@ class ExperimentSet(Settings):
             if name not in names:
                 raise ValueError(f"tables, compared: no experiment {name!r}{hint(name, names)}")
         return self
+
+
+def _check_settings(key: str, settings: Mapping[str, Any]) -> None:
+    """Raise ValueError for what a set gives its experiments itself, and for values that make no combinations."""
+    for given in sorted({"name", "seed"} & settings.keys()):
+        raise ValueError(f"experiments: {key}: {given} is given by the set; leave it out")
+    choices = settings.get("for", {})
+    if not isinstance(choices, Mapping):
+        raise ValueError(f"experiments: {key}: for: expected KEY: values (got {choices!r})")
+    for variable, values in choices.items():
+        if not (isinstance(values, (Mapping, list, tuple)) and values):
+            raise ValueError(f"experiments: {key}: for: {variable}: expected some values, as [a, b] (got {values!r})")
 
 
 def _combinations(choices: Mapping[str, Any]) -> Iterator[Values]:

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from distill.config.bounds import (
+    Codewords,
     Count,
     EachOnce,
     Flag,
@@ -55,6 +56,9 @@ class LossTerm(Settings):
     def teacher_blocks(self, blocks: int) -> frozenset[int]:
         """Teacher blocks that the term compares, for a student with so many blocks; 0: their input."""
         return frozenset()
+
+    def check_model(self, student: Model) -> None:
+        """Raise ValueError where the term does not fit a student."""
 
     def check_models(self, student: Model, teacher: Model) -> None:
         """Raise ValueError where the term cannot compare them."""
@@ -257,6 +261,12 @@ class Discriminative(LossTerm):
     final_dim: Width = 256  # of the student's codeword embeddings
     temperature: Scale = 0.1  # of its logits, which are cosines
 
+    def check_model(self, student: Model) -> None:
+        if self.frames == "masked" and not student.mask.time_probability:
+            raise ValueError(
+                "objective.discriminative.frames: masked, but no frame is: set model.mask.time_probability, or all"
+            )
+
 
 class Adversary(LossTerm):
     """Classification of the input's distortions by a classifier that learns it, and a student that unlearns it.
@@ -310,12 +320,18 @@ class Hubert(MaskedPrediction):
     unmasked_weight: Weight = 0.0
     feature_penalty: Weight = 10.0  # times the mean square of the front-end's output
 
+    def check_model(self, student: Model) -> None:
+        if self.block > student.encoder.layers:
+            raise ValueError(
+                f"objective.hubert.block is {self.block}, but the encoder has blocks 1 to {student.encoder.layers}"
+            )
+
 
 class Contrastive(MaskedPrediction):
     """wav2vec 2.0's: masked frames against codewords of other frames; defaults as published for its Base."""
 
     groups: Width = 2
-    codewords: Width = 320  # of each group
+    codewords: Codewords = 320  # of each group
     final_dim: Width = 256  # of joined codewords, and of the space in which they are compared; Large: 768
     negatives: Positive = 100
     temperature: Scale = 0.1
@@ -323,12 +339,18 @@ class Contrastive(MaskedPrediction):
     diversity: Weight = 0.1
     feature_penalty: Weight = 10.0  # times the mean square of the front-end's output
 
+    @model_validator(mode="after")
+    def _check(self) -> Contrastive:
+        if self.final_dim % self.groups:
+            raise ValueError(f"{self.groups} groups do not divide final_dim {self.final_dim}")
+        return self
+
 
 class BestRq(MaskedPrediction):
     """Cross-entropy of masked frames' codewords of random codebooks; defaults as published."""
 
     codebooks: Width = 1
-    codewords: Width = 8192
+    codewords: Codewords = 8192
     dim: Width = 16
     mels: Width = 80
     seed: Seed = 0  # of projections and codebooks

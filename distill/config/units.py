@@ -13,6 +13,7 @@ from distill.config.loading import Settings
 from distill.config.training import Data
 
 FEATURES = ("mfcc", "fbank")
+HOP = 320  # samples per frame of these
 MOST_CLUSTERS = 2**15 - 1  # labels are stored as int16
 CODEWORDS = 500  # of a teacher without any of its own, as HuBERT's second iteration has them
 
@@ -41,7 +42,8 @@ class Units(Settings):
     def _check(self) -> Units:
         if self.experiment is not None and self.layer is None:
             raise ValueError(
-                f"layer: the block of {self.of} whose output is clustered is not given (0: block 1's input)"
+                f"layer: the block of {self.of} whose output is clustered is not given (0: block 1's input);"
+                f" without blocks are {' and '.join(FEATURES)}"
             )
         if self.experiment is None and self.layer is not None:
             raise ValueError(f"layer: {self.of} has no blocks; leave it out, or give an experiment in `of`")

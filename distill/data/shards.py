@@ -50,7 +50,7 @@ class Kind:
             if str(content["format"]) != self.format:
                 raise ValueError(f"it has format '{content['format']}', expected '{self.format}'")
             yield content
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"{path}: {self._damaged} ({error}); {self._again(path)}") from None
 
     def check(self, path: Path) -> None:

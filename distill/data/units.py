@@ -19,7 +19,7 @@ from torchaudio.compliance import kaldi
 
 from distill.batch import SAMPLE_RATE
 from distill.config.model import FBANK_WIDTH, FrontEnd
-from distill.config.units import Units
+from distill.config.units import HOP, MOST_CLUSTERS, Units
 from distill.data.audio import Unreadable
 from distill.data.shards import Kind, Shards
 from distill.fbank import log_mel
@@ -28,7 +28,6 @@ INVENTORY = "inventory.npz"
 LABELS = Kind("units/1", "units", "the training's stage")
 CENTROIDS = Kind("centroids/1", "centroids", "the training's stage", "inventory")
 PART = 10_000  # frames of a step of k-means at least, as in HuBERT's recipe
-HOP = 320  # samples per frame of features
 NEAR = 2  # frames by which counts of the same rate may differ: of padding, and of strides
 CONVENTIONS = {
     "mfcc": "13 MFCC of Kaldi each 10 ms with first and second differences, not scaled; each second frame",
@@ -64,6 +63,12 @@ class Origin(Units):
     parts: tuple[str, ...]
     convention: str
     weights: str = ""
+
+    @classmethod
+    def of_settings(cls, settings: Units, parts: tuple[str, ...], weights: str = "") -> Origin:
+        """That of units with these settings."""
+        convention = CONVENTIONS["" if settings.experiment else settings.of]
+        return cls(**settings.resolved(), parts=parts, convention=convention, weights=weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,19 +182,25 @@ class UnitShard(dict[str, np.ndarray]):
 class UnitLabels(Shards[UnitShard]):
     """Labels of some parts at the frames of a model."""
 
-    def __init__(self, folders: Sequence[Path], front_end: FrontEnd) -> None:
+    def __init__(self, folders: Sequence[Path], front_end: FrontEnd, clusters: int = MOST_CLUSTERS) -> None:
         super().__init__(LABELS, UnitShard, folders)
-        self.front_end = front_end
+        self.front_end, self.clusters = front_end, clusters
 
     def of(self, cut: Any, samples: int) -> np.ndarray:
         """Labels (T,) of a lhotse cut of so many samples, T the model's frames: cut, or the last one repeated.
 
-        Raises Unreadable for a cut without labels, or with labels of another frame rate.
+        Raises Unreadable for a cut without labels, or with labels of another frame rate; ValueError for labels that no
+        cluster has.
         """
         shard = self.find(cut.id, (cut.custom or {}).get("block"))
         if shard is None:
             raise Unreadable(f"cut {cut.id} has no units; skipped.tsv of the units has the reason")
         labels, frames = shard[cut.id], self.front_end.frames(samples)
+        if labels.max(initial=0) >= self.clusters:
+            raise ValueError(
+                f"cut {cut.id} has label {labels.max()} of {self.clusters} units: labels of another inventory; remove"
+                " the folder of these units, and run the training's stage again: it makes them"
+            )
         if abs(len(labels) - frames) > NEAR:
             raise Unreadable(
                 f"cut {cut.id} has {len(labels)} units and {frames} frames of the model: labels of another frame rate"

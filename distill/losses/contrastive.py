@@ -64,10 +64,6 @@ class Contrastive(LossTerm):
 
     @classmethod
     def build(cls, settings: Settings, context: TermContext) -> Contrastive:
-        if settings.final_dim % settings.groups:
-            raise ValueError(
-                f"objective.contrastive: {settings.groups} groups do not divide final_dim {settings.final_dim}"
-            )
         return cls(settings, context.student.front_end.layers[-1][0], context.student.encoder.dim)
 
     def forward(self, student: Output, teacher: Targets | None, batch: Batch) -> Losses:

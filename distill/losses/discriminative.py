@@ -24,10 +24,6 @@ class CodewordKl(LossTerm):
 
     @classmethod
     def build(cls, settings: Settings, context: TermContext) -> CodewordKl:
-        if settings.frames == "masked" and not context.student.mask.time_probability:
-            raise ValueError(
-                "objective.discriminative.frames: masked, but no frame is: set model.mask.time_probability, or all"
-            )
         head = CodeHead(context.student.encoder.dim, settings.final_dim, context.clusters, settings.temperature)
         return cls(head, settings.frames == "masked")
 

@@ -26,12 +26,7 @@ class Hubert(LossTerm):
 
     @classmethod
     def build(cls, settings: Settings, context: TermContext) -> Hubert:
-        encoder = context.student.encoder
-        if settings.block > encoder.layers:
-            raise ValueError(
-                f"objective.hubert.block is {settings.block}, but the encoder has blocks 1 to {encoder.layers}"
-            )
-        return cls(settings, encoder.dim, context.clusters)
+        return cls(settings, context.student.encoder.dim, context.clusters)
 
     def forward(self, student: Output, teacher: Targets | None, batch: Batch) -> Losses:
         """Terms: hubert, the penalty of features, and as figures the accuracies."""

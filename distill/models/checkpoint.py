@@ -42,7 +42,7 @@ def load(path: Path, map_location: str | torch.device = "cpu", checked: bool = F
     checked: compare all its parts with their checksums, which torch does not.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}; has this experiment been trained? (run.sh --stage 6..9)")
+        raise FileNotFoundError(f"no checkpoint at {path}; has this experiment been trained? (run.sh --stage 5..9)")
     try:
         if checked:
             with zipfile.ZipFile(path) as parts:
@@ -85,7 +85,7 @@ def load_recogniser(
     """
     paths = epoch_paths(folder)
     if not paths:
-        raise FileNotFoundError(f"no epoch-N.pt in {folder}; train it first (run.sh --stage 6..9)")
+        raise FileNotFoundError(f"no epoch-N.pt in {folder}; train it first (run.sh --stage 5..9)")
     last = epoch if isinstance(epoch, int) else max(paths)
     if epoch == "best":
         last = load(paths[last])["progress"].get("best_epoch", 0)
@@ -93,6 +93,8 @@ def load_recogniser(
     if last not in paths or len(chosen) < avg:
         raise ValueError(f"{folder} has epochs {list(paths)}; cannot average {avg} up to epoch {last}")
     contents = [load(paths[n]) for n in chosen]
+    if "experiment" not in contents[-1]:
+        raise ValueError(f"{paths[last]} is no recogniser's checkpoint; give the folder of an experiment")
     experiment = Experiment.parse(contents[-1]["experiment"], str(paths[last]))
     units = contents[-1]["units"]
     model = build_model(experiment.model, len(units))
@@ -107,7 +109,7 @@ def load_epoch(folder: Path, epoch: Literal["last", "best"] = "last") -> dict[st
     """
     paths = epoch_paths(folder)
     if not paths:
-        raise FileNotFoundError(f"no epoch-N.pt in {folder}; train it first (run.sh --stage 6..9)")
+        raise FileNotFoundError(f"no epoch-N.pt in {folder}; train it first (run.sh --stage 5..9)")
     last = load(paths[max(paths)])
     best = max(paths) if epoch == "last" else last["progress"].get("best_epoch", 0)
     return last if best == max(paths) else load(folder / f"epoch-{best}.pt")

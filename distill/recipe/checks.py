@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from distill.config.experiment import TEACHERS, Experiment
 from distill.config.language_model import LanguageModel
 from distill.config.loading import WrongSettings
 from distill.config.names import hint
+from distill.config.units import FEATURES, HOP, Units
 from distill.corpora import CORPORA, Custom
 from distill.recipe import launch
 from distill.recipe.first_weights import fine_tuned, first_weights_stage, source_problem
@@ -156,8 +157,10 @@ class Call:
             yield from self.unfit_start(experiment, experiment.init)
         if experiment.teacher is not None:
             yield from self.unfit_teacher(experiment, experiment.teacher.experiment)
-        if experiment.units is not None and experiment.units.experiment is not None:
-            yield from self.unfit_units(experiment, experiment.units.experiment)
+        if experiment.units is not None:
+            yield from self.unfit_units(experiment, experiment.units)
+        if experiment.probe is not None:
+            yield from self.unfit_probe(experiment, experiment.probe)
 
     def unfit_start(self, experiment: Experiment, name: str) -> Iterator[str]:
         makers = [each for each in self.experiments.values() if each.stage in TEACHERS and each.init == name]
@@ -197,26 +200,43 @@ class Call:
         if unlabelled and not (7 in self.stages and name in self.by_name):
             yield f"teacher.experiment: stage 7 makes {labels}, which is not there; run it with {name} in --experiment"
 
-    def unfit_units(self, experiment: Experiment, name: str) -> Iterator[str]:
-        source, layer = self.known(name), experiment.units.layer if experiment.units else None
-        yield from self.untrained("units.of", experiment, name)
-        if source is not None and layer is not None and layer > source.model.encoder.layers:
-            yield f"units.layer: {name} has blocks 1 to {source.model.encoder.layers}, 0 is their input (got {layer})"
-        if source is not None and source.model.front_end.hop != experiment.model.front_end.hop:
+    def unfit_units(self, experiment: Experiment, units: Units) -> Iterator[str]:
+        source, hop = self.known(units.of), HOP
+        if units.experiment is not None:
+            yield from self.untrained("units.of", experiment, units.experiment, FEATURES)
+            if source is None:
+                return
+            hop, blocks = source.model.front_end.hop, source.model.encoder.layers
+            if units.layer is not None and units.layer > blocks:
+                yield f"units.layer: {units.of} has blocks 1 to {blocks}, 0 is their input (got {units.layer})"
+        if hop != experiment.model.front_end.hop:
             yield (
-                f"units.of: {name} has a frame each {source.model.front_end.hop} samples, and {experiment.name} each"
-                f" {experiment.model.front_end.hop}; give one of the same rate"
+                f"units.of: {units.of} has a frame each {hop} samples, and {experiment.name} each"
+                f" {experiment.model.front_end.hop}; give one of the same rate, or the model a front-end of that rate"
             )
 
-    def untrained(self, key: str, experiment: Experiment, name: str) -> Iterator[str]:
-        """A line where a training depends on one that is neither complete nor run before it in this call."""
+    def unfit_probe(self, experiment: Experiment, name: str) -> Iterator[str]:
+        aligner = self.known(name)
+        if aligner is None and not self.done(self.recipe.exp(name)):
+            yield f"probe: no experiment {name!r}{hint(name, self.names(experiment))}"
+        elif aligner is not None and not aligner.recognises:
+            yield f"probe: {name} has no outputs to align with; give an experiment that is trained with transcripts"
+
+    def names(self, experiment: Experiment) -> list[str]:
+        """Of all experiments but this one."""
+        known = [each.name for each in self.by_name.values() if each is not experiment]
+        return known + [path.stem + self.recipe.suffix for path in self.recipe.conf_dir.glob("*.yaml")]
+
+    def untrained(self, key: str, experiment: Experiment, name: str, others: Sequence[str] = ()) -> Iterator[str]:
+        """A line where a training depends on one that is neither complete nor run before it in this call.
+
+        others: what may be named in place of an experiment.
+        """
         needed, folder = self.known(name), self.recipe.exp(name)
         if self.done(folder):
             return
         if needed is None:
-            known = [each.name for each in self.by_name.values() if each is not experiment]
-            known += [path.stem + self.recipe.suffix for path in self.recipe.conf_dir.glob("*.yaml")]
-            yield f"{key}: no experiment {name!r}{hint(name, known)}"
+            yield f"{key}: no experiment {name!r}{hint(name, [*others, *self.names(experiment)])}"
             return
         order = list(self.by_name)
         before = name in order and (needed.stage, order.index(name)) < (experiment.stage, order.index(experiment.name))

@@ -17,7 +17,10 @@ import yaml
 from distill.config.experiment import Experiment
 from distill.config.experiment_set import ExperimentSet
 from distill.config.files import merged, read
+from distill.config.graphs import Graphs
+from distill.config.language_model import LanguageModel
 from distill.files import write_text
+from distill.recipe.folders import DONE
 from distill.report.results import TrainingResult
 from distill.report.runs import decoding_files
 from distill.report.table import Table, number
@@ -27,6 +30,7 @@ log = logging.getLogger(__name__)
 OF_A_SEED = ("num", "units")  # of a data-dir: made by experiments, so that each seed has its own
 TARGETS = "targets"  # of a data-dir: their names tell which teacher they are of, so that seeds may share them
 OTHERS = ("graphs.yaml", "lm.yaml")  # of a conf-dir, beside experiments
+OTHER_SCOPES = (Graphs.SCOPE, LanguageModel.SCOPE)  # beginnings of settings that are of those
 RESULT = "result.json"
 
 
@@ -65,25 +69,37 @@ class SetRun:
         """By name; their YAML files are written anew. Raises FileNotFoundError or ValueError for wrong ones."""
         self._write(self.conf, {})
         names = [name for name, _ in self.settings.each()]
-        return {name: Experiment.load(self.conf / f"{name}.yaml", self.settings.settings) for name in names}
+        own = [setting for setting in self.settings.settings if not setting.startswith(OTHER_SCOPES)]
+        return {name: Experiment.load(self.conf / f"{name}.yaml", own) for name in names}
+
+    @cached_property
+    def waves(self) -> tuple[list[list[str]], list[list[str]]]:
+        """Names of shared and of other experiments, in groups of which each builds on those before it.
+
+        Raises ValueError for a circle, and where what is shared builds on what is not.
+        """
+        experiments, shared = self.experiments, self.settings.shared
+        every = list(levels(experiments))
+        for name in shared:
+            if own := sorted({*_sources(experiments[name])} & experiments.keys() - {*shared}):
+                raise ValueError(f"shared: {name} builds on {', '.join(own)}, each seed's own; share that too")
+        parts = ([[name for name in wave if (name in shared) == of_all] for wave in every] for of_all in (True, False))
+        first, own_waves = ([wave for wave in part if wave] for part in parts)
+        return first, own_waves
 
     def run(self, jobs: int) -> None:
         """Run all that is not done, so many seeds at a time.
 
-        Raises ValueError where what is shared builds on what is not, RuntimeError after the first call that fails.
+        Raises ValueError as `waves` does, RuntimeError after the first call that fails.
         """
-        experiments, shared = self.experiments, self.settings.shared
-        for name in shared:
-            if own := sorted({*_sources(experiments[name])} & experiments.keys() - {*shared}):
-                raise ValueError(f"shared: {name} builds on {', '.join(own)}, each seed's own; share that too")
+        shared, waves = self.waves
         self._call(
-            ["--stop-stage", "4", "--experiment", ",".join(experiments), "--conf-dir", self.conf,
+            ["--stop-stage", "4", "--experiment", ",".join(self.experiments), "--conf-dir", self.conf,
              "--exp-dir", self.folder / "exp", "--data-dir", self.folder / "data"]
         )  # fmt: skip
         (self.folder / "data" / TARGETS).mkdir(exist_ok=True)
         if shared:
-            self._run_seed(self.first, list(levels({name: experiments[name] for name in shared})))
-        waves = list(levels({name: each for name, each in experiments.items() if name not in shared}))
+            self._run_seed(self.first, shared)
         with ThreadPoolExecutor(jobs) as pool:
             for done in [pool.submit(self._run_seed, seed, waves) for seed in self.settings.seeds]:
                 done.result()
@@ -94,8 +110,8 @@ class SetRun:
         data.mkdir(parents=True, exist_ok=True)
         self._write(conf, {name: self.first if name in self.settings.shared else seed for name in self.experiments})
         for path in (self.folder / "data").iterdir():
-            if path.name not in OF_A_SEED:
-                _link(data / path.name, path)
+            if path.name not in OF_A_SEED and not os.path.lexists(data / path.name):
+                (data / path.name).symlink_to(path.resolve())
         if seed != self.first:
             self._link_shared(exp, data)
         for names in waves:
@@ -109,7 +125,7 @@ class SetRun:
                     self._call(["--stage", stage, "--stop-stage", stage, "--experiment", ",".join(decoded), *where])
 
     def _link_shared(self, exp: Path, data: Path) -> None:
-        """Give a seed what is shared: experiments, what they started from, their units and lattices."""
+        """Give a seed what is shared and complete: experiments, what they started from, their units and lattices."""
         first = self.exp(self.first)
         for name in self.settings.shared:
             experiment = self.experiments[name]
@@ -123,7 +139,8 @@ class SetRun:
     def _write(self, conf: Path, seeds: Mapping[str, int]) -> None:
         """Write the set's YAML files, with the seeds that are given."""
         mini = self.recipe / "conf" / "mini"
-        source = mini if self.settings.options.get("mini") == "true" and mini.is_dir() else mini.parent
+        small = "true" in (self.settings.options.get(option) for option in ("mini", "rehearse"))
+        source = mini if small and mini.is_dir() else mini.parent
         conf.mkdir(parents=True, exist_ok=True)
         for name, own in self.settings.each():
             base = read(source / str(own.pop("base", f"{name}.yaml")))
@@ -144,7 +161,11 @@ class SetRun:
             raise RuntimeError(f"{' '.join(words)}: status {status}; the same call of this tool continues")
 
     def status(self) -> Table:
-        """Every experiment: what each seed's is at, and minutes of training: spent, and expected to come."""
+        """Every experiment: what each seed's is at, and minutes of training: spent, and expected to come.
+
+        Raises ValueError as `waves` does.
+        """
+        _ = self.waves
         results = {(name, seed): self._result(name, seed)
                    for name in self.experiments for seed in self.settings.seeds_of(name)}  # fmt: skip
         pace = [each.wall_s / each.audio_hours for each in results.values() if each and each.audio_hours]
@@ -179,8 +200,8 @@ class SetRun:
 
 
 def _link(link: Path, target: Path) -> None:
-    """Make a link where there is a target and nothing in the link's place."""
-    if target.exists() and not os.path.lexists(link):
+    """Link a stage's complete folder where nothing is in the link's place."""
+    if (target / DONE).is_file() and not os.path.lexists(link):
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(target.resolve())
 
@@ -190,7 +211,7 @@ def levels(experiments: Mapping[str, Experiment]) -> Iterator[list[str]]:
 
     Raises ValueError where experiments build on each other in a circle.
     """
-    waiting = {name: {*_sources(each)} & experiments.keys() - {name} for name, each in experiments.items()}
+    waiting = {name: {*_sources(each)} & experiments.keys() for name, each in experiments.items()}
     while waiting:
         ready = [name for name, sources in waiting.items() if not sources & waiting.keys()]
         if not ready:

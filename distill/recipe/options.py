@@ -24,6 +24,7 @@ from distill.recipe.script import log_to_console
 
 log = logging.getLogger(__name__)
 
+DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?")
 ENGINES = ("native", "torch", "k2")
 OF_STAGES = re.compile(r"(manifests|checked|cuts|fbank|text|num|units|audio)|(lang|lm|graphs)(_.*)?")  # in a data-dir
 OF_CORPUS = re.compile(
@@ -224,13 +225,20 @@ def recipe_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def device_name(text: str) -> str:
+    """The value of an option --device; raises what argparse shows as an error."""
+    if not DEVICE.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} must be cpu, cuda or cuda:N")
+    return text
+
+
 def comparison_parser(description: str | None, experiments: int | str, part: str) -> argparse.ArgumentParser:
     """The options of tools that run experiments over a cut set. experiments: how many; part: the usual cut set."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs=experiments, metavar="EXP_DIR", help="trained experiments")
     parser.add_argument("--cuts", type=Path, required=True, help="folder of cut sets, data/cuts")
     parser.add_argument("--part", default=part, help="one of its cut sets")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", type=device_name, default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     return parser
 
@@ -259,7 +267,7 @@ def wrong_options(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
         yield "engine", NO_K2
     if find_compiler() is None:
         yield "compiler", NO_COMPILER
-    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", args.device):
+    if not DEVICE.fullmatch(args.device):
         yield "device", f"--device {args.device!r} must be cpu, cuda or cuda:N"
     if not 1 <= args.nj <= MOST_JOBS:
         yield "nj", f"--nj {args.nj} must be 1 to {MOST_JOBS}"

@@ -138,17 +138,17 @@ class Frames:
     def __init__(self, recipe: Recipe, settings: Units, train: tuple[str, ...]) -> None:
         import torch
 
-        from distill.data.units import CONVENTIONS, Origin
+        from distill.data.units import Origin
         from distill.models import checkpoint
 
         torch.set_num_threads(1 if recipe.device == "cpu" else recipe.threads)  # sums depend on their number
         self.settings, self.device, self.model, self.batch_seconds = settings, recipe.device, None, SECONDS
-        weights, convention = "", CONVENTIONS["" if settings.experiment else settings.of]
+        weights = ""
         if settings.experiment is not None:
             model, trained, _, _ = checkpoint.load_recogniser(recipe.exp(settings.experiment))
             weights = checkpoint.digest(model.settings.changed(), model.state_dict().items())
             self.model, self.batch_seconds = model.to(recipe.device), 4 * trained.data.max_duration
-        self.origin = Origin(**settings.resolved(), parts=train, convention=convention, weights=weights)
+        self.origin = Origin.of_settings(settings, train, weights)
 
     def of(self, cuts: Sequence[Any]) -> Iterator[tuple[str, np.ndarray | str]]:
         """Frames (T, D) of each cut by its id, or why there are none; the longest first."""

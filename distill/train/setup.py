@@ -98,7 +98,9 @@ def build_trainer(
     teacher = None
     if experiment.teacher is not None and needs & {"hidden", "attention", "outputs", "features", "codes", "joint"}:
         teacher = checkpoint.load_recogniser(folders.exp / experiment.teacher.experiment)[0].to(device)
-    codes = load_codes(experiment, folders.exp, folders.data / "units").to(device) if "codes" in needs else None
+    codes = None
+    if teacher is not None and "codes" in needs:
+        codes = load_codes(experiment, teacher, folders.exp, folders.data / "units").to(device)
     source = experiment.teacher.input if teacher and experiment.teacher else None
     reading = partial(
         SpeechDataset, with_clean="clean" in needs or source == "clean", keep_audio=data.keep_audio,
@@ -149,12 +151,18 @@ def probe_of(
     if not checkpoint.epoch_paths(folders.exp / experiment.probe):
         log.warning("no probe: %s, which aligns for it, is not trained", folders.exp / experiment.probe)
         return None
-    from distill.analysis.probe import align, probe
+    from distill.analysis.probe import LEAST_ALIGNED, align, probe
 
     reading = partial(SpeechDataset, with_clean=False, keep_audio=experiment.data.keep_audio)
     valid = validation(experiment, folders, Graphs.load(folders, lang), reading, Ranks())
     aligner = checkpoint.load_recogniser(folders.exp / experiment.probe)[0]
     aligned = align(aligner, valid, None if lang.topology.kind == "two_pdf" else 0)
+    if len(aligned.labels) < LEAST_ALIGNED:
+        log.warning(
+            "no probe: %s aligns %d utterances of %s, and %d are needed",
+            experiment.probe, len(aligned.labels), experiment.data.valid, LEAST_ALIGNED,
+        )  # fmt: skip
+        return None
     log.info("linear probe on %d utterances; the most frequent unit: %.3f", len(aligned.labels), aligned.majority)
     return partial(probe, aligned=aligned)
 
@@ -201,7 +209,7 @@ def stored_units(experiment: Experiment, folders: Folders, parts: Sequence[str])
     if experiment.units is None or "units" not in needs_of(experiment.objective):
         return None
     folder = folders.data / "units" / experiment.units.folder(experiment.data)
-    return UnitLabels([folder / part for part in parts], experiment.model.front_end)
+    return UnitLabels([folder / part for part in parts], experiment.model.front_end, experiment.units.clusters)
 
 
 def initial_model(

@@ -18,7 +18,7 @@ from distill.batch import Batch, Targets
 from distill.config.experiment import Experiment
 from distill.config.model import Mask
 from distill.config.training import Teacher as TeacherSettings
-from distill.data.units import INVENTORY, Inventory
+from distill.data.units import INVENTORY, Inventory, Origin
 from distill.files import replacing
 from distill.models import checkpoint
 from distill.models.codes import CentroidCodes, CodeHead
@@ -29,17 +29,19 @@ log = logging.getLogger(__name__)
 FURTHER = ("ctc_logits", "normed", "codes")  # fields of `Targets` that may be None
 
 
-def load_codes(experiment: Experiment, exp: Path, units: Path) -> CodeHead | CentroidCodes:
+def load_codes(experiment: Experiment, teacher: Recogniser, exp: Path, units: Path) -> CodeHead | CentroidCodes:
     """Codewords of an experiment's teacher: centroids of the experiment's units, without units its pre-training's.
 
-    exp, units: folders of experiments and of units. Raises ValueError where there are neither.
+    exp, units: folders of experiments and of units. Raises ValueError where there are neither, or centroids of others.
     """
     assert experiment.teacher is not None
     name, settings = experiment.teacher.experiment, experiment.units
     if settings is not None:
         if settings.experiment != name:
             raise ValueError(f"{experiment.name}: units.of is {settings.of}, but codewords are of its teacher, {name}")
-        centroids = Inventory.load(units / settings.folder(experiment.data) / INVENTORY).centroids
+        weights = checkpoint.digest(teacher.settings.changed(), teacher.state_dict().items())
+        origin = Origin.of_settings(settings, experiment.data.train, weights)
+        centroids = Inventory.load(units / settings.folder(experiment.data) / INVENTORY, origin).centroids
         log.info("codewords of %s: centroids of its block %d", name, settings.layer)
         return CentroidCodes(torch.from_numpy(centroids), settings.layer or 0)
     head = checkpoint.load_code_head(exp / name)

@@ -51,6 +51,16 @@ def test_rotated_and_scaled_states_are_alike_and_unrelated_ones_are_not() -> Non
         assert values.shape == (2, 1) and values[0, 0] == pytest.approx(1) and values[1, 0] < 0.3
 
 
+def test_a_block_that_is_the_same_in_every_frame_is_similar_to_none() -> None:
+    for values in similarity.by_block([np.ones((200, 4))], [X, np.ones((200, 2))]).values():
+        assert values.tolist() == [[0.0, 0.0]]
+
+
+def test_too_few_frames_for_the_channels_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"39 frames of up to 4 channels are too few .* at least 40 frames"):
+        similarity.by_block([X[:39]], [Y[:39]])
+
+
 def test_states_of_two_models_are_of_the_same_frames(tmp_path: Path) -> None:
     teacher = build(WAVE.model_copy(update={"layers": ((16, 10, 5), (16, 8, 4), (24, 8, 4))}), False)
     student = build(FBANK, False)  # of an eighth of the frames
@@ -64,5 +74,6 @@ def test_states_of_two_models_are_of_the_same_frames(tmp_path: Path) -> None:
     for row, length, states in zip(output.hidden[2], output.lengths, np.split(ours[2], 2)):
         place = [int((row == torch.from_numpy(x).float()).all(1).nonzero()[0, 0]) for x in states]
         assert sorted(set(place)) == place and place[-1] < length
-    heat_maps(similarity.by_block(theirs, ours), "student", "teacher", tmp_path / "maps")
+    measures = similarity.by_block([np.tile(x, (16, 1)) for x in theirs], [np.tile(x, (16, 1)) for x in ours])
+    heat_maps(measures, "student", "teacher", tmp_path / "maps")
     assert (tmp_path / "maps.svg").is_file() and (tmp_path / "maps.png").is_file()

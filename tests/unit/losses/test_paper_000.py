@@ -193,4 +193,4 @@ def test_settings_without_a_meaning_are_refused(objective: dict, message: str) -
 def test_masked_frames_need_a_mask() -> None:
     student = Model.model_validate({"encoder": {"dim": DIM, "layers": 1, "heads": 2, "position_groups": 2}})
     with pytest.raises(ValueError, match=r"frames: masked, but no frame is: set model\.mask\.time_probability"):
-        Objective(Settings.model_validate({"discriminative": {"frames": "masked"}}), TermContext(student, student))
+        Settings.model_validate({"discriminative": {"frames": "masked"}}).discriminative.check_model(student)

@@ -253,11 +253,14 @@ def _with_none(pair: tuple[Output, Batch]) -> tuple[Output, None, Batch]:
     [
         ({"hubert": {"block": 3}}, "hubert.block is 3, but the encoder has blocks 1 to 2"),
         ({"contrastive": {"groups": 3, "final_dim": 256}}, "3 groups do not divide final_dim 256"),
+        ({"contrastive": {"codewords": 1}}, "codewords: must be 2 or more|greater than or equal to 2"),
+        ({"bestrq": {"codewords": 1}}, "codewords: must be 2 or more|greater than or equal to 2"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(values: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Objective(Settings.model_validate(values), TermContext(MODEL, clusters=CLUSTERS))
+        for term in Settings.model_validate(values).terms.values():
+            term.check_model(MODEL)
 
 
 def test_bestrq_refuses_frames_that_are_no_multiple_of_fbanks() -> None:

@@ -92,6 +92,7 @@ def test_what_is_shared_is_trained_once_and_linked(run: SetRun) -> None:
     units = shared.exp(3).with_name("data") / "units" / units_of(shared)
     for path in (shared.exp(3) / "pre", units):
         path.mkdir(parents=True)
+        (path / ".done").touch()
     shared.run(1)
     own = [("5", "6", "ft,ft_10"), ("10", "10", "ft,ft_10")]
     assert called(calls(run)[1:]) == [(3, "5", "5", "pre"), *((seed, *call) for seed in (3, 5) for call in own)]
@@ -114,6 +115,43 @@ def test_what_is_shared_builds_on_nothing_of_a_seed(run: SetRun) -> None:
     shared = SetRun(run.settings.model_copy(update={"shared": ("ft",)}), run.root, run.folder)
     with pytest.raises(ValueError, match="shared: ft builds on pre, each seed's own; share that too"):
         shared.run(1)
+
+
+def test_what_is_not_complete_is_not_linked(run: SetRun) -> None:
+    shared = SetRun(run.settings.model_copy(update={"shared": ("pre",)}), run.root, run.folder)
+    (shared.exp(3) / "pre").mkdir(parents=True)
+    shared.run(1)
+    assert not (shared.exp(5) / "pre").exists()
+
+
+def test_settings_of_graphs_are_of_the_calls_alone(run: SetRun) -> None:
+    changes = {"settings": ("graphs.unit_lm.order=2", "optim.lr=0.1")}
+    other = SetRun(run.settings.model_copy(update=changes), run.root, run.folder)
+    assert other.experiments["ft"].optim.lr == 0.1
+
+
+def test_a_circle_is_found_before_anything_is_run(run: SetRun) -> None:
+    rows = {"ft": {"init": "ft_10"}, "ft_10": {"base": "ft.yaml", "init": "ft"}}
+    circle = SetRun(run.settings.model_copy(update={"experiments": rows}), run.root, run.folder)
+    for call in (lambda: circle.run(1), circle.status):
+        with pytest.raises(ValueError, match="circle: ft, ft_10"):
+            call()
+    assert not (run.root / "calls").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({}, "experiments: there are none"),
+        ({"ft": {"seed": 5}}, "ft: seed is given by the set; leave it out"),
+        ({"a{x}": {"for": [1, 2]}}, r"a\{x\}: for: expected KEY: values"),
+        ({"a{x}": {"for": {"x": 3}}}, "for: x: expected some values, as .a, b. .got 3"),
+        ({"a{x}": {"for": {"x": []}}}, "for: x: expected some values"),
+    ],
+)
+def test_sets_that_make_no_sense_are_refused(rows: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ExperimentSet(name="s", title="T", corpus="some", experiments=rows)
 
 
 def test_a_call_that_fails_ends_the_run(run: SetRun) -> None:

@@ -15,6 +15,7 @@ from distill.corpora.cut_sets import write_cuts
 from distill.data.units import INVENTORY, Inventory, Origin
 from distill.models import checkpoint
 from distill.models.codes import CentroidCodes, CodeHead
+from distill.models.recogniser import Recogniser
 from distill.recipe.units import with_units
 from distill.train.import_teacher import write_random
 from distill.train.loop import Trainer
@@ -42,10 +43,16 @@ def write_teacher(
     checkpoint.save(folder / "t/epoch-0.pt", {**content, "objective": objective})
 
 
+def teacher_of(folder: Path) -> Recogniser:
+    return checkpoint.load_recogniser(folder / "t")[0]
+
+
 def write_units(folder: Path, experiment: Experiment) -> torch.Tensor:
-    """The inventory of an experiment's units; returns its centroids."""
+    """The inventory of an experiment's units, of its teacher in the folder; returns its centroids."""
     assert experiment.units is not None
-    centroids, origin = torch.randn(5, 8), Origin(**experiment.units.resolved(), parts=("labelled",), convention="")
+    model = teacher_of(folder)
+    weights = checkpoint.digest(model.settings.changed(), model.state_dict().items())
+    centroids, origin = torch.randn(5, 8), Origin.of_settings(experiment.units, ("labelled",), weights)
     path = folder / experiment.units.folder(experiment.data) / INVENTORY
     path.parent.mkdir(parents=True)
     Inventory(centroids.numpy(), origin).write(path)
@@ -65,25 +72,37 @@ def trainer_of(experiment: Experiment, folder: Path) -> Trainer:
 def test_codewords_are_those_of_the_pre_training(tmp_path: Path) -> None:
     head = CodeHead(8, 4, 6)
     write_teacher(tmp_path, **{f"hubert.head.{name}": x for name, x in head.state_dict().items()})
-    codes = load_codes(student(), tmp_path, tmp_path / "units")
+    codes = load_codes(student(), teacher_of(tmp_path), tmp_path, tmp_path / "units")
     hidden = torch.randn(2, 3, 8)
     assert codes.clusters == 6 and torch.equal(codes(hidden), head(hidden))
 
 
 def test_codewords_are_centroids_of_units(tmp_path: Path) -> None:
     experiment = student(units=UNITS)
-    centroids = write_units(tmp_path, experiment)
-    codes = load_codes(experiment, tmp_path, tmp_path)
+    write_teacher(tmp_path)
+    teacher, centroids = teacher_of(tmp_path), write_units(tmp_path, experiment)
+    codes = load_codes(experiment, teacher, tmp_path, tmp_path)
     assert isinstance(codes, CentroidCodes) and torch.equal(codes.centroids, centroids)
     assert (codes.clusters, codes.block) == (5, 1)
     with pytest.raises(ValueError, match=r"units.of is mfcc, but codewords are of its teacher, t"):
-        load_codes(student(units={"of": "mfcc"}), tmp_path, tmp_path)
+        load_codes(student(units={"of": "mfcc"}), teacher, tmp_path, tmp_path)
+
+
+def test_centroids_of_other_states_are_refused(tmp_path: Path) -> None:
+    experiment = student(units=UNITS)
+    write_teacher(tmp_path)
+    write_units(tmp_path, experiment)
+    teacher = teacher_of(tmp_path)
+    with torch.no_grad():
+        teacher.head.output.bias += 1
+    with pytest.raises(ValueError, match=r"units of another origin \(weights: expected"):
+        load_codes(experiment, teacher, tmp_path, tmp_path)
 
 
 def test_a_teacher_without_codewords_is_named(tmp_path: Path) -> None:
     write_teacher(tmp_path)
     with pytest.raises(ValueError, match=r"its teacher t has no codewords.* give units: \{of: t, layer: …\}"):
-        load_codes(student(), tmp_path, tmp_path)
+        load_codes(student(), teacher_of(tmp_path), tmp_path, tmp_path)
 
 
 def test_units_are_those_of_a_teacher_without_codewords(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
