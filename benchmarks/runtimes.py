@@ -3,9 +3,10 @@
     python -m benchmarks.runtimes --experiment EXP/ss --sets test-digits-unseen[,…] [--data-dir DIR] [--json FILE]
 
 Every utterance is read with half a second of silence behind it, and of a stream only whole chunks, as sherpa-onnx
-decodes no others. Outputs are read over the graph (main), and as the best ones of each frame (ctc, where the model has
-that output). A row has the error rate, its difference from torch with the interval of paired draws, and in how many
-utterances the words, and without a graph the tokens, are torch's; sherpa-onnx decodes each alone and all in batches.
+decodes no others. Outputs are read over the graph (main), as the best ones of each frame (ctc) and by the beam
+(transducer), where the model has them. A row has the error rate, its difference from torch with the interval of paired
+draws, and in how many utterances the words, and of ctc the tokens, are torch's; sherpa-onnx, which searches a
+transducer's units without a lexicon, decodes the other outputs, each utterance alone and all in batches.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from distill.scoring.wer import ErrorRate, score
 
 SILENCE = np.zeros(SAMPLE_RATE // 2, np.float32)
 BATCH = 16
+READ = {"main": "over the graph", "ctc": "best outputs", "transducer": "by the beam"}
 Found = dict[str, tuple[str, ...]]  # words or tokens by utterance
 
 
@@ -86,8 +88,11 @@ def compared(model: Model, test_set: str) -> Iterator[Row]:
             first: tuple[Found, Found] | None = None
             for engine, words, tokens in ways(model, mode, output):
                 first = first or (words, tokens)
-                case = f"{test_set} {mode}, {'over the graph' if output == 'main' else 'best outputs'}"
-                yield {"case": case, "engine": engine, **figures(model, words, tokens, *first)}
+                yield {
+                    "case": f"{test_set} {mode}, {READ[output]}",
+                    "engine": engine,
+                    **figures(model, words, tokens, *first),
+                }
 
 
 def figures(model: Model, words: Found, tokens: Found, first_words: Found, first_tokens: Found) -> dict:
@@ -110,12 +115,13 @@ def ways(model: Model, mode: str, output: str) -> Iterator[tuple[str, Found, Fou
     """Yields (engine, words, tokens) for each runtime that supports this mode and output."""
     for runtime in ("torch", "onnx", "int8"):
         session = open_session(model.folder, runtime, mode, output)
-        yield (runtime, *read(model, session, mode, output))
+        yield (runtime, *read(model, session, mode))
     kind = "sherpa" if mode == "streaming" else "whole"
     for int8 in (False, True):
         path = model.export / file_name(kind, output, int8)
         if (
             path.is_file()
+            and output != "transducer"
             and (model.info.model.front_end.input == "fbank" or mode == "offline")
             and (mode, output) != ("offline", "main")
         ):
@@ -124,9 +130,9 @@ def ways(model: Model, mode: str, output: str) -> Iterator[tuple[str, Found, Fou
                 yield (f"sherpa-onnx{' int8' if int8 else ''} {name}", *found)
 
 
-def read(model: Model, session: Session, mode: str, output: str) -> tuple[Found, Found]:
-    """Words and (without a graph) tokens of a session of ours."""
-    new_search = open_search(model.folder, session, output) if output == "main" else None
+def read(model: Model, session: Session, mode: str) -> tuple[Found, Found]:
+    """Words and (of ctc) tokens of a session of ours."""
+    new_search = open_search(model.folder, session.runner) if session.output != "ctc" else None
     words, tokens = Found(), Found()
     for name, wave in model.waves.items():
         log_probs = session.whole(wave)

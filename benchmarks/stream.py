@@ -87,8 +87,9 @@ def timed(session: Session, audio: Iterator[np.ndarray], every: int) -> Iterator
 def compared(args: argparse.Namespace, runtime: str, every: int) -> list[float]:
     """The largest difference of log-probabilities from the masked forward, for each `every` samples."""
     session, model = open_session(args.experiment, runtime, "streaming"), load_recogniser(args.experiment)[0]
+    model.select_output(session.output)
     hop, worst, frame = model.front_end.hop, [0.0], 0
-    ours, waiting = streamed(session, pieces(args)), np.zeros((0, model.outputs), np.float32)
+    ours, waiting = streamed(session, pieces(args)), np.zeros((0, session.info.columns(session.output)), np.float32)
     for masked in in_windows(model, pieces(args), int(WINDOW * SAMPLE_RATE / hop)):
         while len(waiting) < len(masked):
             waiting = np.concatenate([waiting, next(ours)])

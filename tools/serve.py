@@ -48,7 +48,7 @@ def main() -> None:
     if not args.open:
         app.check_access(address)
     limits = Limits(**{each.name: getattr(args, each.name) for each in fields(Limits)})
-    scheduler = app.open_scheduler(args.experiment, args.data_dir, args.runtime, args.threads)
+    scheduler = app.open_scheduler(args.experiment, args.data_dir, args.runtime, args.threads, args.output)
 
     def ready(port: int) -> None:
         host = "localhost" if args.host in ("127.0.0.1", "::1") else args.host
@@ -64,7 +64,8 @@ def parse() -> argparse.Namespace:
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     add("--experiment", type=Path, required=True, help="folder of a streaming model (…/exp/ss)")
-    add("--data-dir", type=Path, help="its lang folder and graphs (default: beside the exp folder)")
+    add("--data-dir", type=Path, help="its lang folder, graphs and n-gram (default: beside the exp folder)")
+    add("--output", default="", help="main, ctc or transducer (default: the first of them that was trained)")
     add("--runtime", choices=RUNTIMES, default="", help="default: onnx, the faster one, where stage 12 has exported")
     add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     add("--port", type=int, default=6006, help="0: any that is free (default: 6006)")

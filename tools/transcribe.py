@@ -7,7 +7,8 @@
     transcribe.py --experiment hf:facebook/wav2vec2-base-960h a.wav          a published model, or a folder of one
 
 Streaming models run chunk by chunk (--partial shows the text as it grows), others over whole utterances. A pipe and
-the microphone are cut into utterances in pauses, files with --segments. Published models of CTC are decoded greedily.
+the microphone are cut into utterances in pauses, files with --segments. Published models of CTC are decoded greedily,
+a transducer by the beam of its experiment.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def main() -> None:
         raise ValueError("give audio files, or - for a pipe, or --microphone")
     place = place_of(args.experiment)
     session = open_session(place, args.runtime, args.mode, args.output, args.threads)
-    search = open_search(place, session, args.output, args.graph, args.beam)
+    search = open_search(place, session.runner, args.graph, args.beam, args.data_dir)
     for name, blocks in streams(args):
         transcriber = Transcriber(session, search, args.segments or name in ("-", "microphone"))
         empty = True
@@ -59,10 +60,12 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--runtime", default="", help="onnx, int8 (both after stage 12) or torch")
     options.add_argument("--mode", default="", help="streaming or offline; default: streaming where the model can")
     options.add_argument(
-        "--output", default="main", help="main (over the graph) or ctc (greedy, of a model with a CTC output)"
-    )
+        "--output", default="",
+        help="main (over the graph), ctc (greedy) or transducer (a beam); default: the first that was trained",
+    )  # fmt: skip
+    options.add_argument("--data-dir", type=Path, help="its lang folder, graphs and n-gram, not those of the export")
     options.add_argument("--graph", type=Path, help="HLG.fst; default: the one in the export folder")
-    options.add_argument("--beam", type=float, default=ONLINE.beam)
+    options.add_argument("--beam", type=float, help=f"of the search over a graph (default: {ONLINE.beam:g})")
     options.add_argument("--piece", type=float, default=0.1, help="seconds of audio fed at a time")
     options.add_argument("--resample", action="store_true", help="accept other sample rates than 16 kHz")
     options.add_argument("--channel", type=int, help="which channel of audio that has several, from 0")

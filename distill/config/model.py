@@ -25,6 +25,7 @@ from distill.config.bounds import (
 from distill.config.loading import Settings
 
 SAMPLE_RATE = 16000
+BLANK = 0  # the column of the blank in an output
 FBANK_SHIFT, FBANK_WIDTH = 160, 400
 """Samples between two Fbank (or log-mel) frames, and samples that each of them sees: 10 and 25 ms."""
 MOST_SAMPLES = 160_000

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from distill.batch import Batch
+from distill.batch import Batch, Output
 from distill.models.recogniser import Recogniser
 
 
@@ -22,9 +22,19 @@ def offline(model: Recogniser, batches: Iterable[Batch]) -> Iterator[tuple[str, 
     """
     for batch in batches:
         output = model(batch.wave, batch.samples)
-        of_transducer = model.selected == "transducer" and output.joint is not None
-        chosen = output.joint.frames if of_transducer else output.logits
-        yield from _by_utterance(model, batch, chosen, output.lengths)
+        yield from _by_utterance(model, batch, selected(model, output), output.lengths)
+
+
+def selected(model: Recogniser, output: Output) -> torch.Tensor:
+    """Of a forward, what `Recogniser.step` returns: logits of the selected output, or a transducer's frames."""
+    if model.selected == "transducer" and output.joint is not None:
+        return output.joint.frames
+    return output.ctc_logits if model.selected == "ctc" and output.ctc_logits is not None else output.logits
+
+
+def normalised(model: Recogniser, selected: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities of logits; a transducer's frames as they are."""
+    return selected.float() if model.selected == "transducer" else selected.float().log_softmax(-1)
 
 
 @torch.no_grad()
@@ -60,7 +70,7 @@ def in_windows(model: Recogniser, pieces: Iterable[np.ndarray], frames: int) -> 
         while end > given and (piece is None or total >= (given + frames) * hop + ahead):
             output = model(torch.from_numpy(audio)[None], torch.tensor([len(audio)]))
             until = end if piece is None else given + frames
-            yield output.logits[0, given - begins : until - begins].float().log_softmax(-1).numpy()
+            yield normalised(model, selected(model, output)[0, given - begins : until - begins]).numpy()
             given = until
             audio = audio[max(0, (given - before - begins) * hop) :]
             begins = max(begins, given - before)
@@ -81,8 +91,8 @@ def reach(model: Recogniser) -> tuple[int, int]:
 def _by_utterance(
     model: Recogniser, batch: Batch, output: torch.Tensor, lengths: torch.Tensor
 ) -> Iterator[tuple[str, np.ndarray]]:
-    values = output.float() if model.selected == "transducer" else output.float().log_softmax(-1)
-    for cut_id, frames, length in zip(batch.ids, values.cpu().numpy(), lengths.tolist()):
+    values = normalised(model, output).cpu().numpy()
+    for cut_id, frames, length in zip(batch.ids, values, lengths.tolist()):
         yield cut_id, frames[:length]
 
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -50,6 +51,22 @@ class Progress:
     stable: int
     silence: float
     ended: bool
+
+
+class WordSearch(Protocol):
+    """The search of one stream, whatever its output."""
+
+    def feed(self, log_probs: np.ndarray) -> None:
+        """The next frames of what a session gives, (T, V) or (T, J)."""
+
+    def progress(self) -> Progress:
+        """Words so far."""
+
+    def words(self, ended: bool = False) -> tuple[list[Word], bool]:
+        """Words with confidences, and whether the utterance ends here. ended: no more frames follow."""
+
+    def restart(self) -> None:
+        """Begin another utterance; times continue."""
 
 
 class OnlineSearch:
@@ -146,7 +163,17 @@ def open_exported(
                 f"an output trained with LF-MMI needs a decoding graph, but there is no {needed}; run stage 12,"
                 " or use a model with a second output (--output ctc)"
             )
-    lang = Lang.load(folder / "lang")
-    if lang.outputs != list(outputs):
-        raise ValueError(f"{folder / 'lang'} is for other outputs than the model's {len(outputs)}; run stage 12 again")
-    return OnlineDecoder.open(hlg, lang, frame_seconds, search)
+    return OnlineDecoder.open(hlg, exported_lang(folder, outputs), frame_seconds, search)
+
+
+def exported_lang(folder: Path, outputs: Sequence[str]) -> Lang:
+    """The lang folder of an export folder; raises FileNotFoundError, ValueError for other outputs than the model's."""
+    lang = folder / "lang"
+    if not (lang / "tokens.txt").is_file():
+        raise FileNotFoundError(
+            f"words need a lexicon, but there is no {lang / 'tokens.txt'}; run stage 12, or name the recipe's data"
+            " folder (--data-dir)"
+        )
+    if (loaded := Lang.load(lang)).outputs != list(outputs):
+        raise ValueError(f"{lang} is for other outputs than the model's {len(outputs)}; run stage 12 again")
+    return loaded

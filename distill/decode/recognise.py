@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from distill.config.model import BLANK
 from distill.decode.graph_decoder import GraphDecoder, Hypothesis, decode_all
 from distill.decode.nbest import Candidates, candidates
 from distill.decode.online import OnlineDecoder, OnlineSearch
 from distill.fsa.lattice import Lattice, Search
-from distill.graphs.topology import BLANK
 from distill.text import Word
 
 log = logging.getLogger(__name__)

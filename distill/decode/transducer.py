@@ -1,61 +1,71 @@
 """Search of a transducer frame by frame: greedy over units, and a beam over the words of a lexicon with their n-gram.
 
 Both take at most one unit a frame, as sherpa-onnx does, so that they find no more units than frames. They keep their
-state from chunk to chunk: frames may come in any portions.
+state from chunk to chunk: frames may come in any portions. Predictor and joiner are those of any runtime (`Network`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from distill.config.model import BLANK
 from distill.graphs.arpa import END, START, ArpaLm
-from distill.graphs.lexicon import Lang
-from distill.models.transducer import BLANK, Transducer
+
+if TYPE_CHECKING:
+    from distill.graphs.lexicon import Lang  # imports torch, which no search of an exported model needs
 
 ROOT = 0
+
+
+class Network(Protocol):
+    """A predictor with its joiner, as a runtime computes them.
+
+    States are those of the predictor, a row a hypothesis; its outputs (N, J) are projected for the joiner.
+    """
+
+    def start(self) -> tuple[np.ndarray, np.ndarray]:
+        """State and output before the first unit, of one hypothesis."""
+
+    def advance(self, states: np.ndarray, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """States and outputs behind further units (N,)."""
+
+    def log_probs(self, frame: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+        """A projected frame (J,) with outputs (N, J) -> log-probabilities (N, V)."""
 
 
 class Search:
     """The predictor's states of some hypotheses, and the joiner's log-probabilities behind them."""
 
-    def __init__(self, network: Transducer) -> None:
+    def __init__(self, network: Network) -> None:
         self.network = network
-        self.states = network.predictor.start(1)
-        self.predicted = self._predict(self.states)
+        self.states, self.predicted = network.start()
 
-    def log_probs(self, frame: Tensor) -> Tensor:
+    def log_probs(self, frame: np.ndarray) -> np.ndarray:
         """frame (J,) -> (hypotheses, V)."""
-        return self.network.logits(frame, self.predicted).log_softmax(1)
+        return self.network.log_probs(frame, self.predicted)
 
     def advance(self, parents: Sequence[int], units: Sequence[int]) -> None:
         """Go on with new hypotheses: the old one that each comes from, and its further unit, blank for none."""
-        chosen, further = list(parents), torch.tensor(units, device=self.states.device)
+        chosen, further = list(parents), np.array(units, np.int64)
         self.states, self.predicted = self.states[chosen], self.predicted[chosen]
-        moved = (further != BLANK).nonzero()[:, 0]
+        moved = np.flatnonzero(further != BLANK)
         if len(moved):
-            self.states[moved] = self.network.predictor.advance(self.states[moved], further[moved])
-            self.predicted[moved] = self._predict(self.states[moved])
-
-    def _predict(self, states: Tensor) -> Tensor:
-        return self.network.predictor_projection(self.network.predictor.read(states))
+            self.states[moved], self.predicted[moved] = self.network.advance(self.states[moved], further[moved])
 
 
 class Greedy:
     """The best unit or blank of each frame. units: found so far; frames: that each was found in."""
 
-    def __init__(self, network: Transducer) -> None:
+    def __init__(self, network: Network) -> None:
         self._search, self._seen = Search(network), 0
         self.units: list[int] = []
         self.frames: list[int] = []
 
-    @torch.inference_mode()
-    def feed(self, frames: Tensor) -> None:
+    def feed(self, frames: np.ndarray) -> None:
         """The next frames (T, J) of the encoder's projection."""
         for frame in frames:
             unit = int(self._search.log_probs(frame).argmax())
@@ -123,16 +133,53 @@ class LexiconTree:
         return place.score + self.scale * self.lm.score((START, *place.words), END)
 
 
+class Times(NamedTuple):
+    """Frames of a hypothesis' likeliest alignment: each word's first and the one behind its last unit.
+
+    begun: the first unit's of the word that it is in; end: the one behind the last unit.
+    """
+
+    words: tuple[tuple[int, int], ...] = ()
+    begun: int = 0
+    end: int = 0
+
+    def after(self, frame: int, old: Place, new: Place) -> Times:
+        """Behind a unit in a frame that leads from one place to another."""
+        begun = frame if old.node == ROOT else self.begun
+        ended = ((begun, frame + 1),) if len(new.words) > len(old.words) else ()
+        return Times(self.words + ended, begun, frame + 1)
+
+
 class Hypothesis(NamedTuple):
     """acoustic: log-probability of its units, all alignments that are in the beam together."""
 
     units: tuple[int, ...]
     place: Place
     acoustic: float
+    times: Times = Times()
 
     @property
     def score(self) -> float:
         return self.acoustic + self.place.score
+
+
+class Continued(NamedTuple):
+    """Equal hypotheses of a frame as one: `unit` behind the old one numbered `parent`.
+
+    acoustic: of all that were joined; best, times: of the likeliest of them.
+    """
+
+    acoustic: float
+    parent: int
+    unit: int
+    best: float
+    times: Times
+
+    def joined(self, other: float, times: Times) -> Continued:
+        """With another of the same units and words."""
+        total = float(np.logaddexp(self.acoustic, other))
+        best, times = (other, times) if other > self.best else (self.best, self.times)
+        return self._replace(acoustic=total, best=best, times=times)
 
 
 class Beam:
@@ -141,26 +188,25 @@ class Beam:
     hypotheses: best first.
     """
 
-    def __init__(self, network: Transducer, tree: LexiconTree, size: int) -> None:
+    def __init__(self, network: Network, tree: LexiconTree, size: int) -> None:
         self.tree, self.size, self._search = tree, size, Search(network)
-        self.hypotheses = [Hypothesis((), Place(), 0.0)]
+        self.hypotheses, self.frames = [Hypothesis((), Place(), 0.0)], 0
 
-    @torch.inference_mode()
-    def feed(self, frames: Tensor) -> None:
+    def feed(self, frames: np.ndarray) -> None:
         """The next frames (T, J) of the encoder's projection."""
         for frame in frames:
-            merged: dict[tuple[tuple[int, ...], Place], tuple[float, int, int]] = {}
-            for parent, log_probs in enumerate(self._search.log_probs(frame).double().cpu().numpy()):
-                for hypothesis, unit in self._continued(self.hypotheses[parent], log_probs):
-                    key = hypothesis.units, hypothesis.place
+            merged: dict[tuple[tuple[int, ...], Place], Continued] = {}
+            for parent, log_probs in enumerate(self._search.log_probs(frame).astype(np.float64)):
+                for each, unit in self._continued(self.hypotheses[parent], log_probs):
+                    key = each.units, each.place
                     if key in merged:
-                        total = float(np.logaddexp(merged[key][0], hypothesis.acoustic))
-                        merged[key] = total, *merged[key][1:]
+                        merged[key] = merged[key].joined(each.acoustic, each.times)
                     else:
-                        merged[key] = hypothesis.acoustic, parent, unit
-            ranked = sorted(merged.items(), key=lambda item: -(item[1][0] + item[0][1].score))[: self.size]
-            self.hypotheses = [Hypothesis(*key, acoustic) for key, (acoustic, _, _) in ranked]
-            self._search.advance([parent for _, (_, parent, _) in ranked], [unit for _, (_, _, unit) in ranked])
+                        merged[key] = Continued(each.acoustic, parent, unit, each.acoustic, each.times)
+            ranked = sorted(merged.items(), key=lambda item: -(item[1].acoustic + item[0][1].score))[: self.size]
+            self.hypotheses = [Hypothesis(*key, new.acoustic, new.times) for key, new in ranked]
+            self._search.advance([new.parent for _, new in ranked], [new.unit for _, new in ranked])
+            self.frames += 1
 
     def _continued(self, old: Hypothesis, log_probs: np.ndarray) -> Iterator[tuple[Hypothesis, int]]:
         """By a blank, and by the likeliest units that the lexicon allows."""
@@ -168,10 +214,15 @@ class Beam:
         allowed = np.fromiter(self.tree.children[old.place.node], dtype=np.int64)
         for unit in allowed[np.argsort(-log_probs[allowed], kind="stable")[: self.size]].tolist():
             for place in self.tree.after(old.place, unit):
-                yield Hypothesis((*old.units, unit), place, old.acoustic + log_probs[unit]), unit
+                times = old.times.after(self.frames, old.place, place)
+                yield Hypothesis((*old.units, unit), place, old.acoustic + log_probs[unit], times), unit
+
+    def scores(self, ended: bool) -> np.ndarray:
+        """Of each hypothesis, (N,); ended: as whole sentences, -inf within a word, unless all end within one."""
+        scores = np.array([each.score for each in self.hypotheses])
+        whole = np.array([each.acoustic + self.tree.ended(each.place) for each in self.hypotheses])
+        return whole if ended and np.isfinite(whole).any() else scores
 
     def words(self) -> tuple[str, ...]:
         """Of the best whole sentence; within a word everywhere, the words before it of the best hypothesis."""
-        best = max(self.hypotheses, key=lambda each: each.acoustic + self.tree.ended(each.place))
-        whole = best if best.place.node == ROOT else self.hypotheses[0]
-        return whole.place.words
+        return self.hypotheses[self.scores(True).argmax()].place.words

@@ -19,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill.config.model import BlockWidths
+from distill.config.model import BLANK, BlockWidths
 from distill.export.network import ConformerPast, Past, StreamGraph, WholeGraph
 from distill.files import replacing
 from distill.models.recogniser import Recogniser
-from distill.models.transducer import BLANK, Transducer
+from distill.models.transducer import Transducer
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +101,18 @@ class DecoderOnnx(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         return self.transducer.predictor_projection(self.transducer.predictor.read(y.clamp_min(BLANK)))
+
+
+class LstmDecoderOnnx(nn.Module):
+    """An LSTM predictor: the next unit (N,) and its state (N, 2, dim) -> (N, J), the new state."""
+
+    def __init__(self, transducer: Transducer) -> None:
+        super().__init__()
+        self.predictor, self.projection = transducer.predictor, transducer.predictor_projection
+
+    def forward(self, y: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        state = self.predictor.advance(state, y)
+        return self.projection(self.predictor.read(state)), state
 
 
 class JoinerOnnx(nn.Module):
@@ -216,9 +228,9 @@ def export_stream(model: Recogniser, path: Path, output: str = "main") -> None:
     past = {name: state for name, state in every if state is not None}
     states = ["positions", *past]
     inputs = ["x", "valid", "processed", *states]
-    outputs = ["log_probs", *(f"new_{name}" for name in states)]
+    outputs = [name_of(output), *(f"new_{name}" for name in states)]
     axes = {name: {0: "N"} for name in (*inputs, *outputs)}
-    axes["x"], axes["log_probs"] = {0: "N", 1: "T_in"}, {0: "N", 1: "T"}
+    axes["x"], axes[outputs[0]] = {0: "N", 1: "T_in"}, {0: "N", 1: "T"}
     for name in past:
         if name.startswith(Past._fields):  # in rings
             axes[name], axes[f"new_{name}"] = {0: "N", 2: "R"}, {0: "N", 2: "T"}
@@ -236,22 +248,32 @@ def export_zipformer(model: Recogniser, path: Path, output: str = "main") -> Non
         raise ValueError(f"{problem}; stream it with distill.runtime.session, or take it there offline")
     if front.stride != 4:
         log.warning("frames of %d ms: sherpa-onnx takes all frames for 40 ms, its times will be wrong", front.hop // 16)
-    write_zipformer(StreamGraph(model, output), path, "encoder_out" if output == "transducer" else "log_probs")
+    write_zipformer(StreamGraph(model, output), path, name_of(output))
+
+
+def name_of(output: str) -> str:
+    """The first output of an encoder's graph."""
+    return "encoder_out" if output == "transducer" else "log_probs"
 
 
 def export_joiner(model: Recogniser, decoder: Path, joiner: Path) -> None:
-    """The decoder (predictor) and the joiner of `from_transducer`, of streams and whole utterances alike.
+    """The decoder (predictor) and the joiner, of streams and whole utterances alike, as `from_transducer` takes them.
 
-    Raises ValueError for a predictor that does not fit in there.
+    An LSTM's decoder has its state as further input and output (`LstmDecoderOnnx`).
     """
-    if problem := transducer_obstacle(model):
-        raise ValueError(problem)
-    assert model.transducer is not None
+    model.select_output("transducer")  # refuses models without one
+    assert model.transducer is not None and model.settings.transducer is not None
     context, width = model.transducer.predictor.context, model.transducer.output.in_features
     facts = {"model_type": "transducer", "context_size": context, "vocab_size": model.outputs}
-    y, rows = torch.zeros(1, context, dtype=torch.int64), {0: "N"}
-    axes = {"y": rows, "decoder_out": rows}
-    write(DecoderOnnx(model.transducer), (y,), decoder, ["y"], ["decoder_out"], axes, facts)
+    rows, inputs, outputs = {0: "N"}, ["y"], ["decoder_out"]
+    if model.settings.transducer.predictor == "stateless":
+        network: nn.Module = DecoderOnnx(model.transducer)
+        args: tuple[Tensor, ...] = (torch.zeros(1, context, dtype=torch.int64),)
+    else:
+        inputs, outputs = [*inputs, "state"], [*outputs, "new_state"]
+        network = LstmDecoderOnnx(model.transducer)
+        args = (torch.zeros(1, dtype=torch.int64), torch.zeros(1, 2, model.settings.transducer.dim))
+    write(network, args, decoder, inputs, outputs, dict.fromkeys([*inputs, *outputs], rows), facts)
     frames, names = torch.zeros(1, width), ["encoder_out", "decoder_out"]
     axes = dict.fromkeys([*names, "logit"], rows)
     write(JoinerOnnx(model.transducer), (frames, frames), joiner, names, ["logit"], axes, {"joiner_dim": width})
@@ -301,11 +323,12 @@ def export_whole(model: Recogniser, path: Path, output: str = "main") -> None:
     graph, front = WholeGraph(model, output), model.settings.front_end
     vocabulary = {"vocab_size": model.outputs, "version": 1}
     if front.input == "waveform":
-        axes = {"x": {0: "N", 1: "samples"}, "logits": {0: "N", 1: "T"}}
+        first = "encoder_out" if output == "transducer" else "logits"
+        axes = {"x": {0: "N", 1: "samples"}, first: {0: "N", 1: "T"}}
         x = torch.randn(1, 4 * front.receptive + 1600)
         whole = WaveOnnx(graph, float(model.front_end.gain))  # type: ignore[arg-type]
-        facts = {"model_type": "omnilingual-asr", **vocabulary}
-        write(whole, (x, torch.tensor(1.0)), path, ["x", "undo"], ["logits"], axes, facts, ["undo"])
+        facts = {"model_type": "distill_whole" if output == "transducer" else "omnilingual-asr", **vocabulary}
+        write(whole, (x, torch.tensor(1.0)), path, ["x", "undo"], [first], axes, facts, ["undo"])
         return
     names = ["encoder_out", "encoder_out_lens"] if output == "transducer" else ["log_probs", "log_probs_len"]
     axes = {"x": {0: "N", 1: "J"}, "x_lens": {0: "N"}, names[0]: {0: "N", 1: "T"}, names[1]: {0: "N"}}

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from distill.config.model import BLANK
 from distill.files import write_text
 from distill.fsa.graph import Fsa, Hmm, Numerator, expand
 from distill.search.determinise import UnitTable
@@ -34,7 +35,6 @@ from distill.search.determinise import UnitTable
 if TYPE_CHECKING:
     import kaldifst
 
-BLANK = 0
 KINDS = ("ctc", "ctc_compact", "two_pdf")
 
 

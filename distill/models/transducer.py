@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.batch import Joint
+from distill.config.model import BLANK
 from distill.config.model import Transducer as Settings
-
-BLANK = 0
 
 
 class StatelessPredictor(nn.Module):

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from distill.decode.graph_decoder import GraphDecoder
     from distill.decode.nbest import Candidates
     from distill.graphs.lexicon import Lang
-    from distill.models.transducer import Transducer
     from distill.scoring.wer import Scored
     from distill.text import Word
 
@@ -41,7 +40,7 @@ def runs(experiments: Sequence[Experiment], sets: Sequence[str], runtime: str) -
     combinations = [
         Run(experiment, test_set, mode, runtime, condition, output)
         for experiment in experiments
-        for output in (outputs_of(experiment) if runtime == "torch" else ["main"] if experiment.recognises else ())
+        for output in outputs_of(experiment)
         for test_set in sets
         for condition in ("", *(experiment.decoding.conditions if runtime == "torch" else ()))
         for mode in (modes(experiment) if runtime == "torch" and not condition else [main_mode(experiment)])
@@ -118,11 +117,6 @@ class Decoding:
     @cached_property
     def emissions(self) -> Emissions:
         return compute(self.recipe, self._run)
-
-    @cached_property
-    def transducer(self) -> Transducer:
-        assert self.emissions.transducer is not None
-        return self.emissions.transducer.cpu()  # a loop over frames, faster there
 
     @cached_property
     def graph(self) -> GraphDecoder:
@@ -248,18 +242,18 @@ def whole_lattice_rescoring(decoding: Decoding) -> Recognised:
 
 def transducer_greedy(decoding: Decoding) -> Recognised:
     """Units of the transducer, the best of each frame (`scored_units`)."""
-    import torch
-
     from distill.decode.transducer import Greedy
     from distill.graphs.lexicon import Lang
 
     emissions, lang = decoding.emissions, Lang.load(decoding.recipe.lang)
     check_outputs(decoding.recipe, decoding.experiment, lang, emissions.units)
+    network = emissions.network
+    assert network is not None
 
     def found(names: Sequence[str]) -> Iterator[tuple[str, Sequence[int]]]:
         for name in names:
-            search = Greedy(decoding.transducer)
-            search.feed(torch.from_numpy(emissions.scores[name]))
+            search = Greedy(network)
+            search.feed(emissions.scores[name])
             yield name, search.units
 
     return scored_units(emissions, lang, "transducer_greedy", found)
@@ -267,18 +261,17 @@ def transducer_greedy(decoding: Decoding) -> Recognised:
 
 def transducer_beam(decoding: Decoding) -> Recognised:
     """Words of the transducer's beam over the lexicon, with the graph's n-gram."""
-    import torch
-
     from distill.decode.transducer import Beam, LexiconTree
     from distill.graphs.lexicon import Lang
 
     recipe, emissions, settings = decoding.recipe, decoding.emissions, decoding.settings
     lang, words = Lang.load(recipe.lang), {}
     check_outputs(recipe, decoding.experiment, lang, emissions.units)
+    assert emissions.network is not None
     tree = LexiconTree(lang, ngram_rescoring.smaller(recipe), settings.transducer_lm_scale)
     for name, frames in emissions.scores.items():
-        search = Beam(decoding.transducer, tree, settings.transducer_beam)
-        search.feed(torch.from_numpy(frames))
+        search = Beam(emissions.network, tree, settings.transducer_beam)
+        search.feed(frames)
         words[name] = search.words()
     return Recognised(decoding.score(words), {"lm": ngram_rescoring.SMALLER})
 

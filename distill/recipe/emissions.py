@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from distill.data.loader import SpeechDataset
+    from distill.decode.transducer import Network
     from distill.models.recogniser import Recogniser
-    from distill.models.transducer import Transducer
 
 
 class Run(NamedTuple):
@@ -47,7 +47,7 @@ class Emissions:
     scores: cut id -> log-probabilities (T, V) float32, of a transducer the encoder's projection (T, J). references: cut
     id -> words. cuts: cut id -> lhotse cut. frame_seconds: duration of a frame. chunk_frames: frames that arrive at
     once, 0 for whole utterances. units: names of the V outputs. info: fields of wer.json that describe the model and
-    the mode. reading: cuts to the audio that was recognised. transducer: that of the model, None without.
+    the mode. reading: cuts to the audio that was recognised. network: predictor and joiner, for a transducer's frames.
     """
 
     scores: Mapping[str, np.ndarray]
@@ -58,7 +58,7 @@ class Emissions:
     units: Sequence[str]
     info: Mapping[str, Any]
     reading: SpeechDataset
-    transducer: Transducer | None = None
+    network: Network | None = None
 
 
 def modes(experiment: Experiment) -> list[str]:
@@ -87,12 +87,15 @@ def compute(recipe: Recipe, run: Run) -> Emissions:
     from tqdm import tqdm
 
     from distill.batch import SAMPLE_RATE
+    from distill.data.audio import read_audio
     from distill.data.distortions import Distorter
     from distill.data.loader import SpeechDataset
     from distill.data.numerators import text_of
     from distill.decode import log_probs
     from distill.models.checkpoint import load_recogniser
     from distill.models.latency import latency
+    from distill.runtime.open import open_session
+    from distill.runtime.torch_runner import network_of
 
     torch.set_num_threads(recipe.threads)
     experiment, cuts = run.experiment, cut_set(recipe.cuts, run.cut_set)
@@ -103,7 +106,11 @@ def compute(recipe: Recipe, run: Run) -> Emissions:
         model = model.set_chunk(int(other_chunk), trained.model.streaming.history_frames)
     distorter = Distorter(chosen.conditions[run.condition], recipe.data_dir) if run.condition else None
     reading = SpeechDataset(None, None, 0, False, False, distorter=distorter)
-    pairs = _log_probs(recipe, run, model.to(recipe.device).select_output(run.output), reading)
+    if run.runtime == "torch":
+        session, pairs = None, _log_probs(recipe, run, model.to(recipe.device).select_output(run.output), reading)
+    else:
+        session = open_session(recipe.exp(experiment.name), run.runtime, run.mode, run.output)
+        pairs = ((cut.id, session.whole(read_audio(cut))) for cut in cuts)
     title = " ".join(filter(None, (experiment.name, run.cut_set, run.condition, run.mode)))
     pairs = tqdm(pairs, desc=title, total=len(cuts), disable=None)
     if run.runtime == "torch" and run.output == "main" and run.mode == main_mode(experiment) and not run.condition:
@@ -123,22 +130,16 @@ def compute(recipe: Recipe, run: Run) -> Emissions:
     return Emissions(
         scores, {cut.id: (text_of(cut) or "").split() for cut in cuts}, {cut.id: cut for cut in cuts},
         settings.front_end.hop / SAMPLE_RATE, settings.streaming.chunk_frames if streaming == "streaming" else 0,
-        units, info, reading, model.transducer,
+        units, info, reading, session.runner.network if session else network_of(model),
     )  # fmt: skip
 
 
 def _log_probs(recipe: Recipe, run: Run, model: Recogniser, reading: SpeechDataset) -> Iterator[tuple[str, np.ndarray]]:
-    """Pairs of cut id and log-probabilities (T, V), from torch or from the graphs that stage 12 exported."""
-    from distill.data.audio import read_audio
+    """Pairs of cut id and log-probabilities (T, V), from torch."""
     from distill.data.loader import in_order
     from distill.decode import log_probs
-    from distill.runtime.open import open_session
 
-    cuts = cut_set(recipe.cuts, run.cut_set)
-    if run.runtime != "torch":
-        session = open_session(recipe.exp(run.experiment.name), run.runtime, run.mode)
-        return ((cut.id, session.whole(read_audio(cut))) for cut in cuts)
-    batches = in_order(cuts, reading, 4 * run.experiment.data.max_duration)
+    batches = in_order(cut_set(recipe.cuts, run.cut_set), reading, 4 * run.experiment.data.max_duration)
     batches = (batch.to(recipe.device) for batch in batches)
     if run.mode == "offline":
         return log_probs.offline(model, batches)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from distill.config.experiment import Experiment, maker_of, stage_of
 from distill.config.model import SAMPLE_RATE
 from distill.files import link, write_json
-from distill.recipe import word_latency
+from distill.recipe import ngram_rescoring, word_latency
 from distill.recipe.emissions import test_sets
 from distill.recipe.options import Recipe
 from distill.recipe.provenance import command_line, commit, hardware
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from distill.models.recogniser import Recogniser
     from distill.runtime.info import ModelInfo
+    from distill.runtime.session import Session
 
 log = logging.getLogger("export")
 AUDIO_SECONDS = 20.0  # that speed is measured on
@@ -35,8 +36,10 @@ def export_stage(recipe: Recipe, experiment: Experiment) -> Stage:
     """The stage that exports an experiment."""
     folder = recipe.exp(experiment.name)
     inputs = {folder: experiment.stage, recipe.lang: 2, recipe.decoding_graphs: 4, recipe.cuts: 0}
-    aligner = word_latency.aligner(experiment)
-    inputs.setdefault(recipe.exp(aligner), stage_of(maker_of(recipe.conf_dir, aligner, recipe.suffix)))
+    if experiment.transduces:
+        inputs[recipe.lm] = 3
+    if aligner := word_latency.aligner(recipe, experiment):
+        inputs.setdefault(recipe.exp(aligner), stage_of(maker_of(recipe.conf_dir, aligner, recipe.suffix)))
     settings = {"decoding": experiment.decoding.identity(), "seconds": [AUDIO_SECONDS, word_latency.SECONDS]}
     return Stage(12, folder / "export", {**settings, "layout": LAYOUT}, inputs)
 
@@ -51,19 +54,17 @@ def export(recipe: Recipe, experiment: Experiment, folder: Path) -> None:
 
     chosen = experiment.decoding
     model, trained, outputs, _ = load_recogniser(recipe.exp(experiment.name), chosen.epoch, chosen.avg)
-    info, audio = info_of(model, outputs, experiment.name), test_audio(recipe)
-    copy_symbols(recipe, outputs, folder)
+    info, audio = info_of(model, outputs, experiment.name, experiment), test_audio(recipe)
+    copy_symbols(recipe, info, folder)
     other_frames = {}
     for output in info.selectable:
         write_graphs(recipe, model, info, output, folder)
         check_graphs(model, info, output, folder, audio[: CHECKED_SECONDS * SAMPLE_RATE])
-        if info.model.front_end.input == "waveform":
+        if info.model.front_end.input == "waveform" and output != "transducer":
             other_frames[output] = sherpa_difference(info, output, folder, audio)
-    if model.transducer is not None:
-        write_transducer(model, info, folder)
     content = {"model": info.resolved(), "experiment": trained.resolved(), "sherpa_other_frames": other_frames}
     write_json(folder / "export.json", content)
-    if not obstacles(model.settings):
+    if "main" in info.selectable and not obstacles(model.settings):
         write_folder(model, outputs, folder / "transformers")
     audio_file = folder / "audio.npy"
     np.save(audio_file, audio)
@@ -87,13 +88,21 @@ def test_audio(recipe: Recipe) -> np.ndarray:
     return np.concatenate(waves)[:enough]
 
 
-def copy_symbols(recipe: Recipe, outputs: Sequence[str], folder: Path) -> None:
-    """tokens.txt of the model's outputs; words.txt, HLG.fst and the lang folder, linked where the file system can."""
+def copy_symbols(recipe: Recipe, info: ModelInfo, folder: Path) -> None:
+    """tokens.txt of the model's outputs; what else decoding takes, linked where the file system can.
+
+    That is words.txt, the lang folder, and HLG.fst, of a transducer the n-gram.
+    """
     from distill.graphs.lexicon import write_symbols
 
-    write_symbols(folder / "tokens.txt", outputs)
+    write_symbols(folder / "tokens.txt", info.outputs)
     (folder / "lang").mkdir()
-    for source in (recipe.lang / "words.txt", recipe.decoding_graphs / "HLG.fst"):
+    sources = [recipe.lang / "words.txt"]
+    if {"main", "ctc"} & {*info.selectable}:
+        sources.append(recipe.decoding_graphs / "HLG.fst")
+    if "transducer" in info.selectable:
+        sources.append(ngram_rescoring.path_of(recipe, ngram_rescoring.SMALLER))
+    for source in sources:
         link(source, folder / source.name)
     for source in recipe.lang.iterdir():
         if source.suffix in (".txt", ".json", ".model"):  # read by `Lang.load`
@@ -109,38 +118,34 @@ def write_graphs(recipe: Recipe, model: Recogniser, info: ModelInfo, output: str
     from distill.export.quantise import quantise
     from distill.runtime.onnx_runner import file_name
 
-    writers = {"whole": onnx.export_whole}
+    kinds = ("whole", "stream", "sherpa", "decoder", "joiner")
+    path = {kind: folder / file_name(kind, output, False) for kind in kinds}
+    onnx.export_whole(model, path["whole"], output)
     if info.chunk_frames:
-        writers["stream"] = onnx.export_stream
-    if info.chunk_frames and info.model.front_end.input == "fbank":
-        if problem := onnx.zipformer_obstacle(model):
-            log.warning("%s: not exported for sherpa-onnx's streams: %s", info.name, problem)
-        else:
-            writers["sherpa"] = onnx.export_zipformer
+        onnx.export_stream(model, path["stream"], output)
+    if output == "transducer":
+        onnx.export_joiner(model, path["decoder"], path["joiner"])
+    if taken_by_sherpa(model, info, output):
+        onnx.export_zipformer(model, path["sherpa"], output)
+        if output != "transducer":
             write_ctc_graph(recipe, folder / "ctc_graph.fst")
-    for kind, write in writers.items():
-        path = folder / file_name(kind, output, False)
-        write(model, path, output)
-        quantise(path, folder / file_name(kind, output, True))
-
-
-def write_transducer(model: Recogniser, info: ModelInfo, folder: Path) -> None:
-    """Encoders, decoder and joiner for sherpa-onnx's `from_transducer`, fp32 and int8."""
-    from distill.export import onnx
-    from distill.export.quantise import quantise
-    from distill.runtime.onnx_runner import file_name
-
-    if problem := onnx.transducer_obstacle(model):
-        log.warning("%s: its transducer is not exported: %s", info.name, problem)
-        return
-    path = {kind: folder / file_name(kind, "transducer", False) for kind in ("whole", "decoder", "joiner", "sherpa")}
-    onnx.export_whole(model, path["whole"], "transducer")
-    onnx.export_joiner(model, path["decoder"], path["joiner"])
-    if info.chunk_frames and not onnx.zipformer_obstacle(model):
-        onnx.export_zipformer(model, path["sherpa"], "transducer")
     for kind, source in path.items():
         if source.exists():
-            quantise(source, folder / file_name(kind, "transducer", True))
+            quantise(source, folder / file_name(kind, output, True))
+
+
+def taken_by_sherpa(model: Recogniser, info: ModelInfo, output: str) -> bool:
+    """Whether sherpa-onnx can stream an output; what is in its way is logged for models on Fbank and transducers."""
+    from distill.export import onnx
+
+    if output == "transducer" and (problem := onnx.transducer_obstacle(model)):
+        log.warning("%s: its transducer is exported for our own sessions alone: %s", info.name, problem)
+        return False
+    if not info.chunk_frames or info.model.front_end.input != "fbank":
+        return False
+    if problem := onnx.zipformer_obstacle(model):
+        log.warning("%s: not exported for sherpa-onnx's streams: %s", info.name, problem)
+    return not problem
 
 
 def write_ctc_graph(recipe: Recipe, path: Path) -> None:
@@ -161,22 +166,49 @@ def write_ctc_graph(recipe: Recipe, path: Path) -> None:
 
 
 def check_graphs(model: Recogniser, info: ModelInfo, output: str, folder: Path, audio: np.ndarray) -> None:
-    """Raise ValueError if a graph's log-probabilities differ from those of torch."""
+    """Raise ValueError if a graph's log-probabilities differ from those of torch.
+
+    Of a transducer those behind the units that torch finds.
+    """
     import numpy as np
 
+    from distill.decode.transducer import Greedy
     from distill.runtime.onnx_runner import file_name, onnx_runner
     from distill.runtime.session import Session
     from distill.runtime.torch_runner import torch_runner
 
-    expected = Session(torch_runner(model.select_output(output), info, False)).whole(audio)
+    torch_session, found = Session(torch_runner(model.select_output(output), info, False)), dict[int, int]()
+    if torch_session.runner.network is not None:
+        greedy = Greedy(torch_session.runner.network)
+        greedy.feed(torch_session.whole(audio))
+        found = dict(zip(greedy.frames, greedy.units))
+    expected = log_probs_behind(torch_session, audio, found)
     for kind in ("whole", "stream"):
         path = folder / file_name(kind, output, False)
         if not path.exists():
             continue
-        difference = float(np.abs(Session(onnx_runner(path, info, kind == "stream")).whole(audio) - expected).max())
+        session = Session(onnx_runner(path, info, kind == "stream", output=output))
+        difference = float(np.abs(log_probs_behind(session, audio, found) - expected).max())
         if not difference < TOLERANCE:
             raise ValueError(f"{path.name} differs from torch by {difference:.2g}, expected at most {TOLERANCE}")
         log.info("%s %s: within %.1g of torch", info.name, path.name, difference)
+
+
+def log_probs_behind(session: Session, audio: np.ndarray, found: Mapping[int, int]) -> np.ndarray:
+    """Log-probabilities (T, V) of a session, of a transducer behind units; found: of these, by frame."""
+    import numpy as np
+
+    from distill.decode.transducer import Search
+
+    frames, network = session.whole(audio), session.runner.network
+    if network is None:
+        return frames
+    search, rows = Search(network), []
+    for number, frame in enumerate(frames):
+        rows.append(search.log_probs(frame)[0])
+        if number in found:
+            search.advance([0], [found[number]])
+    return np.array(rows)
 
 
 def sherpa_difference(info: ModelInfo, output: str, folder: Path, audio: np.ndarray) -> float:
@@ -232,7 +264,8 @@ def timing_rows(trained: Path, info: ModelInfo, exported: Path, audio: Path) -> 
     for mode in ("streaming", "offline") if info.chunk_frames else ("offline",):
         for runtime in ("torch", "onnx", "int8"):
             result = measure(Work(trained if runtime == "torch" else exported, runtime, mode, audio))
-            graph = exported / file_name("stream" if mode == "streaming" else "whole", "main", runtime == "int8")
+            kind = "stream" if mode == "streaming" else "whole"
+            graph = exported / file_name(kind, info.chosen(""), runtime == "int8")
             size = None if runtime == "torch" else graph.stat().st_size / 2**20
             log.info("%s %s %s: RTF %.4f, %.0f MB", info.name, mode, runtime, result.rtf, result.peak_mb)
             yield {"mode": mode, "runtime": runtime, "file_mb": size, **asdict(result)}

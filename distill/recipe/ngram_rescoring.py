@@ -152,7 +152,7 @@ def exchange(recipe: Recipe, experiment: Experiment, sentences: Collection[str] 
 
     words, models = Lang.load(recipe.lang).lexicon.words, []
     for name in (experiment.decoding.rescoring_lm, SMALLER):
-        path = _path(recipe, name)
+        path = path_of(recipe, name)
         whole = sentences is None or path.stat().st_size <= IN_MEMORY
         models.append(_arpa(path) if whole else read_arpa(path, [*(sentences or ()), *words]))
     larger, smaller = models
@@ -162,10 +162,11 @@ def exchange(recipe: Recipe, experiment: Experiment, sentences: Collection[str] 
 
 def smaller(recipe: Recipe) -> ArpaLm:
     """The n-gram of the recipe's own graph; raises FileNotFoundError naming stage 3."""
-    return _arpa(_path(recipe, SMALLER))
+    return _arpa(path_of(recipe, SMALLER))
 
 
-def _path(recipe: Recipe, name: str) -> Path:
+def path_of(recipe: Recipe, name: str) -> Path:
+    """An n-gram's ARPA file; raises FileNotFoundError naming stage 3."""
     path = recipe.lm / f"words.{name}.arpa"
     if not path.is_file():
         raise FileNotFoundError(f"no {path}; stage 3 writes it (run.sh --stage 3 --stop-stage 3)")

@@ -169,10 +169,10 @@ class Recipe:
     def recognisers(self, number: int) -> list[Experiment]:
         """Those whose outputs are units of speech; the log names the others, which stage `number` leaves out.
 
-        Where a transducer alone is trained, that is so in stage 10.
+        Where a transducer alone is trained, that is so in stages 10 and 12.
         """
         every = self.experiments()
-        taken = [each for each in every if each.recognises or (number == 10 and each.transduces)]
+        taken = [each for each in every if each.recognises or (number in (10, 12) and each.transduces)]
         for each in (each for each in every if each not in taken):
             why = "no trained main output" if each.transduces else "no outputs to decode before it is fine-tuned"
             log.info("stage %d: %s has %s", number, each.name, why)

@@ -8,19 +8,25 @@ from pathlib import Path
 from distill.config.loading import Settings
 from distill.config.model import Model
 
-LAYOUT = 5  # version of stage 12's output; increment when graphs or export.json change, so that exports are redone
+LAYOUT = 6  # version of stage 12's output; increment when graphs or export.json change, so that exports are redone
 
 
 class ModelInfo(Settings):
     """A trained model without its weights.
 
     name: the experiment. gain: factor of the waveform (1 without a stored one). outputs: names of units, blank first.
+    selectable: outputs that were trained, of main (with LF-MMI, for a decoding graph), ctc (for greedy decoding) and
+    transducer; the first is the one that is used unless another is asked for. transducer_beam, transducer_lm_scale: as
+    of `Decoding`.
     """
 
     name: str
     model: Model
     gain: float
     outputs: tuple[str, ...]
+    selectable: tuple[str, ...]
+    transducer_beam: int
+    transducer_lm_scale: float
 
     @classmethod
     def of_export(cls, path: Path) -> ModelInfo:
@@ -42,15 +48,19 @@ class ModelInfo(Settings):
         """Frames of a chunk, 0 for a model with full context."""
         return self.model.streaming.chunk_frames
 
-    @property
-    def selectable(self) -> tuple[str, ...]:
-        """Outputs of the model: main (trained with LF-MMI, for a decoding graph), ctc (for greedy decoding)."""
-        return ("main", "ctc") if self.model.ctc_output else ("main",)
+    def chosen(self, output: str) -> str:
+        """The output of that name, the first one for none; raises ValueError for one that was not trained."""
+        if not self.selectable:
+            raise ValueError(f"{self.name} has no output that was trained; fine-tune it first (init: {self.name})")
+        if output and output not in self.selectable:
+            raise ValueError(f"{self.name} has no trained output '{output}'; it has {', '.join(self.selectable)}")
+        return output or self.selectable[0]
 
-    def check_output(self, output: str) -> None:
-        """Raise ValueError for an output that gives no posteriors of units: unknown, or a transducer."""
-        if output not in self.selectable:
-            raise ValueError(f"{self.name} has no output '{output}'; it has {', '.join(self.selectable)}")
+    def columns(self, output: str) -> int:
+        """Width of an output's frames: units, of a transducer that of its joiner."""
+        if output == "transducer" and self.model.transducer is not None:
+            return self.model.transducer.joiner_dim
+        return len(self.outputs)
 
     def chunk_samples(self, first: bool) -> int:
         """Samples that complete a stream's next chunk; raises ValueError for a model with full context."""

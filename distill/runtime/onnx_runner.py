@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from distill.config.model import BLANK
+from distill.decode.transducer import Network
 from distill.extras import needed
 from distill.runtime.fbank import Fbank
 from distill.runtime.info import ModelInfo
@@ -14,12 +16,10 @@ from distill.runtime.onnx_state import StreamCache, normalised, padded
 from distill.runtime.runner import ChunkRequest, StreamRunner, WholeRunner
 
 
-def read_export(folder: Path, output: str) -> tuple[Path, ModelInfo]:
-    """The export folder of an experiment, or itself; raises FileNotFoundError, ValueError for an unknown output."""
+def read_export(folder: Path) -> tuple[Path, ModelInfo]:
+    """The export folder of an experiment, or itself; raises FileNotFoundError, ValueError for another version's."""
     folder = folder if (folder / "export.json").is_file() else folder / "export"
-    info = ModelInfo.of_export(folder / "export.json")
-    info.check_output(output)
-    return folder, info
+    return folder, ModelInfo.of_export(folder / "export.json")
 
 
 def file_name(kind: str, output: str, int8: bool) -> str:
@@ -51,11 +51,55 @@ def load_graph(path: Path, threads: int = 1):
         raise ValueError(f"{path} is no graph that ONNX Runtime can load ({error}); run stage 12 again") from None
 
 
+class OnnxNetwork:
+    """Predictor and joiner of an export folder (a `Network` of searches).
+
+    A stateless predictor's state is its last units (N, context), an LSTM's its output and cell (N, 2, dim).
+    """
+
+    def __init__(self, folder: Path, info: ModelInfo, int8: bool, threads: int = 1) -> None:
+        """int8: the 8-bit graphs. Raises FileNotFoundError or ValueError."""
+        settings = info.model.transducer
+        assert settings is not None
+        self._stateless, self._shape = settings.predictor == "stateless", (1, 2, settings.dim)
+        self._context = settings.context
+        self._decoder, self._joiner = (
+            load_graph(folder / file_name(kind, "transducer", int8), threads) for kind in ("decoder", "joiner")
+        )
+
+    def start(self) -> tuple[np.ndarray, np.ndarray]:
+        if self._stateless:
+            return self._read(np.full((1, self._context), BLANK, np.int64))
+        return self.advance(np.zeros(self._shape, np.float32), np.full(1, BLANK, np.int64))
+
+    def advance(self, states: np.ndarray, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self._stateless:
+            return self._read(np.concatenate([states[:, 1:], units[:, None]], 1))
+        predicted, states = self._decoder.run(None, {"y": units, "state": states})
+        return states, predicted
+
+    def log_probs(self, frame: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+        frames = np.repeat(frame[None], len(predicted), 0)
+        (logits,) = self._joiner.run(None, {"encoder_out": frames, "decoder_out": predicted})
+        shifted = logits - logits.max(1, keepdims=True)
+        return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+
+    def _read(self, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return units, self._decoder.run(None, {"y": units})[0]
+
+
+def network_beside(path: Path, info: ModelInfo, output: str, threads: int) -> Network | None:
+    """Predictor and joiner of an encoder's graph where the output is the transducer."""
+    return OnnxNetwork(path.parent, info, ".int8." in path.name, threads) if output == "transducer" else None
+
+
 class OnnxBatches:
     """Chunks of many streams, of any age, through one run of the graph (a `BatchRunner`)."""
 
-    def __init__(self, path: Path, info: ModelInfo, threads: int = 1) -> None:
+    def __init__(self, path: Path, info: ModelInfo, threads: int = 1, output: str = "main") -> None:
+        """output: the one that the graph has."""
         self.info, self._graph = info, load_graph(path, threads)
+        self.output, self.network = output, network_beside(path, info, output, threads)
         self._outputs = [item.name for item in self._graph.get_outputs()]
         given = ("x", "valid", "processed")
         self._states = {item.name: item.shape[1:] for item in self._graph.get_inputs() if item.name not in given}
@@ -67,7 +111,7 @@ class OnnxBatches:
         return self.info.chunk_samples(not begun)
 
     def step(self, requests: Sequence[ChunkRequest]) -> list[tuple[np.ndarray, StreamCache]]:
-        log_probs = [[np.zeros((0, len(self.info.outputs)), np.float32)] for _ in requests]
+        log_probs = [[np.zeros((0, self.info.columns(self.output)), np.float32)] for _ in requests]
         for request in requests:
             request.state.take(request)
         while due := [i for i, request in enumerate(requests) if request.state.frames > 0]:
@@ -81,8 +125,10 @@ class OnnxBatches:
         feed["x"] = _batch([stream.inputs(max(frames)) for stream in streams])
         feed["valid"] = np.array(frames, np.int64)
         feed["processed"] = np.array([stream.start for stream in streams], np.int64)
-        outputs = dict(zip(self._outputs, self._graph.run(None, feed)))
-        return [stream.advance({name: x[row] for name, x in outputs.items()}) for row, stream in enumerate(streams)]
+        log_probs, *new = self._graph.run(None, feed)
+        for row, stream in enumerate(streams):
+            stream.advance({name: x[row] for name, x in zip(self._outputs[1:], new)})
+        return [rows[:count] for rows, count in zip(log_probs, frames)]
 
 
 def _batch(arrays: Sequence[np.ndarray]) -> np.ndarray:
@@ -93,10 +139,12 @@ def _batch(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack([padded(array, shape) for array in arrays])
 
 
-def onnx_runner(path: Path, info: ModelInfo, streams: bool, threads: int = 1) -> StreamRunner | WholeRunner:
-    """One stream of an exported graph, in chunks or whole; raises FileNotFoundError or ValueError."""
+def onnx_runner(
+    path: Path, info: ModelInfo, streams: bool, threads: int = 1, output: str = "main"
+) -> StreamRunner | WholeRunner:
+    """One stream of an output's exported graph, in chunks or whole; raises FileNotFoundError or ValueError."""
     if streams:
-        return StreamRunner(OnnxBatches(path, info, threads))
+        return StreamRunner(OnnxBatches(path, info, threads, output))
     graph, front = load_graph(path, threads), info.model.front_end
 
     def forward(audio: np.ndarray) -> np.ndarray:
@@ -105,4 +153,4 @@ def onnx_runner(path: Path, info: ModelInfo, streams: bool, threads: int = 1) ->
             return graph.run(None, {"x": x[None], "x_lens": np.array([len(x)])})[0][0]
         return graph.run(None, {"x": normalised(audio, info)[None], "undo": np.array(0, np.float32)})[0][0]
 
-    return WholeRunner(info, forward)
+    return WholeRunner(info, forward, output, network_beside(path, info, output, threads))

@@ -58,8 +58,8 @@ class StreamCache:
         size = self._front.window(frames)
         return padded(self._ready[:size], (size, *self._ready.shape[1:]))
 
-    def advance(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Store this stream's outputs of the graph -> log-probabilities (T, V) of the chunk."""
+    def advance(self, outputs: Mapping[str, np.ndarray]) -> None:
+        """Store the graph's new states of this stream, behind its chunk."""
         frames, sinks = self.frames, self._streaming.sink_frames
         for name in self._others:
             self.states[name][:] = outputs[f"new_{name}"]
@@ -73,7 +73,6 @@ class StreamCache:
                 self.states[name][:, place] = outputs[f"new_{name}"][:, new]
         self._ready = self._ready[self._streaming.chunk_frames * self._front.stride :]
         self.start += frames
-        return outputs["log_probs"][:frames]
 
     def _grow(self, frames: int) -> None:
         """Make room in the rings for so many frames, up to the history; never less than for a chunk."""

@@ -13,14 +13,13 @@ from distill.runtime.session import Session
 log = logging.getLogger(__name__)
 
 
-def open_session(
-    folder: Path | str, runtime: str = "", mode: str = "", output: str = "main", threads: int = 1
-) -> Session:
+def open_session(folder: Path | str, runtime: str = "", mode: str = "", output: str = "", threads: int = 1) -> Session:
     """A session for an experiment's folder, for an export folder alone, or for a published model (`is_published`).
 
     runtime: torch (the last checkpoint, or the published weights), onnx or int8 (exported by stage 12); empty: onnx,
-    torch for a published model. mode: streaming or offline; empty: streaming if the model has chunks. output: main or
-    ctc. Raises FileNotFoundError or ValueError naming the missing part.
+    torch for a published model. mode: streaming or offline; empty: streaming if the model has chunks. output: main, ctc
+    or transducer; empty: the first of these that was trained. Raises FileNotFoundError or ValueError naming the missing
+    part.
     """
     runtime = runtime or ("torch" if is_published(folder) else "onnx")
     if mode not in ("", "streaming", "offline"):
@@ -35,13 +34,14 @@ def open_session(
         raise ValueError(f"{folder} is a published model, without graphs for --runtime {runtime}; use --runtime torch")
     from distill.runtime.onnx_runner import file_name, onnx_runner, read_export
 
-    folder, info = read_export(Path(folder), output)
-    kind = "stream" if streams(info, mode) else "whole"
-    return Session(onnx_runner(folder / file_name(kind, output, runtime == "int8"), info, kind == "stream", threads))
+    folder, info = read_export(Path(folder))
+    output, kind = info.chosen(output), "stream" if streams(info, mode) else "whole"
+    path = folder / file_name(kind, output, runtime == "int8")
+    return Session(onnx_runner(path, info, kind == "stream", threads, output))
 
 
-def open_batches(folder: Path, runtime: str = "", output: str = "main", threads: int = 1) -> BatchRunner:
-    """The runner of many streams for an experiment's folder.
+def open_batches(folder: Path, runtime: str = "", output: str = "", threads: int = 1) -> BatchRunner:
+    """The runner of many streams for an experiment's folder; output as of `open_session`.
 
     runtime: torch (the last checkpoint), onnx or int8 (exported by stage 12); empty: onnx, which is faster,
     unless the export is missing or older than the checkpoint. Raises FileNotFoundError or ValueError.
@@ -53,9 +53,10 @@ def open_batches(folder: Path, runtime: str = "", output: str = "main", threads:
         return TorchBatches(*open_model(folder, output, threads))
     from distill.runtime.onnx_runner import OnnxBatches, file_name, read_export
 
-    folder, info = read_export(folder, output)
+    folder, info = read_export(folder)
     info.chunk_samples(False)  # refuses full context
-    return OnnxBatches(folder / file_name("stream", output, runtime == "int8"), info, threads)
+    output = info.chosen(output)
+    return OnnxBatches(folder / file_name("stream", output, runtime == "int8"), info, threads, output)
 
 
 def place_of(text: str) -> Path | str:

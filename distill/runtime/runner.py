@@ -1,4 +1,7 @@
-"""Interfaces between sessions, the server and the runtimes that compute a model's log-probabilities."""
+"""Interfaces between sessions, the server and the runtimes that compute a model's log-probabilities.
+
+Of a transducer, frames (T, J) that its joiner takes stand in their place.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from distill.decode.transducer import Network
 from distill.runtime.info import ModelInfo
 
 RUNTIMES = ("torch", "onnx", "int8")
@@ -23,9 +27,11 @@ class ChunkRequest:
 
 
 class BatchRunner(Protocol):
-    """Runs chunks of many streams in one forward."""
+    """Runs chunks of many streams in one forward. output: main, ctc or transducer, with its network."""
 
     info: ModelInfo
+    output: str
+    network: Network | None
 
     def open(self) -> Any:
         """State of a new stream."""
@@ -41,9 +47,11 @@ class BatchRunner(Protocol):
 
 
 class Runner(Protocol):
-    """Runs one stream."""
+    """Runs one stream; output and network as of `BatchRunner`."""
 
     info: ModelInfo
+    output: str
+    network: Network | None
 
     def reset(self) -> None:
         """Begin a new utterance."""
@@ -56,7 +64,7 @@ class StreamRunner:
     """One stream, chunk by chunk, as a batch of one."""
 
     def __init__(self, batches: BatchRunner) -> None:
-        self.batches, self.info = batches, batches.info
+        self.batches, self.info, self.output, self.network = batches, batches.info, batches.output, batches.network
         self.reset()
 
     def reset(self) -> None:
@@ -71,8 +79,10 @@ class StreamRunner:
 class WholeRunner:
     """Collects the audio of an utterance, and runs `forward`, samples (N,) -> log-probs (T, V), once at its end."""
 
-    def __init__(self, info: ModelInfo, forward: Callable[[np.ndarray], np.ndarray]) -> None:
-        self.info, self._forward = info, forward
+    def __init__(
+        self, info: ModelInfo, forward: Callable[[np.ndarray], np.ndarray], output: str, network: Network | None
+    ) -> None:
+        self.info, self._forward, self.output, self.network = info, forward, output, network
         self.reset()
 
     def reset(self) -> None:
@@ -82,5 +92,5 @@ class WholeRunner:
         self._waves.append(wave)
         audio = np.concatenate(self._waves) if final else wave[:0]
         if not self.info.model.front_end.frames(len(audio)):
-            return np.zeros((0, len(self.info.outputs)), np.float32)
+            return np.zeros((0, self.info.columns(self.output)), np.float32)
         return self._forward(audio)

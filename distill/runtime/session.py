@@ -1,4 +1,4 @@
-"""Audio in pieces of any size -> log-probabilities: one session is one stream.
+"""Audio in pieces of any size -> log-probabilities, of a transducer its frames: one session is one stream.
 
 A session of a streaming model returns the frames of every chunk that its audio completes; one of an
 offline model returns all frames when it is flushed. The interface is the same for torch and ONNX Runtime.
@@ -20,7 +20,10 @@ LOUDEST = 8.0  # float samples lie in -1..1; augmentation and clipping go a litt
 
 @dataclass(frozen=True)
 class NewFrames:
-    """log_probs (T, V) of new frames, number of the first one, and samples of the utterance so far."""
+    """log_probs (T, V) of new frames, number of the first one, and samples of the utterance so far.
+
+    Of a transducer the encoder's projection (T, J) stands in their place.
+    """
 
     log_probs: np.ndarray
     start: int
@@ -37,6 +40,11 @@ class Session:
     @property
     def info(self) -> ModelInfo:
         return self.runner.info
+
+    @property
+    def output(self) -> str:
+        """main, ctc or transducer."""
+        return self.runner.output
 
     def reset(self) -> None:
         """Begin a new utterance."""
@@ -59,7 +67,7 @@ class Session:
         return frames
 
     def whole(self, samples: Any) -> np.ndarray:
-        """One utterance at once: samples (n,) -> log-probabilities (T, V)."""
+        """One utterance at once: samples (n,) -> log-probabilities (T, V), of a transducer its frames (T, J)."""
         self.reset()
         return np.concatenate([self.feed(samples).log_probs, self.flush().log_probs])
 

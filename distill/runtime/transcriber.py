@@ -1,4 +1,4 @@
-"""Words from a session's log-probabilities: over a decoding graph, or greedily from a CTC output."""
+"""Words from a session: over a decoding graph, by a transducer's beam, or greedily from a CTC output."""
 
 from __future__ import annotations
 
@@ -13,7 +13,18 @@ import numpy as np
 
 from distill.config.model import SAMPLE_RATE
 from distill.decode.endpoint import RULES, at_endpoint
-from distill.decode.online import ONLINE, OnlineSearch, Progress, open_exported
+from distill.decode.online import (
+    ONLINE,
+    OnlineDecoder,
+    OnlineSearch,
+    Progress,
+    WordSearch,
+    exported_lang,
+    load_lang,
+    open_exported,
+)
+from distill.decode.online_transducer import NGRAM, OnlineBeam, TransducerDecoder, open_tree
+from distill.runtime.runner import BatchRunner, Runner
 from distill.runtime.session import Session
 from distill.text import Word
 
@@ -77,7 +88,7 @@ class GreedySearch:
         return round(frames * self._frame, 3)
 
 
-NewSearch = Callable[[], OnlineSearch | GreedySearch]
+NewSearch = Callable[[], WordSearch]
 """Makes the search of a stream."""
 
 
@@ -122,18 +133,46 @@ class Transcriber:
 
 
 def open_search(
-    folder: Path | str, session: Session, output: str, graph: Path | None = None, beam: float = ONLINE.beam
-) -> NewSearch:
-    """Searches of `graph`, by default the one in the export folder; greedy ones for an output of CTC without a graph:
-    the second one, or that of a published model.
+    folder: Path | str, runner: Runner | BatchRunner, graph: Path | None = None, beam: float | None = None,
+    data: Path | None = None,
+) -> NewSearch:  # fmt: skip
+    """Searches for the output of a runner of an experiment's folder, an export folder or a published model.
 
-    Raises FileNotFoundError or ValueError that name what is missing.
+    main: of `graph`, by default the one in the export folder, with this beam. transducer: of the lexicon with its
+    n-gram there. ctc and published models: greedy, unless there is a `graph`. data: a recipe's data folder, whose lang
+    folder, graphs and n-gram take the place of the export folder's.
+
+    Raises FileNotFoundError or ValueError that name what is missing, and for options of other outputs.
     """
-    info = session.info
+    info = runner.info
     frame = info.hop / SAMPLE_RATE
     if isinstance(folder, str) and graph is not None:
         raise ValueError(f"--graph {graph} needs the lang folder of an export; {folder} is decoded greedily")
-    if isinstance(folder, str) or (output == "ctc" and graph is None):
+    if isinstance(folder, str) or (runner.output == "ctc" and graph is None):
         return partial(GreedySearch, info.outputs, frame)
     folder = folder if (folder / "export.json").is_file() else folder / "export"
-    return partial(OnlineSearch, open_exported(folder, info.outputs, frame, graph, replace(ONLINE, beam=beam)))
+    if runner.output == "transducer":
+        if graph is not None or beam is not None:
+            raise ValueError(
+                f"--graph and --beam are of outputs over a graph; the transducer of {info.name} has a beam of"
+                f" {info.transducer_beam} hypotheses (decoding.transducer_beam)"
+            )
+        return _transducer_search(folder, runner, data, frame)
+    search = ONLINE if beam is None else replace(ONLINE, beam=beam)
+    if data is None:
+        return partial(OnlineSearch, open_exported(folder, info.outputs, frame, graph, search))
+    lang, graphs = load_lang(data, info.outputs)
+    return partial(OnlineSearch, OnlineDecoder.open(graph or graphs / "HLG.fst", lang, frame, search))
+
+
+def _transducer_search(folder: Path, runner: Runner | BatchRunner, data: Path | None, frame: float) -> NewSearch:
+    """Beams over the lexicon and n-gram of an export folder, or of a data folder."""
+    info = runner.info
+    if data is None:
+        lang, arpa = exported_lang(folder, info.outputs), folder / NGRAM
+    else:
+        lang, graphs = load_lang(data, info.outputs)
+        arpa = graphs.with_name(graphs.name.replace("graphs", "lm", 1)) / NGRAM
+    assert runner.network is not None
+    tree = open_tree(lang, arpa, info.transducer_lm_scale)
+    return partial(OnlineBeam, TransducerDecoder(runner.network, tree, info.transducer_beam, frame))

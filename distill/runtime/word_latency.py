@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from distill.config.model import SAMPLE_RATE
-from distill.decode.online import OnlineDecoder, OnlineSearch
 from distill.runtime.session import Session
+from distill.runtime.transcriber import NewSearch
 
 BLOCK = 320  # samples that arrive at once: 20 ms
 
@@ -50,9 +50,9 @@ class UtteranceLatency:
     finalisation: float
 
 
-def measure(session: Session, decoder: OnlineDecoder, utterance: Utterance) -> UtteranceLatency:
+def measure(session: Session, new_search: NewSearch, utterance: Utterance) -> UtteranceLatency:
     """Word latency of an utterance that arrives in real time."""
-    partials = stream(session, decoder, utterance.audio)
+    partials = stream(session, new_search, utterance.audio)
     finalisation = 1000 * (partials[-1].time - len(utterance.audio) / SAMPLE_RATE)
     if partials[-1].words != utterance.words or not utterance.words:
         return UtteranceLatency(None, None, finalisation)
@@ -61,9 +61,9 @@ def measure(session: Session, decoder: OnlineDecoder, utterance: Utterance) -> U
     return UtteranceLatency(first, last, finalisation)
 
 
-def stream(session: Session, decoder: OnlineDecoder, audio: np.ndarray) -> list[PartialResult]:
+def stream(session: Session, new_search: NewSearch, audio: np.ndarray) -> list[PartialResult]:
     """Partial results over audio (n,), the final one last; computing time is CPU time."""
-    search, partials = OnlineSearch(decoder), []
+    search, partials = new_search(), []
     for at in range(0, len(audio), BLOCK):
         start = time.process_time()
         output = session.feed(audio[at : at + BLOCK])
@@ -73,8 +73,8 @@ def stream(session: Session, decoder: OnlineDecoder, audio: np.ndarray) -> list[
             partials.append(PartialResult(output.samples / SAMPLE_RATE + time.process_time() - start, words))
     start = time.process_time()
     search.feed(session.flush().log_probs)
-    best, _ = search.finish()
-    return [*partials, PartialResult(len(audio) / SAMPLE_RATE + time.process_time() - start, best.words)]
+    words = tuple(word.text for word in search.words(ended=True)[0])
+    return [*partials, PartialResult(len(audio) / SAMPLE_RATE + time.process_time() - start, words)]
 
 
 def stable_since(partials: Sequence[PartialResult], count: int) -> float:

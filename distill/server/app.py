@@ -9,9 +9,8 @@ import ssl
 from collections.abc import Callable
 from pathlib import Path
 
-from distill.config.model import SAMPLE_RATE
-from distill.decode.online import OnlineDecoder, load_lang, open_exported
 from distill.runtime.open import open_batches
+from distill.runtime.transcriber import open_search
 from distill.server.connection import Limits
 from distill.server.metrics import Metrics
 from distill.server.scheduler import Scheduler
@@ -26,21 +25,19 @@ def data_folder(experiment: Path) -> Path:
     return exp.with_name(exp.name.replace("exp", "data", 1))
 
 
-def open_scheduler(experiment: Path, data: Path | None = None, runtime: str = "", threads: int = 1) -> Scheduler:
-    """Load model, lang folder and graph of an experiment, and start its scheduler.
+def open_scheduler(
+    experiment: Path, data: Path | None = None, runtime: str = "", threads: int = 1, output: str = ""
+) -> Scheduler:
+    """Load model, lang folder, and graph or n-gram of an experiment, and start its scheduler.
 
     data: the recipe's data folder, by default the one beside the experiments' folder, and for an export folder its own
-    graph. runtime: as for `open_batches`.
+    files. runtime, output: as for `open_batches`.
     Raises FileNotFoundError or ValueError that name what is missing.
     """
-    runner = open_batches(experiment, runtime, threads=threads)
-    outputs, frame_seconds = runner.info.outputs, runner.info.hop / SAMPLE_RATE
-    if data is None and (experiment / "export.json").is_file():
-        decoder = open_exported(experiment, outputs, frame_seconds)
-    else:
-        lang, graphs = load_lang(data or data_folder(experiment), outputs)
-        decoder = OnlineDecoder.open(graphs / "HLG.fst", lang, frame_seconds)
-    return Scheduler(runner, decoder, Metrics(), threads)
+    runner = open_batches(experiment, runtime, output, threads)
+    if data is None and not (experiment / "export.json").is_file():
+        data = data_folder(experiment)
+    return Scheduler(runner, open_search(experiment, runner, data=data), Metrics(), threads)
 
 
 def tls_context(certificate: Path, key: Path | None) -> ssl.SSLContext:

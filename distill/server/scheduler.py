@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from distill.config.model import SAMPLE_RATE
-from distill.decode.online import OnlineDecoder, OnlineSearch
+from distill.decode.online import WordSearch
 from distill.runtime.runner import BatchRunner, ChunkRequest
+from distill.runtime.transcriber import NewSearch
 from distill.server.metrics import Metrics
 from distill.text import Word
 
@@ -53,7 +54,7 @@ class Stream:
     waiting: samples in the queue; samples: processed. busy: in a forward or search; dropped: the client has gone.
     """
 
-    search: OnlineSearch
+    search: WordSearch
     state: Any
     needs: int
     deliver: Callable[[Result], None]
@@ -91,13 +92,13 @@ class Stream:
 class Scheduler:
     """Runs the model and the searches of all streams of a server.
 
-    threads: of the search. max_batch: streams in one forward.
+    new_search: makes a stream's. threads: of the search. max_batch: streams in one forward.
     """
 
     def __init__(
-        self, runner: BatchRunner, decoder: OnlineDecoder, metrics: Metrics, threads: int = 1, max_batch: int = 32
+        self, runner: BatchRunner, new_search: NewSearch, metrics: Metrics, threads: int = 1, max_batch: int = 32
     ) -> None:
-        self.runner, self.decoder, self.metrics, self.max_batch = runner, decoder, metrics, max_batch
+        self.runner, self.metrics, self.max_batch, self._new_search = runner, metrics, max_batch, new_search
         self._streams: list[Stream] = []
         self._condition = threading.Condition()
         self._closing = False
@@ -107,8 +108,7 @@ class Scheduler:
 
     def open(self, deliver: Callable[[Result], None], confidence: bool = False) -> Stream:
         """A new stream (`Stream`)."""
-        search = OnlineSearch(self.decoder)
-        stream = Stream(search, self.runner.open(), self.runner.needs(False), deliver, confidence)
+        stream = Stream(self._new_search(), self.runner.open(), self.runner.needs(False), deliver, confidence)
         with self._condition:
             self._streams.append(stream)
         return stream

@@ -9,6 +9,7 @@ import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from distill.decode.online import OnlineDecoder
+from distill.decode.online import OnlineDecoder, OnlineSearch
 from distill.graphs.decoding_graph import build_hlg
 from distill.graphs.lexicon import Lang, Lexicon, write_lang
 from distill.graphs.word_ngram import train_word_ngram
@@ -94,7 +95,8 @@ def serving(
     """Run a test against a server."""
 
     async def run() -> Server:
-        scheduler = Scheduler(model or Loudness(len(decoder.lang.outputs)), decoder, Metrics())
+        heard = model or Loudness(len(decoder.lang.outputs))
+        scheduler = Scheduler(heard, partial(OnlineSearch, decoder), Metrics())
         server = Server(scheduler, address or Address(port=0), limits or Limits(leave=0.0))
         await server.start()
         try:

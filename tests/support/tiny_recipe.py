@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from distill.graphs.unit_ngram import train_unit_ngram
 from distill.graphs.word_ngram import train_word_ngram
 from distill.models import checkpoint
 from distill.models.recogniser import Recogniser
+from distill.recipe.options import Recipe
 from tests.support.clients import WORDS, build_decoder
 from tests.support.models import WAVE, build
 
@@ -128,6 +130,28 @@ def a_model(seed: int, streams: bool, outputs: int) -> Recogniser:
         model.front_end.gain.fill_(3.0)
         model.head.output.weight.mul_(20)
     return model
+
+
+def add_transducer(tiny: Tiny, alone: bool = False, predictor: str = "stateless", **settings: Any) -> Recipe:
+    """`other` with a transducer of lively weights beside its main output, or alone; `settings` of its decoding."""
+    path, folder = tiny.conf / "other.yaml", tiny.exp / "other"
+    values = yaml.safe_load(path.read_text())
+    values["model"]["transducer"] = {"predictor": predictor, "dim": 8, "joiner_dim": 8}
+    values["objective"] = {"alpha": None, "beta": None} if alone else values["objective"]
+    values["objective"]["transducer"] = {}
+    methods = ["transducer_greedy", "transducer_beam"]
+    values["decoding"] = {"methods": methods if alone else ["1best", *methods], **settings}
+    path.write_text(yaml.safe_dump(values))
+    experiment, content = Experiment.load(path), checkpoint.load(folder / "epoch-1.pt")
+    torch.manual_seed(0)
+    model = Recogniser(experiment.model, len(content["units"]))
+    assert model.transducer is not None
+    with torch.no_grad():
+        model.transducer.output.weight.mul_(8)
+    weights = {**model.state_dict(), **content["model"]}
+    checkpoint.save(folder / "epoch-1.pt", {**content, "model": weights, "experiment": experiment.resolved()})
+    folders = (tiny.conf, tiny.data, tiny.exp)
+    return Recipe("tiny", *folders, None, 1, "cpu", "native", "phones", "ctc", False, False, (), ("other",))
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from distill.decode import log_probs
 from distill.decode.transducer import Beam, Greedy, LexiconTree, Place
 from distill.models.recogniser import Recogniser
 from distill.models.transducer import Transducer
+from distill.runtime.torch_runner import TorchNetwork
 from tests.support.decoding import Small
 from tests.support.models import CHUNK, FBANK, build
 
@@ -52,8 +53,8 @@ def test_greedy_is_the_best_of_each_frame(network: Transducer, seed: int) -> Non
         if best:
             units.append(best)
             places.append(place)
-    search = Greedy(network)
-    search.feed(frames)
+    search = Greedy(TorchNetwork(network))
+    search.feed(frames.numpy())
     assert (search.units, search.frames) == (units, places) and 0 < len(units) < 30
 
 
@@ -92,8 +93,8 @@ def test_a_beam_of_everything_is_the_best_sentence_of_all(
     network: Transducer, small: Small, seed: int, scale: float
 ) -> None:
     frames = frames_of(seed)
-    search = Beam(network, LexiconTree(small.lang, small.lm, scale), ALL)
-    search.feed(frames)
+    search = Beam(TorchNetwork(network), LexiconTree(small.lang, small.lm, scale), ALL)
+    search.feed(frames.numpy())
     total = {
         (words, units): acoustic(network, frames, units) + scale * lm_score(small, words)
         for words, units in sentences(small, FRAMES)
@@ -111,8 +112,8 @@ def test_a_beam_of_everything_is_the_best_sentence_of_all(
 
 
 def test_units_are_those_of_words(network: Transducer, small: Small) -> None:
-    search = Beam(network, LexiconTree(small.lang, small.lm, 0.3), 6)
-    search.feed(frames_of(4, 40))
+    search = Beam(TorchNetwork(network), LexiconTree(small.lang, small.lm, 0.3), 6)
+    search.feed(frames_of(4, 40).numpy())
     sayings = dict.fromkeys((units, words) for words, units in sentences(small, 4))
     assert len(search.hypotheses) == 6 and all(len(each.units) <= 40 for each in search.hypotheses)
     for each in search.hypotheses:
@@ -135,7 +136,7 @@ def test_the_n_gram_decides_between_homophones(small: Small) -> None:
 def test_a_beam_that_ends_within_words_gives_those_before(small: Small) -> None:
     tree = LexiconTree(small.lang, small.lm, 1.0)
     torch.manual_seed(0)
-    search = Beam(Transducer(KINDS["lstm"], 3, len(small.lang.units)), tree, 1)
+    search = Beam(TorchNetwork(Transducer(KINDS["lstm"], 3, len(small.lang.units))), tree, 1)
     node = tree.children[0][small.lang.tokens["A"]]
     search.hypotheses = [search.hypotheses[0]._replace(place=Place(("BE",), node, 0.0))]
     assert tree.ended(search.hypotheses[0].place) == -math.inf and search.words() == ("BE",)
@@ -144,12 +145,13 @@ def test_a_beam_that_ends_within_words_gives_those_before(small: Small) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_chunks_change_nothing(network: Transducer, small: Small, seed: int) -> None:
     frames, tree = frames_of(seed, 25), LexiconTree(small.lang, small.lm, 0.3)
-    whole, parts = (Greedy(network), Beam(network, tree, 4)), (Greedy(network), Beam(network, tree, 4))
+    asked = TorchNetwork(network)
+    whole, parts = (Greedy(asked), Beam(asked, tree, 4)), (Greedy(asked), Beam(asked, tree, 4))
     for search in whole:
-        search.feed(frames)
+        search.feed(frames.numpy())
     for piece in frames.split([0, 1, 7, 0, 12, 5]):
         for search in parts:
-            search.feed(piece)
+            search.feed(piece.numpy())
     assert parts[0].units == whole[0].units and parts[0].frames == whole[0].frames
     assert parts[1].hypotheses == whole[1].hypotheses
 
@@ -166,7 +168,7 @@ def test_a_stream_has_the_frames_of_whole_utterances() -> None:
     for name, frames in offline.items():
         assert frames.shape[1] == WIDTH
         np.testing.assert_allclose(streamed[name], frames, atol=1e-4)
-        searches = [Greedy(model.transducer), Greedy(model.transducer)]
+        searches = [Greedy(TorchNetwork(model.transducer)), Greedy(TorchNetwork(model.transducer))]
         for search, each in zip(searches, (frames, streamed[name])):
-            search.feed(torch.from_numpy(each))
+            search.feed(each)
         assert searches[0].units == searches[1].units

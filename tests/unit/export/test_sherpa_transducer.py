@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pytest
@@ -17,17 +19,21 @@ from distill.decode.transducer import Greedy  # noqa: E402
 from distill.export import onnx as exporting  # noqa: E402
 from distill.export.quantise import quantise  # noqa: E402
 from distill.models.recogniser import Recogniser  # noqa: E402
-from distill.recipe.exporting import write_transducer  # noqa: E402
-from distill.runtime.torch_runner import info_of  # noqa: E402
+from distill.recipe.exporting import check_graphs, write_graphs  # noqa: E402
+from distill.runtime.torch_runner import TorchNetwork, info_of  # noqa: E402
 from tests.support.models import MODELS, OUTPUTS, build  # noqa: E402
 from tests.unit.export.test_sherpa import assert_streams_as, offline, recordings, speech, stream, tokens  # noqa: E402, F401
+
+if TYPE_CHECKING:
+    from distill.recipe.options import Recipe
 
 KINDS = [("fbank", 1), ("fbank", 2), ("conformer", 2)]
 
 
-def with_transducer(name: str, settings: Transducer) -> Recogniser:
+def with_transducer(name: str, settings: Transducer | None, seed: int = 0) -> Recogniser:
     """A model of those that are deployed with a transducer of lively weights."""
     model = build(*MODELS[name])
+    torch.manual_seed(seed)
     both = Recogniser(model.settings.model_copy(update={"transducer": settings}), len(OUTPUTS)).eval()
     both.load_state_dict({**both.state_dict(), **model.state_dict()})
     assert both.transducer is not None
@@ -49,10 +55,10 @@ def exported(model: Recogniser, folder: Path, streams: bool) -> dict[str, str]:
 def expected(model: Recogniser, wave: np.ndarray, frames: int | None = None) -> tuple[list[str], list[int]]:
     """Greedy units and their frames, of the first `frames` frames."""
     assert model.transducer is not None
-    search = Greedy(model.transducer)
+    search = Greedy(TorchNetwork(model.transducer))
     with torch.no_grad():
         joint = model(torch.from_numpy(wave)[None], torch.tensor([len(wave)])).joint
-    search.feed(joint.frames[0, :frames])
+    search.feed(joint.frames[0, :frames].numpy())
     return [OUTPUTS[unit] for unit in search.units], search.frames
 
 
@@ -95,23 +101,24 @@ def test_quantised_graphs_load_and_beams_run(
         assert all(offline(sherpa_onnx.OfflineRecognizer.from_transducer(**options), speech))
 
 
-def test_sessions_take_outputs_with_posteriors_alone() -> None:
-    info = info_of(with_transducer("fbank", Transducer(dim=8, joiner_dim=12)), OUTPUTS, "two")
-    with pytest.raises(ValueError, match="two has no output 'transducer'; it has main"):
-        info.check_output("transducer")
-
-
 @pytest.mark.parametrize("predictor", ["stateless", "lstm"])
 def test_stage_12_writes_every_graph_or_says_why_not(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, predictor: str
-) -> None:
+    tmp_path: Path, speech: list[np.ndarray], caplog: pytest.LogCaptureFixture, predictor: str  # noqa: F811
+) -> None:  # fmt: skip
     model = with_transducer("fbank", Transducer.model_validate({"predictor": predictor, "dim": 8, "joiner_dim": 12}))
-    caplog.set_level("WARNING")
-    write_transducer(model, info_of(model, OUTPUTS, "two"), tmp_path)
-    kinds, forms = ("decoder", "joiner", "sherpa", "whole"), ("", ".int8")
-    every = {f"{kind}.transducer{form}.onnx" for kind in kinds for form in forms}
-    assert {path.name for path in tmp_path.iterdir()} == (every if predictor == "stateless" else set())
-    assert ("its transducer is not exported" in caplog.text) == (predictor == "lstm")
+    caplog.set_level("INFO")
+    info = info_of(model, OUTPUTS, "two")
+    write_graphs(cast("Recipe", None), model, info, "transducer", tmp_path)
+    kinds = ["decoder", "joiner", "stream", "whole", *(["sherpa"] if predictor == "stateless" else [])]
+    every = {f"{kind}.transducer{form}.onnx" for kind in kinds for form in ("", ".int8")}
+    assert {path.name for path in tmp_path.iterdir()} == every
+    assert ("for our own sessions alone: sherpa-onnx's predictors see" in caplog.text) == (predictor == "lstm")
+    check_graphs(model, info, "transducer", tmp_path, speech[0])
+    assert caplog.text.count("transducer.onnx: within") == 2
+    other = with_transducer("fbank", model.settings.transducer, 5)
+    write_graphs(cast("Recipe", None), other, info, "transducer", tmp_path)
+    with pytest.raises(ValueError, match=r"whole\.transducer\.onnx differs from torch by"):
+        check_graphs(model, info, "transducer", tmp_path, speech[0])
 
 
 @pytest.mark.parametrize(
@@ -124,6 +131,8 @@ def test_stage_12_writes_every_graph_or_says_why_not(
 )
 def test_what_does_not_fit_is_named(tmp_path: Path, name: str, settings: Transducer | None, message: str) -> None:
     model = build(*MODELS[name]) if settings is None else with_transducer(name, settings)
-    with pytest.raises(ValueError, match=message):
-        exporting.export_joiner(model, tmp_path / "decoder.onnx", tmp_path / "joiner.onnx")
+    assert re.search(message, exporting.transducer_obstacle(model))
+    if settings is None:
+        with pytest.raises(ValueError, match=message):
+            exporting.export_joiner(model, tmp_path / "decoder.onnx", tmp_path / "joiner.onnx")
     assert not [*tmp_path.iterdir()]

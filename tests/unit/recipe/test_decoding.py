@@ -6,13 +6,8 @@ import json
 from typing import get_args
 
 import pytest
-import torch
-import yaml
 
 from distill.config.decoding import Method
-from distill.config.experiment import Experiment
-from distill.models import checkpoint
-from distill.models.recogniser import Recogniser
 from distill.recipe import decoding
 from distill.recipe.decoding import DECODERS
 from distill.recipe.options import Recipe
@@ -21,7 +16,7 @@ from distill.report.runs import read_runs
 from distill.scoring.wer import score, scored_without
 from tests.support.models import CHUNK
 from tests.support.results import training
-from tests.support.tiny_recipe import Tiny
+from tests.support.tiny_recipe import Tiny, add_transducer
 
 
 def test_every_method_of_the_settings_has_a_decoder() -> None:
@@ -35,27 +30,13 @@ def test_fillers_are_taken_out_of_both_sides() -> None:
     assert without.reference == ("I", "SEE") and without.hypothesis == ("I", "SAW")
 
 
-TRANSDUCER = {"dim": 8, "joiner_dim": 8}
 METHODS = ["1best", "transducer_greedy", "transducer_beam"]
 
 
 @pytest.fixture
 def recipe(tiny: Tiny) -> Recipe:
     """`other`, which streams, with a transducer; `teacher` without."""
-    path, folder = tiny.conf / "other.yaml", tiny.exp / "other"
-    values = yaml.safe_load(path.read_text())
-    values["model"]["transducer"], values["objective"]["transducer"] = TRANSDUCER, {}
-    values["decoding"] = {"methods": METHODS, "conditions": {"two": {}}}
-    path.write_text(yaml.safe_dump(values))
-    experiment, content = Experiment.load(path), checkpoint.load(folder / "epoch-1.pt")
-    torch.manual_seed(0)
-    model = Recogniser(experiment.model, len(content["units"]))
-    with torch.no_grad():
-        model.transducer.output.weight.mul_(8)
-    weights = {**model.state_dict(), **content["model"]}
-    checkpoint.save(folder / "epoch-1.pt", {**content, "model": weights, "experiment": experiment.resolved()})
-    folders = (tiny.conf, tiny.data, tiny.exp)
-    return Recipe("tiny", *folders, None, 1, "cpu", "native", "phones", "ctc", False, False, (), ("other",))
+    return add_transducer(tiny, conditions={"two": {}})
 
 
 def test_a_transducer_is_decoded_beside_the_main_output(recipe: Recipe) -> None:
@@ -66,7 +47,9 @@ def test_a_transducer_is_decoded_beside_the_main_output(recipe: Recipe) -> None:
         for output in ("main", "transducer")
         for mode, condition in (("offline", ""), ("streaming", ""), ("streaming", "two"))
     )
-    assert {run.output for run in decoding.runs(recipe.experiments(), ["test-other"], "int8")} == {"main"}
+    exported = decoding.runs(recipe.experiments(), ["test-other"], "int8")
+    found = {(run.output, method) for run in exported for method in decoding.stages(recipe, run)}
+    assert found == {("main", "1best"), ("transducer", "transducer_beam")}
     by_method = [method for run in runs for method in decoding.stages(recipe, run)]
     assert {name: by_method.count(name) for name in METHODS} == {
         "1best": 3,

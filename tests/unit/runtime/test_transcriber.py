@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -189,8 +190,9 @@ def test_the_main_output_needs_its_graph(tmp_path) -> None:
     model = with_ctc()
     session = Session(torch_runner(model, info_of(model, OUTPUTS, "two"), True))
     with pytest.raises(FileNotFoundError, match="--output ctc"):
-        open_search(tmp_path, session, "main")
-    assert isinstance(open_search(tmp_path, session, "ctc")(), GreedySearch)
+        open_search(tmp_path, session.runner)
+    ctc = torch_runner(model.select_output("ctc"), session.info, True)
+    assert isinstance(open_search(tmp_path, ctc)(), GreedySearch)
 
 
 def test_a_published_model_has_neither_exported_graphs_nor_a_lang_folder(tmp_path: Path) -> None:
@@ -201,9 +203,9 @@ def test_a_published_model_has_neither_exported_graphs_nor_a_lang_folder(tmp_pat
     (tmp_path / "config.json").write_text("{}")
     assert place_of(str(tmp_path)) == f"hf:{tmp_path}" and place_of("hf:a/b") == "hf:a/b"
     assert place_of(str(tmp_path / "exp")) == tmp_path / "exp"
-    session = SimpleNamespace(info=SimpleNamespace(hop=320, outputs=("<blk>", "A")))
+    runner: Any = SimpleNamespace(info=SimpleNamespace(hop=320, outputs=("<blk>", "A")), output="main")
     with pytest.raises(
         ValueError, match=r"--graph HLG\.fst needs the lang folder of an export; hf:a/b is decoded greedily"
     ):
-        open_search("hf:a/b", session, "main", Path("HLG.fst"))  # type: ignore[arg-type]
-    assert isinstance(open_search("hf:a/b", session, "main")(), GreedySearch)  # type: ignore[arg-type]
+        open_search("hf:a/b", runner, Path("HLG.fst"))
+    assert isinstance(open_search("hf:a/b", runner)(), GreedySearch)

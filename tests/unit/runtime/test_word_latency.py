@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from distill.decode.online import OnlineDecoder
+from distill.decode.online import OnlineDecoder, OnlineSearch
 from distill.fsa.lattice import Search
 from distill.runtime.session import Session
+from distill.runtime.transcriber import NewSearch
 from distill.runtime.word_latency import PartialResult, Utterance, UtteranceLatency, measure, stable_since, summary
 from tests.support.decoding import LEXICON, SENTENCES, Small, make_small, spoken
 
@@ -39,8 +41,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     return make_small(tmp_path_factory.mktemp("small"), LEXICON, SENTENCES, 3)
 
 
-def decoder(small: Small) -> OnlineDecoder:
-    return OnlineDecoder.open(small.hlg, small.lang, HOP / 16000, Search(8.0, 4.0, 0))
+def new_search(small: Small) -> NewSearch:
+    return partial(OnlineSearch, OnlineDecoder.open(small.hlg, small.lang, HOP / 16000, Search(8.0, 4.0, 0)))
 
 
 def utterance_of(small: Small, units: str) -> tuple[Session, np.ndarray]:
@@ -51,7 +53,7 @@ def utterance_of(small: Small, units: str) -> tuple[Session, np.ndarray]:
 
 def test_words_appear_once_their_chunk_is_complete(small: Small) -> None:
     session, audio = utterance_of(small, "SIL B A B SIL SIL SIL A B SIL SIL SIL")
-    result = measure(session, decoder(small), Utterance(audio, ("BOB", "AB"), ((0.06, 0.24), (0.42, 0.54))))
+    result = measure(session, new_search(small), Utterance(audio, ("BOB", "AB"), ((0.06, 0.24), (0.42, 0.54))))
     assert result.first is not None and result.last is not None
     # BOB's last unit begins with frame 9, the last of its chunk: appears at 0.2 s; AB's with frame 24: at 0.5 s
     assert -40 <= result.first < 20 and -40 <= result.last < 20
@@ -60,7 +62,7 @@ def test_words_appear_once_their_chunk_is_complete(small: Small) -> None:
 
 def test_misrecognised_words_have_no_latency(small: Small) -> None:
     session, audio = utterance_of(small, "SIL B A B SIL")
-    result = measure(session, decoder(small), Utterance(audio, ("AB",), ((0.06, 0.24),)))
+    result = measure(session, new_search(small), Utterance(audio, ("AB",), ((0.06, 0.24),)))
     assert (result.first, result.last) == (None, None) and result.finalisation >= 0
 
 

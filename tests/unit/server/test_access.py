@@ -9,13 +9,14 @@ import shutil
 import signal
 import ssl
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidMessage, InvalidStatus
 
-from distill.decode.online import OnlineDecoder
+from distill.decode.online import OnlineDecoder, OnlineSearch
 from distill.server import app
 from distill.server.connection import Limits
 from distill.server.metrics import Metrics
@@ -116,7 +117,7 @@ def test_the_page_loads_nothing_from_elsewhere() -> None:
 
 def test_a_port_in_use_and_missing_files_are_named(decoder: OnlineDecoder, tmp_path: Path) -> None:
     async def visit(server: Server, url: str) -> None:
-        second = Scheduler(Loudness(4), decoder, Metrics())
+        second = Scheduler(Loudness(4), partial(OnlineSearch, decoder), Metrics())
         with pytest.raises(ValueError, match="cannot listen on 127"):
             await app.run(second, Address(port=server.port), Limits(), lambda port: None)
 
@@ -170,7 +171,8 @@ def test_a_file_that_is_no_certificate_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("presses", [1, 2])
 def test_a_signal_ends_open_streams_and_a_second_one_at_once(decoder: OnlineDecoder, presses: int) -> None:
     words, limits = sentence(13), Limits(leave=0.3 if presses == 1 else 60.0)
-    scheduler, ports = Scheduler(Loudness(len(decoder.lang.outputs)), decoder, Metrics()), list[int]()
+    loudness, ports = Loudness(len(decoder.lang.outputs)), list[int]()
+    scheduler = Scheduler(loudness, partial(OnlineSearch, decoder), Metrics())
 
     async def run() -> None:
         ending = asyncio.create_task(app.run(scheduler, Address(port=0), limits, ports.append))
