@@ -75,7 +75,7 @@ class OnlineBeam:
         columns = zip(*(each.place.words for each in (best, *others)))
         stable = sum(1 for _ in takewhile(lambda words: len(set(words)) == 1, columns))
         silence, ended = self._endpoint(best)
-        return Progress(best.place.words, self._spans(best), stable, silence, ended)
+        return Progress(tuple(best.place.words), self._spans(best), stable, silence, ended)
 
     def words(self, ended: bool = False) -> tuple[list[Word], bool]:
         """Words of the utterance so far with confidences, and whether it ends here. ended: no more frames follow."""
@@ -110,4 +110,4 @@ class OnlineBeam:
         """Seconds since the last unit, and whether the utterance ends here."""
         seconds = self.decoder.seconds
         silence = seconds(self.frames - best.times.end)
-        return silence, at_endpoint(self.decoder.rules, seconds(self.frames), silence, bool(best.place.words))
+        return silence, at_endpoint(self.decoder.rules, seconds(self.frames), silence, len(best.place.words) > 0)

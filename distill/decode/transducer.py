@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from distill.graphs.lexicon import Lang  # imports torch, which no search of an exported model needs
 
 ROOT = 0
+Item = TypeVar("Item")
 
 
 class Network(Protocol):
@@ -76,10 +77,59 @@ class Greedy:
             self._seen += 1
 
 
+class Chain(Generic[Item]):
+    """A sequence that grows at its end and shares its beginning with others, so that a long one costs no more to grow.
+
+    Two are compared back to where they are the same object.
+    """
+
+    __slots__ = ("_hash", "before", "item", "length")
+
+    def __init__(self, *items: Item) -> None:
+        self.before: Chain[Item] | None = Chain(*items[:-1]) if items else None
+        self.item: Item | None = items[-1] if items else None
+        self.length, self._hash = len(items), hash((self.before, self.item))
+
+    def then(self, item: Item) -> Chain[Item]:
+        """This one with a further item."""
+        longer: Chain[Item] = Chain()
+        longer.before, longer.item = self, item
+        longer.length, longer._hash = self.length + 1, hash((self, item))
+        return longer
+
+    def last(self, count: int) -> tuple[Item, ...]:
+        """The last items, fewer of a shorter one."""
+        items: list[Any] = []
+        chain: Chain[Item] | None = self
+        while chain is not None and chain.before is not None and len(items) < count:
+            items.append(chain.item)
+            chain = chain.before
+        return tuple(reversed(items))
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self.last(self.length))
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Chain) or self.length != other.length:
+            return False
+        one, two = self, other
+        while one is not two and one.before is not None and two.before is not None:
+            if one._hash != two._hash or one.item != two.item:
+                return False
+            one, two = one.before, two.before
+        return True
+
+
 class Place(NamedTuple):
     """Words so far, the node that the units after them lead to, and their score."""
 
-    words: tuple[str, ...] = ()
+    words: Chain[str] = Chain()
     node: int = ROOT
     score: float = 0.0
 
@@ -123,14 +173,16 @@ class LexiconTree:
         if self.children[node]:
             yield Place(place.words, node, before + self.scale * self.ahead[node])
         for word in self.words[node]:
-            likely = self.lm.score((START, *place.words), word)
-            yield Place((*place.words, word), ROOT, before + self.scale * likely)
+            yield Place(place.words.then(word), ROOT, before + self.scale * self._score(place, word))
 
     def ended(self, place: Place) -> float:
         """Score of the whole sentence; -inf within a word."""
         if place.node != ROOT:
             return -math.inf
-        return place.score + self.scale * self.lm.score((START, *place.words), END)
+        return place.score + self.scale * self._score(place, END)
+
+    def _score(self, place: Place, word: str) -> float:
+        return self.lm.score((START, *place.words.last(self.lm.order - 1)), word)
 
 
 class Times(NamedTuple):
@@ -139,21 +191,21 @@ class Times(NamedTuple):
     begun: the first unit's of the word that it is in; end: the one behind the last unit.
     """
 
-    words: tuple[tuple[int, int], ...] = ()
+    words: Chain[tuple[int, int]] = Chain()
     begun: int = 0
     end: int = 0
 
     def after(self, frame: int, old: Place, new: Place) -> Times:
         """Behind a unit in a frame that leads from one place to another."""
         begun = frame if old.node == ROOT else self.begun
-        ended = ((begun, frame + 1),) if len(new.words) > len(old.words) else ()
-        return Times(self.words + ended, begun, frame + 1)
+        words = self.words.then((begun, frame + 1)) if len(new.words) > len(old.words) else self.words
+        return Times(words, begun, frame + 1)
 
 
 class Hypothesis(NamedTuple):
     """acoustic: log-probability of its units, all alignments that are in the beam together."""
 
-    units: tuple[int, ...]
+    units: Chain[int]
     place: Place
     acoustic: float
     times: Times = Times()
@@ -190,12 +242,12 @@ class Beam:
 
     def __init__(self, network: Network, tree: LexiconTree, size: int) -> None:
         self.tree, self.size, self._search = tree, size, Search(network)
-        self.hypotheses, self.frames = [Hypothesis((), Place(), 0.0)], 0
+        self.hypotheses, self.frames = [Hypothesis(Chain(), Place(), 0.0)], 0
 
     def feed(self, frames: np.ndarray) -> None:
         """The next frames (T, J) of the encoder's projection."""
         for frame in frames:
-            merged: dict[tuple[tuple[int, ...], Place], Continued] = {}
+            merged: dict[tuple[Chain[int], Place], Continued] = {}
             for parent, log_probs in enumerate(self._search.log_probs(frame).astype(np.float64)):
                 for each, unit in self._continued(self.hypotheses[parent], log_probs):
                     key = each.units, each.place
@@ -204,7 +256,14 @@ class Beam:
                     else:
                         merged[key] = Continued(each.acoustic, parent, unit, each.acoustic, each.times)
             ranked = sorted(merged.items(), key=lambda item: -(item[1].acoustic + item[0][1].score))[: self.size]
-            self.hypotheses = [Hypothesis(*key, new.acoustic, new.times) for key, new in ranked]
+            same: dict[Chain, Chain] = {}  # equal chains become one object, so that later ones compare fast
+            self.hypotheses = [
+                Hypothesis(
+                    same.setdefault(units, units), place._replace(words=same.setdefault(place.words, place.words)),
+                    new.acoustic, new.times,
+                )
+                for (units, place), new in ranked
+            ]  # fmt: skip
             self._search.advance([new.parent for _, new in ranked], [new.unit for _, new in ranked])
             self.frames += 1
 
@@ -213,9 +272,10 @@ class Beam:
         yield old._replace(acoustic=old.acoustic + log_probs[BLANK]), BLANK
         allowed = np.fromiter(self.tree.children[old.place.node], dtype=np.int64)
         for unit in allowed[np.argsort(-log_probs[allowed], kind="stable")[: self.size]].tolist():
+            units = old.units.then(unit)
             for place in self.tree.after(old.place, unit):
                 times = old.times.after(self.frames, old.place, place)
-                yield Hypothesis((*old.units, unit), place, old.acoustic + log_probs[unit], times), unit
+                yield Hypothesis(units, place, old.acoustic + log_probs[unit], times), unit
 
     def scores(self, ended: bool) -> np.ndarray:
         """Of each hypothesis, (N,); ended: as whole sentences, -inf within a word, unless all end within one."""
@@ -225,4 +285,4 @@ class Beam:
 
     def words(self) -> tuple[str, ...]:
         """Of the best whole sentence; within a word everywhere, the words before it of the best hypothesis."""
-        return self.hypotheses[self.scores(True).argmax()].place.words
+        return tuple(self.hypotheses[self.scores(True).argmax()].place.words)

@@ -95,9 +95,9 @@ def test_confidences_are_shares_of_the_beam(small: Small) -> None:
     ((word,), _) = stream.words(ended=True)
     beam = Beam(Framewise(), LexiconTree(small.lang, small.lm, 1.0), 8)
     beam.feed(saying(small, "_ B _"))
-    share = {each.place.words: 0.0 for each in beam.hypotheses}
+    share = {tuple(each.place.words): 0.0 for each in beam.hypotheses}
     for each, score in zip(beam.hypotheses, beam.scores(True)):
-        share[each.place.words] += float(np.exp(score))
+        share[tuple(each.place.words)] += float(np.exp(score))
     alike = {name: share[name,] / sum(share.values()) for name in ("BE", "BEE")}
     assert word.text == max(alike, key=alike.__getitem__)
     assert word.confidence == pytest.approx(alike[word.text], abs=0.02) and word.confidence < 0.9

@@ -13,7 +13,7 @@ import torch
 from distill.batch import Batch
 from distill.config.model import Transducer as Settings
 from distill.decode import log_probs
-from distill.decode.transducer import Beam, Greedy, LexiconTree, Place
+from distill.decode.transducer import Beam, Chain, Greedy, LexiconTree, Place
 from distill.models.recogniser import Recogniser
 from distill.models.transducer import Transducer
 from distill.runtime.torch_runner import TorchNetwork
@@ -100,7 +100,7 @@ def test_a_beam_of_everything_is_the_best_sentence_of_all(
         for words, units in sentences(small, FRAMES)
     }
     found = {
-        (each.place.words, each.units): each.acoustic + search.tree.ended(each.place)
+        (tuple(each.place.words), tuple(each.units)): each.acoustic + search.tree.ended(each.place)
         for each in search.hypotheses
         if each.place.node == 0
     }
@@ -127,7 +127,7 @@ def test_units_are_those_of_words(network: Transducer, small: Small) -> None:
 def test_the_n_gram_decides_between_homophones(small: Small) -> None:
     tree = LexiconTree(small.lang, small.lm, 1.0)
     unit = small.lang.tokens["B"]
-    after = {place.words: place.score for place in tree.after(Place(), unit) if place.words}
+    after = {tuple(place.words): place.score for place in tree.after(Place(), unit) if len(place.words)}
     assert after.keys() == {("BE",), ("BEE",)}
     for words, score in after.items():
         assert score == pytest.approx(math.log(10) * small.lm.score(("<s>",), words[0]))
@@ -138,7 +138,7 @@ def test_a_beam_that_ends_within_words_gives_those_before(small: Small) -> None:
     torch.manual_seed(0)
     search = Beam(TorchNetwork(Transducer(KINDS["lstm"], 3, len(small.lang.units))), tree, 1)
     node = tree.children[0][small.lang.tokens["A"]]
-    search.hypotheses = [search.hypotheses[0]._replace(place=Place(("BE",), node, 0.0))]
+    search.hypotheses = [search.hypotheses[0]._replace(place=Place(Chain("BE"), node, 0.0))]
     assert tree.ended(search.hypotheses[0].place) == -math.inf and search.words() == ("BE",)
 
 
@@ -172,3 +172,14 @@ def test_a_stream_has_the_frames_of_whole_utterances() -> None:
         for search, each in zip(searches, (frames, streamed[name])):
             search.feed(each)
         assert searches[0].units == searches[1].units
+
+
+def test_chains_compare_as_their_items_do() -> None:
+    one = Chain(1, 2)
+    assert one == Chain(1).then(2) and hash(one) == hash(Chain(1).then(2)) and one != Chain(1, 3) != Chain(1)
+    assert [tuple(Chain()), tuple(one.then(3)), one.then(3).last(2), one.last(9)] == [(), (1, 2, 3), (2, 3), (1, 2)]
+    assert len(one.then(2)) == 3 and one != (1, 2)
+    longest = one
+    for item in range(10**5):
+        longest = longest.then(item)
+    assert longest.last(1) == (10**5 - 1,) and len({longest.then(1), longest.then(1), longest.then(2)}) == 2
