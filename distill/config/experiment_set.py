@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from distill.config.bounds import EachOnce, Name, Seed
+from distill.config.decoding import Method
 from distill.config.loading import Settings
 from distill.config.names import NAME, NAME_RULE, hint
 
@@ -23,7 +24,8 @@ class ResultTable(Settings):
 
     rows: label -> an experiment, or what takes the place of {row} in `columns`: label -> an experiment. sets: test
     sets, whose error rates are shown, or "SET CONDITION" (`decoding.conditions`); empty: all sets. figures: of the last
-    validation, shown in place of error rates. paper: label of a row -> a paper's figures, as text.
+    validation, shown in place of error rates. methods: label of a column -> the decoding method of its error rates; one
+    without shows each experiment's main method (`Run.main_method`). paper: label of a row -> a paper's figures, a text.
     """
 
     title: str
@@ -31,12 +33,22 @@ class ResultTable(Settings):
     columns: Mapping[str, str] = {"": "{row}"}
     sets: tuple[str, ...] = ()
     figures: tuple[str, ...] = ()
+    methods: Mapping[str, Method] = {}
     paper: Mapping[str, str] = {}
     note: str = ""
 
     def experiment(self, row: str, column: str) -> str:
         """Name of the experiment of a cell, by the labels of its row and column."""
         return self.columns[column].replace(f"{{{ROW}}}", self.rows[row])
+
+    @model_validator(mode="after")
+    def _check_methods(self) -> ResultTable:
+        for label in self.methods:
+            if label not in self.columns:
+                raise ValueError(f"methods: no column {label!r}{hint(label, self.columns)}")
+        if self.methods and self.figures:
+            raise ValueError("methods are of error rates, and figures stand in place of those; give one of the two")
+        return self
 
 
 class ExperimentSet(Settings):

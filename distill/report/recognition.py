@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 
 from distill.report.paper import steps
 from distill.report.results import WerResult
-from distill.report.runs import GRAPH, UNITS, Run, test_sets
+from distill.report.runs import BEAM, GRAPH, UNITS, Run, millions, test_sets
 from distill.report.table import Section, Table, number
 
 TITLES = {
     GRAPH: "Word error rate (%), n-gram graph, with 95 % interval",
     UNITS: "Unit error rate (%), best path of the denominator graph, with 95 % interval",
-    "transducer_beam": "Word error rate (%), transducer, beam with n-gram, with 95 % interval",
+    BEAM: "Word error rate (%), transducer, beam with n-gram, with 95 % interval",
     "transducer_greedy": "Unit error rate (%), transducer, greedy, with 95 % interval",
 }
 
@@ -31,7 +31,7 @@ def error_table(runs: Sequence[Run], method: str, summary: bool = False) -> Tabl
         speed = (number(run.lookahead_ms, 0), number(rtf, 4)) if summary else ()
         for mode in [run.main_mode] if summary else run.modes:
             rates = run.rates(sets, mode, method)
-            rows.append((run.name, mode, f"{run.size / 1e6:.2f}", compression, *rates, *speed))
+            rows.append((run.name, mode, millions([run]), compression, *rates, *speed))
     return Table((*of_model, *sets, *of_speed), tuple(rows), fixed=len(of_model))
 
 

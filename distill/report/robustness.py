@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from distill.report.runs import GRAPH, Run, rate
+from distill.report.runs import Run, rate
 from distill.report.table import Section, Table
 
-TITLE = "Word error rate (%) under distortions, n-gram graph, with 95 % interval"
+TITLE = "Word error rate (%) under distortions, n-gram graph or a transducer's beam, with 95 % interval"
 NOTES = "Every utterance is distorted in the same way for all models. clean: the audio as it is."
 
 
@@ -16,8 +16,9 @@ def table(runs: Sequence[Run]) -> Table:
     conditions = sorted({d.condition or "" for run in runs for d in run.distorted})
     rows = []
     for run in runs:
+        main = run.main_mode, run.main_method
         for test_set in sorted({d.test_set for d in run.distorted}):
-            found = (run.decoding(test_set, run.main_mode, GRAPH, condition) for condition in ("", *conditions))
+            found = (run.decoding(test_set, *main, condition) for condition in ("", *conditions))
             rows.append((run.name, run.main_mode, test_set, *map(rate, found)))
     return Table(("model", "mode", "set", "clean", *conditions), tuple(rows), 3)
 

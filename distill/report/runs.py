@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
+from distill.config.decoding import OF_TRANSDUCER
 from distill.files import ASIDE
 from distill.report.results import LM_STAGE, TimingResult, TimingRow, TrainingResult, WerResult
 
 TIMING = "export/timing.json"
-GRAPH, UNITS, TRANSFORMER = "1best", "greedy", "transformer-lm"
+GRAPH, UNITS, TRANSFORMER, BEAM = "1best", "greedy", "transformer-lm", "transducer_beam"
 RESCORED = ("nbest-rescoring", "whole-lattice-rescoring", TRANSFORMER)  # with another language model than the graph's
 
 
@@ -41,6 +43,12 @@ class Run:
         return self.training.params.kept
 
     @property
+    def open_size(self) -> float | None:
+        """Those of them that gates left at the last validation, None without gates."""
+        closed = (self.training.figures or {}).get("sparsity")
+        return None if closed is None else self.size - closed * self.training.params.trunk
+
+    @property
     def modes(self) -> list[str]:
         return sorted({decoding.mode for decoding in self.decodings})
 
@@ -48,6 +56,12 @@ class Run:
     def main_mode(self) -> str:
         """The mode whose rates represent the model: streaming if it was decoded so."""
         return "streaming" if "streaming" in self.modes else "offline"
+
+    @property
+    def main_method(self) -> str:
+        """The method whose rates represent the model: over the graph, of a transducer alone its beam search."""
+        methods = {*self.training.config.get("decoding", {}).get("methods", ())}
+        return BEAM if methods and methods <= {*OF_TRANSDUCER} else GRAPH
 
     @property
     def lookahead_ms(self) -> float | None:
@@ -66,10 +80,13 @@ class Run:
         some = (d for d in every if (d.condition or "") == condition)
         return next((d for d in some if (d.test_set, d.mode, d.method) == wanted), None)
 
-    def error_rate(self, test_set: str) -> float | None:
-        """Error rate (%) over the graph in the main mode, None where there is none; test_set: or "SET CONDITION"."""
+    def error_rate(self, test_set: str, method: str | None = None) -> float | None:
+        """Error rate (%) in the main mode by a method, of itself the main one; None where there is none.
+
+        test_set: or "SET CONDITION".
+        """
         name, _, condition = test_set.partition(" ")
-        decoding = self.decoding(name, self.main_mode, GRAPH, condition)
+        decoding = self.decoding(name, self.main_mode, method or self.main_method, condition)
         return decoding.wer if decoding else None
 
     def rates(self, sets: Iterable[str], mode: str, method: str) -> list[str]:
@@ -83,6 +100,14 @@ def rate(decoding: WerResult | None) -> str:
         return "-"
     low, high = decoding.ci95
     return f"{decoding.wer:.2f} [{low:.1f}-{high:.1f}]"
+
+
+def millions(runs: Sequence[Run]) -> str:
+    """Parameters (M) of an experiment's runs, with gates the mean of what they leave too: '2.49 (1.27 open)'."""
+    if not runs:
+        return "-"
+    left = [size for run in runs if (size := run.open_size) is not None]
+    return f"{runs[0].size / 1e6:.2f}" + (f" ({fmean(left) / 1e6:.2f} open)" if left else "")
 
 
 def read_runs(folder: Path) -> list[Run]:

@@ -8,8 +8,9 @@ from statistics import fmean, stdev
 
 from scipy.stats import t as student_t
 
+from distill.config.decoding import OF_UNITS
 from distill.config.experiment_set import ExperimentSet, ResultTable
-from distill.report.runs import Run, read_runs, test_sets
+from distill.report.runs import BEAM, Run, millions, read_runs, test_sets
 from distill.report.table import Section, Table, markdown, number
 
 NOTE = (
@@ -18,6 +19,7 @@ NOTE = (
     " 0. A model that all seeds share was trained once. Error rates (%) over the n-gram graph; streaming models by"
     " `Recogniser.step`."
 )
+OF_BEAM = " A transducer alone has no such graph: its words are searched by its beam, with the n-gram."
 Seeds = dict[int, dict[str, Run]]  # seed -> experiment -> run
 
 
@@ -48,7 +50,7 @@ def _values(seeds: Seeds, name: str, value: Callable[[Run], float | None]) -> li
 
 
 def result_table(table: ResultTable, seeds: Seeds) -> Table:
-    """One row per label: size, multiply-adds where it was exported, and its results."""
+    """One row per label: size, multiply-adds where it was exported, and its results; error rates of units say so."""
     runs = [run for each in seeds.values() for run in each.values()]
     sets, rows = table.sets or test_sets(runs), []
     shown = [(label, key) for label in table.columns for key in (table.figures or sets)]
@@ -56,24 +58,26 @@ def result_table(table: ResultTable, seeds: Seeds) -> Table:
     for row in table.rows:
         own = [run for run in runs if run.name == table.experiment(row, next(iter(table.columns)))]
         timing = next((run.timing for run in own if run.timing), None)
-        cells = [row, number(own[0].size / 1e6 if own else None, 2)]
+        cells = [row, millions(own)]
         cells += [number(timing.macs_per_second / 1e9 if timing else None, 2)] if sized else []
         for label, key in shown:
-            values = _values(seeds, table.experiment(row, label), _reader(table, key))
+            values = _values(seeds, table.experiment(row, label), _reader(table, label, key))
             cells.append(cell(values, 3 if table.figures else 2))
         rows.append((*cells, *([table.paper.get(row, "-")] if table.paper else [])))
-    head = ("model", "params/M", *(["G MAC/s"] if sized else []), *(f"{label} {key}".strip() for label, key in shown))
+    units = {label for label, method in table.methods.items() if method in OF_UNITS}
+    heads = (f"{label} {key}{' (units)' if label in units else ''}".strip() for label, key in shown)
+    head = ("model", "params/M", *(["G MAC/s"] if sized else []), *heads)
     return Table((*head, *(["paper"] if table.paper else [])), tuple(rows))
 
 
-def _reader(table: ResultTable, key: str) -> Callable[[Run], float | None]:
+def _reader(table: ResultTable, label: str, key: str) -> Callable[[Run], float | None]:
     if table.figures:
         return lambda run: (run.training.figures or {}).get(key)
-    return lambda run: run.error_rate(key)
+    return lambda run: run.error_rate(key, table.methods.get(label))
 
 
 def difference_table(settings: ExperimentSet, seeds: Seeds) -> Table:
-    """One row per pair and test set that both were decoded on: first - second, absolute and relative."""
+    """One row per pair and test set that both were decoded on: first - second, each by its main method."""
     rows, of_first = [], seeds.get(settings.seeds[0], {})
     shared = {name: of_first[name] for name in settings.shared if name in of_first}
     for first, second in settings.compared:
@@ -97,7 +101,8 @@ def sections(settings: ExperimentSet, seeds: Seeds) -> Iterator[Section]:
         yield table.title, [*result_table(table, seeds).markdown(), *(["", table.note] if table.note else [])]
     differences = difference_table(settings, seeds)
     if differences.rows:
-        yield "Differences", [*differences.markdown(), "", NOTE]
+        beam = any(run.main_method == BEAM for runs in seeds.values() for run in runs.values())
+        yield "Differences", [*differences.markdown(), "", NOTE + (OF_BEAM if beam else "")]
     names = [name for name, _ in settings.each()]
     expected = {seed: [name for name in names if seed in settings.seeds_of(name)] for seed in settings.seeds}
     missing = {seed: [name for name in own if name not in seeds.get(seed, {})] for seed, own in expected.items()}

@@ -14,6 +14,10 @@ EGS = Path(__file__).parents[3] / "egs"
 PAIR = {"a": {}, "b": {}}
 
 
+def with_table(**values: Any) -> dict[str, Any]:
+    return {"experiments": PAIR, "tables": [{"title": "t", "rows": {"A": "a"}, **values}]}
+
+
 def made(tmp_path: Path, **values: Any) -> ExperimentSet:
     path = tmp_path / "some.yaml"
     path.write_text(yaml.safe_dump({"title": "T", "corpus": "librispeech", **values}))
@@ -45,6 +49,9 @@ def test_each_combination_is_an_experiment(tmp_path: Path) -> None:
         ({"experiments": {"a b": {}}}, "'a b' must be a name"),
         ({"experiments": PAIR, "compared": [["a", "c"]]}, "no experiment 'c'; there are: a, b"),
         ({"experiments": PAIR, "tables": [{"title": "t", "rows": {"A": "a"}, "columns": {"": "{row}_ft"}}]}, "'a_ft'"),
+        (with_table(methods={"B": "1bset"}, columns={"B": "{row}"}), "tables.0.methods.B: must be '1best', 'greedy'"),
+        (with_table(methods={"A": "1best"}, columns={"B": "{row}"}), "methods: no column 'A'; there are: B"),
+        (with_table(methods={"": "greedy"}, figures=["accuracy"]), "methods are of error rates"),
         ({"experiments": PAIR, "seeds": [0, 0]}, "seeds"),
         ({"experiments": PAIR, "seeds": []}, "seeds"),
         ({"experiments": PAIR, "stages": [9]}, "stages"),

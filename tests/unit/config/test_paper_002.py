@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from distill.config.decoding import OF_TRANSDUCER
 from distill.config.experiment import Experiment
 from distill.config.experiment_set import ExperimentSet
 from distill.models.cost import parameters
@@ -59,7 +60,7 @@ def test_the_set_compares_models_of_a_quarter_too(tmp_path: Path) -> None:
 
 def test_conformers_of_the_set_have_half_of_the_teachers_parameters(tmp_path: Path) -> None:
     run = SetRun(ExperimentSet.read(CONF / "sets/paper-002-conformer.yaml"), CONF.parents[2], tmp_path)
-    made = dict(run.experiments)
+    made = {name: each for name, each in run.experiments.items() if name.startswith("conformer")}
     whole = trunk(made["conformer_ft"])
     for name, experiment in made.items():
         if "_l0" in name:  # its widths are those of the checkpoint
@@ -68,6 +69,21 @@ def test_conformers_of_the_set_have_half_of_the_teachers_parameters(tmp_path: Pa
             assert trunk(experiment) / whole == pytest.approx(0.5, abs=5e-3), name
         assert bool(experiment.model.streaming.chunk_frames) == name.endswith("_stream")
         assert ({"outputs", "hidden"} <= experiment.objective.terms.keys()) == ("_kd" in name), name
+
+
+def test_the_set_has_transducers_and_lf_mmi_on_one_encoder(tmp_path: Path) -> None:
+    """Every column's method is decoded wherever its output is trained."""
+    settings = ExperimentSet.read(CONF / "sets/paper-002-conformer.yaml")
+    made, table = SetRun(settings, CONF.parents[2], tmp_path).experiments, settings.tables[-1]
+    for name in table.rows.values():
+        experiment, plain = made[name], made[name.partition("_rnnt")[0]]
+        assert experiment.model.encoder == plain.model.encoder, name
+        trained = {True: experiment.transduces, False: experiment.recognises}
+        expected = {method for method in table.methods.values() if trained[method in OF_TRANSDUCER]}
+        assert {*experiment.decoding.methods} == expected, name
+    for name in made:
+        if name.startswith("conformer_"):
+            assert made[name].decoding.methods == ("1best",), name
 
 
 def test_dphubert_is_as_published() -> None:

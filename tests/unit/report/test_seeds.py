@@ -9,6 +9,7 @@ import pytest
 
 from distill.config.experiment_set import ExperimentSet
 from distill.report import seeds
+from distill.report.runs import read_runs
 from tests.support.results import decoding, timing, training, wer, write
 
 RATES = {"a": (10.0, 11.0, 12.0), "b": (12.0, 13.1, 13.9), "c": (10.0, 14.0, 9.0)}
@@ -69,6 +70,57 @@ def test_figures_of_the_last_validation_stand_in_place_of_rates(folder: Path) ->
     table = {"title": "Accuracy", "rows": {"A": "a", "D": "d"}, "figures": ["accuracy", "other"]}
     rows = seeds.result_table(settings(tables=[table]).tables[0], seeds.read_seeds(folder)).rows
     assert rows == (("A", "1.01", "2.50", "0.110 ± 0.025", "-"), ("D", "-", "-", "-", "-"))
+
+
+@pytest.fixture
+def transducers(folder: Path) -> Path:
+    """a and b with LF-MMI alone, c with both, d with RNN-T alone."""
+    config = {"stage": 8, "init": None, "model": {"streaming": {"chunk_frames": 0}}}
+    for seed in range(3):
+        for name, others in (("c", ["1best"]), ("d", [])):
+            methods = [*others, "transducer_greedy", "transducer_beam"]
+            training(folder / f"seed-{seed}" / name, 8, config={**config, "decoding": {"methods": methods}})
+            for method, rate in zip(methods[::-1], (20.0, 40.0)):
+                decoding(folder / f"seed-{seed}" / name, "test-clean", "offline", method, rate + seed)
+    return folder
+
+
+def test_a_column_may_have_a_method_of_its_own(transducers: Path) -> None:
+    table = {
+        "title": "Both",
+        "rows": {"LF-MMI": "a", "both": "c", "RNN-T": "d"},
+        "columns": {"main:": "{row}", "graph:": "{row}", "beam:": "{row}", "greedy:": "{row}"},
+        "methods": {"graph:": "1best", "beam:": "transducer_beam", "greedy:": "transducer_greedy"},
+    }
+    found = seeds.result_table(settings(tables=[table]).tables[0], seeds.read_seeds(transducers))
+    assert found.head[3:] == ("main: test-clean", "graph: test-clean", "beam: test-clean", "greedy: test-clean (units)")
+    beam, greedy = "21.00 ± 2.48", "41.00 ± 2.48"
+    assert [row[3:] for row in found.rows] == [
+        ("11.00 ± 2.48", "11.00 ± 2.48", "-", "-"),
+        ("11.00 ± 6.57", "11.00 ± 6.57", beam, greedy),
+        (beam, "-", beam, greedy),
+    ]
+
+
+def test_a_transducer_alone_is_compared_by_its_beam(transducers: Path) -> None:
+    pairs = settings(compared=[["d", "a"], ["c", "a"]])
+    rows = seeds.difference_table(pairs, seeds.read_seeds(transducers)).rows
+    assert [(row[0], row[2]) for row in rows] == [("d - a", "+10.00 ± 0.00"), ("c - a", "+0.00 ± 7.45")]
+    assert seeds.OF_BEAM in seeds.page(pairs, transducers)
+
+
+def test_without_a_transducer_alone_the_notes_have_none(folder: Path) -> None:
+    assert seeds.OF_BEAM not in seeds.page(settings(compared=[["a", "b"]]), folder)
+
+
+def test_a_size_has_what_gates_leave(folder: Path) -> None:
+    for seed, sparsity in enumerate((0.4, 0.5, 0.6)):
+        training(folder / f"seed-{seed}" / "d", 8, figures={"sparsity": sparsity - 0.02})
+    table = {"title": "Gates", "rows": {"A": "a", "D": "d"}, "figures": ["sparsity"]}
+    rows = seeds.result_table(settings(tables=[table]).tables[0], seeds.read_seeds(folder)).rows
+    assert [row[1] for row in rows] == ["1.01", "1.01 (0.53 open)"]
+    (run,) = (run for run in read_runs(folder / "seed-0") if run.name == "d")
+    assert run.open_size == pytest.approx(1_000_000 * (1 - 0.38) + 10_000)
 
 
 def test_the_page_lists_what_is_missing(folder: Path) -> None:
