@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -117,8 +117,8 @@ def load_epoch(folder: Path, epoch: Literal["last", "best"] = "last") -> dict[st
 
 def load_code_head(folder: Path) -> CodeHead | None:
     """The head over codewords of a model that was pre-trained with one, as HuBERT is; None where there is none."""
-    content, prefix = load_epoch(folder), "hubert.head."
-    state = {name.removeprefix(prefix): x for name, x in content["objective"].items() if name.startswith(prefix)}
+    content = load_epoch(folder)
+    state = code_head_state(content)
     if not state:
         return None
     settings = Experiment.parse(content["experiment"], str(folder)).objective.hubert or Hubert()
@@ -126,6 +126,12 @@ def load_code_head(folder: Path) -> CodeHead | None:
     head = CodeHead(dim, final_dim, clusters, settings.temperature, settings.block or -1)
     head.load_state_dict(state)
     return head.eval()
+
+
+def code_head_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The state of a checkpoint's head over codewords; empty where it has none."""
+    prefix = "hubert.head."
+    return {name.removeprefix(prefix): x for name, x in content["objective"].items() if name.startswith(prefix)}
 
 
 def digest(what: object, states: Iterable[tuple[str, Tensor]]) -> str:

@@ -56,9 +56,12 @@ def with_units(recipe: Recipe, experiment: Experiment) -> Experiment:
     from distill.models import checkpoint
 
     name = experiment.teacher.experiment
-    if not checkpoint.epoch_paths(recipe.exp(name)) or checkpoint.load_code_head(recipe.exp(name)) is not None:
+    if not checkpoint.epoch_paths(recipe.exp(name)):
         return experiment
-    layers = checkpoint.load_epoch(recipe.exp(name))["experiment"]["model"]["encoder"]["layers"]
+    content = checkpoint.load_epoch(recipe.exp(name))
+    if checkpoint.code_head_state(content):
+        return experiment
+    layers = content["experiment"]["model"]["encoder"]["layers"]
     units = Units(of=name, layer=max(1, 3 * layers // 4), clusters=CODEWORDS)
     log.info(
         "%s: its teacher %s has no codewords, so that %d are found by k-means of its block %d (`units` gives others)",

@@ -105,14 +105,19 @@ def test_a_teacher_without_codewords_is_named(tmp_path: Path) -> None:
         load_codes(student(), teacher_of(tmp_path), tmp_path, tmp_path)
 
 
-def test_units_are_those_of_a_teacher_without_codewords(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Three quarters of its depth; a teacher with codewords, and units that are given, stay."""
+def test_units_are_those_of_a_teacher_without_codewords(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three quarters of its depth; a teacher with codewords, and units that are given, stay. It is read once."""
     caplog.set_level("INFO")
     recipe = SimpleNamespace(exp=lambda name: tmp_path / name)
     assert with_units(recipe, student()).units is None, "the teacher is not trained yet"
     write_teacher(tmp_path)
+    read, load = [], checkpoint.load
+    monkeypatch.setattr(checkpoint, "load", lambda path: read.append(path.name) or load(path))
     units = with_units(recipe, student()).units
     assert units is not None and (units.of, units.layer, units.clusters) == ("t", 1, 500)
+    assert read == ["epoch-0.pt"]
     assert "its teacher t has no codewords, so that 500 are found by k-means of its block 1" in caplog.text
     assert with_units(recipe, student(units=UNITS)).units == student(units=UNITS).units
     head = {f"hubert.head.{name}": x for name, x in CodeHead(8, 4, 6).state_dict().items()}
