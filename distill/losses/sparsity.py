@@ -22,16 +22,11 @@ class Sparsity(LossTerm):
 
     @classmethod
     def build(cls, settings: Settings, context: TermContext) -> Sparsity:
-        pruning = context.student.pruning
-        if pruning is None:
-            raise ValueError("sparsity: the model has no gates; set model.pruning")
         with torch.device("meta"):
-            greatest = Recogniser(context.student, 1).gates.greatest_sparsity()
-        if settings.target > greatest:
-            raise ValueError(
-                f"sparsity.target {settings.target} is not in reach: with everything of model.pruning.units"
-                f" ({', '.join(pruning.units)}) closed the sparsity is {greatest:.4f}; lower it, or prune more kinds"
-            )
+            gates = Recogniser(context.student, 1).gates
+        gates.check_reach(settings.target, "objective.sparsity.target")
+        pruning = context.student.pruning
+        assert pruning is not None
         return cls(settings.target, settings.warm_up, pruning.lr_scale)
 
     def forward(self, student: Output, teacher: Targets | None, batch: Batch) -> Losses:

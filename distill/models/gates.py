@@ -130,7 +130,7 @@ class Gates(nn.ModuleDict):
 
     def __init__(self, settings: Pruning | None, owner: nn.Module, units: Mapping[str, Units]) -> None:
         super().__init__()
-        kinds = settings.units if settings else ()
+        self.kinds = kinds = settings.units if settings else ()
         group = ParameterGroup("gates", settings.lr_scale if settings else 1.0, decays=False)
         self.units = dict(units)
         over: dict[str, list[str]] = {name: [] for name, _ in owner.named_parameters()}
@@ -168,6 +168,17 @@ class Gates(nn.ModuleDict):
         """That with as many units closed as can be."""
         return 1 - float(self._left({name: gate.at_least / gate.units for name, gate in self.each.items()}))
 
+    def check_reach(self, sparsity: float, setting: str) -> None:
+        """Raises ValueError, naming the setting, for a share that the gates cannot close."""
+        if not self:
+            raise ValueError(f"{setting}: {sparsity} is not in reach: the model has no gates; set model.pruning")
+        kinds, greatest = ", ".join(self.kinds), self.greatest_sparsity()
+        if not 0 < sparsity <= greatest:
+            raise ValueError(
+                f"{setting}: {sparsity} is not in reach: with everything of model.pruning.units ({kinds}) closed the"
+                f" sparsity is {greatest:.4f}; give a share above 0 and up to it, or prune more kinds"
+            )
+
     @torch.no_grad()
     def settle(self, sparsity: float) -> None:
         """Set one shift of all gates, so that evaluation closes this share as nearly as units allow.
@@ -175,9 +186,7 @@ class Gates(nn.ModuleDict):
         A training of few updates ends some percent away from its target, and later ones compare models of one size.
         Factors of units that stay open are what they were. Raises ValueError for a share out of reach.
         """
-        if not self or not 0 < sparsity <= self.greatest_sparsity():
-            reach = f"up to {self.greatest_sparsity():.4f}" if self else "nothing: the model has none (model.pruning)"
-            raise ValueError(f"sparsity {sparsity} (init_sparsity, --sparsity) is not in reach; gates close {reach}")
+        self.check_reach(sparsity, "init_sparsity, --sparsity")
         high = 20 + max(float(gate.log_alpha.abs().max()) for gate in self.each.values())
         low = -high
         for _ in range(40):  # bisection

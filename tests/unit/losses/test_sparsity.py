@@ -88,8 +88,12 @@ def test_a_target_out_of_reach_says_what_is_in_reach() -> None:
     context = TermContext(model(units=["heads"]))
     with torch.device("meta"):
         greatest = Recogniser(context.student, 3).gates.greatest_sparsity()
-    with pytest.raises(ValueError, match=rf"target 0\.9 is not in reach.*\(heads\) closed .* is {greatest:.4f}; lower"):
-        Sparsity.build(Settings.model_validate({"sparsity": {"target": 0.9}}).sparsity, context)
+    settings = Settings.model_validate({"sparsity": {"target": 0.9}}).sparsity
+    said = rf"sparsity\.target: 0\.9 is not in reach.*\(heads\) closed .* is {greatest:.4f}; give a share"
+    with pytest.raises(ValueError, match=said):
+        Sparsity.build(settings, context)
+    with pytest.raises(ValueError, match=r"sparsity\.target: 0\.9 .* has no gates; set model\.pruning"):
+        Sparsity.build(settings, TermContext(Model.model_validate(SHAPE)))
 
 
 def experiment(**changes: Any) -> Experiment:
