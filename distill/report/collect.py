@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from distill.config.bounds import SOURCES
 from distill.files import write_json
 from distill.report import calibration, differences, language_models, superb
 from distill.report.runs import TIMING, decoding_files, read_runs
@@ -48,7 +49,16 @@ def _portable_text(text: str, root: Path) -> str:
         words = shlex.split(text)
     except ValueError:
         return text.replace(f"{root}/", "")
-    if not any(word.startswith("/") for word in words):
-        return text
-    relative = (os.path.relpath(word, root) if word.startswith("/") else word for word in words)
-    return shlex.join(Path(word).name if word.startswith("../..") else word for word in relative)
+    portable_words = [_portable_path(word, root) for word in words]
+    return text if portable_words == words else shlex.join(portable_words)
+
+
+def _portable_path(word: str, root: Path) -> str:
+    """An absolute path, of a source such as fairseq:FILE too, relative to `root`; another word as it is."""
+    kind, colon, path = word.partition(":")
+    if kind not in SOURCES:
+        kind, colon, path = "", "", word
+    if not path.startswith("/"):
+        return word
+    relative = os.path.relpath(path, root)
+    return kind + colon + (Path(relative).name if relative.startswith("../..") else relative)

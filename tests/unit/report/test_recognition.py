@@ -145,6 +145,19 @@ def test_paths_beside_the_repository_stay_relative(tmp_path: Path) -> None:
     assert portable({"command": [text]}, tmp_path / "repo") == {"command": ["run --corpus-dir ../shared/corpora"]}
 
 
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("whisper:/home/someone/models/base", "whisper:base"),
+        ("fairseq:{root}/models/a.pt", "fairseq:models/a.pt"),
+        ("hf:openai/whisper-base", "hf:openai/whisper-base"),
+        ("./models/base", "./models/base"),
+    ],
+)
+def test_paths_of_published_models_are_made_relative(tmp_path: Path, source: str, expected: str) -> None:
+    assert portable({"pretrained": source.format(root=tmp_path)}, tmp_path) == {"pretrained": expected}
+
+
 def test_nothing_to_report_names_the_stages(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="stages 6, 8 and 9"):
         read_runs(tmp_path)
