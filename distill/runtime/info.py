@@ -24,9 +24,9 @@ class ModelInfo(Settings):
     model: Model
     gain: float
     outputs: tuple[str, ...]
-    selectable: tuple[str, ...]
-    transducer_beam: int
-    transducer_lm_scale: float
+    selectable: tuple[str, ...] = ("main",)  # of exports that do not say
+    transducer_beam: int = 8
+    transducer_lm_scale: float = 0.3
 
     @classmethod
     def of_export(cls, path: Path) -> ModelInfo:

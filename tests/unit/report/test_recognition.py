@@ -148,7 +148,7 @@ def test_paths_beside_the_repository_stay_relative(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ("whisper:/home/someone/models/base", "whisper:base"),
+        ("whisper:/models/base", "whisper:base"),
         ("fairseq:{root}/models/a.pt", "fairseq:models/a.pt"),
         ("hf:openai/whisper-base", "hf:openai/whisper-base"),
         ("./models/base", "./models/base"),
