@@ -109,8 +109,8 @@ class ExperimentSet(Settings):
 
 def _check_settings(key: str, settings: Mapping[str, Any]) -> None:
     """Raise ValueError for what a set gives its experiments itself, and for values that make no combinations."""
-    for given in sorted({"name", "seed"} & settings.keys()):
-        raise ValueError(f"experiments: {key}: {given} is given by the set; leave it out")
+    if given := sorted({"name", "seed"} & settings.keys()):
+        raise ValueError(f"experiments: {key}: {given[0]} is given by the set; leave it out")
     choices = settings.get("for", {})
     if not isinstance(choices, Mapping):
         raise ValueError(f"experiments: {key}: for: expected KEY: values (got {choices!r})")

@@ -142,6 +142,11 @@ def digest(what: object, states: Iterable[tuple[str, Tensor]]) -> str:
     return made.hexdigest()[:16]
 
 
+def weights_of(model: Recogniser) -> str:
+    """The digest of a model's shape and weights."""
+    return digest(model.settings.changed(), model.state_dict().items())
+
+
 def export_weights(folder: Path, path: Path, epoch: int | Literal["last", "best"] = "last", avg: int = 1) -> int:
     """Write {"model": state dict}, averaged as `load_recogniser` does: icefall's pretrained.pt. Returns the epoch."""
     model, _, _, last = load_recogniser(folder, epoch, avg)

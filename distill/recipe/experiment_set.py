@@ -78,14 +78,14 @@ class SetRun:
 
         Raises ValueError for a circle, and where what is shared builds on what is not.
         """
-        experiments, shared = self.experiments, self.settings.shared
+        experiments, shared = self.experiments, {*self.settings.shared}
         every = list(levels(experiments))
-        for name in shared:
-            if own := sorted({*_sources(experiments[name])} & experiments.keys() - {*shared}):
+        for name in self.settings.shared:
+            if own := sorted({*_sources(experiments[name])} & experiments.keys() - shared):
                 raise ValueError(f"shared: {name} builds on {', '.join(own)}, each seed's own; share that too")
-        parts = ([[name for name in wave if (name in shared) == of_all] for wave in every] for of_all in (True, False))
-        first, own_waves = ([wave for wave in part if wave] for part in parts)
-        return first, own_waves
+        of_all = [part for wave in every if (part := [name for name in wave if name in shared])]
+        of_seeds = [part for wave in every if (part := [name for name in wave if name not in shared])]
+        return of_all, of_seeds
 
     def run(self, jobs: int) -> None:
         """Run all that is not done, so many seeds at a time.

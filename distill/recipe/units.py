@@ -149,7 +149,7 @@ class Frames:
         weights = ""
         if settings.experiment is not None:
             model, trained, _, _ = checkpoint.load_recogniser(recipe.exp(settings.experiment))
-            weights = checkpoint.digest(model.settings.changed(), model.state_dict().items())
+            weights = checkpoint.weights_of(model)
             self.model, self.batch_seconds = model.to(recipe.device), 4 * trained.data.max_duration
         self.origin = Origin.of_settings(settings, train, weights)
 

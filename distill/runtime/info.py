@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from distill.config.decoding import Decoding
 from distill.config.loading import Settings
 from distill.config.model import Model
 
@@ -25,8 +26,8 @@ class ModelInfo(Settings):
     gain: float
     outputs: tuple[str, ...]
     selectable: tuple[str, ...] = ("main",)  # of exports that do not say
-    transducer_beam: int = 8
-    transducer_lm_scale: float = 0.3
+    transducer_beam: int = Decoding().transducer_beam
+    transducer_lm_scale: float = Decoding().transducer_lm_scale
 
     @classmethod
     def of_export(cls, path: Path) -> ModelInfo:

@@ -41,7 +41,7 @@ def measure(task: Task, folder: Path, data: Path, overrides: Sequence[str], devi
     """
     runs = [task.data(data, run) for run in task.runs]
     model, _, _, epoch = checkpoint.load_recogniser(folder)
-    weights = checkpoint.digest(model.settings.changed(), model.state_dict().items())
+    weights = checkpoint.weights_of(model)
     path, place = folder / FOLDER / f"{task.name}.json", folder / FOLDER / task.name
     if path.is_file():
         earlier = SuperbResult.read(path)
