@@ -16,7 +16,7 @@ from distill.recipe.parallel import join
 from distill.recipe.script import run_script
 from distill.recipe.stage import Stage, relaunched, run_stage
 from distill.recipe.training import train, training_stage
-from distill.recipe.units import label_units, units_stage, with_units
+from distill.recipe.units import make_units, units_stage, with_units
 
 log = logging.getLogger("train")
 
@@ -33,20 +33,21 @@ def main() -> None:
         for experiment in asked:
             if stage := first_weights_stage(recipe, experiment):
                 run_stage(stage, partial(write_first_weights, recipe, experiment), job=recipe.job)
-    trained = (experiment for experiment in asked if experiment.stage == args.stage and experiment.trained)
-    experiments = [with_units(recipe, experiment) for experiment in trained]
+    experiments = [experiment for experiment in asked if experiment.stage == args.stage and experiment.trained]
     if relaunched(recipe, [stage for experiment in experiments for stage in stages_of(recipe, experiment)]):
         return
     ranks, recipe = join(recipe, longest_wait=None)
     for experiment in experiments:
+        experiment = with_units(recipe, experiment)  # not before: its teacher may be one of those above
         if stage := units_stage(recipe, experiment):
-            run_stage(stage, partial(label_units, recipe, ranks, experiment), ranks, recipe.job)
+            run_stage(stage, partial(make_units, recipe, ranks, experiment), ranks, recipe.job)
         if recipe.job is None:
             run_stage(training_stage(recipe, experiment), partial(train, recipe, experiment), ranks)
 
 
 def stages_of(recipe: Recipe, experiment: Experiment) -> list[Stage]:
     """The stages of an experiment: its units of frames, if it needs some, and its training, which has no jobs."""
+    experiment = with_units(recipe, experiment, quiet=True)
     training = None if recipe.job else training_stage(recipe, experiment)
     return [stage for stage in (units_stage(recipe, experiment), training) if stage]
 

@@ -112,6 +112,17 @@ class Experiment(Settings):
         return self.stage != 5 or not self.objective.uses_shorthand
 
     @property
+    def predicts_units(self) -> bool:
+        """Whether a term needs units of frames, not codewords alone."""
+        return any(term.units for term in self.objective.terms.values())
+
+    @property
+    def units_folder(self) -> str:
+        """Name of the folder of its units; those that are codewords alone have one without labels."""
+        assert self.units is not None
+        return self.units.folder(self.data) + ("" if self.predicts_units else "-codewords")
+
+    @property
     def supervised(self) -> bool:
         """Whether it is trained with numerators and the denominator."""
         return self.trained and any(term.supervised for term in self.objective.terms.values())

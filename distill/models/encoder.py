@@ -320,12 +320,13 @@ def mask_spans(
 
 
 def spans(sizes: Tensor, width: int, probability: float, length: int) -> Tensor:
-    """Random spans within sizes (B,): (B, width) bool."""
+    """Random spans within sizes (B,): (B, width) bool. Of fewer frames a span leaves one, as in fairseq."""
     count = (probability * sizes / length + torch.rand(len(sizes), device=sizes.device)).long()
     most = max(1, int(count.max()))
-    room = (sizes - length).clamp_min(0) + 1
+    lengths = (sizes - 1).clamp(0, length)
+    room = sizes - lengths + 1
     starts = (torch.rand(len(sizes), most, device=sizes.device) * room[:, None]).long()
     used = torch.arange(most, device=sizes.device) < count[:, None]
     position = torch.arange(width, device=sizes.device)
-    hit = (position >= starts[..., None]) & (position < starts[..., None] + length) & used[..., None]
+    hit = (position >= starts[..., None]) & (position < (starts + lengths[:, None])[..., None]) & used[..., None]
     return hit.any(1)

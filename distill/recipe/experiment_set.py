@@ -32,6 +32,7 @@ TARGETS = "targets"  # of a data-dir: their names tell which teacher they are of
 OTHERS = ("graphs.yaml", "lm.yaml")  # of a conf-dir, beside experiments
 OTHER_SCOPES = (Graphs.SCOPE, LanguageModel.SCOPE)  # beginnings of settings that are of those
 RESULT = "result.json"
+LABELLING = 7  # the stage
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,11 @@ class SetRun:
         of_seeds = [part for wave in every if (part := [name for name in wave if name not in shared])]
         return of_all, of_seeds
 
+    @cached_property
+    def _labelling(self) -> set[str]:
+        """Teachers whose lattices others learn from: they are made with the teacher, before seeds share it."""
+        return {each.teacher.experiment for each in self.experiments.values() if each.teacher and each.supervised}
+
     def run(self, jobs: int) -> None:
         """Run all that is not done, so many seeds at a time.
 
@@ -115,7 +121,7 @@ class SetRun:
         if seed != self.first:
             self._link_shared(exp, data)
         for names in waves:
-            last = max(self.experiments[name].stage for name in names)
+            last = max(LABELLING if name in self._labelling else self.experiments[name].stage for name in names)
             teachers = [each.teacher.experiment for name in names if (each := self.experiments[name]).teacher]
             called = dict.fromkeys([*teachers, *names])  # teachers for stage 7
             where = ["--conf-dir", conf, "--exp-dir", exp, "--data-dir", data]
@@ -133,7 +139,7 @@ class SetRun:
                 _link(exp / folder, first / folder)
             _link(data / "num" / name, first.with_name("data") / "num" / name)
             if experiment.units is not None:
-                units = Path("units", experiment.units.folder(experiment.data))
+                units = Path("units", experiment.units_folder)
                 _link(data / units, first.with_name("data") / units)
 
     def _write(self, conf: Path, seeds: Mapping[str, int]) -> None:

@@ -42,10 +42,10 @@ def units_stage(recipe: Recipe, experiment: Experiment) -> Stage | None:
     inputs: dict[Path, int | None] = {recipe.cuts: 0}
     if source := experiment.units.experiment:
         inputs[recipe.exp(source)] = stage_of(maker_of(recipe.conf_dir, source, recipe.suffix))
-    return Stage(5, recipe.frame_units / experiment.units.folder(experiment.data), settings, inputs, resumable=True)
+    return Stage(5, recipe.frame_units / experiment.units_folder, settings, inputs, resumable=True)
 
 
-def with_units(recipe: Recipe, experiment: Experiment) -> Experiment:
+def with_units(recipe: Recipe, experiment: Experiment, quiet: bool = False) -> Experiment:
     """The experiment; where it compares codewords and its teacher has none, with units of the teacher's states.
 
     They are of the block at three quarters of its depth, as HuBERT's second iteration takes them.
@@ -63,24 +63,32 @@ def with_units(recipe: Recipe, experiment: Experiment) -> Experiment:
         return experiment
     layers = content["experiment"]["model"]["encoder"]["layers"]
     units = Units(of=name, layer=max(1, 3 * layers // 4), clusters=CODEWORDS)
-    log.info(
-        "%s: its teacher %s has no codewords, so that %d are found by k-means of its block %d (`units` gives others)",
-        experiment.name, name, units.clusters, units.layer,
-    )  # fmt: skip
+    if not quiet:
+        log.info(
+            "%s: its teacher %s has no codewords, so that %d are found by k-means of its block %d (`units` gives"
+            " others)", experiment.name, name, units.clusters, units.layer,
+        )  # fmt: skip
     return experiment.model_copy(update={"units": units})
 
 
-def label_units(recipe: Recipe, ranks: Alone | Ranks, experiment: Experiment, folder: Path) -> None:
-    """inventory.npz; shards of labels in a folder per part; skipped.tsv; summary.json with counts of each cluster."""
+def make_units(recipe: Recipe, ranks: Alone | Ranks, experiment: Experiment, folder: Path) -> None:
+    """inventory.npz, and where a term predicts units the labels of all frames."""
+    assert experiment.units is not None
+    find_inventory(recipe, experiment.units, experiment.data.train, folder)
+    if experiment.predicts_units:
+        label_frames(recipe, ranks, experiment, folder)
+    frames_of.cache_clear()  # the training needs the memory
+
+
+def label_frames(recipe: Recipe, ranks: Alone | Ranks, experiment: Experiment, folder: Path) -> None:
+    """Shards of labels in a folder per part; skipped.tsv; summary.json with counts of each cluster."""
     from distill.data import units
 
     settings, data = experiment.units, experiment.data
     assert settings is not None
-    find_inventory(recipe, settings, data.train, folder)
     parts = tuple(dict.fromkeys((*data.train, data.valid)))
     write = partial(write_shard, settings=settings, train=data.train, folder=folder)
     each_shard(recipe, ranks, parts, folder, write)
-    frames_of.cache_clear()  # the training needs the memory
     if recipe.job or not ranks.first:
         return
     summary, skipped = {}, []

@@ -108,6 +108,8 @@ def build_trainer(
         with_second=source == "second", transcripts=transcripts(experiment, folders),
     )  # fmt: skip
     loader = training(experiment, folders, numerators, reading, ranks)
+    if "masks" in needs and ranks.first:
+        warn_of_long_masks(experiment, loader)
     model = initial_model(experiment, lang.outputs, folders, folder, loader, ranks.first, start)
     denominator = graphs.denominator.to(device) if graphs else None
     clusters = codes.clusters if codes else experiment.units.clusters if experiment.units else 0
@@ -208,7 +210,7 @@ def stored_units(experiment: Experiment, folders: Folders, parts: Sequence[str])
     """Units of the frames of some parts, None for an experiment whose terms need none."""
     if experiment.units is None or "units" not in needs_of(experiment.objective):
         return None
-    folder = folders.data / "units" / experiment.units.folder(experiment.data)
+    folder = folders.data / "units" / experiment.units_folder
     return UnitLabels([folder / part for part in parts], experiment.model.front_end, experiment.units.clusters)
 
 
@@ -267,6 +269,18 @@ def start_model(experiment: Experiment, name: str, folders: Folders) -> Recognis
     if experiment.init_sparsity:
         model.gates.settle(experiment.init_sparsity)
     return model
+
+
+def warn_of_long_masks(experiment: Experiment, loader: TrainLoader) -> None:
+    """Warn where a span leaves one frame of most utterances: there is next to nothing to predict the others from."""
+    length, hop, cuts = experiment.model.mask.time_length, experiment.model.front_end.hop, loader.sample(CALIBRATED)
+    short = [cut for cut in cuts if cut.num_samples <= (length + 1) * hop]
+    if 2 * len(short) > len(cuts):
+        log.warning(
+            "%s: model.mask.time_length %d (%g s) leaves one frame of %d of %d utterances, and the masked ones learn"
+            " next to nothing from it; give a shorter one", experiment.name, length, length * hop / SAMPLE_RATE,
+            len(short), len(cuts),
+        )  # fmt: skip
 
 
 def calibrate(front_end: FrontEnd, loader: TrainLoader) -> None:

@@ -40,7 +40,7 @@ def load_codes(experiment: Experiment, teacher: Recogniser, exp: Path, units: Pa
         if settings.experiment != name:
             raise ValueError(f"{experiment.name}: units.of is {settings.of}, but codewords are of its teacher, {name}")
         origin = Origin.of_settings(settings, experiment.data.train, checkpoint.weights_of(teacher))
-        centroids = Inventory.load(units / settings.folder(experiment.data) / INVENTORY, origin).centroids
+        centroids = Inventory.load(units / experiment.units_folder / INVENTORY, origin).centroids
         log.info("codewords of %s: centroids of its block %d", name, settings.layer)
         return CentroidCodes(torch.from_numpy(centroids), settings.layer or 0)
     head = checkpoint.load_code_head(exp / name)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.config.model import Encoder, FrontEnd, Mask, Model, Streaming
-from distill.models.encoder import mask_spans
+from distill.models.encoder import mask_spans, spans
 from distill.models.recogniser import Recogniser
 from tests.support.streams import assert_step_equals_forward
 
@@ -105,6 +105,13 @@ def test_masked_spans_hit_the_share_of_the_settings_and_only_valid_frames() -> N
     channels, none = mask_spans(features, lengths, Mask(channel_probability=0.25, channel_length=8), torch.zeros(32))
     assert none is None
     assert torch.equal(channels[:, 0], channels[:, -1]) and 0.1 < 1 - float(channels.mean()) < 0.3
+
+
+@pytest.mark.parametrize("size", [1, 2, 9, 10])
+def test_a_span_leaves_a_frame_of_utterances_that_are_no_longer(size: int) -> None:
+    torch.manual_seed(0)
+    hit = spans(torch.full((500,), size), 12, 1.0, 10).sum(1)
+    assert hit.max() == size - 1, "as fairseq"
 
 
 @pytest.mark.parametrize("norm_first", [True, False])

@@ -105,10 +105,17 @@ def test_what_is_shared_is_trained_once_and_linked(run: SetRun) -> None:
     assert next(row[1:3] for row in shared.status().rows if row[0] == "pre") == ("begun", "shared")
 
 
+def test_lattices_of_a_shared_teacher_are_made_before_seeds_share_them(run: SetRun) -> None:
+    rows = {**run.settings.experiments, "sn": {"base": "student.yaml"}}
+    (run.recipe / "conf/student.yaml").write_text("stage: 8\ninit: ft\nteacher: {experiment: ft}\n")
+    settings = run.settings.model_copy(update={"shared": ("pre", "ft"), "experiments": rows})
+    SetRun(settings, run.root, run.folder).run(2)
+    assert called(calls(run)[1:])[:3] == [(3, "5", "5", "pre"), (3, "5", "7", "ft"), (3, "10", "10", "ft")]
+
+
 def units_of(run: SetRun) -> str:
     pre = run.experiments["pre"]
-    assert pre.units is not None
-    return pre.units.folder(pre.data)
+    return pre.units_folder
 
 
 def test_what_is_shared_builds_on_nothing_of_a_seed(run: SetRun) -> None:

@@ -53,7 +53,7 @@ def hubert(tiny: Tiny) -> Tiny:
 def folder_of(tiny: Tiny, name: str) -> Path:
     experiment = Experiment.load(tiny.conf / f"{name}.yaml")
     assert experiment.units is not None
-    return tiny.data / "units" / experiment.units.folder(experiment.data)
+    return tiny.data / "units" / experiment.units_folder
 
 
 def train(tiny: Tiny, names: str, *options: str) -> str:
@@ -121,6 +121,29 @@ def test_labels_are_of_the_nearest_centroid_and_shared(hubert: Tiny) -> None:
         assert summary["perplexity"] == pytest.approx(np.prod(shares[shares > 0] ** -shares[shares > 0]), abs=0.01)
     assert inventory.origin.weights == checkpoint.digest(model.settings.changed(), model.state_dict().items())
     assert (inventory.origin.layer, inventory.origin.convention) == (1, CONVENTIONS[""])
+
+
+def test_masks_longer_than_most_utterances_are_warned_of(hubert: Tiny) -> None:
+    logged = train(hubert, "hubert1", "--nj", "1", "--set", "model.mask.time_length=1000")
+    assert "model.mask.time_length 1000 (20 s) leaves one frame of" in logged
+    assert "time_length" not in train(hubert, "again", "--nj", "1")
+
+
+def test_codewords_alone_need_no_labels_and_teachers_may_be_of_the_same_call(hubert: Tiny) -> None:
+    teacher = {**HUBERT, "objective": {"bestrq": {}}, "units": None}
+    student = {
+        **HUBERT, "units": {"of": "first", "layer": 1, "clusters": 4}, "teacher": {"experiment": "first"},
+        "init": "first", "objective": {"discriminative": {"final_dim": 8}},
+    }  # fmt: skip
+    for name, values in {"first": teacher, "second": student, "third": {**student, "units": None}}.items():
+        (hubert.conf / f"{name}.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    call = hubert.start("train.py", "--stage", "5", "--experiment", "first,second,third", "--nj", "1")
+    logged, _ = call.communicate(timeout=300)
+    assert "third: its teacher first has no codewords, so that 500 are found by k-means of its block 1" in logged
+    assert call.returncode == 1 and "500 clusters cannot be found in" in logged, "too little audio for so many"
+    folder = folder_of(hubert, "second")
+    assert folder.name.endswith("-codewords") and (folder / INVENTORY).is_file() and not list(folder.glob("*/"))
+    assert "stage 5: up to date" in train(hubert, "first,second", "--nj", "1")
 
 
 def test_other_weights_of_the_source_make_other_units(hubert: Tiny) -> None:

@@ -53,7 +53,7 @@ def write_units(folder: Path, experiment: Experiment) -> torch.Tensor:
     model = teacher_of(folder)
     weights = checkpoint.digest(model.settings.changed(), model.state_dict().items())
     centroids, origin = torch.randn(5, 8), Origin.of_settings(experiment.units, ("labelled",), weights)
-    path = folder / experiment.units.folder(experiment.data) / INVENTORY
+    path = folder / experiment.units_folder / INVENTORY
     path.parent.mkdir(parents=True)
     Inventory(centroids.numpy(), origin).write(path)
     return centroids
