@@ -209,7 +209,7 @@ class Call:
             hop, blocks = source.model.front_end.hop, source.model.encoder.layers
             if units.layer is not None and units.layer > blocks:
                 yield f"units.layer: {units.of} has blocks 1 to {blocks}, 0 is their input (got {units.layer})"
-        if hop != experiment.model.front_end.hop:
+        if experiment.predicts_units and hop != experiment.model.front_end.hop:
             yield (
                 f"units.of: {units.of} has a frame each {hop} samples, and {experiment.name} each"
                 f" {experiment.model.front_end.hop}; give one of the same rate, or the model a front-end of that rate"

@@ -43,6 +43,7 @@ from distill.train.supernet import SupernetStep
 from distill.train.teacher import TeacherTargets, load_codes
 
 log = logging.getLogger(__name__)
+CODEWORDS = "hubert.head.codewords"  # of an objective
 CALIBRATED = 200  # utterances from which a front-end's statistics are taken
 
 
@@ -117,7 +118,7 @@ def build_trainer(
     context = TermContext(experiment.model, theirs, engine, denominator, clusters, len(experiment.distortions))
     step = training_step(experiment, model, context)
     if experiment.init:
-        lines = continue_projections(step.objective, start_of(experiment, experiment.init, folders)["objective"])
+        lines = continue_projections(step.objective, stored_heads(experiment, experiment.init, folders))
         if ranks.first:
             write_text(folder / "init.tsv", (folder / "init.tsv").read_text(encoding="utf-8") + lines)
     targets = TeacherTargets(
@@ -241,7 +242,8 @@ def initial_model(
             )
         before, now = content["experiment"]["model"]["front_end"], experiment.model.front_end
         other_input = before.get("input", "waveform") != now.input  # same names, but other layers
-        leave = ["front_end.", "encoder.feature_norm.", "encoder.projection."] if other_input else []
+        leave = ["front_end.", "encoder.feature_norm."] if other_input else []
+        leave += ["encoder.projection."] if other_input and experiment.objective.front is None else []
         leave += ["head.output.", "ctc.", "transducer."] if other_units else []
         report = copy_matching(content["model"], model, experiment.init_blocks, experiment.init_slice, leave)
         if experiment.init_slim and (other := [name for name in report.other_shape if name.startswith("encoder.")]):
@@ -261,6 +263,13 @@ def initial_model(
 def start_of(experiment: Experiment, name: str, folders: Folders) -> dict[str, Any]:
     """The checkpoint of the experiment `name` that another one starts from."""
     return checkpoint.load_epoch(folders.exp / name, experiment.init_epoch)
+
+
+def stored_heads(experiment: Experiment, name: str, folders: Folders) -> dict[str, Tensor]:
+    """Parameters of the terms of a checkpoint; without the embeddings of units where the experiment has others."""
+    content = start_of(experiment, name, folders)
+    same_units = content["experiment"].get("units") == experiment.resolved()["units"]
+    return {key: x for key, x in content["objective"].items() if same_units or key != CODEWORDS}
 
 
 def start_model(experiment: Experiment, name: str, folders: Folders) -> Recogniser:
