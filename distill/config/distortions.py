@@ -14,6 +14,7 @@ from distill.config.names import hint
 NOISES = ("gaussian", "coloured", "hum", "crackle")  # that are added; their functions: `distill.data.distortions`
 CODECS = ("mu_law", "gsm", "vorbis", "opus", "mp3")
 CHANGES = ("reverb", "room", "pitch", "band_reject", "narrowband", "clipping", *CODECS)
+AUDIO_SUFFIXES = (".flac", ".wav")  # of recorded noise
 CLEAN = "clean"  # in a step: it may leave the waveform as it is; as a label: no step has changed it
 
 

@@ -13,12 +13,12 @@ import torch
 from torchaudio.functional import phase_vocoder, resample
 
 from distill.batch import SAMPLE_RATE
+from distill.config.distortions import AUDIO_SUFFIXES
 from distill.synthetic.noise import add_noise, any_colour, rms
 
 PITCH_STEPS = 50
 """Pitch factors are multiples of 1 / 50, so that the resampling kernel stays small and is used again."""
 FFT, HOP = 512, 128
-AUDIO_SUFFIXES = (".flac", ".wav")
 
 
 def utterance_rng(seed: int, epoch: int, utterance: str) -> np.random.Generator:

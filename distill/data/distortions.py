@@ -138,7 +138,8 @@ def reject_random_band(samples: np.ndarray, rng: np.random.Generator) -> np.ndar
     low = rng.uniform(0, MEL_BINS - width)
     highest = np.log1p(SAMPLE_RATE / 2 / 700)
     first, last = 700 * np.expm1(np.array([low, low + width]) / MEL_BINS * highest)
-    return reject_band(samples, max(1.0, first), min(SAMPLE_RATE / 2 - 1, last))
+    low, high = max(1.0, first), min(SAMPLE_RATE / 2 - 1, last)
+    return reject_band(samples, low, high) if low < high else samples  # a band at the edge of the axis is empty
 
 
 def reject_band(samples: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -206,10 +206,10 @@ class Apart(nn.Module):
 
     def __init__(self, layers: Iterable[nn.Linear]) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(layers)
+        self.linears = nn.ModuleList(layers)  # not "layers", which names the first convolution that stays fp32
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([layer(part) for layer, part in zip(self.layers, x.chunk(len(self.layers), -1))], -1)
+        return torch.cat([linear(part) for linear, part in zip(self.linears, x.chunk(len(self.linears), -1))], -1)
 
 
 class RuntimeAttention(nn.Module):

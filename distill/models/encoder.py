@@ -193,8 +193,6 @@ class Encoder(nn.Module):
         The last hidden state of a pre-LN encoder is taken after the final norm, as the head's input. The same for every
         imported model.
         """
-        if self.training and self.settings.feature_grad_mult != 1:
-            features = scaled_gradient(features, self.settings.feature_grad_mult)
         inside, normed = valid_mask(lengths + self.tail, features.shape[1]), self.feature_norm(features)
         x = self.input_dropout(self.project(normed, inside))
         given = F.pad(masked, (0, x.shape[1] - masked.shape[1])) if isinstance(masked, Tensor) else None
@@ -303,6 +301,9 @@ def mask_spans(
     x: Tensor, lengths: Tensor, mask: Mask, embedding: Tensor, hit: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Replace random spans of frames by `embedding` (C,) and zero spans of channels, as wav2vec 2.0 does.
+
+    Unlike fairseq's, spans of an utterance may start at the same frame, and there may be fewer than two: at its
+    published probabilities 0.65 and 0.8 that masks 1 or 2 % of the frames less.
 
     x (B, T, C); hit (B, T): frames in place of random ones. The number of spans is such that `probability` of all would
     be hit if no two overlapped. Returns the masked x, and which frames are replaced (B, T), None where none can be.

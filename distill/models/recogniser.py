@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from distill.batch import Output
 from distill.config.model import Model as ModelSettings
-from distill.models.encoder import BLOCKS, Encoder
+from distill.models.encoder import BLOCKS, Encoder, scaled_gradient
 from distill.models.front_end import GaborLayer, build_front_end
 from distill.models.gates import Gates, Units
 from distill.models.heads import SharedHead, build_head
@@ -55,6 +55,8 @@ class Recogniser(nn.Module):
             raise ValueError(f"wave must be (B, N) and samples (B,), got {tuple(wave.shape)}, {tuple(samples.shape)}")
         self.gates.draw()
         features, lengths = self.front_end(wave, samples)
+        if self.training and self.encoder.settings.feature_grad_mult != 1:  # of a penalty on features too, as fairseq
+            features = scaled_gradient(features, self.encoder.settings.feature_grad_mult)
         hidden, normed, hit, pairs = self.encoder(features, lengths, masked, attention)
         mapped = self.head.mapped(hidden[-1])
         ctc_logits = None if self.ctc is None else self.ctc(mapped)

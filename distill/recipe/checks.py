@@ -7,14 +7,17 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 
+from distill.config.distortions import AUDIO_SUFFIXES, Distort
 from distill.config.experiment import TEACHERS, Experiment
 from distill.config.language_model import LanguageModel
 from distill.config.loading import WrongSettings
 from distill.config.names import hint
 from distill.config.units import FEATURES, HOP, Units
 from distill.corpora import CORPORA, Custom
+from distill.extras import way_out
 from distill.recipe import launch
 from distill.recipe.first_weights import fine_tuned, first_weights_stage, source_problem
 from distill.recipe.ngram_rescoring import RESCORING
@@ -149,10 +152,8 @@ class Call:
             yield problem
         conditions = {f"decoding.conditions.{name}": each for name, each in experiment.decoding.conditions.items()}
         for key, distort in {"distort": experiment.distort, **conditions}.items():
-            folders = {name: self.recipe.data_dir / part for name, part in (distort.noises if distort else {}).items()}
-            for name, folder in folders.items():
-                if not folder.is_dir():
-                    yield f"{key}.noises.{name}: there is no folder {folder}; put recordings of 16 kHz there"
+            if distort is not None:
+                yield from self.unfit_distortions(key, distort)
         if experiment.init is not None:
             yield from self.unfit_start(experiment, experiment.init)
         if experiment.teacher is not None:
@@ -161,6 +162,16 @@ class Call:
             yield from self.unfit_units(experiment, experiment.units)
         if experiment.probe is not None:
             yield from self.unfit_probe(experiment, experiment.probe)
+
+    def unfit_distortions(self, key: str, distort: Distort) -> Iterator[str]:
+        for name, part in distort.noises.items():
+            folder = self.recipe.data_dir / part
+            if not folder.is_dir():
+                yield f"{key}.noises.{name}: there is no folder {folder}; put recordings of 16 kHz there"
+            elif not any(path.suffix.lower() in AUDIO_SUFFIXES for path in folder.rglob("*")):
+                yield f"{key}.noises.{name}: {folder} has no {' or '.join(AUDIO_SUFFIXES)} file"
+        if "room" in distort.names and not find_spec("pyroomacoustics"):
+            yield f"{key}: room needs pyroomacoustics, which is not installed; {way_out('pyroomacoustics')}"
 
     def unfit_start(self, experiment: Experiment, name: str) -> Iterator[str]:
         makers = [each for each in self.experiments.values() if each.stage in TEACHERS and each.init == name]
@@ -183,6 +194,12 @@ class Call:
             return
         if teacher.stage not in TEACHERS:
             yield f"teacher.experiment: {name} is trained in stage {teacher.stage}; teachers are in stages 5 and 6"
+        hops = teacher.model.front_end.hop, experiment.model.front_end.hop
+        if experiment.teacher and experiment.teacher.masked and hops[0] != hops[1]:
+            yield (
+                f"teacher.masked: true needs frames of one rate, but {name} has one each {hops[0]} samples, and"
+                f" {experiment.name} each {hops[1]}"
+            )
         if (read := {"outputs", "ctc_outputs"} & experiment.objective.terms.keys()) and not teacher.recognises:
             yield f"objective: {', '.join(sorted(read))}: {name} has no outputs to learn from before it is fine-tuned"
         try:

@@ -260,7 +260,8 @@ class SuperbResult(ResultFile):
     """superb/TASK.json: a task of SUPERB by s3prl's recipe, figures by s3prl's names in % (MTWV times 100).
 
     figures: means over runs, of which only ER has several (folds). weights: digest of the upstream's, of one epoch.
-    overrides: settings of s3prl's recipe other than its own.
+    overrides: settings of s3prl's recipe other than its own. own_data: not the benchmark's, but recordings in its
+    layout.
     """
 
     STAGE = "tools/superb.sh"
@@ -272,6 +273,8 @@ class SuperbResult(ResultFile):
     epoch: int
     weights: str
     overrides: tuple[str, ...]
+    data: str
+    own_data: bool
     hardware: str
     command: str
     commit: str

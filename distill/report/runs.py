@@ -142,9 +142,10 @@ def decoding_files(experiment: Path) -> list[Path]:
     return [path for path in paths if path.parent.suffix not in (".tmp", ".old") and ASIDE not in path.parent.name]
 
 
-def test_sets(runs: Iterable[Run]) -> list[str]:
-    """Names of the sets that any experiment was decoded on, sorted."""
-    return sorted({decoding.test_set for run in runs for decoding in run.decodings})
+def test_sets(runs: Iterable[Run], conditions: bool = False) -> list[str]:
+    """Names of the sets that any experiment was decoded on, sorted; conditions: under those too, "SET CONDITION"."""
+    every = (decoding for run in runs for decoding in (*run.decodings, *(run.distorted if conditions else ())))
+    return sorted({f"{decoding.test_set} {decoding.condition or ''}".strip() for decoding in every})
 
 
 def hardest_set(runs: Iterable[Run]) -> str:

@@ -82,7 +82,7 @@ def difference_table(settings: ExperimentSet, seeds: Seeds) -> Table:
     shared = {name: of_first[name] for name in settings.shared if name in of_first}
     for first, second in settings.compared:
         both = [own for runs in seeds.values() if {first, second} <= (own := shared | runs).keys()]
-        for name in test_sets(run for runs in both for run in (runs[first], runs[second])):
+        for name in test_sets((run for runs in both for run in (runs[first], runs[second])), conditions=True):
             pairs = [(runs[first].error_rate(name), runs[second].error_rate(name)) for runs in both]
             known = [(ours, theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
             if not known:

@@ -28,6 +28,11 @@ class Metric(NamedTuple):
     fbank: float
     sota: float
 
+    @property
+    def of_own_data(self) -> Metric:
+        """The figure on other data than the benchmark's, which compares with none of its figures."""
+        return self._replace(task=f"{self.task} (own data)")
+
     def scaled(self, value: float) -> float:
         """0 for log-mel features, 1 for the best upstream."""
         return (value - self.fbank) / (self.sota - self.fbank)
@@ -77,8 +82,9 @@ def generalizability(figures: Figures) -> float:
 
 def read(experiment: Path) -> dict[Metric, float]:
     """The figures of an experiment's finished tasks; raises ValueError for a file that is not a result."""
-    found = {path.stem: SuperbResult.read(path).figures for path in files(experiment)}
-    return {metric: found[metric.task][metric.figure] for metric in METRICS if metric.task in found}
+    found = {path.stem: SuperbResult.read(path) for path in files(experiment)}
+    results = ((metric, found[metric.task]) for metric in METRICS if metric.task in found)
+    return {metric.of_own_data if r.own_data else metric: r.figures[metric.figure] for metric, r in results}
 
 
 def files(experiment: Path) -> list[Path]:
@@ -87,8 +93,12 @@ def files(experiment: Path) -> list[Path]:
 
 
 def table(experiments: Mapping[str, Figures]) -> Table | None:
-    """Experiments, then published models, over the tasks that any experiment has; None without any."""
-    measured = [metric for metric in METRICS if any(metric in figures for figures in experiments.values())]
+    """Experiments, then published models, over the tasks that any experiment has; None without any.
+
+    Scores are over the benchmark's own data alone.
+    """
+    every = (kind for metric in METRICS for kind in (metric, metric.of_own_data))
+    measured = [metric for metric in every if any(metric in figures for figures in experiments.values())]
     if not measured:
         return None
     published = {name: dict(zip(METRICS, values)) for name, values in PUBLISHED.items()}
@@ -97,8 +107,9 @@ def table(experiments: Mapping[str, Figures]) -> Table | None:
         present = {metric: figures[metric] for metric in measured if metric in figures}
         if present:
             cells = [f"{present[metric]:.2f}" if metric in present else "-" for metric in measured]
-            tasks = str(len({metric.task for metric in present}))
-            rows.append((name, *cells, f"{overall(present):.1f}", f"{generalizability(present):.0f}", tasks))
+            scored = {metric: value for metric, value in present.items() if metric in METRICS}
+            scores = (f"{overall(scored):.1f}", f"{generalizability(scored):.0f}") if scored else ("-", "-")
+            rows.append((name, *cells, *scores, str(len({metric.task for metric in present}))))
     head = ("model", *(f"{metric.task} {metric.title}" for metric in measured), "overall", "general.", "tasks")
     return Table(head, tuple(rows))
 

@@ -20,6 +20,7 @@ from distill.corpora.tables import read_table
 from distill.files import write_text
 
 COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
+SOURCE = "recordings.txt"  # in a folder that is not the published data
 COLUMNS = ("utt", "path", "speaker", "split", "text")
 SLOTS = {
     "drink": r"AMERICANO|CAPPUCCINO|ESPRESSO|LATTE|MOCHA|(?:DRIP )?COFFEE", "roast": r"\w+(?= ROAST)",
@@ -98,6 +99,7 @@ def write_task(name: str, corpus: Path, folder: Path) -> None:
     temporary = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     WRITERS[name](corpus, temporary)
+    write_text(temporary / SOURCE, f"{name} of the recordings in {corpus.name}, in the layout of its published data\n")
     temporary.replace(folder)
 
 

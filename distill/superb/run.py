@@ -21,6 +21,7 @@ from distill.recipe.provenance import command_line, commit, hardware
 from distill.report.results import SuperbResult
 from distill.report.superb import FOLDER, METRICS
 from distill.superb.qbe import QueryByExample
+from distill.superb.real_speech import SOURCE
 from distill.superb.tasks import Task
 from distill.superb.upstream import load_upstream
 
@@ -42,14 +43,15 @@ def measure(task: Task, folder: Path, data: Path, overrides: Sequence[str], devi
     runs = [task.data(data, run) for run in task.runs]
     model, _, _, epoch = checkpoint.load_recogniser(folder)
     weights = checkpoint.weights_of(model)
+    asked = {"weights": weights, "overrides": list(overrides), "data": str(data.resolve())}
     path, place = folder / FOLDER / f"{task.name}.json", folder / FOLDER / task.name
     if path.is_file():
         earlier = SuperbResult.read(path)
-        if (earlier.weights, earlier.overrides) == (weights, tuple(overrides)):
+        if asked == {"weights": earlier.weights, "overrides": list(earlier.overrides), "data": earlier.data}:
             log.info("%s of %s is finished: %s", task.name, folder, path)
             return earlier
     recipe = recipe_of(task)
-    claim(place, {"weights": weights, "overrides": list(overrides)})
+    claim(place, asked)
     ours = {
         "device": device, "num_workers": min(6, os.cpu_count() or 1),
         "build_upstream": {"name": UPSTREAM, "path_or_url": str(folder.resolve())},
@@ -64,6 +66,8 @@ def measure(task: Task, folder: Path, data: Path, overrides: Sequence[str], devi
         epoch=epoch,
         weights=weights,
         overrides=tuple(overrides),
+        data=asked["data"],
+        own_data=(data / SOURCE).is_file(),
         hardware=hardware(torch.device(device)),
         command=command_line(),
         commit=commit(),
@@ -73,10 +77,10 @@ def measure(task: Task, folder: Path, data: Path, overrides: Sequence[str], devi
 
 
 def claim(place: Path, asked: Mapping[str, Any]) -> None:
-    """Make s3prl's folder ready: one of other weights or settings is put aside, half a checkpoint is removed."""
+    """Make s3prl's folder ready: one of other weights, settings or data is put aside, half a checkpoint is removed."""
     mark = place / ASKED
     if place.exists() and (not mark.is_file() or yaml.safe_load(mark.read_text()) != asked):
-        log.warning("%s is of other weights or settings; it is now %s", place, put_aside(place))
+        log.warning("%s is of other weights, settings or data; it is now %s", place, put_aside(place))
     place.mkdir(parents=True, exist_ok=True)
     write_json(mark, asked)
     for step in place.glob("*/train/step_*"):
@@ -110,8 +114,10 @@ def figures(
         raise ValueError(
             f"{task.name}: s3prl's {task.recipe} ends with {type(error).__name__}: {reason}{way_out}"
         ) from error
-    (written,) = place.glob(task.result)
-    content = yaml.safe_load(written.read_text())
+    written = sorted(place.glob(task.result))
+    if len(written) != 1:
+        raise ValueError(f"{task.name}: s3prl's {task.recipe} left {len(written)} files {place / task.result}, not one")
+    content = yaml.safe_load(written[0].read_text())
     return {m.figure: task.unit * float(content[m.figure]) for m in METRICS if m.task == task.name}
 
 

@@ -38,7 +38,7 @@ from distill.train.teacher import TeacherTargets
 log = logging.getLogger(__name__)
 LAST, BEFORE = "last.pt", "last-1.pt"  # what a training continues from: the newest, and the one before it
 MOST_WRITTEN = 1 << 28  # bytes of an update that is not finite
-NO_PATH = "no path: too few frames for the units of its numerator, LF-MMI leaves it out"
+NO_PATH = "no path: too few frames for its units, left out of the loss"
 Sums = dict[str, tuple[float, float, float]]  # of terms: total, count, weight
 
 

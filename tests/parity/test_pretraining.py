@@ -122,16 +122,19 @@ def test_fairseqs_quantiser_is_that_of_hugging_face(tmp_path: Path) -> None:
     assert all(torch.equal(x, found.heads[name]) for name, x in expected.heads.items())
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.1])
 @pytest.mark.parametrize("large", [False, True], ids=["base", "large"])
 def test_hubert_is_torchaudios_with_the_loss_of_its_recipe(
-    large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    large: bool, scale: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reference = torchaudio_twin("hubert_pretrain", large).train()
+    reference.feature_grad_mult = scale
     torch.save(reference.state_dict(), tmp_path / "model.pt")
     source = read_checkpoint(f"torchaudio:{tmp_path / 'model.pt'}")
     settings = HubertSettings(final_dim=16, unmasked_weight=0.3)
     term = Hubert(settings, 128, 9)
     model = imported(source, term, "hubert")
+    model.encoder.settings = model.encoder.settings.model_copy(update={"feature_grad_mult": scale})
     torch.manual_seed(1)
     wave, samples = torch.randn(2, 6000), torch.tensor([6000, 6000])
     frames = int(model.front_end.lengths(samples).max())

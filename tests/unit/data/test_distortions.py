@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -133,6 +134,13 @@ def test_random_bands_lie_all_over_the_mel_axis(monkeypatch: pytest.MonkeyPatch)
     assert widths.min() >= 0 and 0.05 < widths.max() <= 27 * 0.5 / 256 + 1e-6
     assert mels.min() < 0.02 and mels.max() > 0.98
     assert np.histogram(mels[:, 0], 4, (0, 0.95))[0].min() > 80
+
+
+@pytest.mark.parametrize("low", [0.0, 256 - 1e-4])
+def test_a_band_at_an_edge_of_the_axis_may_be_empty(low: float) -> None:
+    draws = iter((1e-4, low))
+    rng = SimpleNamespace(uniform=lambda *_: next(draws))
+    assert np.array_equal(CHANGE["band_reject"](PINK, rng), PINK)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("response", [fast_response, shoebox_response])

@@ -63,6 +63,15 @@ def test_int8_stays_close(exported: dict, name: str) -> None:
     assert "MatMulInteger" in kinds
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_int8_keeps_the_first_convolution_and_the_head_alone_in_fp32(exported: dict, name: str) -> None:
+    for path in (exported[name][1] / "export").glob("*.int8.onnx"):
+        graph = onnx.load(str(path)).graph
+        weights = {tensor.name for tensor in graph.initializer}
+        products = [n for n in graph.node if n.op_type in ("MatMul", "Gemm") and weights & {*n.input}]
+        assert all("/frames/layers.0/" in n.name or "/head/" in n.name for n in products)
+
+
 @pytest.mark.parametrize("name", ["waveform", "conformer waveform"])
 def test_streams_of_a_batch_do_not_hear_each_other(exported: dict, name: str) -> None:
     """Two streams at different places in one call give what each gives alone."""

@@ -90,7 +90,7 @@ def test_gradients_are_those_of_the_two_equations(reversal: float) -> None:
     torch.testing.assert_close(ours, (theta_d, -reversal * theta_s))
 
 
-def test_one_update_of_both_is_what_training_in_turn_does() -> None:
+def test_one_update_of_both_is_a_step_of_each_by_its_own_objective() -> None:
     """Each by an objective of its own; the classifier's states are those before the student's step."""
 
     def student_states(weights: Tensor, x: Tensor) -> Tensor:

@@ -38,14 +38,19 @@ FILES = {
     "model: {front_end: {layers: [[8, 640, 640]]}}}",
     "codes": "{base: agnostic.yaml, init: null, objective: {regression: null, discriminative: {}}, "
     "units: {of: teacher, layer: 13}, teacher: {experiment: teacher}}",
-    "slow_units": "{base: codes.yaml, units: {of: teacher, layer: 2}, "
-    "model: {front_end: {input: fbank, waveform: none, norm: frame, layers: [[16, 3, 4]]}}}",
+    "slow_codes": "{base: codes.yaml, units: {of: teacher, layer: 2}, "
+    "model: {mask: {time_probability: 0.5}, "
+    "front_end: {input: fbank, waveform: none, norm: frame, layers: [[16, 3, 4]]}}}",
+    "slow_units": "{base: slow_codes.yaml, objective: {hubert: {}}}",
     "no_units": "{base: codes.yaml, units: {of: techer, layer: 2}}",
     "skips": "{base: teacher.yaml, decoding: {blank_skip: 1}}",
     "rnnt": "{base: teacher.yaml, model: {transducer: {}}, objective: {alpha: null, beta: null, transducer: {}}, "
     "decoding: {methods: [transducer_beam]}}",
     "of_rnnt": "{base: sn.yaml, teacher: {experiment: rnnt}}",
     "noisy": "{base: teacher.yaml, decoding: {conditions: {fsd: {steps: [[fsd]], noises: {fsd: noise/fsd}}}}}",
+    "hall": "{base: teacher.yaml, decoding: {conditions: {hall: {steps: [[room]]}}}}",
+    "masked": "{base: agnostic.yaml, init: null, teacher: {masked: true}, objective: {regression: null, hidden: {}}, "
+    "model: {mask: {time_probability: 0.5}, front_end: {layers: [[8, 640, 640]]}}}",
     "phones": "{base: teacher.yaml, init: teacher, init_units: phones}",
 }  # fmt: skip
 Check = Callable[..., tuple[int, str]]
@@ -131,6 +136,7 @@ def test_a_call_that_fits_is_silent_and_writes_nothing(check: Check, tmp_path: P
         ("teacher", ("--units", "letters"), "--units letters are those of one fine-tuned teacher .*leads to none"),
         ("tuned", ("--units", "letters", "--topology", "two_pdf"), "--units letters: a fine-tuned model has a blank"),
         ("noisy", (), r"noisy\.yaml: decoding\.conditions\.fsd\.noises\.fsd: there is no folder .*/noise/fsd; put"),
+        ("states,masked", (), r"teacher\.masked: true needs frames of one rate, but states has one each 320"),
         ("skips", ("--topology", "two_pdf"), "decoding.blank_skip needs a blank"),
         ("rnnt", ("--topology", "two_pdf"), "model.transducer needs a blank; use --topology ctc"),
         ("teacher,rnnt,of_rnnt", (), r"of_rnnt\.yaml: teacher\.experiment: rnnt has a transducer alone, and stage 7"),
@@ -156,6 +162,21 @@ def test_a_call_that_cannot_end_well_names_what_is_wrong(
     status, printed = check(experiments, *options)
     assert status == 2 and re.search(f"^run.sh: .*({message})", printed, flags=re.MULTILINE), printed
     assert not (tmp_path / "data").exists() and not (tmp_path / "exp").exists()
+
+
+def test_codewords_alone_need_no_equal_frame_rate(check: Check) -> None:
+    assert check("teacher,slow_codes") == (0, "")
+
+
+def test_rooms_need_their_package_before_the_first_stage(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distill.recipe.checks.find_spec", lambda name: None)
+    printed = check("hall")[1]
+    assert re.search(r"hall\.yaml: decoding\.conditions\.hall: room needs pyroomacoustics.*extra 'rooms'", printed)
+
+
+def test_a_noise_folder_without_recordings_is_refused(check: Check, tmp_path: Path) -> None:
+    (tmp_path / "data/noise/fsd").mkdir(parents=True)
+    assert "noise/fsd has no .flac or .wav file" in check("noisy")[1]
 
 
 def test_all_that_is_wrong_is_reported_at_once_and_once(check: Check) -> None:

@@ -66,6 +66,16 @@ def test_rates_under_conditions_are_named_with_their_set(folder: Path) -> None:
     assert [row[-2:] for row in found.rows] == [("11.00 ± 2.48", "21.00 ± 2.48"), ("13.00 ± 2.37", "-")]
 
 
+def test_differences_are_of_conditions_too(folder: Path) -> None:
+    for name, first in (("a", 20.0), ("b", 25.0)):
+        for seed in range(3):
+            path = folder / f"seed-{seed}/{name}/decode_test-clean_two_offline_1best/wer.json"
+            write(path, wer("test-clean", "offline", "1best", first + seed, experiment=name, condition="two"))
+    rows = seeds.difference_table(settings(compared=[["a", "b"]]), seeds.read_seeds(folder)).rows
+    assert [row[1] for row in rows] == ["test-clean", "test-clean two"]
+    assert rows[1][2:] == ("-5.00 ± 0.00", "-19.2 %", "lower")
+
+
 def test_figures_of_the_last_validation_stand_in_place_of_rates(folder: Path) -> None:
     table = {"title": "Accuracy", "rows": {"A": "a", "D": "d"}, "figures": ["accuracy", "other"]}
     rows = seeds.result_table(settings(tables=[table]).tables[0], seeds.read_seeds(folder)).rows

@@ -40,8 +40,9 @@ def test_a_task_counts_once_in_generalizability() -> None:
     assert overall(figures) == pytest.approx((89.81 + (100 - 52.94) + 96.66) / 3)
 
 
-def written(experiment: Path, task: str, **figures: float) -> None:
+def written(experiment: Path, task: str, own: bool = False, **figures: float) -> None:
     content = {
+        "data": "data", "own_data": own,
         "experiment": experiment.name, "task": task, "figures": figures, "runs": [figures], "epoch": 1, "weights": "a",
         "overrides": [], "hardware": "a processor", "command": "superb.sh", "commit": "abc",
     }  # fmt: skip
@@ -62,6 +63,15 @@ def test_the_table_has_what_was_measured_and_the_same_tasks_of_published_models(
     )
     assert table.rows[2][:3] == ("HuBERT BASE (94.7 M)", "5.41", "96.30") and len(table.rows) == 2 + len(PUBLISHED)
     assert superb.table({"none": {}}) is None
+
+
+def test_own_recordings_stand_in_columns_of_their_own_and_in_no_score(tmp_path: Path) -> None:
+    written(tmp_path / "star", "KS", own=True, accuracy=90.0)
+    written(tmp_path / "dt", "PR", per=20.0)
+    table = superb.table({name: superb.read(tmp_path / name) for name in ("star", "dt")})
+    assert table is not None and table.head[1:3] == ("PR PER", "KS (own data) Acc")
+    assert table.rows[0] == ("star", "-", "90.00", "-", "-", "1")
+    assert table.rows[2][:3] == ("HuBERT BASE (94.7 M)", "5.41", "-")
 
 
 def test_the_report_has_the_table_and_its_files_are_collected(tmp_path: Path) -> None:
