@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from distill.batch import Batch, Output, Targets, valid_mask
 from distill.config.losses import Hubert as Settings
 from distill.losses.term import Losses, LossTerm, Term, TermContext, feature_penalty
-from distill.models.codes import CodeHead
+from distill.models.codes import CodeHead, perplexity
 
 
 class Hubert(LossTerm):
@@ -29,7 +29,7 @@ class Hubert(LossTerm):
         return cls(settings, context.student.encoder.dim, context.clusters)
 
     def forward(self, student: Output, teacher: Targets | None, batch: Batch) -> Losses:
-        """Terms: hubert, the penalty of features, and as figures the accuracies."""
+        """Terms: hubert, the penalty of features, and as figures the accuracies and the predicted codewords in use."""
         assert student.masked is not None and batch.units is not None
         hidden = student.hidden[self.head.block]
         units = F.pad(batch.units, (0, hidden.shape[1] - batch.units.shape[1]), value=-1)  # cut where it is longer
@@ -44,8 +44,10 @@ class Hubert(LossTerm):
                 logits = self.head(hidden[frames]).float()
                 total = total + weight * F.cross_entropy(logits, units[frames], reduction="sum")
                 count = count + frames.sum()
-                right = (logits.argmax(-1) == units[frames]).sum()
-                terms[f"hubert_{part}_accuracy"] = Term(right, frames.sum(), 0.0)
+                predicted, number = logits.argmax(-1), frames.sum()
+                terms[f"hubert_{part}_accuracy"] = Term((predicted == units[frames]).sum(), number, 0.0)
+                shares = predicted.bincount(minlength=self.head.clusters) / number.clamp_min(1)
+                terms[f"hubert_{part}_perplexity"] = Term(perplexity(shares) * number, number, 0.0)
         if self.settings.feature_penalty:
             terms["hubert_features"] = feature_penalty(student, self.settings.feature_penalty)
         return Losses({"hubert": Term(total, count), **terms})

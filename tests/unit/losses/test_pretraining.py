@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -77,7 +80,7 @@ def test_hubert_is_the_cross_entropy_over_cosines(block: int) -> None:
     torch.manual_seed(0)
     hubert = Hubert(HubertSettings(final_dim=4, unmasked_weight=0.5, block=block), DIM, CLUSTERS)
     output, content = student(), batch()
-    total, frames, right = 0.0, 0, 0
+    total, frames, right, found = 0.0, 0, 0, Counter[int]()
     for b, length in enumerate(LENGTHS):
         for t in range(length):
             weight = 1.0 if output.masked[b, t] else 0.5
@@ -86,6 +89,7 @@ def test_hubert_is_the_cross_entropy_over_cosines(block: int) -> None:
             total = total - weight * scores.log_softmax(0)[content.units[b, t]]
             frames += 1
             right += int(bool(output.masked[b, t]) and scores.argmax() == content.units[b, t])
+            found.update([int(scores.argmax())] if output.masked[b, t] else [])
     losses = hubert(output, None, content)
     torch.testing.assert_close(losses.terms["hubert"].total, total)
     assert int(losses.terms["hubert"].count) == frames
@@ -95,6 +99,9 @@ def test_hubert_is_the_cross_entropy_over_cosines(block: int) -> None:
         int((output.masked & inside(output)).sum()),
         0,
     )
+    used = losses.terms["hubert_masked_perplexity"]
+    shares = [count / found.total() for count in found.values()]
+    assert float(used.total / used.count) == pytest.approx(math.exp(-sum(s * math.log(s) for s in shares)), rel=1e-4)
     penalty, square = losses.terms["hubert_features"], output.features[inside(output)].square().mean()
     torch.testing.assert_close(penalty.weight * penalty.total / penalty.count, 10 * square)
 
