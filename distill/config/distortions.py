@@ -21,8 +21,8 @@ CLEAN = "clean"  # in a step: it may leave the waveform as it is; as a label: no
 class Distort(Settings):
     """Steps with the distortions that each draws from, uniformly; the defaults are the seen ones of papers/003 §4.1.
 
-    A step such as [reverb] always does the same. In which order the paper's two steps are taken is not given: with the
-    noise last its ratio to the speech is the one drawn.
+    A step such as [reverb] always does the same. In which order the paper's two steps are taken is not given, and the
+    authors' code adds the noise first: with the noise last its ratio to the speech is the one drawn.
     """
 
     steps: Annotated[

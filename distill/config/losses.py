@@ -184,6 +184,7 @@ class Relation(Blockwise):
     """A term that compares relations between the frames of an utterance, of each block with the same of the teacher."""
 
     step: ClassVar[int] = 1
+    other_way: ClassVar[str] = "use the term temporal, which can average the teacher's frames"
 
     def check_models(self, student: Model, teacher: Model) -> None:
         ours, theirs = (1000 * model.front_end.hop / SAMPLE_RATE for model in (student, teacher))
@@ -191,7 +192,7 @@ class Relation(Blockwise):
             raise ValueError(
                 f"{type(self).__name__.lower()}: relations between frames need the same frames in both models, but the"
                 f" student's are {ours:g} ms apart and the teacher's {theirs:g} ms; give the student a front-end of the"
-                " teacher's rate, or of a multiple of its hop and temporal.average: true"
+                f" teacher's rate, or {self.other_way}"
             )
 
 
@@ -230,6 +231,8 @@ class Attention(Relation):
 
 class Temporal(Relation):
     """MSE between temporal Gram matrices of student and teacher, summed over blocks."""
+
+    other_way: ClassVar[str] = "of a multiple of its hop and temporal.average: true"
 
     # layer: of the input of the first block, and of the output of each; intra: between input and output of each
     kinds: Annotated[tuple[Literal["layer", "intra"], ...], EachOnce, Field(min_length=1)] = ("layer", "intra")
