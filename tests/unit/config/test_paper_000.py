@@ -51,6 +51,14 @@ def test_every_student_learns_without_transcripts(name: str) -> None:
     assert experiment.optim.updates - (terms["front"].updates if first else 0) == 200_000
 
 
+def test_dice_hubert_is_the_same_student_by_hubert_s_own_loss() -> None:
+    dice, dt, tuned = load("dice"), load("dt"), load("dice_ft")
+    assert (dice.stage, dice.init, dice.teacher, dice.optim) == (8, "hubert", None, dt.optim)
+    assert dice.objective.terms.keys() == {"hubert"} and dice.model.encoder == dt.model.encoder
+    assert dice.units and (dice.units.of, dice.units.layer, dice.units.clusters) == ("hubert", 9, 500)
+    assert dice.model.mask.time_probability == 0.8 and (tuned.init, tuned.teacher) == ("dice", None)
+
+
 @pytest.mark.parametrize("name", [*TUNED, *SHARES])
 def test_every_student_is_fine_tuned_as_a_whole_on_transcripts(name: str) -> None:
     experiment = load(name)

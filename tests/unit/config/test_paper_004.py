@@ -14,7 +14,7 @@ TABLE_1 = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "millions"), [("star", 22.31), ("star_l", 26.63)])
+@pytest.mark.parametrize(("name", "millions"), [("star", 22.31), ("star_l", 26.63), ("star_s", 9.01)])
 def test_students_have_the_published_counts(name: str, millions: float) -> None:
     assert round(parameters(load(name).model, 43)["trunk"] / 1e6, 2) == millions
 
@@ -24,7 +24,7 @@ def test_multiply_adds_are_the_papers(name: str, giga: float) -> None:
     assert superb_macs(load(name).model) / 1e9 == pytest.approx(giga, rel=5e-3)
 
 
-@pytest.mark.parametrize("name", ["star", "star_l"])
+@pytest.mark.parametrize("name", ["star", "star_l", "star_s"])
 def test_the_recipe_is_the_papers(name: str) -> None:
     experiment = load(name)
     optim, encoder = experiment.optim, experiment.model.encoder
