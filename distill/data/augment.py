@@ -19,6 +19,7 @@ from distill.synthetic.noise import add_noise, any_colour, rms
 PITCH_STEPS = 50
 """Pitch factors are multiples of 1 / 50, so that the resampling kernel stays small and is used again."""
 FFT, HOP = 512, 128
+KEPT = 3600 * 4 * SAMPLE_RATE  # samples of recorded noise in memory, 4 hours: 460 MB
 
 
 def utterance_rng(seed: int, epoch: int, utterance: str) -> np.random.Generator:
@@ -28,9 +29,9 @@ def utterance_rng(seed: int, epoch: int, utterance: str) -> np.random.Generator:
 
 
 class NoiseClips:
-    """Recorded noise, read once and kept as 16-bit samples."""
+    """Recorded noise as 16-bit samples; up to `kept` samples are read once and kept, of more each stretch is read."""
 
-    def __init__(self, source: Path | str | Iterable[Path | str]) -> None:
+    def __init__(self, source: Path | str | Iterable[Path | str], kept: int = KEPT) -> None:
         """source: a folder, searched for .flac and .wav, or a list of files; the first channel at 16 kHz is used."""
         if isinstance(source, (str, Path)):
             if not Path(source).is_dir():
@@ -40,23 +41,36 @@ class NoiseClips:
             files = [Path(path) for path in source]
         if not files:
             raise ValueError(f"no {' or '.join(AUDIO_SUFFIXES)} file among the noise clips of {source}")
-        self.clips = [_read_clip(path) for path in files]
+        self.files, self.lengths = files, [_length(path) for path in files]
+        self._clips = [_stretch(path, 0, None) for path in files] if sum(self.lengths) <= kept else None
 
     def draw(self, samples: int, rng: np.random.Generator) -> np.ndarray:
         """A random stretch (samples,) float32 of a random clip, repeated where the clip is shorter."""
-        clip = self.clips[rng.integers(len(self.clips))]
-        start = int(rng.integers(len(clip)))
-        taken = np.take(clip, np.arange(start, start + samples), mode="wrap")
+        clip = int(rng.integers(len(self.files)))
+        length = self.lengths[clip]
+        start = int(rng.integers(length))
+        if self._clips is not None:
+            taken = np.take(self._clips[clip], np.arange(start, start + samples), mode="wrap")
+        elif start + samples <= length:
+            taken = _stretch(self.files[clip], start, samples)
+        else:
+            taken = np.take(_stretch(self.files[clip], 0, None), np.arange(start, start + samples), mode="wrap")
         return taken.astype(np.float32) / 32768
 
 
-def _read_clip(path: Path) -> np.ndarray:
-    samples, rate = soundfile.read(path, dtype="int16", always_2d=True)
-    if rate != SAMPLE_RATE:
-        raise ValueError(f"noise clip {path}: {rate} Hz, expected {SAMPLE_RATE} Hz; resample it first")
-    if not len(samples):
+def _length(path: Path) -> int:
+    info = soundfile.info(path)
+    if info.samplerate != SAMPLE_RATE:
+        raise ValueError(f"noise clip {path}: {info.samplerate} Hz, expected {SAMPLE_RATE} Hz; resample it first")
+    if not info.frames:
         raise ValueError(f"noise clip {path} is empty")
-    return samples[:, 0].copy()
+    return int(info.frames)
+
+
+def _stretch(path: Path, start: int, samples: int | None) -> np.ndarray:
+    """16-bit samples (N,) of the first channel, from a place on; None: all that follow."""
+    stop = None if samples is None else start + samples
+    return soundfile.read(path, dtype="int16", always_2d=True, start=start, stop=stop)[0][:, 0].copy()
 
 
 @dataclass(frozen=True)

@@ -100,9 +100,17 @@ def test_short_clips_are_repeated(tmp_path: Path) -> None:
     assert drawn.shape == (1000,) and np.array_equal(drawn[:160], drawn[160:320]) and rms(drawn) > 0.01
 
 
+def test_noise_that_is_read_as_it_is_drawn_is_the_same(tmp_path: Path) -> None:
+    files = [write_tone(tmp_path / f"{hertz}.flac", seconds) for hertz, seconds in ((1, 0.01), (2, 0.5), (3, 2.0))]
+    every, read = NoiseClips(files), NoiseClips(files, kept=0)
+    for seed in range(20):
+        first, second = (clips.draw(8000, np.random.default_rng(seed)) for clips in (every, read))
+        np.testing.assert_array_equal(first, second)
+
+
 def test_clips_are_found_in_folders(tmp_path: Path) -> None:
     write_tone(tmp_path / "x/y.flac")
-    assert len(NoiseClips(tmp_path).clips) == 1
+    assert len(NoiseClips(tmp_path).files) == 1
 
 
 def test_wrong_clips_are_errors(tmp_path: Path) -> None:
