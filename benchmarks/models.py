@@ -18,14 +18,19 @@ OUTPUTS = [f"unit{i}" for i in range(43)]
 
 
 def student(name: str, folder: Path, samples: int) -> list[Row]:
-    """A streaming student in chunks and whole, torch and ONNX Runtime, fp32 and int8."""
+    """An experiment's model of random weights, as `ways_of`."""
+    return ways_of(load(name), name, folder, samples)
+
+
+def ways_of(model: Recogniser, name: str, folder: Path, samples: int) -> list[Row]:
+    """A model in chunks, where it streams, and whole, in torch and ONNX Runtime, fp32 and int8."""
     from distill.export import onnx as exporting
     from distill.export.quantise import quantise
 
     folder.mkdir()
-    model = load(name)
     info, cost, rows = info_of(model, OUTPUTS, name), sum(macs(model.settings, len(OUTPUTS)).values()), []
-    for case, export in (("streaming", exporting.export_stream), ("whole", exporting.export_whole)):
+    exports = {"streaming": exporting.export_stream} if info.chunk_frames else {}
+    for case, export in {**exports, "whole": exporting.export_whole}.items():
         streams = case == "streaming"
         kind = "stream" if streams else "whole"
         fp32, int8 = folder / f"{kind}.onnx", folder / f"{kind}.int8.onnx"
