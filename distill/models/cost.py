@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from distill.config.experiment import Experiment
 from distill.config.model import FBANK_WIDTH, SAMPLE_RATE, BlockWidths, FrontEnd, Model
@@ -171,11 +172,24 @@ def _parts(model: Model, outputs: int, frames: Frames) -> dict[str, Callable[[],
     head = build_head(encoder.dim, outputs, model.shared_head_dim).eval()
     features, x = torch.randn(1, frames.now, front.channels), torch.randn(1, frames.now, encoder.dim)
     project = torch.nn.Linear(front.channels, encoder.dim)
+    parts: dict[str, Callable[[], object]] = {}
+    if model.transducer is not None:
+        transducer = Transducer(model.transducer, encoder.dim, outputs).eval()
+        parts["transducer"] = lambda: _unit_in_each_frame(transducer, x[0])
     return {
         "front-end": lambda: front.window(wave, samples, start, frames.now) if streams else front(wave, samples),
         "projection and positions": lambda: (project(features), positions(x)),
         "head": lambda: head(x),
+        **parts,
     }
+
+
+def _unit_in_each_frame(transducer: Transducer, hidden: Tensor) -> None:
+    """Predictor and joiner of hidden (T, C), called as often as decoding without a beam does at most."""
+    state, unit = transducer.predictor.start(1), torch.tensor([1])
+    for frame in transducer.encoder_projection(hidden):
+        transducer.logits(frame, transducer.predictor_projection(transducer.predictor.read(state)))
+        state = transducer.predictor.advance(state, unit)
 
 
 def _block(model: Model, widths: BlockWidths, frames: Frames) -> Callable[[], object]:

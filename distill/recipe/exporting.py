@@ -243,10 +243,11 @@ def timing(
     from distill.runtime.timing import gemm_peak
 
     settings = model.settings
-    delay = latency(settings)
+    delay, other = latency(settings), "head" if info.chosen("") == "transducer" else "transducer"
+    parts = macs(settings, model.outputs)
     values = {
         "experiment": experiment.name, "corpus": recipe.corpus, "threads": 1,
-        "params": count_parameters(model), "macs_per_second": sum(macs(settings, model.outputs).values()),
+        "params": count_parameters(model), "macs_per_second": sum(parts.values()) - parts.get(other, 0.0),
         "chunk_ms": delay.chunk_ms, "lookahead_mean_ms": delay.mean, "lookahead_max_ms": delay.max,
         "lookahead_parts": [asdict(part) for part in delay.parts], "gemm_gflops": gemm_peak(),
         "rows": list(timing_rows(recipe.exp(experiment.name), info, folder, audio)),
@@ -264,8 +265,9 @@ def timing_rows(trained: Path, info: ModelInfo, exported: Path, audio: Path) -> 
     for mode in ("streaming", "offline") if info.chunk_frames else ("offline",):
         for runtime in ("torch", "onnx", "int8"):
             result = measure(Work(trained if runtime == "torch" else exported, runtime, mode, audio))
-            kind = "stream" if mode == "streaming" else "whole"
-            graph = exported / file_name(kind, info.chosen(""), runtime == "int8")
-            size = None if runtime == "torch" else graph.stat().st_size / 2**20
+            output, kind = info.chosen(""), "stream" if mode == "streaming" else "whole"
+            kinds = (kind, "decoder", "joiner") if output == "transducer" else (kind,)
+            files = [exported / file_name(each, output, runtime == "int8") for each in kinds]
+            size = None if runtime == "torch" else sum(path.stat().st_size for path in files) / 2**20
             log.info("%s %s %s: RTF %.4f, %.0f MB", info.name, mode, runtime, result.rtf, result.peak_mb)
             yield {"mode": mode, "runtime": runtime, "file_mb": size, **asdict(result)}

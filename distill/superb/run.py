@@ -43,7 +43,7 @@ def measure(task: Task, folder: Path, data: Path, overrides: Sequence[str], devi
     runs = [task.data(data, run) for run in task.runs]
     model, _, _, epoch = checkpoint.load_recogniser(folder)
     weights = checkpoint.weights_of(model)
-    asked = {"weights": weights, "overrides": list(overrides), "data": str(data.resolve())}
+    asked: dict[str, Any] = {"weights": weights, "overrides": list(overrides), "data": str(data.resolve())}
     path, place = folder / FOLDER / f"{task.name}.json", folder / FOLDER / task.name
     if path.is_file():
         earlier = SuperbResult.read(path)

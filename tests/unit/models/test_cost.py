@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from distill.config.experiment import Experiment
-from distill.config.model import Encoder, FrontEnd, Model, Streaming
+from distill.config.model import Encoder, FrontEnd, Model, Streaming, Transducer
 from distill.models.cost import frames_of, macs, parameters, predict_rtf, quantizer_parameters
 from distill.models.recogniser import Recogniser
 from tools import size
@@ -119,9 +119,12 @@ def test_heads_of_terms_are_counted_with_and_without_a_teacher() -> None:
     assert count == regression + (dim + 1) * 64 + 500 * 64, "as many codewords as HuBERT's, where they are not known"
 
 
-def test_prediction_has_all_parts_and_leaves_the_threads_alone() -> None:
+@pytest.mark.parametrize("transducer", [None, "stateless", "lstm"])
+def test_prediction_has_all_parts_and_leaves_the_threads_alone(transducer: str | None) -> None:
     encoder = Encoder(dim=24, ffn_dim=56, layers=3, heads=2, position_groups=4, relative_buckets=8)
     before = torch.get_num_threads()
-    predicted = predict_rtf(Model(front_end=FBANK, encoder=encoder), 11, repeats=1)
+    joined = Transducer.model_validate({"predictor": transducer, "dim": 8, "joiner_dim": 8}) if transducer else None
+    predicted = predict_rtf(Model(front_end=FBANK, encoder=encoder, transducer=joined), 11, repeats=1)
+    assert ("transducer" in predicted) == (transducer is not None)
     assert torch.get_num_threads() == before
     assert min(predicted.values()) > 0 and predicted["total"] == pytest.approx(sum(predicted.values()) / 2)

@@ -21,6 +21,7 @@ from distill.recipe.emissions import Run, cut_set
 from distill.recipe.options import Recipe
 from distill.runtime.info import ModelInfo
 from distill.runtime.open import open_batches, open_session
+from distill.runtime.timing import piece_of, run
 from distill.runtime.transcriber import Transcriber, open_search
 from distill.server import app
 from distill.server.connection import Limits
@@ -84,6 +85,15 @@ def test_a_session_has_the_words_of_stage_10(recipe: Recipe, kind: str) -> None:
     offline = open_session(recipe.exp("other"), "torch", "offline", OUTPUT[kind])
     again = Transcriber(offline, open_search(recipe.exp("other"), offline.runner, data=recipe.data_dir))
     assert {cut.id: in_odd_portions(again, read_audio(cut)) for cut in cut_set(recipe.cuts, SET)} == expected
+
+
+def test_speed_is_measured_with_the_greedy_search(recipe: Recipe, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    session, joined = open_session(recipe.exp("other"), "torch", output=OUTPUT[kind]), []
+    log_probs = session.runner.network.log_probs
+    monkeypatch.setattr(session.runner.network, "log_probs", lambda *own: joined.append(1) or log_probs(*own))
+    audio = read_audio(next(iter(cut_set(recipe.cuts, SET))))
+    run(session, audio, piece_of(session, "streaming", len(audio)))
+    assert len(joined) == len(session.whole(audio))
 
 
 def test_stage_12_exports_it_and_sessions_need_no_option(
