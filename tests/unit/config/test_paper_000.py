@@ -51,6 +51,28 @@ def test_every_student_learns_without_transcripts(name: str) -> None:
     assert experiment.optim.updates - (terms["front"].updates if first else 0) == 200_000
 
 
+@pytest.mark.parametrize(
+    ("name", "updates", "masked", "term"),
+    [
+        ("hubert1", 250_000, 0.8, "hubert"),
+        ("hubert2", 400_000, 0.8, "hubert"),
+        ("wav2vec2", 400_000, 0.65, "contrastive"),
+    ],
+)
+def test_teachers_are_pre_trained_from_random_weights_as_published(
+    name: str, updates: int, masked: float, term: str
+) -> None:
+    made, published = load(name), load("hubert")
+    assert (made.stage, made.pretrained, made.init, made.frozen.get("encoder", 0)) == (5, "random", None, 0)
+    assert size(name) == size("hubert") and made.model.front_end == published.model.front_end
+    assert made.objective.terms.keys() == {term} and made.data.train == ("labelled", "unlabelled")
+    optim, encoder = made.optim, made.model.encoder
+    assert (optim.updates, optim.lr, optim.betas, optim.eps) == (updates, 5e-4, (0.9, 0.98), 1e-6)
+    assert (optim.phases, optim.final_scale, optim.weight_decay) == ((0.08, 0, 0.92), 0, 0.01)
+    assert (made.model.mask.time_probability, made.model.mask.time_length) == (masked, 10)
+    assert (encoder.layer_drop, encoder.feature_grad_mult, encoder.dropout) == (0.05, 0.1, 0.1)
+
+
 def test_dice_hubert_is_the_same_student_by_hubert_s_own_loss() -> None:
     dice, dt, tuned = load("dice"), load("dt"), load("dice_ft")
     assert (dice.stage, dice.init, dice.teacher, dice.optim) == (8, "hubert", None, dt.optim)
