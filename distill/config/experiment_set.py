@@ -26,6 +26,7 @@ class ResultTable(Settings):
     sets, whose error rates are shown, or "SET CONDITION" (`decoding.conditions`); empty: all sets. figures: of the last
     validation, shown in place of error rates. methods: label of a column -> the decoding method of its error rates; one
     without shows each experiment's main method (`Run.main_method`). paper: label of a row -> a paper's figures, a text.
+    overview: labels of the rows that RESULTS.md shows of a set's first table; None: all.
     """
 
     title: str
@@ -35,11 +36,26 @@ class ResultTable(Settings):
     figures: tuple[str, ...] = ()
     methods: Mapping[str, Method] = {}
     paper: Mapping[str, str] = {}
+    overview: tuple[str, ...] | None = None
     note: str = ""
+
+    @property
+    def short(self) -> ResultTable:
+        """The table with the rows of the overview."""
+        shown = self.rows if self.overview is None else {label: self.rows[label] for label in self.overview}
+        return self.model_copy(update={"rows": shown})
 
     def experiment(self, row: str, column: str) -> str:
         """Name of the experiment of a cell, by the labels of its row and column."""
         return self.columns[column].replace(f"{{{ROW}}}", self.rows[row])
+
+    @model_validator(mode="after")
+    def _check_rows(self) -> ResultTable:
+        for key, labels in {"paper": self.paper, "overview": self.overview or ()}.items():
+            for label in labels:
+                if label not in self.rows:
+                    raise ValueError(f"{key}: no row {label!r}{hint(label, self.rows)}")
+        return self
 
     @model_validator(mode="after")
     def _check_methods(self) -> ResultTable:

@@ -75,8 +75,9 @@ def whole(root: Path) -> str:
         parts.append(f"## [{title_of(folder)}]({link})\n\n{table}\n")
     for settings, folder in sets(root):
         link = (folder / "README.md").relative_to(root).as_posix()
-        lines = seeds.result_table(settings.tables[0], seeds.read_seeds(folder)).markdown() if settings.tables else []
-        parts.append(f"## [{settings.title}]({link})\n\n" + "\n".join(lines) + "\n")
+        parts.append(f"## [{settings.title}]({link})\n")
+        if settings.tables and (short := settings.tables[0].short).rows:
+            parts.append("\n".join(seeds.result_table(short, seeds.read_seeds(folder)).markdown()) + "\n")
     goals = benchmarks.goal_table(root)
     if goals.rows:
         parts.append("## [Benchmarks](benchmarks/results/README.md)\n\n" + "\n".join(goals.markdown()) + "\n")

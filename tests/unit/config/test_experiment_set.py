@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from distill.config.experiment_set import ExperimentSet
+from distill.config.experiment_set import ExperimentSet, ResultTable
 
 EGS = Path(__file__).parents[3] / "egs"
 PAIR = {"a": {}, "b": {}}
@@ -62,6 +62,16 @@ def test_wrong_sets_are_errors(tmp_path: Path, values: dict[str, Any], message: 
     with pytest.raises(ValueError, match=r"some\.yaml") as error:
         made(tmp_path, **values)
     assert message in str(error.value)
+
+
+def test_an_overview_has_some_of_the_rows() -> None:
+    table = {"title": "T", "rows": {"A": "a", "B": "b"}}
+    assert ResultTable.model_validate(table).short.rows == {"A": "a", "B": "b"}
+    assert ResultTable.model_validate({**table, "overview": ["B"]}).short.rows == {"B": "b"}
+    assert not ResultTable.model_validate({**table, "overview": []}).short.rows
+    for key, value in (("overview", ["C"]), ("paper", {"C": "1"})):
+        with pytest.raises(ValueError, match=f"{key}: no row 'C'"):
+            ResultTable.model_validate({**table, key: value})
 
 
 @pytest.mark.parametrize("path", sorted(EGS.glob("*/conf/sets/*.yaml")), ids=lambda path: path.stem)
