@@ -22,6 +22,7 @@ from distill.graphs.lexicon import Lang, Lexicon, write_lang
 from distill.graphs.numerator import UnitLm
 from distill.graphs.unit_ngram import train_unit_ngram
 from distill.models import checkpoint
+from distill.models.pruning import slimmed
 from distill.models.recogniser import count_parameters
 from distill.search.determinise import SequenceGraph
 from distill.train.import_teacher import write_random
@@ -162,6 +163,32 @@ def test_a_training_goes_on_with_what_the_gates_of_its_start_leave(tmp_path: Pat
     trainer._update([next(trainer.plan.batches(0, BEGIN))], 0.1)
     trainer._save("epoch-1.pt")
     assert checkpoint.load_recogniser(tmp_path)[0].settings == settings
+
+
+@pytest.mark.parametrize("kind", ["gates", "rank"])
+def test_a_conformer_is_pruned_jointly_with_its_transducer(tmp_path: Path, kind: str) -> None:
+    """The setting of papers/002, with LF-MMI beside RNN-T."""
+    conformer = {**SETTINGS["model"]["encoder"], "norm_first": False, "block": "conformer", "conv_kernel": 3}
+    model = {**SETTINGS["model"], "encoder": conformer, "transducer": {"dim": 8, "joiner_dim": 8}}
+    objective = {"mmi": {}, "transducer": {}}
+    if kind == "rank":
+        conformer["rank"] = 2
+    else:
+        model["pruning"], objective["sparsity"] = {"units": ["conv", "heads", "ffn"]}, {"target": 0.3, "warm_up": 0}
+    trainer = trainer_of(tmp_path, model=model, objective=objective)
+    trained = trainer.step.model
+    before = {name: x.detach().clone() for name, x in trained.named_parameters()}
+    for _ in range(2):  # the multipliers are 0 in the first update
+        values = trainer._update([next(trainer.plan.batches(0, BEGIN))], 0.1)
+    assert {"mmi", "transducer"} <= values.keys() and ("sparsity" in values) == (kind == "gates")
+    moved = {name for name, x in trained.named_parameters() if not torch.equal(x, before[name])}
+    assert {name for name in before if name.startswith(("transducer.", "gates."))} <= moved
+    if kind == "gates":
+        trained.gates.settle(0.3)
+        wave, samples, tokens = torch.randn(1, 4000), torch.tensor([4000]), torch.tensor([[1, 2]])
+        with torch.no_grad():
+            small, whole = (each.eval()(wave, samples, tokens=tokens) for each in (slimmed(trained), trained))
+        torch.testing.assert_close(small.joint.frames, whole.joint.frames, rtol=1e-5, atol=1e-5)
 
 
 def test_gates_are_neither_lost_nor_made_by_a_start(tmp_path: Path) -> None:
