@@ -10,6 +10,7 @@ from scipy.stats import t as student_t
 
 from distill.config.decoding import OF_UNITS
 from distill.config.experiment_set import ExperimentSet, ResultTable
+from distill.report import similarity
 from distill.report.runs import BEAM, Run, millions, read_runs, test_sets
 from distill.report.table import Section, Table, markdown, number
 
@@ -140,4 +141,5 @@ def training_table(names: Sequence[str], seeds: Seeds) -> Table:
 
 def page(settings: ExperimentSet, folder: Path) -> str:
     """The page of a folder of results with several seeds."""
-    return f"# {settings.title}\n\n{markdown(sections(settings, read_seeds(folder)))}"
+    every = [*sections(settings, read_seeds(folder)), *similarity.sections(folder)]
+    return f"# {settings.title}\n\n{markdown(every)}"
