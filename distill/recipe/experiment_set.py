@@ -6,11 +6,12 @@ import logging
 import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
+from threading import Lock
 
 import yaml
 
@@ -35,6 +36,37 @@ RESULT = "result.json"
 LABELLING = 7  # the stage
 
 
+class Calls:
+    """Programs that threads run, until all are to end."""
+
+    def __init__(self) -> None:
+        self._running: list[subprocess.Popen] = []
+        self._ended, self._lock = False, Lock()
+
+    def run(self, words: Sequence[str]) -> int:
+        """Run a program to its end; returns its exit status. Raises RuntimeError after `end`."""
+        with self._lock:
+            if self._ended:
+                raise RuntimeError("ended, as another call has failed or this program is to end")
+            program = subprocess.Popen(words)
+            self._running.append(program)
+        try:
+            return program.wait()
+        except BaseException:  # of this thread: a signal
+            program.terminate()
+            program.wait()
+            raise
+        finally:
+            self._running.remove(program)
+
+    def end(self) -> None:
+        """End what runs, by SIGTERM, and begin nothing more."""
+        with self._lock:
+            self._ended = True
+            for program in self._running:
+                program.terminate()
+
+
 @dataclass(frozen=True)
 class SetRun:
     """A set and the folder that it is run in: conf (its YAML files), data, and for each seed conf, exp and data.
@@ -47,6 +79,7 @@ class SetRun:
     folder: Path
     nj: int = 1
     corpus_dir: str = ""
+    _calls: Calls = field(default_factory=Calls, repr=False, compare=False)
 
     @property
     def recipe(self) -> Path:
@@ -96,7 +129,8 @@ class SetRun:
     def run(self, jobs: int) -> None:
         """Run all that is not done, so many seeds at a time.
 
-        Raises ValueError as `waves` does, RuntimeError after the first call that fails.
+        Raises ValueError as `waves` does, RuntimeError after the first call that fails. Then, and where this process is
+        told to end, calls of other seeds end too, and none begins.
         """
         shared, waves = self.waves
         self._call(
@@ -107,8 +141,12 @@ class SetRun:
         if shared:
             self._run_seed(self.first, shared)
         with ThreadPoolExecutor(jobs) as pool:
-            for done in [pool.submit(self._run_seed, seed, waves) for seed in self.settings.seeds]:
-                done.result()
+            try:
+                for done in as_completed([pool.submit(self._run_seed, seed, waves) for seed in self.settings.seeds]):
+                    done.result()
+            except BaseException:
+                self._calls.end()
+                raise
 
     def _run_seed(self, seed: int, waves: Sequence[Sequence[str]]) -> None:
         exp = self.exp(seed)
@@ -163,7 +201,7 @@ class SetRun:
         command = [str(self.recipe / "run.sh"), "--nj", self.nj, *own, *options]
         words = list(map(str, command))
         log.info("%s", " ".join(words))
-        if status := subprocess.run(words).returncode:
+        if status := self._calls.run(words):
             raise RuntimeError(f"{' '.join(words)}: status {status}; the same call of this tool continues")
 
     def status(self) -> Table:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from distill.config.experiment import Experiment
 from distill.config.experiment_set import ExperimentSet
-from distill.recipe.experiment_set import SetRun, levels
+from distill.recipe.experiment_set import Calls, SetRun, levels
 from tests.support.results import decoding, training
 
 RUN_SH = """#!/usr/bin/env python3
@@ -107,7 +110,9 @@ def test_what_is_shared_is_trained_once_and_linked(run: SetRun) -> None:
 
 def test_lattices_of_a_shared_teacher_are_made_before_seeds_share_them(run: SetRun) -> None:
     rows = {**run.settings.experiments, "sn": {"base": "student.yaml"}}
-    (run.recipe / "conf/student.yaml").write_text("stage: 8\ninit: ft\nteacher: {experiment: ft}\n")
+    (run.recipe / "conf/student.yaml").write_text(
+        "stage: 8\ninit: ft\nteacher: {experiment: ft}\noptim: {updates: 10}\n"
+    )
     settings = run.settings.model_copy(update={"shared": ("pre", "ft"), "experiments": rows})
     SetRun(settings, run.root, run.folder).run(2)
     assert called(calls(run)[1:])[:3] == [(3, "5", "5", "pre"), (3, "5", "7", "ft"), (3, "10", "10", "ft")]
@@ -166,6 +171,29 @@ def test_a_call_that_fails_ends_the_run(run: SetRun) -> None:
     one = SetRun(run.settings.model_copy(update={"experiments": {"ft": {}}}), run.root, run.folder)
     with pytest.raises(RuntimeError, match=r"run\.sh .*--experiment ft .*: status 1; the same call"):
         one.run(2)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_after_a_failure_no_other_seed_goes_on(run: SetRun, jobs: int) -> None:
+    (run.root / "fails").touch()
+    rows = {"ft": {}, "ft_10": {"base": "ft.yaml", "init": "ft"}}
+    settings = run.settings.model_copy(update={"experiments": rows, "seeds": tuple(range(6))})
+    with pytest.raises(RuntimeError, match="status 1"):
+        SetRun(settings, run.root, run.folder).run(jobs)
+    made = called(calls(run)[1:])
+    assert len({seed for seed, *_ in made}) <= jobs + 1 and not any(names == "ft_10" for *_, names in made)
+
+
+def test_the_end_of_a_run_ends_its_calls() -> None:
+    every = Calls()
+    with ThreadPoolExecutor(1) as pool:
+        sleeping = pool.submit(every.run, ["sleep", "60"])
+        while not every._running:
+            time.sleep(0.01)
+        every.end()
+        assert sleeping.result(timeout=10) == -signal.SIGTERM
+    with pytest.raises(RuntimeError, match="ended"):
+        every.run(["true"])
 
 
 def test_the_status_has_states_and_cost(run: SetRun) -> None:
