@@ -65,7 +65,7 @@ def test_conformers_of_the_set_have_half_of_the_teachers_parameters(tmp_path: Pa
     for name, experiment in made.items():
         if "_l0" in name:  # its widths are those of the checkpoint
             assert experiment.init_slim == ("_slim" in name) != (experiment.model.pruning is not None), name
-        elif name not in ("conformer", "conformer_ft"):
+        elif name not in ("conformer", "conformer_ft", "conformer_rnnt"):
             assert trunk(experiment) / whole == pytest.approx(0.5, abs=5e-3), name
         assert bool(experiment.model.streaming.chunk_frames) == name.endswith("_stream")
         assert ({"outputs", "hidden"} <= experiment.objective.terms.keys()) == ("_kd" in name), name
@@ -83,7 +83,8 @@ def test_the_set_has_transducers_and_lf_mmi_on_one_encoder(tmp_path: Path) -> No
         assert {*experiment.decoding.methods} == expected, name
     for name in made:
         if name.startswith("conformer_"):
-            assert made[name].decoding.methods == ("1best",), name
+            joint = ("transducer_beam",) if "_rnnt" in name else ()
+            assert made[name].decoding.methods == ("1best", *joint), name
 
 
 def test_dphubert_is_as_published() -> None:
