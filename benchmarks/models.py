@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from distill.config.experiment import Experiment
 from distill.models.cost import macs
 from distill.models.recogniser import Recogniser, build_model
 from distill.runtime.onnx_runner import onnx_runner
 from distill.runtime.session import Session
-from distill.runtime.timing import piece_of
+from distill.runtime.timing import piece_of, run
 from distill.runtime.torch_runner import info_of, torch_runner
 
 CONF = Path(__file__).resolve().parents[1] / "egs" / "librispeech" / "conf"
@@ -58,6 +61,16 @@ class Row:
     macs: float
     int8: bool
     times: list[float]
+
+
+def take_turns(rows: Sequence[Row], audio: np.ndarray, rounds: int) -> None:
+    """Time all rows in turn, so many rounds, after one that warms up ONNX Runtime."""
+    for number in range(rounds + 1):
+        for row in rows:
+            if number or row.engine != "torch":
+                row.times += [run(row.session, audio, row.piece)[0]]
+    for row in rows:
+        row.times = row.times[-rounds:]
 
 
 def load(name: str) -> Recogniser:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.models import CONF, OUTPUTS, ways_of
+from benchmarks.models import CONF, OUTPUTS, take_turns, ways_of
 from benchmarks.table import Row as Figures
 from benchmarks.table import finish, parser
 from distill.config.experiment import Experiment
@@ -26,7 +26,6 @@ from distill.models.cost import predict_rtf
 from distill.models.pruning import slimmed
 from distill.models.recogniser import Recogniser, build_model, count_parameters
 from distill.recipe.script import run_script
-from distill.runtime.timing import run
 
 MODELS: dict[str, tuple[str, tuple[str, ...], float]] = {  # experiment, other settings, share that gates close
     "dense": ("teacher_hubert", (), 0.0),
@@ -49,9 +48,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         models = {name: made(*shape) for name, shape in MODELS.items()}
         rows = {name: ways_of(model, name, Path(folder) / name, len(audio)) for name, model in models.items()}
-        for number in range(args.rounds + 1):  # the first round warms up
-            for row in (row for each in rows.values() for row in each):
-                row.times += [run(row.session, audio, row.piece)[0]] if number else []
+        take_turns([row for each in rows.values() for row in each], audio, args.rounds)
     found = [
         {
             "model": name, "engine": row.engine, "params_m": count_parameters(models[name])["trunk"] / 1e6,

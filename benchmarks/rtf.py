@@ -19,14 +19,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.models import OUTPUTS, Row, load, student
+from benchmarks.models import OUTPUTS, Row, load, student, take_turns
 from benchmarks.table import Row as Figures
 from benchmarks.table import finish, parser
 from distill.config.model import SAMPLE_RATE
 from distill.models.cost import macs
 from distill.recipe.script import run_script
 from distill.runtime.session import Session
-from distill.runtime.timing import gemm_peak, run
+from distill.runtime.timing import gemm_peak
 from distill.runtime.torch_runner import info_of, torch_runner
 
 GOALS = {  # (case, engine): times faster than T1
@@ -47,11 +47,9 @@ def main() -> None:
         rows = [teacher(len(audio))]
         for name in args.students.split(","):
             rows += student(name, Path(folder) / name, len(audio))
-        for number in range(args.rounds + 1):  # the first round warms up
-            for row in rows:
-                row.times += [run(row.session, audio, row.piece)[0]] if number or row.engine != "torch" else []
+        take_turns(rows, audio, args.rounds)
         peaks = {False: gemm_peak(), True: int8_peak(Path(folder))}
-        found = [figures(row, rows[0], args.seconds, args.rounds, peaks) for row in rows]
+        found = [figures(row, rows[0], args.seconds, peaks) for row in rows]
     facts = {"seconds_of_audio": args.seconds, "gemm_gflops": peaks[False], "int8_gops": peaks[True]}
     finish(found, args.json, goals=goals, **facts)
 
@@ -72,11 +70,10 @@ def teacher(samples: int) -> Row:
     return Row("T1 whole", "torch", session, samples, sum(macs(model.settings, len(OUTPUTS)).values()), False, [])
 
 
-def figures(row: Row, first: Row, seconds: float, rounds: int, peaks: dict[bool, float]) -> Figures:
+def figures(row: Row, first: Row, seconds: float, peaks: dict[bool, float]) -> Figures:
     """A row of the table: medians over rounds, and the share of the machine's peak."""
-    times, baseline = row.times[-rounds:], first.times[-rounds:]
-    ratios = [theirs / ours for theirs, ours in zip(baseline, times)]
-    spent = statistics.median(times)
+    ratios = [theirs / ours for theirs, ours in zip(first.times, row.times)]
+    spent = statistics.median(row.times)
     limit = 2 * row.macs * seconds / peaks[row.int8] / 1e9
     return {
         "case": row.case, "engine": row.engine, "seconds": spent, "ratio": statistics.median(ratios),

@@ -34,7 +34,7 @@ def main() -> None:
             if stage := first_weights_stage(recipe, experiment):
                 run_stage(stage, partial(write_first_weights, recipe, experiment), job=recipe.job)
     experiments = [experiment for experiment in asked if experiment.stage == args.stage and experiment.trained]
-    if relaunched(recipe, [stage for experiment in experiments for stage in stages_of(recipe, experiment)]):
+    if relaunched(recipe, (stage for experiment in experiments for stage in stages_of(recipe, experiment))):
         return
     ranks, recipe = join(recipe, longest_wait=None)
     for experiment in experiments:

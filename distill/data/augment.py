@@ -42,19 +42,17 @@ class NoiseClips:
         if not files:
             raise ValueError(f"no {' or '.join(AUDIO_SUFFIXES)} file among the noise clips of {source}")
         self.files, self.lengths = files, [_length(path) for path in files]
-        self._clips = [_stretch(path, 0, None) for path in files] if sum(self.lengths) <= kept else None
+        self._clips = [_stretch(path) for path in files] if sum(self.lengths) <= kept else None
 
     def draw(self, samples: int, rng: np.random.Generator) -> np.ndarray:
         """A random stretch (samples,) float32 of a random clip, repeated where the clip is shorter."""
-        clip = int(rng.integers(len(self.files)))
-        length = self.lengths[clip]
-        start = int(rng.integers(length))
-        if self._clips is not None:
-            taken = np.take(self._clips[clip], np.arange(start, start + samples), mode="wrap")
-        elif start + samples <= length:
-            taken = _stretch(self.files[clip], start, samples)
+        number = int(rng.integers(len(self.files)))
+        start = int(rng.integers(self.lengths[number]))
+        if self._clips is None and start + samples <= self.lengths[number]:
+            taken = _stretch(self.files[number], start, samples)
         else:
-            taken = np.take(_stretch(self.files[clip], 0, None), np.arange(start, start + samples), mode="wrap")
+            clip = _stretch(self.files[number]) if self._clips is None else self._clips[number]
+            taken = np.take(clip, np.arange(start, start + samples), mode="wrap")
         return taken.astype(np.float32) / 32768
 
 
@@ -67,10 +65,9 @@ def _length(path: Path) -> int:
     return int(info.frames)
 
 
-def _stretch(path: Path, start: int, samples: int | None) -> np.ndarray:
-    """16-bit samples (N,) of the first channel, from a place on; None: all that follow."""
-    stop = None if samples is None else start + samples
-    return soundfile.read(path, dtype="int16", always_2d=True, start=start, stop=stop)[0][:, 0].copy()
+def _stretch(path: Path, start: int = 0, samples: int = -1) -> np.ndarray:
+    """16-bit samples (N,) of the first channel, from a place on; -1: all that follow."""
+    return soundfile.read(path, samples, start, dtype="int16", always_2d=True)[0][:, 0].copy()
 
 
 @dataclass(frozen=True)

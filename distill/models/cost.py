@@ -172,16 +172,15 @@ def _parts(model: Model, outputs: int, frames: Frames) -> dict[str, Callable[[],
     head = build_head(encoder.dim, outputs, model.shared_head_dim).eval()
     features, x = torch.randn(1, frames.now, front.channels), torch.randn(1, frames.now, encoder.dim)
     project = torch.nn.Linear(front.channels, encoder.dim)
-    parts: dict[str, Callable[[], object]] = {}
-    if model.transducer is not None:
-        transducer = Transducer(model.transducer, encoder.dim, outputs).eval()
-        parts["transducer"] = lambda: _unit_in_each_frame(transducer, x[0])
-    return {
+    parts: dict[str, Callable[[], object]] = {
         "front-end": lambda: front.window(wave, samples, start, frames.now) if streams else front(wave, samples),
         "projection and positions": lambda: (project(features), positions(x)),
         "head": lambda: head(x),
-        **parts,
     }
+    if model.transducer is not None:
+        transducer = Transducer(model.transducer, encoder.dim, outputs).eval()
+        parts["transducer"] = lambda: _unit_in_each_frame(transducer, x[0])
+    return parts
 
 
 def _unit_in_each_frame(transducer: Transducer, hidden: Tensor) -> None:

@@ -314,7 +314,7 @@ def by_first(ranks: Alone | Ranks, call: Callable[[], Result]) -> Result:
     return result
 
 
-def relaunched(recipe: Recipe, stages: Sequence[Stage], more: Sequence[str] = ()) -> bool:
+def relaunched(recipe: Recipe, stages: Iterable[Stage], more: Sequence[str] = ()) -> bool:
     """Run this script in several processes if one of its stages has work to do; returns True if it did.
 
     They come from the recipe's launcher, or on a CPU there are `nj`, each of one thread; they are given `more` options.

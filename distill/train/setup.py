@@ -209,7 +209,7 @@ def lattices(experiment: Experiment, folders: Folders, teacher: str) -> Lattices
 
 def stored_units(experiment: Experiment, folders: Folders, parts: Sequence[str]) -> UnitLabels | None:
     """Units of the frames of some parts, None for an experiment whose terms need none."""
-    if experiment.units is None or "units" not in needs_of(experiment.objective):
+    if experiment.units is None or not experiment.predicts_units:
         return None
     folder = folders.data / "units" / experiment.units_folder
     return UnitLabels([folder / part for part in parts], experiment.model.front_end, experiment.units.clusters)
