@@ -2,6 +2,7 @@
 
     superb.sh KS --experiment EXP_DIR --data DIR     train and test a task; a second call continues, or is done at once
     superb.sh IC --experiment EXP_DIR --data DIR --real-speech CORPUS    DIR is first written (KS, IC, SF)
+    superb.sh KS --experiment EXP_DIR --data DIR --conditions YAML       the test recordings under distortions, too
     superb.sh --experiment EXP_DIR EXP_DIR           the table of what is finished, with both scores over the tasks
 
 Figures are written into EXP_DIR/superb/TASK.json, s3prl's files into EXP_DIR/superb/TASK. Tasks and their data:
@@ -14,6 +15,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from distill.config.experiment import Experiment
+from distill.data.distortions import Distorter
 from distill.recipe.script import log_to_console, run_script
 from distill.report import superb
 from distill.superb.real_speech import write_task
@@ -30,13 +33,16 @@ def main() -> None:
             raise ValueError(f"{task.name} needs --data, a folder with {task.corpus}")
         if args.real_speech:
             write_task(task.name, args.real_speech, args.data)
+        settings = Experiment.load(args.conditions).decoding.conditions if args.conditions else {}
+        conditions = {name: Distorter(each, args.noises) for name, each in settings.items()}
         for folder in args.experiment:
-            measure(task, folder, args.data, args.set, args.device)
-    table = superb.table({folder.resolve().name: superb.read(folder) for folder in args.experiment})
+            measure(task, folder, args.data, args.set, args.device, conditions)
+    tasks = {folder.resolve().name: superb.read(folder) for folder in args.experiment}
+    table, distorted = superb.table(tasks), superb.distorted_table(tasks)
     if table is None:
         names = ", ".join(map(str, args.experiment))
         raise ValueError(f"no task of SUPERB is finished in {names}; give one (superb.sh KS --experiment …)")
-    print("\n".join([*table.terminal(), "", superb.NOTE]))
+    print("\n".join([*table.terminal(), "", superb.NOTE, *(["", *distorted.terminal()] if distorted else [])]))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,6 +60,13 @@ def parser() -> argparse.ArgumentParser:
         "--real-speech", type=Path, metavar="CORPUS",
         help="a corpus of egs/spoken_commands, from whose keywords and orders --data is written where it is not there",
     )  # fmt: skip
+    options.add_argument(
+        "--conditions", type=Path, metavar="YAML",
+        help="the test recordings under each of decoding.conditions of an experiment, too; no further training",
+    )  # fmt: skip
+    options.add_argument(
+        "--noises", type=Path, default=Path(), metavar="DIR", help="the folder below which noises of conditions lie"
+    )
     options.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")
     options.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE",

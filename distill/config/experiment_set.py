@@ -24,9 +24,10 @@ class ResultTable(Settings):
 
     rows: label -> an experiment, or what takes the place of {row} in `columns`: label -> an experiment. sets: test
     sets, whose error rates are shown, or "SET CONDITION" (`decoding.conditions`); empty: all sets. figures: of the last
-    validation, shown in place of error rates. methods: label of a column -> the decoding method of its error rates; one
-    without shows each experiment's main method (`Run.main_method`). paper: label of a row -> a paper's figures, a text.
-    overview: labels of the rows that RESULTS.md shows of a set's first table; None: all.
+    validation, shown in place of error rates. tasks: of SUPERB, or "TASK CONDITION", likewise. methods: label of a
+    column -> the decoding method of its error rates; one without shows each experiment's main method
+    (`Run.main_method`). paper: label of a row -> a paper's figures, a text. overview: labels of the rows that
+    RESULTS.md shows of a set's first table; None: all.
     """
 
     title: str
@@ -34,6 +35,7 @@ class ResultTable(Settings):
     columns: Mapping[str, str] = {"": "{row}"}
     sets: tuple[str, ...] = ()
     figures: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
     methods: Mapping[str, Method] = {}
     paper: Mapping[str, str] = {}
     overview: tuple[str, ...] | None = None
@@ -62,8 +64,12 @@ class ResultTable(Settings):
         for label in self.methods:
             if label not in self.columns:
                 raise ValueError(f"methods: no column {label!r}{hint(label, self.columns)}")
-        if self.methods and self.figures:
-            raise ValueError("methods are of error rates, and figures stand in place of those; give one of the two")
+        given = [key for key in ("methods", "figures", "tasks") if getattr(self, key)]
+        if len(given) > 1:
+            raise ValueError(
+                "methods are of error rates, and figures and tasks stand in place of those; give one of them"
+                f" (got {', '.join(given)})"
+            )
         return self
 
 

@@ -49,6 +49,7 @@ class Distorter:
 
     def __init__(self, settings: Distort, folder: Path) -> None:
         """folder: the data dir, below which folders of noise lie."""
+        self.settings = settings
         self.steps, self.names, self.snr = settings.steps, settings.names, settings.snr
         for name in (name for name in self.names if name in CODECS):
             if not soundfile.check_format(*FORMATS[name]):

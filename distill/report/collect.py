@@ -11,8 +11,8 @@ from typing import Any
 
 from distill.config.bounds import SOURCES
 from distill.files import write_json
-from distill.report import calibration, differences, language_models, superb
-from distill.report.runs import TIMING, decoding_files, read_runs
+from distill.report import calibration, differences, language_models
+from distill.report.runs import TIMING, decoding_files, read_runs, superb_files
 
 
 def collect(exp_dir: Path, target: Path, root: Path, only: Collection[str] = ()) -> list[Path]:
@@ -26,7 +26,7 @@ def collect(exp_dir: Path, target: Path, root: Path, only: Collection[str] = ())
     paths = [exp_dir / name for name in names]
     for run in runs:
         folder = exp_dir / run.name
-        paths += [folder / "result.json", *decoding_files(folder), folder / TIMING, *superb.files(folder)]
+        paths += [folder / "result.json", *decoding_files(folder), folder / TIMING, *superb_files(folder)]
     copies = []
     for path in filter(Path.is_file, paths):
         copies.append(target / path.relative_to(exp_dir))

@@ -20,7 +20,7 @@ def page(folder: Path, title: str) -> str:
         *recognition.sections(runs),
         *paper.sections(runs),
         *robustness.sections(runs),
-        *superb.sections(folder, runs),
+        *superb.sections(runs),
         *language_models.sections(folder, runs, rows),
         *differences.sections(rows),
         *calibration.sections(folder, runs),

@@ -256,12 +256,19 @@ class CalibrationResult(ResultFile):
     bins: tuple[CalibrationBin, ...]
 
 
+class Condition(Record):
+    """Figures of distorted test recordings, and the settings of their distortions (`distill.config.distortions`)."""
+
+    settings: Mapping[str, Any]
+    figures: Mapping[str, float]
+
+
 class SuperbResult(ResultFile):
     """superb/TASK.json: a task of SUPERB by s3prl's recipe, figures by s3prl's names in % (MTWV times 100).
 
     figures: means over runs, of which only ER has several (folds). weights: digest of the upstream's, of one epoch.
     overrides: settings of s3prl's recipe other than its own. own_data: not the benchmark's, but recordings in its
-    layout.
+    layout. conditions: the test recordings under distortions, by name.
     """
 
     STAGE = "tools/superb.sh"
@@ -275,6 +282,7 @@ class SuperbResult(ResultFile):
     overrides: tuple[str, ...]
     data: str
     own_data: bool
+    conditions: Mapping[str, Condition] = {}
     hardware: str
     command: str
     commit: str

@@ -9,9 +9,10 @@ from statistics import fmean
 
 from distill.config.decoding import OF_TRANSDUCER
 from distill.files import ASIDE
-from distill.report.results import LM_STAGE, TimingResult, TimingRow, TrainingResult, WerResult
+from distill.report.results import LM_STAGE, SuperbResult, TimingResult, TimingRow, TrainingResult, WerResult
 
 TIMING = "export/timing.json"
+SUPERB = "superb"  # in an experiment's folder
 GRAPH, UNITS, TRANSFORMER, BEAM = "1best", "greedy", "transformer-lm", "transducer_beam"
 RESCORED = ("nbest-rescoring", "whole-lattice-rescoring", TRANSFORMER)  # with another language model than the graph's
 
@@ -20,7 +21,7 @@ RESCORED = ("nbest-rescoring", "whole-lattice-rescoring", TRANSFORMER)  # with a
 class Run:
     """One experiment: its name, its training, its decodings, and its timing where it was exported.
 
-    distorted: decodings of test sets under conditions, which are none of `decodings`.
+    distorted: decodings of test sets under conditions, which are none of `decodings`. superb: its tasks of SUPERB.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Run:
     decodings: tuple[WerResult, ...]
     timing: TimingResult | None = None
     distorted: tuple[WerResult, ...] = ()
+    superb: tuple[SuperbResult, ...] = ()
 
     @property
     def stage(self) -> int:
@@ -121,7 +123,8 @@ def read_runs(folder: Path) -> list[Run]:
             path, every = experiment / TIMING, [WerResult.read(file) for file in decoding_files(experiment)]
             timing = TimingResult.read(path) if path.is_file() else None
             plain, distorted = (tuple(d for d in every if bool(d.condition) == kind) for kind in (False, True))
-            runs.append(Run(experiment.name, training, plain, timing, distorted))
+            superb = tuple(SuperbResult.read(file) for file in superb_files(experiment))
+            runs.append(Run(experiment.name, training, plain, timing, distorted, superb))
     if not runs:
         raise FileNotFoundError(
             f"no trained experiment in {folder}: expected */result.json, which stages 6, 8 and 9 make;"
@@ -134,6 +137,11 @@ def trainings(folder: Path) -> list[tuple[TrainingResult, Path]]:
     """Every result.json below a folder with its experiment's folder, without those put aside."""
     paths = [path for path in sorted(folder.glob("*/result.json")) if ASIDE not in path.parent.name]
     return [(TrainingResult.read(path), path.parent) for path in paths]
+
+
+def superb_files(experiment: Path) -> list[Path]:
+    """Results of an experiment's tasks of SUPERB."""
+    return sorted((experiment / SUPERB).glob("*.json"))
 
 
 def decoding_files(experiment: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -10,7 +11,7 @@ from scipy.stats import t as student_t
 
 from distill.config.decoding import OF_UNITS
 from distill.config.experiment_set import ExperimentSet, ResultTable
-from distill.report import similarity
+from distill.report import similarity, superb
 from distill.report.runs import BEAM, Run, millions, read_runs, test_sets
 from distill.report.table import Section, Table, markdown, number
 
@@ -53,8 +54,8 @@ def _values(seeds: Seeds, name: str, value: Callable[[Run], float | None]) -> li
 def result_table(table: ResultTable, seeds: Seeds) -> Table:
     """One row per label: size, multiply-adds where it was exported, and its results; error rates of units say so."""
     runs = [run for each in seeds.values() for run in each.values()]
-    sets, rows = table.sets or test_sets(runs), []
-    shown = [(label, key) for label in table.columns for key in (table.figures or sets)]
+    keys, rows = table.figures or table.tasks or table.sets or test_sets(runs), []
+    shown = [(label, key) for label in table.columns for key in keys]
     sized = any(run.timing for run in runs)
     for row in table.rows:
         own = [run for run in runs if run.name == table.experiment(row, next(iter(table.columns)))]
@@ -65,26 +66,40 @@ def result_table(table: ResultTable, seeds: Seeds) -> Table:
             values = _values(seeds, table.experiment(row, label), _reader(table, label, key))
             cells.append(cell(values, 3 if table.figures else 2))
         rows.append((*cells, *([table.paper.get(row, "-")] if table.paper else [])))
-    units = {label for label, method in table.methods.items() if method in OF_UNITS}
-    heads = (f"{label} {key}{' (units)' if label in units else ''}".strip() for label, key in shown)
+    heads = (f"{label} {_title(table, label, key)}".strip() for label, key in shown)
     head = ("model", "params/M", *(["G MAC/s"] if sized else []), *heads)
     return Table((*head, *(["paper"] if table.paper else [])), tuple(rows))
+
+
+def _title(table: ResultTable, label: str, key: str) -> str:
+    """A column's heading after its label: error rates of units and figures of tasks name what they are."""
+    if table.tasks:
+        return f"{key} {superb.first_metric(key).title}"
+    return f"{key} (units)" if table.methods.get(label) in OF_UNITS else key
 
 
 def _reader(table: ResultTable, label: str, key: str) -> Callable[[Run], float | None]:
     if table.figures:
         return lambda run: (run.training.figures or {}).get(key)
+    if table.tasks:
+        return partial(_of_task, task=key)
     return lambda run: run.error_rate(key, table.methods.get(label))
 
 
 def difference_table(settings: ExperimentSet, seeds: Seeds) -> Table:
-    """One row per pair and test set that both were decoded on: first - second, each by its main method."""
+    """One row per pair and test set or task that both have: first - second, each by its main method."""
     rows, of_first = [], seeds.get(settings.seeds[0], {})
     shared = {name: of_first[name] for name in settings.shared if name in of_first}
+    tasks = dict.fromkeys(task for table in settings.tables for task in table.tasks)
     for first, second in settings.compared:
         both = [own for runs in seeds.values() if {first, second} <= (own := shared | runs).keys()]
-        for name in test_sets((run for runs in both for run in (runs[first], runs[second])), conditions=True):
-            pairs = [(runs[first].error_rate(name), runs[second].error_rate(name)) for runs in both]
+        sets = test_sets((run for runs in both for run in (runs[first], runs[second])), conditions=True)
+        values: dict[str, Callable[[Run], float | None]] = {
+            name: partial(Run.error_rate, test_set=name) for name in sets
+        }
+        values |= {task: partial(_of_task, task=task) for task in tasks}
+        for name, value in values.items():
+            pairs = [(value(runs[first]), value(runs[second])) for runs in both]
             known = [(ours, theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
             if not known:
                 continue
@@ -94,6 +109,10 @@ def difference_table(settings: ExperimentSet, seeds: Seeds) -> Table:
             order = "-" if half is None or abs(mean) <= half else "lower" if mean < 0 else "higher"
             rows.append((f"{first} - {second}", name, cell(differences, sign="+"), f"{relative:+.1f} %", order))
     return Table(("compared", "set", "difference", "relative", "first is"), tuple(rows), fixed=2)
+
+
+def _of_task(run: Run, task: str) -> float | None:
+    return superb.main_figure(run.superb, task)
 
 
 def sections(settings: ExperimentSet, seeds: Seeds) -> Iterator[Section]:

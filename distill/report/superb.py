@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
+from distill.config.names import hint
 from distill.report.results import SuperbResult
-from distill.report.runs import Run
+from distill.report.runs import Run, superb_files
 from distill.report.table import Section, Table
-
-FOLDER = "superb"  # in an experiment's
 
 
 class Metric(NamedTuple):
@@ -80,23 +79,24 @@ def generalizability(figures: Figures) -> float:
     return 1000 * fmean(map(fmean, tasks.values()))
 
 
-def read(experiment: Path) -> dict[Metric, float]:
-    """The figures of an experiment's finished tasks; raises ValueError for a file that is not a result."""
-    found = {path.stem: SuperbResult.read(path) for path in files(experiment)}
-    results = ((metric, found[metric.task]) for metric in METRICS if metric.task in found)
-    return {metric.of_own_data if r.own_data else metric: r.figures[metric.figure] for metric, r in results}
+def read(experiment: Path) -> tuple[SuperbResult, ...]:
+    """An experiment's finished tasks; raises ValueError for a file that is not a result."""
+    return tuple(SuperbResult.read(path) for path in superb_files(experiment))
 
 
-def files(experiment: Path) -> list[Path]:
-    """Results of an experiment's tasks."""
-    return sorted((experiment / FOLDER).glob("*.json"))
+def figures_of(results: Iterable[SuperbResult]) -> dict[Metric, float]:
+    """The figures of tasks, in the order of METRICS."""
+    found = {result.task: result for result in results}
+    own = ((metric, found[metric.task]) for metric in METRICS if metric.task in found)
+    return {metric.of_own_data if r.own_data else metric: r.figures[metric.figure] for metric, r in own}
 
 
-def table(experiments: Mapping[str, Figures]) -> Table | None:
-    """Experiments, then published models, over the tasks that any experiment has; None without any.
+def table(tasks: Mapping[str, Sequence[SuperbResult]]) -> Table | None:
+    """Experiments by name, then published models, over the tasks that any experiment has; None without any.
 
     Scores are over the benchmark's own data alone.
     """
+    experiments = {name: figures_of(results) for name, results in tasks.items()}
     every = (kind for metric in METRICS for kind in (metric, metric.of_own_data))
     measured = [metric for metric in every if any(metric in figures for figures in experiments.values())]
     if not measured:
@@ -114,7 +114,43 @@ def table(experiments: Mapping[str, Figures]) -> Table | None:
     return Table(head, tuple(rows))
 
 
-def sections(folder: Path, runs: Sequence[Run]) -> list[Section]:
-    """A section of a report."""
-    made = table({run.name: read(folder / run.name) for run in runs})
-    return [("SUPERB (%)", [*made.markdown(), "", NOTE])] if made else []
+def distorted_table(tasks: Mapping[str, Sequence[SuperbResult]]) -> Table | None:
+    """One row per experiment and figure of its tasks, one column per condition; None without any."""
+    measured = {name: [result for result in results if result.conditions] for name, results in tasks.items()}
+    conditions = sorted({name for results in measured.values() for result in results for name in result.conditions})
+    if not conditions:
+        return None
+    rows = []
+    for metric in METRICS:
+        for name, results in measured.items():
+            for result in (result for result in results if result.task == metric.task):
+                of = {condition: found.figures for condition, found in result.conditions.items()}
+                cells = [f"{of[c][metric.figure]:.2f}" if c in of else "-" for c in conditions]
+                shown = metric.of_own_data if result.own_data else metric
+                rows.append((f"{shown.task} {metric.title}", name, f"{result.figures[metric.figure]:.2f}", *cells))
+    return Table(("figure", "model", "clean", *conditions), tuple(rows), fixed=2)
+
+
+def first_metric(task: str) -> Metric:
+    """The first metric of a task, or of "TASK CONDITION"; raises ValueError for one that SUPERB does not have."""
+    name, known = task.partition(" ")[0], {metric.task: metric for metric in reversed(METRICS)}
+    if name not in known:
+        raise ValueError(f"{name!r} is not a task of SUPERB{hint(name, known)}")
+    return known[name]
+
+
+def main_figure(results: Iterable[SuperbResult], task: str) -> float | None:
+    """The first figure of a task, or of "TASK CONDITION"; None where it was not measured."""
+    metric, condition = first_metric(task), task.partition(" ")[2]
+    found = next((result for result in results if result.task == metric.task), None)
+    if found is None or (condition and condition not in found.conditions):
+        return None
+    return (found.conditions[condition] if condition else found).figures[metric.figure]
+
+
+def sections(runs: Sequence[Run]) -> list[Section]:
+    """Sections of a report: the tasks, and their test sets under conditions."""
+    tasks = {run.name: run.superb for run in runs}
+    made, distorted = table(tasks), distorted_table(tasks)
+    found = [("SUPERB (%)", [*made.markdown(), "", NOTE])] if made else []
+    return found + ([("SUPERB (%) under distortions", distorted.markdown())] if distorted else [])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -13,16 +14,20 @@ from typing import Any
 import torch
 import yaml
 
+from distill.config.distortions import CLEAN
 from distill.config.files import overridden
+from distill.data.augment import utterance_rng
+from distill.data.distortions import Distorter
 from distill.files import write_json
 from distill.models import checkpoint
 from distill.recipe.folders import put_aside
 from distill.recipe.provenance import command_line, commit, hardware
-from distill.report.results import SuperbResult
-from distill.report.superb import FOLDER, METRICS
+from distill.report.results import Condition, SuperbResult
+from distill.report.runs import SUPERB
+from distill.report.superb import METRICS
 from distill.superb.qbe import QueryByExample
 from distill.superb.real_speech import SOURCE
-from distill.superb.tasks import Task
+from distill.superb.tasks import TASKS, Task
 from distill.superb.upstream import load_upstream
 
 log = logging.getLogger(__name__)
@@ -33,23 +38,34 @@ SOX = "install it (apt-get install libsox-dev); docs/interchange.md has KS witho
 KEEPS = "~/.cache/s3prl has what s3prl downloads; without a network, copy that folder from another machine"
 
 
-def measure(task: Task, folder: Path, data: Path, overrides: Sequence[str], device: str) -> SuperbResult:
+def measure(
+    task: Task, folder: Path, data: Path, overrides: Sequence[str], device: str, conditions: Mapping[str, Distorter]
+) -> SuperbResult:
     """Train and evaluate a task; what is finished is read, what was interrupted continues from s3prl's checkpoint.
 
     folder: of a trained experiment; superb/TASK.json and superb/TASK, s3prl's folder, are written into it. overrides:
-    settings of s3prl's recipe, "a.b=value". Raises ValueError without s3prl, for a setting of another form, and where
-    s3prl fails; FileNotFoundError for an untrained experiment and for data of another layout.
+    settings of s3prl's recipe, "a.b=value". conditions: of the test recordings besides that without distortions, by
+    name; new ones are evaluated without another training. Raises ValueError without s3prl, for a setting of another
+    form, conditions of a task without them, and where s3prl fails; FileNotFoundError for an untrained experiment and
+    for data of another layout.
     """
+    if conditions and task.evaluation is None:
+        able = ", ".join(name for name, other in TASKS.items() if other.evaluation is not None)
+        raise ValueError(f"{task.name} is not measured under conditions, {able} are; leave --conditions out")
     runs = [task.data(data, run) for run in task.runs]
     model, _, _, epoch = checkpoint.load_recogniser(folder)
     weights = checkpoint.weights_of(model)
     asked: dict[str, Any] = {"weights": weights, "overrides": list(overrides), "data": str(data.resolve())}
-    path, place = folder / FOLDER / f"{task.name}.json", folder / FOLDER / task.name
-    if path.is_file():
-        earlier = SuperbResult.read(path)
-        if asked == {"weights": earlier.weights, "overrides": list(earlier.overrides), "data": earlier.data}:
-            log.info("%s of %s is finished: %s", task.name, folder, path)
-            return earlier
+    path, place = folder / SUPERB / f"{task.name}.json", folder / SUPERB / task.name
+    earlier = earlier_result(path, asked)
+    known = dict(earlier.conditions) if earlier else {}
+    new = {
+        name: distorter for name, distorter in conditions.items()
+        if name not in known or known[name].settings != distorter.settings.resolved()
+    }  # fmt: skip
+    if earlier and not new:
+        log.info("%s of %s is finished: %s", task.name, folder, path)
+        return earlier
     recipe = recipe_of(task)
     claim(place, asked)
     ours = {
@@ -57,23 +73,45 @@ def measure(task: Task, folder: Path, data: Path, overrides: Sequence[str], devi
         "build_upstream": {"name": UPSTREAM, "path_or_url": str(folder.resolve())},
     }  # fmt: skip
     settings = fitted(overridden(recipe.default_config() | ours, overrides))
-    found = [figures(task, recipe, place / str(number), settings, run) for number, run in enumerate(runs)]
+    found = [figures(task, recipe, place / str(number), settings, run, new) for number, run in enumerate(runs)]
+    means = means_over(found)
+    measured = {
+        name: Condition(settings=distorter.settings.resolved(), figures=means[name]) for name, distorter in new.items()
+    }
     result = SuperbResult(
         experiment=folder.resolve().name,
         task=task.name,
-        figures={name: fmean(run[name] for run in found) for name in found[0]},
-        runs=tuple(found),
+        figures=means[CLEAN],
+        runs=tuple(run[CLEAN] for run in found),
         epoch=epoch,
         weights=weights,
         overrides=tuple(overrides),
         data=asked["data"],
         own_data=(data / SOURCE).is_file(),
+        conditions=known | measured,
         hardware=hardware(torch.device(device)),
         command=command_line(),
         commit=commit(),
     )
     result.write(path)
     return result
+
+
+def earlier_result(path: Path, asked: Mapping[str, Any]) -> SuperbResult | None:
+    """The result in a file; None where there is none, or one of other weights, settings or data."""
+    if not path.is_file():
+        return None
+    found = SuperbResult.read(path)
+    own = {"weights": found.weights, "overrides": list(found.overrides), "data": found.data}
+    return found if own == asked else None
+
+
+def means_over(runs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """Means over runs of the figures of each condition."""
+    return {
+        condition: {name: fmean(run[condition][name] for run in runs) for name in figures}
+        for condition, figures in runs[0].items()
+    }
 
 
 def claim(place: Path, asked: Mapping[str, Any]) -> None:
@@ -100,14 +138,24 @@ def recipe_of(task: Task) -> Any:
 
 
 def figures(
-    task: Task, recipe: Any, place: Path, settings: Mapping[str, Any], data: Mapping[str, Any]
-) -> dict[str, float]:
-    """One run of s3prl's recipe: its figures by name, in %."""
+    task: Task, recipe: Any, place: Path, settings: Mapping[str, Any], data: Mapping[str, Any],
+    conditions: Mapping[str, Distorter],
+) -> dict[str, dict[str, float]]:  # fmt: skip
+    """One run of s3prl's recipe: its figures in % by name, of each condition and of the recordings as they are."""
+    complete = {**settings, "target_dir": str(place), "prepare_data": {**settings["prepare_data"], **data}}
+    found = {CLEAN: one_run(task, recipe, place, complete)}
+    for name, distorter in conditions.items():
+        with distorted(recipe, distorter):
+            found[name] = one_run(task, recipe, place, complete | {"start": task.evaluation})
+    return found
+
+
+def one_run(task: Task, recipe: Any, place: Path, settings: Mapping[str, Any]) -> dict[str, float]:
+    """The figures that a run of s3prl's recipe leaves in its folder; raises ValueError where it fails."""
     from omegaconf import OmegaConf
 
-    complete = {**settings, "target_dir": str(place), "prepare_data": {**settings["prepare_data"], **data}}
     try:
-        recipe.run(**OmegaConf.to_container(OmegaConf.create(complete), resolve=True, throw_on_missing=True))
+        recipe.run(**OmegaConf.to_container(OmegaConf.create(settings), resolve=True, throw_on_missing=True))
     except Exception as error:  # s3prl and what it calls raise whatever it comes to
         reason = str(error).strip().partition("\n")[0][:300] or "an assertion without a message"
         way_out = f"; {SOX if 'libsox' in reason else KEEPS}" if isinstance(error, OSError) else ""
@@ -119,6 +167,29 @@ def figures(
         raise ValueError(f"{task.name}: s3prl's {task.recipe} left {len(written)} files {place / task.result}, not one")
     content = yaml.safe_load(written[0].read_text())
     return {m.figure: task.unit * float(content[m.figure]) for m in METRICS if m.task == task.name}
+
+
+@contextmanager
+def distorted(recipe: Any, distorter: Distorter) -> Iterator[None]:
+    """s3prl's recipe with test recordings under a condition: each is the same for every model."""
+    build = recipe.build_collate_fn
+
+    def build_distorting(settings: Mapping[str, Any], mode: str) -> Callable[[Sequence[Mapping]], Any]:
+        collate = build(settings, mode)
+        return collate if mode != "test" else lambda samples: collate([changed(each, distorter) for each in samples])
+
+    recipe.build_collate_fn = build_distorting
+    try:
+        yield
+    finally:
+        del recipe.build_collate_fn  # that of its class again
+
+
+def changed(sample: Mapping[str, Any], distorter: Distorter) -> dict[str, Any]:
+    """A sample of s3prl with its waveform x, (N,) or (N, 1), distorted."""
+    shape, key = sample["x"].shape, str(sample["unique_name"])
+    wave, _ = distorter(sample["x"].flatten().numpy(), utterance_rng(0, 0, key))
+    return {**sample, "x": torch.from_numpy(wave).view(shape)}
 
 
 def fitted(settings: dict[str, Any]) -> dict[str, Any]:

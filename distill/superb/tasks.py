@@ -20,7 +20,8 @@ class Task:
     """A task: s3prl's class, corpus and its layout, and where s3prl writes the figures.
 
     folders: s3prl's names of the data folder or of folders in it. runs: settings of the data for each of several runs,
-    over which figures are averaged. unit: of s3prl's figures, in %.
+    over which figures are averaged. unit: of s3prl's figures, in %. evaluation: the stage of s3prl's recipe that
+    evaluates waveforms of the test set alone; None: there is none, and the task has no conditions.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Task:
     runs: tuple[Mapping[str, Any], ...] = ({},)
     result: str = "evaluate/*/*/result.yaml"
     unit: float = 100.0
+    evaluation: int | None = None
 
     def data(self, root: Path, run: Mapping[str, Any]) -> dict[str, Any]:
         """Settings of s3prl's `prepare_data`; raises FileNotFoundError for a folder of another layout."""
@@ -47,13 +49,13 @@ class Task:
 TASKS = {
     task.name: task
     for task in (
-        Task("PR", "phoneme recognition", "SuperbPR", "LibriSpeech", LIBRISPEECH),
-        Task("ASR", "speech recognition", "SuperbASR", "LibriSpeech", LIBRISPEECH),
+        Task("PR", "phoneme recognition", "SuperbPR", "LibriSpeech", LIBRISPEECH, evaluation=4),
+        Task("ASR", "speech recognition", "SuperbASR", "LibriSpeech", LIBRISPEECH, evaluation=4),
         Task(
             "KS", "keyword spotting", "SuperbKS", "Speech Commands v0.01 and its test set",
             ("speech_commands_v0.01/*/*_nohash_*.wav", "speech_commands_v0.01/_background_noise_/*.wav",
              "speech_commands_test_set_v0.01/*/*.wav"),
-            {"gsc1": "speech_commands_v0.01", "gsc1_test": "speech_commands_test_set_v0.01"},
+            {"gsc1": "speech_commands_v0.01", "gsc1_test": "speech_commands_test_set_v0.01"}, evaluation=3,
         ),
         Task(
             "QbE", "query by example", "QueryByExample", "QUESST 2014",
@@ -62,7 +64,7 @@ TASKS = {
         ),
         Task(
             "SID", "speaker identification", "SuperbSID", "VoxCeleb1",
-            ("dev/wav/id*/*/*.wav", "test/wav/id*/*/*.wav"),
+            ("dev/wav/id*/*/*.wav", "test/wav/id*/*/*.wav"), evaluation=3,
         ),
         Task(
             "ASV", "speaker verification", "SuperbASV", "VoxCeleb1",
@@ -76,15 +78,16 @@ TASKS = {
         Task(
             "IC", "intent classification", "SuperbIC", "Fluent Speech Commands",
             ("data/train_data.csv", "data/valid_data.csv", "data/test_data.csv", "wavs/speakers/*/*.wav"),
+            evaluation=3,
         ),
         Task(
             "SF", "slot filling", "SuperbSF", "Audio SNIPS",
-            ("all.iob.snips.txt", "train/**/*.wav", "valid/**/*.wav", "test/**/*.wav"),
+            ("all.iob.snips.txt", "train/**/*.wav", "valid/**/*.wav", "test/**/*.wav"), evaluation=4,
         ),
         Task(
             "ER", "emotion recognition", "SuperbER", "IEMOCAP",
             ("Session1/dialog/EmoEvaluation/*.txt", "Session5/sentences/wav/*/*.wav"), {"iemocap": "."},
-            tuple({"test_fold": fold} for fold in range(5)),
+            tuple({"test_fold": fold} for fold in range(5)), evaluation=3,
         ),
     )
 }  # fmt: skip

@@ -51,6 +51,19 @@ def decoding(experiment: Path, test_set: str, mode: str, method: str, rate: floa
     return folder
 
 
+def superb_task(
+    experiment: Path, task: str, conditions: Mapping[str, Mapping[str, float]] = {}, own: bool = False, **figures: float
+) -> None:
+    """superb/TASK.json of an experiment, with figures under conditions."""
+    content = {
+        "experiment": experiment.name, "task": task, "figures": figures, "runs": [figures], "epoch": 1, "weights": "a",
+        "conditions": {name: {"settings": {}, "figures": values} for name, values in conditions.items()},
+        "overrides": [], "data": "data", "own_data": own, "hardware": "a processor", "command": "superb.sh",
+        "commit": "abc",
+    }  # fmt: skip
+    write(experiment / "superb" / f"{task}.json", content)
+
+
 def timing(**changes: Any) -> dict[str, Any]:
     """timing.json without rows."""
     content = {

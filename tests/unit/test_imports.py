@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "recipe": GRAPHS | {
         "corpora", "data", "models", "losses", "lm", "scoring", "decode", "train", "export", "runtime", "report",
     },
-    "superb": BASE | {"corpora", "models", "report", "recipe"},
+    "superb": BASE | {"corpora", "data", "models", "report", "recipe"},
 }  # fmt: skip
 """Rooms and files at the root, and what each may import; a room below another is part of it."""
 ONLY_IN = {

@@ -17,6 +17,8 @@ from s3prl.dataio.encoder.g2p import DEFAULT_LEXICON_URL
 from s3prl.nn import S3PRLUpstream
 from s3prl.util import download
 
+from distill.config.distortions import Distort
+from distill.data.distortions import Distorter
 from distill.models import checkpoint
 from distill.report.results import SuperbResult
 from distill.report.superb import METRICS
@@ -26,6 +28,7 @@ from distill.superb.upstream import load_upstream
 from tests.support import superb
 
 ROOT = Path(__file__).resolve().parents[3]
+SAME = Distort.parse({"steps": [["clean"]]}, "same")
 SHORT = ("num_workers=0", "train.total_steps=4", "train.save_step=2")
 
 
@@ -78,6 +81,24 @@ def test_keywords_by_the_tool_with_both_scores(tmp_path: Path, folder: Path) -> 
     assert again.returncode == 0 and "KS of" in again.stderr and "is finished" in again.stderr
 
 
+def test_conditions_are_evaluated_without_another_training(
+    tmp_path: Path, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, task = superb.fluent_commands(tmp_path / "data"), TASKS["IC"]
+    noise = Distort.parse({"snr": [-40, -40], "steps": [["gaussian"]]}, "noise")
+    conditions = {"same": Distorter(SAME, tmp_path), "noise": Distorter(noise, tmp_path)}
+    first = measure(task, folder, data, SHORT, "cpu", {"same": conditions["same"]})
+    assert first.conditions["same"].figures == first.figures
+    train = folder / "superb/IC/0/train/step_4"
+    written = train.stat().st_mtime_ns
+    second = measure(task, folder, data, SHORT, "cpu", conditions)
+    assert second.conditions.keys() == {"same", "noise"} and second.figures == first.figures
+    assert train.stat().st_mtime_ns == written and second.conditions["same"] == first.conditions["same"]
+    caplog.set_level("INFO")
+    assert measure(task, folder, data, SHORT, "cpu", conditions) == second and "is finished" in caplog.text
+    assert SuperbResult.read(folder / "superb/IC.json") == second
+
+
 def test_phonemes_continue_from_s3prls_checkpoint(
     offline: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -86,11 +107,11 @@ def test_phonemes_continue_from_s3prls_checkpoint(
     with monkeypatch.context() as broken:
         broken.setattr("s3prl.problem.SuperbPR.evaluate", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            measure(task, folder, data, options, "cpu")
+            measure(task, folder, data, options, "cpu", {})
     train = folder / "superb/PR/0/train"
     assert [path.name for path in train.glob("step_*")] == ["step_2"]
     caplog.set_level("INFO")
-    result = measure(task, folder, data, options, "cpu")
+    result = measure(task, folder, data, options, "cpu", {})
     assert f"Loading checkpoints from {train}/step_2" in caplog.text and set(result.figures) == {"per"}
 
 
@@ -100,7 +121,9 @@ def interrupted(*_: object, **__: object) -> None:
 
 @pytest.mark.skipif(find_library("sox") is None, reason="s3prl reads the queries with libsox")
 def test_queries_take_the_best_state_of_the_development_set(tmp_path: Path, folder: Path) -> None:
-    result = measure(TASKS["QbE"], folder, superb.quesst(tmp_path / "data"), ["num_workers=0", "max_workers=1"], "cpu")
+    result = measure(
+        TASKS["QbE"], folder, superb.quesst(tmp_path / "data"), ["num_workers=0", "max_workers=1"], "cpu", {}
+    )
     found = {path.parent.name: path.read_text() for path in (folder / "superb/QbE/0").glob("*/score.out")}
     best = max(range(3), key=lambda state: found[f"dev-{state}"])
     assert set(found) == {"dev-0", "dev-1", "dev-2", f"test-{best}"}
@@ -111,7 +134,7 @@ def test_what_s3prl_raises_is_told_in_one_line(tmp_path: Path, folder: Path) -> 
     data = superb.fluent_commands(tmp_path / "data")
     (data / "data/valid_data.csv").write_text("path\n")
     with pytest.raises(ValueError, match=r"IC: s3prl's SuperbIC ends with \w+: "):
-        measure(TASKS["IC"], folder, data, SHORT, "cpu")
+        measure(TASKS["IC"], folder, data, SHORT, "cpu", {})
 
 
 SMALL = {"hidden_size": [8], "dropout": [0.0], "layer_norm": [False], "proj": [False], "sample_rate": [1]}
@@ -135,6 +158,7 @@ def test_further_layouts(name: str, offline: Path, folder: Path, monkeypatch: py
         options += ["prepare_data.n_jobs=1"]
     if name in ("ASR", "SF"):
         options += [f"build_downstream.model_conf.{key}={json.dumps(value)}" for key, value in SMALL.items()]
-    result = measure(task, folder, data, options, "cpu")
+    result = measure(task, folder, data, options, "cpu", {"same": Distorter(SAME, offline)})
+    assert result.conditions["same"].figures == result.figures
     assert all(value >= 0 for value in result.figures.values()) and len(result.runs) == len(task.runs)
     assert result.figures.keys() == {metric.figure for metric in METRICS if metric.task == name}

@@ -10,7 +10,7 @@ import pytest
 from distill.config.experiment_set import ExperimentSet
 from distill.report import seeds
 from distill.report.runs import read_runs
-from tests.support.results import decoding, timing, training, wer, write
+from tests.support.results import decoding, superb_task, timing, training, wer, write
 
 RATES = {"a": (10.0, 11.0, 12.0), "b": (12.0, 13.1, 13.9), "c": (10.0, 14.0, 9.0)}
 
@@ -64,6 +64,29 @@ def test_rates_under_conditions_are_named_with_their_set(folder: Path) -> None:
     found = seeds.result_table(settings(tables=[table]).tables[0], seeds.read_seeds(folder))
     assert found.head[-2:] == ("test-clean", "test-clean two")
     assert [row[-2:] for row in found.rows] == [("11.00 ± 2.48", "21.00 ± 2.48"), ("13.00 ± 2.37", "-")]
+
+
+def test_tasks_of_superb_stand_in_place_of_rates_and_are_compared(folder: Path) -> None:
+    for name, accuracy in (("a", 90.0), ("b", 80.0)):
+        for seed in range(3):
+            conditions = {"two": {"accuracy": accuracy - 20 + seed % 2}} if name == "a" or seed else {}
+            superb_task(folder / f"seed-{seed}" / name, "KS", conditions, own=True, accuracy=accuracy + seed)
+    table = {"title": "Tasks", "rows": {"A": "a", "C": "c"}, "tasks": ["KS", "KS two"]}
+    pairs = settings(tables=[table], compared=[["a", "b"]])
+    found = seeds.result_table(pairs.tables[0], seeds.read_seeds(folder))
+    assert found.head[-2:] == ("KS Acc", "KS two Acc")
+    assert [row[-2:] for row in found.rows] == [("91.00 ± 2.48", "70.33 ± 1.43"), ("-", "-")]
+    rows = seeds.difference_table(pairs, seeds.read_seeds(folder)).rows
+    assert [row[1:] for row in rows[1:]] == [
+        ("KS", "+10.00 ± 0.00", "+12.3 %", "higher"),
+        ("KS two", "+10.00 ± 0.00", "+16.5 %", "higher"),
+    ]
+
+
+def test_a_table_is_of_one_kind() -> None:
+    table = {"title": "T", "rows": {"A": "a"}, "tasks": ["KS"], "figures": ["accuracy"]}
+    with pytest.raises(ValueError, match=r"give one of them \(got figures, tasks\)"):
+        settings(tables=[table])
 
 
 def test_differences_are_of_conditions_too(folder: Path) -> None:

@@ -40,19 +40,10 @@ def test_a_task_counts_once_in_generalizability() -> None:
     assert overall(figures) == pytest.approx((89.81 + (100 - 52.94) + 96.66) / 3)
 
 
-def written(experiment: Path, task: str, own: bool = False, **figures: float) -> None:
-    content = {
-        "data": "data", "own_data": own,
-        "experiment": experiment.name, "task": task, "figures": figures, "runs": [figures], "epoch": 1, "weights": "a",
-        "overrides": [], "hardware": "a processor", "command": "superb.sh", "commit": "abc",
-    }  # fmt: skip
-    results.write(experiment / "superb" / f"{task}.json", content)
-
-
 def test_the_table_has_what_was_measured_and_the_same_tasks_of_published_models(tmp_path: Path) -> None:
-    written(tmp_path / "star", "KS", accuracy=90.0)
-    written(tmp_path / "star", "PR", per=10.0)
-    written(tmp_path / "dt", "PR", per=20.0)
+    results.superb_task(tmp_path / "star", "KS", accuracy=90.0)
+    results.superb_task(tmp_path / "star", "PR", per=10.0)
+    results.superb_task(tmp_path / "dt", "PR", per=20.0)
     table = superb.table({name: superb.read(tmp_path / name) for name in ("star", "dt", "none")})
     assert table is not None
     assert table.head == ("model", "PR PER", "KS Acc", "overall", "general.", "tasks")
@@ -66,8 +57,8 @@ def test_the_table_has_what_was_measured_and_the_same_tasks_of_published_models(
 
 
 def test_own_recordings_stand_in_columns_of_their_own_and_in_no_score(tmp_path: Path) -> None:
-    written(tmp_path / "star", "KS", own=True, accuracy=90.0)
-    written(tmp_path / "dt", "PR", per=20.0)
+    results.superb_task(tmp_path / "star", "KS", own=True, accuracy=90.0)
+    results.superb_task(tmp_path / "dt", "PR", per=20.0)
     table = superb.table({name: superb.read(tmp_path / name) for name in ("star", "dt")})
     assert table is not None and table.head[1:3] == ("PR PER", "KS (own data) Acc")
     assert table.rows[0] == ("star", "-", "90.00", "-", "-", "1")
@@ -78,7 +69,29 @@ def test_the_report_has_the_table_and_its_files_are_collected(tmp_path: Path) ->
     exp = tmp_path / "exp"
     results.training(exp / "star", 8)
     assert "SUPERB" not in page(exp, "title")
-    written(exp / "star", "KS", accuracy=90.0)
+    results.superb_task(exp / "star", "KS", accuracy=90.0)
     assert "## SUPERB (%)" in page(exp, "title") and "| star | 90.00 |" in page(exp, "title")
     copies = collect(exp, tmp_path / "results", tmp_path)
     assert tmp_path / "results/star/superb/KS.json" in copies
+
+
+def test_conditions_stand_beside_the_recordings_as_they_are(tmp_path: Path) -> None:
+    exp = tmp_path / "exp"
+    results.superb_task(exp / "dt", "KS", {"two": {"accuracy": 70.0}}, accuracy=80.0)
+    conditions = {"room": {"accuracy": 60.5}, "two": {"accuracy": 75.0}}
+    results.superb_task(exp / "star", "KS", conditions, own=True, accuracy=90.0)
+    results.superb_task(exp / "star", "PR", per=10.0)
+    table = superb.distorted_table({name: superb.read(exp / name) for name in ("dt", "star")})
+    assert table is not None and table.head == ("figure", "model", "clean", "room", "two")
+    assert table.rows == (
+        ("KS Acc", "dt", "80.00", "-", "70.00"),
+        ("KS (own data) Acc", "star", "90.00", "60.50", "75.00"),
+    )
+    results.training(exp / "star", 8)
+    assert "## SUPERB (%) under distortions" in page(exp, "title")
+    assert superb.distorted_table({"none": ()}) is None
+
+
+def test_a_task_that_is_not_there_is_named() -> None:
+    with pytest.raises(ValueError, match="'KWS' is not a task of SUPERB; did you mean 'KS'"):
+        superb.main_figure((), "KWS noise")

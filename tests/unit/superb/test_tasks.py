@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from distill.config.distortions import Distort
+from distill.data.distortions import Distorter
 from distill.report.superb import METRICS
-from distill.superb.run import claim, fitted, recipe_of
+from distill.superb.run import claim, distorted, fitted, measure, recipe_of
 from distill.superb.tasks import TASKS, find_task
 from tests.support import superb
 
@@ -68,6 +73,36 @@ def test_a_folder_of_other_weights_is_put_aside(tmp_path: Path) -> None:
     assert [path.name for path in place.glob("0/train/*")] == ["step_1"]  # step_2 was cut short
     claim(place, {"weights": "b"})
     assert not (place / "0").exists() and (tmp_path / "KS.aside-1/0").is_dir()
+
+
+class Recipe:
+    """What s3prl's recipes have of this."""
+
+    def build_collate_fn(self, settings: dict[str, Any], mode: str) -> Callable[[list[dict[str, Any]]], list]:
+        return lambda samples: [sample["x"] for sample in samples]
+
+
+@pytest.mark.parametrize("shape", [(400,), (400, 1)])
+def test_test_recordings_alone_are_distorted_each_in_its_own_way(shape: tuple[int, ...]) -> None:
+    recipe, condition = Recipe(), Distorter(Distort.parse({"steps": [["gaussian"]]}, "test"), Path())
+    samples = [{"x": torch.randn(shape), "x_len": 400, "unique_name": name} for name in ("a", "b")]
+    plain = [sample["x"] for sample in samples]
+    with distorted(recipe, condition):
+        first, again = (recipe.build_collate_fn({}, "test")(samples) for _ in range(2))
+        reversed_ = recipe.build_collate_fn({}, "test")(samples[::-1])
+        assert all(map(torch.equal, recipe.build_collate_fn({}, "valid")(samples), plain))
+    assert all(map(torch.equal, first, again)) and all(map(torch.equal, first, reversed_[::-1]))
+    noise = [ours - theirs for ours, theirs in zip(first, plain)]
+    for wave, added in zip(plain, noise):
+        assert added.shape == shape and 10 <= 10 * torch.log10(wave.square().mean() / added.square().mean()) <= 20
+    assert not torch.equal(*noise)
+    assert all(map(torch.equal, recipe.build_collate_fn({}, "test")(samples), plain))
+
+
+@pytest.mark.parametrize("name", ["QbE", "ASV", "SD"])
+def test_tasks_without_conditions_are_named(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"{name} is not measured under conditions, PR, ASR, KS, SID, IC, SF, ER are"):
+        measure(TASKS[name], tmp_path, tmp_path, [], "cpu", {"two": Distorter(Distort(), tmp_path)})
 
 
 def test_without_s3prl_its_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
