@@ -32,7 +32,8 @@ def main() -> None:
     if args.stage == 5 and launch.rank() == 0:
         for experiment in asked:
             if stage := first_weights_stage(recipe, experiment):
-                run_stage(stage, partial(write_first_weights, recipe, experiment), job=recipe.job)
+                work = partial(write_first_weights, recipe, experiment)
+                run_stage(stage, work, job=recipe.job, wait=bool(recipe.launcher))  # by every machine of a launcher
     experiments = [experiment for experiment in asked if experiment.stage == args.stage and experiment.trained]
     if relaunched(recipe, (stage for experiment in experiments for stage in stages_of(recipe, experiment))):
         return

@@ -213,7 +213,7 @@ def recipe_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--units", default="phones", help=", ".join(UNITS))
     parser.add_argument("--topology", default=TOPOLOGIES[0], help=", ".join(TOPOLOGIES))
     parser.add_argument("--hlg", default="", help="decoding graph made elsewhere, OpenFst (.fst) or k2 (.pt)")
-    parser.add_argument("--launcher", default="", help="starts the processes of stages 6 to 11, such as torchrun")
+    parser.add_argument("--launcher", default="", help="starts the processes of stages 5 to 11, such as torchrun")
     parser.add_argument("--mini", choices=("true", "false"), default="false")
     parser.add_argument("--rehearse", choices=("true", "false"), default="false")
     parser.add_argument("--allow-commands", choices=("true", "false"), default="false", help="run commands in data")

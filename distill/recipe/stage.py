@@ -109,11 +109,11 @@ class Stage:
         made = [_key(path) for path, stage in self.inputs.items() if stage is not None]
         return _changes({**before, "inputs": _renamed(before["inputs"], now["inputs"], made)}, now)
 
-    def begin(self, stack: contextlib.ExitStack, job: bool = False) -> Path | None:
+    def begin(self, stack: contextlib.ExitStack, job: bool = False, wait: bool = False) -> Path | None:
         """The folder to write into until `stack` is closed; None where the output is up to date.
 
         job: works beside others in the folder of a resumable stage, which stays unfinished; another stage it makes
-        alone, waiting for whoever does.
+        alone, waiting for whoever does, as with `wait`.
         """
         self.check_inputs()
         if self.up_to_date():
@@ -121,7 +121,7 @@ class Stage:
             return None
         self.out.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as opening:
-            (opening if job and self.resumable else stack).enter_context(locked(self.out, wait=job))
+            (opening if job and self.resumable else stack).enter_context(locked(self.out, wait=job or wait))
             if self.up_to_date(quiet=True):  # another process has made it meanwhile
                 return None
             if not (job and self.resumable):
@@ -279,16 +279,18 @@ class Alone:
 
 
 def run_stage(
-    stage: Stage, work: Callable[[Path], None], ranks: Alone | Ranks | None = None, job: Job | None = None
-) -> bool:
+    stage: Stage, work: Callable[[Path], None], ranks: Alone | Ranks | None = None, job: Job | None = None,
+    wait: bool = False,
+) -> bool:  # fmt: skip
     """Do the work unless it is done already; returns True if it was done.
 
     With several `ranks` the first one checks, locks, opens and completes the folder; all of them work in it. A job's
-    work is its share, and leaves a resumable stage unfinished.
+    work is its share, and leaves a resumable stage unfinished. wait: for another call that does the same work, such as
+    that of another machine, in place of an error.
     """
     ranks = ranks or Alone()
     with contextlib.ExitStack() as stack:
-        folder = by_first(ranks, lambda: stage.begin(stack, job is not None))
+        folder = by_first(ranks, lambda: stage.begin(stack, job is not None, wait))
         if folder is None:
             log.info("stage %d: up to date (%s)", stage.number, stage.out)
             return False

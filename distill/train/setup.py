@@ -266,9 +266,13 @@ def start_of(experiment: Experiment, name: str, folders: Folders) -> dict[str, A
 
 
 def stored_heads(experiment: Experiment, name: str, folders: Folders) -> dict[str, Tensor]:
-    """Parameters of the terms of a checkpoint; without the embeddings of units where the experiment has others."""
+    """Parameters of the terms of a checkpoint; without the embeddings of units where the experiment has others.
+
+    An imported checkpoint has other units than a k-means of ours, whatever its settings are.
+    """
     content = start_of(experiment, name, folders)
-    same_units = content["experiment"].get("units") == experiment.resolved()["units"]
+    trained = content["progress"]["updates"] > 0
+    same_units = trained and content["experiment"].get("units") == experiment.resolved()["units"]
     return {key: x for key, x in content["objective"].items() if same_units or key != CODEWORDS}
 
 

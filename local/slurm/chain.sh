@@ -24,8 +24,8 @@ submit() {
 }
 
 submit afterok array.sh "--array=1-$jobs $cpu" 0 0
-submit afterany array.sh "$cpu" 0 5
-submit afterok train.sh "$nodes" 6 6 --device cuda
+submit afterany array.sh "$cpu" 0 4
+submit afterok train.sh "$nodes" 5 6 --device cuda
 submit afterok array.sh "--array=1-$jobs $gpu" 7 7 --device cuda
 submit afterany array.sh "$gpu" 7 7 --device cuda
 submit afterok train.sh "$nodes" 8 9 --device cuda

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Stages 6 to 11 on the GPUs of one or several nodes:
+# Stages 5 to 11 on the GPUs of one or several nodes:
 #   sbatch --nodes=2 --gpus-per-node=8 local/slurm/train.sh egs/librispeech/run.sh --corpus-dir DIR --device cuda --stage 6 --stop-stage 9
 #SBATCH --job-name=train --ntasks-per-node=1 --requeue --open-mode=append --signal=B:USR1@120
 set -euo pipefail

@@ -14,6 +14,7 @@ import time
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,12 +92,15 @@ def test_a_folder_is_not_put_aside_while_jobs_work_there(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["num.aside-1"]
 
 
-def test_a_job_waits_for_a_lock(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("asked", [{"job": JOB}, {"wait": True}])
+def test_a_job_and_a_call_on_every_machine_wait_for_a_lock(
+    asked: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with ExitStack() as held, caplog.at_level(logging.INFO):
         held.enter_context(locked(tmp_path / "num"))
         timer = threading.Timer(2.5, held.pop_all().close)
         timer.start()
-        run_stage(stage(tmp_path), partial(shard, "a"), job=JOB)
+        run_stage(stage(tmp_path), partial(shard, "a"), **asked)
         timer.join()
     assert "waiting: process" in caplog.text and (tmp_path / "num/a").exists()
 

@@ -19,7 +19,7 @@ from distill.models.recogniser import Recogniser
 from distill.recipe.units import with_units
 from distill.train.import_teacher import write_random
 from distill.train.loop import Trainer
-from distill.train.setup import Folders, build_trainer
+from distill.train.setup import Folders, build_trainer, stored_heads
 from distill.train.teacher import load_codes
 from tests.support.training import ALONE, SETTINGS, write_letters, write_speech
 
@@ -227,3 +227,18 @@ def test_targets_of_a_mask_are_not_kept() -> None:
         student(teacher={**MASKED, "input": "clean", "keep_targets": True})
     with pytest.raises(ValueError, match=r"masked: true needs frames .* model\.mask\.time_probability is 0"):
         student(teacher=MASKED)
+
+
+@pytest.mark.parametrize(("updates", "clusters", "kept"), [(0, 5, False), (7, 5, True), (7, 6, False)])
+def test_codewords_go_on_with_the_units_that_they_were_trained_on(
+    updates: int, clusters: int, kept: bool, tmp_path: Path
+) -> None:
+    """An imported checkpoint was trained on none of ours, whatever settings its folder has."""
+    stored = {"hubert.head.codewords": torch.ones(5, 3), "hubert.head.projection.weight": torch.ones(3, 8)}
+    write_teacher(tmp_path, **stored)
+    content = checkpoint.load(tmp_path / "t/epoch-0.pt")
+    content["experiment"] |= {"units": student(units=UNITS).resolved()["units"]}
+    checkpoint.save(tmp_path / "t/epoch-0.pt", {**content, "progress": {"updates": updates}})
+    goes_on = student(init="t", units={**UNITS, "clusters": clusters})
+    found = stored_heads(goes_on, "t", Folders(tmp_path, tmp_path, tmp_path, tmp_path))
+    assert found.keys() == stored.keys() - (set() if kept else {"hubert.head.codewords"})
