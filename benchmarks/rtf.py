@@ -31,8 +31,8 @@ GOALS = {  # (case, engine): times faster than T1
     ("s5_fbank_stream streaming", "onnx int8"): 35, ("s5_fbank40_stream streaming", "onnx int8"): 60,
 }  # fmt: skip
 PRODUCTS = {  # operator and types of its matrices; by whether these are of 8 bits
-    False: (("MatMul", np.float32, np.float32),),
-    True: (("MatMulInteger", np.uint8, np.int8), ("MatMulInteger", np.uint8, np.uint8)),
+    False: (("MatMul", "float32", "float32"),),
+    True: (("MatMulInteger", "uint8", "int8"), ("MatMulInteger", "uint8", "uint8")),
 }
 SIZES = (512, 1024, 2048)
 
@@ -80,24 +80,25 @@ def figures(row: Row, first: Row, seconds: float, peaks: dict[bool, float]) -> F
 
 def fastest_product(int8: bool, folder: Path) -> float:
     """GFLOP/s or GOP/s of one thread, the best of ONNX Runtime's products of square matrices."""
-    return max(speed(*product, size, folder) for product in PRODUCTS[int8] for size in SIZES)
+    return max(speed(*product, size=size, folder=folder) for product in PRODUCTS[int8] for size in SIZES)
 
 
-def speed(operator: str, left: type, right: type, size: int, folder: Path, repeats: int = 9) -> float:
+def speed(operator: str, left: str, right: str, size: int, folder: Path, repeats: int = 9) -> float:
     """GFLOP/s or GOP/s of one thread in a product of two matrices, of which the right one is constant."""
     import onnx
 
     from distill.runtime.onnx_runner import load_graph
 
     path, random = folder / "product.onnx", np.random.default_rng(0)
-    types = {np.float32: onnx.TensorProto.FLOAT, np.uint8: onnx.TensorProto.UINT8, np.int8: onnx.TensorProto.INT8}
-    of_product = onnx.TensorProto.FLOAT if left is np.float32 else onnx.TensorProto.INT32
-    a = onnx.helper.make_tensor_value_info("a", types[left], [size, size])
-    y = onnx.helper.make_tensor_value_info("y", of_product, [size, size])
+    of_product = "float32" if left == "float32" else "int32"
+    a, y = (
+        onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(kind)), [size, size])
+        for name, kind in (("a", left), ("y", of_product))
+    )
     weight = onnx.numpy_helper.from_array(random.integers(0, 64, (size, size)).astype(right), "b")
     graph = onnx.helper.make_graph([onnx.helper.make_node(operator, ["a", "b"], ["y"])], "product", [a], [y], [weight])
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9), str(path))
-    session, times = load_graph(path), []
+    session, times = load_graph(path), list[float]()
     feed = {"a": random.integers(0, 64, (size, size)).astype(left)}
     for _ in range(repeats):
         start = time.process_time()

@@ -80,7 +80,8 @@ class ExperimentSet(Settings):
     is one for each combination of values, which take the place of {key} in name and settings; of values given as a
     mapping, its keys in the name. shared: trained with the first seed alone, for all seeds to start and learn from;
     what they build on themselves must be shared too. options: of run.sh, without --. settings: KEY=VALUE of its --set.
-    stages: those after training. compared: pairs of experiments, first - second.
+    stages: those after training. compared: pairs of experiments, first - second, by each one's main method
+    (`Run.main_method`), or by a method that is given as third.
     """
 
     name: Name = ""
@@ -93,7 +94,7 @@ class ExperimentSet(Settings):
     stages: tuple[Literal[10, 11, 12], ...] = (10,)
     experiments: Mapping[str, Mapping[str, Any]]
     tables: tuple[ResultTable, ...] = ()
-    compared: tuple[tuple[str, str], ...] = ()
+    compared: tuple[tuple[str, str] | tuple[str, str, Method], ...] = ()
 
     def seeds_of(self, name: str) -> tuple[int, ...]:
         """The seeds that an experiment is trained with."""
@@ -123,7 +124,7 @@ class ExperimentSet(Settings):
         of_tables = [
             table.experiment(row, column) for table in self.tables for row in table.rows for column in table.columns
         ]
-        for name in [*of_tables, *(name for pair in self.compared for name in pair)]:
+        for name in [*of_tables, *(name for pair in self.compared for name in pair[:2])]:
             if name not in names:
                 raise ValueError(f"tables, compared: no experiment {name!r}{hint(name, names)}")
         return self

@@ -268,7 +268,8 @@ class SuperbResult(ResultFile):
 
     figures: means over runs, of which only ER has several (folds). weights: digest of the upstream's, of one epoch.
     overrides: settings of s3prl's recipe other than its own. own_data: not the benchmark's, but recordings in its
-    layout. conditions: the test recordings under distortions, by name.
+    layout. last_state: the task was trained on the last hidden states alone. conditions: the test recordings under
+    distortions, by name.
     """
 
     STAGE = "tools/superb.sh"
@@ -282,6 +283,7 @@ class SuperbResult(ResultFile):
     overrides: tuple[str, ...]
     data: str
     own_data: bool
+    last_state: bool = False
     conditions: Mapping[str, Condition] = {}
     hardware: str
     command: str

@@ -87,17 +87,17 @@ def _reader(table: ResultTable, label: str, key: str) -> Callable[[Run], float |
 
 
 def difference_table(settings: ExperimentSet, seeds: Seeds) -> Table:
-    """One row per pair and test set or task that both have: first - second, each by its main method."""
+    """One row per pair and test set or task that both have, first - second, by its method or each one's main one."""
     rows, of_first = [], seeds.get(settings.seeds[0], {})
     shared = {name: of_first[name] for name in settings.shared if name in of_first}
     tasks = dict.fromkeys(task for table in settings.tables for task in table.tasks)
-    for first, second in settings.compared:
+    for first, second, *method in settings.compared:
         both = [own for runs in seeds.values() if {first, second} <= (own := shared | runs).keys()]
         sets = test_sets((run for runs in both for run in (runs[first], runs[second])), conditions=True)
         values: dict[str, Callable[[Run], float | None]] = {
-            name: partial(Run.error_rate, test_set=name) for name in sets
+            name: partial(Run.error_rate, test_set=name, method=next(iter(method), None)) for name in sets
         }
-        values |= {task: partial(_of_task, task=task) for task in tasks}
+        values |= {} if method else {task: partial(_of_task, task=task) for task in tasks}
         for name, value in values.items():
             pairs = [(value(runs[first]), value(runs[second])) for runs in both]
             known = [(ours, theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
@@ -107,7 +107,8 @@ def difference_table(settings: ExperimentSet, seeds: Seeds) -> Table:
             relative = 100 * sum(differences) / (sum(theirs for _, theirs in known) or 1.0)
             mean, half = mean_and_half(differences)
             order = "-" if half is None or abs(mean) <= half else "lower" if mean < 0 else "higher"
-            rows.append((f"{first} - {second}", name, cell(differences, sign="+"), f"{relative:+.1f} %", order))
+            pair = " ".join([f"{first} - {second}", *method])
+            rows.append((pair, name, cell(differences, sign="+"), f"{relative:+.1f} %", order))
     return Table(("compared", "set", "difference", "relative", "first is"), tuple(rows), fixed=2)
 
 

@@ -7,9 +7,10 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -38,29 +39,43 @@ SOX = "install it (apt-get install libsox-dev); docs/interchange.md has KS witho
 KEEPS = "~/.cache/s3prl has what s3prl downloads; without a network, copy that folder from another machine"
 
 
-def measure(
-    task: Task, folder: Path, data: Path, overrides: Sequence[str], device: str, conditions: Mapping[str, Distorter]
-) -> SuperbResult:
+@dataclass(frozen=True)
+class Probe:
+    """How tasks are measured.
+
+    overrides: settings of s3prl's recipe, "a.b=value". last_state: s3prl learns on the last hidden states alone, in
+    place of a weighted sum of all. epoch: of the experiment. conditions: of the test recordings, by name, besides that
+    without distortions.
+    """
+
+    overrides: Sequence[str] = ()
+    device: str = "cpu"
+    last_state: bool = False
+    epoch: Literal["last", "best"] = "last"
+    conditions: Mapping[str, Distorter] = field(default_factory=dict)
+
+
+def measure(task: Task, folder: Path, data: Path, probe: Probe) -> SuperbResult:
     """Train and evaluate a task; what is finished is read, what was interrupted continues from s3prl's checkpoint.
 
-    folder: of a trained experiment; superb/TASK.json and superb/TASK, s3prl's folder, are written into it. overrides:
-    settings of s3prl's recipe, "a.b=value". conditions: of the test recordings besides that without distortions, by
-    name; new ones are evaluated without another training. Raises ValueError without s3prl, for a setting of another
-    form, conditions of a task without them, and where s3prl fails; FileNotFoundError for an untrained experiment and
-    for data of another layout.
+    folder: of a trained experiment; superb/TASK.json and superb/TASK, s3prl's folder, are written into it. New
+    conditions are evaluated without another training. Raises ValueError without s3prl, for a setting of another form,
+    conditions of a task without them, and where s3prl fails; FileNotFoundError for an untrained experiment and for
+    data of another layout.
     """
-    if conditions and task.evaluation is None:
+    if probe.conditions and task.evaluation is None:
         able = ", ".join(name for name, other in TASKS.items() if other.evaluation is not None)
         raise ValueError(f"{task.name} is not measured under conditions, {able} are; leave --conditions out")
     runs = [task.data(data, run) for run in task.runs]
-    model, _, _, epoch = checkpoint.load_recogniser(folder)
+    model, _, _, epoch = checkpoint.load_recogniser(folder, probe.epoch)
     weights = checkpoint.weights_of(model)
-    asked: dict[str, Any] = {"weights": weights, "overrides": list(overrides), "data": str(data.resolve())}
+    asked: dict[str, Any] = {"weights": weights, "overrides": list(probe.overrides), "data": str(data.resolve())}
+    asked |= {"last_state": True} if probe.last_state else {}
     path, place = folder / SUPERB / f"{task.name}.json", folder / SUPERB / task.name
     earlier = earlier_result(path, asked)
     known = dict(earlier.conditions) if earlier else {}
     new = {
-        name: distorter for name, distorter in conditions.items()
+        name: distorter for name, distorter in probe.conditions.items()
         if name not in known or known[name].settings != distorter.settings.resolved()
     }  # fmt: skip
     if earlier and not new:
@@ -68,11 +83,12 @@ def measure(
         return earlier
     recipe = recipe_of(task)
     claim(place, asked)
+    extra = {"last_state": probe.last_state, "epoch": probe.epoch}
     ours = {
-        "device": device, "num_workers": min(6, os.cpu_count() or 1),
-        "build_upstream": {"name": UPSTREAM, "path_or_url": str(folder.resolve())},
+        "device": probe.device, "num_workers": min(6, os.cpu_count() or 1),
+        "build_upstream": {"name": UPSTREAM, "path_or_url": str(folder.resolve()), "extra_conf": extra},
     }  # fmt: skip
-    settings = fitted(overridden(recipe.default_config() | ours, overrides))
+    settings = fitted(overridden(recipe.default_config() | ours, probe.overrides))
     found = [figures(task, recipe, place / str(number), settings, run, new) for number, run in enumerate(runs)]
     means = means_over(found)
     measured = {
@@ -85,11 +101,12 @@ def measure(
         runs=tuple(run[CLEAN] for run in found),
         epoch=epoch,
         weights=weights,
-        overrides=tuple(overrides),
+        overrides=tuple(probe.overrides),
+        last_state=probe.last_state,
         data=asked["data"],
         own_data=(data / SOURCE).is_file(),
         conditions=known | measured,
-        hardware=hardware(torch.device(device)),
+        hardware=hardware(torch.device(probe.device)),
         command=command_line(),
         commit=commit(),
     )
@@ -102,7 +119,8 @@ def earlier_result(path: Path, asked: Mapping[str, Any]) -> SuperbResult | None:
     if not path.is_file():
         return None
     found = SuperbResult.read(path)
-    own = {"weights": found.weights, "overrides": list(found.overrides), "data": found.data}
+    own: dict[str, Any] = {"weights": found.weights, "overrides": list(found.overrides), "data": found.data}
+    own |= {"last_state": True} if found.last_state else {}
     return found if own == asked else None
 
 
@@ -193,10 +211,18 @@ def changed(sample: Mapping[str, Any], distorter: Distorter) -> dict[str, Any]:
 
 
 def fitted(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings with at least one validation and checkpoint in a training that is shorter than their steps."""
+    """The settings with at least one validation and checkpoint in a training that is shorter than their steps.
+
+    Raises ValueError where its last steps would be neither stored nor validated: a further call would go on from there.
+    """
     if "train" not in settings:
         return settings
     train = dict(settings["train"])
     for name in ("save_step", *(("eval_step",) if train["valid_metric"] else ())):
         train[name] = min(train[name], train["total_steps"])
+        if train["total_steps"] % train[name]:
+            raise ValueError(
+                f"train.total_steps {train['total_steps']} is no multiple of train.{name} {train[name]}: the last steps"
+                f" would be left out; give another with --set train.{name}=N"
+            )
     return settings | {"train": train}

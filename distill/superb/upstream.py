@@ -1,10 +1,11 @@
-"""A trained model as an upstream of s3prl: the hidden states of all its blocks."""
+"""A trained model as an upstream of s3prl: the hidden states of all its blocks, or the last ones."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +15,20 @@ from torch.nn.utils.rnn import pad_sequence
 from distill.models import checkpoint
 from distill.models.recogniser import Recogniser
 
+KEPT = 1 << 30  # bytes of hidden states
+
 
 class Upstream(nn.Module):
-    """What s3prl asks of an upstream, always in evaluation mode: tasks are trained on frozen hidden states."""
+    """What s3prl asks of an upstream, always in evaluation mode: tasks are trained on frozen hidden states.
 
-    def __init__(self, model: Recogniser) -> None:
+    Without gradients, states of an utterance are computed once: up to KEPT bytes of them stay on the device.
+    """
+
+    def __init__(self, model: Recogniser, last_state: bool = False) -> None:
         super().__init__()
-        self.model = model.eval()
+        self.model, self.last_state = model.eval(), last_state
+        self._kept: dict[bytes, Tensor] = {}
+        self._room = KEPT
 
     def train(self, mode: bool = True) -> Upstream:
         return super().train(False)
@@ -35,15 +43,37 @@ class Upstream(nn.Module):
         T is ceil(max N_i / hop), which s3prl counts for every upstream; frames past the end of an utterance repeat its
         last one, so that nothing depends on the others of its batch. Silence follows one too short for a frame.
         """
+        if torch.is_grad_enabled():  # the weights may change after it
+            self._kept, self._room = {}, KEPT
+            found = self._states(waves)
+        else:
+            found = self._kept_states(waves)
+        frames = torch.arange(-(-max(map(len, waves)) // self.model.front_end.hop), device=waves[0].device)
+        hidden = list(torch.stack([states[:, frames.clamp(max=states.shape[1] - 1)] for states in found], dim=1))
+        return {"hidden_states": hidden, "last_hidden_state": hidden[-1]}
+
+    def _states(self, waves: Sequence[Tensor]) -> list[Tensor]:
+        """Of each utterance its hidden states (L, T_i, C)."""
         front, padded = self.model.front_end, pad_sequence(list(waves), batch_first=True)
         samples = torch.tensor([max(len(wave), front.receptive) for wave in waves], device=padded.device)
         output = self.model(F.pad(padded, (0, max(0, front.receptive - padded.shape[1]))), samples)
-        frames = torch.arange(-(-padded.shape[1] // front.hop), device=padded.device)
-        places = frames.minimum(output.lengths[:, None] - 1)[:, :, None]
-        hidden = [states.gather(1, places.expand(-1, -1, states.shape[2])) for states in output.hidden]
-        return {"hidden_states": hidden, "last_hidden_state": hidden[-1]}
+        hidden = torch.stack(list(output.hidden[-1:] if self.last_state else output.hidden), dim=1)
+        return [states[:, :length] for states, length in zip(hidden, output.lengths.tolist())]
+
+    def _kept_states(self, waves: Sequence[Tensor]) -> list[Tensor]:
+        keys = [hashlib.blake2b(wave.cpu().numpy().tobytes(), digest_size=16).digest() for wave in waves]
+        new = {key: wave for key, wave in zip(keys, waves) if key not in self._kept}
+        computed = dict(zip(new, self._states(list(new.values())))) if new else {}
+        found = [computed[key] if key in computed else self._kept[key] for key in keys]
+        for key, states in computed.items():
+            if states.nbytes <= self._room:
+                self._room -= states.nbytes
+                self._kept[key] = states.clone()  # not the batch that it is a part of
+        return found
 
 
-def load_upstream(ckpt: str, **options: Any) -> Upstream:
+def load_upstream(
+    ckpt: str, last_state: bool = False, epoch: Literal["last", "best"] = "last", **options: Any
+) -> Upstream:
     """An entry of s3prl's hub, which calls it with options of its own; ckpt: the folder of an experiment."""
-    return Upstream(checkpoint.load_recogniser(Path(ckpt))[0])
+    return Upstream(checkpoint.load_recogniser(Path(ckpt), epoch)[0], last_state)

@@ -22,7 +22,7 @@ from distill.data.distortions import Distorter
 from distill.models import checkpoint
 from distill.report.results import SuperbResult
 from distill.report.superb import METRICS
-from distill.superb.run import UPSTREAM, measure
+from distill.superb.run import UPSTREAM, Probe, measure
 from distill.superb.tasks import TASKS
 from distill.superb.upstream import load_upstream
 from tests.support import superb
@@ -87,16 +87,24 @@ def test_conditions_are_evaluated_without_another_training(
     data, task = superb.fluent_commands(tmp_path / "data"), TASKS["IC"]
     noise = Distort.parse({"snr": [-40, -40], "steps": [["gaussian"]]}, "noise")
     conditions = {"same": Distorter(SAME, tmp_path), "noise": Distorter(noise, tmp_path)}
-    first = measure(task, folder, data, SHORT, "cpu", {"same": conditions["same"]})
+    first = measure(task, folder, data, Probe(SHORT, conditions={"same": conditions["same"]}))
     assert first.conditions["same"].figures == first.figures
     train = folder / "superb/IC/0/train/step_4"
     written = train.stat().st_mtime_ns
-    second = measure(task, folder, data, SHORT, "cpu", conditions)
+    second = measure(task, folder, data, Probe(SHORT, conditions=conditions))
     assert second.conditions.keys() == {"same", "noise"} and second.figures == first.figures
     assert train.stat().st_mtime_ns == written and second.conditions["same"] == first.conditions["same"]
     caplog.set_level("INFO")
-    assert measure(task, folder, data, SHORT, "cpu", conditions) == second and "is finished" in caplog.text
+    assert measure(task, folder, data, Probe(SHORT, conditions=conditions)) == second and "is finished" in caplog.text
     assert SuperbResult.read(folder / "superb/IC.json") == second
+
+
+def test_the_last_states_alone_are_another_measurement(tmp_path: Path, folder: Path) -> None:
+    data, task = superb.fluent_commands(tmp_path / "data"), TASKS["IC"]
+    found = measure(task, folder, data, Probe(SHORT, last_state=True))
+    weights = torch.load(folder / "superb/IC/0/train/valid_best/model/state_dict.pt")  # of s3prl's model
+    assert found.last_state and not any("featurizer.weights" in name for name in weights)
+    assert not measure(task, folder, data, Probe(SHORT)).last_state and (folder / "superb/IC.aside-1").is_dir()
 
 
 def test_phonemes_continue_from_s3prls_checkpoint(
@@ -107,11 +115,11 @@ def test_phonemes_continue_from_s3prls_checkpoint(
     with monkeypatch.context() as broken:
         broken.setattr("s3prl.problem.SuperbPR.evaluate", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            measure(task, folder, data, options, "cpu", {})
+            measure(task, folder, data, Probe(options))
     train = folder / "superb/PR/0/train"
     assert [path.name for path in train.glob("step_*")] == ["step_2"]
     caplog.set_level("INFO")
-    result = measure(task, folder, data, options, "cpu", {})
+    result = measure(task, folder, data, Probe(options))
     assert f"Loading checkpoints from {train}/step_2" in caplog.text and set(result.figures) == {"per"}
 
 
@@ -134,7 +142,7 @@ def test_what_s3prl_raises_is_told_in_one_line(tmp_path: Path, folder: Path) -> 
     data = superb.fluent_commands(tmp_path / "data")
     (data / "data/valid_data.csv").write_text("path\n")
     with pytest.raises(ValueError, match=r"IC: s3prl's SuperbIC ends with \w+: "):
-        measure(TASKS["IC"], folder, data, SHORT, "cpu", {})
+        measure(TASKS["IC"], folder, data, Probe(SHORT))
 
 
 SMALL = {"hidden_size": [8], "dropout": [0.0], "layer_norm": [False], "proj": [False], "sample_rate": [1]}
@@ -158,7 +166,7 @@ def test_further_layouts(name: str, offline: Path, folder: Path, monkeypatch: py
         options += ["prepare_data.n_jobs=1"]
     if name in ("ASR", "SF"):
         options += [f"build_downstream.model_conf.{key}={json.dumps(value)}" for key, value in SMALL.items()]
-    result = measure(task, folder, data, options, "cpu", {"same": Distorter(SAME, offline)})
+    result = measure(task, folder, data, Probe(options, conditions={"same": Distorter(SAME, offline)}))
     assert result.conditions["same"].figures == result.figures
     assert all(value >= 0 for value in result.figures.values()) and len(result.runs) == len(task.runs)
     assert result.figures.keys() == {metric.figure for metric in METRICS if metric.task == name}

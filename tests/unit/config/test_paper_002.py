@@ -5,6 +5,7 @@ Its conformers start from each other.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -46,29 +47,35 @@ def test_all_have_half_of_the_teachers_parameters(folder: str, kind: str, kd: st
     assert experiment.data.train == ("labelled",)
 
 
-def test_the_set_compares_models_of_a_quarter_too(tmp_path: Path) -> None:
-    settings = ExperimentSet.read(CONF / "sets/paper-002.yaml")
-    whole = trunk(Experiment.load(CONF / "mini/hubert.yaml"))
+def updates_of(name: str, made: Mapping[str, Experiment]) -> int:
+    """Updates with transcripts of an experiment and those that it starts from, as far as the set trains them."""
+    init = made[name].init
+    before = updates_of(init, made) if init in made and made[init].objective.terms.keys() & {"mmi"} else 0
+    return before + made[name].optim.updates
+
+
+@pytest.mark.parametrize(("file", "updates"), [("paper-002", 800), ("paper-002-conformer", 950)])
+def test_rows_that_are_compared_have_the_same_size_updates_and_mode(file: str, updates: int, tmp_path: Path) -> None:
+    settings = ExperimentSet.read(CONF / f"sets/{file}.yaml")
     made = dict(SetRun(settings, CONF.parents[2], tmp_path).experiments)
-    for name in ("half_75", "half_kd_75", "lrf_75", "lrf_kd_75"):
-        assert trunk(made[name]) / whole == pytest.approx(0.25, abs=5e-3), name
-    for name in ("l0_75", "l0_kd_75"):
-        assert made[name].objective.terms["sparsity"].target == 0.75  # type: ignore[attr-defined]
-    for name, experiment in made.items():
-        assert bool(experiment.model.streaming.chunk_frames) == name.endswith("_stream")
-
-
-def test_conformers_of_the_set_have_half_of_the_teachers_parameters(tmp_path: Path) -> None:
-    run = SetRun(ExperimentSet.read(CONF / "sets/paper-002-conformer.yaml"), CONF.parents[2], tmp_path)
-    made = {name: each for name, each in run.experiments.items() if name.startswith("conformer")}
-    whole = trunk(made["conformer_ft"])
-    for name, experiment in made.items():
-        if "_l0" in name:  # its widths are those of the checkpoint
-            assert experiment.init_slim == ("_slim" in name) != (experiment.model.pruning is not None), name
-        elif name not in ("conformer", "conformer_ft", "conformer_rnnt"):
+    unpruned = "teacher_hubert" if file == "paper-002" else "conformer_rnnt"
+    whole = trunk(made[unpruned])
+    for label, name in settings.tables[0].rows.items():
+        experiment = made[name]
+        assert bool(experiment.model.streaming.chunk_frames) == name.endswith("_stream") == ("streaming" in label), name
+        if label.startswith("unpruned"):
+            assert trunk(experiment) == whole, name
+            continue
+        assert updates_of(name, made) == updates, name
+        assert experiment.model.pruning is None
+        if experiment.init_slim:  # its widths are those of the checkpoint
+            gated = made[str(experiment.init)]
+            assert experiment.init_sparsity == 0.5 and gated.model.pruning, name
+        else:
             assert trunk(experiment) / whole == pytest.approx(0.5, abs=5e-3), name
-        assert bool(experiment.model.streaming.chunk_frames) == name.endswith("_stream")
-        assert ({"outputs", "hidden"} <= experiment.objective.terms.keys()) == ("_kd" in name), name
+        assert ({"outputs", "hidden"} <= experiment.objective.terms.keys()) == ("KD" in label), name
+    ends = {first.endswith("_stream") == second.endswith("_stream") for first, second, *_ in settings.compared}
+    assert ends == {True}
 
 
 def test_the_set_has_transducers_and_lf_mmi_on_one_encoder(tmp_path: Path) -> None:
@@ -83,8 +90,7 @@ def test_the_set_has_transducers_and_lf_mmi_on_one_encoder(tmp_path: Path) -> No
         assert {*experiment.decoding.methods} == expected, name
     for name in made:
         if name.startswith("conformer_"):
-            joint = ("transducer_beam",) if "_rnnt" in name else ()
-            assert made[name].decoding.methods == ("1best", *joint), name
+            assert made[name].decoding.methods == ("1best", "transducer_beam"), name
 
 
 def test_dphubert_is_as_published() -> None:

@@ -56,6 +56,18 @@ def test_an_order_needs_an_interval_without_0(folder: Path) -> None:
     assert rows[0][2:4] == ("-2.00 ± 0.25", "-15.4 %")
 
 
+def test_models_are_compared_by_a_method_that_is_given(folder: Path) -> None:
+    for name, rate in (("a", 30.0), ("b", 40.0)):
+        for seed in range(3):
+            decoding(folder / f"seed-{seed}" / name, "test-clean", "offline", "transducer_beam", rate + seed)
+    pairs = settings(compared=[["a", "b"], ["a", "b", "transducer_beam"]])
+    rows = seeds.difference_table(pairs, seeds.read_seeds(folder)).rows
+    assert [row[:3] for row in rows] == [
+        ("a - b", "test-clean", "-2.00 ± 0.25"),
+        ("a - b transducer_beam", "test-clean", "-10.00 ± 0.00"),
+    ]
+
+
 def test_rates_under_conditions_are_named_with_their_set(folder: Path) -> None:
     for seed in range(3):
         path = folder / f"seed-{seed}/a/decode_test-clean_two_offline_1best/wer.json"

@@ -14,7 +14,7 @@ import torch
 from distill.config.distortions import Distort
 from distill.data.distortions import Distorter
 from distill.report.superb import METRICS
-from distill.superb.run import claim, distorted, fitted, measure, recipe_of
+from distill.superb.run import Probe, claim, distorted, fitted, measure, recipe_of
 from distill.superb.tasks import TASKS, find_task
 from tests.support import superb
 
@@ -61,6 +61,8 @@ def test_a_short_training_is_validated_and_saved_at_its_end() -> None:
     assert fitted({"train": verification})["train"] == verification | {"save_step": 10}
     longer = train | {"total_steps": 20000}
     assert fitted({"train": longer})["train"] == longer
+    with pytest.raises(ValueError, match=r"total_steps 1500 is no multiple of train\.save_step 1000: the last"):
+        fitted({"train": train | {"total_steps": 1500}})
 
 
 def test_a_folder_of_other_weights_is_put_aside(tmp_path: Path) -> None:
@@ -102,7 +104,7 @@ def test_test_recordings_alone_are_distorted_each_in_its_own_way(shape: tuple[in
 @pytest.mark.parametrize("name", ["QbE", "ASV", "SD"])
 def test_tasks_without_conditions_are_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"{name} is not measured under conditions, PR, ASR, KS, SID, IC, SF, ER are"):
-        measure(TASKS[name], tmp_path, tmp_path, [], "cpu", {"two": Distorter(Distort(), tmp_path)})
+        measure(TASKS[name], tmp_path, tmp_path, Probe(conditions={"two": Distorter(Distort(), tmp_path)}))
 
 
 def test_without_s3prl_its_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,39 @@ def test_an_utterance_has_the_same_states_alone_and_in_a_batch(model: Recogniser
             assert torch.allclose(mine, alone[0], atol=1e-4 * alone.abs().max().item())
 
 
+def test_states_are_computed_once_while_weights_stay(model: Recogniser, monkeypatch: pytest.MonkeyPatch) -> None:
+    upstream, first, second = Upstream(model), waves()[0], waves()[1]
+    with torch.no_grad():
+        alone = upstream([first])["hidden_states"]
+        monkeypatch.setattr(upstream, "_states", lambda new: pytest.fail(f"{len(new)} computed again"))
+        assert all(map(torch.equal, upstream([first, first])["hidden_states"], (x.expand(2, -1, -1) for x in alone)))
+        monkeypatch.undo()
+        both = upstream([second, first])["hidden_states"]
+        assert all(torch.equal(found[1, : x.shape[1]], x[0]) for found, x in zip(both, alone))
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    with torch.enable_grad():
+        changed = upstream([first])["hidden_states"]  # as in a training of the upstream
+    with torch.no_grad():
+        found = upstream([first])["last_hidden_state"]
+    scale = changed[-1].abs().max().item()
+    assert torch.allclose(found, changed[-1], atol=1e-4 * scale)
+    assert not torch.allclose(changed[-1], alone[-1], atol=1e-2 * scale)
+
+
+def test_states_beyond_the_room_are_not_kept(model: Recogniser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distill.superb.upstream.KEPT", 8)
+    upstream = Upstream(model)
+    with torch.no_grad():
+        expected = [upstream([wave])["last_hidden_state"] for wave in waves() for _ in range(2)]
+    assert not upstream._kept and all(map(torch.equal, expected[::2], expected[1::2]))
+
+
+def test_the_last_states_alone(model: Recogniser) -> None:
+    found, every = Upstream(model, last_state=True)(waves()), Upstream(model)(waves())
+    assert len(found["hidden_states"]) == 1 and torch.equal(found["last_hidden_state"], every["last_hidden_state"])
+
+
 def test_silence_follows_an_utterance_too_short_for_a_frame(model: Recogniser) -> None:
     short, receptive = waves()[2][:30], model.front_end.receptive
     padded = torch.nn.functional.pad(short, (0, receptive - len(short)))
