@@ -20,7 +20,7 @@ from distill.data.distortions import Distorter
 from distill.recipe.script import log_to_console, run_script
 from distill.report import superb
 from distill.superb.real_speech import write_task
-from distill.superb.run import measure
+from distill.superb.run import Probe, measure
 from distill.superb.tasks import TASKS, find_task
 
 
@@ -35,8 +35,9 @@ def main() -> None:
             write_task(task.name, args.real_speech, args.data)
         settings = Experiment.load(args.conditions).decoding.conditions if args.conditions else {}
         conditions = {name: Distorter(each, args.noises) for name, each in settings.items()}
+        probe = Probe(args.set, args.device, args.last_state, args.epoch, conditions)
         for folder in args.experiment:
-            measure(task, folder, args.data, args.set, args.device, conditions)
+            measure(task, folder, args.data, probe)
     tasks = {folder.resolve().name: superb.read(folder) for folder in args.experiment}
     table, distorted = superb.table(tasks), superb.distorted_table(tasks)
     if table is None:
@@ -67,6 +68,10 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--noises", type=Path, default=Path(), metavar="DIR", help="the folder below which noises of conditions lie"
     )
+    options.add_argument(
+        "--last-state", action="store_true", help="train on the last hidden states, not on a weighted sum of all"
+    )
+    options.add_argument("--epoch", choices=("last", "best"), default="last", help="best: by validation loss")
     options.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")
     options.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE",
