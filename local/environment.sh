@@ -9,6 +9,8 @@ install_environment() {
   [[ ! -f $marker ]] || read -r stamp_then extras_then <"$marker" || true
   wanted=$(sorted_words "${1//,/ } $extras_then")
   [[ -x $venv/bin/python && "$stamp_then $(sorted_words "$extras_then")" == "$stamp $wanted" ]] && return 0
+  [[ ! -L $venv ]] ||
+    { echo "$venv is a link, and lacks $wanted: install in the folder that it leads to, or remove the link" >&2; exit 1; }
   local python=${PYTHON:-python3}
   "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null ||
     { echo "$python is not Python 3.10 or newer; set PYTHON to one that is" >&2; exit 1; }

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+UNKNOWN = "unknown key"
+
+
 class WrongSettings(ValueError):
     """problems: file or option -> its errors in one line."""
 
@@ -43,7 +46,7 @@ class Settings(BaseModel):
             return values
         values, problems = {cls.RENAMED.get(key, key): value for key, value in values.items()}, []
         for key in [key for key in values if key not in cls.model_fields]:
-            problems.append(f"unknown key {key!r:.80}{hint(str(key), cls.model_fields)}")
+            problems.append(f"{UNKNOWN} {key!r:.80}{hint(str(key), cls.model_fields)}")
         if problems:
             raise ValueError("; ".join(problems))
         return values
@@ -69,15 +72,19 @@ class Settings(BaseModel):
                 return _explain(error)
             return []
 
-        try:
-            settings: Self = parsed(overrides)
-        except ValidationError as error:
-            problems: dict[str, list[str]] = {}
-            without = {o: errors([other for other in overrides if other != o]) for o in overrides}
-            for text in _explain(error):  # an option is to blame for what is right without it
-                options = [option_of(cls.SCOPE + o) for o, others in without.items() if text not in others]
-                problems.setdefault(", ".join(options) or str(path), []).append(text)
-            raise WrongSettings({where: "; ".join(texts) for where, texts in problems.items()}) from None
+        problems: dict[str, list[str]] = {}
+        left, hiding = list(overrides), {""}
+        while hiding and (found := errors(left)):
+            without, hiding = {o: errors([other for other in left if other != o]) for o in left}, set()
+            for text in found:  # an option is to blame for what is right without it
+                options = [o for o, others in without.items() if text not in others]
+                texts = problems.setdefault(", ".join(option_of(cls.SCOPE + o) for o in options) or str(path), [])
+                texts += [text] if text not in texts else []
+                hiding.update(options if UNKNOWN in text else ())  # what is below and beside it was not looked at
+            left = [o for o in left if o not in hiding]
+        if problems:
+            raise WrongSettings({where: "; ".join(texts) for where, texts in problems.items()})
+        settings: Self = parsed(overrides)
         return settings
 
     @classmethod

@@ -196,7 +196,11 @@ class Trainer:
                 if progress.updates % self.plan.settings.saving.every_updates == 0:
                     self._save(LAST)
         if not progress.losses_of:
-            raise ValueError(f"{self.plan.settings.name}: epoch {progress.epoch + 1} has no batches with an utterance")
+            raise ValueError(
+                f"{self.plan.settings.name}: nothing counted in the loss of any batch of epoch {progress.epoch + 1}:"
+                f" {len(self._left_out)} utterances were left out (skipped.tsv), and others have nothing to learn, as"
+                " where masks leave no frame to predict; look at the warnings above"
+            )
 
     def _update(self, group: Sequence[Batch], rate: float) -> dict[str, float]:
         """Means of the terms, loss and norm of the gradient; none where every utterance is lost: no step is taken."""

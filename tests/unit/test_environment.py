@@ -36,6 +36,17 @@ def test_a_full_disk_is_reported_before_installing(room: str, message: str) -> N
     assert done.stderr.startswith(message)
 
 
+def test_nothing_is_installed_through_a_link(tmp_path: Path) -> None:
+    """The project that it belongs to would be this one."""
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "other").mkdir()
+    (tmp_path / ".venv").symlink_to(tmp_path / "other")
+    done = sourced(tmp_path, "install_environment synth")
+    assert done.returncode == 1 and not list((tmp_path / "other").iterdir())
+    assert re.match(r".*/\.venv is a link, and lacks synth: install in the folder that it leads to", done.stderr)
+
+
 def wheel(path: Path, tag: str) -> Path:
     """A wheel named for one Python with a module `toy` with that name, as k2's wheels are."""
     made = path / f"toy-1.2-py{tag}-none-any.whl"

@@ -164,6 +164,14 @@ def test_all_wrong_overrides_and_keys_are_named_at_once(conf: Path) -> None:
         Experiment.load(conf / "teacher.yaml", ["optim.lrr=1", "optim.epoch=1", "seed=x"])
 
 
+def test_an_unknown_key_hides_no_other_error(conf: Path) -> None:
+    with pytest.raises(ValueError) as raised:
+        Experiment.load(conf / "teacher.yaml", ["optim.lrr=1", "modle.mask.time_length=4", "optim.lr=fast"])
+    assert [text.partition(": ")[0] for text in str(raised.value).split("; --set ")] == [
+        "--set 'modle.mask.time_length=4'", "'optim.lrr=1'", "'optim.lr=fast'",
+    ]  # fmt: skip
+
+
 def test_an_option_is_named_for_its_own_errors_and_the_file_for_the_others(conf: Path) -> None:
     path = conf / "teacher.yaml"
     path.write_text("{stage: 6, seed: -1, objective: {alpha: 1, beta: 1}, optim: {updates: 10}}")

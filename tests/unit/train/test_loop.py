@@ -169,7 +169,7 @@ def test_an_epoch_without_an_utterance_is_an_error(tmp_path: Path) -> None:
     def lost(epoch: int, place: Place = BEGIN) -> Iterator[Batch]:
         return (replace(batch, ids=()) for batch in tone_batches(epoch, place))
 
-    with pytest.raises(ValueError, match=r"toy: epoch 1 has no batches with an utterance"):
+    with pytest.raises(ValueError, match=r"toy: nothing counted in the loss of any batch of epoch 1: 0 utterances"):
         trainer(tmp_path, lost).run()
 
 
