@@ -39,7 +39,10 @@ def write_page(folder: Path, name: str, title: str) -> Path:
 
 def terminal_report(folder: Path, runs: Sequence[Run], rows: Sequence[Mapping[str, Any]], width: int = 100) -> str:
     """The tables that a recipe prints at its end. rows: of differences.json."""
-    errors = [(title, recognition.error_table(runs, method)) for method, title in recognition.TITLES.items()]
+    done = {decoding.method for run in runs for decoding in run.decodings}
+    errors = [
+        (title, recognition.error_table(runs, method)) for method, title in recognition.TITLES.items() if method in done
+    ]
     compared = differences.table(rows)
     parts = [
         terminal([*errors, ("Streaming", recognition.latency_table(runs))], width),
