@@ -72,20 +72,22 @@ class Settings(BaseModel):
                 return _explain(error)
             return []
 
-        problems: dict[str, list[str]] = {}
-        left, hiding = list(overrides), {""}
-        while hiding and (found := errors(left)):
-            without, hiding = {o: errors([other for other in left if other != o]) for o in left}, set()
+        try:
+            settings: Self = parsed(overrides)
+        except ValidationError as error:
+            found, left, problems = _explain(error), list(overrides), dict[str, list[str]]()
+        else:
+            return settings
+        while found:
+            without, hiding = {o: errors([other for other in left if other != o]) for o in left}, set[str]()
             for text in found:  # an option is to blame for what is right without it
                 options = [o for o, others in without.items() if text not in others]
                 texts = problems.setdefault(", ".join(option_of(cls.SCOPE + o) for o in options) or str(path), [])
                 texts += [text] if text not in texts else []
                 hiding.update(options if UNKNOWN in text else ())  # what is below and beside it was not looked at
             left = [o for o in left if o not in hiding]
-        if problems:
-            raise WrongSettings({where: "; ".join(texts) for where, texts in problems.items()})
-        settings: Self = parsed(overrides)
-        return settings
+            found = errors(left) if hiding else []
+        raise WrongSettings({where: "; ".join(texts) for where, texts in problems.items()})
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str) -> Self:

@@ -15,7 +15,6 @@ from typing import Any, Literal
 import torch
 import yaml
 
-from distill.config.distortions import CLEAN
 from distill.config.files import overridden
 from distill.data.augment import utterance_rng
 from distill.data.distortions import Distorter
@@ -69,8 +68,7 @@ def measure(task: Task, folder: Path, data: Path, probe: Probe) -> SuperbResult:
     runs = [task.data(data, run) for run in task.runs]
     model, _, _, epoch = checkpoint.load_recogniser(folder, probe.epoch)
     weights = checkpoint.weights_of(model)
-    asked: dict[str, Any] = {"weights": weights, "overrides": list(probe.overrides), "data": str(data.resolve())}
-    asked |= {"last_state": True} if probe.last_state else {}
+    asked = identity(weights, probe.overrides, str(data.resolve()), probe.last_state)
     path, place = folder / SUPERB / f"{task.name}.json", folder / SUPERB / task.name
     earlier = earlier_result(path, asked)
     known = dict(earlier.conditions) if earlier else {}
@@ -97,8 +95,8 @@ def measure(task: Task, folder: Path, data: Path, probe: Probe) -> SuperbResult:
     result = SuperbResult(
         experiment=folder.resolve().name,
         task=task.name,
-        figures=means[CLEAN],
-        runs=tuple(run[CLEAN] for run in found),
+        figures=means[""],
+        runs=tuple(run[""] for run in found),
         epoch=epoch,
         weights=weights,
         overrides=tuple(probe.overrides),
@@ -119,9 +117,14 @@ def earlier_result(path: Path, asked: Mapping[str, Any]) -> SuperbResult | None:
     if not path.is_file():
         return None
     found = SuperbResult.read(path)
-    own: dict[str, Any] = {"weights": found.weights, "overrides": list(found.overrides), "data": found.data}
-    own |= {"last_state": True} if found.last_state else {}
+    own = identity(found.weights, found.overrides, found.data, found.last_state)
     return found if own == asked else None
+
+
+def identity(weights: str, overrides: Sequence[str], data: str, last_state: bool) -> dict[str, Any]:
+    """What a measurement depends on; what all earlier ones had is left out."""
+    own = {"weights": weights, "overrides": list(overrides), "data": data}
+    return own | ({"last_state": True} if last_state else {})
 
 
 def means_over(runs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
@@ -159,9 +162,9 @@ def figures(
     task: Task, recipe: Any, place: Path, settings: Mapping[str, Any], data: Mapping[str, Any],
     conditions: Mapping[str, Distorter],
 ) -> dict[str, dict[str, float]]:  # fmt: skip
-    """One run of s3prl's recipe: its figures in % by name, of each condition and of the recordings as they are."""
+    """One run of s3prl's recipe: its figures in % by name, of each condition; "" is the recordings as they are."""
     complete = {**settings, "target_dir": str(place), "prepare_data": {**settings["prepare_data"], **data}}
-    found = {CLEAN: one_run(task, recipe, place, complete)}
+    found = {"": one_run(task, recipe, place, complete)}
     for name, distorter in conditions.items():
         with distorted(recipe, distorter):
             found[name] = one_run(task, recipe, place, complete | {"start": task.evaluation})

@@ -21,7 +21,7 @@ KEPT = 1 << 30  # bytes of hidden states
 class Upstream(nn.Module):
     """What s3prl asks of an upstream, always in evaluation mode: tasks are trained on frozen hidden states.
 
-    Without gradients, states of an utterance are computed once: up to KEPT bytes of them stay on the device.
+    Without gradients on a CPU, states of an utterance are computed once, and up to KEPT bytes of them are kept.
     """
 
     def __init__(self, model: Recogniser, last_state: bool = False) -> None:
@@ -43,11 +43,10 @@ class Upstream(nn.Module):
         T is ceil(max N_i / hop), which s3prl counts for every upstream; frames past the end of an utterance repeat its
         last one, so that nothing depends on the others of its batch. Silence follows one too short for a frame.
         """
-        if torch.is_grad_enabled():  # the weights may change after it
-            self._kept, self._room = {}, KEPT
-            found = self._states(waves)
-        else:
-            found = self._kept_states(waves)
+        if torch.is_grad_enabled():
+            self._kept, self._room = {}, KEPT  # the weights may change after it
+        alone = torch.is_grad_enabled() or waves[0].is_cuda  # there a copy to look it up takes longer than the states
+        found = self._states(waves) if alone else self._kept_states(waves)
         frames = torch.arange(-(-max(map(len, waves)) // self.model.front_end.hop), device=waves[0].device)
         hidden = list(torch.stack([states[:, frames.clamp(max=states.shape[1] - 1)] for states in found], dim=1))
         return {"hidden_states": hidden, "last_hidden_state": hidden[-1]}
@@ -61,7 +60,7 @@ class Upstream(nn.Module):
         return [states[:, :length] for states, length in zip(hidden, output.lengths.tolist())]
 
     def _kept_states(self, waves: Sequence[Tensor]) -> list[Tensor]:
-        keys = [hashlib.blake2b(wave.cpu().numpy().tobytes(), digest_size=16).digest() for wave in waves]
+        keys = [hashlib.blake2b(wave.numpy().tobytes(), digest_size=16).digest() for wave in waves]
         new = {key: wave for key, wave in zip(keys, waves) if key not in self._kept}
         computed = dict(zip(new, self._states(list(new.values())))) if new else {}
         found = [computed[key] if key in computed else self._kept[key] for key in keys]
