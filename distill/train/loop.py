@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distill.batch import Batch, Place, Targets
+from distill.batch import BEGIN, Batch, Place, Targets
 from distill.config.experiment import Experiment
 from distill.config.language_model import LanguageModel
 from distill.files import replacing, write_text
@@ -196,10 +196,13 @@ class Trainer:
                 if progress.updates % self.plan.settings.saving.every_updates == 0:
                     self._save(LAST)
         if not progress.losses_of:
+            name, epoch = self.plan.settings.name, progress.epoch + 1
+            if Place(progress.window, progress.batch) == BEGIN:
+                raise ValueError(f"{name}: epoch {epoch} has no batches: no cut of the training set was read")
             raise ValueError(
-                f"{self.plan.settings.name}: nothing counted in the loss of any batch of epoch {progress.epoch + 1}:"
-                f" {len(self._left_out)} utterances were left out (skipped.tsv), and others have nothing to learn, as"
-                " where masks leave no frame to predict; look at the warnings above"
+                f"{name}: nothing counted in the loss of any batch of epoch {epoch}: {len(self._left_out)} utterances"
+                " were left out (skipped.tsv), and others have nothing to learn, as where masks leave no frame to"
+                " predict; look at the warnings above"
             )
 
     def _update(self, group: Sequence[Batch], rate: float) -> dict[str, float]:
