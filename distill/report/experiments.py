@@ -39,9 +39,9 @@ def write_page(folder: Path, name: str, title: str) -> Path:
 
 def terminal_report(folder: Path, runs: Sequence[Run], rows: Sequence[Mapping[str, Any]], width: int = 100) -> str:
     """The tables that a recipe prints at its end. rows: of differences.json."""
-    done = {decoding.method for run in runs for decoding in run.decodings}
     errors = [
-        (title, recognition.error_table(runs, method)) for method, title in recognition.TITLES.items() if method in done
+        (recognition.TITLES[method], recognition.error_table(some, method))
+        for method, some in recognition.decoded_runs(runs).items()
     ]
     compared = differences.table(rows)
     parts = [

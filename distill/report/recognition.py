@@ -35,6 +35,12 @@ def error_table(runs: Sequence[Run], method: str, summary: bool = False) -> Tabl
     return Table((*of_model, *sets, *of_speed), tuple(rows), fixed=len(of_model))
 
 
+def decoded_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Methods of `TITLES` by which runs were decoded, and these runs: each has a table of error rates."""
+    by = {method: [run for run in runs if any(d.method == method for d in run.decodings)] for method in TITLES}
+    return {method: some for method, some in by.items() if some}
+
+
 def zero_error_notes(runs: Iterable[Run], method: str) -> list[str]:
     """A bound for decodings without any error, where a bootstrap interval has no width: the rule of three."""
     return [
@@ -95,12 +101,9 @@ def _counts(decoding: WerResult) -> tuple[int, ...]:
 def sections(runs: Sequence[Run]) -> list[Section]:
     """Error rates, and latency where a model streams."""
     parts: list[Section] = []
-    for method, title in TITLES.items():
-        some = [run for run in runs if method in (GRAPH, UNITS) or any(d.method == method for d in run.decodings)]
-        if not some:
-            continue
+    for method, some in decoded_runs(runs).items():
         notes = [f"- {note}" for note in zero_error_notes(some, method)]
-        parts.append((title, [*error_table(some, method).markdown(), *([""] if notes else []), *notes]))
+        parts.append((TITLES[method], [*error_table(some, method).markdown(), *([""] if notes else []), *notes]))
     latency = latency_table(runs)
     if latency.rows:
         parts.append(("Streaming", [*latency.markdown(), "", *(f"- {note}" for note in streaming_notes(runs))]))
