@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from itertools import islice
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("units")
 TOGETHER = 100  # cuts that are read at once to find the units
 SECONDS = 200.0  # of audio in a batch for features
+PROGRESS_SECONDS = 60.0  # between two lines about the units that are being found
 
 
 def units_stage(recipe: Recipe, experiment: Experiment) -> Stage | None:
@@ -118,8 +120,20 @@ def find_inventory(recipe: Recipe, settings: Units, train: tuple[str, ...], fold
         log.info("finding %d units of %s in %d of %d utterances", settings.clusters, settings.of, count, every)
         cuts = spread(files, count, settings.seed)
         groups = iter(lambda: list(islice(cuts, TOGETHER)), [])
-        rows = (row for group in groups for _, row in frames.of(group) if not isinstance(row, str))
+        shown = _with_progress(groups, count)
+        rows = (row for group in shown for _, row in frames.of(group) if not isinstance(row, str))
         find_units(rows, frames.origin).write(folder / INVENTORY)
+
+
+def _with_progress(groups: Iterator[list[Any]], count: int) -> Iterator[list[Any]]:
+    """The groups of utterances, and every minute a line that says how many of `count` are done."""
+    done, shown = 0, time.monotonic()
+    for group in groups:
+        yield group
+        done += len(group)
+        if time.monotonic() - shown > PROGRESS_SECONDS:
+            shown = time.monotonic()
+            log.info("units: %d of %d utterances", done, count)
 
 
 def write_shard(

@@ -16,6 +16,7 @@ from distill.data.audio import read_audio
 from distill.data.units import CONVENTIONS, INVENTORY, Inventory, UnitShard, features
 from distill.files import own_name
 from distill.models import checkpoint
+from distill.recipe import units
 from distill.recipe.labelling import blocks
 from tests.support.tiny_recipe import Tiny, succeeded
 from tests.unit.recipe.test_jobs import kill_when
@@ -184,3 +185,11 @@ def test_more_clusters_than_frames_are_refused(hubert: Tiny) -> None:
     logged, _ = call.communicate(timeout=300)
     assert call.returncode == 1 and "Traceback" not in logged
     assert "500 clusters cannot be found in 2" in logged and "different frames; set fewer units.clusters" in logged
+
+
+def test_progress_of_finding_units_is_logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 30.0, 70.0, 71.0, 100.0])
+    monkeypatch.setattr("distill.recipe.units.time.monotonic", lambda: next(clock))
+    caplog.set_level("INFO")
+    assert [*units._with_progress(iter([["a", "b"], ["c", "d"], ["e"]]), 5)] == [["a", "b"], ["c", "d"], ["e"]]
+    assert [record.message for record in caplog.records] == ["units: 4 of 5 utterances"]
