@@ -3,7 +3,7 @@
     slim.py --exp-dir egs/librispeech/exp/l0_kd --out egs/librispeech/exp/l0_kd_slim
     slim.py --exp-dir egs/librispeech/exp/hubert --energy 0.9
 
-The new experiment gives the same outputs; its settings, which are printed, have the widths that are left.
+The new experiment gives the same outputs; its settings, NAME.yaml in its folder, have the widths that are left.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
 import yaml
 
 from distill.config.experiment import Experiment
-from distill.files import replacing
+from distill.files import write_text
 from distill.models import checkpoint
-from distill.models.encoder import BLOCKS
-from distill.models.low_rank import rank_of_energy
+from distill.models.cost import parameters
+from distill.models.low_rank import linear_maps, rank_of_energy
 from distill.models.pruning import slimmed
 from distill.models.recogniser import Recogniser, count_parameters
 from distill.recipe.script import run_script
+from distill.recipe.stage import Stage
 
 
 def main() -> None:
@@ -34,6 +34,8 @@ def main() -> None:
     )
     to_do.add_argument("--energy", type=float, help="share of the squares of each linear map that a rank is to keep")
     args = parser.parse_args()
+    if args.energy is not None and not 0 < args.energy <= 1:
+        parser.error(f"--energy: a share, such as 0.9, is needed (got {args.energy:g})")
     if args.energy is not None and args.sparsity is not None:
         parser.error("--sparsity is of --out; leave it out with --energy")
     if args.energy is None:
@@ -51,24 +53,26 @@ def write(source: Path, out: Path, sparsity: float | None = None) -> None:
     small = slimmed(model)
     settings = {**experiment.resolved(), "name": out.name, "model": small.settings.resolved()}
     settings["objective"]["sparsity"] = None
-    Experiment.parse(settings, str(out))  # as loading does: a name that is none, an objective without a term
+    left = Experiment.parse(settings, str(out))  # as loading does: a name that is none, an objective without a term
     content = {**checkpoint.load_epoch(source), "model": small.state_dict(), "experiment": settings}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as temporary:
-        temporary.mkdir(exist_ok=True)
-        checkpoint.save(temporary / f"epoch-{epoch}.pt", content)
+    made = Stage(experiment.stage, out, {"slimmed": sparsity}, {checkpoint.epoch_paths(source)[epoch]: None})
+    with made.writing() as folder:
+        checkpoint.save(folder / f"epoch-{epoch}.pt", content)
+        lines = f"# What the gates of {source.name} left.\n{yaml.safe_dump(left.changed(), sort_keys=False)}"
+        write_text(folder / f"{out.name}.yaml", lines)
     before, after = (count_parameters(each)["trunk"] for each in (model, small))
     print(f"{before:,} -> {after:,} parameters of front-end and encoder, {1 - after / before:.2%} less")
-    names = (*BLOCKS[small.settings.encoder.block].units(small.settings.encoder, 0), "head_dim", "always_project")
-    encoder = {name: settings["model"]["encoder"][name] for name in names}
-    shape = {"front_end": {"layers": settings["model"]["front_end"]["layers"]}, "encoder": encoder}
-    print(yaml.safe_dump({"model": shape}, default_flow_style=None, sort_keys=False))
+    print(f"settings: {out / out.name}.yaml; put it beside the recipe's others, and run stages 10 to 12 of it")
 
 
 def show_ranks(model: Recogniser, energy: float) -> None:
-    for name, module in model.encoder.blocks.named_modules():
-        if isinstance(module, torch.nn.Linear):
-            print(f"{name}\trank {rank_of_energy(module.weight, energy)} of {min(module.weight.shape)}")
+    maps, encoder = linear_maps(model.encoder.blocks), model.settings.encoder
+    for name, weight in maps.items():
+        print(f"{name}\trank {rank_of_energy([weight], energy)} of {min(weight.shape)}")
+    rank = rank_of_energy([*maps.values()], energy)
+    factored = model.settings.model_copy(update={"encoder": encoder.model_copy(update={"rank": rank})})
+    now, then = (parameters(each, model.outputs)["trunk"] for each in (model.settings, factored))
+    print(f"encoder.rank: {rank} keeps that share of all; {now:,} -> {then:,} parameters of front-end and encoder")
 
 
 if __name__ == "__main__":

@@ -177,15 +177,6 @@ class Experiment(Settings):
                 if joint
                 else "model.transducer needs a term with a weight above 0: objective.transducer, or transducer_kl"
             )
-        if ("sparsity" in terms) != (self.model.pruning is not None):
-            raise ValueError(
-                "the term sparsity of the objective, with a weight above 0, and the gates of model.pruning need each"
-                " other; set both, such as model: {pruning: {}}, objective: {sparsity: {}}, or none"
-            )
-        if self.init_sparsity and not self.init_slim:
-            raise ValueError("init_sparsity is of what init_slim: true cuts off; set both, or leave it out")
-        if self.init_slim and (self.init is None or self.init_blocks or self.init_slice):
-            raise ValueError("init_slim: true needs init, and takes over all of its blocks: no init_blocks, init_slice")
         if self.decoding.avg > self.saving.keep:
             raise ValueError(f"decoding.avg {self.decoding.avg} must be at most saving.keep {self.saving.keep}")
         layers = self.model.encoder.layers
@@ -200,6 +191,29 @@ class Experiment(Settings):
                     f"objective.{key} has {len(teacher_layers)} entries, expected one for each of the {layers} blocks"
                     " (model.encoder.layers; 0 for none)"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _check_pruning(self) -> Experiment:
+        if not self.trained:
+            return self
+        sparsity = self.objective.terms.get("sparsity")
+        if (sparsity is not None) != (self.model.pruning is not None):
+            raise ValueError(
+                "the term sparsity of the objective, with a weight above 0, and the gates of model.pruning need each"
+                " other; set both, such as model: {pruning: {}}, objective: {sparsity: {}}, or none"
+            )
+        if sparsity and self.decoding.epoch == "best":
+            raise ValueError(
+                "decoding.epoch: best: gates close while the model is trained, and the best validation loss is that of"
+                " open ones; give last"
+            )
+        if self.init_slim and self.init_epoch == "best":
+            raise ValueError("init_epoch: best: init_slim takes what gates leave at the end of a training; give last")
+        if self.init_sparsity and not self.init_slim:
+            raise ValueError("init_sparsity is of what init_slim: true cuts off; set both, or leave it out")
+        if self.init_slim and (self.init is None or self.init_blocks or self.init_slice):
+            raise ValueError("init_slim: true needs init, and takes over all of its blocks: no init_blocks, init_slice")
         return self
 
     @model_validator(mode="after")

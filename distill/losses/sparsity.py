@@ -8,7 +8,7 @@ from torch import nn
 from distill.batch import Batch, Output, Targets
 from distill.config.losses import Sparsity as Settings
 from distill.losses.term import Losses, LossTerm, ParameterGroup, Term, TermContext
-from distill.models.recogniser import Recogniser
+from distill.models.recogniser import without_values
 
 
 class Sparsity(LossTerm):
@@ -22,9 +22,7 @@ class Sparsity(LossTerm):
 
     @classmethod
     def build(cls, settings: Settings, context: TermContext) -> Sparsity:
-        with torch.device("meta"):
-            gates = Recogniser(context.student, 1).gates
-        gates.check_reach(settings.target, "objective.sparsity.target")
+        without_values(context.student).gates.check_reach(settings.target, "objective.sparsity.target")
         pruning = context.student.pruning
         assert pruning is not None
         return cls(settings.target, settings.warm_up, pruning.lr_scale)

@@ -18,7 +18,7 @@ from distill.models.attention import Context
 from distill.models.encoder import BLOCKS, build_positions
 from distill.models.front_end import build_front_end
 from distill.models.heads import build_head
-from distill.models.recogniser import Recogniser, count_parameters
+from distill.models.recogniser import count_parameters, without_values
 from distill.models.transducer import Transducer
 
 TRANSFORMS = {"fbank": "Fbank", "log_mel": "log-mels"}
@@ -57,8 +57,7 @@ def frames_of(model: Model) -> Frames:
 
 def parameters(model: Model, outputs: int) -> dict[str, int]:
     """Parameters of trunk and head, without allocating them."""
-    with torch.device("meta"):
-        return count_parameters(Recogniser(model, outputs))
+    return count_parameters(without_values(model, outputs))
 
 
 def quantizer_parameters(features: int, dim: int, code_dim: int, groups: int = 2, entries: int = 320) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -44,10 +44,27 @@ def factors(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return (root[:, None] * right[:rank]).to(weight.dtype), (left[:, :rank] * root).to(weight.dtype)
 
 
-def rank_of_energy(weight: Tensor, energy: float) -> int:
-    """Least rank that keeps a share of the squares' sum of a weight (C, C_in)."""
-    squares = torch.linalg.svdvals(weight.double()).square()
-    return 1 + int((squares.cumsum(0) < energy * squares.sum()).sum())
+def rank_of_energy(weights: Sequence[Tensor], energy: float) -> int:
+    """Least rank of all weights (C, C_in) that keeps a share, above 0 and up to 1, of the sum of their squares."""
+    squares = [torch.linalg.svdvals(weight.double()).square() for weight in weights]
+    kept = nn.utils.rnn.pad_sequence(squares).sum(1)  # by rank: those of further values are 0 where a weight has fewer
+    return min(len(kept), 1 + int((kept.cumsum(0) < energy * kept.sum()).sum()))
+
+
+def linear_maps(owner: nn.Module) -> dict[str, Tensor]:
+    """Weights (C, C_in) of the linear maps in a module by name, of one in two factors their product."""
+    maps = {}
+    for name, module in owner.named_modules():
+        if isinstance(module, LowRank):
+            maps[name] = module.up.weight @ module.down.weight
+        elif isinstance(module, nn.Linear) and name.rpartition(".")[0] not in maps:
+            maps[name] = module.weight
+    return maps
+
+
+def greatest_rank(owner: nn.Module) -> int:
+    """The greatest rank that makes some linear map in a module smaller; 0 where none does."""
+    return max(((a * b - 1) // (a + b) for a, b in (weight.shape for weight in linear_maps(owner).values())), default=0)
 
 
 def refactored(state: Mapping[str, Tensor], like: nn.Module, origin: Callable[[str], str]) -> dict[str, Tensor]:

@@ -180,6 +180,12 @@ def build_model(settings: ModelSettings, outputs: int, seed: int = 0) -> Recogni
         return Recogniser(settings, outputs)
 
 
+def without_values(settings: ModelSettings, outputs: int = 1) -> Recogniser:
+    """A recogniser of tensors that take no memory and have no values, only shapes."""
+    with torch.device("meta"):
+        return Recogniser(settings, outputs)
+
+
 def count_parameters(model: Recogniser) -> dict[str, int]:
     """Parameters of the trunk (front-end and encoder) and of the head (shared W, second output and transducer too)."""
     trunk = sum(p.numel() for part in (model.front_end, model.encoder) for p in part.parameters())

@@ -156,6 +156,7 @@ class Call:
                 yield from self.unfit_distortions(key, distort)
         if experiment.init is not None:
             yield from self.unfit_start(experiment, experiment.init)
+        yield from self.unfit_pruning(experiment)
         if experiment.teacher is not None:
             yield from self.unfit_teacher(experiment, experiment.teacher.experiment)
         if experiment.units is not None:
@@ -186,6 +187,30 @@ class Call:
             )
         elif experiment.stage in self.stages and 5 not in self.stages:
             yield f"init: stage 5 makes {self.recipe.exp(name)}, which is not there; run it first (--stage 5)"
+
+    def unfit_pruning(self, experiment: Experiment) -> Iterator[str]:
+        """A share that gates cannot close, of the experiment or of what it starts from; a rank that changes nothing."""
+        own, init = experiment.objective.sparsity, self.known(experiment.init) if experiment.init else None
+        wanted = []
+        if own is not None and experiment.model.pruning is not None:
+            wanted.append((experiment.model, own.target, "objective.sparsity.target"))
+        if experiment.init_sparsity and init is not None:
+            if init.model.pruning is None:
+                yield f"init_sparsity: {init.name} has no gates (model.pruning) to close; leave it out"
+            else:
+                wanted.append((init.model, experiment.init_sparsity, "init_sparsity"))
+        rank = experiment.model.encoder.rank
+        if wanted or rank is not None:
+            from distill.models.low_rank import greatest_rank
+            from distill.models.recogniser import without_values
+
+            for model, share, setting in wanted:
+                try:
+                    without_values(model).gates.check_reach(share, setting)
+                except ValueError as error:
+                    yield str(error)
+            if rank is not None and rank > (greatest := greatest_rank(without_values(experiment.model).encoder.blocks)):
+                yield f"model.encoder.rank: {rank} makes no linear map smaller; give at most {greatest}"
 
     def unfit_teacher(self, experiment: Experiment, name: str) -> Iterator[str]:
         teacher = self.known(name)

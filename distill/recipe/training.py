@@ -51,7 +51,7 @@ def train(recipe: Recipe, experiment: Experiment, folder: Path) -> None:
     folders = Folders(recipe.data_dir, recipe.lang, recipe.graphs, recipe.exp_dir)
     with log_to(folder):
         trainer = build_trainer(experiment, folders, folder, recipe.engine, ranks, device)
-        write_result(recipe, experiment, trainer.run(), ranks, device, folder)
+        write_result(recipe, trainer.plan.settings, trainer.run(), ranks, device, folder)
 
 
 def write_result(

@@ -35,7 +35,7 @@ from distill.models import checkpoint
 from distill.models.front_end import FbankFrontEnd, FrontEnd, WaveFrontEnd
 from distill.models.pruning import open_units, slimmed_state, with_widths
 from distill.models.recogniser import Recogniser, build_model, count_parameters
-from distill.models.transfer import TITLES, copy_matching, frozen_parameters, kind_of_copy
+from distill.models.transfer import TITLES, CopyReport, copy_matching, frozen_parameters, kind_of_copy
 from distill.train.distributed import Ranks
 from distill.train.loop import Trainer, TrainingPlan, TrainingStep
 from distill.train.schedule import count_updates
@@ -111,6 +111,9 @@ def build_trainer(
     loader = training(experiment, folders, numerators, reading, ranks)
     if "masks" in needs and ranks.first:
         warn_of_long_masks(experiment, loader)
+    updates = count_updates(experiment.optim, loader.count)
+    if ranks.first:
+        warn_of_low_sparsity(experiment, updates)
     model = initial_model(experiment, lang.outputs, folders, folder, loader, ranks.first, start)
     denominator = graphs.denominator.to(device) if graphs else None
     clusters = codes.clusters if codes else experiment.units.clusters if experiment.units else 0
@@ -127,7 +130,7 @@ def build_trainer(
     ) if experiment.teacher and teacher else None  # fmt: skip
     plan = TrainingPlan(
         experiment, loader.epoch, validation(experiment, folders, graphs, reading, ranks),
-        count_updates(experiment.optim, loader.count), lang.outputs, count_parameters(model), folder, ranks, device,
+        updates, lang.outputs, count_parameters(model), folder, ranks, device,
         targets, frozen_parameters(experiment, model), probe_of(experiment, folders, lang, ranks),
     )  # fmt: skip
     return Trainer(plan, step)
@@ -246,11 +249,7 @@ def initial_model(
         leave += ["encoder.projection."] if other_input and experiment.objective.front is None else []
         leave += ["head.output.", "ctc.", "transducer."] if other_units else []
         report = copy_matching(content["model"], model, experiment.init_blocks, experiment.init_slice, leave)
-        if experiment.init_slim and (other := [name for name in report.other_shape if name.startswith("encoder.")]):
-            raise ValueError(
-                f"{experiment.name}: init_slim: true takes the widths of {experiment.init}, but {other[0]} and"
-                f" {len(other) - 1} more have other shapes there; give the other settings of model.encoder as there"
-            )
+        check_widths(experiment, content["experiment"], report)
         if first:
             write_text(folder / "init.tsv", "".join(f"{line}\n" for line in report.lines()))
         log.info("from %s: %s (listed in %s)", experiment.init, report.summary(), folder / "init.tsv")
@@ -260,20 +259,41 @@ def initial_model(
     return model
 
 
+def check_widths(experiment: Experiment, start: Mapping[str, Any], report: CopyReport) -> None:
+    """Raises ValueError where blocks of a slimmed model are not taken over whole. start: settings of `init`."""
+    if not experiment.init_slim:
+        if start.get("init_slim") and any(name.startswith("encoder.blocks.") for name in report.other_shape):
+            raise ValueError(
+                f"{experiment.name}: {experiment.init} has the widths that gates left, and model.encoder others; set"
+                " init_slim: true, which takes them over, or give the same"
+            )
+        return
+    other = [name for name in report.other_shape if name.startswith("encoder.")]
+    other += [name for name in (*report.absent, *report.unused) if name.startswith("encoder.blocks.")]
+    if other:
+        raise ValueError(
+            f"{experiment.name}: init_slim: true takes the widths of {experiment.init}, but {other[0]} and"
+            f" {len(other) - 1} more are of one of them alone, or have another shape there; give the other settings of"
+            " model.encoder as there"
+        )
+
+
 def start_of(experiment: Experiment, name: str, folders: Folders) -> dict[str, Any]:
     """The checkpoint of the experiment `name` that another one starts from."""
     return checkpoint.load_epoch(folders.exp / name, experiment.init_epoch)
 
 
 def stored_heads(experiment: Experiment, name: str, folders: Folders) -> dict[str, Tensor]:
-    """Parameters of the terms of a checkpoint; without the embeddings of units where the experiment has others.
+    """Parameters of the terms of a checkpoint, but for embeddings of other units and multipliers of other gates.
 
-    An imported checkpoint has other units than a k-means of ours, whatever its settings are.
+    An imported checkpoint has other units than a k-means of ours, whatever its settings are. Multipliers of a pruning
+    begin with its target, at 0.
     """
     content = start_of(experiment, name, folders)
     trained = content["progress"]["updates"] > 0
     same_units = trained and content["experiment"].get("units") == experiment.resolved()["units"]
-    return {key: x for key, x in content["objective"].items() if same_units or key != CODEWORDS}
+    stored = {key: x for key, x in content["objective"].items() if not key.startswith("sparsity.")}
+    return {key: x for key, x in stored.items() if same_units or key != CODEWORDS}
 
 
 def start_model(experiment: Experiment, name: str, folders: Folders) -> Recogniser:
@@ -293,6 +313,17 @@ def warn_of_long_masks(experiment: Experiment, loader: TrainLoader) -> None:
             "%s: model.mask.time_length %d (%g s) leaves one frame of %d of %d utterances, and the masked ones learn"
             " next to nothing from it; give a shorter one", experiment.name, length, length * hop / SAMPLE_RATE,
             len(short), len(cuts),
+        )  # fmt: skip
+
+
+def warn_of_low_sparsity(experiment: Experiment, updates: int) -> None:
+    """Warn of a target that has not risen to its end when the training ends."""
+    sparsity = experiment.objective.sparsity
+    if sparsity is not None and sparsity.warm_up > updates:
+        log.warning(
+            "%s: objective.sparsity: the target rises for %d updates (warm_up), and the training ends after %d, at %.3f"
+            " in place of %g", experiment.name, sparsity.warm_up, updates, sparsity.target * updates / sparsity.warm_up,
+            sparsity.target,
         )  # fmt: skip
 
 

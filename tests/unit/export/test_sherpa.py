@@ -75,7 +75,7 @@ def stream(recogniser, waves: list[np.ndarray]) -> list:
     return streams
 
 
-@pytest.mark.parametrize("name", ["fbank", "conformer"])
+@pytest.mark.parametrize("name", ["fbank", "conformer", "pruned conformer", "pruned post-LN"])
 def test_fbank_models_stream(tokens: Path, recordings: list[np.ndarray], name: str) -> None:
     model, path = build(*MODELS[name]), tokens.with_name(f"stream.{name}.onnx")
     exporting.export_zipformer(model, path)
@@ -134,7 +134,7 @@ def offline(recogniser, waves: list[np.ndarray]) -> list[list[str]]:
     return [s.result.tokens for s in streams]
 
 
-@pytest.mark.parametrize("name", ["fbank", "conformer"])
+@pytest.mark.parametrize("name", ["fbank", "conformer", "pruned conformer", "pruned post-LN"])
 def test_fbank_models_run_whole_utterances(tokens: Path, recordings: list[np.ndarray], name: str) -> None:
     model, path = build(*MODELS[name]), tokens.with_name(f"whole.{name}.onnx")
     exporting.export_whole(model, path)

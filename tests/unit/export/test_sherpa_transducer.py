@@ -27,7 +27,7 @@ from tests.unit.export.test_sherpa import assert_streams_as, offline, recordings
 if TYPE_CHECKING:
     from distill.recipe.options import Recipe
 
-KINDS = [("fbank", 1), ("fbank", 2), ("conformer", 2)]
+KINDS = [("fbank", 1, 0), ("fbank", 2, 0), ("conformer", 2, 0), ("pruned conformer", 2, 1), ("pruned post-LN", 2, 0)]
 
 
 def with_transducer(name: str, settings: Transducer | None, seed: int = 0) -> Recogniser:
@@ -64,8 +64,8 @@ def expected(model: Recogniser, wave: np.ndarray, frames: int | None = None) -> 
 
 @pytest.fixture(params=KINDS)
 def model(request: pytest.FixtureRequest) -> Recogniser:
-    name, context = request.param
-    return with_transducer(name, Transducer(context=context, dim=8, joiner_dim=12))
+    name, context, seed = request.param
+    return with_transducer(name, Transducer(context=context, dim=8, joiner_dim=12), seed)
 
 
 def test_transducers_stream(
@@ -85,11 +85,12 @@ def test_transducers_run_whole_utterances(
         assert offline(recogniser, group) == [expected(model, wave)[0] for wave in group]
 
 
+@pytest.mark.parametrize("name", ["fbank", "conformer"])
 @pytest.mark.parametrize("streams", [True, False])
 def test_quantised_graphs_load_and_beams_run(
-    tokens: Path, speech: list[np.ndarray], tmp_path: Path, streams: bool  # noqa: F811
+    tokens: Path, speech: list[np.ndarray], tmp_path: Path, streams: bool, name: str  # noqa: F811
 ) -> None:  # fmt: skip
-    paths = exported(with_transducer("fbank", Transducer(dim=8, joiner_dim=12)), tmp_path, streams)
+    paths = exported(with_transducer(name, Transducer(dim=8, joiner_dim=12)), tmp_path, streams)
     for kind, path in paths.items():
         quantise(Path(path), tmp_path / f"{kind}.int8.onnx")
     paths = {kind: str(tmp_path / f"{kind}.int8.onnx") for kind in paths}

@@ -96,6 +96,11 @@ def test_a_target_out_of_reach_says_what_is_in_reach() -> None:
         Sparsity.build(settings, TermContext(Model.model_validate(SHAPE)))
 
 
+PRUNED = {
+    "model": {**SETTINGS["model"], "pruning": {}}, "objective": {"mmi": {}, "sparsity": {}},
+}  # fmt: skip
+
+
 def experiment(**changes: Any) -> Experiment:
     return Experiment.parse({**SETTINGS, "objective": {"mmi": {}}, **changes}, "toy")
 
@@ -110,6 +115,8 @@ def experiment(**changes: Any) -> Experiment:
         ({"model": {"pruning": {}, "encoder": {"relative_buckets": 8}}}, r"heads and layers, while blocks share"),
         ({"init_slim": True}, r"init_slim: true needs init"),
         ({"init_sparsity": 0.5}, r"init_sparsity is of what init_slim: true cuts off"),
+        ({**PRUNED, "decoding": {"epoch": "best"}}, r"decoding\.epoch: best: gates close while"),
+        ({"init": "gated", "init_slim": True, "init_epoch": "best"}, r"init_epoch: best: init_slim takes"),
     ],
     ids=str,
 )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from distill.config.experiment import Experiment
 from distill.config.model import Model, Pruning
@@ -17,10 +17,11 @@ from distill.models.low_rank import LowRank, factors, linear, rank_of_energy
 from distill.models.pruning import open_units, slimmed, with_widths
 from distill.models.recogniser import Recogniser, count_parameters
 from distill.models.transfer import copy_matching
+from distill.recipe.stage import Stage
 from tests.support.models import MODELS, OUTPUTS, build
 from tests.support.streams import assert_step_equals_forward
 from tests.unit.models.test_gates import gated
-from tools.slim import show_ranks, write
+from tools.slim import main, show_ranks, write
 
 ALL = ("conv", "heads", "ffn", "layers")
 WAVE = torch.randn(2, 9000, generator=torch.Generator().manual_seed(0))
@@ -174,9 +175,23 @@ def test_factors_are_the_best_approximation_of_their_rank() -> None:
     torch.testing.assert_close(up.square().sum(0), down.square().sum(1), msg="half of the singular values each")
     total = values.square().sum()
     for energy in (0.3, 0.9, 1.0):
-        rank = rank_of_energy(weight, energy)
+        rank = rank_of_energy([weight], energy)
+        assert rank <= min(weight.shape)
         assert values[:rank].square().sum() >= (energy - 1e-6) * total
         assert rank == 1 or values[: rank - 1].square().sum() < energy * total
+
+
+def test_one_rank_keeps_the_energy_of_all_maps() -> None:
+    """Against the singular values of each, the first `rank` of which are kept."""
+    torch.manual_seed(0)
+    weights = [torch.randn(4, 9), 3 * torch.randn(12, 7), torch.randn(2, 2)]
+    values = [torch.linalg.svdvals(weight).square() for weight in weights]
+    total = sum(float(each.sum()) for each in values)
+    kept = [sum(float(each[:rank].sum()) for each in values) / total for rank in range(8)]
+    for energy in (0.2, 0.5, 0.8, 0.95):
+        rank = rank_of_energy(weights, energy)
+        assert kept[rank] >= energy > kept[rank - 1]
+    assert rank_of_energy(weights, 1.0) == 7
 
 
 def test_a_map_has_factors_only_where_they_are_smaller() -> None:
@@ -226,16 +241,23 @@ def test_the_tool_writes_a_smaller_experiment_and_shows_ranks(tmp_path: Path, ca
     slim, stored, units, epoch = checkpoint.load_recogniser(tmp_path / "slim")
     assert (stored.name, units, epoch, stored.objective.terms.keys()) == ("slim", OUTPUTS, 3, {"mmi"})
     assert_same_outputs(model, slim)
-    printed = yaml.safe_load(capsys.readouterr().out.split("\n", 1)[1])
-    shaped = model.settings.model_copy(update={"pruning": None}).model_dump(mode="json")
-    for part in ("front_end", "encoder"):
-        shaped[part] |= printed["model"][part]
-    assert Model.model_validate(shaped) == slim.settings
+    assert f"settings: {tmp_path}/slim/slim.yaml" in capsys.readouterr().out
+    assert Experiment.load(tmp_path / "slim/slim.yaml") == stored
+    Stage(12, tmp_path / "slim/export", {}, {tmp_path / "slim": stored.stage}).check_inputs()
     with pytest.raises(ValueError, match="slim is there already; give another --out"):
         write(tmp_path / "gated", tmp_path / "slim")
     with pytest.raises(ValueError, match="name: must be a name"):
         write(tmp_path / "gated", tmp_path / "slim one")
     assert {path.name for path in tmp_path.iterdir()} == {"gated", "slim"}
     show_ranks(slim, 1.0)
-    lines = capsys.readouterr().out.splitlines()
+    *lines, last = capsys.readouterr().out.splitlines()
     assert len(lines) == 6 * slim.settings.encoder.layers and lines[0].startswith("0.attention.query\trank ")
+    assert re.fullmatch(r"encoder\.rank: \d+ keeps that share of all; ([\d,]+) -> \1 parameters .*", last)
+
+
+@pytest.mark.parametrize("energy", ["0", "90", "-1", "nan"])
+def test_the_energy_is_a_share(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, energy: str) -> None:
+    monkeypatch.setattr("sys.argv", ["slim.py", "--exp-dir", "exp", f"--energy={energy}"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "--energy: a share, such as 0.9, is needed" in capsys.readouterr().err

@@ -51,6 +51,11 @@ FILES = {
     "hall": "{base: teacher.yaml, decoding: {conditions: {hall: {steps: [[room]]}}}}",
     "masked": "{base: agnostic.yaml, init: null, teacher: {masked: true}, objective: {regression: null, hidden: {}}, "
     "model: {mask: {time_probability: 0.5}, front_end: {layers: [[8, 640, 640]]}}}",
+    "gated": "{base: teacher.yaml, model: {pruning: {units: [heads]}}, "
+    "objective: {sparsity: {target: 0.9, warm_up: 0}}}",
+    "slim": "{base: teacher.yaml, init: teacher, init_slim: true, init_sparsity: 0.5}",
+    "slim_gated": "{base: slim.yaml, init: gated, init_sparsity: 0.7}",
+    "ranked": "{base: teacher.yaml, model: {encoder: {rank: 700}}}",
     "phones": "{base: teacher.yaml, init: teacher, init_units: phones}",
 }  # fmt: skip
 Check = Callable[..., tuple[int, str]]
@@ -137,6 +142,10 @@ def test_a_call_that_fits_is_silent_and_writes_nothing(check: Check, tmp_path: P
         ("tuned", ("--units", "letters", "--topology", "two_pdf"), "--units letters: a fine-tuned model has a blank"),
         ("noisy", (), r"noisy\.yaml: decoding\.conditions\.fsd\.noises\.fsd: there is no folder .*/noise/fsd; put"),
         ("states,masked", (), r"teacher\.masked: true needs frames of one rate, but states has one each 320"),
+        ("gated", (), r"gated\.yaml: objective\.sparsity\.target: 0\.9 is not in reach: .* \(heads\) closed"),
+        ("teacher,slim", (), r"slim\.yaml: init_sparsity: teacher has no gates \(model\.pruning\) to close"),
+        ("teacher,gated,slim_gated", (), r"slim_gated\.yaml: init_sparsity: 0\.7 is not in reach"),
+        ("ranked", (), r"ranked\.yaml: model\.encoder\.rank: 700 makes no linear map smaller; give at most 614"),
         ("skips", ("--topology", "two_pdf"), "decoding.blank_skip needs a blank"),
         ("rnnt", ("--topology", "two_pdf"), "model.transducer needs a blank; use --topology ctc"),
         ("teacher,rnnt,of_rnnt", (), r"of_rnnt\.yaml: teacher\.experiment: rnnt has a transducer alone, and stage 7"),

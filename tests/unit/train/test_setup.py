@@ -137,7 +137,7 @@ GATED = {**SETTINGS["model"], "pruning": {"units": ["conv", "heads", "ffn"]}}
 def write_gated(folder: Path) -> None:
     """An experiment with gates, of which those of half of the units are closed."""
     folder.mkdir()
-    objective = {"mmi": {}, "sparsity": {"target": 0.3}}
+    objective = {"mmi": {}, "sparsity": {"target": 0.3, "warm_up": 0}}
     values = {**SETTINGS, "name": folder.name, "model": GATED, "objective": objective}
     write_random(Experiment.parse(values, "test"), Lang.load(folder.parent).outputs, folder)
     content = checkpoint.load(folder / "epoch-0.pt")
@@ -208,8 +208,59 @@ def test_a_slimmed_start_keeps_the_channels_of_its_heads_and_needs_its_width(tmp
     assert (widths.heads, widths.head_dim) == (1, 4), "of the start: 4 channels, not all 8"
     (tmp_path / "cuts").rename(tmp_path / "cuts.before")
     wider = {**SETTINGS["model"], "encoder": {**SETTINGS["model"]["encoder"], "dim": 16}}
-    with pytest.raises(ValueError, match=r"toy: init_slim: true takes the widths of gated, but encoder\..* other shap"):
+    with pytest.raises(ValueError, match=r"init_slim: true takes the widths of gated, but encoder\..* another shape"):
         trainer_of(tmp_path, init="gated", init_slim=True, model=wider)
+
+
+def write_slimmed(folder: Path) -> None:
+    """An experiment `slim` of what the gates of `gated` leave."""
+    write_gated(folder / "gated")
+    trainer = trainer_of(folder, init="gated", init_slim=True)
+    (folder / "slim").mkdir()
+    trainer._save("epoch-1.pt")
+    (folder / "epoch-1.pt").rename(folder / "slim/epoch-1.pt")
+    (folder / "cuts").rename(folder / "cuts.before")
+
+
+def test_widths_of_a_slimmed_start_are_not_lost(tmp_path: Path) -> None:
+    write_letters(tmp_path)
+    write_slimmed(tmp_path)
+    with pytest.raises(ValueError, match=r"toy: slim has the widths that gates left, .* set init_slim: true"):
+        trainer_of(tmp_path, init="slim")
+    (tmp_path / "cuts").rename(tmp_path / "cuts.other")
+    assert trainer_of(tmp_path, init="slim", init_slim=True).step.model.settings.encoder.ffn_dim == 8
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_a_slimmed_start_has_all_blocks(tmp_path: Path, layers: int) -> None:
+    write_letters(tmp_path)
+    write_gated(tmp_path / "gated")
+    model = {**SETTINGS["model"], "encoder": {**SETTINGS["model"]["encoder"], "layers": layers}}
+    with pytest.raises(ValueError, match=r"init_slim: true takes the widths of gated, but encoder\.blocks\."):
+        trainer_of(tmp_path, init="gated", init_slim=True, model=model)
+
+
+def test_multipliers_of_a_pruning_begin_at_0(tmp_path: Path) -> None:
+    write_letters(tmp_path)
+    write_gated(tmp_path / "gated")
+    content = checkpoint.load(tmp_path / "gated/epoch-0.pt")
+    content["objective"]["sparsity.multipliers"] = torch.tensor([3.0, 4.0])
+    checkpoint.save(tmp_path / "gated/epoch-0.pt", content)
+    pruned = {"model": GATED, "objective": {"mmi": {}, "sparsity": {"target": 0.3, "warm_up": 0}}}
+    step = trainer_of(tmp_path, init="gated", **pruned).step
+    assert step.objective.state_dict()["sparsity.multipliers"].tolist() == [0, 0]
+    assert step.model.gates.each["block0_heads"].log_alpha.tolist() == [-9, 9], "gates go on"
+
+
+@pytest.mark.parametrize("warm_up", [2, 8])
+def test_a_target_that_training_ends_before_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, warm_up: int
+) -> None:
+    objective = {"mmi": {}, "sparsity": {"target": 0.3, "warm_up": warm_up}}
+    trainer_of(tmp_path, model=GATED, objective=objective, optim={"updates": 2})
+    assert ("for 8 updates (warm_up), and the training ends after 2, at 0.075 in place of 0.3" in caplog.text) == (
+        warm_up == 8
+    )
 
 
 def trainer_of(folder: Path, **changes):
