@@ -12,7 +12,6 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from benchmarks.device import matmul_speed, measure
 from benchmarks.graphs import OUTPUTS, denominator, numerators
@@ -119,7 +118,7 @@ def parts(trainer: Trainer, batch: Batch, precision: torch.dtype) -> Iterator[tu
             teacher(batch)
 
     def optimise() -> None:
-        nn.utils.clip_grad_norm_(trainer.parameters, trainer.settings.clip)
+        trainer.clip()
         trainer.optimiser.step()
 
     if teacher is not None:

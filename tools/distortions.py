@@ -13,7 +13,7 @@ from pathlib import Path
 
 from distill.analysis import distorted
 from distill.config.distortions import CLEAN, Distort
-from distill.config.experiment import Experiment
+from distill.config.experiment import conditions_of
 from distill.config.names import names_of
 from distill.corpora.cut_sets import load_cuts
 from distill.data.distortions import Distorter
@@ -29,6 +29,7 @@ def main() -> None:
     parser = comparison_parser(__doc__, "+", "test-clean")
     parser.add_argument("--distortions", default="coloured,gaussian,reverb", help="each alone, comma-separated")
     parser.add_argument("--conditions", type=Path, metavar="YAML", help="further: decoding.conditions of an experiment")
+    parser.add_argument("--epoch", choices=("last", "best"), default="last", help="best: by validation loss")
     parser.add_argument("--parts", type=int, default=100, help="points of each distortion, means over utterances")
     args = parser.parse_args()
     if args.parts < 2:
@@ -39,11 +40,11 @@ def main() -> None:
 def write(args: argparse.Namespace) -> None:
     names = names_of("--distortions", args.distortions)
     settings = {name: Distort.parse({"steps": [[name]]}, "--distortions") for name in names}
-    settings |= Experiment.load(args.conditions).decoding.conditions if args.conditions else {}
+    settings |= conditions_of(args.conditions) if args.conditions else {}
     distorters = {name: Distorter(each, args.cuts.parent) for name, each in settings.items()}
     cuts, panels, rows = load_cuts(args.cuts, [args.part]), {}, {}
     for folder in args.folders:
-        model, versions = checkpoint.load_recogniser(folder)[0].to(args.device), {}
+        model, versions = checkpoint.load_recogniser(folder, args.epoch)[0].to(args.device), {}
         for name, distorter in {CLEAN: None, **distorters}.items():
             reading = SpeechDataset(None, None, 0, False, False, distorter=distorter)
             batches = (batch.to(args.device) for batch in in_order(cuts, reading, max_duration=100))

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from distill.config.experiment import Experiment
+from distill.config.experiment import conditions_of
 from distill.data.distortions import Distorter
 from distill.recipe.script import log_to_console, run_script
 from distill.report import superb
@@ -33,7 +33,7 @@ def main() -> None:
             raise ValueError(f"{task.name} needs --data, a folder with {task.corpus}")
         if args.real_speech:
             write_task(task.name, args.real_speech, args.data)
-        settings = Experiment.load(args.conditions).decoding.conditions if args.conditions else {}
+        settings = conditions_of(args.conditions) if args.conditions else {}
         conditions = {name: Distorter(each, args.noises) for name, each in settings.items()}
         probe = Probe(args.set, args.device, args.last_state, args.epoch, conditions)
         for folder in args.experiment:

@@ -338,3 +338,11 @@ def maker_of(conf_dir: Path, name: str, suffix: str) -> Experiment | None:
 def stage_of(maker: Experiment | None) -> int:
     """The stage that makes an experiment's folder: its own, or 5 for what is imported."""
     return maker.stage if maker else 5
+
+
+def conditions_of(path: Path) -> Mapping[str, Distort]:
+    """`decoding.conditions` of an experiment's file; raises ValueError where there are none."""
+    conditions = Experiment.load(path).decoding.conditions
+    if not conditions:
+        raise ValueError(f"{path} has no decoding.conditions; give one that has, such as conf/mini/cdm0_ft.yaml")
+    return conditions

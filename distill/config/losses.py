@@ -222,6 +222,11 @@ class Attention(Relation):
                     f"attention: the {name} adds gated relative positions to its scores (WavLM), which this term does"
                     " not compute; use the term temporal"
                 )
+            if model.front_end.tail:
+                raise ValueError(
+                    f"attention: the {name} also attends to {model.front_end.tail} frames of silence behind the audio"
+                    " (front_end.tail, as Whisper), which the other model does not have; use the term temporal"
+                )
             if model.streaming.chunk_frames:
                 raise ValueError(
                     f"attention: the {name} sees chunks of {model.streaming.chunk_frames} frames, and the divergence of"

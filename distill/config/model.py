@@ -215,8 +215,8 @@ class Encoder(Settings):
     layer_drop: Share = 0.0
     feature_grad_mult: Weight = 1.0  # scale of the front-end's gradient
     input_dropout: Share = 0.0  # of projected frames, before masks and positions
-    # losses of all blocks pull alike: gradients into block i = 1.. of L are scaled by 1 - s, and those of losses on its
-    # output by s as well, s = 1 / (L - i + 2)
+    # losses of all blocks pull alike: behind block i = 1.. of L gradients of later blocks are scaled by 1 - s, those of
+    # losses on its output by s, s = 1 / (L - i + 2); attention maps have no share in it
     layer_grad_scale: Flag = False
 
     def widths(self, block: int = 0) -> BlockWidths:

@@ -41,7 +41,7 @@ class NoiseClips:
             files = [Path(path) for path in source]
         if not files:
             raise ValueError(f"no {' or '.join(AUDIO_SUFFIXES)} file among the noise clips of {source}")
-        self.files, self.lengths = files, [_length(path) for path in files]
+        self.files, self.lengths = files, [clip_length(path) for path in files]
         self._clips = [_stretch(path) for path in files] if sum(self.lengths) <= kept else None
 
     def draw(self, samples: int, rng: np.random.Generator) -> np.ndarray:
@@ -56,8 +56,15 @@ class NoiseClips:
         return taken.astype(np.float32) / 32768
 
 
-def _length(path: Path) -> int:
-    info = soundfile.info(path)
+def clip_length(path: Path) -> int:
+    """Samples of a noise clip; raises ValueError for one that cannot be read, of another rate, or empty."""
+    try:
+        info = soundfile.info(path)
+    except soundfile.SoundFileError as error:
+        raise ValueError(
+            f"noise clip {path} cannot be read ({str(error).partition(': ')[2] or error}); remove it, or convert it to"
+            f" {' or '.join(AUDIO_SUFFIXES)} of {SAMPLE_RATE} Hz"
+        ) from None
     if info.samplerate != SAMPLE_RATE:
         raise ValueError(f"noise clip {path}: {info.samplerate} Hz, expected {SAMPLE_RATE} Hz; resample it first")
     if not info.frames:

@@ -6,7 +6,7 @@ Each is a function of samples and random numbers. All keep the length; changes k
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -51,12 +51,7 @@ class Distorter:
         """folder: the data dir, below which folders of noise lie."""
         self.settings = settings
         self.steps, self.names, self.snr = settings.steps, settings.names, settings.snr
-        for name in (name for name in self.names if name in CODECS):
-            if not soundfile.check_format(*FORMATS[name]):
-                raise ValueError(
-                    f"distortion {name}: libsndfile {soundfile.__libsndfile_version__} does not write"
-                    f" {' '.join(FORMATS[name])}; install a newer soundfile, or leave {name} out"
-                )
+        check_codecs(self.names)
         if "room" in self.names:
             with needed("the distortion room"):
                 import pyroomacoustics as pyroomacoustics
@@ -75,6 +70,16 @@ class Distorter:
                 changed = CHANGE[name](samples, rng)
                 samples = (changed * (rms(samples) / (rms(changed) + 1e-12))).astype(np.float32)
         return samples, np.array([name in (distortions or [CLEAN]) for name in self.names], dtype=np.float32)
+
+
+def check_codecs(names: Sequence[str]) -> None:
+    """Raises ValueError for a codec that the installed libsndfile lacks."""
+    for name in names:
+        if name in CODECS and not soundfile.check_format(*FORMATS[name]):
+            raise ValueError(
+                f"distortion {name}: libsndfile {soundfile.__libsndfile_version__} does not write"
+                f" {' '.join(FORMATS[name])}; install a newer soundfile, or leave {name} out"
+            )
 
 
 # Noises

@@ -24,7 +24,7 @@ class Adversary(LossTerm):
     def __init__(self, dim: int, distortions: int, reversal: float, lr_scale: float) -> None:
         super().__init__()
         self.classifier, self.reversal = nn.Linear(dim, distortions), reversal
-        self.group = ParameterGroup("adversary", lr_scale)
+        self.group = ParameterGroup("adversary", lr_scale, apart=True)
 
     @classmethod
     def build(cls, settings: Settings, context: TermContext) -> Adversary:

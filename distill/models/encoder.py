@@ -216,8 +216,8 @@ class Encoder(nn.Module):
             tap = x
             if self.training and self.settings.layer_grad_scale:
                 share = 1 / (len(self.blocks) - number + 2)
-                x = scaled_gradient(x, 1 - share)
                 tap = scaled_gradient(x, share)
+                x = scaled_gradient(x, 1 - share)
             hidden.append(tap)
         hidden[-1] = self.finish(hidden[-1])
         if self.reduction is not None:

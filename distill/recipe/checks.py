@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from distill.config.distortions import AUDIO_SUFFIXES, Distort
+from distill.config.distortions import AUDIO_SUFFIXES, CODECS, Distort
 from distill.config.experiment import TEACHERS, Experiment
 from distill.config.language_model import LanguageModel
 from distill.config.loading import WrongSettings
@@ -64,6 +64,14 @@ def problems(recipe: Recipe, stages: range) -> list[str]:
             further += call.unknown_cut_sets(recipe.lm_yaml, "text.valid", (settings.text.valid,))
     lines = [": ".join(filter(None, (", ".join(dict.fromkeys(places)), text))) for text, places in wrong.items()]
     return lines + further
+
+
+def refusal(call: Callable[[], object], place: str = "") -> Iterator[str]:
+    """What a call refuses, with its place in front."""
+    try:
+        call()
+    except ValueError as error:
+        yield f"{place}{error}"
 
 
 @dataclass
@@ -169,8 +177,16 @@ class Call:
             folder = self.recipe.data_dir / part
             if not folder.is_dir():
                 yield f"{key}.noises.{name}: there is no folder {folder}; put recordings of 16 kHz there"
-            elif not any(path.suffix.lower() in AUDIO_SUFFIXES for path in folder.rglob("*")):
+            elif not (clips := sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)):
                 yield f"{key}.noises.{name}: {folder} has no {' or '.join(AUDIO_SUFFIXES)} file"
+            else:
+                from distill.data.augment import clip_length
+
+                yield from refusal(partial(clip_length, clips[0]), f"{key}.noises.{name}: ")
+        if {*CODECS} & {*distort.names}:
+            from distill.data.distortions import check_codecs
+
+            yield from refusal(partial(check_codecs, distort.names), f"{key}: ")
         if "room" in distort.names and not find_spec("pyroomacoustics"):
             yield f"{key}: room needs pyroomacoustics, which is not installed; {way_out('pyroomacoustics')}"
 
@@ -205,10 +221,7 @@ class Call:
             from distill.models.recogniser import without_values
 
             for model, share, setting in wanted:
-                try:
-                    without_values(model).gates.check_reach(share, setting)
-                except ValueError as error:
-                    yield str(error)
+                yield from refusal(partial(without_values(model).gates.check_reach, share, setting))
             if rank is not None and rank > (greatest := greatest_rank(without_values(experiment.model).encoder.blocks)):
                 yield f"model.encoder.rank: {rank} makes no linear map smaller; give at most {greatest}"
 

@@ -31,14 +31,14 @@ class QueryByExample:
         return {"prepare_data": {}, "dtwrc": dict(SEARCH), "feature_normalization": True, "max_workers": None}
 
     def run(
-        self, target_dir: str, prepare_data: Mapping[str, str], build_upstream: Mapping[str, str], device: str,
+        self, target_dir: str, prepare_data: Mapping[str, str], build_upstream: Mapping[str, Any], device: str,
         num_workers: int, **search: Any,
     ) -> None:  # fmt: skip
         """Write result.yaml: mtwv, and the state's number."""
         data = {**prepare_data, "num_workers": num_workers, "batch_size": 1}
         settings = {**search, "silence_frame": None, "datarc": data}
-        upstream, place = load_upstream(build_upstream["path_or_url"]).to(device), Path(target_dir)
-        states = range(len(upstream.model.encoder.blocks) + 1)
+        upstream = load_upstream(build_upstream["path_or_url"], **build_upstream["extra_conf"]).to(device)
+        states, place = range(1 if upstream.last_state else len(upstream.model.encoder.blocks) + 1), Path(target_dir)
         found = {state: mtwv(upstream, state, "dev", settings, place, device) for state in states}
         best = max(states, key=lambda state: found[state])
         content = {"mtwv": mtwv(upstream, best, "test", settings, place, device), "state": best}

@@ -30,7 +30,7 @@ from distill.train import pictures
 from distill.train.compute import wrap_blocks
 from distill.train.distributed import Ranks
 from distill.train.monitor import Monitor
-from distill.train.optimiser import build_optimiser, set_rate
+from distill.train.optimiser import build_optimiser, clipped_together, set_rate
 from distill.train.schedule import learning_rate
 from distill.train.stopping import EndRequest, deferred_signals, exit_status
 from distill.train.teacher import TeacherTargets
@@ -127,7 +127,7 @@ class Trainer:
         wrap_blocks(plan.settings.compute, [step, *([plan.teacher.model] if plan.teacher else [])])
         self.parallel = plan.ranks.wrap(self.step, plan.device, skips_parts)
         self.optimiser = build_optimiser(step, self.settings, plan.device)
-        self.parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
+        self.clipped = clipped_together(step)
         self.scaler = torch.amp.GradScaler(plan.device.type, enabled=self.settings.precision == "float16")
         self.progress = Progress()
         self._left_out: dict[str, str] = {}  # cut id -> why it cannot be trained on
@@ -228,11 +228,16 @@ class Trainer:
             if self.progress.updates < updates:
                 parameter.grad = None
         self.scaler.unscale_(self.optimiser)
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+        norm = self.clip()
         self._check_finite({**values, "gradient": float(norm)}, group)
         self.scaler.step(self.optimiser)
         self.scaler.update()
         return {**values, "gradient": float(norm)}
+
+    def clip(self) -> Tensor:
+        """Clip the gradients; returns the norm of the model's."""
+        norm, *_ = [nn.utils.clip_grad_norm_(together, self.settings.clip) for together in self.clipped]
+        return norm
 
     def _begin_update(self) -> None:
         """Seed the random numbers of an update: one row for all ranks alike, one for each; and number it."""

@@ -40,6 +40,17 @@ def build_optimiser(step: nn.Module, settings: Optim, device: torch.device) -> t
     )  # fmt: skip
 
 
+def clipped_together(step: nn.Module) -> list[list[nn.Parameter]]:
+    """Trainable parameters whose gradients are clipped by one norm: the model's first, then those of groups apart."""
+    apart: dict[ParameterGroup, list[nn.Parameter]] = {}
+    for module in step.modules():
+        group = getattr(module, "group", None)
+        if group is not None and group.apart:
+            apart.setdefault(group, []).extend(p for p in module.parameters() if p.requires_grad)
+    others = {p for parameters in apart.values() for p in parameters}
+    return [[p for p in step.parameters() if p.requires_grad and p not in others], *apart.values()]
+
+
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
     """Set the model's learning rate, and that of every other group by its scale."""
     for group in optimiser.param_groups:

@@ -129,9 +129,8 @@ def interrupted(*_: object, **__: object) -> None:
 
 @pytest.mark.skipif(find_library("sox") is None, reason="s3prl reads the queries with libsox")
 def test_queries_take_the_best_state_of_the_development_set(tmp_path: Path, folder: Path) -> None:
-    result = measure(
-        TASKS["QbE"], folder, superb.quesst(tmp_path / "data"), ["num_workers=0", "max_workers=1"], "cpu", {}
-    )
+    options = Probe(["num_workers=0", "max_workers=1"])
+    result = measure(TASKS["QbE"], folder, superb.quesst(tmp_path / "data"), options)
     found = {path.parent.name: path.read_text() for path in (folder / "superb/QbE/0").glob("*/score.out")}
     best = max(range(3), key=lambda state: found[f"dev-{state}"])
     assert set(found) == {"dev-0", "dev-1", "dev-2", f"test-{best}"}

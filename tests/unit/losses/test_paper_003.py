@@ -18,9 +18,9 @@ from distill.fbank import fbank
 from distill.losses.adversary import Adversary
 from distill.losses.objective import Objective
 from distill.losses.term import Losses, TermContext
-from distill.models.recogniser import Recogniser
+from distill.models.recogniser import Recogniser, build_model
 from distill.train.loop import TrainingStep
-from distill.train.optimiser import build_optimiser
+from distill.train.optimiser import build_optimiser, clipped_together
 from tests.support.training import SETTINGS
 
 DIM, LABELS, LENGTHS = 6, 4, torch.tensor([9, 5])
@@ -122,6 +122,27 @@ def test_one_update_of_both_is_a_step_of_each_by_its_own_objective() -> None:
                     parameter -= rate * gradient
         results.append([theta_s.detach(), *(p.detach() for p in theta_d)])
     torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("clip", [1e-3, 1e3])
+def test_the_classifiers_gradient_is_clipped_by_its_own_norm(clip: float) -> None:
+    """A student that nothing is passed back to is the one without the term, as with another optimiser."""
+    torch.manual_seed(0)
+    wave, samples = torch.randn(2, 4000), torch.tensor([4000, 3000])
+    batch = Batch(("a", "b"), wave, samples, clean=wave, distortions=torch.ones(2, LABELS))
+    norms, gradients, first = [], [], None
+    for adversary in ({"reversal": 0.0}, None):
+        terms = Settings.model_validate({"denoising": {}, "adversary": adversary})
+        step = TrainingStep(build_model(MODEL, 3), Objective(terms, TermContext(MODEL, distortions=LABELS)))
+        step.load_state_dict(first or step.state_dict(), strict=False)
+        first = step.state_dict()
+        torch.manual_seed(1)
+        value(step(batch, None)).backward()
+        norms.append([float(torch.nn.utils.clip_grad_norm_(each, clip)) for each in clipped_together(step)])
+        gradients.append([p.grad for p in step.model.parameters() if p.grad is not None])
+    (own, classifiers), (alone,) = norms
+    assert own == pytest.approx(alone) and classifiers > 0
+    torch.testing.assert_close(*gradients)
 
 
 def test_the_classifier_has_a_learning_rate_of_its_own() -> None:

@@ -222,6 +222,13 @@ CHUNKS = shape(
     DIM, HEADS, encoder={"position_causal": True}, streaming={"chunk_frames": 8, "history_frames": 8},
     front_end={"norm": "frame", "waveform": "none"},
 )  # fmt: skip
+WHISPER = shape(
+    WIDE, WIDE_HEADS, 4, encoder={"positions": "sinusoid", "feature_norm": False},
+    front_end={
+        "input": "log_mel", "mels": 8, "layers": [[8, 3, 1], [8, 3, 2]], "norm": "frame", "norm_layers": "none",
+        "waveform": "none", "tail": 50,
+    },
+)  # fmt: skip
 WAVLM = shape(WIDE, WIDE_HEADS, 4, encoder={"relative_buckets": 8})
 REUSING = shape(DIM, HEADS, encoder={"attention_of": [0, 1, 0]})
 JOINED = shape(DIM, HEADS, encoder={"time_reduction": 2})
@@ -233,6 +240,7 @@ COARSE = shape(DIM, HEADS, front_end={"layers": [[8, 640, 640]]})
     [
         ({"attention": {}}, CHUNKS, TEACHER, "attention: the student sees chunks of 8 frames.* give both full context"),
         ({"attention": {}}, STUDENT, WAVLM, "the teacher adds gated relative positions.* use the term temporal"),
+        ({"attention": {}}, STUDENT, WHISPER, "the teacher also attends to 50 frames of silence.* term temporal"),
         ({"attention": {}}, REUSING, TEACHER, "blocks of the student take maps from others.* use the term temporal"),
         ({"attention": {}}, JOINED, TEACHER, "maps of the student are of every 2 frames together"),
         ({"attention": {}}, COARSE, TEACHER, "student's are 40 ms apart and the teacher's 20 ms; give the student"),

@@ -13,7 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 
 from local import check_call
 
@@ -48,6 +50,7 @@ FILES = {
     "decoding: {methods: [transducer_beam]}}",
     "of_rnnt": "{base: sn.yaml, teacher: {experiment: rnnt}}",
     "noisy": "{base: teacher.yaml, decoding: {conditions: {fsd: {steps: [[fsd]], noises: {fsd: noise/fsd}}}}}",
+    "coded": "{base: teacher.yaml, decoding: {conditions: {mp3: {steps: [[mp3]]}}}}",
     "hall": "{base: teacher.yaml, decoding: {conditions: {hall: {steps: [[room]]}}}}",
     "masked": "{base: agnostic.yaml, init: null, teacher: {masked: true}, objective: {regression: null, hidden: {}}, "
     "model: {mask: {time_probability: 0.5}, front_end: {layers: [[8, 640, 640]]}}}",
@@ -186,6 +189,28 @@ def test_rooms_need_their_package_before_the_first_stage(check: Check, monkeypat
 def test_a_noise_folder_without_recordings_is_refused(check: Check, tmp_path: Path) -> None:
     (tmp_path / "data/noise/fsd").mkdir(parents=True)
     assert "noise/fsd has no .flac or .wav file" in check("noisy")[1]
+
+
+@pytest.mark.parametrize(("rate", "said"), [(8000, "8000 Hz, expected 16000 Hz"), (None, "cannot be read .*remove it")])
+def test_a_noise_clip_that_is_none_is_found_before_the_first_stage(
+    check: Check, tmp_path: Path, rate: int | None, said: str
+) -> None:
+    clip = tmp_path / "data/noise/fsd/a.wav"
+    clip.parent.mkdir(parents=True)
+    if rate:
+        soundfile.write(clip, np.zeros(100, np.float32), rate)
+    else:
+        clip.write_bytes(b"no sound")
+    assert re.search(
+        rf"noisy\.yaml: decoding\.conditions\.fsd\.noises\.fsd: noise clip .*a\.wav.*{said}", check("noisy")[1]
+    )
+
+
+def test_a_codec_that_libsndfile_lacks_is_found_before_the_first_stage(
+    check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("soundfile.check_format", lambda *_: False)
+    assert "coded.yaml: decoding.conditions.mp3: distortion mp3: libsndfile" in check("coded")[1]
 
 
 def test_all_that_is_wrong_is_reported_at_once_and_once(check: Check) -> None:

@@ -10,13 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from distill.config.distortions import Distort
 from distill.data.distortions import Distorter
+from distill.models.recogniser import Recogniser
 from distill.report.superb import METRICS
+from distill.superb.qbe import QueryByExample
 from distill.superb.run import Probe, claim, distorted, fitted, measure, recipe_of
 from distill.superb.tasks import TASKS, find_task
+from distill.superb.upstream import Upstream
 from tests.support import superb
+from tests.support.models import MODELS, build
 
 ROOT = Path(__file__).resolve().parents[3]
 WRITERS = {
@@ -105,6 +110,30 @@ def test_test_recordings_alone_are_distorted_each_in_its_own_way(shape: tuple[in
 def test_tasks_without_conditions_are_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"{name} is not measured under conditions, PR, ASR, KS, SID, IC, SF, ER are"):
         measure(TASKS[name], tmp_path, tmp_path, Probe(conditions={"two": Distorter(Distort(), tmp_path)}))
+
+
+@pytest.mark.parametrize(("last_state", "states"), [(False, [0, 1, 2]), (True, [0])])
+def test_queries_are_searched_with_the_states_and_epoch_that_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last_state: bool, states: list[int]
+) -> None:
+    """Of the development set all states, of the test set the best one."""
+    model, epochs, searched = build(*MODELS["waveform"]), [], []
+
+    def load(folder: Path, epoch: str) -> tuple[Recogniser]:
+        epochs.append(epoch)
+        return (model,)
+
+    def searching(upstream: Upstream, state: int, split: str, *_: object) -> float:
+        searched.append((split, state))
+        return 0.1 * state
+
+    monkeypatch.setattr("distill.superb.upstream.checkpoint.load_recogniser", load)
+    monkeypatch.setattr("distill.superb.qbe.mtwv", searching)
+    upstream = {"path_or_url": "exp", "extra_conf": {"last_state": last_state, "epoch": "best"}}
+    QueryByExample().run(str(tmp_path), {}, upstream, "cpu", 0)
+    assert epochs == ["best"]
+    assert searched == [*(("dev", state) for state in states), ("test", states[-1])]
+    assert yaml.safe_load((tmp_path / "result.yaml").read_text())["state"] == states[-1]
 
 
 def test_without_s3prl_its_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
