@@ -67,17 +67,22 @@ def title_of(folder: Path) -> str:
 
 
 def whole(root: Path) -> str:
-    """The text of RESULTS.md: one table per folder of results or set, and the goals of the benchmarks."""
+    """The text of RESULTS.md: a table per folder of results or set, links to others, and the goals of benchmarks."""
     parts = [INTRODUCTION]
     for folder in results(root):
         link = (folder / "README.md").relative_to(root).as_posix()
         table = "\n".join(recognition.error_table(read_runs(folder), GRAPH, summary=True).markdown())
         parts.append(f"## [{title_of(folder)}]({link})\n\n{table}\n")
+    further = []
     for settings, folder in sets(root):
-        link = (folder / "README.md").relative_to(root).as_posix()
-        parts.append(f"## [{settings.title}]({link})\n")
+        link = f"[{settings.title}]({(folder / 'README.md').relative_to(root).as_posix()})"
         if settings.tables and (short := settings.tables[0].short).rows:
-            parts.append("\n".join(seeds.result_table(short, seeds.read_seeds(folder)).markdown()) + "\n")
+            table = "\n".join(seeds.result_table(short, seeds.read_seeds(folder)).markdown())
+            parts.append(f"## {link}\n\n{table}\n")
+        else:
+            further.append(link)
+    if further:
+        parts.append(f"Further results: {'; '.join(further)}.\n")
     goals = benchmarks.goal_table(root)
     if goals.rows:
         parts.append("## [Benchmarks](benchmarks/results/README.md)\n\n" + "\n".join(goals.markdown()) + "\n")
