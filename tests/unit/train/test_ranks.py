@@ -125,7 +125,7 @@ def without(ranks: Ranks, folder: Path, cuts: CutSet, lang: Lang) -> tuple[list[
     trainer.plan = replace(trainer.plan, batches=batches)
     trainer._update = lambda *group: used.append(update(*group)) or used[-1]  # type: ignore[method-assign]
     loss = trainer.run()["train_loss"]
-    return [bool(values) for values in used], loss, [x.detach().numpy() for x in trainer.parameters]
+    return [bool(values) for values in used], loss, [x.detach().numpy() for x in trainer.clipped[0]]
 
 
 def test_an_update_without_an_utterance_is_one_on_no_rank(tmp_path: Path, cuts: CutSet, lang: Lang) -> None:
