@@ -44,8 +44,8 @@ def by_block(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> dict[
     frames, channels = len(first[0]), max(x.shape[1] for x in (*first, *second))
     if frames < LEAST * channels:
         raise ValueError(
-            f"{frames} frames of up to {channels} channels are too few to compare: give more utterances, for at least"
-            f" {LEAST * channels} frames"
+            f"{frames} frames of up to {channels} channels are too few to compare: take more of the cut set"
+            f" (--utterances), or a larger one (--part), for at least {LEAST * channels} frames"
         )
     ours, theirs = ([directions(x) for x in states] for states in (first, second))
     return {

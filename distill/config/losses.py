@@ -425,8 +425,7 @@ class Objective(Settings):
         for name, named in by_term.items():
             if outside := sorted(block for block in named if not 0 <= block <= teacher):
                 raise ValueError(
-                    f"objective: the term {name} names teacher blocks {outside}, but the teacher has 1 to {teacher};"
-                    " give one teacher block per student block (0 for none)"
+                    f"objective: the term {name} names teacher blocks {outside}, but the teacher has 1 to {teacher}"
                 )
         return sorted(frozenset().union(*(by_term[name] for name in by_term if self.terms[name].hidden)))
 
