@@ -24,7 +24,7 @@ from distill.config.units import CODEWORDS
 from distill.losses.objective import TERMS
 from distill.losses.term import LossTerm, TermContext
 from distill.losses.transducer import slice_bytes
-from distill.models.recogniser import Recogniser
+from distill.models.recogniser import Recogniser, without_values
 from distill.models.transfer import frozen_parameters
 
 HALF = {F.linear, F.conv1d, torch.conv1d, torch.matmul, Tensor.matmul, Tensor.__matmul__}
@@ -62,9 +62,9 @@ def update_memory(
     scores and posteriors; a transducer the largest slice of `distill.losses.transducer`. Of terms of masked frames
     (pre-training) parameters count, and no activations.
     """
+    model = without_values(_steady(experiment.model), outputs).train()
+    theirs = without_values(_steady(teacher), outputs).eval().requires_grad_(False) if teacher else None
     with torch.device("meta"):
-        model = Recogniser(_steady(experiment.model), outputs).train()
-        theirs = Recogniser(_steady(teacher), outputs).eval().requires_grad_(False) if teacher else None
         terms = terms_of(experiment, teacher)
     on_gpu = partial(_AsOnGpu, getattr(torch, experiment.optim.precision))
     if experiment.compute.checkpoint_activations:

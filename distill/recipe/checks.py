@@ -177,12 +177,14 @@ class Call:
             folder = self.recipe.data_dir / part
             if not folder.is_dir():
                 yield f"{key}.noises.{name}: there is no folder {folder}; put recordings of 16 kHz there"
-            elif not (clips := sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)):
+                continue
+            clip = next((path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES), None)
+            if clip is None:
                 yield f"{key}.noises.{name}: {folder} has no {' or '.join(AUDIO_SUFFIXES)} file"
-            else:
-                from distill.data.augment import clip_length
+                continue
+            from distill.data.augment import clip_length
 
-                yield from refusal(partial(clip_length, clips[0]), f"{key}.noises.{name}: ")
+            yield from refusal(partial(clip_length, clip), f"{key}.noises.{name}: ")
         if {*CODECS} & {*distort.names}:
             from distill.data.distortions import check_codecs
 
@@ -206,15 +208,14 @@ class Call:
 
     def unfit_pruning(self, experiment: Experiment) -> Iterator[str]:
         """A share that gates cannot close, of the experiment or of what it starts from; a rank that changes nothing."""
-        own, init = experiment.objective.sparsity, self.known(experiment.init) if experiment.init else None
-        wanted = []
+        own, wanted = experiment.objective.sparsity, []
         if own is not None and experiment.model.pruning is not None:
             wanted.append((experiment.model, own.target, "objective.sparsity.target"))
-        if experiment.init_sparsity and init is not None:
-            if init.model.pruning is None:
-                yield f"init_sparsity: {init.name} has no gates (model.pruning) to close; leave it out"
-            else:
-                wanted.append((init.model, experiment.init_sparsity, "init_sparsity"))
+        init = self.known(experiment.init) if experiment.init and experiment.init_sparsity else None
+        if init is not None and init.model.pruning is None:
+            yield f"init_sparsity: {init.name} has no gates (model.pruning) to close; leave it out"
+        elif init is not None:
+            wanted.append((init.model, experiment.init_sparsity, "init_sparsity"))
         rank = experiment.model.encoder.rank
         if wanted or rank is not None:
             from distill.models.low_rank import greatest_rank

@@ -127,7 +127,7 @@ class Trainer:
         wrap_blocks(plan.settings.compute, [step, *([plan.teacher.model] if plan.teacher else [])])
         self.parallel = plan.ranks.wrap(self.step, plan.device, skips_parts)
         self.optimiser = build_optimiser(step, self.settings, plan.device)
-        self.clipped = clipped_together(step)
+        self.clipped = clipped_together(self.optimiser)
         self.scaler = torch.amp.GradScaler(plan.device.type, enabled=self.settings.precision == "float16")
         self.progress = Progress()
         self._left_out: dict[str, str] = {}  # cut id -> why it cannot be trained on
@@ -236,8 +236,8 @@ class Trainer:
 
     def clip(self) -> Tensor:
         """Clip the gradients; returns the norm of the model's."""
-        norm, *_ = [nn.utils.clip_grad_norm_(together, self.settings.clip) for together in self.clipped]
-        return norm
+        norms = [nn.utils.clip_grad_norm_(together, self.settings.clip) for together in self.clipped]
+        return norms[0]
 
     def _begin_update(self) -> None:
         """Seed the random numbers of an update: one row for all ranks alike, one for each; and number it."""

@@ -17,7 +17,7 @@ def build_optimiser(step: nn.Module, settings: Optim, device: torch.device) -> t
     """AdamW of a step's trainable parameters: one group for the model, and those that modules have as `group`.
 
     With `trunk_scale` front-end and encoder are a group of their own. A group has besides torch's keys `lr_scale`, its
-    learning rate relative to the model's (`set_rate`).
+    learning rate relative to the model's (`set_rate`), and `apart` (`clipped_together`).
     """
     groups: dict[ParameterGroup, list[nn.Parameter]] = {MODEL: []}
     own = {
@@ -32,7 +32,7 @@ def build_optimiser(step: nn.Module, settings: Optim, device: torch.device) -> t
         [
             {
                 "params": parameters, "lr_scale": group.lr_scale, "maximize": group.ascent,
-                "weight_decay": settings.weight_decay * group.decays,
+                "weight_decay": settings.weight_decay * group.decays, "apart": group.apart,
             }
             for group, parameters in groups.items()
         ],
@@ -40,15 +40,11 @@ def build_optimiser(step: nn.Module, settings: Optim, device: torch.device) -> t
     )  # fmt: skip
 
 
-def clipped_together(step: nn.Module) -> list[list[nn.Parameter]]:
-    """Trainable parameters whose gradients are clipped by one norm: the model's first, then those of groups apart."""
-    apart: dict[ParameterGroup, list[nn.Parameter]] = {}
-    for module in step.modules():
-        group = getattr(module, "group", None)
-        if group is not None and group.apart:
-            apart.setdefault(group, []).extend(p for p in module.parameters() if p.requires_grad)
-    others = {p for parameters in apart.values() for p in parameters}
-    return [[p for p in step.parameters() if p.requires_grad and p not in others], *apart.values()]
+def clipped_together(optimiser: torch.optim.Optimizer) -> list[list[nn.Parameter]]:
+    """Parameters whose gradients are clipped by one norm: the model's first, then those of each group apart."""
+    groups = optimiser.param_groups
+    together = [parameter for group in groups if not group["apart"] for parameter in group["params"]]
+    return [together, *(group["params"] for group in groups if group["apart"])]
 
 
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:

@@ -25,8 +25,7 @@ KINDS = ("half", "lrf", "l0")
 CONV = (360, 400, 410, 420, 420, 420, 430)
 HEADS = (4, 5, 5, 5, 4, 4, 4, 4, 3, 3, 4, 4)
 FFN = (360, 300, 280, 280, 284, 304, 324, 340, 360, 380, 380, 400)
-"""Units of each layer of a HuBERT base that is pruned to a quarter: chosen in the form of the published masks, more in
-later layers of the front-end and in the feed-forward of later blocks."""
+"""Units of each layer of a HuBERT base that is pruned to a quarter; chosen, not the published ones."""
 
 
 def trunk(experiment: Experiment) -> int:

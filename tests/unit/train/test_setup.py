@@ -208,7 +208,8 @@ def test_a_slimmed_start_keeps_the_channels_of_its_heads_and_needs_its_width(tmp
     assert (widths.heads, widths.head_dim) == (1, 4), "of the start: 4 channels, not all 8"
     (tmp_path / "cuts").rename(tmp_path / "cuts.before")
     wider = {**SETTINGS["model"], "encoder": {**SETTINGS["model"]["encoder"], "dim": 16}}
-    with pytest.raises(ValueError, match=r"init_slim: true takes the widths of gated, but encoder\..* another shape"):
+    message = r"toy: init_slim: true takes the widths of gated, but encoder\..* another shape"
+    with pytest.raises(ValueError, match=message):
         trainer_of(tmp_path, init="gated", init_slim=True, model=wider)
 
 
