@@ -118,7 +118,7 @@ begin() {
   export RECIPE_COMMAND # what results name as the command that made them
   # Some thirty processes import the same modules: one of them compiles each, instead of all (4 s each time).
   unset PYTHONDONTWRITEBYTECODE
-  timings=() started=$SECONDS child=""
+  timings=() started=$SECONDS
   trap 'stop 130 TERM interrupted' INT
   trap 'stop 143 TERM stopped' TERM
   trap 'stop 129 TERM stopped' HUP
@@ -128,13 +128,12 @@ begin() {
 }
 
 # stop STATUS SIGNAL HOW: ends what runs, which may write a checkpoint first, and then this script; a second signal kills.
+# By `jobs`, as a signal may come before the process that has just been started is in any variable.
 stop() {
-  trap '[[ -z $child ]] || kill -KILL "$child" 2>/dev/null' INT TERM HUP
+  trap 'kill -KILL $(jobs -rp) 2>/dev/null' INT TERM HUP
   trap '' USR1
-  if [[ -n $child ]]; then
-    kill -"$2" "$child" 2>/dev/null || true
-    while kill -0 "$child" 2>/dev/null; do wait "$child" || true; done
-  fi
+  kill -"$2" $(jobs -rp) 2>/dev/null || true
+  while [[ -n $(jobs -rp) ]]; do wait || true; done
   echo "run.sh: $3; the same command continues where it stopped" >&2
   exit "$1"
 }
@@ -147,9 +146,7 @@ run() {
   echo "== stage $number: $title"
   # In the background, as bash handles no signal while it waits for a command in the foreground.
   "$root/.venv/bin/python" "$root/local/$script" "${common[@]}" "$@" &
-  child=$!
-  wait "$child"
-  child=""
+  wait $!
   timings+=("$(printf '%5d s  stage %d: %s' $((SECONDS - begun)) "$number" "$title")")
 }
 

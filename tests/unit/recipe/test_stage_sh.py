@@ -33,7 +33,8 @@ end_cleanly()
 here = Path(__file__).parent
 try:
     (here / "pid").write_text(str(os.getpid()))
-    time.sleep(60)
+    for _ in range(600):  # a signal just before one long sleep would be handled after it
+        time.sleep(0.1)
 except KeyboardInterrupt as stopped:
     time.sleep(0.5)
     (here / "checkpoint").write_text(str(stopped.status))
@@ -81,6 +82,14 @@ def test_a_signal_ends_the_stage_that_runs(run_sh: Path, number: int, passed_on:
     assert (run_sh.parents[2] / "local/checkpoint").read_text() == str(passed_on)
     assert gone(child) and (run_sh.parents[2] / "local/checkpoint").exists()
     assert "the same command continues where it stopped" in output and "stage 1" not in output
+
+
+def test_a_signal_right_after_the_start_of_a_stage_ends_it(run_sh: Path) -> None:
+    trap = "trap '[[ -z $(jobs -rp) ]] || { trap - DEBUG; kill -INT $$; }' DEBUG"  # before each command, `set -T`: of functions
+    run_sh.write_text(RUN.replace("run 0", f"set -T; {trap}\nrun 0"))
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([run_sh], capture_output=True, text=True, env=environment, timeout=30)  # pipes close: none is left
+    assert done.returncode == 130 and "interrupted; the same command continues" in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
