@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from distill.config.experiment import Experiment
-from distill.models.cost import macs
+from distill.models.macs import macs
 from distill.models.recogniser import Recogniser, build_model
 from distill.runtime.onnx_runner import onnx_runner
 from distill.runtime.session import Session

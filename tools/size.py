@@ -18,8 +18,9 @@ import torch
 
 from distill.config.experiment import Experiment
 from distill.files import write_text
-from distill.models.cost import macs, parameters, predict_rtf, quantizer_parameters, superb_macs
+from distill.models.cost import parameters, predict_rtf, quantizer_parameters
 from distill.models.latency import latency
+from distill.models.macs import macs, superb_macs
 from distill.plan.memory import terms_of
 from distill.recipe.provenance import hardware
 from distill.recipe.script import run_script

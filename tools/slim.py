@@ -30,7 +30,7 @@ def main() -> None:
     to_do = parser.add_mutually_exclusive_group(required=True)
     to_do.add_argument("--out", type=Path, help="folder of the smaller experiment")
     parser.add_argument(
-        "--sparsity", type=float, help="with --out: share of the parameters to close, if not what training reached"
+        "--sparsity", type=float, help="with --out: share to close, if not what training reached"
     )
     to_do.add_argument("--energy", type=float, help="share of the squares of each linear map that a rank is to keep")
     args = parser.parse_args()

@@ -290,14 +290,14 @@ class Adversary(LossTerm):
 
 
 class Sparsity(LossTerm):
-    """Distance of the share of parameters that gates close (model.pruning) from a target, by multipliers that learn.
+    """Distance of the share that gates close (model.pruning) from a target, by multipliers that learn.
 
     Validation losses are without it.
     """
 
     taught: ClassVar[bool] = False
 
-    target: Share = 0.75  # of front-end and encoder
+    target: Share = 0.75  # of front-end and encoder, in what model.pruning.of names
     warm_up: Count = 5000  # updates in which the target rises from 0
 
 

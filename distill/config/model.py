@@ -335,6 +335,8 @@ class Pruning(Settings):
     feed-forward layers as a whole.
     """
 
+    of: Literal["parameters", "macs"] = "parameters"  # what shares are of; macs: multiply-adds for a second of audio
+
     units: Annotated[tuple[Literal["conv", "heads", "ffn", "layers"], ...], EachOnce, Field(min_length=1)] = (
         "conv", "heads", "ffn",
     )  # fmt: skip

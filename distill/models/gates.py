@@ -126,10 +126,15 @@ class Gates(nn.ModuleDict):
     """The gates of a network by name, hooked into its modules; none without pruning.
 
     units: what each gate, or the gate of that name and LAYER, closes. sizes: how many parameters depend on which gates.
+    macs: multiply-adds with so many units, by name, which are what is pruned if settings.of has it.
     """
 
-    def __init__(self, settings: Pruning | None, owner: nn.Module, units: Mapping[str, Units]) -> None:
+    def __init__(
+        self, settings: Pruning | None, owner: nn.Module, units: Mapping[str, Units],
+        macs: Callable[[Mapping[str, Any]], Any],
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.of, self.macs = settings.of if settings else "parameters", macs
         self.kinds = kinds = settings.units if settings else ()
         group = ParameterGroup("gates", settings.lr_scale if settings else 1.0, decays=False)
         self.units = dict(units)
@@ -160,7 +165,7 @@ class Gates(nn.ModuleDict):
             gate.draw()
 
     def sparsity(self) -> Tensor | None:
-        """Share of the network's parameters that is closed, as `Gate.share` has it; None without gates."""
+        """Share of the network that is closed, as `Gate.share` has it; None without gates."""
         shares = {name: gate.share() for name, gate in self.each.items()}
         return 1 - self._left(shares) if shares else None
 
@@ -197,7 +202,10 @@ class Gates(nn.ModuleDict):
             low, high = (gate.shift, high) if closed is not None and closed > sparsity else (low, gate.shift)
 
     def _left(self, shares: Mapping[str, Any]) -> Any:
-        """Share of the parameters that is left, by the share of each gate's units: products where several cut one."""
+        """Share that is left, by the share of each gate's units: products where several cut one."""
+        if self.of == "macs":
+            share = {name: shares.get(name, 1.0) * shares.get(name + LAYER, 1.0) for name in self.units}
+            return self.macs({name: units.number * share[name] for name, units in self.units.items()}) / self.macs({})
         left = sum(size * math.prod(shares[name] for name in over) for over, size in self.sizes.items())
         return left / self.sizes.total()
 

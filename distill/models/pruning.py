@@ -11,6 +11,7 @@ from distill.config.model import Model as ModelSettings
 from distill.models.encoder import BLOCKS
 from distill.models.gates import LAYER, of_outputs
 from distill.models.low_rank import refactored
+from distill.models.macs import with_units
 from distill.models.recogniser import Recogniser
 
 
@@ -30,18 +31,13 @@ def open_units(model: Recogniser) -> dict[str, int]:
 
 def with_widths(settings: ModelSettings, units: Mapping[str, int], head_dim: int | None = None) -> ModelSettings:
     """Settings with so many units in place of their own, and heads of so many channels (default: their own)."""
-    front, encoder, values = settings.front_end, settings.encoder, settings.model_dump()
-    values["front_end"]["layers"] = [
-        [units.get(f"conv{i}", layer[0]), *layer[1:]] for i, layer in enumerate(front.layers)
-    ]
+    encoder, values = settings.encoder, with_units(settings, units).model_dump()
     for name in BLOCKS[encoder.block].units(encoder, 0):
-        own = [getattr(encoder.widths(i), name) for i in range(encoder.layers)]
-        each = [units.get(f"block{i}_{name}", width) for i, width in enumerate(own)]
+        each = values["encoder"][name]
         values["encoder"][name] = each[0] if each[0] and len(set(each)) == 1 else each
-    heads, head_dim = values["encoder"]["heads"], head_dim or encoder.widths().head_dim
-    if not isinstance(heads, int) or heads * head_dim != encoder.dim:
-        values["encoder"]["head_dim"] = head_dim
-    values["encoder"]["always_project"] = encoder.always_project or front.layers[-1][0] != encoder.dim
+    heads, values["encoder"]["head_dim"] = values["encoder"]["heads"], head_dim or encoder.widths().head_dim
+    if isinstance(heads, int) and heads * values["encoder"]["head_dim"] == encoder.dim:
+        values["encoder"]["head_dim"] = encoder.head_dim
     return ModelSettings.model_validate(values)
 
 

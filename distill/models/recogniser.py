@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from distill.models.encoder import BLOCKS, Encoder, scaled_gradient
 from distill.models.front_end import GaborLayer, build_front_end
 from distill.models.gates import Gates, Units
 from distill.models.heads import SharedHead, build_head
+from distill.models.macs import trunk_macs
 from distill.models.streaming import StreamState
 from distill.models.transducer import Transducer
 
@@ -35,7 +37,7 @@ class Recogniser(nn.Module):
             self.transducer = Transducer(settings.transducer, settings.encoder.dim, outputs)
         self.selected = "main"
         trunk = nn.ModuleDict({"front_end": self.front_end, "encoder": self.encoder})
-        self.gates = Gates(settings.pruning, trunk, prunable(self))
+        self.gates = Gates(settings.pruning, trunk, prunable(self), partial(trunk_macs, settings))
 
     @property
     def outputs(self) -> int:

@@ -11,7 +11,8 @@ from typing import Any
 from distill.config.experiment import Experiment
 from distill.config.model import SAMPLE_RATE, Model
 from distill.config.units import CODEWORDS
-from distill.models.cost import macs, training_flops
+from distill.models.cost import training_flops
+from distill.models.macs import macs
 from distill.plan.memory import Memory, update_memory
 
 OVERHEAD = 2**30

@@ -237,8 +237,8 @@ def timing(
     """timing.json: speed and memory of every way to run the model, its size, cost and look-ahead."""
     import torch
 
-    from distill.models.cost import macs
     from distill.models.latency import latency
+    from distill.models.macs import macs
     from distill.models.recogniser import count_parameters
     from distill.runtime.timing import gemm_peak
 

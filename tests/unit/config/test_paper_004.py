@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from distill.config.experiment import Experiment
-from distill.models.cost import SUPERB_SAMPLES, parameters, superb_macs
+from distill.models.cost import parameters
+from distill.models.macs import SUPERB_SAMPLES, superb_macs
 from tests.unit.config.test_paper_001 import CONF, load
 
 TABLE_1 = {

@@ -18,8 +18,9 @@ from distill.losses.objective import Objective
 from distill.losses.term import TermContext
 from distill.models.attention import Context
 from distill.models.conformer import ConformerBlock
-from distill.models.cost import macs, predict_rtf
+from distill.models.cost import predict_rtf
 from distill.models.latency import latency
+from distill.models.macs import macs
 from distill.models.recogniser import Recogniser
 from distill.train.loop import TrainingStep
 

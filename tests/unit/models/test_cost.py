@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from distill.config.experiment import Experiment
 from distill.config.model import Encoder, FrontEnd, Model, Streaming, Transducer
-from distill.models.cost import frames_of, macs, parameters, predict_rtf, quantizer_parameters
+from distill.models.cost import parameters, predict_rtf, quantizer_parameters
+from distill.models.macs import frames_of, macs
 from distill.models.recogniser import Recogniser
 from tools import size
 

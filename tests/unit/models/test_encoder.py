@@ -11,8 +11,9 @@ from distill.config.model import Encoder as Settings
 from distill.config.model import Mask, Streaming
 from distill.config.training import Compute
 from distill.models.attention import Context
-from distill.models.cost import macs, parameters
+from distill.models.cost import parameters
 from distill.models.encoder import Encoder
+from distill.models.macs import macs
 from distill.models.pretrained.writing import obstacles
 from distill.train.compute import wrap_blocks
 from tests.unit.models.test_cost import WAVE, Model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from distill.models.front_end import FrameNorm
 from distill.models.gates import Gate, Units, hook_units, norm_of_open
 from distill.models.groups import ParameterGroup
 from distill.models.recogniser import Recogniser
-from tests.support.models import MODELS, build
+from tests.support.models import CHUNK, HISTORY, MODELS, WAVE, build
 
 GROUP = ParameterGroup("gates")
 BETA, LOW, HIGH = 2 / 3, -0.1, 1.1
@@ -41,10 +42,11 @@ def plain_model(name: str) -> Recogniser:
     return build(*MODELS["conformer"][:6], (32, 2, None), 5, rank=5)
 
 
-def gated(name: str, units: tuple[str, ...], spread: float = 2.0) -> Recogniser:
+def gated(name: str, units: tuple[str, ...], spread: float = 2.0, of: str = "parameters") -> Recogniser:
     """A small model with gates of which some are closed."""
     plain = plain_model(name)
-    model = Recogniser(plain.settings.model_copy(update={"pruning": Pruning(units=units)}), plain.outputs)
+    pruning = Pruning.model_validate({"units": units, "of": of})
+    model = Recogniser(plain.settings.model_copy(update={"pruning": pruning}), plain.outputs)
     model.load_state_dict(plain.state_dict(), strict=False)
     torch.manual_seed(3)
     for gate in model.gates.each.values():
@@ -131,10 +133,24 @@ def count_by_hand(conv: list, heads: list, ffn: list, attention: list, feed_forw
     return total
 
 
-def test_expected_sparsity_and_its_gradient_are_those_of_a_count_by_hand() -> None:
-    model = gated("waveform", ("conv", "heads", "ffn", "layers")).train()
-    trunk = sum(p.numel() for part in (model.front_end, model.encoder) for p in part.parameters())
-    assert trunk == count_by_hand([16, 16, 24], [2, 2], [32, 32], [1, 1], [1, 1])
+def macs_by_hand(conv: list, heads: list, ffn: list, attention: list, feed_forward: list):
+    """Multiply-adds of the same for a second of audio, each frame of which attends to a chunk and its history."""
+    dim, head_dim, total, inputs, rate = 16, 8, 0.0, 1.0, 16000.0
+    for count, (_, kernel, stride) in zip(conv, WAVE.layers):
+        rate /= stride
+        total, inputs = total + rate * inputs * count * kernel, count
+    frame = conv[-1] * dim + dim * dim / 2 * 6  # projection and positions
+    for h, f, a, b in zip(heads, ffn, attention, feed_forward):
+        frame = frame + a * h * head_dim * (4 * dim + 2 * (CHUNK + HISTORY)) + b * 2 * dim * f
+    return total + rate * frame
+
+
+@pytest.mark.parametrize(("of", "by_hand"), [("parameters", count_by_hand), ("macs", macs_by_hand)])
+def test_expected_sparsity_and_its_gradient_are_those_of_a_count_by_hand(of: str, by_hand: Callable) -> None:
+    model = gated("waveform", ("conv", "heads", "ffn", "layers"), of=of).train()
+    trunk = by_hand([16, 16, 24], [2, 2], [32, 32], [1, 1], [1, 1])
+    if of == "parameters":
+        assert trunk == sum(p.numel() for part in (model.front_end, model.encoder) for p in part.parameters())
     gates = model.gates.each
 
     def open_ones(name: str) -> torch.Tensor:
@@ -144,12 +160,12 @@ def test_expected_sparsity_and_its_gradient_are_those_of_a_count_by_hand() -> No
         [open_ones(f"block{i}_{kind}") for i in range(2)]
         for kind in ("heads", "ffn_dim", "heads_layer", "ffn_dim_layer")
     ]
-    expected = 1 - count_by_hand([open_ones(f"conv{i}") for i in range(3)], *blocks) / trunk
+    expected = 1 - by_hand([open_ones(f"conv{i}") for i in range(3)], *blocks) / trunk
     ours = model.gates.sparsity()
     torch.testing.assert_close(ours, expected)
     alphas = [gate.log_alpha for gate in gates.values()]
     torch.testing.assert_close(torch.autograd.grad(ours, alphas), torch.autograd.grad(expected, alphas))
-    least = count_by_hand([1, 1, 1], [0, 0], [0, 0], [0, 0], [0, 0])
+    least = by_hand([1, 1, 1], [0, 0], [0, 0], [0, 0], [0, 0])
     assert model.gates.greatest_sparsity() == pytest.approx(1 - least / trunk)
 
 

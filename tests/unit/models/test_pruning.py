@@ -12,8 +12,9 @@ import torch
 from distill.config.experiment import Experiment
 from distill.config.model import Model, Pruning
 from distill.models import checkpoint
-from distill.models.cost import macs, parameters
+from distill.models.cost import parameters
 from distill.models.low_rank import LowRank, factors, linear, rank_of_energy
+from distill.models.macs import macs, trunk_macs
 from distill.models.pruning import open_units, slimmed, with_widths
 from distill.models.recogniser import Recogniser, count_parameters
 from distill.models.transfer import copy_matching
@@ -81,6 +82,18 @@ def test_sparsity_in_evaluation_is_that_of_the_slimmed_model() -> None:
     model.gates.draw()
     before = count_parameters(build(*MODELS["waveform"]))["trunk"]
     assert model.gates.sparsity().item() == pytest.approx(1 - count_parameters(slimmed(model))["trunk"] / before)
+
+
+@pytest.mark.parametrize(
+    "name", ["waveform", "fbank", "offline", "post-LN", "low rank", "conformer", "low rank conformer"]
+)
+def test_sparsity_of_macs_in_evaluation_is_that_of_the_slimmed_model(name: str) -> None:
+    model = gated(name, ALL, of="macs")
+    model.gates.settle(0.5 * model.gates.greatest_sparsity())
+    left = trunk_macs(slimmed(model).settings) / trunk_macs(model.settings)
+    assert model.gates.sparsity().item() == pytest.approx(1 - left)
+    own = gated(name, ALL)
+    assert own.gates.sizes == model.gates.sizes and own.state_dict().keys() == model.state_dict().keys()
 
 
 @pytest.mark.parametrize("target", [0.3, 0.6])

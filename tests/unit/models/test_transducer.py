@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from distill.config.model import Encoder, FrontEnd, Model, Streaming, Transducer
-from distill.models.cost import macs, parameters
+from distill.models.cost import parameters
+from distill.models.macs import macs
 from distill.models.recogniser import Recogniser
 from distill.models.transducer import PREDICTORS
 from distill.models.transducer import Transducer as Network

@@ -85,10 +85,10 @@ def test_a_signal_ends_the_stage_that_runs(run_sh: Path, number: int, passed_on:
 
 
 def test_a_signal_right_after_the_start_of_a_stage_ends_it(run_sh: Path) -> None:
-    trap = "trap '[[ -z $(jobs -rp) ]] || { trap - DEBUG; kill -INT $$; }' DEBUG"  # before each command, `set -T`: of functions
-    run_sh.write_text(RUN.replace("run 0", f"set -T; {trap}\nrun 0"))
+    trap = "set -T; trap '[[ -z $(jobs -rp) ]] || { trap - DEBUG; kill -INT $$; }' DEBUG"  # before each command
+    run_sh.write_text(RUN.replace("run 0", f"{trap}\nrun 0"))
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([run_sh], capture_output=True, text=True, env=environment, timeout=30)  # pipes close: none is left
+    done = subprocess.run([run_sh], capture_output=True, text=True, env=environment, timeout=30)  # until pipes close
     assert done.returncode == 130 and "interrupted; the same command continues" in done.stderr
 
 
