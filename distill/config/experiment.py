@@ -35,7 +35,7 @@ LATER: Mapping[str, Any] = {
     "model.encoder.input_dropout": 0.0, "model.encoder.layer_grad_scale": False, "model.encoder.attention_of": [],
     "model.encoder.time_reduction": 1, "model.encoder.conv_kernel": 31, "model.encoder.conv_dim": None,
     "model.encoder.conv_causal": False, "model.encoder.ffn_after_dim": None, "model.encoder.rank": None,
-    "model.transducer": None, "model.pruning": None, "model.pruning.of": "parameters",
+    "model.transducer": None, "model.pruning.of": "parameters", "model.pruning": None,
 }  # fmt: skip
 LATER_OF_TERMS = {
     "start": 0, "lower_weight": 1.0, "average": False, "groups": [], "identity": False, "cosine": "log_sigmoid",

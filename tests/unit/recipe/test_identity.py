@@ -10,7 +10,9 @@ import pytest
 from distill.config.experiment import NOT_OF_TRAINING, Experiment
 from distill.recipe.stage import _changes
 
-RESULTS = Path(__file__).parents[3] / "egs/spoken_commands/results/full"
+EGS = Path(__file__).parents[3] / "egs"
+RESULTS = EGS / "spoken_commands/results/full"
+PRUNED = EGS / "librispeech/results/paper-002/seed-0/l0/result.json"
 
 
 @pytest.mark.parametrize("name", ["teacher", "sn", "ss"])
@@ -19,6 +21,12 @@ def test_a_training_of_the_first_version_is_not_put_aside(name: str) -> None:
     now = Experiment.parse(before, "here").identity()
     settings = {key: value for key, value in before.items() if key not in NOT_OF_TRAINING}
     assert _changes({"settings": settings, "inputs": {}}, {"settings": json.loads(json.dumps(now)), "inputs": {}}) == []
+
+
+def test_a_pruning_of_parameters_is_not_put_aside() -> None:
+    before = json.loads(PRUNED.read_text())["config"]
+    assert before["model"]["pruning"].keys() == {"units", "lr_scale"}
+    assert Experiment.parse(before, "here").identity()["model"]["pruning"] == before["model"]["pruning"]
 
 
 def test_a_changed_setting_changes_the_identity() -> None:
