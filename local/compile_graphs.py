@@ -1,10 +1,14 @@
-"""Stage 4: the denominator, and the decoding graph HLG with the word 3-gram; beside it the graph of --hlg."""
+"""Stage 4: the denominator, and the decoding graph HLG with the word 3-gram; beside it the graph of --hlg.
+
+Where an experiment of the call asks for it (data.denominator), also the denominator of the labelled transcripts.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import shutil
+from functools import partial
 from pathlib import Path
 
 from distill.files import write_json
@@ -20,6 +24,9 @@ def main() -> None:
     recipe = recipe_from(recipe_parser(__doc__).parse_args())
     inputs: dict[Path, int | None] = {recipe.lang: 2, recipe.lm: 3}
     run_stage(Stage(4, recipe.graphs, {"arpa": ARPA}, inputs), lambda folder: write(recipe, None, folder))
+    for folder in {recipe.training_graphs(each) for each in recipe.experiments()} - {recipe.graphs}:
+        settings, sources = recipe.graph_settings().of_units, {recipe.lang: 2, recipe.cuts: 0}
+        run_stage(Stage(4, folder, settings, sources), partial(write_denominator_of_labelled, recipe))
     if recipe.hlg:
         stage = Stage(4, recipe.decoding_graphs, {}, {**inputs, recipe.hlg: None})
         run_stage(stage, lambda folder: write(recipe, recipe.hlg, folder))
@@ -60,6 +67,25 @@ def write(recipe: Recipe, foreign: Path | None, folder: Path) -> None:
     for name, sizes in summary.items():
         log.info("%s: %s", name, ", ".join(f"{key} {value}" for key, value in sizes.items()))
     write_json(folder / "summary.json", {**summary, "foreign": True} if foreign else summary)
+
+
+def write_denominator_of_labelled(recipe: Recipe, folder: Path) -> None:
+    """denominator.pt of the transcripts of the labelled part, and its size and perplexity on them (summary.json)."""
+    from distill.corpora.cut_sets import load_cuts
+    from distill.data.numerators import text_of
+    from distill.fsa.k2_format import save_fsa
+    from distill.graphs.denominator import build_denominator, pronouncer_of
+    from distill.graphs.lexicon import Lang
+    from distill.graphs.unit_ngram import unit_perplexity
+
+    lang, graphs = Lang.load(recipe.lang), recipe.graph_settings()
+    sentences = [text_of(cut) or "" for cut in load_cuts(recipe.cuts, ["labelled"])]
+    fsa, used = build_denominator(sentences, lang, graphs)
+    save_fsa(folder / "denominator.pt", fsa)
+    perplexity = round(unit_perplexity(fsa, pronouncer_of(lang, graphs)(sentences)), 3)
+    unit_lm = {"states": fsa.num_states, "arcs": fsa.num_arcs, "perplexity": perplexity}
+    log.info("unit_lm of %d labelled transcripts, %d left out: %s", used.used, used.left_out, unit_lm)
+    write_json(folder / "summary.json", {"sentences": used.used, "left_out": used.left_out, "unit_lm": unit_lm})
 
 
 if __name__ == "__main__":

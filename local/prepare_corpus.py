@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from distill.corpora import Corpus, Options, open_corpus
+from distill.corpora import Corpus, Options, kind_of, open_corpus
 from distill.files import link
 from distill.recipe.locks import locked
 from distill.recipe.options import Recipe, recipe_from, recipe_parser
@@ -24,8 +24,9 @@ RECIPES = Path(__file__).resolve().parents[1] / "egs"
 
 def main() -> None:
     recipe = recipe_from(recipe_parser(__doc__).parse_args())
+    synthetic = recipe.rehearse or kind_of(recipe.corpus).synthetic
     options = Options(
-        RECIPES / recipe.corpus, recipe.data_dir / "audio", recipe.mini or (recipe.rehearse and not recipe.corpus_dir),
+        RECIPES / recipe.corpus, recipe.data_dir / "audio", recipe.mini or (synthetic and not recipe.corpus_dir),
         recipe.rehearse, recipe.allow_commands, recipe.nj, unlabelled=recipe.unlabelled,
         download=recipe.download and recipe.job is None,
     )  # fmt: skip

@@ -21,15 +21,12 @@ from distill.recipe.stage import Stage, run_stage
 log = logging.getLogger("train_ngrams")
 WORD_ORDERS = (3, 4)
 SCORED = 2000  # sentences of the text that perplexities are measured on
-USED = {"seed", "order", "style", "silence_edge", "silence_inside"}
-USED_BY_CHAIN = {"no_prune_order", "num_extra_states"}
 
 
 def main() -> None:
     recipe = recipe_from(recipe_parser(__doc__).parse_args())
     graphs = recipe.graph_settings()
-    used = USED | USED_BY_CHAIN if graphs.style == "chain" else USED
-    settings = {"units": graphs.model_dump(include=used), "word_orders": WORD_ORDERS}
+    settings = {"units": graphs.of_units, "word_orders": WORD_ORDERS}
     inputs = {recipe.lang: 2, recipe.text / "lm.txt": 0}
     inputs |= {path: 0 for order in WORD_ORDERS if (path := published(recipe, order))}
     stage = Stage(3, recipe.lm, settings, inputs)

@@ -29,9 +29,7 @@ def main() -> None:
     parser.add_argument("--exp-dir", type=Path, required=True, help="an experiment's folder; its last epoch is taken")
     to_do = parser.add_mutually_exclusive_group(required=True)
     to_do.add_argument("--out", type=Path, help="folder of the smaller experiment")
-    parser.add_argument(
-        "--sparsity", type=float, help="with --out: share to close, if not what training reached"
-    )
+    parser.add_argument("--sparsity", type=float, help="with --out: share to close, if not what training reached")
     to_do.add_argument("--energy", type=float, help="share of the squares of each linear map that a rank is to keep")
     args = parser.parse_args()
     if args.energy is not None and not 0 < args.energy <= 1:

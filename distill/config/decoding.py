@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from distill.config.bounds import Beam, EachOnce, Name, Positive, Probability, Scale, Score, Weight, Whole
+from distill.config.bounds import Beam, EachOnce, Flag, Name, Positive, Probability, Scale, Score, Weight, Whole
 from distill.config.distortions import Distort
 from distill.config.loading import Settings
 
@@ -32,6 +32,7 @@ class Decoding(Settings):
     lattice_beam: Beam = 6.0  # of a teacher's stored lattices: sequences this much worse than the best are left out
     # further chunk sizes, in frames, that a streaming model is decoded with
     chunks: Annotated[tuple[Annotated[Whole, Field(ge=1, le=10**6)], ...], EachOnce] = ()
+    offline: Flag = True  # streaming models are decoded with full context as well
     # further: nbest, whole-lattice-rescoring, nbest-oracle; none: of a teacher as it is pre-trained, without outputs
     methods: Annotated[tuple[Method, ...], EachOnce] = ("1best", "greedy", "nbest-rescoring")
     # distortions of the test sets, each decoded by 1best as well, in the main mode

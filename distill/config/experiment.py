@@ -27,7 +27,8 @@ OF_LM = re.compile(r"lm(?:[._-].*)?", re.IGNORECASE)
 NOT_OF_TRAINING = ("compute", "decoding", "description", "pretrained", "probe")
 LATER: Mapping[str, Any] = {
     "init_epoch": "last", "init_slim": False, "init_sparsity": 0.0, "frozen": {}, "supernet": None,
-    "units": None, "distort": None, "data.window": 20_000, "data.share": 1.0, "saving.least_updates": 0,
+    "units": None, "distort": None, "data.window": 20_000, "data.share": 1.0, "data.denominator": "text",
+    "saving.least_updates": 0,
     "teacher.masked": False,
     "model.front_end.tail": 0, "optim.trunk_scale": 1.0,
     "model.encoder.block": "transformer", "model.encoder.feature_norm": True,

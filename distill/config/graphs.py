@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -30,6 +30,14 @@ class Graphs(Settings):
     min_biphone_count: Count = 100  # in the labelled transcripts; a rarer pair shares its outputs
     min_monophone_count: Count = 20
     independent_silence: Flag = False  # biphones: silence has one class, and counts as no context
+
+    @property
+    def of_units(self) -> dict[str, Any]:
+        """The settings that unit n-grams depend on."""
+        used = {"seed", "order", "style", "silence_edge", "silence_inside"}
+        return self.model_dump(
+            include=used | ({"no_prune_order", "num_extra_states"} if self.style == "chain" else set())
+        )
 
     @classmethod
     def load(cls, path: Path, overrides: Sequence[str] = ()) -> Graphs:

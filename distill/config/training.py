@@ -61,6 +61,7 @@ class Data(Settings):
     short_first: Flag = False  # first epoch in order of duration
     numerator: Literal["transcript", "one_best", "nbest", "lattice"] = "lattice"  # of cuts without text
     lattice: Lattice = Lattice()
+    denominator: Literal["text", "labelled"] = "text"  # whose sentences the unit n-gram is of: labelled transcripts
 
 
 class Augment(Settings):

@@ -16,7 +16,7 @@ from distill.config.language_model import LanguageModel
 from distill.config.loading import WrongSettings
 from distill.config.names import hint
 from distill.config.units import FEATURES, HOP, Units
-from distill.corpora import CORPORA, Custom
+from distill.corpora import kind_of
 from distill.extras import way_out
 from distill.recipe import launch
 from distill.recipe.first_weights import fine_tuned, first_weights_stage, source_problem
@@ -91,7 +91,7 @@ class Call:
         recipe, owner = self.recipe, dict[str, str]()
         if recipe.device != "cpu" and not any(path for kind in GPUS for path in Path("/dev").glob(kind)):
             yield f"--device {recipe.device}: this machine shows no GPU; use --device cpu"
-        if recipe.mini and not CORPORA.get(recipe.corpus, Custom).has_mini:
+        if recipe.mini and not kind_of(recipe.corpus).has_mini:
             yield f"--mini true: {recipe.corpus} has no mini version; leave it out and give --corpus-dir"
         if recipe.job and not {*self.stages} <= {*JOB_STAGES}:
             yield (

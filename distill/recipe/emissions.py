@@ -65,7 +65,8 @@ def modes(experiment: Experiment) -> list[str]:
     """offline; streaming at the model's chunk; streaming-N for each N in `decoding.chunks`, in frames."""
     if not experiment.model.streaming.chunk_frames:
         return ["offline"]
-    return ["offline", "streaming", *(f"streaming-{chunk}" for chunk in experiment.decoding.chunks)]
+    offline = ["offline"] if experiment.decoding.offline else []
+    return [*offline, "streaming", *(f"streaming-{chunk}" for chunk in experiment.decoding.chunks)]
 
 
 def main_mode(experiment: Experiment) -> str:

@@ -113,6 +113,11 @@ class Recipe:
         """The denominator and the recipe's own decoding graph, which labels the unlabelled part."""
         return self.data_dir / f"graphs{self.suffix}"
 
+    def training_graphs(self, experiment: Experiment) -> Path:
+        """The denominator that an experiment is trained with: of the text corpus, or of the labelled transcripts."""
+        own = experiment.data.denominator
+        return self.graphs if own == "text" else self.graphs.with_name(f"{self.graphs.name}_{own}")
+
     @property
     def decoding_graphs(self) -> Path:
         """The graphs of stages 10 to 12; with --hlg in a folder of their own, so that no training depends on it."""

@@ -26,7 +26,7 @@ def training_stage(recipe: Recipe, experiment: Experiment) -> Stage:
     """The stage that trains an experiment; its inputs are folders, with the stages that make them."""
     inputs = {recipe.cuts: 0, recipe.lang: 2}
     if experiment.supervised:
-        inputs[recipe.graphs] = 4
+        inputs[recipe.training_graphs(experiment)] = 4
     if experiment.init:
         inputs[recipe.exp(experiment.init)] = stage_of(experiment.maker_of_init(recipe.conf_dir, recipe.suffix))
     if experiment.teacher is not None:
@@ -48,7 +48,7 @@ def train(recipe: Recipe, experiment: Experiment, folder: Path) -> None:
 
     ranks, device = join(recipe.device)
     torch.set_num_threads(recipe.threads)
-    folders = Folders(recipe.data_dir, recipe.lang, recipe.graphs, recipe.exp_dir)
+    folders = Folders(recipe.data_dir, recipe.lang, recipe.training_graphs(experiment), recipe.exp_dir)
     with log_to(folder):
         trainer = build_trainer(experiment, folders, folder, recipe.engine, ranks, device)
         write_result(recipe, trainer.plan.settings, trainer.run(), ranks, device, folder)

@@ -13,7 +13,8 @@ import numpy as np
 import soundfile
 
 from distill.files import as_flac, link, replacing, write_json, write_text
-from distill.synthetic.speech import PARTS, generate_corpus
+from distill.synthetic.plans import PARTS
+from distill.synthetic.speech import generate_corpus
 from distill.text import read_lines
 
 RATE = 16000

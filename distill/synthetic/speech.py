@@ -31,23 +31,15 @@ from scipy.signal import lfilter, resample_poly
 from distill.files import as_flac, replacing
 from distill.synthetic.espeak import Espeak, load_espeak, voice_variant
 from distill.synthetic.noise import COLOURS, add_noise, coloured_noise, rms
-from distill.synthetic.sentences import Grammar
+from distill.synthetic.plans import Drawn, Plan
 
 log = logging.getLogger(__name__)
 
 SAMPLING_RATE = 16000
 VERSION = 1
 """Raise it when the audio or the texts change for the same settings: an older corpus is then made again."""
-WORDS = (3, 12)
-"""Shortest and longest sentence, in words: about 1.5 to 5.5 seconds."""
 PARTIAL = "partial"
 """Folder of a corpus in which speakers are made that are not complete."""
-LM_SENTENCES = 40_000
-COMMON_ACCENTS = ("en-us", "en-gb-x-rp", "en-us", "en", "en-gb-scotland", "en-us-nyc", "en-gb-x-rp")
-OTHER_ACCENTS = ("en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-gb-scotland", "en-029", "en-gb-x-gbclan")
-# Odd numbers of accents: the sexes alternate, and each accent gets both.
-
-
 WRITTEN = ("LibriSpeech", "librispeech-lm-norm.txt.gz", "librispeech-lexicon.txt", PARTIAL)
 SPEAKERS_HEADER = """\
 ; Speakers of the embedded corpus: synthetic voices, laid out as in LibriSpeech
@@ -62,27 +54,6 @@ SPEAKERS_HEADER = """\
 ;
 ;ID  |SEX| SUBSET           |MINUTES| NAME
 """
-
-
-@dataclass(frozen=True)
-class Part:
-    """One part of the corpus: how many speakers and sentences (all together), accents, noise in dB."""
-
-    name: str
-    speakers: int
-    sentences: int
-    accents: tuple[str, ...]
-    snr: tuple[float, float]
-    colours: tuple[str, ...] = ("pink",)
-
-
-PARTS = (
-    Part("train-clean-100", 40, 980, COMMON_ACCENTS, (25, 40)),
-    Part("train-clean-360", 66, 2940, COMMON_ACCENTS, (25, 40)),
-    Part("dev-clean", 8, 240, COMMON_ACCENTS, (25, 40)),
-    Part("test-clean", 15, 630, COMMON_ACCENTS, (25, 40)),
-    Part("test-other", 15, 630, OTHER_ACCENTS, (8, 20), tuple(COLOURS)),
-)
 
 
 @dataclass(frozen=True)
@@ -111,58 +82,52 @@ def generate_corpus(
     scale: float = 1.0,
     seed: int = 42,
     processes: int = 2,
+    kind: type[Plan] = Drawn,
 ) -> Path:
     """Writes `corpus_dir`/LibriSpeech, librispeech-lm-norm.txt.gz and librispeech-lexicon.txt.
 
-    `source_dir` has grammar.txt and lexicon.txt; `scale` multiplies the number of sentences. Finished
+    `source_dir` has the files of the plan's kind and lexicon.txt; `scale` multiplies the number of sentences. Finished
     speakers are kept, so a killed call continues; other settings start again. Returns `corpus_dir`.
     Raises ValueError without espeakng-loader, and for a folder of another origin.
     """
     corpus_dir, source_dir = Path(corpus_dir), Path(source_dir)
-    grammar = Grammar.read(source_dir / "grammar.txt")
-    settings = _settings(source_dir, scale, seed)
+    plan = kind(source_dir, seed)
+    settings = _settings(plan, source_dir, scale, seed)
     with _locked(corpus_dir):
         if _claim(corpus_dir, settings):
             return corpus_dir
         load_espeak()
-        speakers = plan_speakers(grammar, scale, seed)
+        speakers = plan_speakers(plan, scale, seed)
         _synthesise_all(speakers, corpus_dir, processes)
-        _write_text(corpus_dir, grammar, speakers, scale, seed)
+        spoken = {text for speaker in speakers for text in speaker.texts}
+        data = gzip.compress(("\n".join(plan.further(spoken, scale)) + "\n").encode(), mtime=0)
+        _write(corpus_dir / "librispeech-lm-norm.txt.gz", data)
         shutil.copyfile(source_dir / "lexicon.txt", corpus_dir / "librispeech-lexicon.txt")
         _write_speakers(corpus_dir / "LibriSpeech", speakers)
         _write(corpus_dir / "embedded.json", json.dumps(settings | {"complete": True}, indent=1))
     return corpus_dir
 
 
-def plan_speakers(grammar: Grammar, scale: float = 1.0, seed: int = 42) -> list[Speaker]:
+def plan_speakers(plan: Plan, scale: float = 1.0, seed: int = 42) -> list[Speaker]:
     """Every speaker of every part, with sex, accent and sentences; the same for the same seed."""
     if scale <= 0:
         raise ValueError(f"scale of the embedded corpus: expected a number > 0, got {scale}")
     speakers: list[Speaker] = []
-    for part in PARTS:
+    for part in plan.parts:
         sentences = max(4, round(part.sentences * scale))
         people = max(2, min(part.speakers, sentences // 4)) if scale < 1 else part.speakers
         for index in range(people):
             count = (index + 1) * sentences // people - index * sentences // people
-            rng = random.Random(f"{seed}/{part.name}/{index}")
-            texts = tuple(draw_sentence(grammar, rng) for _ in range(count))
+            texts = plan.sentences(part, index, count)
             accent, sex = part.accents[index % len(part.accents)], "MF"[index % 2]
             speakers.append(Speaker(101 + len(speakers), part.name, sex, accent, part.snr, part.colours, seed, texts))
     return speakers
 
 
-def draw_sentence(grammar: Grammar, rng: random.Random) -> str:
-    """One sentence of the grammar whose number of words lies within WORDS."""
-    while True:
-        text = grammar.sentence(rng)
-        if WORDS[0] <= len(text.split()) <= WORDS[1]:
-            return text
-
-
-def _settings(source_dir: Path, scale: float, seed: int) -> dict[str, Any]:
-    files = [source_dir / "grammar.txt", source_dir / "lexicon.txt"]
+def _settings(plan: Plan, source_dir: Path, scale: float, seed: int) -> dict[str, Any]:
+    files = [source_dir / name for name in (*plan.files, "lexicon.txt")]
     digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
-    parts = json.loads(json.dumps([asdict(part) for part in PARTS]))
+    parts = json.loads(json.dumps([asdict(part) for part in plan.parts]))
     return {"version": VERSION, "scale": scale, "seed": seed, "source": digest[:16], "parts": parts}
 
 
@@ -299,20 +264,6 @@ def _record(speech: np.ndarray, tilt: float, speaker: Speaker, rng: np.random.Ge
     colour = COLOURS[speaker.colours[rng.integers(len(speaker.colours))]]
     noisy = add_noise(speech, coloured_noise(len(speech), colour, rng), rng.uniform(*speaker.snr))
     return np.clip(noisy, -0.99, 0.99)
-
-
-def _write_text(corpus_dir: Path, grammar: Grammar, speakers: Sequence[Speaker], scale: float, seed: int) -> None:
-    """The text corpus: a random stream of its own, without any sentence that is spoken."""
-    spoken = {text for speaker in speakers for text in speaker.texts}
-    rng = random.Random(f"{seed}/text")
-    lines: list[str] = []
-    wanted = max(400, round(LM_SENTENCES * min(scale, 1.0)))
-    while len(lines) < wanted:
-        text = draw_sentence(grammar, rng)
-        if text not in spoken:
-            lines.append(text)
-    data = gzip.compress(("\n".join(lines) + "\n").encode(), mtime=0)
-    _write(corpus_dir / "librispeech-lm-norm.txt.gz", data)
 
 
 def _write_speakers(root: Path, speakers: Sequence[Speaker]) -> None:

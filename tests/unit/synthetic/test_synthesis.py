@@ -12,16 +12,20 @@ from pathlib import Path
 import pytest
 import soundfile
 
+from distill.corpora import Options
+from distill.corpora.novels import Novels
 from distill.synthetic import speech as synthesis
 from distill.synthetic.espeak import voice_variant
-from distill.synthetic.sentences import Grammar
+from distill.synthetic.plans import PARTS, WORDS, Drawn, Read
+from distill.text import read_lines
 
 MINI = Path(__file__).parents[3] / "egs/librispeech/mini"
+NOVELS = MINI.parents[1] / "tables/source"
 
 
 @pytest.fixture(scope="module")
-def grammar() -> Grammar:
-    return Grammar.read(MINI / "grammar.txt")
+def plan() -> Drawn:
+    return Drawn(MINI, 42)
 
 
 @pytest.fixture(scope="module")
@@ -34,24 +38,24 @@ def files(root: Path) -> list[str]:
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
 
 
-def test_speakers_are_disjoint_and_sized(grammar: Grammar) -> None:
-    speakers = synthesis.plan_speakers(grammar)
-    assert len({s.number for s in speakers}) == len(speakers) == sum(p.speakers for p in synthesis.PARTS)
-    for part in synthesis.PARTS:
+def test_speakers_are_disjoint_and_sized(plan: Drawn) -> None:
+    speakers = synthesis.plan_speakers(plan)
+    assert len({s.number for s in speakers}) == len(speakers) == sum(p.speakers for p in PARTS)
+    for part in PARTS:
         assert sum(len(s.texts) for s in speakers if s.part == part.name) == part.sentences
 
 
-def test_each_accent_has_both_sexes(grammar: Grammar) -> None:
-    for part in synthesis.PARTS:
-        voices = {(s.accent, s.sex) for s in synthesis.plan_speakers(grammar) if s.part == part.name}
+def test_each_accent_has_both_sexes(plan: Drawn) -> None:
+    for part in PARTS:
+        voices = {(s.accent, s.sex) for s in synthesis.plan_speakers(plan) if s.part == part.name}
         if part.speakers >= 2 * len(part.accents):
             assert len(voices) == 2 * len(set(part.accents))
 
 
-def test_sentences_have_a_speakable_length(grammar: Grammar) -> None:
+def test_sentences_have_a_speakable_length(plan: Drawn) -> None:
     rng = random.Random(0)
-    lengths = {len(synthesis.draw_sentence(grammar, rng).split()) for _ in range(500)}
-    assert min(lengths) >= synthesis.WORDS[0] and max(lengths) <= synthesis.WORDS[1]
+    lengths = {len(plan.draw(rng).split()) for _ in range(500)}
+    assert min(lengths) >= WORDS[0] and max(lengths) <= WORDS[1]
 
 
 def test_voice_variants_differ() -> None:
@@ -60,7 +64,7 @@ def test_voice_variants_differ() -> None:
 
 def test_layout_is_librispeechs(corpus: Path) -> None:
     transcripts = sorted((corpus / "LibriSpeech").rglob("*.trans.txt"))
-    assert {path.parts[-4] for path in transcripts} == {part.name for part in synthesis.PARTS}
+    assert {path.parts[-4] for path in transcripts} == {part.name for part in PARTS}
     for path in transcripts:
         speaker, chapter = path.parts[-3:-1]
         assert path.name == f"{speaker}-{chapter}.trans.txt"
@@ -87,6 +91,31 @@ def test_text_corpus_has_no_spoken_sentence(corpus: Path) -> None:
     assert len(text) > len(spoken) and not text & spoken
 
 
+def test_clauses_of_novels_are_spoken_once_and_tests_are_of_other_novels() -> None:
+    plan = Read(NOVELS, 42)
+    trained, held_out = (set(read_lines(NOVELS / name)) for name in Read.files)
+    speakers = synthesis.plan_speakers(plan)
+    spoken = [text for speaker in speakers for text in speaker.texts]
+    assert len(spoken) == len(set(spoken)) == sum(part.sentences for part in Read.parts)
+    for speaker in speakers:
+        assert {*speaker.texts} <= (trained if speaker.part.startswith("train") else held_out)
+    further = plan.further(set(spoken), 1.0)
+    assert {*further} == trained - {*spoken} and not trained & held_out
+    words = {word for text in (*trained, *held_out) for word in text.split()}
+    assert words == {line.split()[0] for line in read_lines(NOVELS / "lexicon.txt")}
+    assert synthesis.plan_speakers(Read(NOVELS, 42)) == speakers != synthesis.plan_speakers(Read(NOVELS, 1))
+
+
+def test_a_corpus_of_clauses_has_the_layout_of_librispeech(tmp_path: Path) -> None:
+    pytest.importorskip("espeakng_loader")
+    options = Options(NOVELS.parent, embedded=True, rehearse=True)
+    synthesis.generate_corpus(tmp_path, NOVELS, scale=0.001, kind=Read)
+    corpus = Novels(tmp_path, options)
+    assert list(corpus.roles.by_name()) == ["labelled", "unlabelled", "dev", "test-clean", "test-other"]
+    assert all(corpus.listing(part).utterances for part in corpus.roles.parts)
+    assert next(iter(corpus.sentences())) in set(read_lines(NOVELS / "text.txt.gz"))
+
+
 def test_same_bytes_for_another_number_of_processes(corpus: Path, tmp_path: Path) -> None:
     again = synthesis.generate_corpus(tmp_path / "again", MINI, scale=0.01, processes=1)
     names = files(corpus)
@@ -99,7 +128,7 @@ def test_a_killed_run_continues(corpus: Path, tmp_path: Path, monkeypatch: pytes
         raise KeyboardInterrupt
 
     target = tmp_path / "killed"
-    monkeypatch.setattr(synthesis, "_write_text", interrupt)
+    monkeypatch.setattr(Drawn, "further", interrupt)
     with pytest.raises(KeyboardInterrupt):
         synthesis.generate_corpus(target, MINI, scale=0.01)
     monkeypatch.undo()
