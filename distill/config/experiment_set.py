@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from distill.config.bounds import EachOnce, Name, Seed
+from distill.config.bounds import EachOnce, Flag, Name, Seed
 from distill.config.decoding import Method
 from distill.config.loading import Settings
 from distill.config.names import NAME, NAME_RULE, hint
@@ -26,8 +26,8 @@ class ResultTable(Settings):
     sets, whose error rates are shown, or "SET CONDITION" (`decoding.conditions`); empty: all sets. figures: of the last
     validation, shown in place of error rates. tasks: of SUPERB, or "TASK CONDITION", likewise. methods: label of a
     column -> the decoding method of its error rates; one without shows each experiment's main method
-    (`Run.main_method`). paper: label of a row -> a paper's figures, a text. overview: labels of the rows that
-    RESULTS.md shows of a set's first table; None: all.
+    (`Run.main_method`). plot: error rates are drawn against parameters too. paper: label of a row -> a paper's figures,
+    a text. overview: labels of the rows that RESULTS.md shows of a set's first table; None: all.
     """
 
     title: str
@@ -36,7 +36,8 @@ class ResultTable(Settings):
     sets: tuple[str, ...] = ()
     figures: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
-    methods: Mapping[str, Method] = {}
+    methods: Mapping[str, Method | Literal["transformer-lm"]] = {}
+    plot: Flag = False
     paper: Mapping[str, str] = {}
     overview: tuple[str, ...] | None = None
     note: str = ""
@@ -70,6 +71,8 @@ class ResultTable(Settings):
                 "methods are of error rates, and figures and tasks stand in place of those; give one of them"
                 f" (got {', '.join(given)})"
             )
+        if self.plot and (self.figures or self.tasks):
+            raise ValueError("plot: error rates are drawn, and figures and tasks stand in place of those; leave it out")
         return self
 
 

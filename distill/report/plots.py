@@ -123,6 +123,17 @@ def curves(lines: Mapping[str, Mapping[float, float]], across: str, up: str, pat
     save(drawing, path)
 
 
+def by_size(lines: Mapping[str, Sequence[tuple[float, float, float | None]]], up: str, path: Path) -> None:
+    """One line per name of (parameters in millions, value, half of its interval or None), on a logarithmic axis."""
+    drawing, axes = figure(8, 4.6)
+    for name, line in lines.items():
+        sizes, values, halves = zip(*sorted(line))
+        axes.errorbar(sizes, values, [half or 0.0 for half in halves], label=name, marker="o", markersize=4, capsize=3)
+    axes.set(xscale="log", xlabel="parameters (M)", ylabel=up)
+    drawing.legend(loc="outside right upper", frameon=False)
+    save(drawing, path)
+
+
 def heat_maps(maps: Mapping[str, Any], across: str, up: str, path: Path) -> None:
     """Matrices of values between 0 and 1 side by side, each below its name; rows go up, columns across."""
     drawing, every = figure(4.6 * len(maps), 4.2, len(maps))

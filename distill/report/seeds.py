@@ -11,7 +11,7 @@ from scipy.stats import t as student_t
 
 from distill.config.decoding import OF_UNITS
 from distill.config.experiment_set import ExperimentSet, ResultTable
-from distill.report import similarity, superb
+from distill.report import plots, similarity, superb
 from distill.report.runs import BEAM, Run, millions, read_runs, test_sets
 from distill.report.table import Section, Table, markdown, number
 
@@ -52,23 +52,52 @@ def _values(seeds: Seeds, name: str, value: Callable[[Run], float | None]) -> li
 
 
 def result_table(table: ResultTable, seeds: Seeds) -> Table:
-    """One row per label: size, multiply-adds where it was exported, and its results; error rates of units say so."""
-    runs = [run for each in seeds.values() for run in each.values()]
-    keys, rows = table.figures or table.tasks or table.sets or test_sets(runs), []
-    shown = [(label, key) for label in table.columns for key in keys]
-    sized = any(run.timing for run in runs)
+    """One row per label: size, cost and speed where it was exported, and its results; error rates of units say so."""
+    runs, rows = _every(seeds), []
+    shown, sized = _shown(table, runs), any(run.timing for run in runs)
     for row in table.rows:
         own = [run for run in runs if run.name == table.experiment(row, next(iter(table.columns)))]
-        timing = next((run.timing for run in own if run.timing), None)
         cells = [row, millions(own)]
-        cells += [number(timing.macs_per_second / 1e9 if timing else None, 2)] if sized else []
+        if sized:
+            timed = next((run for run in own if run.timing), None)
+            macs, fastest = (timed.timing, timed.fastest) if timed else (None, None)
+            cells.append(number(macs.macs_per_second / 1e9 if macs else None, 2))
+            cells.append(f"{fastest.rtf:.4f} ({fastest.runtime})" if fastest else "-")
         for label, key in shown:
             values = _values(seeds, table.experiment(row, label), _reader(table, label, key))
             cells.append(cell(values, 3 if table.figures else 2))
         rows.append((*cells, *([table.paper.get(row, "-")] if table.paper else [])))
-    heads = (f"{label} {_title(table, label, key)}".strip() for label, key in shown)
-    head = ("model", "params/M", *(["G MAC/s"] if sized else []), *heads)
+    heads = (_heading(table, label, key) for label, key in shown)
+    head = ("model", "params/M", *(["G MAC/s", "RTF"] if sized else []), *heads)
     return Table((*head, *(["paper"] if table.paper else [])), tuple(rows))
+
+
+def plot(table: ResultTable, seeds: Seeds, path: Path) -> list[str]:
+    """Draw the table's error rates against parameters, as far as there are any; the lines that show it on the page."""
+    runs, lines = _every(seeds), dict[str, list[tuple[float, float, float | None]]]()
+    for label, key in _shown(table, runs):
+        for name in (table.experiment(row, label) for row in table.rows):
+            if values := _values(seeds, name, _reader(table, label, key)):
+                size = next(run.size for run in runs if run.name == name) / 1e6
+                lines.setdefault(_heading(table, label, key), []).append((size, *mean_and_half(values)))
+    if not lines:
+        return []
+    plots.by_size(lines, "word error rate (%)", path)
+    return ["", f"![{table.title}, by parameters]({path.name}.svg)"]
+
+
+def _every(seeds: Seeds) -> list[Run]:
+    return [run for each in seeds.values() for run in each.values()]
+
+
+def _shown(table: ResultTable, runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """The columns: label and figure, task or test set."""
+    keys = table.figures or table.tasks or table.sets or test_sets(runs)
+    return [(label, key) for label in table.columns for key in keys]
+
+
+def _heading(table: ResultTable, label: str, key: str) -> str:
+    return f"{label} {_title(table, label, key)}".strip()
 
 
 def _title(table: ResultTable, label: str, key: str) -> str:
@@ -116,10 +145,11 @@ def _of_task(run: Run, task: str) -> float | None:
     return superb.main_figure(run.superb, task)
 
 
-def sections(settings: ExperimentSet, seeds: Seeds) -> Iterator[Section]:
-    """The tables of the set, differences, what is missing, trainings and provenance."""
-    for table in settings.tables:
-        yield table.title, [*result_table(table, seeds).markdown(), *(["", table.note] if table.note else [])]
+def sections(settings: ExperimentSet, seeds: Seeds, folder: Path) -> Iterator[Section]:
+    """The tables of the set, differences, what is missing, trainings and provenance; writes plots into the folder."""
+    for place, table in enumerate(settings.tables, 1):
+        drawn = plot(table, seeds, folder / f"sizes-{place}") if table.plot else []
+        yield table.title, [*result_table(table, seeds).markdown(), *(["", table.note] if table.note else []), *drawn]
     differences = difference_table(settings, seeds)
     if differences.rows:
         beam = any(run.main_method == BEAM for runs in seeds.values() for run in runs.values())
@@ -161,5 +191,5 @@ def training_table(names: Sequence[str], seeds: Seeds) -> Table:
 
 def page(settings: ExperimentSet, folder: Path) -> str:
     """The page of a folder of results with several seeds."""
-    every = [*sections(settings, read_seeds(folder)), *similarity.sections(folder)]
+    every = [*sections(settings, read_seeds(folder), folder), *similarity.sections(folder)]
     return f"# {settings.title}\n\n{markdown(every)}"

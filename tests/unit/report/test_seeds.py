@@ -10,7 +10,7 @@ import pytest
 from distill.config.experiment_set import ExperimentSet
 from distill.report import seeds
 from distill.report.runs import read_runs
-from tests.support.results import decoding, superb_task, timing, training, wer, write
+from tests.support.results import decoding, superb_task, timing, timing_row, training, wer, write
 
 RATES = {"a": (10.0, 11.0, 12.0), "b": (12.0, 13.1, 13.9), "c": (10.0, 14.0, 9.0)}
 
@@ -22,7 +22,8 @@ def folder(tmp_path: Path) -> Path:
             experiment = tmp_path / f"seed-{seed}" / name
             training(experiment, 6, figures={"accuracy": rate / 100})
             decoding(experiment, "test-clean", "offline", "1best", rate)
-    write(tmp_path / "seed-0/a/export/timing.json", timing(macs_per_second=2.5e9))
+    rows = [timing_row("onnx", 0.005, "offline"), timing_row("int8", 0.004, "offline")]
+    write(tmp_path / "seed-0/a/export/timing.json", timing(macs_per_second=2.5e9, rows=rows))
     return tmp_path
 
 
@@ -35,8 +36,10 @@ def settings(**changes: Any) -> ExperimentSet:
 
 def test_means_have_intervals_over_seeds(folder: Path) -> None:
     table = seeds.result_table(settings().tables[0], seeds.read_seeds(folder))
-    assert table.head == ("model", "params/M", "G MAC/s", "test-clean", "paper")
-    assert table.rows == (("A", "1.01", "2.50", "11.00 ± 2.48", "7.5"), ("B", "1.01", "-", "13.00 ± 2.37", "-"))
+    assert table.head == ("model", "params/M", "G MAC/s", "RTF", "test-clean", "paper")
+    assert table.rows == (
+        ("A", "1.01", "2.50", "0.0040 (int8)", "11.00 ± 2.48", "7.5"), ("B", "1.01", "-", "-", "13.00 ± 2.37", "-"),
+    )  # fmt: skip
 
 
 def test_an_interval_is_that_of_scipy() -> None:
@@ -54,6 +57,29 @@ def test_an_order_needs_an_interval_without_0(folder: Path) -> None:
     rows = seeds.difference_table(pairs, seeds.read_seeds(folder)).rows
     assert [(row[0], row[-1]) for row in rows] == [("a - b", "lower"), ("c - b", "-"), ("b - a", "higher")]
     assert rows[0][2:4] == ("-2.00 ± 0.25", "-15.4 %")
+
+
+def test_rates_are_drawn_against_parameters(folder: Path, tmp_path: Path) -> None:
+    table = {"title": "Rates", "rows": {"A": "a", "B": "b", "D": "d"}, "plot": True}
+    text = seeds.page(settings(tables=[table]), folder)
+    assert "![Rates, by parameters](sizes-1.svg)" in text and (folder / "sizes-1.svg").is_file()
+    drawn = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("distill.report.plots.by_size", lambda lines, *_: drawn.append(lines))
+        seeds.plot(settings(tables=[table]).tables[0], seeds.read_seeds(folder), tmp_path / "again")
+    first, second = drawn[0]["test-clean"]
+    assert first == (1.01, 11.0, pytest.approx(2.484, abs=1e-3)) and second[:2] == (1.01, 13.0)
+    with pytest.raises(ValueError, match="plot: error rates are drawn"):
+        settings(tables=[table | {"figures": ["accuracy"]}])
+
+
+def test_a_transformer_lm_is_a_method(folder: Path) -> None:
+    for seed in range(3):
+        decoding(folder / f"seed-{seed}/a", "test-clean", "offline", "transformer-lm", 5.0 + seed)
+    columns = {"graph:": "{row}", "LM:": "{row}"}
+    table = {"title": "LMs", "rows": {"A": "a"}, "columns": columns, "methods": {"LM:": "transformer-lm"}}
+    found = seeds.result_table(settings(tables=[table]).tables[0], seeds.read_seeds(folder))
+    assert found.rows[0][-2:] == ("11.00 ± 2.48", "6.00 ± 2.48")
 
 
 def test_models_are_compared_by_a_method_that_is_given(folder: Path) -> None:
@@ -114,7 +140,9 @@ def test_differences_are_of_conditions_too(folder: Path) -> None:
 def test_figures_of_the_last_validation_stand_in_place_of_rates(folder: Path) -> None:
     table = {"title": "Accuracy", "rows": {"A": "a", "D": "d"}, "figures": ["accuracy", "other"]}
     rows = seeds.result_table(settings(tables=[table]).tables[0], seeds.read_seeds(folder)).rows
-    assert rows == (("A", "1.01", "2.50", "0.110 ± 0.025", "-"), ("D", "-", "-", "-", "-"))
+    assert rows == (
+        ("A", "1.01", "2.50", "0.0040 (int8)", "0.110 ± 0.025", "-"), ("D", "-", "-", "-", "-", "-"),
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -138,9 +166,9 @@ def test_a_column_may_have_a_method_of_its_own(transducers: Path) -> None:
         "methods": {"graph:": "1best", "beam:": "transducer_beam", "greedy:": "transducer_greedy"},
     }
     found = seeds.result_table(settings(tables=[table]).tables[0], seeds.read_seeds(transducers))
-    assert found.head[3:] == ("main: test-clean", "graph: test-clean", "beam: test-clean", "greedy: test-clean (units)")
+    assert found.head[4:] == ("main: test-clean", "graph: test-clean", "beam: test-clean", "greedy: test-clean (units)")
     beam, greedy = "21.00 ± 2.48", "41.00 ± 2.48"
-    assert [row[3:] for row in found.rows] == [
+    assert [row[4:] for row in found.rows] == [
         ("11.00 ± 2.48", "11.00 ± 2.48", "-", "-"),
         ("11.00 ± 6.57", "11.00 ± 6.57", beam, greedy),
         (beam, "-", beam, greedy),
