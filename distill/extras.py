@@ -18,6 +18,7 @@ ALWAYS = (
 )  # fmt: skip
 EXTRAS = {
     "synth": ("espeakng_loader",),
+    "natural": ("hibari",),
     "deploy": ("onnx", "onnxruntime", "sherpa_onnx"),
     "serve": ("websockets", "prometheus_client"),
     "report": ("matplotlib",),

@@ -36,7 +36,7 @@ class ResultTable(Settings):
     sets: tuple[str, ...] = ()
     figures: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
-    methods: Mapping[str, Method | Literal["transformer-lm"]] = {}
+    methods: Mapping[str, Literal[Method, "transformer-lm"]] = {}
     plot: Flag = False
     paper: Mapping[str, str] = {}
     overview: tuple[str, ...] | None = None

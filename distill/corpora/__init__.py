@@ -10,7 +10,7 @@ from distill.corpora.custom import Custom
 from distill.corpora.gigaspeech import GigaSpeech
 from distill.corpora.librispeech import LibriSpeech
 from distill.corpora.mini_librispeech import MiniLibriSpeech
-from distill.corpora.novels import Novels
+from distill.corpora.novels import NaturalNovels, Novels
 from distill.corpora.spoken_commands import SpokenCommands
 
 CORPORA: dict[str, type[Corpus]] = {
@@ -19,6 +19,7 @@ CORPORA: dict[str, type[Corpus]] = {
     "mini_librispeech": MiniLibriSpeech,
     "spoken_commands": SpokenCommands,
     "tables": Novels,
+    "tables_natural": NaturalNovels,
 }
 """Name of a recipe -> its corpus; recipes of other names read a corpus of one's own (`Custom`)."""
 

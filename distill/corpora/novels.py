@@ -17,19 +17,25 @@ class Novels(LibriSpeech):
     roles = replace(LibriSpeech.roles, unlabelled=("train-clean-360",))
     published_arpas: Mapping[int, str] = {}
     unlabelled_parts = ()
-    has_mini, synthetic = False, True
+    has_mini, synthetic, natural = False, True, False
 
     @classmethod
     def synthesise(cls, root: Path, options: Options) -> None:
         """Made where it is missing or unfinished."""
-        from distill.synthetic import layouts
-        from distill.synthetic.plans import Read
+        from distill.synthetic import layouts, plans
         from distill.synthetic.speech import generate_corpus
 
-        scale, source = layouts.SCALE if options.rehearse else 1.0, options.recipe_dir / "source"
-        generate_corpus(root, source, scale=scale, seed=options.seed, processes=options.jobs, kind=Read)
+        scale, source = layouts.SCALE if options.rehearse else 1.0, options.recipe_dir.parent / "tables/source"
+        kind = plans.ReadNaturally if cls.natural else plans.Read
+        generate_corpus(root, source, scale=scale, seed=options.seed, processes=options.jobs, kind=kind)
 
     @classmethod
     def wanted(cls, options: Options) -> tuple[Published, ...]:
         """Nothing: it is nowhere to be fetched."""
         return ()
+
+
+class NaturalNovels(Novels):
+    """The same clauses by a natural synthesiser (egs/tables_natural)."""
+
+    natural = True

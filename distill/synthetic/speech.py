@@ -1,8 +1,8 @@
-"""The embedded corpus: speech synthesised offline by espeak-ng, in the layout of LibriSpeech.
+"""Synthesised corpora: speech by espeak-ng, or by hibari-tts, in the layout of LibriSpeech; nothing is fetched.
 
 Same seed, same bytes, for any number of processes: espeak-ng carries state from call to call, even over
 its own termination, so every speaker is synthesised in a fresh process with seeded random numbers.
-espeakng-loader (which brings the GPLv3 library) is needed for generating only: extra `synth`.
+espeakng-loader (which brings the GPLv3 library) is needed for generating only: extra `synth`; hibari-tts: `natural`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from scipy.signal import lfilter, resample_poly
 
 from distill.files import as_flac, replacing
 from distill.synthetic.espeak import Espeak, load_espeak, voice_variant
+from distill.synthetic.hibari import Hibari, load_hibari
 from distill.synthetic.noise import COLOURS, add_noise, coloured_noise, rms
-from distill.synthetic.plans import Drawn, Plan
+from distill.synthetic.plans import NATURAL, Drawn, Plan
 
 log = logging.getLogger(__name__)
 
@@ -96,8 +97,9 @@ def generate_corpus(
     with _locked(corpus_dir):
         if _claim(corpus_dir, settings):
             return corpus_dir
-        load_espeak()
         speakers = plan_speakers(plan, scale, seed)
+        for natural in {speaker.accent == NATURAL for speaker in speakers}:
+            load_hibari() if natural else load_espeak()
         _synthesise_all(speakers, corpus_dir, processes)
         spoken = {text for speaker in speakers for text in speaker.texts}
         data = gzip.compress(("\n".join(plan.further(spoken, scale)) + "\n").encode(), mtime=0)
@@ -238,6 +240,12 @@ def _synthesise_speaker(speaker: Speaker, root: Path, partial: Path) -> None:
 
 def _speak(speaker: Speaker) -> Iterator[np.ndarray]:
     rng = random.Random(f"{speaker.seed}/voice/{speaker.number}")
+    for index, (speech, tilt) in enumerate((_hibari if speaker.accent == NATURAL else _espeak)(speaker, rng)):
+        yield _record(speech, tilt, speaker, np.random.default_rng([speaker.seed, speaker.number, index]))
+
+
+def _espeak(speaker: Speaker, rng: random.Random) -> Iterator[tuple[np.ndarray, float]]:
+    """Speech at 16 kHz and the tilt of the microphone."""
     variant = voice_variant(rng, speaker.sex)
     tilt, words_a_minute = rng.uniform(-0.45, 0.45), rng.randint(125, 180)
     with tempfile.TemporaryDirectory(prefix="voice-") as folder:
@@ -250,14 +258,20 @@ def _speak(speaker: Speaker) -> Iterator[np.ndarray]:
                 pitch=50 + rng.randint(-6, 6),
                 pitch_range=rng.randint(35, 70),
             )
-            noise_rng = np.random.default_rng([speaker.seed, speaker.number, index])
-            yield _record(clean, tilt, speaker, noise_rng)
+            yield resample_poly(clean, 320, 441), tilt
+
+
+def _hibari(speaker: Speaker, rng: random.Random) -> Iterator[tuple[np.ndarray, float]]:
+    """The same."""
+    voice, tilt = Hibari(rng, speaker.sex), rng.uniform(-0.45, 0.45)
+    for index, text in enumerate(speaker.texts):
+        clean = voice.synthesise(text, seed=speaker.number * 10_000 + index, pace=rng.uniform(0.93, 1.07))
+        yield resample_poly(clean, 2, 3), tilt
 
 
 def _record(speech: np.ndarray, tilt: float, speaker: Speaker, rng: np.random.Generator) -> np.ndarray:
-    """The 22.05 kHz voice as a 16 kHz recording: microphone tilt, edges of silence, level, noise."""
-    speech = resample_poly(speech, 320, 441).astype(np.float32)
-    speech = lfilter([1.0, -tilt], [1.0], speech).astype(np.float32)
+    """A recording of speech at 16 kHz: microphone tilt, edges of silence, level, noise."""
+    speech = lfilter([1.0, -tilt], [1.0], speech.astype(np.float32)).astype(np.float32)
     speech *= np.float32(0.06 * 10 ** rng.uniform(-0.2, 0.2) / (rms(speech) + 1e-9))
     before, after = rng.integers(1600, 4800, size=2)
     speech = np.pad(speech, (int(before), int(after)))
@@ -271,7 +285,8 @@ def _write_speakers(root: Path, speakers: Sequence[Speaker]) -> None:
     for s in speakers:
         files = sorted(_speaker_dir(root, s).rglob("*.flac"))
         minutes = sum(soundfile.info(path).duration for path in files) / 60
-        lines.append(f"{s.number:<5}| {s.sex} | {s.part:<17}| {minutes:<5.2f} | espeak-ng {s.accent}\n")
+        name = "hibari-tts" if s.accent == NATURAL else f"espeak-ng {s.accent}"
+        lines.append(f"{s.number:<5}| {s.sex} | {s.part:<17}| {minutes:<5.2f} | {name}\n")
     _write(root / "SPEAKERS.TXT", "".join(lines))
 
 
