@@ -36,7 +36,7 @@ LATER: Mapping[str, Any] = {
     "model.encoder.input_dropout": 0.0, "model.encoder.layer_grad_scale": False, "model.encoder.attention_of": [],
     "model.encoder.time_reduction": 1, "model.encoder.conv_kernel": 31, "model.encoder.conv_dim": None,
     "model.encoder.conv_causal": False, "model.encoder.ffn_after_dim": None, "model.encoder.rank": None,
-    "model.transducer": None, "model.pruning.of": "parameters", "model.pruning": None,
+    "model.transducer": None, "model.pruning": None, "model.pruning.of": "parameters",
 }  # fmt: skip
 LATER_OF_TERMS = {
     "start": 0, "lower_weight": 1.0, "average": False, "groups": [], "identity": False, "cosine": "log_sigmoid",
@@ -325,7 +325,7 @@ def _leave_out(values: Any, later: Mapping[str, Any]) -> None:
         *parents, key = path.split(".")
         node = values
         for parent in parents:
-            node = node[parent] if node else None
+            node = node.get(parent) if node else None  # it may be left out itself
         if isinstance(node, dict) and key in node and node[key] == first:
             del node[key]
 
