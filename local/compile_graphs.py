@@ -74,16 +74,14 @@ def write_denominator_of_labelled(recipe: Recipe, folder: Path) -> None:
     from distill.corpora.cut_sets import load_cuts
     from distill.data.numerators import text_of
     from distill.fsa.k2_format import save_fsa
-    from distill.graphs.denominator import build_denominator, pronouncer_of
+    from distill.graphs.denominator import build_denominator, unit_lm_figures
     from distill.graphs.lexicon import Lang
-    from distill.graphs.unit_ngram import unit_perplexity
 
     lang, graphs = Lang.load(recipe.lang), recipe.graph_settings()
     sentences = [text_of(cut) or "" for cut in load_cuts(recipe.cuts, ["labelled"])]
     fsa, used = build_denominator(sentences, lang, graphs)
     save_fsa(folder / "denominator.pt", fsa)
-    perplexity = round(unit_perplexity(fsa, pronouncer_of(lang, graphs)(sentences)), 3)
-    unit_lm = {"states": fsa.num_states, "arcs": fsa.num_arcs, "perplexity": perplexity}
+    unit_lm = unit_lm_figures(fsa, sentences, lang, graphs)
     log.info("unit_lm of %d labelled transcripts, %d left out: %s", used.used, used.left_out, unit_lm)
     write_json(folder / "summary.json", {"sentences": used.used, "left_out": used.left_out, "unit_lm": unit_lm})
 

@@ -37,9 +37,8 @@ def write(recipe: Recipe, graphs: Graphs, folder: Path) -> None:
     """units.pt, words.3gram.arpa, words.4gram.arpa, unknown_words.txt, summary.json."""
     from distill.files import write_lines
     from distill.fsa.k2_format import save_fsa
-    from distill.graphs.denominator import build_denominator, pronouncer_of
+    from distill.graphs.denominator import build_denominator, unit_lm_figures
     from distill.graphs.lexicon import Lang
-    from distill.graphs.unit_ngram import unit_perplexity
     from distill.graphs.word_ngram import train_word_ngram
     from distill.text import read_lines
 
@@ -47,8 +46,7 @@ def write(recipe: Recipe, graphs: Graphs, folder: Path) -> None:
     fsa, used = build_denominator(read_lines(text), lang, graphs)
     save_fsa(folder / "units.pt", fsa)
     write_lines(folder / "unknown_words.txt", [f"{word} {n}" for word, n in sorted(used.unknown.items())])
-    again = pronouncer_of(lang, graphs)(islice(read_lines(text), SCORED))  # the draws that were counted
-    units = {"states": fsa.num_states, "arcs": fsa.num_arcs, "perplexity": round(unit_perplexity(fsa, again), 3)}
+    units = unit_lm_figures(fsa, islice(read_lines(text), SCORED), lang, graphs)
     summary: dict = {"sentences": used.used, "left_out": used.left_out, "units": units}
     log.info("unit %d-gram, %s: %s", graphs.order, graphs.style, units)
     for order in WORD_ORDERS:

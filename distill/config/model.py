@@ -336,7 +336,6 @@ class Pruning(Settings):
     """
 
     of: Literal["parameters", "macs"] = "parameters"  # what shares are of; macs: multiply-adds for a second of audio
-
     units: Annotated[tuple[Literal["conv", "heads", "ffn", "layers"], ...], EachOnce, Field(min_length=1)] = (
         "conv", "heads", "ffn",
     )  # fmt: skip

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from distill.fsa.graph import Fsa
 from distill.graphs.lexicon import Lang
 from distill.graphs.unit_chain_ngram import train_chain_ngram
-from distill.graphs.unit_ngram import train_unit_ngram
+from distill.graphs.unit_ngram import train_unit_ngram, unit_perplexity
 
 if TYPE_CHECKING:
     from distill.config.graphs import Graphs
@@ -96,3 +96,9 @@ def build_denominator(sentences: Iterable[str], lang: Lang, settings: Graphs) ->
             ", ".join(worst),
         )
     return fsa, pronouncer
+
+
+def unit_lm_figures(fsa: Fsa, sentences: Iterable[str], lang: Lang, settings: Graphs) -> dict[str, int | float]:
+    """Size of a unit n-gram, and its perplexity on sentences with the draws of `pronouncer_of`."""
+    perplexity = unit_perplexity(fsa, pronouncer_of(lang, settings)(sentences))
+    return {"states": fsa.num_states, "arcs": fsa.num_arcs, "perplexity": round(perplexity, 3)}

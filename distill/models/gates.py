@@ -153,6 +153,7 @@ class Gates(nn.ModuleDict):
         self.sizes = Counter[tuple[str, ...]]()
         for name, parameter in owner.named_parameters():
             self.sizes[tuple(over[name])] += parameter.numel()
+        self.total = macs({}) if self.of == "macs" else self.sizes.total()
 
     @property
     def each(self) -> dict[str, Gate]:
@@ -205,9 +206,10 @@ class Gates(nn.ModuleDict):
         """Share that is left, by the share of each gate's units: products where several cut one."""
         if self.of == "macs":
             share = {name: shares.get(name, 1.0) * shares.get(name + LAYER, 1.0) for name in self.units}
-            return self.macs({name: units.number * share[name] for name, units in self.units.items()}) / self.macs({})
-        left = sum(size * math.prod(shares[name] for name in over) for over, size in self.sizes.items())
-        return left / self.sizes.total()
+            left = self.macs({name: units.number * share[name] for name, units in self.units.items()})
+        else:
+            left = sum(size * math.prod(shares[name] for name in over) for over, size in self.sizes.items())
+        return left / self.total
 
 
 def hook_units(gate: Gate, owner: nn.Module, units: Units) -> None:

@@ -60,8 +60,8 @@ def result_table(table: ResultTable, seeds: Seeds) -> Table:
         cells = [row, millions(own)]
         if sized:
             timed = next((run for run in own if run.timing), None)
-            macs, fastest = (timed.timing, timed.fastest) if timed else (None, None)
-            cells.append(number(macs.macs_per_second / 1e9 if macs else None, 2))
+            timing, fastest = (timed.timing, timed.fastest) if timed else (None, None)
+            cells.append(number(timing.macs_per_second / 1e9 if timing else None, 2))
             cells.append(f"{fastest.rtf:.4f} ({fastest.runtime})" if fastest else "-")
         for label, key in shown:
             values = _values(seeds, table.experiment(row, label), _reader(table, label, key))

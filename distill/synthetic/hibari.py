@@ -47,11 +47,10 @@ class Hibari:
         harmonic, phase, noise, free, free_phase, f0 = (
             each[0] for each in self.network.sess.run(None, {"ids": ids, "speed": speed})
         )
-        envelopes = (warped(each, self.formants) for each in (harmonic, noise, free))
-        nearest = [each[places(len(each), self.formants).round().astype(int)] for each in (phase, free_phase)]
-        harmonic, noise, free = envelopes
+        harmonic, noise, free = (warped(each, self.formants) for each in (harmonic, noise, free))
+        nearest = places(len(phase), self.formants).round().astype(int)
         spoken = self.package.dsp.synth(
-            harmonic, nearest[0], noise, free, nearest[1], self.moved(f0), np.random.default_rng(seed)
+            harmonic, phase[nearest], noise, free, free_phase[nearest], self.moved(f0), np.random.default_rng(seed)
         )
         return np.asarray(spoken, np.float32)
 

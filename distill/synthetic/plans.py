@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -35,13 +35,29 @@ class Part:
     colours: tuple[str, ...] = ("pink",)
 
 
-PARTS = (
-    Part("train-clean-100", 40, 980, COMMON_ACCENTS, (25, 40)),
-    Part("train-clean-360", 66, 2940, COMMON_ACCENTS, (25, 40)),
-    Part("dev-clean", 8, 240, COMMON_ACCENTS, (25, 40)),
-    Part("test-clean", 15, 630, COMMON_ACCENTS, (25, 40)),
-    Part("test-other", 15, 630, OTHER_ACCENTS, (8, 20), tuple(COLOURS)),
-)
+def parts_of(
+    sizes: Mapping[str, tuple[int, int]], accents: tuple[str, ...], others: tuple[str, ...]
+) -> tuple[Part, ...]:
+    """The parts of LibriSpeech by their speakers and sentences; test-other has other accents and more noise."""
+    return tuple(
+        Part(name, *size, others, (8, 20), tuple(COLOURS)) if name == "test-other"
+        else Part(name, *size, accents, (25, 40))
+        for name, size in sizes.items()
+    )  # fmt: skip
+
+
+PARTS = parts_of(
+    {
+        "train-clean-100": (40, 980), "train-clean-360": (66, 2940), "dev-clean": (8, 240), "test-clean": (15, 630),
+        "test-other": (15, 630),
+    },
+    COMMON_ACCENTS, OTHER_ACCENTS,
+)  # fmt: skip
+OF_NOVELS = {
+    "train-clean-100": (60, 4500), "train-clean-360": (150, 11_100), "dev-clean": (16, 400), "test-clean": (30, 1200),
+    "test-other": (30, 1200),
+}  # fmt: skip
+"""4 h labelled, 10 h unlabelled, an hour of each test set, at some three seconds a clause."""
 
 
 class Plan(ABC):
@@ -91,21 +107,10 @@ class Drawn(Plan):
                 return text
 
 
-def parts_of_novels(accents: tuple[str, ...], other_accents: tuple[str, ...]) -> tuple[Part, ...]:
-    """4 h labelled, 10 h unlabelled, an hour of each test set, at some three seconds a clause."""
-    return (
-        Part("train-clean-100", 60, 4500, accents, (25, 40)),
-        Part("train-clean-360", 150, 11_100, accents, (25, 40)),
-        Part("dev-clean", 16, 400, accents, (25, 40)),
-        Part("test-clean", 30, 1200, accents, (25, 40)),
-        Part("test-other", 30, 1200, other_accents, (8, 20), tuple(COLOURS)),
-    )
-
-
 class Read(Plan):
     """The corpus of egs/tables: clauses of novels, each spoken once; those of dev and tests are of other novels."""
 
-    parts = parts_of_novels(COMMON_ACCENTS, OTHER_ACCENTS)
+    parts = parts_of(OF_NOVELS, COMMON_ACCENTS, OTHER_ACCENTS)
     files = ("text.txt.gz", "held_out.txt.gz")
 
     def __init__(self, source: Path, seed: int) -> None:
@@ -126,4 +131,4 @@ class Read(Plan):
 class ReadNaturally(Read):
     """The same clauses by the same number of voices, all made of a natural one: egs/tables_natural."""
 
-    parts = parts_of_novels((NATURAL,), (NATURAL,))
+    parts = parts_of(OF_NOVELS, (NATURAL,), (NATURAL,))

@@ -71,6 +71,11 @@ class Speaker:
     texts: tuple[str, ...]
 
     @property
+    def natural(self) -> bool:
+        """Whether hibari-tts speaks, and not espeak-ng."""
+        return self.accent == NATURAL
+
+    @property
     def chapter(self) -> str:
         """Name of the only chapter, `<speaker>-<chapter>`."""
         return f"{self.number}-{self.number}01"
@@ -89,7 +94,7 @@ def generate_corpus(
 
     `source_dir` has the files of the plan's kind and lexicon.txt; `scale` multiplies the number of sentences. Finished
     speakers are kept, so a killed call continues; other settings start again. Returns `corpus_dir`.
-    Raises ValueError without espeakng-loader, and for a folder of another origin.
+    Raises ValueError without the synthesiser's package, and for a folder of another origin.
     """
     corpus_dir, source_dir = Path(corpus_dir), Path(source_dir)
     plan = kind(source_dir, seed)
@@ -98,8 +103,8 @@ def generate_corpus(
         if _claim(corpus_dir, settings):
             return corpus_dir
         speakers = plan_speakers(plan, scale, seed)
-        for natural in {speaker.accent == NATURAL for speaker in speakers}:
-            load_hibari() if natural else load_espeak()
+        for load in {load_hibari if speaker.natural else load_espeak for speaker in speakers}:
+            load()
         _synthesise_all(speakers, corpus_dir, processes)
         spoken = {text for speaker in speakers for text in speaker.texts}
         data = gzip.compress(("\n".join(plan.further(spoken, scale)) + "\n").encode(), mtime=0)
@@ -240,7 +245,7 @@ def _synthesise_speaker(speaker: Speaker, root: Path, partial: Path) -> None:
 
 def _speak(speaker: Speaker) -> Iterator[np.ndarray]:
     rng = random.Random(f"{speaker.seed}/voice/{speaker.number}")
-    for index, (speech, tilt) in enumerate((_hibari if speaker.accent == NATURAL else _espeak)(speaker, rng)):
+    for index, (speech, tilt) in enumerate((_hibari if speaker.natural else _espeak)(speaker, rng)):
         yield _record(speech, tilt, speaker, np.random.default_rng([speaker.seed, speaker.number, index]))
 
 
@@ -285,7 +290,7 @@ def _write_speakers(root: Path, speakers: Sequence[Speaker]) -> None:
     for s in speakers:
         files = sorted(_speaker_dir(root, s).rglob("*.flac"))
         minutes = sum(soundfile.info(path).duration for path in files) / 60
-        name = "hibari-tts" if s.accent == NATURAL else f"espeak-ng {s.accent}"
+        name = "hibari-tts" if s.natural else f"espeak-ng {s.accent}"
         lines.append(f"{s.number:<5}| {s.sex} | {s.part:<17}| {minutes:<5.2f} | {name}\n")
     _write(root / "SPEAKERS.TXT", "".join(lines))
 

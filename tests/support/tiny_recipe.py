@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -152,6 +153,18 @@ def add_transducer(tiny: Tiny, alone: bool = False, predictor: str = "stateless"
     checkpoint.save(folder / "epoch-1.pt", {**content, "model": weights, "experiment": experiment.resolved()})
     folders = (tiny.conf, tiny.data, tiny.exp)
     return Recipe("tiny", *folders, None, 1, "cpu", "native", "phones", "ctc", False, False, (), ("other",))
+
+
+def with_own_graphs(tiny: Tiny, *further: str) -> Recipe:
+    """The recipe of `teacher` with its own copies of graphs, n-grams and further folders, ready for stage 4."""
+    for name in ("graphs", "lm", *further):
+        original = (tiny.data / name).resolve()
+        (tiny.data / name).unlink()
+        shutil.copytree(original, tiny.data / name)
+    (tiny.data / "lm/units.pt").write_bytes((tiny.data / "graphs/denominator.pt").read_bytes())
+    write_json(tiny.data / "lm/summary.json", {"units": {"perplexity": 2.0}, "words.3gram": {"perplexity": 3.0}})
+    folders = (tiny.conf, tiny.data, tiny.exp)
+    return Recipe("tiny", *folders, None, 1, "cpu", "native", "phones", "ctc", False, False, (), ("teacher",))
 
 
 @pytest.fixture

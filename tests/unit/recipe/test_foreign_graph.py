@@ -10,25 +10,17 @@ from pathlib import Path
 import pytest
 
 from distill.config.experiment import Experiment
-from distill.files import write_json
 from distill.recipe import decoding, exporting, labelling, training
 from distill.recipe.emissions import Run
 from distill.recipe.options import Recipe
 from local import compile_graphs
-from tests.support.tiny_recipe import Tiny
+from tests.support.tiny_recipe import Tiny, with_own_graphs
 
 
 @pytest.fixture
 def recipe(tiny: Tiny) -> Recipe:
     """The tiny recipe, whose folders of graphs and n-grams can be changed."""
-    for name in ("graphs", "lm"):
-        original = (tiny.data / name).resolve()
-        (tiny.data / name).unlink()
-        shutil.copytree(original, tiny.data / name)
-    (tiny.data / "lm/units.pt").write_bytes((tiny.data / "graphs/denominator.pt").read_bytes())
-    write_json(tiny.data / "lm/summary.json", {"units": {"perplexity": 2.0}, "words.3gram": {"perplexity": 3.0}})
-    folders = (tiny.conf, tiny.data, tiny.exp)
-    return Recipe("tiny", *folders, None, 1, "cpu", "native", "phones", "ctc", False, False, (), ("teacher",))
+    return with_own_graphs(tiny)
 
 
 def with_methods(recipe: Recipe, *methods: str) -> Experiment:

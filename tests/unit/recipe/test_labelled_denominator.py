@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +15,7 @@ from distill.graphs.lexicon import Lang
 from distill.recipe import training
 from distill.recipe.emissions import modes
 from distill.recipe.options import Recipe
-from tests.support.tiny_recipe import Tiny
+from tests.support.tiny_recipe import Tiny, with_own_graphs
 
 LABELLED = "data.denominator=labelled"
 
@@ -25,16 +23,9 @@ LABELLED = "data.denominator=labelled"
 @pytest.fixture
 def recipe(tiny: Tiny) -> Recipe:
     """The tiny recipe with a labelled part, and n-grams to compile graphs from."""
-    for name in ("graphs", "lm", "cuts"):
-        original = (tiny.data / name).resolve()
-        (tiny.data / name).unlink()
-        shutil.copytree(original, tiny.data / name)
-    (tiny.data / "lm/units.pt").write_bytes((tiny.data / "graphs/denominator.pt").read_bytes())
-    summary = {"units": {"perplexity": 2.0}, "words.3gram": {"perplexity": 3.0}}
-    (tiny.data / "lm/summary.json").write_text(json.dumps(summary))
-    write_cuts(load_cuts(tiny.data / "cuts", ["dev"]), tiny.data / "cuts/labelled.jsonl.gz")
-    folders = (tiny.conf, tiny.data, tiny.exp)
-    return Recipe("tiny", *folders, None, 1, "cpu", "native", "phones", "ctc", False, False, (), ("teacher",))
+    made = with_own_graphs(tiny, "cuts")
+    write_cuts(load_cuts(made.cuts, ["dev"]), made.cuts / "labelled.jsonl.gz")
+    return made
 
 
 def test_it_is_of_the_transcripts_alone(tiny: Tiny, recipe: Recipe) -> None:
