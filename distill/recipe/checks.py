@@ -91,8 +91,10 @@ class Call:
         recipe, owner = self.recipe, dict[str, str]()
         if recipe.device != "cpu" and not any(path for kind in GPUS for path in Path("/dev").glob(kind)):
             yield f"--device {recipe.device}: this machine shows no GPU; use --device cpu"
-        if recipe.mini and not kind_of(recipe.corpus).has_mini:
-            yield f"--mini true: {recipe.corpus} has no mini version; leave it out and give --corpus-dir"
+        kind = kind_of(recipe.corpus)
+        if recipe.mini and not kind.has_mini:
+            further = "" if kind.synthetic else " and give --corpus-dir"
+            yield f"--mini true: {recipe.corpus} has no mini version; leave it out{further}"
         if recipe.job and not {*self.stages} <= {*JOB_STAGES}:
             yield (
                 f"--job: stages {', '.join(map(str, JOB_STAGES))} take jobs, and this call runs stages"
