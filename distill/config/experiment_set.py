@@ -82,7 +82,8 @@ class ExperimentSet(Settings):
     experiments: name -> what differs from the recipe's YAML of that name, or of `base`. With `for: {key: values}` there
     is one for each combination of values, which take the place of {key} in name and settings; of values given as a
     mapping, its keys in the name. shared: trained with the first seed alone, for all seeds to start and learn from;
-    what they build on themselves must be shared too. options: of run.sh, without --. settings: KEY=VALUE of its --set.
+    what they build on themselves must be shared too. once: trained with the first seed alone, whose
+    figures are shown; what others build on cannot be among them. options: of run.sh, without --. settings: KEY=VALUE of its --set.
     stages: those after training. compared: pairs of experiments, first - second, by each one's main method
     (`Run.main_method`), or by a method that is given as third.
     """
@@ -92,6 +93,7 @@ class ExperimentSet(Settings):
     corpus: Name
     seeds: Annotated[tuple[Seed, ...], EachOnce, Field(min_length=1)] = (0, 1, 2)
     shared: Annotated[tuple[str, ...], EachOnce] = ()
+    once: Annotated[tuple[str, ...], EachOnce] = ()
     options: Mapping[str, str] = {}
     settings: tuple[str, ...] = ()
     stages: tuple[Literal[10, 11, 12], ...] = (10,)
@@ -101,7 +103,7 @@ class ExperimentSet(Settings):
 
     def seeds_of(self, name: str) -> tuple[int, ...]:
         """The seeds that an experiment is trained with."""
-        return self.seeds[:1] if name in self.shared else self.seeds
+        return self.seeds[:1] if name in self.shared or name in self.once else self.seeds
 
     def each(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Name and settings of every experiment, in the order of the file."""
@@ -121,9 +123,12 @@ class ExperimentSet(Settings):
         for name in names:
             if not NAME.fullmatch(name) or names.count(name) > 1:
                 raise ValueError(f"experiments: {name!r} must be a name, given once: {NAME_RULE}")
-        for name in self.shared:
-            if name not in names:
-                raise ValueError(f"shared: no experiment {name!r}{hint(name, names)}")
+        for key, chosen in {"shared": self.shared, "once": self.once}.items():
+            for name in chosen:
+                if name not in names:
+                    raise ValueError(f"{key}: no experiment {name!r}{hint(name, names)}")
+        if both := sorted({*self.shared} & {*self.once}):
+            raise ValueError(f"once: {', '.join(both)} is shared already, which is trained once too; leave it out here")
         of_tables = [
             table.experiment(row, column) for table in self.tables for row in table.rows for column in table.columns
         ]

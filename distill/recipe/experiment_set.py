@@ -110,13 +110,16 @@ class SetRun:
     def waves(self) -> tuple[list[list[str]], list[list[str]]]:
         """Names of shared and of other experiments, in groups of which each builds on those before it.
 
-        Raises ValueError for a circle, and where what is shared builds on what is not.
+        Raises ValueError for a circle, and where what is shared, or what all seeds train, builds on what is not.
         """
-        experiments, shared = self.experiments, {*self.settings.shared}
+        experiments, shared, once = self.experiments, {*self.settings.shared}, {*self.settings.once}
         every = list(levels(experiments))
-        for name in self.settings.shared:
-            if own := sorted({*_sources(experiments[name])} & experiments.keys() - shared):
+        for name, experiment in experiments.items():
+            sources = {*_sources(experiment)} & experiments.keys()
+            if name in shared and (own := sorted(sources - shared)):
                 raise ValueError(f"shared: {name} builds on {', '.join(own)}, each seed's own; share that too")
+            if name not in once and (single := sorted(sources & once)):
+                raise ValueError(f"once: {name} of all seeds builds on {', '.join(single)}; name both here, or neither")
         of_all = [part for wave in every if (part := [name for name in wave if name in shared])]
         of_seeds = [part for wave in every if (part := [name for name in wave if name not in shared])]
         return of_all, of_seeds
@@ -142,11 +145,17 @@ class SetRun:
             self._run_seed(self.first, shared)
         with ThreadPoolExecutor(jobs) as pool:
             try:
-                for done in as_completed([pool.submit(self._run_seed, seed, waves) for seed in self.settings.seeds]):
+                seeds = [pool.submit(self._run_seed, seed, self._of_seed(seed, waves)) for seed in self.settings.seeds]
+                for done in as_completed(seeds):
                     done.result()
             except BaseException:
                 self._calls.end()
                 raise
+
+    def _of_seed(self, seed: int, waves: Sequence[Sequence[str]]) -> list[list[str]]:
+        """The waves with what is trained with this seed."""
+        own = [[name for name in wave if seed in self.settings.seeds_of(name)] for wave in waves]
+        return [wave for wave in own if wave]
 
     def _run_seed(self, seed: int, waves: Sequence[Sequence[str]]) -> None:
         exp = self.exp(seed)
@@ -233,7 +242,7 @@ class SetRun:
 
     def _state(self, name: str, seed: int) -> str:
         if seed not in self.settings.seeds_of(name):
-            return "shared"
+            return "shared" if name in self.settings.shared else "-"
         folder = self.exp(seed) / name
         if not (folder / RESULT).is_file():
             return "begun" if folder.is_dir() else "to come"

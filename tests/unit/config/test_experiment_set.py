@@ -54,6 +54,8 @@ def test_each_combination_is_an_experiment(tmp_path: Path) -> None:
         (with_table(methods={"": "greedy"}, figures=["accuracy"]), "methods are of error rates"),
         ({"experiments": PAIR, "seeds": [0, 0]}, "seeds"),
         ({"experiments": PAIR, "seeds": []}, "seeds"),
+        ({"experiments": PAIR, "once": ["c"]}, "once: no experiment 'c'; there are: a, b"),
+        ({"experiments": PAIR, "shared": ["a"], "once": ["a"]}, "once: a is shared already"),
         ({"experiments": PAIR, "stages": [9]}, "stages"),
         ({"experiments": PAIR, "tabels": []}, "unknown key 'tabels'; did you mean 'tables'"),
     ],

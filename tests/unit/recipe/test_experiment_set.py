@@ -129,6 +129,21 @@ def test_what_is_shared_builds_on_nothing_of_a_seed(run: SetRun) -> None:
         shared.run(1)
 
 
+def test_what_is_trained_once_is_of_the_first_seed_alone(run: SetRun) -> None:
+    once = SetRun(run.settings.model_copy(update={"once": ("ft_10",)}), run.root, run.folder)
+    once.run(1)
+    assert [seed_and_names for seed_and_names in called(calls(run)[1:]) if seed_and_names[2] == "6"] == [
+        (3, "5", "6", "ft,ft_10"), (5, "5", "6", "ft"),
+    ]  # fmt: skip
+    assert next(row[1:3] for row in once.status().rows if row[0] == "ft_10") == ("to come", "-")
+
+
+def test_no_experiment_of_all_seeds_builds_on_one_of_the_first(run: SetRun) -> None:
+    once = SetRun(run.settings.model_copy(update={"once": ("pre",)}), run.root, run.folder)
+    with pytest.raises(ValueError, match="once: ft of all seeds builds on pre; name both here, or neither"):
+        once.status()
+
+
 def test_what_is_not_complete_is_not_linked(run: SetRun) -> None:
     shared = SetRun(run.settings.model_copy(update={"shared": ("pre",)}), run.root, run.folder)
     (shared.exp(3) / "pre").mkdir(parents=True)
