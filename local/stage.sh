@@ -161,8 +161,8 @@ run_recipe() {
   run 5 "teacher's first weights, pre-training" train.py --stage 5
   run 6 "teacher, LF-MMI on the labelled part" train.py --stage 6
   run 7 "teacher's numerators for the unlabelled part" label_unlabelled.py
-  run 8 "T -> SN" train.py --stage 8
-  run 9 "SN -> SS" train.py --stage 9
+  run 8 "students, first step (T -> SN)" train.py --stage 8
+  run 9 "students, second step (SN -> SS) and fine-tuning" train.py --stage 9
   run 10 "decoding" decode.py
   run 11 "Transformer LM and rescoring" rescore.py
   run 12 "export, real-time factor and latency" export.py

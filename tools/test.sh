@@ -21,5 +21,7 @@ if [[ ${1:-} == --k2 || ${1:-} == --superb ]]; then
   PYTHONPATH="$root" exec ".venv-$name/bin/python" -m pytest -o testpaths="tests/parity/$name" --durations=10 "$@"
 fi
 ./tools/check.sh
-# a file's tests stay in one process: the rehearsal in one, all else in the other
-exec .venv/bin/python -m pytest --numprocesses "${TEST_PROCESSES:-2}" --dist loadfile --durations=10 "${@:-tests}"
+# A file's tests stay in one process, in the order of the folders: the longest, of tests/recipe, begin early, so that
+# no process ends with one of them while the other has nothing left.
+exec .venv/bin/python -m pytest --numprocesses "${TEST_PROCESSES:-2}" --dist loadfile --no-loadscope-reorder \
+  --durations=10 "${@:-tests}"
