@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import numpy as np
+
 from distill.analysis import distorted
 from distill.config.distortions import CLEAN, Distort
 from distill.config.experiment import conditions_of
@@ -34,6 +36,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.parts < 2:
         parser.error(f"--parts {args.parts} must be 2 or more")
+    names = [folder.name for folder in args.folders]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        parser.error(f"{', '.join(twice)} is the name of several folders; compare seeds in calls of their own")
     write(args)
 
 
@@ -42,14 +47,16 @@ def write(args: argparse.Namespace) -> None:
     settings = {name: Distort.parse({"steps": [[name]]}, "--distortions") for name in names}
     settings |= conditions_of(args.conditions) if args.conditions else {}
     distorters = {name: Distorter(each, args.cuts.parent) for name, each in settings.items()}
-    cuts, panels, rows = load_cuts(args.cuts, [args.part]), {}, {}
-    for folder in args.folders:
-        model, versions = checkpoint.load_recogniser(folder, args.epoch)[0].to(args.device), {}
-        for name, distorter in {CLEAN: None, **distorters}.items():
-            reading = SpeechDataset(None, None, 0, False, False, distorter=distorter)
-            batches = (batch.to(args.device) for batch in in_order(cuts, reading, max_duration=100))
-            versions[name] = distorted.mean_states(model, batches, args.parts)
-        panels[folder.name], rows[folder.name] = distorted.embedded(versions), distorted.distances(versions, CLEAN)
+    cuts = load_cuts(args.cuts, [args.part])
+    models = {each.name: checkpoint.load_recogniser(each, args.epoch)[0].to(args.device) for each in args.folders}
+    versions: dict[str, dict[str, np.ndarray]] = {model: {} for model in models}
+    for name, distorter in {CLEAN: None, **distorters}.items():
+        reading = SpeechDataset(None, None, 0, False, False, distorter=distorter)
+        batches = (batch.to(args.device) for batch in in_order(cuts, reading, max_duration=100))
+        for model, states in distorted.mean_states(models, batches, args.parts).items():
+            versions[model][name] = states
+    panels = {model: distorted.embedded(own) for model, own in versions.items()}
+    rows = {model: distorted.distances(own, CLEAN) for model, own in versions.items()}
     lines = [
         f"{model}\t{name}\t{centroids:.4f}\t{same:.4f}\n"
         for model, found in rows.items()

@@ -13,20 +13,27 @@ from distill.models.recogniser import Recogniser
 
 
 @torch.no_grad()
-def mean_states(model: Recogniser, batches: Iterable[Batch], parts: int) -> np.ndarray:
-    """Last hidden states, a mean over frames and then over the utterances of each part: (parts, C).
+def mean_states(models: Mapping[str, Recogniser], batches: Iterable[Batch], parts: int) -> dict[str, np.ndarray]:
+    """Last hidden states of each model, a mean over frames and then over the utterances of each part: (parts, C).
 
-    Parts are of utterances in the order of their names, so that those of other versions of the same ones fit. The model
-    is in evaluation mode. Raises ValueError for fewer utterances than parts.
+    Parts are of utterances in the order of their names, so that those of other versions of the same ones fit. Models
+    are in evaluation mode. Raises ValueError for fewer utterances than parts.
     """
-    found: dict[str, np.ndarray] = {}
+    found: dict[str, dict[str, np.ndarray]] = {name: {} for name in models}
     for batch in batches:
-        output = model(batch.wave, batch.samples)
-        means = mean_over_frames(output.hidden[-1].float(), output.lengths)
-        found |= dict(zip(batch.ids, means.double().cpu().numpy()))
-    if len(found) < parts:
-        raise ValueError(f"{len(found)} utterances are fewer than {parts} parts; give fewer parts, or a larger cut set")
-    return np.stack([part.mean(0) for part in np.array_split(np.stack([found[name] for name in sorted(found)]), parts)])
+        for name, model in models.items():
+            output = model(batch.wave, batch.samples)
+            means = mean_over_frames(output.hidden[-1].float(), output.lengths)
+            found[name] |= dict(zip(batch.ids, means.double().cpu().numpy()))
+    count = min(map(len, found.values()))
+    if count < parts:
+        raise ValueError(f"{count} utterances are fewer than {parts} parts; give fewer parts, or a larger cut set")
+    return {name: _by_part(own, parts) for name, own in found.items()}
+
+
+def _by_part(means: Mapping[str, np.ndarray], parts: int) -> np.ndarray:
+    every = np.stack([means[utterance] for utterance in sorted(means)])
+    return np.stack([part.mean(0) for part in np.array_split(every, parts)])
 
 
 def embedded(versions: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, np.ndarray]:

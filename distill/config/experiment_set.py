@@ -82,10 +82,10 @@ class ExperimentSet(Settings):
     experiments: name -> what differs from the recipe's YAML of that name, or of `base`. With `for: {key: values}` there
     is one for each combination of values, which take the place of {key} in name and settings; of values given as a
     mapping, its keys in the name. shared: trained with the first seed alone, for all seeds to start and learn from;
-    what they build on themselves must be shared too. once: trained with the first seed alone, whose
-    figures are shown; what others build on cannot be among them. options: of run.sh, without --. settings: KEY=VALUE of its --set.
-    stages: those after training. compared: pairs of experiments, first - second, by each one's main method
-    (`Run.main_method`), or by a method that is given as third.
+    what they build on themselves must be shared too. once: trained with the first seed alone, whose figures are shown;
+    what others build on cannot be among them. options: of run.sh, without --. settings: KEY=VALUE of its --set. stages:
+    those after training. compared: pairs of experiments, first - second, by each one's main method (`Run.main_method`),
+    or by a method that is given as third.
     """
 
     name: Name = ""

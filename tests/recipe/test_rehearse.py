@@ -233,6 +233,7 @@ def test_two_machines_train_as_two_ranks_of_one(two_ranks: Rehearsal, tmp_path: 
         free.bind(("127.0.0.1", 0))
         endpoint = f"localhost:{free.getsockname()[1]}"
     options = ("--rehearse", "true", "--stage", "6", "--stop-stage", "10", "--set", "decoding.methods=[1best]")
+    options += ("--experiment", "teacher,sn")
     torchrun = f"torchrun --nnodes 2 --nproc-per-node 1 --rdzv-backend c10d --rdzv-endpoint {endpoint} --node-rank"
     nodes = [
         subprocess.Popen(
@@ -247,7 +248,7 @@ def test_two_machines_train_as_two_ranks_of_one(two_ranks: Rehearsal, tmp_path: 
         one, two = (json.loads((folder / name / "result.json").read_text()) for folder in (two_ranks.exp, exp))
         assert one["ranks"] == two["ranks"] == 2 and one["updates"] == two["updates"] == 12
         assert abs(one["train_loss"] - two["train_loss"]) < 1e-3 and abs(one["valid_loss"] - two["valid_loss"]) < 1e-3
-    assert (exp / "ss/decode_test-other_streaming_1best/wer.json").is_file() and left_over(data, exp) == []
+    assert (exp / "sn/decode_test-other_offline_1best/wer.json").is_file() and left_over(data, exp) == []
 
 
 def test_two_ranks_train_as_one_process_does(rehearsal: Rehearsal, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def test_states_are_means_over_frames_and_over_parts(tiny: Tiny) -> None:
     model = checkpoint.load_recogniser(tiny.exp / "teacher")[0]
     cuts = load_cuts(tiny.data / "cuts", ["test-clean"])
     reading = SpeechDataset(None, None, 0, False, False)
-    found = mean_states(model, in_order(cuts, reading, 10), 2)
+    found = mean_states({"a": model, "b": model}, in_order(cuts, reading, 10), 2)
     alone = {}
     with torch.no_grad():
         for cut in cuts:
@@ -33,9 +33,10 @@ def test_states_are_means_over_frames_and_over_parts(tiny: Tiny) -> None:
             alone[cut.id] = output.hidden[-1][0, : int(output.lengths[0])].mean(0).numpy()
     names = sorted(alone)
     expected = [np.mean([alone[name] for name in names[:3]], 0), np.mean([alone[name] for name in names[3:]], 0)]
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(found["a"], expected, atol=1e-4)
+    np.testing.assert_array_equal(found["a"], found["b"])
     with pytest.raises(ValueError, match="5 utterances are fewer than 6 parts"):
-        mean_states(model, in_order(cuts, reading, 10), 6)
+        mean_states({"a": model}, in_order(cuts, reading, 10), 6)
 
 
 def test_distances_are_in_units_of_the_spread() -> None:
@@ -81,3 +82,13 @@ def test_the_tool_writes_picture_and_distances(tiny: Tiny, tmp_path: Path, monke
     monkeypatch.setattr(sys, "argv", ["distortions", *folders, *options, "--distortions", "him"])
     with pytest.raises(ValueError, match="--distortions: steps: no distortion 'him'; did you mean 'hum'"):
         distortions.main()
+
+
+def test_folders_of_one_name_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [str(tmp_path / seed / "exp/cdm0") for seed in ("seed-0", "seed-1")]
+    monkeypatch.setattr(sys, "argv", ["distortions", *folders, "--cuts", str(tmp_path), "--out", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        distortions.main()
+    assert "cdm0 is the name of several folders" in capsys.readouterr().err
