@@ -21,7 +21,8 @@ def main() -> None:
     args = parser.parse_args()
     recipe = recipe_from(args)
     experiments = recipe.recognisers(10)
-    runs = decoding.runs(experiments, names_of("--sets", args.sets) or test_sets(recipe), args.runtime)
+    decoding.check_condition_sets(experiments, known := test_sets(recipe))
+    runs = decoding.runs(experiments, names_of("--sets", args.sets) or known, args.runtime)
     runs = [run for number, run in enumerate(runs) if takes(recipe.job, number)]
     mine = [each for each in experiments if any(run.experiment is each for run in runs)]  # jobs wait for their weights
     rescored = [each for each in mine if {*each.decoding.methods} & {*ngram_rescoring.RESCORING}]

@@ -37,6 +37,7 @@ class Decoding(Settings):
     methods: Annotated[tuple[Method, ...], EachOnce] = ("1best", "greedy", "nbest-rescoring")
     # distortions of the test sets, each decoded by 1best as well, in the main mode
     conditions: Mapping[Name, Distort] = {}
+    condition_sets: Annotated[tuple[Name, ...], EachOnce] = ()  # test sets that conditions are of; none: all
     nbest: Annotated[Whole, Field(ge=1, le=100_000)] = 100  # sentences of a list
     rescoring_lm: Name = "4gram"  # words.<this>.arpa of stage 3 takes the place of words.3gram.arpa
     rescoring_scales: tuple[Weight, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)  # of the LM difference; tuned on dev
@@ -60,5 +61,7 @@ class Decoding(Settings):
 
     def identity(self) -> dict[str, Any]:
         """All settings but later ones with their defaults, which earlier results do not name: they stay valid."""
-        later = {"epoch": "last", "conditions": {}, "transducer_beam": 8, "transducer_lm_scale": 0.3}
+        later = {
+            "epoch": "last", "conditions": {}, "condition_sets": (), "transducer_beam": 8, "transducer_lm_scale": 0.3,
+        }  # fmt: skip
         return {k: v for k, v in self.resolved().items() if k not in later or v != later[k]}

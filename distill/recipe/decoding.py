@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill.config.decoding import OF_TRANSDUCER, OF_UNITS, Method
 from distill.config.experiment import Experiment
+from distill.config.names import hint
 from distill.corpora.listing import first_few
 from distill.files import write_text
 from distill.recipe import ngram_rescoring
@@ -42,10 +43,24 @@ def runs(experiments: Sequence[Experiment], sets: Sequence[str], runtime: str) -
         for experiment in experiments
         for output in outputs_of(experiment)
         for test_set in sets
-        for condition in ("", *(experiment.decoding.conditions if runtime == "torch" else ()))
+        for condition in ("", *(conditions(experiment, test_set) if runtime == "torch" else ()))
         for mode in (modes(experiment) if runtime == "torch" and not condition else [main_mode(experiment)])
     ]
     return sorted(combinations, key=lambda run: run.mode == "offline")
+
+
+def conditions(experiment: Experiment, test_set: str) -> list[str]:
+    """Names of the conditions under which an experiment's test set is decoded as well."""
+    chosen = experiment.decoding.condition_sets
+    return list(experiment.decoding.conditions) if not chosen or test_set in chosen else []
+
+
+def check_condition_sets(experiments: Iterable[Experiment], known: Sequence[str]) -> None:
+    """Raise ValueError for a set in `decoding.condition_sets` that is none of the known test sets."""
+    for experiment in experiments:
+        for name in experiment.decoding.condition_sets:
+            if name not in known:
+                raise ValueError(f"{experiment.name}: decoding.condition_sets: no test set {name!r}{hint(name, known)}")
 
 
 def outputs_of(experiment: Experiment) -> list[str]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("decode")
 RESCORING = ("nbest-rescoring", "whole-lattice-rescoring")
-FURTHER = ("methods", "chunks", "conditions", "offline")  # settings of further decodings
+FURTHER = ("methods", "chunks", "conditions", "condition_sets", "offline")  # settings of further decodings
 SMALLER = "3gram"  # the n-gram of the recipe's own HLG
 IN_MEMORY = 1 << 28  # bytes of an ARPA file up to which all of it is read; of a larger one the n-grams of the lists
 

@@ -54,6 +54,28 @@ def test_each_condition_is_decoded_once_in_the_main_mode(recipe: Recipe) -> None
     assert not any(run.condition for run in decoding.runs(recipe.experiments(), ["test-clean"], "int8"))
 
 
+def test_conditions_may_be_of_some_test_sets_alone(recipe: Recipe) -> None:
+    chosen = [replace_decoding(recipe.experiment("teacher"), condition_sets=("test-clean",))]
+    sets = ["test-clean", "test-other"]
+    runs = decoding.runs(chosen, sets, "torch")
+    assert {run.cut_set for run in runs if run.condition} == {"test-clean"}
+    assert {run.cut_set for run in runs if not run.condition} == {"test-clean", "test-other"}
+    every = settings_of(recipe, decoding.runs(recipe.experiments(), sets, "torch"))
+    assert settings_of(recipe, runs).items() <= every.items()
+    with pytest.raises(ValueError, match=r"teacher: decoding\.condition_sets: no test set 'test-clean'"):
+        decoding.check_condition_sets(chosen, ["test-other", "test"])
+
+
+def settings_of(recipe: Recipe, runs: list[Run]) -> dict[str, str]:
+    """Of each decode folder what makes its results valid."""
+    stages = [stage for run in runs for stage in decoding.stages(recipe, run).values()]
+    return {str(stage.out): json.dumps(stage.settings, sort_keys=True) for stage in stages}
+
+
+def replace_decoding(experiment: Experiment, **values: object) -> Experiment:
+    return experiment.model_copy(update={"decoding": experiment.decoding.model_copy(update=values)})
+
+
 @pytest.mark.parametrize("name", ["teacher", "other"])
 def test_the_model_is_given_each_utterance_distorted_by_its_name_alone(recipe: Recipe, name: str) -> None:
     experiment = recipe.experiment(name)
