@@ -11,7 +11,7 @@ from scipy.stats import t as student_t
 
 from distill.config.decoding import OF_UNITS
 from distill.config.experiment_set import ExperimentSet, ResultTable
-from distill.report import plots, similarity, superb
+from distill.report import distorted_states, plots, similarity, superb
 from distill.report.runs import BEAM, Run, millions, read_runs, test_sets
 from distill.report.table import Section, Table, markdown, number
 
@@ -191,5 +191,6 @@ def training_table(names: Sequence[str], seeds: Seeds) -> Table:
 
 def page(settings: ExperimentSet, folder: Path) -> str:
     """The page of a folder of results with several seeds."""
-    every = [*sections(settings, read_seeds(folder), folder), *similarity.sections(folder)]
+    of_states = [*similarity.sections(folder), *distorted_states.sections(folder)]
+    every = [*sections(settings, read_seeds(folder), folder), *of_states]
     return f"# {settings.title}\n\n{markdown(every)}"
