@@ -1,4 +1,4 @@
-"""Stage 1: stored Fbank features of the cut sets, for experiments that read them."""
+"""Stage 1: stored Fbank features of cut sets that are named, for use elsewhere: trainings compute theirs from audio."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     parser = recipe_parser(__doc__)
-    parser.add_argument(
-        "--parts", default="", help="cut sets to compute, comma-separated; empty: those that experiments read"
-    )
+    parser.add_argument("--parts", default="", help="cut sets to compute, comma-separated; empty: none")
     parser.add_argument("--force", action="store_true", help="compute every cut set")
     args = parser.parse_args()
     recipe = recipe_from(args)
     parts = chosen_parts(recipe, list(names_of("--parts", args.parts)), args.force)
     if not parts:
-        log.info("stage 1: no experiment reads stored features, nothing to compute")
+        log.info(
+            "stage 1: nothing to store, as trainings compute features from audio; --parts and --force name cut sets"
+        )
         return
     stage = Stage(1, recipe.fbank, {"parts": parts}, {recipe.cuts: 0}, resumable=True)
     run_stage(stage, lambda folder: compute(recipe, parts, folder), job=recipe.job)

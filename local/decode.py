@@ -21,6 +21,8 @@ def main() -> None:
     args = parser.parse_args()
     recipe = recipe_from(args)
     experiments = recipe.recognisers(10)
+    if args.runtime != "torch":
+        decoding.check_exports(recipe, experiments)
     decoding.check_condition_sets(experiments, known := test_sets(recipe))
     runs = decoding.runs(experiments, names_of("--sets", args.sets) or known, args.runtime)
     runs = [run for number, run in enumerate(runs) if takes(recipe.job, number)]

@@ -26,7 +26,11 @@ from distill.superb.tasks import TASKS, find_task
 
 def main() -> None:
     log_to_console()
-    args = parser().parse_args()
+    options = parser()
+    args = options.parse_args()
+    folders = [folder.resolve().name for folder in args.experiment]
+    if twice := sorted({name for name in folders if folders.count(name) > 1}):
+        options.error(f"--experiment: {', '.join(twice)} is the name of several; give seeds in calls of their own")
     if args.task:
         task = find_task(args.task)
         if not args.data:

@@ -62,6 +62,6 @@ class Decoding(Settings):
     def identity(self) -> dict[str, Any]:
         """All settings but later ones with their defaults, which earlier results do not name: they stay valid."""
         later = {
-            "epoch": "last", "conditions": {}, "condition_sets": (), "transducer_beam": 8, "transducer_lm_scale": 0.3,
+            "epoch": "last", "conditions": {}, "condition_sets": [], "transducer_beam": 8, "transducer_lm_scale": 0.3,
         }  # fmt: skip
         return {k: v for k, v in self.resolved().items() if k not in later or v != later[k]}

@@ -129,6 +129,12 @@ class Experiment(Settings):
         return self.trained and any(term.supervised for term in self.objective.terms.values())
 
     @property
+    def reads_lattices(self) -> bool:
+        """Whether numerators of cuts without transcripts are made from its teacher's lattices (stage 7)."""
+        unlabelled = {*self.data.train} != {"labelled"} and self.data.numerator != "transcript"
+        return self.supervised and self.teacher is not None and unlabelled
+
+    @property
     def recognises(self) -> bool:
         """Whether its main or second output is of units of speech: not after pre-training, or distillation of it."""
         if not self.trained:

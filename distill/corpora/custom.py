@@ -113,7 +113,7 @@ class Custom(Corpus):
         kept = [utterance for utterance in listing.utterances if utterance.recording not in found]
         speakers = {utterance.recording: utterance.speaker for utterance in listing.utterances}
         listing = replace(listing, utterances=kept)
-        for name in found.keys() & listing.sources.keys():
+        for name in [name for name in listing.sources if name in found]:
             add_cuts(listing, name, listing.sources[name], found[name], speakers.get(name))
         return listing
 

@@ -49,6 +49,10 @@ class SpokenCommands(Corpus):
         self.inputs = tuple(self.tables.values())
         self.text, self.lexicon = self.options.recipe_dir / "orders.txt", self.options.recipe_dir / "lexicon.txt"
 
+    @property
+    def texts(self) -> tuple[Path, ...]:
+        return (*super().texts, *self.inputs)  # sentences of the orders and keywords are among them
+
     def rows(self, kind: str) -> list[dict[str, str]]:
         """The rows of the table of a kind; raises ValueError for a missing column or cell."""
         return read_table(self.tables[kind], TABLES[kind][1])

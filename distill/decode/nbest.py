@@ -7,7 +7,7 @@ order of the search. Weights are those with the fewest errors on the utterances 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import NamedTuple
@@ -17,6 +17,7 @@ import numpy as np
 from distill.decode.graph_decoder import GraphDecoder, decode_all
 from distill.fsa.lattice import Lattice
 from distill.scoring.wer import score as scored
+from distill.scoring.wer import scored_without
 from distill.search.determinise import SequenceGraph, determinised
 
 Words = tuple[str, ...]
@@ -122,12 +123,13 @@ def tune(
     graph: Sequence[float],
     lm: Sequence[float],
     word: Sequence[float],
+    unscored: Collection[str] = (),
 ) -> Tuning:
     """The point of the grid whose neighbourhood leaves the fewest errors, among those no worse than unchanged scores.
 
     The errors of a point and its neighbours are summed, a steadier estimate than its own where errors are few; of
-    equals the one with fewer errors of its own, then the one nearest to unchanged scores. Raises ValueError without
-    utterances, or for a grid without UNCHANGED.
+    equals the one with fewer errors of its own, then the one nearest to unchanged scores. unscored: words that are no
+    errors and no words of references. Raises ValueError without utterances, or for a grid without UNCHANGED.
     """
     axes = [sorted(set(axis)) for axis in (graph, lm, word)]
     points = [ScoreWeights(*values) for values in itertools.product(*axes)]
@@ -135,7 +137,7 @@ def tune(
         raise ValueError(f"the grid of weights must contain {tuple(UNCHANGED)}, the scores without rescoring")
     if not lists:
         raise ValueError("no utterances to choose weights on; the development set is empty")
-    errors = {name: error_counts(listed, references[name]) for name, listed in lists.items()}
+    errors = {name: error_counts(listed, references[name], unscored) for name, listed in lists.items()}
     factors = np.array([(1.0, *point) for point in points])
     total = np.sum(
         [errors[name][np.argmax(factors @ listed.features().T, axis=1)] for name, listed in lists.items()], axis=0
@@ -145,13 +147,13 @@ def tune(
     return Tuning(
         points[best], int(total[best]), int(total[points.index(UNCHANGED)]),
         sum(int(count.min()) for count in errors.values()),
-        sum(len(references[name]) for name in lists), len(lists), tried,
+        sum(word not in unscored for name in lists for word in references[name]), len(lists), tried,
     )  # fmt: skip
 
 
-def error_counts(listed: Candidates, reference: Sequence[str]) -> np.ndarray:
-    """Word errors of every candidate: (K,)."""
-    return np.array([scored("", reference, words).errors for words in listed.words])
+def error_counts(listed: Candidates, reference: Sequence[str], unscored: Collection[str] = ()) -> np.ndarray:
+    """Word errors of every candidate, without words that are not scored: (K,)."""
+    return np.array([scored_without(scored("", reference, words), unscored).errors for words in listed.words])
 
 
 def _best_point(total: np.ndarray, points: Sequence[ScoreWeights]) -> int:

@@ -124,6 +124,7 @@ class Call:
                 yield f"{path}: name: {experiment.name} is also that of {first}.yaml; each needs a name of its own"
             yield from self.unknown_cut_sets(path, "data.train", experiment.data.train)
             yield from self.unknown_cut_sets(path, "data.valid", (experiment.data.valid,))
+            yield from self.unknown_cut_sets(path, "decoding.condition_sets", experiment.decoding.condition_sets)
             try:
                 yield from (f"{path}: {text}" for text in self.unfit(experiment))
             except (ValueError, OSError) as error:  # of a file that init or teacher leads to
@@ -249,7 +250,7 @@ class Call:
         except ValueError as error:
             yield str(error)
         labels = self.recipe.num / name
-        unlabelled = experiment.supervised and self.trains(experiment) and not self.done(labels)
+        unlabelled = experiment.reads_lattices and self.trains(experiment) and not self.done(labels)
         if unlabelled and teacher.transduces and not teacher.recognises:
             yield (
                 f"teacher.experiment: {name} has a transducer alone, and stage 7 makes lattices of a main output; give"

@@ -17,6 +17,7 @@ from distill.corpora.listing import first_few
 from distill.files import write_text
 from distill.recipe import ngram_rescoring
 from distill.recipe.emissions import Emissions, Run, compute, main_mode, modes
+from distill.recipe.exporting import export_stage
 from distill.recipe.ngram_rescoring import RESCORING
 from distill.recipe.options import Recipe
 from distill.recipe.search import check_outputs, graph_decoder
@@ -61,6 +62,14 @@ def check_condition_sets(experiments: Iterable[Experiment], known: Sequence[str]
         for name in experiment.decoding.condition_sets:
             if name not in known:
                 raise ValueError(f"{experiment.name}: decoding.condition_sets: no test set {name!r}{hint(name, known)}")
+
+
+def check_exports(recipe: Recipe, experiments: Iterable[Experiment]) -> None:
+    """Raise ValueError for an exported model that is not of an experiment's checkpoint and settings as they are."""
+    for experiment in experiments:
+        stage = export_stage(recipe, experiment)
+        if not stage.up_to_date():
+            raise ValueError(f"{stage.out} is not there, or of other settings or weights; run stage 12 again")
 
 
 def outputs_of(experiment: Experiment) -> list[str]:
@@ -234,8 +243,9 @@ def nbest_oracle(decoding: Decoding) -> Recognised:
     """The sequence of each list with the fewest errors: a bound on rescoring."""
     from distill.decode.nbest import error_counts
 
-    references = decoding.emissions.references
-    best = {name: each.words[error_counts(each, references[name]).argmin()] for name, each in decoding.lists.items()}
+    references, unscored = decoding.emissions.references, decoding.experiment.decoding.unscored_words
+    errors = {name: error_counts(each, references[name], unscored) for name, each in decoding.lists.items()}
+    best = {name: each.words[errors[name].argmin()] for name, each in decoding.lists.items()}
     return Recognised(decoding.score(best), {"lm": ngram_rescoring.lm_of_graph(decoding.recipe)}, nbest=decoding.lists)
 
 

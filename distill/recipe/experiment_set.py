@@ -127,7 +127,7 @@ class SetRun:
     @cached_property
     def _labelling(self) -> set[str]:
         """Teachers whose lattices others learn from: they are made with the teacher, before seeds share it."""
-        return {each.teacher.experiment for each in self.experiments.values() if each.teacher and each.supervised}
+        return {each.teacher.experiment for each in self.experiments.values() if each.teacher and each.reads_lattices}
 
     def run(self, jobs: int) -> None:
         """Run all that is not done, so many seeds at a time.

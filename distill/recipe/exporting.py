@@ -40,7 +40,10 @@ def export_stage(recipe: Recipe, experiment: Experiment) -> Stage:
         inputs[recipe.lm] = 3
     if aligner := word_latency.aligner(recipe, experiment):
         inputs.setdefault(recipe.exp(aligner), stage_of(maker_of(recipe.conf_dir, aligner, recipe.suffix)))
-    settings = {"decoding": experiment.decoding.identity(), "seconds": [AUDIO_SECONDS, word_latency.SECONDS]}
+    settings = {
+        "decoding": ngram_rescoring.search_settings(experiment),
+        "seconds": [AUDIO_SECONDS, word_latency.SECONDS],
+    }
     return Stage(12, folder / "export", {**settings, "layout": LAYOUT}, inputs)
 
 

@@ -77,25 +77,26 @@ def choose_weights(recipe: Recipe, experiment: Experiment) -> None:
 
 
 def tune_weights(
-    folder: Path, run: Run, lists: Mapping[str, Candidates], emissions: Emissions, grid: Sequence[Sequence[float]]
-) -> None:
+    folder: Path, run: Run, lists: Mapping[str, Candidates], emissions: Emissions,
+    grid: tuple[Sequence[float], Sequence[float], Sequence[float]],
+) -> None:  # fmt: skip
     """weights.json: the point of the grid (graph, lm, word) with the fewest errors, and all points."""
     from distill.decode.nbest import tune
 
-    tuning = tune(lists, emissions.references, *grid)
+    tuning = tune(lists, emissions.references, *grid, run.experiment.decoding.unscored_words)
     write_json(folder / "weights.json", {"set": run.cut_set, "mode": run.label, **tuning.fields()})
     log.info("%s: %d errors on %s, before %d, with %s", run.experiment.name, tuning.errors, run.cut_set,
              tuning.before, tuning.weights)  # fmt: skip
 
 
 def read_weights(
-    folder: Path, lists: Mapping[str, Candidates], emissions: Emissions, count: int
+    folder: Path, lists: Mapping[str, Candidates], emissions: Emissions, count: int, unscored: Collection[str]
 ) -> tuple[ScoreWeights, dict[str, Any]]:
     """The weights of weights.json, and fields of wer.json: how they were chosen, the fewest errors of any choice."""
     from distill.decode.nbest import ScoreWeights, error_counts
 
     tuning = json.loads((folder / "weights.json").read_text(encoding="utf-8"))
-    oracle = sum(int(error_counts(each, emissions.references[name]).min()) for name, each in lists.items())
+    oracle = sum(int(error_counts(each, emissions.references[name], unscored).min()) for name, each in lists.items())
     chosen_by = {key: value for key, value in tuning.items() if key not in ("weights", "tried")}
     info = {"weights": tuning["weights"], "tuning": chosen_by, "nbest": count, "oracle_errors": oracle}
     return ScoreWeights(**tuning["weights"]), info
@@ -106,7 +107,7 @@ def chosen_weights(
 ) -> tuple[ScoreWeights, dict[str, Any]]:
     """`read_weights` of the larger n-gram."""
     folder, settings = weights_folder(recipe, experiment), experiment.decoding
-    weights, info = read_weights(folder, lists, emissions, settings.nbest)
+    weights, info = read_weights(folder, lists, emissions, settings.nbest, settings.unscored_words)
     return weights, {"lm": settings.rescoring_lm, **info}
 
 

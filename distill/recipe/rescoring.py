@@ -160,6 +160,7 @@ def rescored(
     from distill.scoring.wer import score
 
     folder = recipe.exp(run.experiment.name) / "rescoring"
-    weights, info = read_weights(folder, lists, emissions, settings.rescoring.nbest)
+    unscored = run.experiment.decoding.unscored_words
+    weights, info = read_weights(folder, lists, emissions, settings.rescoring.nbest, unscored)
     scored = [score(name, emissions.references[name], each.best(weights)) for name, each in lists.items()]
     return Recognised(scored, {"lm": "transformer", **info})

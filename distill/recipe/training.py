@@ -32,7 +32,7 @@ def training_stage(recipe: Recipe, experiment: Experiment) -> Stage:
     if experiment.teacher is not None:
         teacher = experiment.teacher.experiment
         inputs[recipe.exp(teacher)] = stage_of(maker_of(recipe.conf_dir, teacher, recipe.suffix))
-        if experiment.supervised:
+        if experiment.reads_lattices:
             inputs[recipe.num / teacher] = 7
     if stage := units_stage(recipe, experiment):
         inputs[stage.out] = stage.number

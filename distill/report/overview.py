@@ -23,6 +23,7 @@ CLAIMS = {  # by label, in the order of RESULTS.md
     "mini-biphones": "Units: biphones tied by their counts",
     "full": "Real speech of many speakers",
 }
+LINKED = ("mini-dynamic", "mini-biphones")  # labels whose tables RESULTS.md leaves to their pages
 INTRODUCTION = """# Results
 
 Word error rates in percent over an n-gram graph, with 95 % intervals over utterances; streaming is `Recogniser.step`.
@@ -68,12 +69,14 @@ def title_of(folder: Path) -> str:
 
 def whole(root: Path) -> str:
     """The text of RESULTS.md: a table per folder of results or set, links to others, and the goals of benchmarks."""
-    parts = [INTRODUCTION]
+    parts, further = [INTRODUCTION], []
     for folder in results(root):
-        link = (folder / "README.md").relative_to(root).as_posix()
-        table = "\n".join(recognition.error_table(read_runs(folder), GRAPH, summary=True).markdown())
-        parts.append(f"## [{title_of(folder)}]({link})\n\n{table}\n")
-    further = []
+        link = f"[{title_of(folder)}]({(folder / 'README.md').relative_to(root).as_posix()})"
+        if folder.name in LINKED:
+            further.append(link)
+        else:
+            table = "\n".join(recognition.error_table(read_runs(folder), GRAPH, summary=True).markdown())
+            parts.append(f"## {link}\n\n{table}\n")
     for settings, folder in sets(root):
         link = f"[{settings.title}]({(folder / 'README.md').relative_to(root).as_posix()})"
         if settings.tables and (short := settings.tables[0].short).rows:

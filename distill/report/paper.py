@@ -36,21 +36,32 @@ NOTE = "our columns: n-gram graph, SS by `Recogniser.step`; other corpora and si
 
 
 def steps(runs: Sequence[Run]) -> dict[str, Run]:
-    """Teacher, single step, first step and second step of the paper, those that were run."""
+    """Teacher, single step, first step and second step of the paper, those that were run.
+
+    The teacher is that of a student, else the first one there is. Pre-training, which is not decoded, is no teacher of
+    the paper where others are, and distillation without outputs no first step.
+    """
     roles: dict[str, Run] = {}
     by_name = {run.name: run for run in runs}
     for run in runs:
-        if run.stage in (5, 6):
-            roles.setdefault("teacher", run)
-        elif run.stage == 8 and run.streams:
+        if run.stage == 8 and run.streams:
             roles.setdefault("single step", run)
-        elif run.stage == 9 and run.training.config["init"] in by_name:
+        elif run.stage == 9 and run.streams and _teacher(run) and run.training.config["init"] in by_name:
             roles.setdefault("second step", run)
             roles.setdefault("first step", by_name[run.training.config["init"]])
+    decoded = [run for run in runs if run.decodings] or runs
     if "first step" not in roles:
-        plain = [run for run in runs if run.stage == 8 and not run.streams and run.name not in ("m1", "m2", "m3")]
+        plain = [run for run in decoded if run.stage == 8 and not run.streams and run.name not in ("m1", "m2", "m3")]
         roles.update({"first step": plain[0]} if plain else {})
+    taught = [by_name[name] for student in roles.values() if (name := _teacher(student)) in by_name]
+    if teachers := [*taught, *(run for run in decoded if run.stage in (5, 6))]:
+        roles["teacher"] = teachers[0]
     return roles
+
+
+def _teacher(run: Run) -> str:
+    """Name of the experiment that a run's model learnt from; empty without one."""
+    return (run.training.config.get("teacher") or {}).get("experiment", "")
 
 
 def objective_table(runs: Sequence[Run]) -> Table | None:

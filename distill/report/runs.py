@@ -46,9 +46,14 @@ class Run:
 
     @property
     def open_size(self) -> float | None:
-        """Those of them that gates left at the last validation, None without gates."""
+        """Those of them that gates left at the last validation, None without gates, or with gates of multiply-adds."""
         closed = (self.training.figures or {}).get("sparsity")
-        return None if closed is None else self.size - closed * self.training.params.trunk
+        pruning = self.training.config["model"].get("pruning") or {}
+        return (
+            None
+            if closed is None or pruning.get("of", "parameters") != "parameters"
+            else self.size - closed * self.training.params.trunk
+        )
 
     @property
     def modes(self) -> list[str]:

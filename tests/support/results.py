@@ -23,7 +23,10 @@ def training(folder: Path, stage: int, chunk: int = 0, init: str | None = None, 
         "params": {"trunk": 1_000_000, "head": 10_000, "training_only": 500}, "updates": 7, "audio_hours": 1.25,
         "wall_s": 90.0, "train_loss": 0.5, "valid_loss": None, "without_path": 0, "recomputed": 0, "commit": "abc",
         "hardware": "a processor", "command": "run.sh",
-        "config": {"stage": stage, "init": init, "model": {"streaming": {"chunk_frames": chunk}}},
+        "config": {
+            "stage": stage, "init": init, "model": {"streaming": {"chunk_frames": chunk}},
+            "teacher": {"experiment": "teacher"} if stage in (8, 9) else None,
+        },
     }  # fmt: skip
     write(folder / "result.json", content | changes)
 

@@ -291,6 +291,11 @@ def test_spoken_commands(tmp_path: Path) -> None:
     assert "k1" in ids["unlabelled"] and len(ids["unlabelled"]) == 2
 
 
+def test_text_of_spoken_commands_follows_their_tables(tmp_path: Path) -> None:
+    corpus = commands(tmp_path / "commands", tmp_path / "audio")
+    assert {*corpus.tables.values()} <= {*corpus.texts}, "transcripts are sentences of the text corpus"
+
+
 def test_other_speeds_change_the_audio_alone(tmp_path: Path) -> None:
     corpus = commands(tmp_path / "commands", tmp_path / "audio")
     assert prepare(corpus, tmp_path) == []

@@ -185,20 +185,26 @@ def test_long_unlabelled_recordings_are_cut(tmp_path: Path, monkeypatch) -> None
     write_tone(tmp_path / "unlabelled/ann/short.flac")
     write_tone(tmp_path / "unlabelled/ann/long.flac", 40.0)
     write_tone(tmp_path / "unlabelled/ann/empty.flac", 40.0)
+    for number in range(4):
+        write_tone(tmp_path / f"unlabelled/ann/b{number}.flac", 40.0)
     corpus = Custom(tmp_path, Options(audio_dir=tmp_path / "audio"))
     asked = {}
 
     def segment(recordings: dict[str, str], path: Path, processes: int, job: object) -> None:
         asked.update(recordings)
         path.write_text('{"recording": "ann-long", "speech": [[1.0, 4.5], [6.0, 9.0]]}\n'
-                        '{"recording": "ann-empty", "speech": []}\n')  # fmt: skip
+                        '{"recording": "ann-empty", "speech": []}\n'
+                        + "".join(f'{{"recording": "ann-b{n}", "speech": [[0.0, 1.0]]}}\n' for n in (2, 0, 3, 1))
+                        )  # fmt: skip
 
     monkeypatch.setattr("distill.corpora.custom.segment", segment)
     (tmp_path / "audio").mkdir()
     corpus.render(tmp_path / "audio")
-    assert set(asked) == {"ann-long", "ann-empty"}
+    assert set(asked) == {"ann-long", "ann-empty", *(f"ann-b{n}" for n in range(4))}
     listing = corpus.listing("unlabelled")
-    assert sorted((u.name, u.start, u.end, u.speaker) for u in listing.utterances) == [
+    cut = [u.name for u in listing.utterances if u.name.startswith("ann-b")]
+    assert cut == [f"ann-b{n}-0000" for n in range(4)], "in the order of the folder, in every process"
+    assert sorted((u.name, u.start, u.end, u.speaker) for u in listing.utterances if u.name not in cut) == [
         ("ann-long-0000", 1.0, 4.5, "ann"), ("ann-long-0001", 6.0, 9.0, "ann"), ("ann-short", 0.0, None, "ann"),
     ]  # fmt: skip
     assert [(name, re.sub(r": /.*", "", why)) for name, why in listing.left_out] == [("ann-empty", "no speech found")]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distill.decode.graph_decoder import GraphDecoder
-from distill.decode.nbest import UNCHANGED, Candidates, ScoreWeights, candidates, score_all, tune
+from distill.decode.nbest import UNCHANGED, Candidates, ScoreWeights, candidates, error_counts, score_all, tune
 from distill.fsa.lattice import Lattice, Search
 from distill.lfmmi import NativeEngine
 from distill.scoring.wer import score
@@ -102,6 +102,15 @@ def test_a_lone_best_point_loses_to_a_plateau() -> None:
     tuning = tune(lists, references, (1.0,), range(6), (0.0,))
     assert [errors for *_, errors in tuning.tried] == [1, 0, 2, 1, 0, 0]
     assert tuning.weights == ScoreWeights(1.0, 5.0, 0.0)
+
+
+def test_words_that_are_not_scored_are_no_errors() -> None:
+    lists = {"u": listed(("HELLO", 0.0, -1.0, 0.0), ("UM HALLO", 0.0, 0.0, 0.0))}
+    references = {"u": ["UM", "HELLO"]}
+    assert error_counts(lists["u"], references["u"]).tolist() == [1, 1]
+    assert error_counts(lists["u"], references["u"], ("UM",)).tolist() == [0, 1]
+    tuning = tune(lists, references, GRAPH, LM, WORD, ("UM",))
+    assert (tuning.before, tuning.oracle, tuning.ref_words) == (1, 0, 1)
 
 
 def test_nothing_is_changed_where_nothing_helps() -> None:

@@ -22,7 +22,7 @@ from local import check_call
 ROOT = Path(__file__).resolve().parents[3]
 TEACHER = "{stage: 6, init: teacher_init, pretrained: random, objective: {alpha: 1, beta: 1}, optim: {updates: 1}}"
 SN = "{base: teacher.yaml, stage: 8, init: teacher, teacher: {experiment: teacher}, model: {encoder: {layers: 2}}, "
-SN += "objective: {alpha: 0.8, beta: 0.8, teacher_layers: [2, 4]}}"
+SN += "objective: {alpha: 0.8, beta: 0.8, teacher_layers: [2, 4]}, data: {train: [unlabelled]}}"
 FILES = {
     "teacher": TEACHER, "sn": SN, "ss": "{base: sn.yaml, stage: 9, init: sn}", "lm": "optim: {updates: 1}",
     "again": "{base: teacher.yaml, init: teacher}", "self": "{base: teacher.yaml, init: self}",
@@ -60,6 +60,8 @@ FILES = {
     "slim_gated": "{base: slim.yaml, init: gated, init_sparsity: 0.7}",
     "ranked": "{base: teacher.yaml, model: {encoder: {rank: 700}}}",
     "phones": "{base: teacher.yaml, init: teacher, init_units: phones}",
+    "labelled_sn": "{base: sn.yaml, data: {train: [labelled]}}",
+    "some_conditions": "{base: teacher.yaml, decoding: {condition_sets: [tset-clean]}}",
 }  # fmt: skip
 Check = Callable[..., tuple[int, str]]
 
@@ -269,6 +271,17 @@ def test_what_is_trained_already_need_not_be_named(check: Check, tmp_path: Path)
     assert check("sn") == (0, "")
     assert "teacher_bpe is not trained" in check("sn", "--units", "bpe")[1]
     assert check("phones", "--units", "bpe") == (0, "")
+
+
+def test_lattices_are_asked_for_where_they_are_read(check: Check, tmp_path: Path) -> None:
+    done(tmp_path / "exp/teacher")
+    assert check("labelled_sn") == (0, "")
+    assert "stage 7 makes" in check("sn")[1]
+    assert check("sn", "--set", "data.numerator=transcript") == (0, "")
+
+
+def test_conditions_are_of_test_sets_there_are(check: Check) -> None:
+    assert "some_conditions.yaml: decoding.condition_sets: no cut set 'tset-clean'" in check("some_conditions")[1]
 
 
 def test_cut_sets_that_are_there_are_known(check: Check, tmp_path: Path) -> None:

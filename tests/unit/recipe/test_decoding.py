@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -10,7 +11,9 @@ import pytest
 from distill.config.decoding import Method
 from distill.recipe import decoding
 from distill.recipe.decoding import DECODERS
+from distill.recipe.exporting import export_stage
 from distill.recipe.options import Recipe
+from distill.recipe.stage import run_stage
 from distill.report.recognition import sections
 from distill.report.runs import read_runs
 from distill.scoring.wer import score, scored_without
@@ -37,6 +40,17 @@ METHODS = ["1best", "transducer_greedy", "transducer_beam"]
 def recipe(tiny: Tiny) -> Recipe:
     """`other`, which streams, with a transducer; `teacher` without."""
     return add_transducer(tiny, conditions={"two": {}})
+
+
+def test_an_export_of_other_settings_is_not_decoded(recipe: Recipe) -> None:
+    with pytest.raises(ValueError, match="other/export is not there, or of other settings or weights; run stage 12"):
+        decoding.check_exports(recipe, [recipe.experiment("other")])
+    stage = export_stage(recipe, recipe.experiment("other"))
+    run_stage(stage, lambda folder: None)
+    decoding.check_exports(recipe, [recipe.experiment("other")])
+    other = replace(recipe, settings=("decoding.avg=2",))
+    with pytest.raises(ValueError, match="run stage 12 again"):
+        decoding.check_exports(other, [other.experiment("other")])
 
 
 def test_a_transducer_is_decoded_beside_the_main_output(recipe: Recipe) -> None:

@@ -111,7 +111,7 @@ def test_what_is_shared_is_trained_once_and_linked(run: SetRun) -> None:
 def test_lattices_of_a_shared_teacher_are_made_before_seeds_share_them(run: SetRun) -> None:
     rows = {**run.settings.experiments, "sn": {"base": "student.yaml"}}
     (run.recipe / "conf/student.yaml").write_text(
-        "stage: 8\ninit: ft\nteacher: {experiment: ft}\noptim: {updates: 10}\n"
+        "stage: 8\ninit: ft\nteacher: {experiment: ft}\noptim: {updates: 10}\ndata: {train: [unlabelled]}\n"
     )
     settings = run.settings.model_copy(update={"shared": ("pre", "ft"), "experiments": rows})
     SetRun(settings, run.root, run.folder).run(2)

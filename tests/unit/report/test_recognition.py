@@ -107,6 +107,16 @@ def test_the_first_step_needs_no_second(exp: Path) -> None:
     assert paper.steps(runs)["first step"].name == "sn"
 
 
+def test_pre_training_is_no_teacher_and_fine_tuning_no_second_step(exp: Path) -> None:
+    training(exp / "hubert", 5)
+    training(exp / "dt", 8)
+    experiment(exp, "m1", 9, init="dt")
+    names = {step: run.name for step, run in paper.steps(read_runs(exp)).items()}
+    assert names == {"teacher": "teacher", "single step": "single", "first step": "sn", "second step": "ss"}
+    agnostic = [run for run in read_runs(exp) if run.name in ("hubert", "dt", "m1")]
+    assert "second step" not in paper.steps(agnostic) and "first step" not in paper.steps(agnostic)
+
+
 def test_step_table_stands_beside_the_papers(exp: Path) -> None:
     rows = {row[0]: row[1:] for row in paper.step_table(read_runs(exp)).rows}
     assert rows["second step"] == ("ss", "3.00 [2.5-3.5]", "3.00 [2.5-3.5]", "12.90", "19.25", "3.54", "7.57")

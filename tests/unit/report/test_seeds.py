@@ -194,6 +194,10 @@ def test_a_size_has_what_gates_leave(folder: Path) -> None:
     assert [row[1] for row in rows] == ["1.01", "1.01 (0.53 open)"]
     (run,) = (run for run in read_runs(folder / "seed-0") if run.name == "d")
     assert run.open_size == pytest.approx(1_000_000 * (1 - 0.38) + 10_000)
+    config = {**run.training.config, "model": {"pruning": {"of": "macs"}}}
+    training(folder / "seed-0/d", 8, figures={"sparsity": 0.38}, config=config)
+    (run,) = (run for run in read_runs(folder / "seed-0") if run.name == "d")
+    assert run.open_size is None, "the share is one of multiply-adds"
 
 
 def test_the_page_lists_what_is_missing(folder: Path) -> None:

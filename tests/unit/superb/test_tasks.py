@@ -22,6 +22,7 @@ from distill.superb.tasks import TASKS, find_task
 from distill.superb.upstream import Upstream
 from tests.support import superb
 from tests.support.models import MODELS, build
+from tools import superb as superb_tool
 
 ROOT = Path(__file__).resolve().parents[3]
 WRITERS = {
@@ -157,3 +158,10 @@ def test_the_tool_names_what_is_wrong(arguments: list[str], message: str, tmp_pa
         cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "PATH": ""},
     )  # fmt: skip
     assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_folders_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["superb.sh", "--experiment", "seed-0/exp/dt", "seed-1/exp/dt"])
+    with pytest.raises(SystemExit):
+        superb_tool.main()
+    assert "--experiment: dt is the name of several" in capsys.readouterr().err
