@@ -207,6 +207,11 @@ class Attention(Relation):
         for name, model, blocks in (("student", student, pairs.keys()), ("teacher", teacher, pairs.values())):
             if bare := [i for i in blocks if i <= model.encoder.layers and not model.encoder.widths(i - 1).heads]:
                 raise ValueError(f"attention: blocks {bare} of the {name} have no attention; leave them out of layers")
+            if model.pruning is not None and {"heads", "layers"} & {*model.pruning.units}:
+                raise ValueError(
+                    f"attention: gates of the {name} close heads (model.pruning.units), which an average of maps over"
+                    " heads does not know; leave heads and layers out of the units, or use the term temporal"
+                )
             if any(model.encoder.attention_of):
                 raise ValueError(
                     f"attention: blocks of the {name} take maps from others (encoder.attention_of), and so have none to"

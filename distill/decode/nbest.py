@@ -59,7 +59,7 @@ def candidates(decoder: GraphDecoder, lattice: Lattice, count: int, beam: float)
         zero = np.zeros(1)
         return Candidates(((),), zero, zero, zero)
     graph = determinised(lattice, None, beam)
-    sequences = list(islice((ids for ids, score in graph.ranked() if score >= -beam), count))
+    sequences = [ids for ids, _ in islice(graph.near(beam), count)]
     parts = np.array([_scores(graph, ids) for ids in sequences])
     words = tuple(tuple(decoder.words[word] for word in ids) for ids in sequences)
     return Candidates(words, parts[:, 1], parts[:, 0], np.zeros(len(sequences)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import islice, takewhile
+from itertools import islice
 
 import numpy as np
 
@@ -125,8 +125,7 @@ def sequences_graph(sequences: Iterable[Sequence[int]]) -> Fsa:
 
 def nbest_graph(sequences: SequenceGraph, count: int, beam: float) -> Fsa:
     """The best `count` sequences within `beam` of the best, without weights of their own."""
-    near = takewhile(lambda item: item[1] >= -beam, sequences.ranked())
-    return sequences_graph(units for units, _ in islice(near, count))
+    return sequences_graph(units for units, _ in islice(sequences.near(beam), count))
 
 
 def lattice_graph(

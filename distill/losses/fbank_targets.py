@@ -25,8 +25,7 @@ def stacked_frames(model: Model, term: str) -> int:
 @torch.no_grad()
 def stacked_fbank(wave: Tensor, samples: Tensor, mels: int, stacked: int, size: int) -> Tensor:
     """Stacked Fbank, a channel of mean 0 and variance 1 over its utterance: wave (B, N) -> (B, size, S * mels)."""
-    with torch.autocast(wave.device.type, enabled=False):
-        x = fbank(wave, samples, mels)
+    x = fbank(wave, samples, mels)
     inside = valid_mask(fbank_lengths(samples), x.shape[1])[..., None]
     count = inside.sum(1, keepdim=True).clamp_min(1)
     centred = (x - (x * inside).sum(1, keepdim=True) / count) * inside

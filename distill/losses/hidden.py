@@ -15,9 +15,9 @@ from distill.losses.term import Losses, LossTerm, ParameterGroup, TermContext, m
 class HiddenMse(LossTerm):
     """Trainable W_i map student blocks to teacher blocks; the last one may belong to a shared head.
 
-    layer_map: g, student block -> teacher block, counted from 1. shared: the head's own projection
-    (`Output.mapped_last`) takes the place of the last W_i. norm: "none" or "layer", of the targets. lower_weight: of
-    blocks before the last one of the map.
+    layer_map: g, student block -> teacher block, counted from 1. last: the teacher's last block. shared: the head's own
+    projection (`Output.mapped_last`) takes the place of its W_i. norm: "none" or "layer", of the targets. lower_weight:
+    of blocks before the last one of the map.
     """
 
     needs = frozenset({"hidden"})
@@ -29,7 +29,7 @@ class HiddenMse(LossTerm):
         super().__init__()
         self.lower_weight = lower_weight
         self.layer_map, self.last, self.shared, self.norm = dict(layer_map), last, shared, norm
-        own = [i for i in layer_map if not (shared and i == last)]
+        own = [i for i, g in layer_map.items() if not (shared and g == last)]
         self.projections = nn.ModuleDict({str(i): nn.Linear(student_dim, teacher_dim, bias=False) for i in own})
 
     @classmethod
@@ -40,7 +40,7 @@ class HiddenMse(LossTerm):
         # A shared head's prediction layer is the teacher's, so that its W must map to the teacher's last block.
         same_width = context.student.shared_head_dim == teacher.dim
         shared = same_width and layer_map.get(student.layers) == teacher.layers
-        term = cls(layer_map, student.dim, teacher.dim, student.layers, shared, settings.norm, settings.lower_weight)
+        term = cls(layer_map, student.dim, teacher.dim, teacher.layers, shared, settings.norm, settings.lower_weight)
         if settings.lr_scale != 1:
             term.group = ParameterGroup("hidden", settings.lr_scale)
         return term
@@ -51,12 +51,12 @@ class HiddenMse(LossTerm):
         inside = valid_mask(teacher.lengths, student.logits.shape[1])
         terms = {}
         for i, g in self.layer_map.items():
-            mapped = student.mapped_last if self.shared and i == self.last else None
+            mapped = student.mapped_last if self.shared and g == self.last else None
             if mapped is None:
                 mapped = self.projections[str(i)](student.hidden[i])
             target = teacher.hidden[g]
             # The last target is normed already where blocks are pre-LN, and is the input of the shared head.
-            if self.norm == "layer" and i != self.last:
+            if self.norm == "layer" and g != self.last:
                 target = F.layer_norm(target.float(), target.shape[-1:])
             weight = 1.0 if i == max(self.layer_map) else self.lower_weight
             terms[f"hidden{i}"] = masked_mse(mapped, target, inside)._replace(weight=weight)

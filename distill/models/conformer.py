@@ -130,7 +130,10 @@ class ConformerBlock(nn.Module):
         return self.norm(x + 0.5 * self.ffn_after(x)), ConformerCache(new.keys, new.values, conv)
 
     def queries_and_keys(self, x: Tensor) -> Tensor:
-        """Those of the attention to the block's input x (B, T, C), side by side: (B, T, 2 heads * head_dim)."""
+        """Those of the attention to the block's input x (B, T, C), side by side: (B, T, 2 heads * head_dim).
+
+        In training with dropout they are those of another draw than the block's own.
+        """
         assert isinstance(self.attention, Attention)  # `distill.config.losses.Attention` refuses
         x = self.attention_norm(x + 0.5 * self.ffn_before(x))
         return torch.cat([self.attention.query(x), self.attention.key(x)], 2)

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,6 +73,10 @@ class SequenceGraph:
                 heapq.heappush(queue, (cost - final[state], symbols, -1))
             for arc in range(first[state], first[state + 1]):
                 heapq.heappush(queue, (cost - score[arc], (*symbols, symbol[arc]), dst[arc]))
+
+    def near(self, beam: float) -> Iterator[tuple[tuple[int, ...], float]]:
+        """Those of `ranked` within `beam` of the best; the others, exponentially many, are not looked for."""
+        return takewhile(lambda item: item[1] >= -beam, self.ranked())
 
 
 class UnitTable(NamedTuple):

@@ -125,7 +125,8 @@ class TeacherTargets:
         try:
             return safetensors.torch.load_file(path)
         except (FileNotFoundError, SafetensorError):  # not stored yet, or cut short as the system went down
-            targets = self._run(row)
+            with torch.autocast(row.wave.device.type, enabled=False):  # other trainings, of any precision, read it too
+                targets = self._run(row)
         tensors = {"logits": targets.logits, **{f"hidden{i}": x for i, x in targets.hidden.items()}}
         tensors |= {f"attention{i}": x for i, x in (targets.attention or {}).items()}
         tensors |= {name: x for name in FURTHER if (x := getattr(targets, name)) is not None}

@@ -53,6 +53,14 @@ def test_automodel_gives_our_log_probabilities(tmp_path, kind, norm, norm_first,
     torch.testing.assert_close(got, ours, rtol=1e-4, atol=1e-4)
 
 
+def test_a_transducer_stays_behind(tmp_path) -> None:
+    model = model_of("frame", True, 16, "gain", None)
+    both = Model.model_validate(model.settings.model_dump() | {"transducer": {"dim": 6, "joiner_dim": 7}})
+    write_folder(Recogniser(both, len(OUTPUTS)), OUTPUTS, tmp_path)
+    _, loading = transformers.AutoModelForCTC.from_pretrained(tmp_path, output_loading_info=True)
+    assert not loading["missing_keys"] and not loading["unexpected_keys"]
+
+
 def test_what_transformers_lacks_is_named(tmp_path) -> None:
     model = model_of("frame", True, 16, "gain", None)
     values = model.settings.model_dump()

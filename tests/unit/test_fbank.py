@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 
 from distill.corpora.stored_fbank import NativeFbank, NativeFbankConfig
-from distill.fbank import fbank, fbank_frames, fbank_lengths
+from distill.fbank import fbank, fbank_frames, fbank_lengths, log_mel
 from distill.mel import mel_filters
+from distill.models.log_mel import log_mel as whisper_log_mel
 from distill.runtime.fbank import Fbank
 
 
@@ -54,3 +57,11 @@ def test_a_part_of_the_audio_gives_its_frames() -> None:
 def test_too_many_filters_are_refused() -> None:
     with pytest.raises(ValueError, match="some would be empty"):
         mel_filters(300)
+
+
+@pytest.mark.parametrize("of", [log_mel, whisper_log_mel], ids=["kaldi", "whisper"])
+def test_half_precision_of_a_training_changes_nothing(of: Callable[[torch.Tensor, int], torch.Tensor]) -> None:
+    wave = torch.randn(2, 400)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = of(wave, 80)
+    torch.testing.assert_close(found, of(wave, 80), rtol=0, atol=0)

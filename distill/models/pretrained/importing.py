@@ -21,7 +21,12 @@ SECOND = {"ctc.weight": HEAD[0], "ctc.bias": HEAD[1]}
 OWN = ("encoder.mask_embedding",)
 """Not in every checkpoint: initialised anew then, with a line in the list."""
 ABOUT_SHAPE = ("front_end", "encoder")
-NOT_SHAPE = ("dropout", "attention_dropout", "activation_dropout", "layer_drop", "first", "mels", "norm_eps")
+NOT_SHAPE = (
+    "dropout", "attention_dropout", "activation_dropout", "input_dropout", "layer_drop", "layer_grad_scale",
+    "feature_grad_mult", "first", "mels", "norm_eps",
+)  # fmt: skip
+NOT_THEIRS = ("transducer.", "gates.", "head.shared_projection.")
+"""Beginnings of names that no published checkpoint has: initialised anew, with a line in the list."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,7 @@ def _check(checkpoint: Checkpoint, model: Recogniser, values: Mapping[str, torch
     """ValueError naming tensors that are missing, too many, or of another shape."""
     own, origin = model.state_dict(), checkpoint.origin
     optional = {*OWN, *HEAD, *SECOND, "front_end.gain"}
-    missing = [name for name in own if name not in values and name not in optional]
+    missing = [name for name in own if name not in values and name not in optional and not name.startswith(NOT_THEIRS)]
     extra = [f"{origin[name]} ({name})" for name in values if name not in own]
     shapes = [
         f"{origin[name]} has {tuple(values[name].shape)}, expected {tuple(own[name].shape)}"

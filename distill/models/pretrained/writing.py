@@ -141,7 +141,7 @@ def their_tensors(model: Recogniser) -> dict[str, Tensor]:
     if "encoder.projection.weight" not in own:  # transformers always projects
         own["encoder.projection.weight"] = torch.eye(model.settings.encoder.dim)
         own["encoder.projection.bias"] = torch.zeros(model.settings.encoder.dim)
-    return {_theirs(name): x for name, x in own.items() if not name.startswith("ctc.")}
+    return {_theirs(name): x for name, x in own.items() if not name.startswith(("ctc.", "transducer."))}
 
 
 def _theirs(ours: str) -> str:

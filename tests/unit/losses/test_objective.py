@@ -12,7 +12,9 @@ from distill.config.losses import Objective as Settings
 from distill.config.model import Model
 from distill.fsa.graph import Fsa
 from distill.graphs import topology
-from distill.lfmmi import NativeEngine
+from distill.lfmmi import NativeEngine, build_engine
+from distill.losses.ctc import Ctc
+from distill.losses.hidden import HiddenMse
 from distill.losses.objective import Objective, fit_frames, needs_of
 from distill.losses.term import LossTerm, TermContext
 from distill.models.heads import SharedHead
@@ -114,6 +116,25 @@ def test_layer_norm_of_targets_spares_the_last() -> None:
     torch.testing.assert_close(one, total(objective, head, hidden, scaled, numerators))
     other = targets._replace(hidden={2: targets.hidden[2], 4: 7 * targets.hidden[4]})
     assert total(objective, head, hidden, other, numerators) > one
+
+
+def test_the_norm_is_spared_where_the_target_is_the_last_block() -> None:
+    """Of a map that ends before the teacher's last block, all targets are normed."""
+    term = HiddenMse({3: 2}, DIM, TEACHER_DIM, last=4, shared=False, norm="layer")
+    _, head, hidden, targets, _ = make()
+    output, batch = Output(head(hidden[-1]), LENGTHS, hidden), Batch(("a", "b"), torch.empty(0), LENGTHS)
+    scaled = targets._replace(hidden={2: 7 * targets.hidden[2] + 3})
+    losses = [term(output, each, batch).terms["hidden3"].total for each in (targets, scaled)]
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=0)
+
+
+def test_ctc_names_utterances_without_a_path() -> None:
+    term = Ctc(build_engine("native", 0.0, "float32"))
+    logits = torch.randn(2, 9, UNITS)
+    numerators = [topology.ctc(linear_graph([1] * 9)), topology.ctc(linear_graph([3]))]
+    output = Output(logits, LENGTHS, (), logits)
+    losses = term(output, None, Batch(("a", "b"), torch.empty(0), LENGTHS, numerators))
+    assert losses.dropped.tolist() == [True, False] and float(losses.terms["ctc"].count) == 5
 
 
 def test_utterances_without_a_path_are_counted_and_give_no_gradient() -> None:

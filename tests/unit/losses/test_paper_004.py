@@ -10,7 +10,7 @@ import torch
 
 from distill.batch import Batch, Output, Targets
 from distill.config.losses import Objective as Settings
-from distill.config.model import Model
+from distill.config.model import Model, Pruning
 from distill.losses import term
 from distill.losses.objective import Objective, fit_frames
 from distill.losses.term import TermContext
@@ -231,6 +231,7 @@ WHISPER = shape(
 )  # fmt: skip
 WAVLM = shape(WIDE, WIDE_HEADS, 4, encoder={"relative_buckets": 8})
 REUSING = shape(DIM, HEADS, encoder={"attention_of": [0, 1, 0]})
+GATED = STUDENT.model_copy(update={"pruning": Pruning(units=("heads",))})
 JOINED = shape(DIM, HEADS, encoder={"time_reduction": 2})
 COARSE = shape(DIM, HEADS, front_end={"layers": [[8, 640, 640]]})
 
@@ -241,6 +242,7 @@ COARSE = shape(DIM, HEADS, front_end={"layers": [[8, 640, 640]]})
         ({"attention": {}}, CHUNKS, TEACHER, "attention: the student sees chunks of 8 frames.* give both full context"),
         ({"attention": {}}, STUDENT, WAVLM, "the teacher adds gated relative positions.* use the term temporal"),
         ({"attention": {}}, STUDENT, WHISPER, "the teacher also attends to 50 frames of silence.* term temporal"),
+        ({"attention": {}}, GATED, TEACHER, "gates of the student close heads.* use the term temporal"),
         ({"attention": {}}, REUSING, TEACHER, "blocks of the student take maps from others.* use the term temporal"),
         ({"attention": {}}, JOINED, TEACHER, "maps of the student are of every 2 frames together"),
         ({"attention": {}}, COARSE, TEACHER, "student's are 40 ms apart and the teacher's 20 ms; give the student"),

@@ -158,6 +158,14 @@ def test_classes_of_other_libraries_become_inert_stubs(tmp_path: Path) -> None:
         read_pickle(path, stubs=True)
 
 
+def test_what_no_published_checkpoint_has_is_initialised_anew(tmp_path: Path) -> None:
+    values = SMALL.model_dump() | {"transducer": {"dim": 6, "joiner_dim": 7}, "pruning": {"units": ["heads"]}}
+    values["encoder"] |= {"input_dropout": 0.1, "feature_grad_mult": 0.1}  # of training alone
+    found = build_imported(read_checkpoint(hugging_face(tmp_path)), Model.model_validate(values), OUTPUTS)
+    new = [line.split("\t")[1] for line in found.lines if not line.startswith("copied")]
+    assert {name.split(".")[0] for name in new} >= {"transducer", "gates"}
+
+
 def test_missing_extra_and_misshapen_tensors_are_named(tmp_path: Path) -> None:
     whole = state_of(HUGGING_FACE)
     fewer = {name: t for name, t in whole.items() if name != "encoder.layers.1.attention.k_proj.bias"}

@@ -85,6 +85,19 @@ def test_beam_and_order(seed: int) -> None:
     assert [score for _, score in ranked] == sorted((score for _, score in ranked), reverse=True)
 
 
+def test_sequences_beyond_the_beam_are_not_looked_for() -> None:
+    """Of 40 alternatives that cost 4 each: 2 to the power of 40 sequences, of which 41 are near."""
+    n = 40
+    src = np.repeat(np.arange(n, dtype=np.int32), 2)
+    costs = np.tile(np.array([0.0, -4.0], np.float32), n)
+    final = np.where(np.arange(n + 1) == n, 0.0, -np.inf).astype(np.float32)
+    frames = np.arange(n + 1, dtype=np.int32)
+    graph = SequenceGraph(src, src + 1, np.tile(np.array([1, 2], np.int32), n), costs, 0 * costs, final,
+                          np.zeros(n + 1, np.float32), frames, frames, (0.0, 0.0), 6.0)  # fmt: skip
+    near = dict(graph.near(6.0))
+    assert len(near) == n + 1 and sorted(near.values())[0] == -4.0 and near[(1,) * n] == 0.0
+
+
 @pytest.mark.parametrize("kind", ["ctc", "two_pdf", "words"])
 @pytest.mark.parametrize(("beam", "most_arcs"), [(1.0, 10**6), (100.0, 10**6), (100.0, 8)])
 def test_the_reference_makes_the_same(kind: str, beam: float, most_arcs: int) -> None:

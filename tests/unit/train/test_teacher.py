@@ -158,6 +158,19 @@ def test_a_student_learns_temporal_relations_and_attention(kept: bool, tmp_path:
     assert all(figures[-1][name] < figures[0][name] for name in ("loss", "layer0", "intra2"))
 
 
+def test_stored_targets_are_those_of_single_precision(tmp_path: Path) -> None:
+    """Trainings of any precision read them, whoever has stored them."""
+    write_teacher(tmp_path)
+    kept = {"experiment": "t", "input": "clean", "keep_targets": True}
+    plan = trainer_of(student(objective={"temporal": {}}, teacher=kept), tmp_path).plan
+    row, stored = next(plan.batches(0, BEGIN)).row(0), []
+    for name, autocast in (("half", True), ("single", False)):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            stored.append(plan.teacher._stored(tmp_path / name, row))
+    for key, value in stored[0].items():
+        torch.testing.assert_close(value, stored[1][key], rtol=0, atol=0)
+
+
 MASKED = {"experiment": "t", "masked": True}
 
 
