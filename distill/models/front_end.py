@@ -104,7 +104,8 @@ class GaborLayer(nn.Module):
         super().__init__()
         channels, kernel, stride = shape
         self.conv = nn.Conv1d(1, channels, kernel, stride, bias=False)
-        with torch.no_grad():
+        # also where the model is made on another device: transformers can leave a torch.linspace that ignores it behind
+        with torch.no_grad(), torch.device("cpu"):
             self.conv.weight.copy_(2 * gabor_pairs(channels, kernel)[:, None])
         self.norm = FrameNorm(channels, eps)
 

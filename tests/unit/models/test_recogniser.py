@@ -6,10 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._device import _device_constructors
 
 from distill.config.model import Encoder, FrontEnd, Mask, Model, Streaming
 from distill.models.encoder import mask_spans, spans
-from distill.models.recogniser import Recogniser
+from distill.models.recogniser import Recogniser, without_values
 from tests.support.streams import assert_step_equals_forward
 
 HOP, CHUNK, HISTORY = 32, 4, 6
@@ -174,3 +175,16 @@ def test_the_front_ends_gradient_is_scaled() -> None:
         found.append((model.front_end.layers[0].conv.weight.grad, model.encoder.projection.weight.grad))
     torch.testing.assert_close(found[1][0], 0.25 * found[0][0])
     torch.testing.assert_close(found[1][1], found[0][1])
+
+
+def test_models_without_values_need_no_library_to_respect_their_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch lists the functions that a device applies to once; transformers replaces one of them for a while."""
+    original = torch.linspace
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "linspace", lambda *values, **options: original(*values, **options))
+        _device_constructors.cache_clear()
+        _device_constructors()
+    try:
+        assert without_values(small_model(False).settings).front_end.layers[0].conv.weight.is_meta
+    finally:
+        _device_constructors.cache_clear()
