@@ -31,12 +31,12 @@ class Ctc(LossTerm):
     def forward(self, student: Output, teacher: Targets | None, batch: Batch) -> Losses:
         """`loss` of the second output."""
         assert student.ctc_logits is not None
-        term, dropped = self.loss(student.ctc_logits, student.lengths, batch.graphs)
-        return Losses({"ctc": term}, dropped)
+        return self.loss(student.ctc_logits, student.lengths, batch.graphs)
 
-    def loss(self, logits: Tensor, lengths: Tensor, numerators: Sequence[Hmm]) -> tuple[Term, Tensor]:
-        """logits (B, T, V) not normalised, lengths (B,); and which utterances (B,) are left out, without a path."""
+    def loss(self, logits: Tensor, lengths: Tensor, numerators: Sequence[Hmm]) -> Losses:
+        """logits (B, T, V) not normalised, lengths (B,); utterances without a path are left out, and named."""
         log_probs = weighted(logits.float().log_softmax(-1), numerators)
         num = self.engine.score(within_windows(log_probs, numerators), lengths, numerators)
         total = torch.where(num.valid, -num.total, num.total.new_zeros(())).sum()
-        return Term(total, torch.where(num.valid, lengths.to(num.valid.device), 0).sum()), ~num.valid
+        term = Term(total, torch.where(num.valid, lengths.to(num.valid.device), 0).sum())
+        return Losses({"ctc": term}, ~num.valid)

@@ -164,7 +164,7 @@ def test_ctc_of_one_transcript_is_torchs_plus_the_weight_of_its_path() -> None:
     torch.manual_seed(0)
     logits, lengths = torch.randn(2, 9, 4, requires_grad=True), torch.tensor([9, 5])
     graphs = [topology.ctc(linear_graph([1, 2])), topology.ctc(linear_graph([3]))]
-    term = Ctc(NativeEngine()).loss(logits, lengths, graphs)
+    term = Ctc(NativeEngine()).loss(logits, lengths, graphs).terms["ctc"]
     theirs = torch.nn.functional.ctc_loss(
         logits.log_softmax(-1).transpose(0, 1), torch.tensor([1, 2, 3]), lengths, torch.tensor([2, 1]), reduction="sum"
     )
