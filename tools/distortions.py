@@ -16,7 +16,7 @@ import numpy as np
 from distill.analysis import distorted
 from distill.config.distortions import CLEAN, Distort
 from distill.config.experiment import conditions_of
-from distill.config.names import names_of
+from distill.config.names import names_of, repeated
 from distill.corpora.cut_sets import load_cuts
 from distill.data.distortions import Distorter
 from distill.data.loader import SpeechDataset, in_order
@@ -36,8 +36,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.parts < 2:
         parser.error(f"--parts {args.parts} must be 2 or more")
-    names = [folder.name for folder in args.folders]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := repeated([folder.name for folder in args.folders]):
         parser.error(f"{', '.join(twice)} is the name of several folders; compare seeds in calls of their own")
     write(args)
 

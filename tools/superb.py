@@ -16,6 +16,7 @@ import argparse
 from pathlib import Path
 
 from distill.config.experiment import conditions_of
+from distill.config.names import repeated
 from distill.data.distortions import Distorter
 from distill.recipe.script import log_to_console, run_script
 from distill.report import superb
@@ -28,8 +29,7 @@ def main() -> None:
     log_to_console()
     options = parser()
     args = options.parse_args()
-    folders = [folder.resolve().name for folder in args.experiment]
-    if twice := sorted({name for name in folders if folders.count(name) > 1}):
+    if twice := repeated([folder.resolve().name for folder in args.experiment]):
         options.error(f"--experiment: {', '.join(twice)} is the name of several; give seeds in calls of their own")
     if args.task:
         task = find_task(args.task)

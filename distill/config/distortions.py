@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from distill.config.bounds import EachOnce, Folder, InOrder, Name, Snr
 from distill.config.loading import Settings
-from distill.config.names import hint
+from distill.config.names import hint, repeated
 
 NOISES = ("gaussian", "coloured", "hum", "crackle")  # that are added; their functions: `distill.data.distortions`
 CODECS = ("mu_law", "gsm", "vorbis", "opus", "mp3")
@@ -43,7 +43,7 @@ class Distort(Settings):
             if name not in (*own, *self.noises):
                 raise ValueError(f"steps: no distortion {name!r}{hint(name, (*own, *self.noises))}")
         wrong: Mapping[str, Iterable[str]] = {
-            "steps: in two of them, where one is enough": {name for name in used if used.count(name) > 1},
+            "steps: in two of them, where one is enough": repeated(used),
             "noises: the name of another distortion": self.noises.keys() & {*own},
             "noises: in no step": self.noises.keys() - {*used},
             "noises: no folder is given": {name for name, folder in self.noises.items() if not folder},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 UNITS = ("phones", "chars", "bpe", "biphones", "letters")
@@ -30,6 +30,11 @@ def hint(name: str, known: Iterable[str]) -> str:
     known = list(dict.fromkeys(known))
     near = get_close_matches(name, known, n=1)
     return f"; did you mean '{near[0]}'?" if near else f"; there are: {', '.join(known) or 'none'}"
+
+
+def repeated(names: Sequence[str]) -> list[str]:
+    """Those that are there more than once, in order."""
+    return sorted({name for name in names if names.count(name) > 1})
 
 
 def names_of(option: str, text: str) -> tuple[str, ...]:

@@ -17,7 +17,6 @@ import numpy as np
 from distill.decode.graph_decoder import GraphDecoder, decode_all
 from distill.fsa.lattice import Lattice
 from distill.scoring.wer import score as scored
-from distill.scoring.wer import scored_without
 from distill.search.determinise import SequenceGraph, determinised
 
 Words = tuple[str, ...]
@@ -153,7 +152,8 @@ def tune(
 
 def error_counts(listed: Candidates, reference: Sequence[str], unscored: Collection[str] = ()) -> np.ndarray:
     """Word errors of every candidate, without words that are not scored: (K,)."""
-    return np.array([scored_without(scored("", reference, words), unscored).errors for words in listed.words])
+    counted = [[word for word in words if word not in unscored] for words in (reference, *listed.words)]
+    return np.array([scored("", counted[0], words).errors for words in counted[1:]])
 
 
 def _best_point(total: np.ndarray, points: Sequence[ScoreWeights]) -> int:

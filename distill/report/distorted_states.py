@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from distill.config.distortions import CLEAN
 from distill.report.table import Section, Table
 
 FILE = "distortions/distortions.json"  # in the folder of the results
@@ -22,7 +23,7 @@ def sections(folder: Path) -> Iterator[Section]:
         return
     content = json.loads(path.read_text(encoding="utf-8"))
     models = content["distances"]
-    kinds = [kind for kind in next(iter(models.values())) if kind != "clean"]
+    kinds = [kind for kind in next(iter(models.values())) if kind != CLEAN]
     rows = [(model, *(f"{of[kind][0]:.2f} ({of[kind][1]:.2f})" for kind in kinds)) for model, of in models.items()]
     lines = [*Table(("model", *kinds), tuple(rows), fixed=1).markdown(), "", NOTE]
     picture = path.with_suffix(".png")
