@@ -25,7 +25,7 @@ def main() -> None:
     inputs: dict[Path, int | None] = {recipe.lang: 2, recipe.lm: 3}
     run_stage(Stage(4, recipe.graphs, {"arpa": ARPA}, inputs), lambda folder: write(recipe, None, folder))
     for folder in {recipe.training_graphs(each) for each in recipe.experiments()} - {recipe.graphs}:
-        settings, sources = recipe.graph_settings().of_units, {recipe.lang: 2, recipe.cuts: 0}
+        settings, sources = recipe.graph_settings().of_units, {recipe.lang: 2, recipe.cut_set("labelled"): 0}
         run_stage(Stage(4, folder, settings, sources), partial(write_denominator_of_labelled, recipe))
     if recipe.hlg:
         stage = Stage(4, recipe.decoding_graphs, {}, {**inputs, recipe.hlg: None})

@@ -40,7 +40,7 @@ def main() -> None:
     if recipe.units == "bpe":
         inputs[recipe.text / "lm.txt"] = 0
     if recipe.units == "biphones":
-        inputs[recipe.cuts] = 0
+        inputs[recipe.cut_set("labelled")] = 0
     run_stage(Stage(2, recipe.lang, settings, inputs), partial(write, recipe, graphs, settings.get("letters")))
 
 

@@ -103,6 +103,14 @@ class Experiment(Settings):
         return values
 
     @property
+    def noises(self) -> dict[str, str]:
+        """Setting -> folder of recorded noise below the data dir that the training reads."""
+        found = {f"distort.noises.{name}": part for name, part in (self.distort.noises if self.distort else {}).items()}
+        if self.augment.noise_part and self.augment.noise_probability:
+            found["augment.noise_part"] = self.augment.noise_part
+        return found
+
+    @property
     def distortions(self) -> tuple[str, ...]:
         """What the labels of an utterance are of; none without `distort`."""
         return self.distort.names if self.distort else ()

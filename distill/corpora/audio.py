@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import soundfile
@@ -163,34 +164,39 @@ def readable(cut: Any) -> Any:
     return cut if sources == recording.sources else replace(cut, recording=replace(recording, sources=sources))
 
 
-def sample_faults(file: soundfile.SoundFile, segments: Sequence[SupervisionSegment], name: str) -> list[str | None]:
-    """Why the samples of each segment are unusable, or None; the file is decoded once, to its end.
+def check_samples(
+    file: soundfile.SoundFile, segments: Sequence[SupervisionSegment], name: str
+) -> list[tuple[str | None, str]]:
+    """Of each segment why its samples are unusable, or None, and their checksum; the file is decoded once, to its end.
 
     Raises Unusable where it cannot be.
     """
     rate, count = file.samplerate, file.frames
     ends = [(round(s.start * rate), min(round(s.end * rate), count)) for s in segments]
     bounds = sorted({0, count, *(bound for pair in ends for bound in pair)})
-    ranges = np.array([_extremes(file, end - start, name) for start, end in pairwise(bounds)])
+    figures = [_figures(file, end - start, name) for start, end in pairwise(bounds)]
+    ranges, checksums = np.array([extremes for extremes, _ in figures]), np.array([each for _, each in figures], "<u4")
     index = {bound: i for i, bound in enumerate(bounds)}
-    faults = []
+    found = []
     for (start, end), segment in zip(ends, segments, strict=True):
-        among = ranges[index[start] : index[end], :, int(segment.channel)]
-        faults.append(range_fault(float(among[:, 0].min()), float(among[:, 1].max()), name))
-    return faults
+        within = slice(index[start], index[end])
+        low, high = ranges[within, 0, int(segment.channel)].min(), ranges[within, 1, int(segment.channel)].max()
+        found.append((range_fault(float(low), float(high), name), f"{crc32(checksums[within].tobytes()):08x}"))
+    return found
 
 
-def _extremes(file: soundfile.SoundFile, count: int, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Minimum and maximum of the next `count` samples of each channel, (C,) each; NaN if a sample is."""
-    lows, highs = [], []
+def _figures(file: soundfile.SoundFile, count: int, name: str) -> tuple[np.ndarray, int]:
+    """Minimum and maximum of the next `count` samples of each channel (2, C), NaN if a sample is; CRC-32 of them."""
+    lows, highs, checksum = [], [], 0
     while count > 0:
         block = file.read(min(count, BLOCK), dtype="float32", always_2d=True)
         if not len(block):
             raise Unusable(f"truncated or unreadable audio: {name} ({count} samples are missing)")
         lows.append(block.min(0))
         highs.append(block.max(0))
+        checksum = crc32(block.tobytes(), checksum)
         count -= len(block)
-    return np.min(lows, 0), np.max(highs, 0)
+    return np.stack([np.min(lows, 0), np.max(highs, 0)]), checksum
 
 
 def range_fault(low: float, high: float, name: str) -> str | None:

@@ -70,10 +70,10 @@ class Corpus(ABC):
 
     text: sentences of the language models, None: those of the labelled parts. lexicon: pronunciations, None: to be
     made. arpas: published word n-grams by their order.
-    inputs: files whose contents the manifests depend on. renders: `render` makes audio of it. has_mini: `synthesise`
-    makes one, for --mini true. synthetic: there is no other, so that it is made where no folder is given. published:
-    what can be fetched. layout: that of a rehearsal, in `distill.synthetic.layouts`. unlabelled_parts: what
-    --unlabelled may name.
+    inputs: files whose contents the manifests depend on. renders: `render` makes audio of it. rendered: files whose
+    contents that audio depends on. has_mini: `synthesise` makes one, for --mini true. synthetic: there is no other, so
+    that it is made where no folder is given. published: what can be fetched. layout: that of a rehearsal, in
+    `distill.synthetic.layouts`. unlabelled_parts: what --unlabelled may name.
     """
 
     roles: Roles
@@ -82,6 +82,7 @@ class Corpus(ABC):
     inputs: tuple[Path, ...]
     arpas: Mapping[int, Path] = {}
     renders = False
+    rendered: tuple[Path, ...] = ()
     has_mini = False
     synthetic = False
     published: tuple[Published, ...] = ()

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -53,8 +53,9 @@ class Custom(Corpus):
         self.roles = own_roles(root)
         self.text = first_file(root, "lm.txt", "lm.txt.gz")
         self.lexicon = first_file(root, "lexicon.txt", "lexicon.txt.gz")
-        self.inputs = files_of_own(root, self.roles)
+        self.inputs = files_of_own(root, self.roles.parts)
         self.renders = bool(self.roles.unlabelled)
+        self.rendered = files_of_own(root, self.roles.unlabelled)
         if not self.renders:
             log.info("no unlabelled part in %s: the labelled audio serves as such, its text hidden", root)
 
@@ -205,10 +206,10 @@ def own_roles(root: Path) -> Roles:
     return Roles(("labelled",), unlabelled, ("dev",), {name: (name,) for name in tests or ["test-split"]}, hidden)
 
 
-def files_of_own(root: Path, roles: Roles) -> tuple[Path, ...]:
+def files_of_own(root: Path, parts: Sequence[str]) -> tuple[Path, ...]:
     """The tables of Kaldi data directories, cuts, Shar, and the audio files that they name, as far as they exist."""
     files: dict[Path, None] = {}
-    for part in roles.parts if _forms(root, "labelled") else ("",):
+    for part in parts if _forms(root, "labelled") else ("",):
         cuts = [path for suffix in (".jsonl.gz", ".jsonl") if part and (path := root / f"{part}{suffix}").is_file()]
         tables = [path for path in sorted((root / part).glob("*")) if KALDI_LISTS.fullmatch(path.name)]
         if shar := shar_files(root / part):

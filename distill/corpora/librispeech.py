@@ -97,6 +97,7 @@ class LibriSpeech(Corpus):
         self.renders = bool(self.light)
         chapters = [path for part in self.light for path in sorted(libri_light.folder_of(root, part).rglob("*.json"))]
         self.inputs = (*([speakers] if speakers.is_file() else []), *transcripts, *chapters)
+        self.rendered = tuple(chapters)
 
     def holder(self, part: str) -> str:
         """The folder that holds a part."""

@@ -17,7 +17,7 @@ from lhotse.cut import MonoCut
 
 from distill.batch import SAMPLE_RATE, convertible
 from distill.config.job import Job
-from distill.corpora.audio import SEVERAL_CHANNELS, opened, recording_of, sample_faults
+from distill.corpora.audio import SEVERAL_CHANNELS, check_samples, opened, recording_of
 from distill.corpora.corpus import Corpus, Roles
 from distill.corpora.cut_sets import write_cuts
 from distill.corpora.listing import Listing, Skipped, Source, Unusable, Utterance, at, first_few
@@ -30,6 +30,8 @@ SHARD = 200
 """Recordings that are checked and stored together."""
 SECONDS = (0.1, 35.0)
 """Shortest and longest utterance that is used."""
+CHECKSUM = "crc32"
+"""Custom field of a supervision: the checksum of its audio, so that cut sets of other audio are other files."""
 OVERSHOOT = 0.1
 """Seconds by which an utterance may end after its recording: it is trimmed. Those that end later are left out."""
 
@@ -163,11 +165,14 @@ def check_recording(
                     segments.append(supervision_of(utterance, recording, needs_text, resample))
                 except Unusable as error:
                     left_out.append((utterance.name, at(str(error), utterance.place)))
-            faults = sample_faults(file, segments, source.value) if segments else []
+            samples = check_samples(file, segments, source.value) if segments else []
     except Unusable as error:
         return Checked(left_out=[(name, at(str(error), source.place)) for name in places])
-    left_out += [(s.id, at(fault, places[s.id])) for s, fault in zip(segments, faults, strict=True) if fault]
-    good = [segment for segment, fault in zip(segments, faults, strict=True) if not fault]
+    checked = list(zip(segments, samples, strict=True))
+    left_out += [(s.id, at(fault, places[s.id])) for s, (fault, _) in checked if fault]
+    good = [
+        replace(s, custom={**(s.custom or {}), CHECKSUM: checksum}) for s, (fault, checksum) in checked if not fault
+    ]
     if good and recording.sampling_rate != SAMPLE_RATE:
         recording = recording.resample(SAMPLE_RATE)
         good = [trimmed(segment, recording.duration) for segment in good]

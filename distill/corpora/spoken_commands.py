@@ -46,7 +46,7 @@ class SpokenCommands(Corpus):
     def __init__(self, root: Path, options: Options | None = None) -> None:
         super().__init__(root, options)
         self.tables = find_tables(self.root)
-        self.inputs = tuple(self.tables.values())
+        self.inputs = self.rendered = tuple(self.tables.values())
         self.text, self.lexicon = self.options.recipe_dir / "orders.txt", self.options.recipe_dir / "lexicon.txt"
 
     @property

@@ -162,9 +162,14 @@ class Call:
         if stage and not self.done(stage.out) and (problem := source_problem(experiment.pretrained)):
             yield problem
         conditions = {f"decoding.conditions.{name}": each for name, each in experiment.decoding.conditions.items()}
+        for key, part in experiment.noises.items():
+            yield from self.unfit_noise(key, part)
         for key, distort in {"distort": experiment.distort, **conditions}.items():
             if distort is not None:
                 yield from self.unfit_distortions(key, distort)
+        for key, condition in conditions.items():
+            for name, part in condition.noises.items():
+                yield from self.unfit_noise(f"{key}.noises.{name}", part)
         if experiment.init is not None:
             yield from self.unfit_start(experiment, experiment.init)
         yield from self.unfit_pruning(experiment)
@@ -175,19 +180,19 @@ class Call:
         if experiment.probe is not None:
             yield from self.unfit_probe(experiment, experiment.probe)
 
-    def unfit_distortions(self, key: str, distort: Distort) -> Iterator[str]:
-        for name, part in distort.noises.items():
-            folder = self.recipe.data_dir / part
-            if not folder.is_dir():
-                yield f"{key}.noises.{name}: there is no folder {folder}; put recordings of 16 kHz there"
-                continue
-            clip = next((path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES), None)
-            if clip is None:
-                yield f"{key}.noises.{name}: {folder} has no {' or '.join(AUDIO_SUFFIXES)} file"
-                continue
+    def unfit_noise(self, key: str, part: str) -> Iterator[str]:
+        folder = self.recipe.data_dir / part
+        clip = next((path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES), None)
+        if not folder.is_dir():
+            yield f"{key}: there is no folder {folder}; put recordings of 16 kHz there"
+        elif clip is None:
+            yield f"{key}: {folder} has no {' or '.join(AUDIO_SUFFIXES)} file"
+        else:
             from distill.data.augment import clip_length
 
-            yield from refusal(partial(clip_length, clip), f"{key}.noises.{name}: ")
+            yield from refusal(partial(clip_length, clip), f"{key}: ")
+
+    def unfit_distortions(self, key: str, distort: Distort) -> Iterator[str]:
         if {*CODECS} & {*distort.names}:
             from distill.data.distortions import check_codecs
 

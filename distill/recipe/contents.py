@@ -1,9 +1,11 @@
-"""Hashes of file contents, cached by size, modification time and inode."""
+"""Hashes of file contents, cached by size, modification time and inode, and of names and sizes of many files."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import json
+import os
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,13 @@ def file_hash(path: Path) -> str:
         while block := file.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()[:32]
+
+
+def listing_hash(folder: Path, suffixes: Collection[str]) -> str:
+    """Hash of the names and sizes of the files below a folder that end in one of `suffixes`, without reading them."""
+    paths = (Path(root, name) for root, _, names in os.walk(folder, followlinks=True) for name in names)
+    sizes = {path.relative_to(folder).as_posix(): _state(path)[:1] for path in paths if path.suffix.lower() in suffixes}
+    return hashlib.sha256(json.dumps(sorted(sizes.items())).encode()).hexdigest()[:16]
 
 
 def _state(path: Path) -> list[int]:

@@ -82,14 +82,16 @@ def stages(recipe: Recipe, run: Run) -> dict[Method, Stage]:
     """The stage of each method of a run."""
     experiment, folder, of_transducer = run.experiment, recipe.exp(run.experiment.name), run.output == "transducer"
     graphs = {recipe.lang: 2, recipe.lm: 3} if of_transducer else {recipe.decoding_graphs: 4}
-    inputs = {folder: experiment.stage, **graphs, recipe.cuts / f"{run.cut_set}.jsonl.gz": 0}
+    inputs = {folder: experiment.stage, **graphs, recipe.cut_set(run.cut_set): 0}
     methods: list[Method] = [each for each in experiment.decoding.methods if (each in OF_TRANSDUCER) == of_transducer]
     of_words: list[Method] = ["transducer_beam" if of_transducer else "1best"]
     settings, place = {"decoding": ngram_rescoring.search_settings(experiment)}, [run.cut_set, run.label]
     if run.runtime != "torch":
         inputs[folder / "export"], methods = 12, of_words
     if run.condition:
-        settings["condition"], methods = experiment.decoding.conditions[run.condition].resolved(), of_words
+        condition = experiment.decoding.conditions[run.condition]
+        settings |= {"condition": condition.resolved(), **recipe.noise_files(condition.noises.values())}
+        methods = of_words
         place.insert(1, run.condition)
     weights = {recipe.lm: 3, ngram_rescoring.weights_folder(recipe, experiment): 10}
     return {

@@ -151,7 +151,7 @@ def _log_probs(recipe: Recipe, run: Run, model: Recogniser, reading: SpeechDatas
 def _log_probs_stage(recipe: Recipe, run: Run) -> Stage:
     """The stage that stores log-probabilities of a cut set; running the model takes half of the decoding time."""
     folder = recipe.exp(run.experiment.name)
-    inputs = {folder: run.experiment.stage, recipe.cuts / f"{run.cut_set}.jsonl.gz": 0}
+    inputs = {folder: run.experiment.stage, recipe.cut_set(run.cut_set): 0}
     out = folder / f"log_probs_{run.cut_set}_{run.mode}"
     chosen = {key: value for key, value in run.experiment.decoding.identity().items() if key in ("avg", "epoch")}
     return Stage(10, out, chosen, inputs)

@@ -35,7 +35,8 @@ TOLERANCE = 1e-3  # of log-probabilities, ONNX fp32 against torch
 def export_stage(recipe: Recipe, experiment: Experiment) -> Stage:
     """The stage that exports an experiment."""
     folder = recipe.exp(experiment.name)
-    inputs = {folder: experiment.stage, recipe.lang: 2, recipe.decoding_graphs: 4, recipe.cuts: 0}
+    inputs = {folder: experiment.stage, recipe.lang: 2, recipe.decoding_graphs: 4}
+    inputs[recipe.cut_set(test_sets(recipe)[0])] = 0
     if experiment.transduces:
         inputs[recipe.lm] = 3
     if aligner := word_latency.aligner(recipe, experiment):

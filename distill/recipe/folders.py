@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,23 @@ def files_in(folder: Path) -> list[str]:
     """Every file below a folder but its marks, relative to it, sorted."""
     paths = (Path(root, name) for root, _, names in os.walk(folder) for name in names)
     return sorted({path.relative_to(folder).as_posix() for path in paths} - MARKS)
+
+
+def hash_of(mark: Mapping[str, Any], name: str = "") -> str:
+    """The hash in a stage's mark of its folder, or of the file of this name in it."""
+    kept = mark.get("kept")
+    return str(kept[name] if isinstance(kept, dict) and name in kept else mark["hash"])
+
+
+def unchanged(before: Path, folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Hashes of the files of a stage that are as in the folder it wrote before; of the folder as "" where all are."""
+    try:
+        mark = read_mark(before / DONE)
+    except (FileNotFoundError, ValueError):
+        return {}
+    old, new = files_in(before), list(names)
+    same = [name for name in new if (before / name).is_file() and filecmp.cmp(before / name, folder / name, False)]
+    return {name: hash_of(mark, name) for name in (*same, *([""] if same and same == old == new else []))}
 
 
 def put_aside(folder: Path) -> Path:

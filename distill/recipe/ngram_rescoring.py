@@ -57,7 +57,7 @@ def weights_folder(recipe: Recipe, experiment: Experiment) -> Path:
 def weights_stage(recipe: Recipe, experiment: Experiment) -> Stage:
     """The stage that writes weights.json into `weights_folder`."""
     inputs = {recipe.exp(experiment.name): experiment.stage, recipe.decoding_graphs: 4, recipe.lm: 3}
-    inputs[recipe.cuts / f"{experiment.data.valid}.jsonl.gz"] = 0
+    inputs[recipe.cut_set(experiment.data.valid)] = 0
     settings = {"decoding": search_settings(experiment)}
     return Stage(10, weights_folder(recipe, experiment), settings, inputs)
 

@@ -7,11 +7,13 @@ import importlib.util
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+from distill.config.distortions import AUDIO_SUFFIXES
 from distill.config.experiment import Experiment
 from distill.config.graphs import Graphs
 from distill.config.job import Job
@@ -20,6 +22,7 @@ from distill.config.names import NAME, NAME_RULE, TOPOLOGIES, UNITS, hint, mark,
 from distill.files import ASIDE
 from distill.kernels.build import NO_COMPILER, find_compiler
 from distill.recipe import folders, launch
+from distill.recipe.contents import listing_hash
 from distill.recipe.script import log_to_console
 
 log = logging.getLogger(__name__)
@@ -81,6 +84,14 @@ class Recipe:
     @property
     def cuts(self) -> Path:
         return self.data_dir / "cuts"
+
+    def cut_set(self, part: str) -> Path:
+        return self.cuts / f"{part}.jsonl.gz"
+
+    def noise_files(self, parts: Iterable[str]) -> dict[str, Any]:
+        """The setting of a stage that reads recorded noise: folders below the data dir, hashes of their listings."""
+        found = {part: listing_hash(self.data_dir / part, AUDIO_SUFFIXES) for part in sorted(set(parts))}
+        return {"noise_files": found} if found else {}
 
     @property
     def fbank(self) -> Path:

@@ -33,7 +33,7 @@ NOT_OF_TRAINING = ("avg", "compute", "description", "rescoring")  # settings tha
 def training_stage(recipe: Recipe, settings: LanguageModel) -> Stage:
     """The stage that trains the language model."""
     identity = {key: value for key, value in settings.resolved().items() if key not in NOT_OF_TRAINING}
-    inputs = {recipe.text / "lm.txt": 0, recipe.cuts / f"{settings.text.valid}.jsonl.gz": 0}
+    inputs = {recipe.text / "lm.txt": 0, recipe.cut_set(settings.text.valid): 0}
     return Stage(11, recipe.exp(settings.name), identity, inputs, resumable=True)
 
 
@@ -65,7 +65,7 @@ def transcripts(recipe: Recipe, cut_set: str) -> list[str]:
 def perplexity_stage(recipe: Recipe, settings: LanguageModel) -> Stage:
     """The stage that measures perplexities."""
     folder = recipe.exp(settings.name)
-    inputs = {folder: 11, recipe.lm: 3, recipe.lang: 2, recipe.cuts / f"{settings.text.valid}.jsonl.gz": 0}
+    inputs = {folder: 11, recipe.lm: 3, recipe.lang: 2, recipe.cut_set(settings.text.valid): 0}
     return Stage(11, folder / "perplexity", {"avg": settings.avg}, inputs)
 
 
@@ -98,12 +98,12 @@ def measure_perplexity(recipe: Recipe, settings: LanguageModel, folder: Path) ->
 
 def weights_stage(recipe: Recipe, settings: LanguageModel, experiment: Experiment) -> Stage:
     """The stage that chooses the weights on the validation cuts."""
-    return _stage(recipe, settings, experiment, "rescoring", {recipe.cuts / f"{settings.text.valid}.jsonl.gz": 0}, {})
+    return _stage(recipe, settings, experiment, "rescoring", {recipe.cut_set(settings.text.valid): 0}, {})
 
 
 def rescoring_stage(recipe: Recipe, settings: LanguageModel, experiment: Experiment, test_set: str) -> Stage:
     """The stage that rescores a test set with the weights."""
-    inputs = {recipe.exp(experiment.name) / "rescoring": 11, recipe.cuts / f"{test_set}.jsonl.gz": 0}
+    inputs = {recipe.exp(experiment.name) / "rescoring": 11, recipe.cut_set(test_set): 0}
     name = f"decode_{test_set}_{main_mode(experiment)}_{METHOD}"
     return _stage(recipe, settings, experiment, name, inputs, {"method": METHOD})
 

@@ -1,9 +1,10 @@
 """The stage contract: inputs, outputs, and when a stage is skipped.
 
 A stage writes into a temporary folder that is renamed when complete, and leaves `.done` with its settings and
-hashes of its inputs. With the same settings and inputs it is skipped, else it runs again and logs the difference. A
-folder without a stage's mark is never removed; a resumable stage that cannot continue puts its folder aside. Only the
-standard library is imported, so that skipping is fast.
+hashes of its inputs. With the same settings and inputs it is skipped, else it runs again and logs the difference. What
+it then writes as it was before keeps its hash, so that stages that read nothing else are up to date. A folder without
+a stage's mark is never removed; a resumable stage that cannot continue puts its folder aside. Only the standard
+library is imported, so that skipping is fast.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class Stage:
 
     def _changes(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         """The differences, a phrase each; renamed folders of inputs that stages made are no difference."""
-        made = [_key(path) for path, stage in self.inputs.items() if stage is not None]
+        made = [path for path, stage in self.inputs.items() if stage is not None]
         return _changes({**before, "inputs": _renamed(before["inputs"], now["inputs"], made)}, now)
 
     def begin(self, stack: contextlib.ExitStack, job: bool = False, wait: bool = False) -> Path | None:
@@ -235,9 +236,11 @@ class Stage:
 
     def _complete(self, folder: Path, identity: Mapping[str, Any], seconds: float) -> None:
         """Write `.done`, and put the folder in its place."""
+        written = [] if self.resumable else folders.files_in(folder)
+        kept = folders.unchanged(self.out, folder, written)
         done = {
-            **identity, "stage": self.number, "seen": self.contents.seen, "hash": _hash(identity),
-            "seconds": round(seconds, 1), "files": [] if self.resumable else folders.files_in(folder),
+            **identity, "stage": self.number, "seen": self.contents.seen, "seconds": round(seconds, 1),
+            "files": written, "hash": kept.pop("", _hash(identity)), "kept": kept,
         }  # fmt: skip
         write_json(folder / DONE, done)
         if not self.resumable:
@@ -337,10 +340,10 @@ def relaunched(recipe: Recipe, stages: Iterable[Stage], more: Sequence[str] = ()
 
 
 def _made_hash(path: Path) -> str | None:
-    """Hash of the stage that made a path where it lies in a stage's folder."""
-    for folder in (path, path.parent):
+    """Hash of a stage's folder, or of a file in one."""
+    for folder, name in ((path, ""), (path.parent, path.name)):
         with contextlib.suppress(FileNotFoundError, ValueError):
-            return str(folders.read_mark(folder / DONE)["hash"])
+            return folders.hash_of(folders.read_mark(folder / DONE), name)
     return None
 
 
@@ -349,14 +352,16 @@ def _key(path: Path) -> str:
     return f"{path.parent.name}/{path.name}"
 
 
-def _renamed(old: Mapping[str, str], new: Mapping[str, str], made: Iterable[str]) -> dict[str, str]:
-    """Old inputs, where the folder above has another name now under the new one: same name, same hash."""
-    inputs = dict(old)
-    for key in made:
-        name, digest = key.rpartition("/")[2], new[key]
-        gone = (k for k in inputs if k not in new and k.rpartition("/")[2] == name and inputs[k] == digest)
-        if key not in inputs and (before := next(gone, None)):
-            inputs[key] = inputs.pop(before)
+def _renamed(old: Mapping[str, str], new: Mapping[str, str], made: Iterable[Path]) -> dict[str, str]:
+    """Old inputs under the names that they have now: what has the same hash and another folder above it, and files of
+    what was an input as a whole."""
+    inputs, gone = dict(old), {key: key.rpartition("/")[2] for key in old if key not in new}
+    for path in made:
+        key, names = _key(path), (path.name, path.parent.name)
+        before = next((k for k, name in gone.items() if name in names and old[k] == new[key]), None)
+        if key not in old and before is not None:
+            inputs[key] = old[before]
+            inputs.pop(before, None)
     return inputs
 
 

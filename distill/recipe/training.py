@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 def training_stage(recipe: Recipe, experiment: Experiment) -> Stage:
     """The stage that trains an experiment; its inputs are folders, with the stages that make them."""
-    inputs = {recipe.cuts: 0, recipe.lang: 2}
+    parts = (*experiment.data.train, experiment.data.valid)
+    inputs = {**dict.fromkeys(map(recipe.cut_set, parts), 0), recipe.lang: 2}
     if experiment.supervised:
         inputs[recipe.training_graphs(experiment)] = 4
     if experiment.init:
@@ -36,7 +37,8 @@ def training_stage(recipe: Recipe, experiment: Experiment) -> Stage:
             inputs[recipe.num / teacher] = 7
     if stage := units_stage(recipe, experiment):
         inputs[stage.out] = stage.number
-    return Stage(experiment.stage, recipe.exp(experiment.name), experiment.identity(), inputs, resumable=True)
+    settings = {**experiment.identity(), **recipe.noise_files(experiment.noises.values())}
+    return Stage(experiment.stage, recipe.exp(experiment.name), settings, inputs, resumable=True)
 
 
 def train(recipe: Recipe, experiment: Experiment, folder: Path) -> None:

@@ -41,7 +41,8 @@ def units_stage(recipe: Recipe, experiment: Experiment) -> Stage | None:
     if experiment.units is None:
         return None
     settings = {"units": experiment.units.resolved(), "train": experiment.data.train, "valid": experiment.data.valid}
-    inputs: dict[Path, int | None] = {recipe.cuts: 0}
+    parts = (*experiment.data.train, experiment.data.valid)
+    inputs: dict[Path, int | None] = dict.fromkeys(map(recipe.cut_set, parts), 0)
     if source := experiment.units.experiment:
         inputs[recipe.exp(source)] = stage_of(maker_of(recipe.conf_dir, source, recipe.suffix))
     return Stage(5, recipe.frame_units / experiment.units_folder, settings, inputs, resumable=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,9 @@ from distill.corpora import Custom, Options
 from distill.corpora.audio_folder import list_folder
 from distill.corpora.custom import split_off
 from distill.corpora.listing import Listing, Utterance
+from distill.recipe.options import recipe_from, recipe_parser
 from distill.recipe.stage import Stage
+from local import prepare_corpus
 from tests.support.corpora import write_chapter, write_tone
 from tests.unit.corpora.test_corpora import prepare, read, write_kaldi
 
@@ -208,6 +211,41 @@ def test_long_unlabelled_recordings_are_cut(tmp_path: Path, monkeypatch) -> None
         ("ann-long-0000", 1.0, 4.5, "ann"), ("ann-long-0001", 6.0, 9.0, "ann"), ("ann-short", 0.0, None, "ann"),
     ]  # fmt: skip
     assert [(name, re.sub(r": /.*", "", why)) for name, why in listing.left_out] == [("ann-empty", "no speech found")]
+
+
+def test_new_parts_leave_the_others_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A further test set and more unlabelled audio change no other cut set; other audio of equal length does."""
+    root, data, searched = tmp_path / "mine", tmp_path / "data", []
+    for part in ("labelled", "unlabelled", "dev", "test-a"):
+        write_kaldi(root / part, {f"{part}-{n}": "ONE TWO" for n in range(3)})
+    monkeypatch.setattr(Custom, "render", lambda self, folder, job=None: searched.append(folder))
+    recipe = recipe_from(
+        recipe_parser("").parse_args(
+            ["--corpus", "custom", "--data-dir", str(data), "--exp-dir", "exp", "--conf-dir", "conf"]
+        )
+    )
+
+    def prepared() -> dict[str, str]:
+        prepare_corpus.prepare(recipe, Custom(root, Options(audio_dir=data / "audio", jobs=1)))
+        readers = {
+            part: Stage(6, tmp_path / part, {}, {recipe.cut_set(part): 0}) for part in ("labelled", "unlabelled")
+        }
+        readers |= {"text": Stage(3, tmp_path / "lm", {}, {recipe.text: 0})}
+        return {part: reader.identity()["inputs"] for part, reader in readers.items()}
+
+    def changed(before: dict[str, str]) -> list[str]:
+        return [part for part, inputs in prepared().items() if inputs != before[part]]
+
+    first = prepared()
+    write_kaldi(root / "test-b", {"b": "ONE"})
+    assert (changed(first), len(searched)) == ([], 1)
+    shutil.rmtree(root / "unlabelled")
+    write_kaldi(root / "unlabelled", {f"unlabelled-{n}": "ONE TWO" for n in range(4)})
+    assert (changed(first), len(searched)) == (["unlabelled"], 2)
+    audio = next(iter(Custom(root).listing("labelled").sources.values())).value
+    samples, rate = soundfile.read(audio)
+    soundfile.write(audio, samples * 0.5, rate)
+    assert changed(first) == ["labelled", "unlabelled"]
 
 
 def test_audio_in_many_formats_is_read(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def stage(corpus: Path) -> Stage:
-    return Stage(0, corpus / "out/manifests", {}, dict.fromkeys(files_of_own(corpus, own_roles(corpus))))
+    return Stage(0, corpus / "out/manifests", {}, dict.fromkeys(files_of_own(corpus, own_roles(corpus).parts)))
 
 
 EDITS = {
@@ -62,4 +62,4 @@ def test_what_is_not_the_recipes_is_not_watched(corpus: Path) -> None:
 
 def test_cuts_that_cannot_be_read_are_left_to_their_reader(corpus: Path) -> None:
     (corpus / "test-a.jsonl.gz").write_bytes(b"\x1f\x8b cut")
-    assert corpus / "test-a.jsonl.gz" in files_of_own(corpus, own_roles(corpus))
+    assert corpus / "test-a.jsonl.gz" in files_of_own(corpus, own_roles(corpus).parts)

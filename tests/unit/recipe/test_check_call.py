@@ -146,6 +146,8 @@ def test_a_call_that_fits_is_silent_and_writes_nothing(check: Check, tmp_path: P
         ("teacher", ("--units", "letters"), "--units letters are those of one fine-tuned teacher .*leads to none"),
         ("tuned", ("--units", "letters", "--topology", "two_pdf"), "--units letters: a fine-tuned model has a blank"),
         ("noisy", (), r"noisy\.yaml: decoding\.conditions\.fsd\.noises\.fsd: there is no folder .*/noise/fsd; put"),
+        ("teacher", ("--set", "augment.noise_part=noise/musan", "--set", "augment.noise_probability=0.5"),
+         r"teacher\.yaml: augment\.noise_part: there is no folder .*/noise/musan; put"),
         ("states,masked", (), r"teacher\.masked: true needs frames of one rate, but states has one each 320"),
         ("gated", (), r"gated\.yaml: objective\.sparsity\.target: 0\.9 is not in reach: .* \(heads\) closed"),
         ("teacher,slim", (), r"slim\.yaml: init_sparsity: teacher has no gates \(model\.pruning\) to close"),

@@ -12,6 +12,7 @@ import torch
 
 from distill.config.distortions import Distort
 from distill.config.experiment import Experiment
+from distill.config.training import Augment
 from distill.corpora.cut_sets import load_cuts
 from distill.data.audio import read_audio
 from distill.data.augment import utterance_rng
@@ -20,6 +21,7 @@ from distill.models.checkpoint import load_recogniser
 from distill.recipe import decoding
 from distill.recipe.emissions import Run, compute
 from distill.recipe.options import Recipe
+from distill.recipe.training import training_stage
 from distill.report import robustness
 from distill.report.runs import read_runs
 from tests.support.corpora import write_tone
@@ -70,6 +72,23 @@ def settings_of(recipe: Recipe, runs: list[Run]) -> dict[str, str]:
     """Of each decode folder what makes its results valid."""
     stages = [stage for run in runs for stage in decoding.stages(recipe, run).values()]
     return {str(stage.out): json.dumps(stage.settings, sort_keys=True) for stage in stages}
+
+
+def test_recorded_noise_is_part_of_what_is_made_with_it(recipe: Recipe) -> None:
+    augment = Augment(noise_part="noise", noise_probability=0.5)
+    noisy = recipe.experiment("teacher").model_copy(update={"augment": augment})
+    plain = noisy.model_copy(update={"augment": augment.model_copy(update={"noise_probability": 0.0})})
+    run = Run(noisy, "test-clean", "offline", "torch", "hall")
+
+    def settings() -> list[str]:
+        (decoded,) = settings_of(recipe, [run]).values()
+        return [decoded, *(json.dumps(training_stage(recipe, each).settings) for each in (noisy, plain))]
+
+    before = settings()
+    (recipe.data_dir / "noise/notes.txt").write_text("not audio")
+    assert settings() == before
+    write_tone(recipe.data_dir / "noise/more/hum.wav", 1.0)
+    assert [one == other for one, other in zip(settings(), before, strict=True)] == [False, False, True]
 
 
 def replace_decoding(experiment: Experiment, **values: object) -> Experiment:

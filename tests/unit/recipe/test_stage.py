@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -63,8 +64,43 @@ def test_a_remade_input_stage_counts_only_if_it_differs(tmp_path: Path) -> None:
     with Stage(2, first, {"x": 1}, {}).writing() as folder:
         write(folder)
     assert run_stage(stage, refuse) is False
-    run_stage(Stage(2, first, {"x": 2}, {}), write)
+    assert run_stage(Stage(2, first, {"x": 2}, {}), write) is True
+    assert run_stage(stage, refuse) is False
+    run_stage(Stage(2, first, {"x": 3}, {}), partial(write, text="made otherwise"))
     assert run_stage(stage, write) is True
+
+
+def cut_sets(folder: Path, contents: Mapping[str, str]) -> Stage:
+    """Stage 0 of these files, run."""
+    stage = Stage(0, folder / "data/cuts", {"parts": contents}, {})
+    run_stage(stage, lambda out: [(out / name).write_text(text) for name, text in contents.items()] and None)
+    return stage
+
+
+def test_files_that_stay_the_same_are_no_change_for_who_reads_them(tmp_path: Path) -> None:
+    cuts = cut_sets(tmp_path, {"labelled": "a", "test": "b"}).out
+    of_file, of_folder = (Stage(6, tmp_path / f"exp/{path.name}", {}, {path: 0}) for path in (cuts / "labelled", cuts))
+    for stage in (of_file, of_folder):
+        run_stage(stage, write)
+    for changed in ({"labelled": "a", "test": "c"}, {"labelled": "a", "test": "c", "test-2": "d"}, {"labelled": "a"}):
+        cut_sets(tmp_path, changed)
+        assert run_stage(of_file, refuse) is False
+        assert run_stage(of_folder, write) is True
+    cut_sets(tmp_path, {"labelled": "e"})
+    assert run_stage(of_file, write) is True
+
+
+def test_a_mark_of_a_folder_as_a_whole_is_one_of_its_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cuts = cut_sets(tmp_path, {"labelled": "a", "dev": "b"}).out
+    run_stage(Stage(6, tmp_path / "exp/t", {}, {cuts: 0}), write)
+    stage = Stage(6, tmp_path / "exp/t", {}, {cuts / "labelled": 0, cuts / "dev": 0})
+    assert run_stage(stage, refuse) is False
+    cut_sets(tmp_path, {"labelled": "a", "dev": "b", "test": "c"})
+    assert run_stage(stage, refuse) is False
+    cut_sets(tmp_path, {"labelled": "a", "dev": "d", "test": "c"})
+    caplog.set_level("INFO")
+    assert run_stage(stage, write) is True
+    assert "cuts/dev is new" in caplog.text
 
 
 def test_touched_inputs_are_the_same(tmp_path: Path) -> None:
@@ -135,7 +171,7 @@ def test_a_renamed_folder_of_a_recipe_changes_nothing(tmp_path: Path, resumable:
         (tmp_path / name).rename(tmp_path / f"{name}-2026")
     moved = stage(tmp_path / "data-2026", tmp_path / "exp-2026")
     assert run_stage(moved, refuse) is False
-    run_stage(Stage(6, tmp_path / "exp-2026/teacher", {"made": "otherwise"}, {}), write)
+    run_stage(Stage(6, tmp_path / "exp-2026/teacher", {"made": "otherwise"}, {}), partial(write, text="otherwise"))
     assert moved.up_to_date() is False
 
 
