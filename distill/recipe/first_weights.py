@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import logging
 from pathlib import Path
 
 from distill import extras
@@ -13,11 +15,14 @@ from distill.recipe.options import Recipe
 from distill.recipe.stage import Stage
 from distill.recipe.training import write_result
 
+log = logging.getLogger("first_weights")
+
 
 def first_weights_stage(recipe: Recipe, experiment: Experiment) -> Stage | None:
     """The stage that writes epoch 0; None for a student, and for an experiment that starts from a trained one.
 
-    The folder is that of the experiment itself where nothing is trained, else that of its `init`.
+    The folder is that of the experiment itself where nothing is trained, else that of its `init`; what
+    `import_checkpoint` left there stays, and None is returned too.
     """
     if not experiment.trained:
         name = experiment.name
@@ -25,16 +30,19 @@ def first_weights_stage(recipe: Recipe, experiment: Experiment) -> Stage | None:
         name = experiment.init or ("" if experiment.stage == 5 else f"{experiment.name}_init")
         if not name or experiment.stage not in TEACHERS or experiment.maker_of_init(recipe.conf_dir, recipe.suffix):
             return None
+        if source := imported_from(recipe.exp(name)):
+            log.info("stage 5: %s starts from %s, an import of %s", experiment.name, recipe.exp(name), source)
+            return None
     settings = {"model": experiment.identity()["model"], "seed": experiment.seed}
     if experiment.pretrained not in (None, RANDOM):
         settings["pretrained"] = experiment.pretrained
-    inputs: dict[Path, int | None] = {recipe.lang: 2, **dict.fromkeys(source_files(experiment))}
+    inputs: dict[Path, int | None] = {recipe.lang: 2, **dict.fromkeys(source_files(experiment.pretrained))}
     return Stage(5, recipe.exp(name), settings, inputs)
 
 
-def source_files(experiment: Experiment) -> list[Path]:
+def source_files(source: str | None) -> list[Path]:
     """The files of the checkpoint to import, where they lie on the disk."""
-    place = Path((experiment.pretrained or "").partition(":")[2])
+    place = Path((source or "").partition(":")[2])
     files = sorted(place.glob("*")) if place.is_dir() and place.name else [place]
     return [path for path in files if path.is_file() and path.name not in folders.MARKS]
 
@@ -77,13 +85,24 @@ def write_first_weights(recipe: Recipe, experiment: Experiment, folder: Path) ->
 
 
 def import_checkpoint(source: str, lang: Path | None, out: Path) -> None:
-    """A checkpoint as an experiment folder of its own; replaces an earlier import, but no other folder."""
+    """A checkpoint as an experiment folder of its own; replaces an earlier import, but no other folder.
+
+    Trainings from an earlier import are out of date where the files of the checkpoint have changed.
+    """
     from distill.graphs.lexicon import Lang
     from distill.train.import_teacher import import_folder
 
     outputs = Lang.load(lang).outputs if lang else None
-    with Stage(5, out, {"from": source}, {}).writing() as folder:
+    settings, inputs = {"from": source, "outputs": outputs}, dict.fromkeys(source_files(source))
+    with Stage(5, out, settings, inputs).writing() as folder:
         import_folder(source, outputs, folder, out.name)
+
+
+def imported_from(folder: Path) -> str | None:
+    """The source of a folder that `import_checkpoint` made; None for any other folder."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return folders.read_mark(folder / folders.DONE)["settings"].get("from")
+    return None
 
 
 def fine_tuned(recipe: Recipe) -> str:

@@ -12,6 +12,7 @@ import torch
 import yaml
 from lhotse import Recording
 
+from distill.config.bounds import RANDOM
 from distill.config.experiment import Experiment
 from distill.config.model import FrontEnd
 from distill.data.statistics import fbank_statistics
@@ -19,7 +20,9 @@ from distill.fbank import fbank
 from distill.models import checkpoint
 from distill.models.front_end import build_front_end
 from distill.models.pretrained import letters_of
-from distill.recipe.first_weights import source_files
+from distill.recipe.first_weights import first_weights_stage, import_checkpoint, source_files
+from distill.recipe.options import recipe_from, recipe_parser
+from distill.recipe.training import training_stage
 from distill.train.import_teacher import import_folder, write_pretrained, write_random
 from distill.train.setup import calibrate
 from local import init_teacher
@@ -73,10 +76,30 @@ def test_a_checkpoint_becomes_an_experiment_folder(tmp_path: Path, monkeypatch: 
 
 def test_stage_5_reads_all_files_of_a_checkpoint(tmp_path: Path) -> None:
     """They are its inputs, whose contents are compared: another file of the same name is noticed."""
-    files = source_files(experiment(pretrained=hugging_face(tmp_path / "hf")))
+    files = source_files(hugging_face(tmp_path / "hf"))
     assert {path.name for path in files} == {"config.json", "preprocessor_config.json", "pytorch_model.bin"}
-    assert source_files(experiment(pretrained=f"fairseq:{files[0]}")) == files[:1]
-    assert source_files(experiment()) == []
+    assert source_files(f"fairseq:{files[0]}") == files[:1]
+    assert source_files(RANDOM) == source_files(None) == []
+
+
+def test_an_import_by_hand_stays_and_its_changes_are_noticed(tmp_path: Path) -> None:
+    exp = tmp_path / "exp"
+    folders = [f"--{kind}-dir={tmp_path / kind}" for kind in ("data", "exp", "conf")]
+    recipe = recipe_from(recipe_parser("").parse_args(["--corpus", "librispeech", *folders]))
+    teacher = experiment(init="teacher_init", pretrained=RANDOM)
+    made, training = first_weights_stage(recipe, teacher), training_stage(recipe, teacher)
+    assert made is not None and made.out == exp / "teacher_init"
+
+    def imported(**changes: torch.Tensor) -> str:
+        source = hugging_face(tmp_path / "hf", {**state_of(HUGGING_FACE), **changes})
+        (tmp_path / "hf/vocab.json").write_text('{"<pad>": 0, "|": 1, "A": 2}')
+        import_checkpoint(source, None, exp / "teacher_init")
+        assert first_weights_stage(recipe, teacher) is None
+        return training.identity()["inputs"]["exp/teacher_init"]
+
+    assert imported() == imported()
+    name = "encoder.layers.1.feed_forward.output_dense.weight"
+    assert imported() != imported(**{name: 2 * state_of(HUGGING_FACE)[name]})
 
 
 def cuts() -> list:
