@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from distill.batch import Batch, Targets
+from distill.config.model import frame_ratio
 from distill.losses.objective import fit_frames
 from distill.models.recogniser import Recogniser
 
@@ -27,10 +28,11 @@ def paired_states(
     found: tuple[list[list[np.ndarray]], ...] = tuple(
         [[] for _ in range(1 + m.settings.encoder.layers)] for m in (first, second)
     )
+    ratio = frame_ratio(second.settings, first.settings)
     for batch in batches:
         theirs, ours = (model(batch.wave, batch.samples) for model in (first, second))
         targets = Targets(theirs.logits, dict(enumerate(theirs.hidden)), theirs.lengths)
-        fitted = fit_frames(targets, ours.lengths, ours.logits.shape[1])
+        fitted = fit_frames(targets, ratio, ours.lengths, ours.logits.shape[1])
         for row, length in enumerate(fitted.lengths.tolist()):
             chosen = np.sort(draw.permutation(length)[:frames])
             for kept, hidden in zip(found, (fitted.hidden.values(), ours.hidden)):

@@ -144,11 +144,11 @@ class Experiment(Settings):
 
     @property
     def recognises(self) -> bool:
-        """Whether its main or second output is of units of speech: not after pre-training, or distillation of it."""
+        """Whether its main output is of units of speech: not after pre-training, or distillation of it."""
         if not self.trained:
             return bool(self.decoding.methods)
         terms = self.objective.terms.keys()
-        return bool(terms & {"mmi", "ctc", "outputs"} or (self.model.shared_head_dim and "hidden" in terms))
+        return bool(terms & {"mmi", "outputs"} or (self.model.shared_head_dim and "hidden" in terms))
 
     @property
     def transduces(self) -> bool:
@@ -168,11 +168,10 @@ class Experiment(Settings):
                 f" {self.name or 'NAME'}_init for the import of pretrained: {self.pretrained or 'FOLDER'}"
             )
         terms, objective = self.objective.terms, self.objective
-        taught = [name for name, term in terms.items() if term.taught]
-        if taught and self.teacher is None:
+        if objective.taught and self.teacher is None:
             raise ValueError(
-                f"the objective's terms {', '.join(taught)} need a teacher, but 'teacher' is not set; without one"
-                " remove these terms (alpha: 1, beta: 1 does)"
+                f"the objective's terms {', '.join(objective.taught)} need a teacher, but 'teacher' is not set; without"
+                " one remove these terms (alpha: 1, beta: 1 does)"
             )
         if self.decoding.chunks and not self.model.streaming.chunk_frames:
             raise ValueError(
@@ -184,6 +183,11 @@ class Experiment(Settings):
                 f"model.ctc_output is {str(self.model.ctc_output).lower()}, but objective.ctc_scale (or the terms ctc,"
                 f" ctc_outputs) {'needs it' if trained else 'is 0'}: a second output needs a weight above 0"
                 " to learn, and a weight needs the output"
+            )
+        if trained and not self.recognises and not self.transduces:
+            raise ValueError(
+                "objective: the terms ctc and ctc_outputs train the second output, and nothing trains the main one,"
+                " which is decoded; add mmi, as alpha: 1, beta: 1 does"
             )
         joint = [name for name in ("transducer", "transducer_kl") if name in terms]
         if bool(joint) != (self.model.transducer is not None):

@@ -22,7 +22,7 @@ from distill.config.bounds import (
     Width,
 )
 from distill.config.loading import Settings
-from distill.config.model import SAMPLE_RATE, Model
+from distill.config.model import SAMPLE_RATE, Model, frame_ratio
 
 Precision = Literal["input", "float32", "float64"]
 TeacherLayers = tuple[Annotated[Whole, Field(ge=0, le=65536)], ...]
@@ -415,6 +415,8 @@ class Objective(Settings):
         """Raise ValueError where a term cannot compare them."""
         for term in self.terms.values():
             term.check_models(student, teacher)
+        if self.taught:
+            frame_ratio(student, teacher)
 
     def attention_map(self, blocks: int) -> dict[int, int]:
         """Teacher block of each student block whose attention is compared, for a student with so many blocks."""
@@ -433,6 +435,11 @@ class Objective(Settings):
                     f"objective: the term {name} names teacher blocks {outside}, but the teacher has 1 to {teacher}"
                 )
         return sorted(frozenset().union(*(by_term[name] for name in by_term if self.terms[name].hidden)))
+
+    @property
+    def taught(self) -> list[str]:
+        """Terms that need a teacher."""
+        return [name for name, term in self.terms.items() if term.taught]
 
     @property
     def layer_lists(self) -> dict[str, TeacherLayers]:

@@ -406,3 +406,14 @@ class Model(Settings):
         if blocking:
             raise ValueError(f"streaming.chunk_frames needs a model that streams, but it has {', '.join(blocking)}")
         return self
+
+
+def frame_ratio(student: Model, teacher: Model) -> int:
+    """Frames of the teacher for each of the student's; raises ValueError where that is no whole number."""
+    ours, theirs = student.front_end.hop, teacher.front_end.hop
+    if ours % theirs:
+        raise ValueError(
+            f"teacher and student frames do not fit: the teacher has one each {theirs} samples, the student each"
+            f" {ours}; expected the same, or a multiple in the student"
+        )
+    return ours // theirs

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from distill.batch import Batch, Output, Targets
 from distill.config.losses import Objective as Settings
+from distill.config.model import frame_ratio
 from distill.losses.adversary import Adversary
 from distill.losses.attention import AttentionKl
 from distill.losses.bestrq import BestRq
@@ -72,6 +73,7 @@ class Objective(nn.ModuleDict):
             settings.check_models(context.student, context.teacher)
         super().__init__({name: TERMS[name].build(terms[name], context) for name in TERMS if name in terms})
         self.settings, self.teacher_blocks, self.update_number = terms, blocks, 0
+        self.ratio = frame_ratio(context.student, context.teacher) if context.teacher and settings.taught else 1
         self.attention_map = settings.attention_map(context.student.encoder.layers)
         self.masked = "masks" in needs_of(settings)
 
@@ -85,7 +87,7 @@ class Objective(nn.ModuleDict):
     def forward(self, student: Output, teacher: Targets | None, batch: Batch) -> Losses:
         """The terms of a batch that are on in this update, weighted, and the sums of their counts."""
         if teacher is not None:
-            teacher = fit_frames(teacher, student.lengths, student.logits.shape[1])
+            teacher = fit_frames(teacher, self.ratio, student.lengths, student.logits.shape[1])
         terms: dict[str, Term] = {}
         dropped, recomputed = torch.zeros_like(student.lengths, dtype=torch.bool, device=student.logits.device), 0
         for name, module in self.items():
@@ -99,18 +101,17 @@ class Objective(nn.ModuleDict):
         return Losses(terms, dropped, recomputed)
 
 
-def fit_frames(targets: Targets, lengths: Tensor, size: int) -> Targets:
-    """Targets at the student's frames: pairs averaged where the student has half as many.
+def fit_frames(targets: Targets, factor: int, lengths: Tensor, size: int) -> Targets:
+    """Targets at the student's frames, each the mean of `factor` of the teacher's.
 
     lengths (B,): the student's. The result has `size` frames (zero-padded or cut) and as lengths the frames valid in
     both. A causal student has up to one frame more than a teacher without padding; more is an error.
     """
-    factor = max(1, round(float(targets.lengths.sum()) / max(1.0, float(lengths.sum()))))
     theirs = targets.lengths.to(lengths.device) // factor
     if len(lengths) and int((theirs - lengths).abs().max()) > 2:
         raise ValueError(
-            f"teacher and student frames do not fit: {targets.lengths.tolist()} against {lengths.tolist()};"
-            " the student's hop must be the teacher's or a multiple of it"
+            f"teacher and student frames do not fit: {targets.lengths.tolist()} against {lengths.tolist()}, expected"
+            f" {factor} of the teacher's for each"
         )
 
     def fit(x: Tensor) -> Tensor:

@@ -44,6 +44,12 @@ def label(recipe: Recipe, ranks: Alone | Ranks, name: str, parts: Sequence[str],
     """Shards of lattices in a folder per part; skipped.tsv; summary.json with sizes and pseudo-labels' error rates."""
     from distill.data import lattices
 
+    chosen = recipe.experiment(name).decoding
+    if (chosen.epoch, chosen.avg) != ("last", 1) and ranks.first:
+        log.info(
+            "lattices are of %s's decoding.epoch: %s, avg: %d; hidden states and outputs that students learn are of its"
+            " last checkpoint", name, chosen.epoch, chosen.avg,
+        )  # fmt: skip
     each_shard(recipe, ranks, parts, folder, partial(write_shard, name=name, folder=folder))
     if recipe.job or not ranks.first:
         return

@@ -8,7 +8,7 @@ from distill.config.experiment import Experiment
 
 PRETRAINED = {
     "stage": 5,
-    "objective": {"ctc": {}},
+    "objective": {"mmi": {}, "ctc": {}},
     "model": {"ctc_output": True},
     "optim": {"updates": 3},
     "pretrained": "random",
@@ -41,7 +41,17 @@ def test_hidden_states_alone_make_no_recogniser() -> None:
     assert Experiment.parse({**student, "objective": {"outputs": {}}}, "toy").recognises
 
 
-@pytest.mark.parametrize("setting", ({"data": {"share": 1.0}}, {"objective": {"ctc": {"start": 0}}}))
+def test_ctc_alone_trains_no_main_output() -> None:
+    values = {**PRETRAINED, "objective": {"ctc": {}}}
+    with pytest.raises(ValueError, match="nothing trains the main one, which is decoded; add mmi"):
+        Experiment.parse(values, "toy")
+    joint = {**values, "objective": {"ctc": {}, "transducer": {}}, "model": {"ctc_output": True, "transducer": {}}}
+    with pytest.raises(ValueError, match=r"decoding\.methods: 1best.* of the main output, which no term"):
+        Experiment.parse({**joint, "decoding": {"methods": ["1best", "transducer_beam"]}}, "toy")
+    assert not Experiment.parse({**joint, "decoding": {"methods": ["transducer_beam"]}}, "toy").recognises
+
+
+@pytest.mark.parametrize("setting", ({"data": {"share": 1.0}}, {"objective": {"mmi": {}, "ctc": {"start": 0}}}))
 def test_defaults_of_later_settings_are_not_part_of_the_identity(setting: dict) -> None:
     assert (
         Experiment.parse({**PRETRAINED, **setting}, "toy").identity() == Experiment.parse(PRETRAINED, "toy").identity()

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from distill.batch import Batch, Output, Targets
 from distill.config.losses import Hidden, Mmi
 from distill.config.losses import Objective as Settings
-from distill.config.model import Model
+from distill.config.model import FrontEnd, Model, frame_ratio
 from distill.fsa.graph import Fsa
 from distill.graphs import topology
 from distill.lfmmi import NativeEngine, build_engine
@@ -148,14 +148,23 @@ def test_utterances_without_a_path_are_counted_and_give_no_gradient() -> None:
     assert logits.grad[0].abs().max() == 0 and logits.grad[1].abs().max() > 0
 
 
+def test_frames_of_the_teacher_are_counted_by_the_front_ends() -> None:
+    base, half, odd = (Model(front_end=FrontEnd(layers=((8, hop, hop),))) for hop in (320, 640, 480))
+    assert (frame_ratio(base, base), frame_ratio(half, base)) == (1, 2)
+    for student in (odd, Model(front_end=FrontEnd(layers=((8, 160, 160),)))):
+        with pytest.raises(ValueError, match="the teacher has one each 320 samples, the student each"):
+            Settings(alpha=0.5, beta=0.5).check_models(student, base)
+    Settings(alpha=1, beta=1).check_models(odd, base)  # a teacher of lattices alone
+
+
 def test_targets_of_twice_the_rate_are_averaged_in_pairs() -> None:
     logits = torch.arange(16.0).view(1, 8, 2)
     targets = Targets(logits, {1: logits}, torch.tensor([8]))
-    fitted = fit_frames(targets, torch.tensor([4]), 4)
+    fitted = fit_frames(targets, 2, torch.tensor([4]), 4)
     assert fitted.lengths.tolist() == [4]
     torch.testing.assert_close(fitted.logits[0, :, 0], torch.tensor([1.0, 5.0, 9.0, 13.0]))
     with pytest.raises(ValueError, match="frames do not fit"):
-        fit_frames(targets, torch.tensor([13]), 13)
+        fit_frames(targets, 2, torch.tensor([13]), 13)
 
 
 def test_blocks_beyond_the_teacher_are_refused() -> None:

@@ -162,7 +162,7 @@ def test_all_parameters_of_a_term_learn(objective: dict) -> None:
 
 def test_the_teachers_further_targets_are_fitted_to_the_students_frames() -> None:
     x = torch.arange(16.0).view(1, 8, 2)
-    fitted = fit_frames(Targets(x, {}, torch.tensor([8]), None, x, 2 * x), torch.tensor([4]), 5)
+    fitted = fit_frames(Targets(x, {}, torch.tensor([8]), None, x, 2 * x), 2, torch.tensor([4]), 5)
     for target, scale in ((fitted.normed, 1), (fitted.codes, 2)):
         assert target[0, :, 0].tolist() == [scale * value for value in (1.0, 5.0, 9.0, 13.0, 0.0)]
 

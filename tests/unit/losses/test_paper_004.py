@@ -214,7 +214,7 @@ def test_a_batch_is_the_count_weighted_mean_of_its_utterances() -> None:
 
 def test_queries_and_keys_are_cut_to_the_students_frames() -> None:
     x = torch.arange(10.0).view(1, 5, 2)
-    fitted = fit_frames(Targets(x, {}, torch.tensor([5]), attention={2: x}), torch.tensor([4]), 4)
+    fitted = fit_frames(Targets(x, {}, torch.tensor([5]), attention={2: x}), 1, torch.tensor([4]), 4)
     assert fitted.attention is not None and fitted.attention[2].tolist() == x[:, :4].tolist()
 
 
