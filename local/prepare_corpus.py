@@ -43,7 +43,7 @@ def prepare(recipe: Recipe, corpus: Corpus) -> None:
     options = corpus.options
     inputs, roles, root = dict.fromkeys(corpus.inputs), asdict(corpus.roles), {"root": corpus.root}
     if corpus.renders:
-        audio = Stage(0, options.audio_dir, root, dict.fromkeys(corpus.rendered), resumable=True)
+        audio = Stage(0, options.audio_dir, root, dict.fromkeys(corpus.rendered), resumable=True, narrowed=True)
         if run_stage(audio, partial(corpus.render, job=recipe.job), job=recipe.job) and recipe.job:
             log.info("the manifests need the audio of all jobs; the same call without --job completes it")
             return

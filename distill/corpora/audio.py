@@ -167,36 +167,37 @@ def readable(cut: Any) -> Any:
 def check_samples(
     file: soundfile.SoundFile, segments: Sequence[SupervisionSegment], name: str
 ) -> list[tuple[str | None, str]]:
-    """Of each segment why its samples are unusable, or None, and their checksum; the file is decoded once, to its end.
+    """Of each segment why its samples are unusable, or None, and their CRC-32; the file is decoded once, to its end.
 
     Raises Unusable where it cannot be.
     """
     rate, count = file.samplerate, file.frames
     ends = [(round(s.start * rate), min(round(s.end * rate), count)) for s in segments]
-    bounds = sorted({0, count, *(bound for pair in ends for bound in pair)})
-    figures = [_figures(file, end - start, name) for start, end in pairwise(bounds)]
-    ranges, checksums = np.array([extremes for extremes, _ in figures]), np.array([each for _, each in figures], "<u4")
-    index = {bound: i for i, bound in enumerate(bounds)}
-    found = []
-    for (start, end), segment in zip(ends, segments, strict=True):
-        within = slice(index[start], index[end])
-        low, high = ranges[within, 0, int(segment.channel)].min(), ranges[within, 1, int(segment.channel)].max()
-        found.append((range_fault(float(low), float(high), name), f"{crc32(checksums[within].tobytes()):08x}"))
-    return found
+    beginning: dict[int, list[int]] = {}
+    for number, (start, _) in enumerate(ends):
+        beginning.setdefault(start, []).append(number)
+    lows, highs, checksums = [np.inf] * len(ends), [-np.inf] * len(ends), [0] * len(ends)
+    within: list[int] = []
+    for start, end in pairwise(sorted({0, count, *(bound for pair in ends for bound in pair)})):
+        within = [number for number in within if ends[number][1] > start] + beginning.get(start, [])
+        for block in _blocks(file, end - start, name):
+            for number in within:
+                samples = block[:, int(segments[number].channel)]
+                lows[number] = np.minimum(lows[number], samples.min())  # NaN where a sample is
+                highs[number] = np.maximum(highs[number], samples.max())
+                checksums[number] = crc32(samples.tobytes(), checksums[number])
+    faults = [range_fault(float(low), float(high), name) for low, high in zip(lows, highs, strict=True)]
+    return list(zip(faults, (f"{checksum:08x}" for checksum in checksums), strict=True))
 
 
-def _figures(file: soundfile.SoundFile, count: int, name: str) -> tuple[np.ndarray, int]:
-    """Minimum and maximum of the next `count` samples of each channel (2, C), NaN if a sample is; CRC-32 of them."""
-    lows, highs, checksum = [], [], 0
+def _blocks(file: soundfile.SoundFile, count: int, name: str) -> Iterator[np.ndarray]:
+    """The next `count` samples of all channels, some (N, C) at a time; raises Unusable where the file ends earlier."""
     while count > 0:
         block = file.read(min(count, BLOCK), dtype="float32", always_2d=True)
         if not len(block):
             raise Unusable(f"truncated or unreadable audio: {name} ({count} samples are missing)")
-        lows.append(block.min(0))
-        highs.append(block.max(0))
-        checksum = crc32(block.tobytes(), checksum)
+        yield block
         count -= len(block)
-    return np.stack([np.min(lows, 0), np.max(highs, 0)]), checksum
 
 
 def range_fault(low: float, high: float, name: str) -> str | None:

@@ -73,13 +73,19 @@ def write_cuts(cuts: Iterable[Cut], path: Path) -> float:
     with replacing(path) as temporary, temporary.open("wb") as file:
         while block := list(islice(rest, BLOCK)):
             lines = "".join(json.dumps(_row(cut), ensure_ascii=False) + "\n" for cut in block)
-            size = file.write(gzip.compress(lines.encode(), COMPRESSION, mtime=0))
+            size = file.write(_packed(lines.encode()))
             rows.append((size, len(block), sum(cut.duration for cut in block)))
         if not rows:
-            file.write(gzip.compress(b"", mtime=0))
+            file.write(_packed(b""))
     index = path.with_name(path.name.removesuffix(SUFFIX) + INDEX)
     write_text(index, "".join("{}\t{}\t{:.4f}\n".format(*row) for row in rows))
     return sum(row[2] for row in rows) / 3600
+
+
+def _packed(data: bytes) -> bytes:
+    """In gzip's format, without a time; gzip's own header differs between versions of Python."""
+    packing = zlib.compressobj(COMPRESSION, zlib.DEFLATED, 31)
+    return packing.compress(data) + packing.flush()
 
 
 def _row(cut: Cut) -> dict[str, Any]:

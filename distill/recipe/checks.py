@@ -162,7 +162,7 @@ class Call:
         if stage and not self.done(stage.out) and (problem := source_problem(experiment.pretrained)):
             yield problem
         conditions = {f"decoding.conditions.{name}": each for name, each in experiment.decoding.conditions.items()}
-        for key, part in experiment.noises.items():
+        for key, part in experiment.noises.items() if self.trains(experiment) else ():
             yield from self.unfit_noise(key, part)
         for key, distort in {"distort": experiment.distort, **conditions}.items():
             if distort is not None:
@@ -247,8 +247,9 @@ class Call:
                 f"teacher.masked: true needs frames of one rate, but {name} has one each {hops[0]} samples, and"
                 f" {experiment.name} each {hops[1]}"
             )
-        if (read := {"outputs", "ctc_outputs"} & experiment.objective.terms.keys()) and not teacher.recognises:
-            yield f"objective: {', '.join(sorted(read))}: {name} has no outputs to learn from before it is fine-tuned"
+        trained = {"outputs": teacher.recognises, "ctc_outputs": teacher.recognises or teacher.model.ctc_output}
+        if read := [term for term, there in trained.items() if term in experiment.objective.terms and not there]:
+            yield f"objective: {', '.join(read)}: {name} has no outputs to learn from before it is fine-tuned"
         try:
             experiment.objective.teacher_blocks(experiment.model.encoder.layers, teacher.model.encoder.layers)
             experiment.objective.check_models(experiment.model, teacher.model)

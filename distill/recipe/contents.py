@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -48,8 +47,8 @@ def file_hash(path: Path) -> str:
 
 def listing_hash(folder: Path, suffixes: Collection[str]) -> str:
     """Hash of the names and sizes of the files below a folder that end in one of `suffixes`, without reading them."""
-    paths = (Path(root, name) for root, _, names in os.walk(folder, followlinks=True) for name in names)
-    sizes = {path.relative_to(folder).as_posix(): _state(path)[:1] for path in paths if path.suffix.lower() in suffixes}
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
+    sizes = {path.relative_to(folder).as_posix(): _state(path)[:1] for path in paths}
     return hashlib.sha256(json.dumps(sorted(sizes.items())).encode()).hexdigest()[:16]
 
 

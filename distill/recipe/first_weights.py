@@ -22,7 +22,8 @@ def first_weights_stage(recipe: Recipe, experiment: Experiment) -> Stage | None:
     """The stage that writes epoch 0; None for a student, and for an experiment that starts from a trained one.
 
     The folder is that of the experiment itself where nothing is trained, else that of its `init`; what
-    `import_checkpoint` left there stays, and None is returned too.
+    `import_checkpoint` left there stays, and None is returned too. Raises ValueError where that is of another source
+    than `pretrained`.
     """
     if not experiment.trained:
         name = experiment.name
@@ -31,6 +32,11 @@ def first_weights_stage(recipe: Recipe, experiment: Experiment) -> Stage | None:
         if not name or experiment.stage not in TEACHERS or experiment.maker_of_init(recipe.conf_dir, recipe.suffix):
             return None
         if source := imported_from(recipe.exp(name)):
+            if experiment.pretrained not in (None, RANDOM, source):
+                raise ValueError(
+                    f"{experiment.name}: pretrained is {experiment.pretrained}, but {recipe.exp(name)} is an import of"
+                    f" {source} by init_teacher.py; move the folder away, or give pretrained: {source}"
+                )
             log.info("stage 5: %s starts from %s, an import of %s", experiment.name, recipe.exp(name), source)
             return None
     settings = {"model": experiment.identity()["model"], "seed": experiment.seed}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import filecmp
+import contextlib
 import json
 import os
 import shutil
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.files import ASIDE
+from distill.recipe.contents import file_hash
 
 STARTED, DONE = ".started", ".done"
 MARKS = frozenset({STARTED, DONE, f"{STARTED}.tmp", f"{DONE}.tmp"})
@@ -73,19 +74,40 @@ def files_in(folder: Path) -> list[str]:
 
 def hash_of(mark: Mapping[str, Any], name: str = "") -> str:
     """The hash in a stage's mark of its folder, or of the file of this name in it."""
-    kept = mark.get("kept")
-    return str(kept[name] if isinstance(kept, dict) and name in kept else mark["hash"])
+    known = {"": mark["hash"], **_table(mark, "contents"), **_table(mark, "kept")}
+    return str(known.get(name, mark["hash"]))
 
 
-def unchanged(before: Path, folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """Hashes of the files of a stage that are as in the folder it wrote before; of the folder as "" where all are."""
+def contents_of(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Hashes of the contents of files in a folder; none of those that cannot be read."""
+    found = {}
+    for name in names:
+        with contextlib.suppress(OSError):
+            found[name] = file_hash(folder / name)
+    return found
+
+
+def unchanged(before: Path, contents: Mapping[str, str]) -> dict[str, str]:
+    """Hashes by which the files that a stage writes were known before, where they are the same, by name.
+
+    contents: theirs now. The folder's own hash is under "", where all files are the same.
+    """
     try:
         mark = read_mark(before / DONE)
     except (FileNotFoundError, ValueError):
         return {}
-    old, new = files_in(before), list(names)
-    same = [name for name in new if (before / name).is_file() and filecmp.cmp(before / name, folder / name, False)]
-    return {name: hash_of(mark, name) for name in (*same, *([""] if same and same == old == new else []))}
+    listed = mark.get("files")
+    names = listed if isinstance(listed, list) else []
+    # earlier versions' marks name no contents; a linked file may have changed where it comes from
+    alone = [name for name in names if (before / name).is_file() and (before / name).stat().st_nlink == 1]
+    old = _table(mark, "contents") or contents_of(before, alone)
+    same = {name: hash_of(mark, name) for name, digest in contents.items() if old.get(name) == digest}
+    return same | ({"": hash_of(mark)} if same and len(same) == len(names) == len(contents) else {})
+
+
+def _table(mark: Mapping[str, Any], key: str) -> dict[str, Any]:
+    found = mark.get(key)
+    return found if isinstance(found, dict) else {}
 
 
 def put_aside(folder: Path) -> Path:

@@ -33,6 +33,7 @@ OF_STAGES = re.compile(r"(manifests|checked|cuts|fbank|text|num|units|audio)|(la
 OF_CORPUS = re.compile(
     r"labelled|unlabelled|dev|test-.*|LibriSpeech|(train|dev)-.*|fsdd|intent|wakeword|small|medium|large|embedded"
 )
+WHERE_KNOWN = "noise_files"  # settings of a stage that are compared where both marks have them
 JOB_STAGES = (0, 1, 5, 7, 10)  # that several calls with --job share
 MOST_JOBS = 4096
 NO_K2 = (
@@ -90,8 +91,9 @@ class Recipe:
 
     def noise_files(self, parts: Iterable[str]) -> dict[str, Any]:
         """The setting of a stage that reads recorded noise: folders below the data dir, hashes of their listings."""
-        found = {part: listing_hash(self.data_dir / part, AUDIO_SUFFIXES) for part in sorted(set(parts))}
-        return {"noise_files": found} if found else {}
+        there = [part for part in sorted(set(parts)) if (self.data_dir / part).is_dir()]
+        found = {part: listing_hash(self.data_dir / part, AUDIO_SUFFIXES) for part in there}
+        return {WHERE_KNOWN: found} if found else {}
 
     @property
     def fbank(self) -> Path:

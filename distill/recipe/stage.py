@@ -28,7 +28,7 @@ from distill.recipe import folders, launch
 from distill.recipe.contents import Contents
 from distill.recipe.folders import DONE, STARTED
 from distill.recipe.locks import free, locked
-from distill.recipe.options import Recipe
+from distill.recipe.options import WHERE_KNOWN, Recipe
 
 if TYPE_CHECKING:
     from distill.train.distributed import Ranks
@@ -45,6 +45,7 @@ class Stage:
 
     inputs: files or folders it reads -> number of the stage that writes them, None for those of the user.
     resumable: the work continues in the folder itself after a kill, as long as settings and inputs are the same.
+    narrowed: an earlier version named inputs that are none; what is gone of them is no difference.
     """
 
     def __init__(
@@ -54,7 +55,9 @@ class Stage:
         settings: Mapping[str, Any],
         inputs: Mapping[Path, int | None],
         resumable: bool = False,
+        narrowed: bool = False,
     ) -> None:
+        self.narrowed = narrowed
         self.number, self.out, self.resumable = number, Path(out), resumable
         self.settings = json.loads(json.dumps(settings, sort_keys=True, default=str))
         self.inputs = {Path(path): stage for path, stage in inputs.items()}
@@ -108,7 +111,10 @@ class Stage:
     def _changes(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         """The differences, a phrase each; renamed folders of inputs that stages made are no difference."""
         made = [path for path, stage in self.inputs.items() if stage is not None]
-        return _changes({**before, "inputs": _renamed(before["inputs"], now["inputs"], made)}, now)
+        inputs = _renamed(before["inputs"], now["inputs"], made)
+        if self.narrowed:
+            inputs = {key: digest for key, digest in inputs.items() if key in now["inputs"]}
+        return _changes({**before, "inputs": inputs}, now)
 
     def begin(self, stack: contextlib.ExitStack, job: bool = False, wait: bool = False) -> Path | None:
         """The folder to write into until `stack` is closed; None where the output is up to date.
@@ -237,10 +243,12 @@ class Stage:
     def _complete(self, folder: Path, identity: Mapping[str, Any], seconds: float) -> None:
         """Write `.done`, and put the folder in its place."""
         written = [] if self.resumable else folders.files_in(folder)
-        kept = folders.unchanged(self.out, folder, written)
+        contents = folders.contents_of(folder, written)
+        kept = folders.unchanged(self.out, contents)
         done = {
             **identity, "stage": self.number, "seen": self.contents.seen, "seconds": round(seconds, 1),
-            "files": written, "hash": kept.pop("", _hash(identity)), "kept": kept,
+            "files": written, "contents": contents, "hash": kept.pop("", _hash(identity)),
+            "kept": {name: digest for name, digest in kept.items() if digest != contents[name]},
         }  # fmt: skip
         write_json(folder / DONE, done)
         if not self.resumable:
@@ -371,6 +379,8 @@ def _hash(value: Any) -> str:
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     old, new = _flat(before["settings"]), _flat(now["settings"])
+    for key in [key for key in old.keys() ^ new.keys() if key.startswith(f"{WHERE_KNOWN}.")]:
+        (old if key in old else new).pop(key)
     changes = [f"{k} was {old.get(k)!r}, is {new.get(k)!r}" for k in sorted(old | new) if old.get(k) != new.get(k)]
     old_inputs, new_inputs = before["inputs"], now["inputs"]
     changed = [p for p in sorted(old_inputs | new_inputs) if old_inputs.get(p) != new_inputs.get(p)]

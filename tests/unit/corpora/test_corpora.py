@@ -5,13 +5,15 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
 import soundfile
-from lhotse import CutSet
+from lhotse import CutSet, SupervisionSegment
 
 from distill.corpora import Custom, LibriSpeech, Options, SpokenCommands
+from distill.corpora.audio import check_samples
 from distill.corpora.corpus import Corpus
 from distill.corpora.custom import own_roles
 from distill.corpora.manifests import write_cut_sets, write_manifests
@@ -347,3 +349,16 @@ def test_strings_that_do_not_fit_their_digits_are_errors(tmp_path: Path, parts: 
     with pytest.raises((ValueError, FileNotFoundError), match=told):
         SpokenCommands(tmp_path).render(tmp_path / "audio")
     assert not list((tmp_path / "audio").iterdir())
+
+
+def test_checksums_are_of_each_utterances_own_samples(tmp_path: Path) -> None:
+    """Whatever overlaps with it, and in its own channel."""
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, (48000, 2)).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", samples, 16000, subtype="FLOAT")
+    spans = {"whole": (0.0, 3.0, 0), "early": (0.0, 1.5, 1), "late": (1.0, 3.0, 0), "within": (1.2, 1.4, 1)}
+    segments = [SupervisionSegment(n, "a", s, e - s, channel=c) for n, (s, e, c) in spans.items()]
+    with soundfile.SoundFile(tmp_path / "a.wav") as file:
+        found = check_samples(file, segments, "a.wav")
+    for (begin, end, channel), (fault, checksum) in zip(spans.values(), found, strict=True):
+        own = samples[round(begin * 16000) : round(end * 16000), channel]
+        assert fault is None and int(checksum, 16) == crc32(own.tobytes())

@@ -48,6 +48,9 @@ FILES = {
     "skips": "{base: teacher.yaml, decoding: {blank_skip: 1}}",
     "rnnt": "{base: teacher.yaml, model: {transducer: {}}, objective: {alpha: null, beta: null, transducer: {}}, "
     "decoding: {methods: [transducer_beam]}}",
+    "both": "{base: rnnt.yaml, model: {ctc_output: true}, objective: {ctc: {}}}",
+    "of_both": "{base: sn.yaml, teacher: {experiment: both}, model: {ctc_output: true}, "
+    "objective: {alpha: null, beta: null, teacher_layers: [], mmi: {}, outputs: {}, ctc: {}, ctc_outputs: {}}}",
     "of_rnnt": "{base: sn.yaml, teacher: {experiment: rnnt}}",
     "noisy": "{base: teacher.yaml, decoding: {conditions: {fsd: {steps: [[fsd]], noises: {fsd: noise/fsd}}}}}",
     "coded": "{base: teacher.yaml, decoding: {conditions: {mp3: {steps: [[mp3]]}}}}",
@@ -148,6 +151,7 @@ def test_a_call_that_fits_is_silent_and_writes_nothing(check: Check, tmp_path: P
         ("noisy", (), r"noisy\.yaml: decoding\.conditions\.fsd\.noises\.fsd: there is no folder .*/noise/fsd; put"),
         ("teacher", ("--set", "augment.noise_part=noise/musan", "--set", "augment.noise_probability=0.5"),
          r"teacher\.yaml: augment\.noise_part: there is no folder .*/noise/musan; put"),
+        ("both,of_both", (), "objective: outputs: both has no outputs to learn from before it is fine-tuned"),
         ("states,masked", (), r"teacher\.masked: true needs frames of one rate, but states has one each 320"),
         ("gated", (), r"gated\.yaml: objective\.sparsity\.target: 0\.9 is not in reach: .* \(heads\) closed"),
         ("teacher,slim", (), r"slim\.yaml: init_sparsity: teacher has no gates \(model\.pruning\) to close"),

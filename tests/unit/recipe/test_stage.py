@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
+import shutil
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -77,6 +79,12 @@ def cut_sets(folder: Path, contents: Mapping[str, str]) -> Stage:
     return stage
 
 
+def as_of_an_earlier_version(folder: Path) -> None:
+    """Marks named no contents."""
+    mark = json.loads((folder / ".done").read_text())
+    (folder / ".done").write_text(json.dumps({k: v for k, v in mark.items() if k not in ("contents", "kept")}))
+
+
 def test_files_that_stay_the_same_are_no_change_for_who_reads_them(tmp_path: Path) -> None:
     cuts = cut_sets(tmp_path, {"labelled": "a", "test": "b"}).out
     of_file, of_folder = (Stage(6, tmp_path / f"exp/{path.name}", {}, {path: 0}) for path in (cuts / "labelled", cuts))
@@ -90,8 +98,90 @@ def test_files_that_stay_the_same_are_no_change_for_who_reads_them(tmp_path: Pat
     assert run_stage(of_file, write) is True
 
 
+def test_the_same_files_made_elsewhere_or_once_more_are_the_same(tmp_path: Path) -> None:
+    cuts = cut_sets(tmp_path, {"labelled": "a", "test": "b"}).out
+    reader = Stage(6, tmp_path / "exp/t", {}, {cuts / "labelled": 0})
+    run_stage(reader, write)
+    cut_sets(tmp_path, {"labelled": "a"})
+    shutil.rmtree(cuts)
+    cut_sets(tmp_path, {"labelled": "a", "test": "c"})
+    assert run_stage(reader, refuse) is False
+
+
+def test_other_files_of_the_same_settings_are_noticed(tmp_path: Path) -> None:
+    """As where audio changes that is no input of the stage; and where a folder is the same by its settings alone."""
+    made = Stage(0, tmp_path / "cuts", {}, {})
+    run_stage(made, write)
+    reader = Stage(6, tmp_path / "exp/t", {}, {tmp_path / "cuts/file": 0})
+    run_stage(reader, write)
+    (tmp_path / "cuts/file").write_text("made by hand")  # what it is does not count, but what the stage writes
+    with made.writing() as folder:
+        write(folder)
+    assert run_stage(reader, refuse) is False
+    with made.writing() as folder:
+        write(folder, "otherwise")
+    assert run_stage(reader, write) is True
+
+
+def test_a_linked_file_that_is_overwritten_in_place_is_noticed(tmp_path: Path) -> None:
+    arpa = tmp_path / "3-gram.arpa"
+    arpa.write_text("ONE")
+    for earlier in (False, True):  # with a mark of an earlier version
+        text = Stage(0, tmp_path / "text", {}, {arpa: None})
+        run_stage(text, lambda folder: (folder / "arpa").hardlink_to(arpa))
+        reader = Stage(3, tmp_path / "lm", {}, {tmp_path / "text": 0})
+        run_stage(reader, write)
+        if earlier:
+            mark = json.loads((text.out / ".done").read_text())
+            (text.out / ".done").write_text(
+                json.dumps({k: v for k, v in mark.items() if k not in ("contents", "kept")})
+            )
+        arpa.write_text(arpa.read_text() + " TWO")
+        assert run_stage(text, lambda folder: (folder / "arpa").hardlink_to(arpa))
+        assert run_stage(reader, write) is True
+
+
+def test_marks_of_earlier_versions_count_by_what_lies_there(tmp_path: Path) -> None:
+    cuts = cut_sets(tmp_path, {"labelled": "a", "test": "b"}).out
+    as_of_an_earlier_version(cuts)
+    reader = Stage(6, tmp_path / "exp/t", {}, {cuts / "labelled": 0})
+    run_stage(reader, write)
+    for changed, up_to_date in (
+        ({"labelled": "a"}, True),
+        ({"labelled": "a", "test": "c"}, True),
+        ({"labelled": "d"}, False),
+    ):
+        cut_sets(tmp_path, changed)
+        assert reader.up_to_date() is up_to_date
+
+
+def test_inputs_that_an_earlier_version_named_may_be_gone(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.flac", "b.flac")]
+    for path in paths:
+        path.write_text("audio")
+    run_stage(Stage(0, tmp_path / "audio", {}, dict.fromkeys(paths), resumable=True), write)
+    narrowed = partial(Stage, 0, tmp_path / "audio", {}, dict.fromkeys(paths[:1]), resumable=True)
+    assert not narrowed().up_to_date()
+    assert narrowed(narrowed=True).up_to_date()
+    paths[0].write_text("other audio")
+    assert not narrowed(narrowed=True).up_to_date()
+
+
+def test_settings_of_noise_count_where_they_are_known(tmp_path: Path) -> None:
+    def stage(**noise: str) -> Stage:
+        return Stage(6, tmp_path / "exp", {"seed": 1, **({"noise_files": noise} if noise else {})}, {})
+
+    run_stage(stage(), write)
+    assert stage(a="1").up_to_date()
+    with stage(a="1").writing() as folder:
+        write(folder)
+    assert stage().up_to_date() and stage(a="1").up_to_date() and stage(b="2").up_to_date()
+    assert not stage(a="2").up_to_date()
+
+
 def test_a_mark_of_a_folder_as_a_whole_is_one_of_its_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     cuts = cut_sets(tmp_path, {"labelled": "a", "dev": "b"}).out
+    as_of_an_earlier_version(cuts)
     run_stage(Stage(6, tmp_path / "exp/t", {}, {cuts: 0}), write)
     stage = Stage(6, tmp_path / "exp/t", {}, {cuts / "labelled": 0, cuts / "dev": 0})
     assert run_stage(stage, refuse) is False

@@ -98,6 +98,8 @@ def test_an_import_by_hand_stays_and_its_changes_are_noticed(tmp_path: Path) -> 
         return training.identity()["inputs"]["exp/teacher_init"]
 
     assert imported() == imported()
+    with pytest.raises(ValueError, match=r"pretrained is hf:a/b, but .*teacher_init is an import of hf:/.*move"):
+        first_weights_stage(recipe, experiment(init="teacher_init", pretrained="hf:a/b"))
     name = "encoder.layers.1.feed_forward.output_dense.weight"
     assert imported() != imported(**{name: 2 * state_of(HUGGING_FACE)[name]})
 
