@@ -21,6 +21,7 @@ from distill.files import write_text
 
 COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 SOURCE = "recordings.txt"  # in a folder that is not the published data
+EMBEDDED = "embedded.json"  # beside a synthesised LibriSpeech (`distill.synthetic.speech`)
 COLUMNS = ("utt", "path", "speaker", "split", "text")
 SLOTS = {
     "drink": r"AMERICANO|CAPPUCCINO|ESPRESSO|LATTE|MOCHA|(?:DRIP )?COFFEE", "roast": r"\w+(?= ROAST)",
@@ -31,6 +32,11 @@ INTENT = {"action": "drink", "object": "roast", "location": "shots"}
 SPEAKERS = {"train": ("train", "Ivy"), "dev": ("valid", "Aditi"), "test": ("test", "Brian")}
 """Of each split, its name in IC and SF, and one of SF's speakers there."""
 MOST_FILES = 2**27 - 1  # of a word: from Speech Commands' rule of splits, as is the share of 10 % in each of two parts
+
+
+def is_own(data: Path) -> bool:
+    """Whether a folder is not the published data: recordings in its layout, or the synthesised LibriSpeech."""
+    return (data / SOURCE).is_file() or (data.resolve().parent / EMBEDDED).is_file()
 
 
 def write_keywords(corpus: Path, folder: Path) -> None:

@@ -26,7 +26,7 @@ from distill.report.results import Condition, SuperbResult
 from distill.report.runs import SUPERB
 from distill.report.superb import METRICS
 from distill.superb.qbe import QueryByExample
-from distill.superb.real_speech import SOURCE
+from distill.superb.real_speech import is_own
 from distill.superb.tasks import TASKS, Task
 from distill.superb.upstream import load_upstream
 
@@ -102,7 +102,7 @@ def measure(task: Task, folder: Path, data: Path, probe: Probe) -> SuperbResult:
         overrides=tuple(probe.overrides),
         last_state=probe.last_state,
         data=asked["data"],
-        own_data=(data / SOURCE).is_file(),
+        own_data=is_own(data),
         conditions=known | measured,
         hardware=hardware(torch.device(probe.device)),
         command=command_line(),

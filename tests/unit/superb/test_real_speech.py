@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from distill.superb.real_speech import intent_of, split_of, tags_of, write_task
+from distill.superb.real_speech import intent_of, is_own, split_of, tags_of, write_task
 from distill.superb.tasks import TASKS
 
 ORDERS = {
@@ -101,3 +101,12 @@ def test_what_has_no_recordings_is_named(corpus: Path, tmp_path: Path) -> None:
         write_task("SID", corpus, tmp_path / "sid")
     with pytest.raises(FileNotFoundError, match="no table at"):
         write_task("KS", tmp_path, tmp_path / "ks")
+
+
+def test_recordings_and_synthesised_speech_are_no_published_data(tmp_path: Path, corpus: Path) -> None:
+    write_task("KS", corpus, tmp_path / "ks")
+    (tmp_path / "mini/LibriSpeech").mkdir(parents=True)
+    assert [is_own(tmp_path / name) for name in ("ks", "mini/LibriSpeech")] == [True, False]
+    (tmp_path / "mini/embedded.json").write_text("{}")
+    (tmp_path / "linked").symlink_to(tmp_path / "mini/LibriSpeech")
+    assert is_own(tmp_path / "mini/LibriSpeech") and is_own(tmp_path / "linked")
