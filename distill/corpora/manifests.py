@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import logging
-import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,16 +13,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lhotse import CutSet, Recording, RecordingSet, SupervisionSegment, SupervisionSet
+from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet
 from lhotse.cut import MonoCut
 
 from distill.batch import SAMPLE_RATE, convertible
 from distill.config.job import Job
 from distill.corpora.audio import SEVERAL_CHANNELS, check_samples, opened, recording_of
 from distill.corpora.corpus import Corpus, Roles
-from distill.corpora.cut_sets import write_cuts
+from distill.corpora.cut_sets import COMPRESSION, write_cuts
 from distill.corpora.listing import Listing, Skipped, Source, Unusable, Utterance, at, first_few
 from distill.corpora.shards import stored
+from distill.files import replacing
 from distill.text import normalise
 
 log = logging.getLogger(__name__)
@@ -318,8 +320,12 @@ def _sample(cuts: list[MonoCut], count: int | None, seed: int) -> list[MonoCut]:
     return [cuts[i] for i in sorted(random.Random(seed).sample(range(len(cuts)), count))]
 
 
-def store(items: CutSet | RecordingSet | SupervisionSet, path: Path) -> None:
-    """Writes lhotse's items; the temporary name keeps the suffixes by which lhotse chooses a format."""
-    temporary = path.with_name(f"tmp-{path.name}")
-    items.to_file(temporary)
-    os.replace(temporary, path)
+def store(items: RecordingSet | SupervisionSet, path: Path) -> None:
+    """Writes lhotse's items as it does, but the same bytes for the same items: no time, no name."""
+    with (
+        replacing(path) as temporary,
+        temporary.open("wb") as raw,
+        gzip.GzipFile("", "wb", COMPRESSION, raw, mtime=0) as file,
+    ):
+        for item in items.to_dicts():
+            file.write((json.dumps(item, ensure_ascii=False) + "\n").encode())

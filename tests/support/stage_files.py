@@ -24,7 +24,7 @@ class Differs(NamedTuple):
 
 MAY_DIFFER = (
     Differs(r"tensorboard/", "", "each call begins a file named after time, host and process"),
-    Differs(r"\.(done|started)$", "seconds|seen", "how long it took; sizes, times and places on the disk"),
+    Differs(r"\.(done|started)$", "seconds|seen|contents", "time, sizes and places; hashes of files that differ here"),
     Differs(r"\.pt$", "wall_seconds", "how long it took"),
     Differs(r"result\.json$", "wall_s|command", "how long it took; the stages that the command line names"),
     Differs(
