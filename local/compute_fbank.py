@@ -29,7 +29,7 @@ def main() -> None:
             "stage 1: nothing to store, as trainings compute features from audio; --parts and --force name cut sets"
         )
         return
-    stage = Stage(1, recipe.fbank, {"parts": parts}, dict.fromkeys(map(recipe.cut_set, parts), 0), resumable=True)
+    stage = Stage(1, recipe.fbank, {"parts": parts}, recipe.cut_sets(parts), resumable=True)
     run_stage(stage, lambda folder: compute(recipe, parts, folder), job=recipe.job)
 
 

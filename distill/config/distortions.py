@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, model_validator
@@ -16,6 +17,11 @@ CODECS = ("mu_law", "gsm", "vorbis", "opus", "mp3")
 CHANGES = ("reverb", "room", "pitch", "band_reject", "narrowband", "clipping", *CODECS)
 AUDIO_SUFFIXES = (".flac", ".wav")  # of recorded noise
 CLEAN = "clean"  # in a step: it may leave the waveform as it is; as a label: no step has changed it
+
+
+def noise_clips(folder: Path) -> Iterator[Path]:
+    """The files of recorded noise below a folder, in any order."""
+    return (path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
 
 
 class Distort(Settings):

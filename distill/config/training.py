@@ -63,6 +63,11 @@ class Data(Settings):
     lattice: Lattice = Lattice()
     denominator: Literal["text", "labelled"] = "text"  # whose sentences the unit n-gram is of: labelled transcripts
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """All cut sets that are read, each once."""
+        return tuple(dict.fromkeys((*self.train, self.valid)))
+
 
 class Augment(Settings):
     """Waveform augmentation, each with its own probability (papers/001 §5.1.3)."""

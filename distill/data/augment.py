@@ -13,7 +13,7 @@ import torch
 from torchaudio.functional import phase_vocoder, resample
 
 from distill.batch import SAMPLE_RATE
-from distill.config.distortions import AUDIO_SUFFIXES
+from distill.config.distortions import AUDIO_SUFFIXES, noise_clips
 from distill.synthetic.noise import add_noise, any_colour, rms
 
 PITCH_STEPS = 50
@@ -36,7 +36,7 @@ class NoiseClips:
         if isinstance(source, (str, Path)):
             if not Path(source).is_dir():
                 raise FileNotFoundError(f"no noise folder at {source}")
-            files = sorted(path for path in Path(source).rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+            files = sorted(noise_clips(Path(source)))
         else:
             files = [Path(path) for path in source]
         if not files:

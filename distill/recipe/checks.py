@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from distill.config.distortions import AUDIO_SUFFIXES, CODECS, Distort
+from distill.config.distortions import AUDIO_SUFFIXES, CODECS, Distort, noise_clips
 from distill.config.experiment import TEACHERS, Experiment
 from distill.config.language_model import LanguageModel
 from distill.config.loading import WrongSettings
@@ -182,7 +182,7 @@ class Call:
 
     def unfit_noise(self, key: str, part: str) -> Iterator[str]:
         folder = self.recipe.data_dir / part
-        clip = next((path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES), None)
+        clip = next(noise_clips(folder), None)
         if not folder.is_dir():
             yield f"{key}: there is no folder {folder}; put recordings of 16 kHz there"
         elif clip is None:

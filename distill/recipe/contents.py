@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -45,9 +45,8 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()[:32]
 
 
-def listing_hash(folder: Path, suffixes: Collection[str]) -> str:
-    """Hash of the names and sizes of the files below a folder that end in one of `suffixes`, without reading them."""
-    paths = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
+def listing_hash(folder: Path, paths: Iterable[Path]) -> str:
+    """Hash of the names and sizes of files below a folder, without reading them."""
     sizes = {path.relative_to(folder).as_posix(): _state(path)[:1] for path in paths}
     return hashlib.sha256(json.dumps(sorted(sizes.items())).encode()).hexdigest()[:16]
 

@@ -99,7 +99,7 @@ def unchanged(before: Path, contents: Mapping[str, str]) -> dict[str, str]:
     listed = mark.get("files")
     names = listed if isinstance(listed, list) else []
     # earlier versions' marks name no contents; a linked file may have changed where it comes from
-    alone = [name for name in names if (before / name).is_file() and (before / name).stat().st_nlink == 1]
+    alone = (name for name in names if (before / name).is_file() and (before / name).stat().st_nlink == 1)
     old = _table(mark, "contents") or contents_of(before, alone)
     same = {name: hash_of(mark, name) for name, digest in contents.items() if old.get(name) == digest}
     return same | ({"": hash_of(mark)} if same and len(same) == len(names) == len(contents) else {})

@@ -36,7 +36,7 @@ def labelling_stage(recipe: Recipe, teacher: Experiment, parts: Sequence[str]) -
     """The stage that writes the lattices of a teacher."""
     used = {key: value for key, value in teacher.decoding.identity().items() if key in USED}
     settings = {"decoding": used, "parts": ",".join(parts)}
-    inputs = {recipe.exp(teacher.name): teacher.stage, recipe.graphs: 4, **dict.fromkeys(map(recipe.cut_set, parts), 0)}
+    inputs = {recipe.exp(teacher.name): teacher.stage, recipe.graphs: 4, **recipe.cut_sets(parts)}
     return Stage(7, recipe.num / teacher.name, settings, inputs, resumable=True)
 
 

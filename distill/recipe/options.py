@@ -13,7 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from distill.config.distortions import AUDIO_SUFFIXES
+from distill.config.distortions import noise_clips
 from distill.config.experiment import Experiment
 from distill.config.graphs import Graphs
 from distill.config.job import Job
@@ -89,10 +89,14 @@ class Recipe:
     def cut_set(self, part: str) -> Path:
         return self.cuts / f"{part}.jsonl.gz"
 
+    def cut_sets(self, parts: Iterable[str]) -> dict[Path, int | None]:
+        """Cut sets as inputs of a stage, with the stage that makes them."""
+        return dict.fromkeys(map(self.cut_set, parts), 0)
+
     def noise_files(self, parts: Iterable[str]) -> dict[str, Any]:
         """The setting of a stage that reads recorded noise: folders below the data dir, hashes of their listings."""
         there = [part for part in sorted(set(parts)) if (self.data_dir / part).is_dir()]
-        found = {part: listing_hash(self.data_dir / part, AUDIO_SUFFIXES) for part in there}
+        found = {part: listing_hash(self.data_dir / part, noise_clips(self.data_dir / part)) for part in there}
         return {WHERE_KNOWN: found} if found else {}
 
     @property

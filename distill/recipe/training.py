@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
 def training_stage(recipe: Recipe, experiment: Experiment) -> Stage:
     """The stage that trains an experiment; its inputs are folders, with the stages that make them."""
-    parts = (*experiment.data.train, experiment.data.valid)
-    inputs = {**dict.fromkeys(map(recipe.cut_set, parts), 0), recipe.lang: 2}
+    inputs = {**recipe.cut_sets(experiment.data.parts), recipe.lang: 2}
     if experiment.supervised:
         inputs[recipe.training_graphs(experiment)] = 4
     if experiment.init:

@@ -41,8 +41,7 @@ def units_stage(recipe: Recipe, experiment: Experiment) -> Stage | None:
     if experiment.units is None:
         return None
     settings = {"units": experiment.units.resolved(), "train": experiment.data.train, "valid": experiment.data.valid}
-    parts = (*experiment.data.train, experiment.data.valid)
-    inputs: dict[Path, int | None] = dict.fromkeys(map(recipe.cut_set, parts), 0)
+    inputs = recipe.cut_sets(experiment.data.parts)
     if source := experiment.units.experiment:
         inputs[recipe.exp(source)] = stage_of(maker_of(recipe.conf_dir, source, recipe.suffix))
     return Stage(5, recipe.frame_units / experiment.units_folder, settings, inputs, resumable=True)
@@ -89,7 +88,7 @@ def label_frames(recipe: Recipe, ranks: Alone | Ranks, experiment: Experiment, f
 
     settings, data = experiment.units, experiment.data
     assert settings is not None
-    parts = tuple(dict.fromkeys((*data.train, data.valid)))
+    parts = data.parts
     write = partial(write_shard, settings=settings, train=data.train, folder=folder)
     each_shard(recipe, ranks, parts, folder, write)
     if recipe.job or not ranks.first:
