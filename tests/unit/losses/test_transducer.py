@@ -11,7 +11,7 @@ import torch
 
 from distill.batch import Batch, Joint, Output, Targets
 from distill.config.losses import Objective as Settings
-from distill.config.model import Model, Transducer
+from distill.config.model import FrontEnd, Model, Transducer
 from distill.losses import transducer
 from distill.losses.objective import Objective
 from distill.losses.term import TermContext
@@ -75,8 +75,8 @@ def assert_same(found: torch.Tensor, expected: torch.Tensor, joint: Joint) -> No
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
-def loss(objective: dict, student: Output, teacher: Targets | None = None) -> torch.Tensor:
-    terms = Objective(Settings.model_validate(objective), TermContext(TAUGHT, TAUGHT if teacher else None))
+def loss(objective: dict, student: Output, teacher: Targets | None = None, *, model: Model = TAUGHT) -> torch.Tensor:
+    terms = Objective(Settings.model_validate(objective), TermContext(model, TAUGHT if teacher else None))
     every = terms(student, teacher, BATCH).terms.values()
     return sum((term.weight * term.total / term.count for term in every), start=torch.zeros(()))
 
@@ -150,7 +150,9 @@ def test_frames_of_a_faster_teacher_are_averaged() -> None:
     doubled = slow.frames.repeat_interleave(2, 1) + torch.tensor([1.0, -1.0]).repeat(FRAMES)[:, None]
     fast = Targets(torch.zeros(4, 2 * FRAMES, UNITS), {}, 2 * LENGTHS, joint=slow._replace(frames=doubled))
     expected = loss({"transducer_kl": {}}, student, targets(slow))
-    torch.testing.assert_close(loss({"transducer_kl": {}}, student, fast), expected)
+    layers = *TAUGHT.front_end.layers, (TAUGHT.front_end.layers[0][0], 2, 2)
+    half_rate = TAUGHT.model_copy(update={"front_end": FrontEnd(layers=layers)})
+    torch.testing.assert_close(loss({"transducer_kl": {}}, student, fast, model=half_rate), expected)
 
 
 def test_a_teacher_without_a_transducer_is_refused() -> None:
