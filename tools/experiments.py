@@ -23,6 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("set", type=Path, help="YAML file of the set")
     parser.add_argument("--dir", type=Path, required=True, help="where it is run")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[], help="those to run here; default: all of the set")
     parser.add_argument("--jobs", type=int, default=1, help="seeds at a time")
     parser.add_argument("--nj", type=int, help="processes of each training; default: the cores over --jobs")
     parser.add_argument("--corpus-dir", default="", help="where the corpus lies")
@@ -33,11 +34,11 @@ def main() -> None:
     if args.jobs < 1 or (args.nj is not None and args.nj < 1):
         parser.error("--jobs and --nj must be at least 1")
     nj = args.nj or max(1, (os.cpu_count() or 1) // args.jobs)
-    run = SetRun(ExperimentSet.read(args.set), ROOT, args.dir.resolve(), nj, args.corpus_dir)
+    run = SetRun(ExperimentSet.read(args.set), ROOT, args.dir.resolve(), nj, args.corpus_dir, tuple(args.seeds))
     if args.status:
         print("\n".join(run.status().terminal()))
     elif args.collect:
-        for seed in run.settings.seeds:
+        for seed in run.seeds:
             target = run.recipe / "results" / run.settings.name / f"seed-{seed}"
             own = [name for name in run.experiments if seed in run.settings.seeds_of(name)]
             if any((run.exp(seed) / name / RESULT).is_file() for name in own):

@@ -71,7 +71,8 @@ class Calls:
 class SetRun:
     """A set and the folder that it is run in: conf (its YAML files), data, and for each seed conf, exp and data.
 
-    root: of the repository. nj: processes of a training. corpus_dir: where the corpus lies, empty for none.
+    root: of the repository. nj: processes of a training. corpus_dir: where the corpus lies, empty for none. only:
+    the seeds that are run, others are another machine's; empty for all. What all seeds share is trained in any case.
     """
 
     settings: ExperimentSet
@@ -79,6 +80,7 @@ class SetRun:
     folder: Path
     nj: int = 1
     corpus_dir: str = ""
+    only: tuple[int, ...] = ()
     _calls: Calls = field(default_factory=Calls, repr=False, compare=False)
 
     @property
@@ -93,6 +95,19 @@ class SetRun:
     def first(self) -> int:
         """The seed of what all seeds share."""
         return self.settings.seeds[0]
+
+    @cached_property
+    def seeds(self) -> tuple[int, ...]:
+        """Those that are run. Raises ValueError for one that the set does not have."""
+        for seed in self.only:
+            if seed not in self.settings.seeds:
+                raise ValueError(f"seeds: the set has no seed {seed}, but {', '.join(map(str, self.settings.seeds))}")
+        return tuple(seed for seed in self.settings.seeds if not self.only or seed in self.only)
+
+    def seeds_of(self, name: str) -> tuple[int, ...]:
+        """The seeds that an experiment is trained with here."""
+        shared = name in self.settings.shared
+        return tuple(seed for seed in self.settings.seeds_of(name) if shared or seed in self.seeds)
 
     def exp(self, seed: int) -> Path:
         """Folder of a seed's experiments."""
@@ -135,7 +150,7 @@ class SetRun:
         Raises ValueError as `waves` does, RuntimeError after the first call that fails. Then, and where this process is
         told to end, calls of other seeds end too, and none begins.
         """
-        shared, waves = self.waves
+        seeds, (shared, waves) = self.seeds, self.waves
         self._call(
             ["--stop-stage", "4", "--experiment", ",".join(self.experiments), "--conf-dir", self.conf,
              "--exp-dir", self.folder / "exp", "--data-dir", self.folder / "data"]
@@ -145,8 +160,8 @@ class SetRun:
             self._run_seed(self.first, shared)
         with ThreadPoolExecutor(jobs) as pool:
             try:
-                seeds = [pool.submit(self._run_seed, seed, self._of_seed(seed, waves)) for seed in self.settings.seeds]
-                for done in as_completed(seeds):
+                calls = [pool.submit(self._run_seed, seed, self._of_seed(seed, waves)) for seed in seeds]
+                for done in as_completed(calls):
                     done.result()
             except BaseException:
                 self._calls.end()
@@ -220,11 +235,11 @@ class SetRun:
         """
         _ = self.waves
         results = {(name, seed): self._result(name, seed)
-                   for name in self.experiments for seed in self.settings.seeds_of(name)}  # fmt: skip
+                   for name in self.experiments for seed in self.seeds_of(name)}  # fmt: skip
         pace = [each.wall_s / each.audio_hours for each in results.values() if each and each.audio_hours]
         rows, spent, left = [], 0.0, 0.0
         for name, experiment in self.experiments.items():
-            own = [results[name, seed] for seed in self.settings.seeds_of(name)]
+            own = [results[name, seed] for seed in self.seeds_of(name)]
             took = [each.wall_s for each in own if each]
             hours = experiment.optim.updates * experiment.data.max_duration * experiment.optim.accumulate / 3600
             one = fmean(took) if took else hours * fmean(pace) if pace and hours else None
@@ -243,6 +258,8 @@ class SetRun:
     def _state(self, name: str, seed: int) -> str:
         if seed not in self.settings.seeds_of(name):
             return "shared" if name in self.settings.shared else "-"
+        if seed not in self.seeds_of(name):
+            return "elsewhere"
         folder = self.exp(seed) / name
         if not (folder / RESULT).is_file():
             return "begun" if folder.is_dir() else "to come"

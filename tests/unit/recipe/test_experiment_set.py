@@ -108,6 +108,19 @@ def test_what_is_shared_is_trained_once_and_linked(run: SetRun) -> None:
     assert next(row[1:3] for row in shared.status().rows if row[0] == "pre") == ("begun", "shared")
 
 
+def test_seeds_are_run_on_several_machines(run: SetRun) -> None:
+    settings = run.settings.model_copy(update={"shared": ("pre",), "once": ("ft_10",)})
+    second = SetRun(settings, run.root, run.folder, only=(5,))
+    second.run(1)
+    own = [(5, "5", "6", "ft"), (5, "10", "10", "ft")]
+    assert called(calls(run)[1:]) == [(3, "5", "5", "pre"), *own]
+    rows = {row[0]: row[1:3] for row in second.status().rows}
+    assert rows["pre"] == ("to come", "shared")
+    assert rows["ft"] == ("elsewhere", "to come") and rows["ft_10"] == ("elsewhere", "-")
+    with pytest.raises(ValueError, match="seeds: the set has no seed 4, but 3, 5"):
+        SetRun(settings, run.root, run.folder, only=(4, 5)).run(1)
+
+
 def test_lattices_of_a_shared_teacher_are_made_before_seeds_share_them(run: SetRun) -> None:
     rows = {**run.settings.experiments, "sn": {"base": "student.yaml"}}
     (run.recipe / "conf/student.yaml").write_text(
