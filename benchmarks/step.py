@@ -25,6 +25,7 @@ from distill.models.recogniser import build_model, count_parameters
 from distill.models.transfer import frozen_parameters
 from distill.recipe.provenance import hardware
 from distill.recipe.script import run_script
+from distill.train.compute import computing_in
 from distill.train.distributed import Ranks
 from distill.train.loop import Trainer, TrainingPlan, TrainingStep
 from distill.train.teacher import TeacherTargets
@@ -68,7 +69,7 @@ def all_rows(
         "audio_hours_per_hour": batch.seconds / whole, "mfu_share": flops / whole / peak,
     }  # fmt: skip
     rest = whole
-    for name, part in parts(trainer, batch.to(device), precision):
+    for name, part in parts(trainer, batch.to(device)):
         alone, _ = measure(part, repeats, device)
         rest -= alone
         yield {"case": case, "engine": name, "seconds": alone, "share": alone / whole}
@@ -108,12 +109,12 @@ def random_trainer(experiment: Experiment, conf: Path, device: torch.device, gra
     return Trainer(plan, TrainingStep(model, objective))
 
 
-def parts(trainer: Trainer, batch: Batch, precision: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:
+def parts(trainer: Trainer, batch: Batch) -> Iterator[tuple[str, Callable[[], object]]]:
     """Calls that do what an update does beside the student's own passes."""
     step, teacher = trainer.step, trainer.plan.teacher
 
     def targets() -> None:
-        with torch.autocast(trainer.device.type, precision, enabled=precision is not torch.float32):
+        with computing_in(trainer.precision, trainer.device):
             assert teacher is not None
             teacher(batch)
 

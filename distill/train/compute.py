@@ -1,18 +1,51 @@
-"""Memory against time in a training's blocks: activation checkpointing and compilation; no parameter is renamed."""
+"""What an update computes with: its precision, checkpointed and compiled blocks; no parameter is renamed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from distill.config.training import Compute
 from distill.models.encoder import BLOCKS
 from distill.models.front_end import ConvLayer
+
+log = logging.getLogger(__name__)
+FAST = "avx512_bf16", "amx_bf16", "bf16"  # instructions for bfloat16, as torch names them; the last one is of ARM
+
+
+@contextmanager
+def computing_in(precision: torch.dtype, device: torch.device) -> Iterator[None]:
+    """Products of this type in the forward pass, and so in its backward pass, by autocast.
+
+    In half precision a CPU computes attention step by step, its weights in single precision: torch's fused kernel takes
+    twice the time there.
+    """
+    half = precision != torch.float32
+    stepwise = half and device.type == "cpu"
+    with (
+        torch.autocast(device.type, precision, enabled=half),
+        sdpa_kernel(SDPBackend.MATH) if stepwise else nullcontext(),
+    ):
+        yield
+
+
+def warn_of_slow_precision(precision: torch.dtype, device: torch.device) -> None:
+    """Log where half precision takes more time than single precision."""
+    if device.type == "cpu" and precision != torch.float32 and hasattr(torch.cpu, "get_capabilities"):  # torch 2.11
+        able = torch.cpu.get_capabilities()
+        if precision != torch.bfloat16 or not any(able.get(name) for name in FAST):
+            log.warning(
+                "optim.precision: this processor has no instructions for %s, so that updates take longer than in"
+                " float32; the results are valid", str(precision).removeprefix("torch."),
+            )  # fmt: skip
 
 
 def wrap_blocks(settings: Compute, models: Iterable[nn.Module]) -> None:

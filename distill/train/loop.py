@@ -27,7 +27,7 @@ from distill.models import checkpoint
 from distill.models.encoder import Encoder
 from distill.models.recogniser import Recogniser
 from distill.train import pictures
-from distill.train.compute import wrap_blocks
+from distill.train.compute import computing_in, warn_of_slow_precision, wrap_blocks
 from distill.train.distributed import Ranks
 from distill.train.monitor import Monitor
 from distill.train.optimiser import build_optimiser, clipped_together, set_rate
@@ -128,6 +128,8 @@ class Trainer:
         self.parallel = plan.ranks.wrap(self.step, plan.device, skips_parts)
         self.optimiser = build_optimiser(step, self.settings, plan.device)
         self.clipped = clipped_together(self.optimiser)
+        self.precision = getattr(torch, self.settings.precision)
+        warn_of_slow_precision(self.precision, plan.device)
         self.scaler = torch.amp.GradScaler(plan.device.type, enabled=self.settings.precision == "float16")
         self.progress = Progress()
         self._left_out: dict[str, str] = {}  # cut id -> why it cannot be trained on
@@ -257,8 +259,7 @@ class Trainer:
         No means where no term of the loss counts anything on any rank.
         """
         batch = batch.to(self.device)
-        precision = getattr(torch, self.settings.precision)
-        with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
+        with computing_in(self.precision, self.device):
             targets = self.plan.teacher(batch) if self.plan.teacher is not None else None
             losses = self.parallel(batch, targets)
         totals, counted = self._reduced(losses, batch)

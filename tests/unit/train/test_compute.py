@@ -74,3 +74,29 @@ def test_a_running_training_may_change_how_it_computes() -> None:
     assert plain.identity() == other.identity() and other.compute.checkpoint_activations
     compute.wrap_blocks(plain.compute, [block := torch.nn.Linear(1, 1)])
     assert "forward" not in vars(block)
+
+
+def test_a_cpu_computes_attention_step_by_step_in_half_precision() -> None:
+    queries, keys, values = torch.randn(3, 2, 4, 50, 8).requires_grad_()
+
+    def attention(precision: torch.dtype) -> torch.Tensor:
+        with compute.computing_in(precision, torch.device("cpu")):
+            return torch.nn.functional.scaled_dot_product_attention(queries, keys, values)
+
+    single, half = attention(torch.float32), attention(torch.bfloat16)
+    assert "Flash" in single.grad_fn.name() and "Flash" not in half.grad_fn.name()
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), single, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("precision", "able", "warned"),
+    [("float32", {}, False), ("bfloat16", {"avx512_bf16": True}, False), ("bfloat16", {"avx512_f": True}, True),
+     ("float16", {"avx512_bf16": True}, True)],
+)  # fmt: skip
+def test_a_precision_that_the_processor_lacks_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, precision: str, able: dict, warned: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    compute.warn_of_slow_precision(getattr(torch, precision), torch.device("cpu"))
+    assert [precision in record.message for record in caplog.records] == [True] * warned
