@@ -2,7 +2,8 @@
 
 They guard every refactoring: a change that moves one on purpose writes them anew, `DISTILL_GOLDEN=write pytest
 tests/recipe/test_golden.py`, and gives the reason in its commit. All recipes train on the rehearsal's corpus, the
-labelled part alone, as numerators of lattices would depend on the machine; processors differ by far less than 1e-3.
+labelled part alone, as numerators of lattices would depend on the machine, and at a low rate: at the recipes' own ones
+rounding grows tenfold every few updates (AVX2 against AVX-512: 8 % after 13), at this one processors differ by 1e-5.
 """
 
 from __future__ import annotations
@@ -29,7 +30,13 @@ ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests/golden"
 UPDATES = 20
 CHAIN = ("teacher", "sn", "ss")
-SETTINGS = (f"optim.updates={UPDATES}", "data.train=[labelled]", "data.valid_utterances=4", "data.workers=0")
+SETTINGS = (
+    f"optim.updates={UPDATES}",
+    "optim.lr=2e-4",
+    "data.train=[labelled]",
+    "data.valid_utterances=4",
+    "data.workers=0",
+)
 REHEARSAL = ("data.max_duration=12",)
 RECIPES: dict[str, tuple[str, tuple[str, ...]]] = {
     "librispeech-mini": ("egs/librispeech/conf/mini", ()),
@@ -103,4 +110,4 @@ def test_losses_are_the_golden_ones(recipe: str, data: Path, tmp_path: Path, mon
     golden = {name: [float(row[i]) for row in rows] for i, name in enumerate(head) if i}
     assert set(columns) == set(golden)
     for name, values in columns.items():
-        assert values == pytest.approx(golden[name], rel=1e-3), name
+        assert values == pytest.approx(golden[name], rel=1e-4), name
