@@ -15,16 +15,19 @@ if TYPE_CHECKING:
 
 
 def hardware(device: torch.device) -> str:
-    """The GPU, or the processor and the threads of all ranks on it."""
+    """The GPU, or the processor with its instructions and the threads of all ranks on it."""
     import torch
 
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
+    name, cpuinfo = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        models = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        name = models[0].split(":", 1)[1].strip() if models else name
+        lines = (line.partition(":") for line in cpuinfo.read_text().split("\n\n")[0].splitlines())
+        facts = {key.strip(): value.strip() for key, _, value in lines}
+        name = facts.get("model name", name)
+        if {"cpu family", "model"} <= facts.keys():  # virtual machines leave it out of the name
+            name += f" {facts['cpu family']}/{facts['model']}"
+    name += f" ({torch.backends.cpu.get_cpu_capability()})"
     cores = torch.get_num_threads() * int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return f"{name}, {cores} of {os.cpu_count()} cores"
 

@@ -12,9 +12,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from distill.recipe.options import Recipe, recipe_from, recipe_parser
-from distill.recipe.provenance import command_line
+from distill.recipe.provenance import command_line, hardware
 from distill.recipe.script import run_script
 from distill.recipe.stage import Stage, run_stage
 
@@ -576,3 +577,13 @@ def test_results_name_the_recipes_command(monkeypatch: pytest.MonkeyPatch) -> No
     assert command_line() == "local/train.py --nj 2"
     monkeypatch.setenv("RECIPE_COMMAND", r"egs/mine/run.sh --experiment teacher\,sn 'a b'")
     assert command_line() == "egs/mine/run.sh --experiment teacher,sn 'a b'"
+
+
+def test_processors_of_one_name_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = "processor: 0\nmodel name\t: AMD EPYC\ncpu family\t: 26\nmodel\t\t: 2\n\nprocessor: 1\nmodel name: other\n"
+    monkeypatch.setattr(Path, "read_text", lambda path: blocks)
+    monkeypatch.setattr(Path, "exists", lambda path: True)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    assert hardware(torch.device("cpu")) == "AMD EPYC 26/2 (AVX512), 8 of 64 cores"
