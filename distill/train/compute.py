@@ -18,7 +18,10 @@ from distill.models.encoder import BLOCKS
 from distill.models.front_end import ConvLayer
 
 log = logging.getLogger(__name__)
-FAST = "avx512_bf16", "amx_bf16", "bf16"  # instructions for bfloat16, as torch names them; the last one is of ARM
+FAST = {  # instructions for a type, as torch names them: of x86, and last of ARM
+    torch.bfloat16: ("avx512_bf16", "amx_bf16", "bf16"),
+    torch.float16: ("avx512_fp16", "amx_fp16", "fp16_arith"),
+}
 
 
 @contextmanager
@@ -38,14 +41,15 @@ def computing_in(precision: torch.dtype, device: torch.device) -> Iterator[None]
 
 
 def warn_of_slow_precision(precision: torch.dtype, device: torch.device) -> None:
-    """Log where half precision takes more time than single precision."""
-    if device.type == "cpu" and precision != torch.float32 and hasattr(torch.cpu, "get_capabilities"):  # torch 2.11
-        able = torch.cpu.get_capabilities()
-        if precision != torch.bfloat16 or not any(able.get(name) for name in FAST):
-            log.warning(
-                "optim.precision: this processor has no instructions for %s, so that updates take longer than in"
-                " float32; the results are valid", str(precision).removeprefix("torch."),
-            )  # fmt: skip
+    """Log where half precision takes more time than single precision; no torch before 2.11 names instructions."""
+    if device.type != "cpu" or precision not in FAST or not hasattr(torch.cpu, "get_capabilities"):
+        return
+    able = torch.cpu.get_capabilities()
+    if not any(able.get(name) for name in FAST[precision]):
+        log.warning(
+            "optim.precision: this processor has no instructions for %s, so that updates take longer than in float32;"
+            " the results are valid", str(precision).removeprefix("torch."),
+        )  # fmt: skip
 
 
 def wrap_blocks(settings: Compute, models: Iterable[nn.Module]) -> None:

@@ -92,7 +92,7 @@ def test_a_cpu_computes_attention_step_by_step_in_half_precision() -> None:
 @pytest.mark.parametrize(
     ("precision", "able", "warned"),
     [("float32", {}, False), ("bfloat16", {"avx512_bf16": True}, False), ("bfloat16", {"avx512_f": True}, True),
-     ("float16", {"avx512_bf16": True}, True)],
+     ("float16", {"avx512_bf16": True}, True), ("float16", {"avx512_fp16": True}, False)],
 )  # fmt: skip
 def test_a_precision_that_the_processor_lacks_is_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, precision: str, able: dict, warned: bool
