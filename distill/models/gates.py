@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,6 +24,8 @@ BETA, STRETCH, EPS = 2 / 3, 0.1, 1e-6
 """Temperature, width of the stretch beyond 0 and 1, and distance of uniform draws from 0 and 1 (DPHuBERT's code)."""
 DROPPED = {"conv": 0.01, "heads": 0.01, "ffn": 0.5, "layers": 0.01}
 """Share of the units of each kind that is closed at first (DPHuBERT's code)."""
+CHANNELS = ("conv", "ffn")
+"""Kinds whose units are small."""
 LAYER = "_layer"
 """End of the name of a gate on the whole layer."""
 
@@ -187,20 +189,34 @@ class Gates(nn.ModuleDict):
 
     @torch.no_grad()
     def settle(self, sparsity: float) -> None:
-        """Set one shift of all gates, so that evaluation closes this share as nearly as units allow.
+        """Shift all gates alike, so that evaluation closes this share as nearly as units allow.
 
         A training of few updates ends some percent away from its target, and later ones compare models of one size.
-        Factors of units that stay open are what they were. Raises ValueError for a share out of reach.
+        What whole heads and layers leave over is made up by channels. Factors of units that stay open are what they
+        were. Raises ValueError for a share out of reach.
         """
         self.check_reach(sparsity, "init_sparsity, --sparsity")
+        gates, channels = self.each, {name for name, some in self.units.items() if some.kind in CHANNELS}
+        self._shift(gates.values(), sparsity)
+        self._shift([gate for name, gate in gates.items() if name in channels], sparsity)
+
+    def _shift(self, gates: Collection[Gate], sparsity: float) -> None:
+        """Give some gates the shift with which all gates together close a share most nearly, by bisection."""
         high = 20 + max(float(gate.log_alpha.abs().max()) for gate in self.each.values())
-        low = -high
-        for _ in range(40):  # bisection
-            for gate in self.each.values():
-                gate.shift = (low + high) / 2
-            self.eval().draw()
-            closed = self.sparsity()
-            low, high = (gate.shift, high) if closed is not None and closed > sparsity else (low, gate.shift)
+        low, tried = -high, {}
+        self.eval()
+        for _ in range(40):
+            middle = (low + high) / 2
+            tried[middle] = self._closed(gates, middle)
+            low, high = (middle, high) if tried[middle] > sparsity else (low, middle)
+        self._closed(gates, min(tried, key=lambda shift: abs(tried[shift] - sparsity)))
+
+    def _closed(self, gates: Collection[Gate], shift: float) -> float:
+        """The sparsity with this shift of some gates."""
+        for gate in gates:
+            gate.shift = shift
+        self.draw()
+        return 1 - float(self._left({name: gate.share() for name, gate in self.each.items()}))
 
     def _left(self, shares: Mapping[str, Any]) -> Any:
         """Share that is left, by the share of each gate's units: products where several cut one."""

@@ -96,7 +96,7 @@ def test_sparsity_of_macs_in_evaluation_is_that_of_the_slimmed_model(name: str) 
     assert own.gates.sizes == model.gates.sizes and own.state_dict().keys() == model.state_dict().keys()
 
 
-@pytest.mark.parametrize("target", [0.3, 0.6])
+@pytest.mark.parametrize("target", [0.15, 0.5])  # of heads alone, both lie between two shares
 def test_gates_settle_on_a_sparsity_in_their_order(target: float) -> None:
     model = gated("waveform", ("conv", "heads", "ffn"))
     model.gates.settle(target)
@@ -105,8 +105,7 @@ def test_gates_settle_on_a_sparsity_in_their_order(target: float) -> None:
         closed = factors.sort().values[: int((~gate.open).sum())]
         torch.testing.assert_close(gate.factors, torch.where(torch.isin(factors, closed), 0.0, factors))
     slim, whole = slimmed(model), count_parameters(build(*MODELS["waveform"]))["trunk"]
-    one_head = 4 * 16 * 8 / whole  # the largest unit
-    assert 1 - count_parameters(slim)["trunk"] / whole == pytest.approx(target, abs=2 * one_head)
+    assert 1 - count_parameters(slim)["trunk"] / whole == pytest.approx(target, abs=2e-3)
 
 
 @pytest.mark.parametrize("target", [0.0, 0.99, 75.0])
