@@ -153,6 +153,11 @@ def test_the_epoch_that_is_decoded_is_named_where_it_is_not_the_last() -> None:
         Decoding(epoch="best", avg=2)
 
 
+def test_no_condition_has_the_name_of_the_test_set_as_it_is() -> None:
+    with pytest.raises(ValueError, match=r"conditions: clean is the test set as it is; give"):
+        Decoding.model_validate({"conditions": {"clean": {}}})
+
+
 def test_changed_settings_are_those_that_differ_from_their_defaults() -> None:
     """So that names made of them stay when a setting is added."""
     assert Model().changed() == {}
