@@ -117,6 +117,14 @@ class Blockwise(LossTerm):
 
     layers: TeacherLayers = ()  # g(i): teacher block of student block i = 1..; 0: none; empty: i times `step`
 
+    @model_validator(mode="after")
+    def _check_layers(self) -> Blockwise:
+        if self.layers and not any(self.layers):
+            raise ValueError(
+                f"layers {list(self.layers)} compare no block; give a teacher block above 0, or leave the term out"
+            )
+        return self
+
     def layer_map(self, blocks: int) -> dict[int, int]:
         """g of a student with so many blocks, both sides counted from 1 (papers/001 §5.1.2: g(i) = 2i)."""
         layers = self.layers or range(self.step, self.step * blocks + 1, self.step)

@@ -59,6 +59,7 @@ def test_base_is_merged_and_overrides_win(minimal: Path, tmp_path: Path) -> None
         ("model.streaming.chunk_frames=16", "needs a model that streams"),
         ("model.encoder.heads=7", "not a multiple of heads 7"),
         ("objective.teacher_layers=[1, 2]", "one for each of the 12 blocks"),
+        ("objective.attention.layers=[0, 0]", r"layers \[0, 0\] compare no block; give"),
         ("teacher={experiment: t, keep_targets: true}", "needs teacher.input: clean"),
         ("optim.lr", "not of the form key=value"),
         ("stage=7", "stage"),
