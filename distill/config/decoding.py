@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from distill.config.bounds import Beam, EachOnce, Flag, Name, Positive, Probability, Scale, Score, Weight, Whole
-from distill.config.distortions import Distort
+from distill.config.distortions import CLEAN, Distort
 from distill.config.loading import Settings
 
 Method = Literal[
@@ -53,8 +53,8 @@ class Decoding(Settings):
         for name in ("rescoring_scales", "rescoring_word_scores"):
             if 0.0 not in getattr(self, name):
                 raise ValueError(f"{name} {list(getattr(self, name))} must contain 0, the decoding without rescoring")
-        if "clean" in self.conditions:
-            raise ValueError("conditions: clean is the test set as it is; give this distortion another name")
+        if CLEAN in self.conditions:
+            raise ValueError(f"conditions: {CLEAN} is the test set as it is; give this distortion another name")
         if self.epoch == "best" and self.avg > 1:
             raise ValueError(
                 f"epoch: best is one checkpoint, as those before it may be gone: avg must be 1 (got {self.avg})"

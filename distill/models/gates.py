@@ -169,8 +169,7 @@ class Gates(nn.ModuleDict):
 
     def sparsity(self) -> Tensor | None:
         """Share of the network that is closed, as `Gate.share` has it; None without gates."""
-        shares = {name: gate.share() for name, gate in self.each.items()}
-        return 1 - self._left(shares) if shares else None
+        return self._closed() if self else None
 
     def greatest_sparsity(self) -> float:
         """That with as many units closed as can be."""
@@ -197,26 +196,29 @@ class Gates(nn.ModuleDict):
         """
         self.check_reach(sparsity, "init_sparsity, --sparsity")
         gates, channels = self.each, {name for name, some in self.units.items() if some.kind in CHANNELS}
+        self.eval()
         self._shift(gates.values(), sparsity)
         self._shift([gate for name, gate in gates.items() if name in channels], sparsity)
 
     def _shift(self, gates: Collection[Gate], sparsity: float) -> None:
         """Give some gates the shift with which all gates together close a share most nearly, by bisection."""
         high = 20 + max(float(gate.log_alpha.abs().max()) for gate in self.each.values())
-        low, tried = -high, {}
-        self.eval()
+        low, nearest = -high, (math.inf, 0.0)
         for _ in range(40):
             middle = (low + high) / 2
-            tried[middle] = self._closed(gates, middle)
-            low, high = (middle, high) if tried[middle] > sparsity else (low, middle)
-        self._closed(gates, min(tried, key=lambda shift: abs(tried[shift] - sparsity)))
+            self._set(gates, middle)
+            beyond = float(self._closed()) - sparsity
+            nearest = min(nearest, (abs(beyond), middle))
+            low, high = (middle, high) if beyond > 0 else (low, middle)
+        self._set(gates, nearest[1])
 
-    def _closed(self, gates: Collection[Gate], shift: float) -> float:
-        """The sparsity with this shift of some gates."""
+    def _set(self, gates: Collection[Gate], shift: float) -> None:
         for gate in gates:
             gate.shift = shift
         self.draw()
-        return 1 - float(self._left({name: gate.share() for name, gate in self.each.items()}))
+
+    def _closed(self) -> Tensor:
+        return 1 - self._left({name: gate.share() for name, gate in self.each.items()})
 
     def _left(self, shares: Mapping[str, Any]) -> Any:
         """Share that is left, by the share of each gate's units: products where several cut one."""

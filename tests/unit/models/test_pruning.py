@@ -96,7 +96,7 @@ def test_sparsity_of_macs_in_evaluation_is_that_of_the_slimmed_model(name: str) 
     assert own.gates.sizes == model.gates.sizes and own.state_dict().keys() == model.state_dict().keys()
 
 
-@pytest.mark.parametrize("target", [0.15, 0.5])  # of heads alone, both lie between two shares
+@pytest.mark.parametrize("target", [0.15, 0.3, 0.5, 0.6])
 def test_gates_settle_on_a_sparsity_in_their_order(target: float) -> None:
     model = gated("waveform", ("conv", "heads", "ffn"))
     model.gates.settle(target)
