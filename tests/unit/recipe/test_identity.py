@@ -12,7 +12,6 @@ from distill.recipe.stage import _changes
 
 EGS = Path(__file__).parents[3] / "egs"
 RESULTS = EGS / "spoken_commands/results/full"
-PRUNED = EGS / "librispeech/results/paper-002/seed-0/l0/result.json"
 
 
 @pytest.mark.parametrize("name", ["teacher", "sn", "ss"])
@@ -24,9 +23,10 @@ def test_a_training_of_the_first_version_is_not_put_aside(name: str) -> None:
 
 
 def test_a_pruning_of_parameters_is_not_put_aside() -> None:
-    before = json.loads(PRUNED.read_text())["config"]
-    assert before["model"]["pruning"].keys() == {"units", "lr_scale"}
-    assert Experiment.parse(before, "here").identity()["model"]["pruning"] == before["model"]["pruning"]
+    pruning = {"units": ["heads", "ffn", "layers"], "lr_scale": 50.0}  # as it was before `of`
+    before = json.loads((RESULTS / "sn/result.json").read_text())["config"]
+    before["model"]["pruning"], before["objective"]["sparsity"] = pruning, {"target": 0.5}
+    assert Experiment.parse(before, "here").identity()["model"]["pruning"] == pruning
 
 
 def test_a_changed_setting_changes_the_identity() -> None:
