@@ -21,9 +21,15 @@ def main() -> None:
     parser.add_argument("--kind", default="wav2vec2", choices=KINDS, help="family of transformers' class")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    model, _, outputs, epoch = checkpoint.load_recogniser(args.exp_dir)
+    model, experiment, outputs, epoch = checkpoint.load_recogniser(args.exp_dir)
+    if experiment.transduces and not experiment.recognises:
+        raise ValueError(
+            f"{args.exp_dir} has a transducer alone, which transformers has no class for; give an experiment whose main"
+            " output is trained, or use run.sh --stage 12, which writes it for sherpa-onnx"
+        )
     write_folder(model, outputs, args.out, args.kind, checkpoint.load_epoch(args.exp_dir)["objective"])
-    print(f"epoch {epoch} of {args.exp_dir} in {args.out}")
+    left_out = "; its transducer is left out, as transformers has no class for one" if experiment.transduces else ""
+    print(f"epoch {epoch} of {args.exp_dir} in {args.out}{left_out}")
 
 
 if __name__ == "__main__":

@@ -21,11 +21,14 @@ from distill.files import write_text
 from distill.models.cost import parameters, predict_rtf, quantizer_parameters
 from distill.models.latency import latency
 from distill.models.macs import macs, superb_macs
+from distill.models.pruning import check_rank
 from distill.plan.memory import terms_of
+from distill.plan.training import teacher_beside
 from distill.recipe.provenance import hardware
 from distill.recipe.script import run_script
 
 LARGE, BASE = 768, 256
+MOST_OUTPUTS = 10**6
 
 
 def main() -> None:
@@ -35,6 +38,8 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
     parser.add_argument("--json", type=Path, help="write everything to this file")
     args = parser.parse_args()
+    if not 1 <= args.outputs <= MOST_OUTPUTS:
+        parser.error(f"--outputs: units of a lang folder, 1 to {MOST_OUTPUTS}, are needed (got {args.outputs})")
     rows = [measure(path, args.outputs, args.set) for path in args.yaml]
     for row in rows:
         show(row)
@@ -47,6 +52,7 @@ def measure(path: Path, outputs: int, overrides: list[str]) -> dict:
     """Everything that is known of one experiment's model."""
     experiment = Experiment.load(path, overrides)
     model = experiment.model
+    check_rank(model)
     counts = {**parameters(model, outputs), "training_only": training_only(experiment, path.parent)}
     if experiment.stage == 6:
         code_dim = LARGE if model.encoder.norm_first else BASE
@@ -69,8 +75,7 @@ def training_only(experiment: Experiment, conf_dir: Path) -> int:
     """Parameters of loss terms: the W_i of hidden-layer distillation, heads of pre-training."""
     if not experiment.trained:
         return 0
-    name = experiment.teacher.experiment if experiment.teacher else None
-    terms = terms_of(experiment, Experiment.load(conf_dir / f"{name}.yaml").model if name else None)
+    terms = terms_of(experiment, teacher_beside(experiment, conf_dir))
     return sum(parameter.numel() for term in terms.values() for parameter in term.parameters())
 
 

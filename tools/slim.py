@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from distill.config.experiment import Experiment
+from distill.config.experiment import Experiment, check_own_name
 from distill.files import write_text
 from distill.models import checkpoint
 from distill.models.cost import parameters
@@ -46,6 +46,9 @@ def write(source: Path, out: Path, sparsity: float | None = None) -> None:
     model, experiment, _, epoch = checkpoint.load_recogniser(source)
     if out.exists():
         raise ValueError(f"{out} is there already; give another --out")
+    if not model.gates.each:
+        raise ValueError(f"{source} has no gates (model.pruning), so that nothing is cut off; give one that has them")
+    check_own_name(out.name)
     if sparsity is not None:
         model.gates.settle(sparsity)
     small = slimmed(model)

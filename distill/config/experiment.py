@@ -45,7 +45,7 @@ LATER_OF_TERMS = {
 FURTHER = ("results.md", "differences.json", "pareto.svg")  # other files in an exp-dir
 
 
-def _check_own_name(name: str, suffix: str) -> None:
+def check_own_name(name: str, suffix: str = "") -> None:
     """Raise ValueError for the name of another file or folder of an exp-dir."""
     if OF_LM.fullmatch(name):
         raise ValueError("must not be lm, or begin with lm and one of . _ -, as language models' names do")
@@ -242,6 +242,11 @@ class Experiment(Settings):
         if asked and not self.transduces:
             raise ValueError(f"decoding.methods: {', '.join(asked)} need a transducer; train one (model.transducer)")
         others = [name for name in methods if name not in asked]
+        if self.decoding.blank_skip and not others:
+            raise ValueError(
+                f"decoding.blank_skip: frames of the main output are skipped, and decoding.methods, {', '.join(asked)},"
+                " read the transducer alone; set it to 0"
+            )
         if others and self.transduces and not self.recognises:
             raise ValueError(
                 f"decoding.methods: {', '.join(others)} are of the main output, which no term of the objective trains;"
@@ -302,8 +307,14 @@ class Experiment(Settings):
                 f"stage 5 takes a fine-tuned model over, and pretrained does not name it (got {self.pretrained}); for a"
                 " pre-training give the terms of its objective"
             )
-        if self.init is not None or self.model.ctc_output:
-            raise ValueError("an experiment of stage 5 is not trained: init must be null and model.ctc_output false")
+        model = self.model
+        parts = {"init": self.init, "model.ctc_output": model.ctc_output, "model.transducer": model.transducer,
+                 "model.pruning": model.pruning, "model.encoder.rank": model.encoder.rank}  # fmt: skip
+        if further := [name for name, value in parts.items() if value]:
+            raise ValueError(
+                f"{', '.join(further)}: a published teacher is taken over as it is and not trained (stage: 5, without"
+                " terms of an objective); leave these out, and set them in an experiment that has it as init"
+            )
         return self
 
     @classmethod
@@ -315,7 +326,7 @@ class Experiment(Settings):
         """
         experiment = cls.read(Path(path), overrides)
         try:
-            _check_own_name(experiment.name, suffix)
+            check_own_name(experiment.name, suffix)
         except ValueError as error:
             raise ValueError(f"{path}: name: {error} (got {experiment.name!r})") from None
         return experiment._renamed(suffix)

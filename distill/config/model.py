@@ -221,9 +221,15 @@ class Encoder(Settings):
 
     def widths(self, block: int = 0) -> BlockWidths:
         """The widths of one block."""
-        given = (self.ffn_dim, self.heads, self.conv_dim or self.dim, self.ffn_after_dim or self.ffn_dim)
-        ffn_dim, heads, conv_dim, after = (value[block] if isinstance(value, tuple) else value for value in given)
-        return BlockWidths(ffn_dim, heads, self.head_dim or self.dim // heads, conv_dim, after)
+        after = self.ffn_dim if self.ffn_after_dim is None else self.ffn_after_dim
+        given = (self.ffn_dim, self.heads, self.conv_dim or self.dim, after)
+        ffn_dim, heads, conv_dim, last = (value[block] if isinstance(value, tuple) else value for value in given)
+        return BlockWidths(ffn_dim, heads, self.head_dim or self.dim // heads, conv_dim, last)
+
+    @property
+    def of_gates(self) -> bool:
+        """Whether blocks have widths of their own, as gates leave them."""
+        return any(isinstance(each, tuple) for each in (self.ffn_dim, self.heads, self.conv_dim, self.ffn_after_dim))
 
     @property
     def conv_span(self) -> tuple[int, int]:
@@ -255,6 +261,18 @@ class Encoder(Settings):
             raise ValueError(
                 f"relative_buckets must be 0, or at least 4 and less than 4 times relative_distance"
                 f" {self.relative_distance} (got {self.relative_buckets})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_conformer(self) -> Encoder:
+        of_conformers = ("conv_kernel", "conv_dim", "conv_causal", "ffn_after_dim")
+        fields = type(self).model_fields
+        given = [name for name in of_conformers if getattr(self, name) != fields[name].default]
+        if given and self.block != "conformer":
+            raise ValueError(
+                f"{', '.join(given)}: of a conformer's blocks (got block: {self.block}); leave this out, or give block:"
+                " conformer"
             )
         return self
 
@@ -326,6 +344,15 @@ class Transducer(Settings):
     context: Annotated[Whole, Field(ge=1, le=64)] = 2  # last units that a stateless predictor sees
     dim: Width = 512  # of the predictor
     joiner_dim: Width = 512
+
+    @model_validator(mode="after")
+    def _check(self) -> Transducer:
+        if self.predictor == "lstm" and self.context != type(self).model_fields["context"].default:
+            raise ValueError(
+                f"context: {self.context} units are what a stateless predictor sees (got predictor: lstm, which sees"
+                " all); leave this out"
+            )
+        return self
 
 
 class Pruning(Settings):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -128,7 +128,8 @@ class Gates(nn.ModuleDict):
     """The gates of a network by name, hooked into its modules; none without pruning.
 
     units: what each gate, or the gate of that name and LAYER, closes. sizes: how many parameters depend on which gates.
-    macs: multiply-adds with so many units, by name, which are what is pruned if settings.of has it.
+    products: how many more the product of two factors has than they, negative where it takes their place. macs:
+    multiply-adds with so many units, by name, which are what is pruned if settings.of has it.
     """
 
     def __init__(
@@ -155,6 +156,10 @@ class Gates(nn.ModuleDict):
         self.sizes = Counter[tuple[str, ...]]()
         for name, parameter in owner.named_parameters():
             self.sizes[tuple(over[name])] += parameter.numel()
+        self.products = [
+            size_of_product(module, over[f"{name}.down.weight"], over[f"{name}.up.weight"])
+            for name, module in owner.named_modules() if isinstance(module, LowRank)
+        ]  # fmt: skip
         self.total = macs({}) if self.of == "macs" else self.sizes.total()
 
     @property
@@ -177,9 +182,11 @@ class Gates(nn.ModuleDict):
 
     def check_reach(self, sparsity: float, setting: str) -> None:
         """Raises ValueError, naming the setting, for a share that the gates cannot close."""
+        kinds = ", ".join(self.kinds)
         if not self:
-            raise ValueError(f"{setting}: {sparsity} is not in reach: the model has no gates; set model.pruning")
-        kinds, greatest = ", ".join(self.kinds), self.greatest_sparsity()
+            without = f"{kinds} of model.pruning.units are closed already" if kinds else "set model.pruning"
+            raise ValueError(f"{setting}: {sparsity} is not in reach: the model has no gates; {without}")
+        greatest = self.greatest_sparsity()
         if not 0 < sparsity <= greatest:
             raise ValueError(
                 f"{setting}: {sparsity} is not in reach: with everything of model.pruning.units ({kinds}) closed the"
@@ -226,8 +233,22 @@ class Gates(nn.ModuleDict):
             share = {name: shares.get(name, 1.0) * shares.get(name + LAYER, 1.0) for name in self.units}
             left = self.macs({name: units.number * share[name] for name, units in self.units.items()})
         else:
-            left = sum(size * math.prod(shares[name] for name in over) for over, size in self.sizes.items())
+            left = open_part(self.sizes, shares) + sum(min(0, open_part(more, shares)) for more in self.products)
         return left / self.total
+
+
+def size_of_product(factors: LowRank, down: Sequence[str], up: Sequence[str]) -> Counter[tuple[str, ...]]:
+    """Parameters of the product of two factors less their own, by the gates that these depend on (down, up)."""
+    rank, inputs, outputs = factors.down.out_features, factors.in_features, factors.out_features
+    size = Counter({tuple(dict.fromkeys([*down, *up])): inputs * outputs})
+    size.subtract({tuple(down): rank * inputs})
+    size.subtract({tuple(up): rank * outputs})
+    return size
+
+
+def open_part(sizes: Mapping[tuple[str, ...], int], shares: Mapping[str, Any]) -> Any:
+    """How many parameters are left, by the gates that they depend on and the share of each gate's units."""
+    return sum(size * math.prod(shares[name] for name in over) for over, size in sizes.items())
 
 
 def hook_units(gate: Gate, owner: nn.Module, units: Units) -> None:

@@ -10,9 +10,9 @@ from torch import Tensor
 from distill.config.model import Model as ModelSettings
 from distill.models.encoder import BLOCKS
 from distill.models.gates import LAYER, of_outputs
-from distill.models.low_rank import refactored
+from distill.models.low_rank import greatest_rank, refactored
 from distill.models.macs import with_units
-from distill.models.recogniser import Recogniser
+from distill.models.recogniser import Recogniser, without_values
 
 
 def slimmed(model: Recogniser) -> Recogniser:
@@ -22,6 +22,13 @@ def slimmed(model: Recogniser) -> Recogniser:
     state |= refactored(state, slim, str)  # a rank that is none for fewer units
     slim.load_state_dict({name: state[name] for name in slim.state_dict()})
     return slim.eval()
+
+
+def check_rank(settings: ModelSettings) -> None:
+    """Raises ValueError for an encoder's rank that makes no linear map smaller."""
+    rank = settings.encoder.rank
+    if rank is not None and rank > (greatest := greatest_rank(without_values(settings).encoder.blocks)):
+        raise ValueError(f"model.encoder.rank: {rank} makes no linear map smaller; give at most {greatest}")
 
 
 def open_units(model: Recogniser) -> dict[str, int]:

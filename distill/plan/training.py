@@ -97,8 +97,26 @@ def plan_of(yaml: Path, overrides: Sequence[str], task: Task, throughput: Throug
     experiment = Experiment.load(yaml, overrides)
     if not experiment.trained:
         raise ValueError(f"{yaml}: {experiment.name} is published fine-tuned (stage 5): nothing is trained")
-    name = experiment.teacher.experiment if experiment.teacher else None
-    return plan(experiment, Experiment.load(yaml.parent / f"{name}.yaml").model if name else None, task, throughput)
+    return plan(experiment, teacher_beside(experiment, yaml.parent), task, throughput)
+
+
+def teacher_beside(experiment: Experiment, conf_dir: Path) -> Model | None:
+    """The teacher's settings, from the YAML of its name in a folder; None without a teacher.
+
+    Raises FileNotFoundError where that is not there, ValueError where the terms cannot compare the two.
+    """
+    if experiment.teacher is None:
+        return None
+    yaml = conf_dir / f"{experiment.teacher.experiment}.yaml"
+    if not yaml.is_file():
+        raise FileNotFoundError(
+            f"{experiment.name}: teacher.experiment: there is no {yaml}; put the experiment beside the YAML of its"
+            " teacher, on which its loss terms depend"
+        )
+    teacher = Experiment.load(yaml).model
+    experiment.objective.check_models(experiment.model, teacher)
+    experiment.objective.teacher_blocks(experiment.model.encoder.layers, teacher.encoder.layers)
+    return teacher
 
 
 def plan(experiment: Experiment, teacher: Model | None, task: Task, throughput: Throughput) -> Plan:

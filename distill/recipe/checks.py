@@ -219,20 +219,24 @@ class Call:
         own, wanted = experiment.objective.sparsity, []
         if own is not None and experiment.model.pruning is not None:
             wanted.append((experiment.model, own.target, "objective.sparsity.target"))
-        init = self.known(experiment.init) if experiment.init and experiment.init_sparsity else None
+        init = self.known(experiment.init) if experiment.init and experiment.init_slim else None
         if init is not None and init.model.pruning is None:
-            yield f"init_sparsity: {init.name} has no gates (model.pruning) to close; leave it out"
-        elif init is not None:
+            if experiment.init_sparsity:
+                yield f"init_sparsity: {init.name} has no gates (model.pruning) to close; leave it out"
+            elif not (init.init_slim or init.model.encoder.of_gates):
+                yield (
+                    f"init_slim: {init.name} has no gates (model.pruning), and nothing was cut off there; leave it out,"
+                    " and give model.encoder the widths that are meant"
+                )
+        elif init is not None and experiment.init_sparsity:
             wanted.append((init.model, experiment.init_sparsity, "init_sparsity"))
-        rank = experiment.model.encoder.rank
-        if wanted or rank is not None:
-            from distill.models.low_rank import greatest_rank
+        if wanted or experiment.model.encoder.rank is not None:
+            from distill.models.pruning import check_rank
             from distill.models.recogniser import without_values
 
             for model, share, setting in wanted:
                 yield from refusal(partial(without_values(model).gates.check_reach, share, setting))
-            if rank is not None and rank > (greatest := greatest_rank(without_values(experiment.model).encoder.blocks)):
-                yield f"model.encoder.rank: {rank} makes no linear map smaller; give at most {greatest}"
+            yield from refusal(partial(check_rank, experiment.model))
 
     def unfit_teacher(self, experiment: Experiment, name: str) -> Iterator[str]:
         teacher = self.known(name)

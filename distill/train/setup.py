@@ -238,11 +238,8 @@ def initial_model(
             )
         if start is not None:
             content["model"] = slimmed_state(start)
-        elif content["experiment"]["model"].get("pruning") and experiment.model.pruning is None:
-            raise ValueError(
-                f"{experiment.init} has gates (model.pruning), and {experiment.name} has none; cut off what they close"
-                " with init_slim: true, or set model.pruning"
-            )
+        else:
+            check_gates(experiment, content["experiment"]["model"].get("pruning"))
         before, now = content["experiment"]["model"]["front_end"], experiment.model.front_end
         other_input = before.get("input", "waveform") != now.input  # same names, but other layers
         leave = ["front_end.", "encoder.feature_norm."] if other_input else []
@@ -259,22 +256,33 @@ def initial_model(
     return model
 
 
+def check_gates(experiment: Experiment, before: Mapping[str, Any] | None) -> None:
+    """Raises ValueError where what gates of `init` close would be open again. before: their settings."""
+    ours = experiment.model.pruning
+    if lost := [kind for kind in (before or {}).get("units", ()) if ours is None or kind not in ours.units]:
+        raise ValueError(
+            f"{experiment.init} has gates (model.pruning) on {', '.join(lost)}, and {experiment.name} has none there;"
+            " cut off what they close with init_slim: true, or give these model.pruning.units, too"
+        )
+
+
 def check_widths(experiment: Experiment, start: Mapping[str, Any], report: CopyReport) -> None:
     """Raises ValueError where blocks of a slimmed model are not taken over whole. start: settings of `init`."""
     if not experiment.init_slim:
-        if start.get("init_slim") and any(name.startswith("encoder.blocks.") for name in report.other_shape):
+        slim = start.get("init_slim") or Model.model_validate(start["model"]).encoder.of_gates
+        if slim and any(name.startswith("encoder.blocks.") for name in report.other_shape):
             raise ValueError(
                 f"{experiment.name}: {experiment.init} has the widths that gates left, and model.encoder others; set"
                 " init_slim: true, which takes them over, or give the same"
             )
         return
-    other = [name for name in report.other_shape if name.startswith("encoder.")]
-    other += [name for name in (*report.absent, *report.unused) if name.startswith("encoder.blocks.")]
+    other = [name for name in report.other_shape if name.startswith(("encoder.", "front_end."))]
+    other += [name for name in (*report.absent, *report.unused) if name.startswith(("encoder.blocks.", "front_end."))]
     if other:
         raise ValueError(
             f"{experiment.name}: init_slim: true takes the widths of {experiment.init}, but {other[0]} and"
             f" {len(other) - 1} more are of one of them alone, or have another shape there; give the other settings of"
-            " model.encoder as there"
+            " model.encoder and model.front_end as there"
         )
 
 

@@ -38,8 +38,7 @@ def build(
     encoder = Encoder(
         dim=16, ffn_dim=ffn_dim, layers=2, heads=heads, head_dim=head_dim, norm_first=norm_first, position_kernel=6,
         position_groups=2, position_causal=causal, dropout=0.0, relative_buckets=buckets, relative_distance=30,
-        block="conformer" if kernel else "transformer", conv_kernel=kernel or 31, conv_causal=causal,
-        rank=rank,
+        rank=rank, **({"block": "conformer", "conv_kernel": kernel, "conv_causal": causal} if kernel else {}),
     )  # fmt: skip
     chunks = Streaming(chunk_frames=CHUNK, history_frames=HISTORY, sink_frames=sinks) if streams else Streaming()
     settings = Model(front_end=front, encoder=encoder, streaming=chunks, shared_head_dim=shared)

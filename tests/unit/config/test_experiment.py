@@ -67,6 +67,10 @@ def test_base_is_merged_and_overrides_win(minimal: Path, tmp_path: Path) -> None
         ("objective.transducer_kl={}", "'teacher' is not set"),
         ("model.transducer={}", "model.transducer needs a term with a weight above 0: objective.transducer, or"),
         ("model.transducer.context=0", "context: must be"),
+        (
+            "model.encoder.conv_kernel=9",
+            r"conv_kernel: of a conformer's blocks \(got block: transformer\); leave this out",
+        ),
         ("decoding.methods=[1best, transducer_beam]", "transducer_beam need a transducer; train one"),
     ],
 )
@@ -81,6 +85,10 @@ def test_a_transducer_alone_leaves_the_main_output_untrained(minimal: Path) -> N
         Experiment.load(minimal, alone)
     experiment = Experiment.load(minimal, [*alone, "decoding.methods=[transducer_beam]"])
     assert experiment.transduces and experiment.supervised and not experiment.recognises
+    with pytest.raises(ValueError, match=r"blank_skip: frames of the main output .*, transducer_beam, read the trans"):
+        Experiment.load(minimal, [*alone, "decoding={methods: [transducer_beam], blank_skip: 0.9}"])
+    with pytest.raises(ValueError, match=r"context: 3 units are what a stateless predictor sees"):
+        Experiment.load(minimal, [*alone, "model.transducer={predictor: lstm, context: 3}"])
     both = Experiment.load(minimal, ["objective.transducer={}", "model.transducer={}"])
     assert both.transduces and both.recognises
 

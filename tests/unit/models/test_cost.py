@@ -105,6 +105,23 @@ def test_the_tool_prints_all_before_training(tmp_path: Path, monkeypatch: pytest
     assert row["rtf_predicted"]["total"] > 0
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["lrf.yaml", "--set", "model.encoder.rank=5000"], r"model\.encoder\.rank: 5000 makes no linear map smaller"),
+        (
+            ["m3.yaml", "--set", "objective.teacher_layers=[1,2,9]"],
+            r"names teacher blocks \[9\], but the teacher has 1",
+        ),
+        (["sn.yaml", "--set", "teacher.experiment=other"], r"sn: teacher\.experiment: there is no .*/mini/other\.yaml"),
+    ],
+)
+def test_the_tool_refuses_what_training_does(monkeypatch: pytest.MonkeyPatch, options: list[str], message: str) -> None:
+    monkeypatch.setattr("sys.argv", ["size.py", str(CONF / "mini" / options[0]), *options[1:]])
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        size.main()
+
+
 def test_heads_of_terms_are_counted_with_and_without_a_teacher() -> None:
     conf, counts = CONF / "mini", {}
     for name in ("hubert1", "bestrq", "dt_disc"):

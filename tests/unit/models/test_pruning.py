@@ -21,7 +21,7 @@ from distill.models.transfer import copy_matching
 from distill.recipe.stage import Stage
 from tests.support.models import MODELS, OUTPUTS, build
 from tests.support.streams import assert_step_equals_forward
-from tests.unit.models.test_gates import gated
+from tests.unit.models.test_gates import gated, plain_model
 from tools.slim import main, show_ranks, write
 
 ALL = ("conv", "heads", "ffn", "layers")
@@ -77,11 +77,14 @@ def test_blocks_that_take_maps_from_others_keep_their_heads() -> None:
     assert_same_outputs(model, slimmed(model))
 
 
-def test_sparsity_in_evaluation_is_that_of_the_slimmed_model() -> None:
-    model = gated("waveform", ("conv", "heads", "ffn"), spread=0.5)
-    model.gates.draw()
-    before = count_parameters(build(*MODELS["waveform"]))["trunk"]
-    assert model.gates.sparsity().item() == pytest.approx(1 - count_parameters(slimmed(model))["trunk"] / before)
+@pytest.mark.parametrize("name", ["waveform", "fbank", "low rank", "conformer", "low rank conformer"])
+@pytest.mark.parametrize("target", [0.2, 0.5])
+def test_sparsity_in_evaluation_is_that_of_the_slimmed_model(name: str, target: float) -> None:
+    """Of two factors, too, in whose place slimming takes their product where that is smaller."""
+    model = gated(name, ("conv", "heads", "ffn"), spread=0.5)
+    model.gates.settle(target)
+    before, after = (count_parameters(each)["trunk"] for each in (plain_model(name), slimmed(model)))
+    assert model.gates.sparsity().item() == pytest.approx(1 - after / before)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +119,10 @@ def test_gates_do_not_settle_on_what_is_out_of_reach(target: float) -> None:
         gates.settle(target)
     with pytest.raises(ValueError, match=r"is not in reach: the model has no gates; set model\.pruning"):
         build(*MODELS["waveform"]).gates.settle(0.5)
+    encoder = {"layers": 1, "heads": [0], "head_dim": 8, "ffn_dim": [0]}
+    empty = Recogniser(Model.model_validate({"encoder": encoder, "pruning": {"units": ["heads", "ffn"]}}), 2)
+    with pytest.raises(ValueError, match=r"no gates; heads, ffn of model\.pruning\.units are closed already"):
+        empty.gates.settle(0.5)
 
 
 @pytest.mark.parametrize("norm_first", ["waveform", "post-LN"])
@@ -258,8 +265,12 @@ def test_the_tool_writes_a_smaller_experiment_and_shows_ranks(tmp_path: Path, ca
     Stage(12, tmp_path / "slim/export", {}, {tmp_path / "slim": stored.stage}).check_inputs()
     with pytest.raises(ValueError, match="slim is there already; give another --out"):
         write(tmp_path / "gated", tmp_path / "slim")
-    with pytest.raises(ValueError, match="name: must be a name"):
+    with pytest.raises(ValueError, match="must be a name"):
         write(tmp_path / "gated", tmp_path / "slim one")
+    with pytest.raises(ValueError, match="must not be lm"):
+        write(tmp_path / "gated", tmp_path / "lm")
+    with pytest.raises(ValueError, match=r"slim has no gates \(model\.pruning\), so that nothing is cut off"):
+        write(tmp_path / "slim", tmp_path / "slimmer")
     assert {path.name for path in tmp_path.iterdir()} == {"gated", "slim"}
     show_ranks(slim, 1.0)
     *lines, last = capsys.readouterr().out.splitlines()

@@ -166,8 +166,12 @@ def test_letters_need_a_fine_tuned_model(tmp_path: Path) -> None:
         letters_of(source)
     with pytest.raises(ValueError, match="stage 5 takes a fine-tuned model over, and pretrained does not name it"):
         experiment(stage=5)
-    with pytest.raises(ValueError, match="an experiment of stage 5 is not trained: init must be null"):
-        experiment(stage=5, pretrained=source, init="teacher_init")
+    for part, given in {
+        "init": {"init": "teacher_init"}, "model.ctc_output": {"model": {"ctc_output": True}},
+        "model.transducer": {"model": {"transducer": {}}}, "model.pruning": {"model": {"pruning": {}}},
+    }.items():  # fmt: skip
+        with pytest.raises(ValueError, match=rf"test: {part}: a published teacher is taken over as it is"):
+            experiment(stage=5, pretrained=source, **given)
 
 
 @pytest.mark.parametrize(

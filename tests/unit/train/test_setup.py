@@ -194,10 +194,13 @@ def test_a_conformer_is_pruned_jointly_with_its_transducer(tmp_path: Path, kind:
 def test_gates_are_neither_lost_nor_made_by_a_start(tmp_path: Path) -> None:
     write_letters(tmp_path)
     write_gated(tmp_path / "gated")
-    with pytest.raises(
-        ValueError, match=r"gated has gates .*, and toy has none; .* init_slim: true, or set model\.pru"
-    ):
+    message = r"gated has gates .* on conv, heads, ffn, and toy has none there; .* init_slim: true, or give these"
+    with pytest.raises(ValueError, match=message):
         trainer_of(tmp_path, init="gated")
+    (tmp_path / "cuts").rename(tmp_path / "cuts.before")
+    fewer = {**SETTINGS["model"], "pruning": {"units": ["conv", "layers"]}}
+    with pytest.raises(ValueError, match=r"gated has gates .* on heads, ffn, and toy has none there"):
+        trainer_of(tmp_path, init="gated", model=fewer, objective={"mmi": {}, "sparsity": {"target": 0.3}})
 
 
 def test_a_slimmed_start_keeps_the_channels_of_its_heads_and_needs_its_width(tmp_path: Path) -> None:
@@ -230,6 +233,26 @@ def test_widths_of_a_slimmed_start_are_not_lost(tmp_path: Path) -> None:
         trainer_of(tmp_path, init="slim")
     (tmp_path / "cuts").rename(tmp_path / "cuts.other")
     assert trainer_of(tmp_path, init="slim", init_slim=True).step.model.settings.encoder.ffn_dim == 8
+
+
+def test_widths_of_blocks_are_not_lost(tmp_path: Path) -> None:
+    """Those of tools/slim.py, whose settings name no start."""
+    write_letters(tmp_path)
+    write_gated(tmp_path / "gated")
+    encoder = {**SETTINGS["model"]["encoder"], "ffn_dim": [8, 4]}
+    values = {**SETTINGS, "name": "cut", "model": {**SETTINGS["model"], "encoder": encoder}}
+    (tmp_path / "cut").mkdir()
+    write_random(Experiment.parse(values, "test"), Lang.load(tmp_path).outputs, tmp_path / "cut")
+    with pytest.raises(ValueError, match=r"toy: cut has the widths that gates left, .* set init_slim: true"):
+        trainer_of(tmp_path, init="cut")
+
+
+def test_a_slimmed_start_keeps_its_front_end(tmp_path: Path) -> None:
+    write_letters(tmp_path)
+    write_gated(tmp_path / "gated")
+    front = {**SETTINGS["model"]["front_end"], "layers": [[8, 12, 4], [8, 4, 4]]}
+    with pytest.raises(ValueError, match=r"widths of gated, but front_end\..* model\.encoder and model\.front_end as"):
+        trainer_of(tmp_path, init="gated", init_slim=True, model={**SETTINGS["model"], "front_end": front})
 
 
 @pytest.mark.parametrize("layers", [1, 3])
