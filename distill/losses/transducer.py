@@ -65,7 +65,8 @@ class TransducerKl(LossTerm):
 
 def sequence_costs(joint: Joint, lengths: Tensor, tokens: Tensor) -> Tensor:
     """-log p of the units of each utterance: lengths (B,), tokens (B, U) -> (B,); 0 for one without a frame."""
-    costs = joint.frames.new_zeros(len(tokens), dtype=torch.float32)
+    nothing = torch.stack([part[:0].float().sum() for part in joint]).sum()  # 0, with gradients of all parts
+    costs = nothing.repeat(len(tokens))
     for rows, frames, units in slices(joint, lengths, tokens):
         own = Joint(joint.frames[rows, :frames], joint.predicted[rows, : units + 1], joint.weight, joint.bias)
         some, sizes = tokens[rows, :units].int(), (lengths[rows].to(tokens.device).int(), count_units(tokens[rows]))

@@ -125,6 +125,14 @@ def test_an_utterance_without_frames_is_left_out_and_counted() -> None:
     torch.testing.assert_close(losses.terms["transducer"].total, by_hand(joint)[[0, 2, 3]].sum(), rtol=1e-5, atol=0)
 
 
+def test_a_batch_without_frames_has_gradients_of_zero() -> None:
+    """A training on several devices waits for those of all parameters."""
+    joint = random_joint(0)
+    costs = sequence_costs(joint, torch.zeros(4, dtype=torch.int64), TOKENS)
+    assert costs.tolist() == [0, 0, 0, 0]
+    assert all(gradient.count_nonzero() == 0 for gradient in torch.autograd.grad(costs.sum(), joint))
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_the_best_alignment_is_the_best_of_all(seed: int) -> None:
     joint = random_joint(seed)
