@@ -10,6 +10,7 @@ from torch import Tensor
 
 from distill.config.model import FBANK_SHIFT, FBANK_WIDTH
 from distill.mel import FFT, FLOOR, PREEMPHASIS, mel_filters, povey_window
+from distill.precision import in_single_precision
 
 
 def fbank_lengths(samples: Tensor) -> Tensor:
@@ -44,11 +45,9 @@ def fbank_frames(
     return log_mel(frames, mels)
 
 
+@in_single_precision
 def log_mel(frames: Tensor, mels: int = 80) -> Tensor:
     """Windows of samples (..., 400) -> log-mel energies (..., mels), in single precision under autocast too."""
-    if torch.is_autocast_enabled(frames.device.type):
-        with torch.autocast(frames.device.type, enabled=False):
-            return log_mel(frames.float(), mels)
     frames = frames - frames.mean(-1, keepdim=True)
     before = torch.cat([frames[..., :1], frames[..., :-1]], -1)
     window, filters = (torch.from_numpy(table).to(frames) for table in (povey_window(), mel_filters(mels)))

@@ -13,6 +13,7 @@ from distill.config.losses import BestRq as Settings
 from distill.losses.fbank_targets import stacked_fbank, stacked_frames
 from distill.losses.term import Losses, LossTerm, Term, TermContext
 from distill.models.codes import perplexity
+from distill.precision import without_autocast
 
 
 class BestRq(LossTerm):
@@ -66,6 +67,6 @@ class BestRq(LossTerm):
     @torch.no_grad()
     def codes(self, frames: Tensor) -> Tensor:
         """The nearest codeword to the normed projection: (M, S * mels) -> (M, codebooks)."""
-        with torch.autocast(frames.device.type, enabled=False):
+        with without_autocast(frames):
             projected = F.normalize(torch.einsum("mi,kid->mkd", frames, self.projections), dim=-1)
             return torch.einsum("mkd,kvd->mkv", projected, self.codebooks).argmax(-1)  # all are of norm 1

@@ -14,6 +14,7 @@ from distill.batch import Batch, Output, Targets, valid_mask
 from distill.config.model import Model
 from distill.fsa.graph import Hmm
 from distill.models.groups import ParameterGroup
+from distill.precision import without_autocast
 
 NEEDS = {
     "graphs": "the batch's numerators and the denominator",
@@ -115,8 +116,7 @@ def sum_over_rows(part: Callable[[slice], Tensor], like: Tensor) -> Tensor:
     The backward pass computes each part again, so that of relations between frames (B, T, T) only (B, ROWS, T) is in
     memory.
     """
-    kind = "cpu" if like.is_meta else like.device.type  # there is no autocast for meta tensors
     slices = (slice(start, start + ROWS) for start in range(0, like.shape[1], ROWS))
-    with torch.autocast(kind, enabled=False):
+    with without_autocast(like):
         parts = [checkpoint(part, rows, use_reentrant=False, preserve_rng_state=False) for rows in slices]
     return torch.stack(parts).sum()

@@ -8,20 +8,19 @@ from torch import Tensor
 from torchaudio.functional import melscale_fbanks
 
 from distill.config.model import FBANK_SHIFT, FBANK_WIDTH, SAMPLE_RATE
+from distill.precision import in_single_precision
 
 FLOOR, RANGE = 1e-10, 8.0
 """Least energy, and what lies below the utterance's maximum at most, in decades."""
 
 
+@in_single_precision
 def log_mel(wave: Tensor, mels: int) -> Tensor:
     """Waveforms (B, N) in -1..1, zero behind their ends -> (B, mels, J), all J frames that any sample is in.
 
     Frame j is centred on sample 160 j; the audio is mirrored before its first sample, and silent behind its last. In
     single precision under autocast too.
     """
-    if torch.is_autocast_enabled(wave.device.type):
-        with torch.autocast(wave.device.type, enabled=False):
-            return log_mel(wave.float(), mels)
     frames = wave.shape[1] // FBANK_SHIFT + 3
     silence = (frames - 1) * FBANK_SHIFT + FBANK_WIDTH // 2 - wave.shape[1]
     x = F.pad(F.pad(wave, (0, silence)), (FBANK_WIDTH // 2, 0), mode="reflect")

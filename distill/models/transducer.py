@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from distill.batch import Joint
 from distill.config.model import BLANK
 from distill.config.model import Transducer as Settings
+from distill.precision import without_autocast
 
 
 class StatelessPredictor(nn.Module):
@@ -61,7 +62,7 @@ class LstmPredictor(nn.Module):
     def advance(self, state: Tensor, units: Tensor) -> Tensor:
         """The state behind further units (B,)."""
         before = (state[None, :, 0].contiguous(), state[None, :, 1].contiguous())
-        with torch.autocast(units.device.type, enabled=False):  # not all processors have an LSTM of half precision
+        with without_autocast(units):  # not all processors have an LSTM of half precision
             _, (output, cell) = self.lstm(self.embedding(units)[:, None], before)
         return torch.stack([output[0], cell[0]], 1)
 
@@ -71,7 +72,7 @@ class LstmPredictor(nn.Module):
 
     def forward(self, units: Tensor) -> Tensor:
         """units (B, 1 + U), the first blank -> outputs behind each: (B, U + 1, dim)."""
-        with torch.autocast(units.device.type, enabled=False):
+        with without_autocast(units):
             return self.lstm(self.embedding(units))[0]
 
 

@@ -24,6 +24,7 @@ from distill.models import checkpoint
 from distill.models.codes import CentroidCodes, CodeHead
 from distill.models.encoder import spans
 from distill.models.recogniser import Recogniser
+from distill.precision import without_autocast
 
 log = logging.getLogger(__name__)
 FURTHER = ("ctc_logits", "normed", "codes")  # fields of `Targets` that may be None
@@ -125,7 +126,7 @@ class TeacherTargets:
         try:
             return safetensors.torch.load_file(path)
         except (FileNotFoundError, SafetensorError):  # not stored yet, or cut short as the system went down
-            with torch.autocast(row.wave.device.type, enabled=False):  # other trainings, of any precision, read it too
+            with without_autocast(row.wave):  # other trainings, of any precision, read it too
                 targets = self._run(row)
         tensors = {"logits": targets.logits, **{f"hidden{i}": x for i, x in targets.hidden.items()}}
         tensors |= {f"attention{i}": x for i, x in (targets.attention or {}).items()}

@@ -15,11 +15,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = sorted((ROOT / "distill").rglob("*.py"))
 SCRIPTS = sorted(path for folder in ("local", "tools", "benchmarks") for path in (ROOT / folder).glob("*.py"))
-BASE = {"config", "batch", "text", "mel", "fbank", "files", "extras"}
+BASE = {"config", "batch", "text", "mel", "fbank", "files", "extras", "precision"}
 GRAPHS = BASE | {"kernels", "fsa", "search", "lfmmi", "graphs"}
 MAY_IMPORT = {
-    "config": {"files"}, "batch": {"config"}, "text": {"files"}, "mel": {"config"}, "fbank": {"config", "mel"},
-    "files": set(), "extras": set(), "kernels": {"files"},
+    "config": {"files"}, "batch": {"config"}, "text": {"files"}, "mel": {"config"},
+    "fbank": {"config", "mel", "precision"}, "files": set(), "extras": set(), "precision": set(), "kernels": {"files"},
     "fsa": BASE, "search": BASE | {"kernels", "fsa"}, "lfmmi": BASE | {"kernels", "fsa", "search"},
     "graphs": GRAPHS, "synthetic": BASE, "corpora": BASE | {"synthetic"}, "data": GRAPHS | {"corpora", "synthetic"},
     "models": BASE, "losses": BASE | {"fsa", "lfmmi", "models"}, "lm": GRAPHS | {"models"},

@@ -15,6 +15,10 @@ from distill.plan.training import Task, Throughput, corpus_bytes, measured_latti
 ROOT = Path(__file__).resolve().parents[3]
 CONF = ROOT / "egs/librispeech/conf/mini"
 TASK = Task(gpus=2, hours=1000, utterance=4)
+LOG_MEL = (
+    "model.front_end={input: log_mel, layers: [[64, 3, 2]], first: random, causal: false, waveform: none, "
+    "norm_layers: none}"
+)
 FAST = Throughput(1e14, 0.5, "a test")
 EPOCHS = ("optim.updates=0", "optim.epochs=3")
 
@@ -52,6 +56,19 @@ def test_relations_between_frames_take_memory_of_some_rows_alone() -> None:
     peaks = {seconds: plan.memory.activations for seconds, plan in plans.items()}
     assert (plans[15].rows, plans[60].rows) == (4, 1) and peaks[60] == pytest.approx(peaks[15], rel=0.05)
     assert plans[60].targets_bytes == 2 * (6 + 2 * 5) * 192 * 50 * 3600 * 960 + 2 * 43 * 50 * 3600 * 960
+
+
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("sn_fbank", ()),
+        ("conformer", ()),
+        ("sn_rnnt_conformer", ("model.transducer.predictor=lstm",)),
+        ("teacher", (LOG_MEL,)),
+    ],
+)
+def test_parts_in_single_precision_have_a_plan(name: str, others: tuple[str, ...]) -> None:
+    assert plan_of(CONF / f"{name}.yaml", (*EPOCHS, *others), TASK, FAST).memory.activations > 0
 
 
 def test_disk_grows_with_the_audio(tmp_path: Path) -> None:
