@@ -25,7 +25,7 @@ import torch
 
 from benchmarks.measure import k2_figures, measure
 from benchmarks.models import student
-from benchmarks.table import finish, parser
+from benchmarks.table import above_zero, finish, parser
 from distill.batch import SAMPLE_RATE
 from distill.decode.graph_decoder import GraphDecoder
 from distill.fsa.lattice import DecodingGraph, Lattice, Search
@@ -79,7 +79,7 @@ def parse() -> argparse.Namespace:
     options.add_argument("--set", default="test-other", help="cut set")
     options.add_argument("--utterances", type=int, default=100)
     options.add_argument("--larger", type=Path, help="data folder of a recipe with a larger graph")
-    options.add_argument("--repeats", type=int, default=3)
+    options.add_argument("--repeats", type=above_zero(int), default=3)
     options.add_argument("--k2-python", type=Path, help="Python of an environment with k2, for its rows")
     return options.parse_args()
 

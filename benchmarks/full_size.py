@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.recipe import RECIPE, ROOT, STAGES, flags
-from benchmarks.table import Row, finish, parser
+from benchmarks.table import Row, above_zero, finish, parser
 from distill.recipe.script import run_script
 
 
@@ -39,7 +39,7 @@ def main() -> None:
     options.add_argument("--paper", choices=PAPERS, default="001")
     options.add_argument("--pretrained", type=Path, help="folder of the published checkpoint")
     options.add_argument("--updates", type=int, default=2)
-    options.add_argument("--seconds", type=float, default=12, help="of audio per update")
+    options.add_argument("--seconds", type=above_zero(float), default=12, help="of audio per update")
     options.add_argument("--device", default="cpu")
     options.add_argument("--dir", type=Path, help="where data and models are written; default: a temporary folder")
     args = options.parse_args()

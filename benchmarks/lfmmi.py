@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmarks.graphs import denominator, numerators, peaky_log_probs
 from benchmarks.measure import busy, in_process, k2_figures, measure
 from benchmarks.roofline import roofline
-from benchmarks.table import Row, finish, parser
+from benchmarks.table import Row, above_zero, finish, parser
 from distill.fsa.graph import Hmm
 from distill.lfmmi import Engine, TorchEngine
 from distill.lfmmi.cpu import CpuEngine
@@ -48,9 +48,9 @@ def main() -> None:
     options.add_argument("--batches", nargs="+", type=int, default=[8, 32], metavar="B")
     options.add_argument("--frames", type=int, default=400, help="of each utterance")
     options.add_argument("--threads", nargs="+", type=int, default=[1, cores()], metavar="N")
-    options.add_argument("--repeats", type=int, default=21)
+    options.add_argument("--repeats", type=above_zero(int), default=21)
     options.add_argument("--k2-python", type=Path, help="Python of an environment with k2; without it k2 is left out")
-    options.add_argument("--k2-timeout", type=float, default=900, help="seconds for one of k2's rows")
+    options.add_argument("--k2-timeout", type=above_zero(float), default=900, help="seconds for one of k2's rows")
     args = options.parse_args()
     finish(all_rows(args), args.json, goals=goals)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.device import copying_speed, measure
 from benchmarks.graphs import denominator, numerators, peaky_log_probs
-from benchmarks.table import Row, finish, parser
+from benchmarks.table import Row, above_zero, finish, parser
 from distill.fsa.graph import Hmm
 from distill.lfmmi import Engine, NativeEngine, TorchEngine, triton
 from distill.lfmmi.triton_tables import SharedTables
@@ -30,7 +30,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--batch", type=int, default=32)
     options.add_argument("--frames", type=int, default=500, help="of each utterance")
-    options.add_argument("--repeats", type=int, default=20)
+    options.add_argument("--repeats", type=above_zero(int), default=20)
     options.add_argument("--device", default="cuda", help="cpu: where the C++ engine is ours")
     args = options.parse_args()
     device = torch.device(args.device)

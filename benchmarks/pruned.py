@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.models import CONF, OUTPUTS, take_turns, ways_of
 from benchmarks.table import Row as Figures
-from benchmarks.table import finish, parser
+from benchmarks.table import above_zero, finish, parser
 from distill.config.experiment import Experiment
 from distill.config.model import SAMPLE_RATE
 from distill.models.cost import predict_rtf
@@ -42,8 +42,8 @@ FASTER = 1.6  # than dense, at half of the parameters
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--seconds", type=float, default=15.0, help="length of the utterance")
-    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--seconds", type=above_zero(float), default=15.0, help="length of the utterance")
+    options.add_argument("--rounds", type=above_zero(int), default=5)
     args = options.parse_args()
     torch.set_num_threads(1)
     audio = (0.1 * np.random.default_rng(0).standard_normal(int(args.seconds * SAMPLE_RATE))).astype(np.float32)

@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.models import Row, load, student, take_turns, ways_of
 from benchmarks.table import Row as Figures
-from benchmarks.table import finish, parser
+from benchmarks.table import above_zero, finish, parser
 from distill.config.model import SAMPLE_RATE
 from distill.recipe.script import run_script
 from distill.runtime.timing import gemm_peak
@@ -39,8 +39,8 @@ SIZES = (512, 1024, 2048)
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--seconds", type=float, default=15.0, help="length of the utterance")
-    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--seconds", type=above_zero(float), default=15.0, help="length of the utterance")
+    options.add_argument("--rounds", type=above_zero(int), default=5)
     options.add_argument("--students", default="s5_stream,s5_fbank_stream,s5_fbank40_stream")
     args = options.parse_args()
     torch.set_num_threads(1)

@@ -25,7 +25,7 @@ from pathlib import Path
 import kaldialign
 import numpy as np
 
-from benchmarks.table import Row, finish, parser
+from benchmarks.table import Row, above_zero, finish, parser
 from distill.config.model import SAMPLE_RATE
 from distill.corpora.cut_sets import load_cuts
 from distill.data.audio import read_audio
@@ -61,7 +61,7 @@ def main() -> None:
     options.add_argument("--data-dir", type=Path, help="default: beside the exp folder")
     options.add_argument("--set", default="test-clean", help="cut set whose utterances are spoken")
     options.add_argument("--streams", type=int, default=64)
-    options.add_argument("--seconds", type=float, default=60.0)
+    options.add_argument("--seconds", type=above_zero(float), default=60.0)
     options.add_argument("--threads", type=int, default=2, help="of the server")
     options.add_argument("--runtime", nargs="+", choices=RUNTIMES, default=["onnx"], help="one run for each")
     args = options.parse_args()

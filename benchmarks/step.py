@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.device import matmul_speed, measure
 from benchmarks.graphs import OUTPUTS, denominator, numerators
-from benchmarks.table import Row, finish, parser
+from benchmarks.table import Row, above_zero, finish, parser
 from distill.batch import SAMPLE_RATE, Batch, Output, Place
 from distill.config.experiment import Experiment
 from distill.losses.objective import Objective
@@ -39,8 +39,8 @@ def main() -> None:
     options.add_argument("--experiment", type=Path, default=CONF / "s5.yaml")
     options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options.add_argument("--seconds", type=float, default=10.0, help="of each utterance")
-    options.add_argument("--repeats", type=int, default=10)
+    options.add_argument("--seconds", type=above_zero(float), default=10.0, help="of each utterance")
+    options.add_argument("--repeats", type=above_zero(int), default=10)
     options.add_argument("--denominator", default="trigram", help="or bigram")
     args = options.parse_args()
     if args.device != "cpu" and not torch.cuda.is_available():

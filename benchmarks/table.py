@@ -27,6 +27,19 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return made
 
 
+def above_zero(kind: type[int] | type[float]) -> Callable[[str], float]:
+    """For argparse: a number of this type, above 0."""
+
+    def number(text: str) -> float:
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"a number above 0 is needed (got {text})")
+        return value
+
+    number.__name__ = kind.__name__  # in argparse's message on what is no number
+    return number
+
+
 def finish(
     rows: Iterable[Row],
     path: Path | None,

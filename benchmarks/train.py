@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.measure import busy
-from benchmarks.table import Row, finish, parser
+from benchmarks.table import Row, above_zero, finish, parser
 from distill.batch import BEGIN
 from distill.recipe.script import run_script
 
@@ -44,7 +44,7 @@ def main() -> None:
     options.add_argument("--data-dir", type=Path, required=True)
     options.add_argument("--exp-dir", type=Path, required=True)
     options.add_argument("--nj", type=int, default=len(os.sched_getaffinity(0)), help="threads, or processes")
-    options.add_argument("--seconds", type=float, default=25.0, help="of each measurement")
+    options.add_argument("--seconds", type=above_zero(float), default=25.0, help="of each measurement")
     options.add_argument("--names", default="teacher,sn", help="experiments in egs/librispeech/conf/mini")
     options.add_argument("--train", default="", help=argparse.SUPPRESS)  # what the started processes do
     args = options.parse_args()
