@@ -4,11 +4,10 @@ root=${root:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)}
 
 # install_environment EXTRA[,EXTRA…]: the project with these extras (those installed before are kept).
 install_environment() {
-  local venv="$root/.venv" marker="$root/.venv/.installed" stamp wanted stamp_then="" extras_then=""
-  stamp=$(cat "$root/pyproject.toml" "$root/constraints.txt" | sha256sum | cut -c1-16)
-  [[ ! -f $marker ]] || read -r stamp_then extras_then <"$marker" || true
-  wanted=$(sorted_words "${1//,/ } $extras_then")
-  [[ -x $venv/bin/python && "$stamp_then $(sorted_words "$extras_then")" == "$stamp $wanted" ]] && return 0
+  local venv="$root/.venv" marker="$root/.venv/.installed" stamp wanted
+  has_extras "$1" && return 0
+  begin_alone .venv
+  has_extras "$1" && { end_alone; return 0; }
   [[ ! -L $venv ]] ||
     { echo "$venv is a link, and lacks $wanted: install in the folder that it leads to, or remove the link" >&2; exit 1; }
   local python=${PYTHON:-python3}
@@ -27,6 +26,27 @@ install_environment() {
   (cd "$root" && env -u PYTHONDONTWRITEBYTECODE "$venv/bin/python" -m distill.extras $wanted) ||
     { echo "$venv is installed, but does not work; see the lines above. Remove it to install it anew" >&2; exit 1; }
   echo "$stamp $wanted" >"$marker"
+  end_alone
+}
+
+# has_extras EXTRA[,EXTRA…]: whether .venv has them, as they are pinned now. Sets the caller's stamp, and wanted, with
+# those installed before.
+has_extras() {
+  local stamp_then="" extras_then=""
+  stamp=$(cat "$root/pyproject.toml" "$root/constraints.txt" | sha256sum | cut -c1-16)
+  [[ ! -f $marker ]] || read -r stamp_then extras_then <"$marker" || true
+  wanted=$(sorted_words "${1//,/ } $extras_then")
+  [[ -x $venv/bin/python && "$stamp_then $(sorted_words "$extras_then")" == "$stamp $wanted" ]]
+}
+
+# begin_alone NAME: wait for a call that installs the same. end_alone: let others begin; an exit does so too.
+begin_alone() {
+  command -v flock >/dev/null || return 0
+  exec 9>"$root/$1.lock"
+  flock --nonblock 9 || { echo "== waiting for another call that installs $1"; flock 9; }
+}
+end_alone() {
+  exec 9>&-
 }
 
 # show_packages: one line per package in what pip prints, one for their installation.
@@ -35,7 +55,7 @@ show_packages() {
   while read -r word name rest; do
     case $word in
       Collecting) echo "   fetching $name" ;;
-      Installing) echo "   installing these packages" ;;
+      Installing) [[ $name != collected ]] || echo "   installing these packages" ;;
     esac
   done
 }
@@ -80,7 +100,9 @@ python_3_10() {
 install_beside() {
   local name=$1 venv="$root/.venv-$1" stamp python
   stamp=$(sha256sum <"$root/constraints-$name.txt" | cut -c1-16)
-  [[ -x $venv/bin/python && -f $venv/.installed && $(cat "$venv/.installed") == "$stamp" ]] && return 0
+  is_beside "$venv" "$stamp" && return 0
+  begin_alone ".venv-$name"
+  is_beside "$venv" "$stamp" && { end_alone; return 0; }
   [[ $(uname -sm) == "Linux x86_64" ]] || { echo ".venv-$name has wheels for Linux on x86_64 only" >&2; exit 1; }
   python=$(python_3_10) || exit 1
   local room=7 fetched=3
@@ -94,6 +116,12 @@ install_beside() {
     exit 1
   fi
   echo "$stamp" >"$venv/.installed"
+  end_alone
+}
+
+# is_beside VENV STAMP: whether it is complete, of these pins.
+is_beside() {
+  [[ -x $1/bin/python && -f $1/.installed && $(cat "$1/.installed") == "$2" ]]
 }
 
 # fill_k2, fill_superb VENV: fetch, install, and check by using it. Steps are chained: `set -e` is off in conditions.

@@ -44,7 +44,13 @@ def main() -> None:
 def write(args: argparse.Namespace) -> None:
     names = names_of("--distortions", args.distortions)
     settings = {name: Distort.parse({"steps": [[name]]}, "--distortions") for name in names}
-    settings |= conditions_of(args.conditions) if args.conditions else {}
+    further = conditions_of(args.conditions) if args.conditions else {}
+    if twice := sorted(settings.keys() & further.keys()):
+        raise ValueError(
+            f"--distortions: {', '.join(twice)} is also a condition of {args.conditions}; leave it out, or give that"
+            " another name"
+        )
+    settings |= further
     distorters = {name: Distorter(each, args.cuts.parent) for name, each in settings.items()}
     cuts = load_cuts(args.cuts, [args.part])
     models = {each.name: checkpoint.load_recogniser(each, args.epoch)[0].to(args.device) for each in args.folders}

@@ -38,14 +38,26 @@ def main() -> None:
     if args.status:
         print("\n".join(run.status().terminal()))
     elif args.collect:
-        for seed in run.seeds:
-            target = run.recipe / "results" / run.settings.name / f"seed-{seed}"
-            own = [name for name in run.experiments if seed in run.settings.seeds_of(name)]
-            if any((run.exp(seed) / name / RESULT).is_file() for name in own):
-                copies = collect(run.exp(seed), target, ROOT, own)
-                print(f"{len(copies)} files: {target.relative_to(ROOT)}")
+        copy_results(run)
     else:
         run.run(args.jobs)
+
+
+def copy_results(run: SetRun) -> None:
+    """Raises ValueError where nothing is trained."""
+    found = False
+    for seed in run.seeds:
+        target = run.recipe / "results" / run.settings.name / f"seed-{seed}"
+        own = [name for name in run.experiments if seed in run.settings.seeds_of(name)]
+        if any((run.exp(seed) / name / RESULT).is_file() for name in own):
+            copies = collect(run.exp(seed), target, ROOT, own)
+            print(f"{len(copies)} files: {target.relative_to(ROOT)}")
+            found = True
+    if not found:
+        raise ValueError(
+            f"no experiment of {run.settings.name} is trained in {run.folder} (seeds {', '.join(map(str, run.seeds))});"
+            " run the set first, or give another --dir"
+        )
 
 
 if __name__ == "__main__":

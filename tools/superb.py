@@ -13,16 +13,16 @@ TASK_LIST
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from distill.config.experiment import conditions_of
 from distill.config.names import repeated
-from distill.data.distortions import Distorter
 from distill.recipe.script import log_to_console, run_script
-from distill.report import superb
-from distill.superb.real_speech import write_task
-from distill.superb.run import Probe, measure
-from distill.superb.tasks import TASKS, find_task
+from distill.superb.tasks import TASKS, Task, find_task
+
+if TYPE_CHECKING:
+    from distill.config.distortions import Distort
 
 
 def main() -> None:
@@ -31,21 +31,70 @@ def main() -> None:
     args = options.parse_args()
     if twice := repeated([folder.resolve().name for folder in args.experiment]):
         options.error(f"--experiment: {', '.join(twice)} is the name of several; give seeds in calls of their own")
-    if args.task:
-        task = find_task(args.task)
-        if not args.data:
-            raise ValueError(f"{task.name} needs --data, a folder with {task.corpus}")
-        if args.real_speech:
-            write_task(task.name, args.real_speech, args.data)
-        settings = conditions_of(args.conditions) if args.conditions else {}
-        conditions = {name: Distorter(each, args.noises) for name, each in settings.items()}
-        probe = Probe(args.set, args.device, args.last_state, args.epoch, conditions)
-        for folder in args.experiment:
-            measure(task, folder, args.data, probe)
-    tasks = {folder.resolve().name: superb.read(folder) for folder in args.experiment}
+    task = find_task(args.task) if args.task else None
+    check(args, task)
+    if args.check:
+        return
+    if task:
+        run(args, task)
+    show(args.experiment)
+
+
+def check(args: argparse.Namespace, task: Task | None) -> None:
+    """Raises ValueError for options that do not fit each other, FileNotFoundError for folders that are not there."""
+    of_task = ("data", "real_speech", "conditions", "noises", "set")
+    if task is None and (given := [f"--{name.replace('_', '-')}" for name in of_task if getattr(args, name)]):
+        raise ValueError(f"{', '.join(given)}: of a task; name one, such as superb.sh KS")
+    if args.noises and not args.conditions:
+        raise ValueError(f"--noises {args.noises}: noises are of --conditions; give those too, or leave it out")
+    if task is not None and not args.data:
+        raise ValueError(f"{task.name} needs --data, a folder with {task.corpus}")
+    if task is not None and not args.real_speech:
+        for own in task.runs:
+            task.data(args.data, own)
+    for folder in args.experiment:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"--experiment: there is no folder {folder}; give one that run.sh has made")
+
+
+def run(args: argparse.Namespace, task: Task) -> None:
+    """Train and test a task on every experiment."""
+    from distill.data.distortions import Distorter
+    from distill.superb.real_speech import write_task
+    from distill.superb.run import Probe, measure
+
+    noises = args.noises or Path()
+    conditions = {name: Distorter(each, noises) for name, each in distortions(args.conditions, noises).items()}
+    if args.real_speech:
+        write_task(task.name, args.real_speech, args.data)
+    probe = Probe(args.set, args.device, args.last_state, args.epoch, conditions)
+    for folder in args.experiment:
+        measure(task, folder, args.data, probe)
+
+
+def distortions(path: Path | None, noises: Path) -> Mapping[str, Distort]:
+    """`decoding.conditions` of an experiment; raises FileNotFoundError where recorded noise of one is not there."""
+    from distill.config.experiment import conditions_of
+
+    found = conditions_of(path) if path else {}
+    for name, each in found.items():
+        for part in each.noises.values():
+            if not (noises / part).is_dir():
+                raise FileNotFoundError(
+                    f"{path}: decoding.conditions.{name}: there is no folder {noises / part}; give --noises, the folder"
+                    f" below which {part} lies, such as egs/librispeech/data"
+                )
+    return found
+
+
+def show(experiments: Sequence[Path]) -> None:
+    """The tables of what is finished; raises ValueError where nothing is."""
+    from distill.report import superb
+
+    tasks = {folder.resolve().name: superb.read(folder) for folder in experiments}
     table, distorted = superb.table(tasks), superb.distorted_table(tasks)
     if table is None:
-        names = ", ".join(map(str, args.experiment))
+        names = ", ".join(map(str, experiments))
         raise ValueError(f"no task of SUPERB is finished in {names}; give one (superb.sh KS --experiment …)")
     print("\n".join([*table.terminal(), "", superb.NOTE, *(["", *distorted.terminal()] if distorted else [])]))
 
@@ -70,7 +119,7 @@ def parser() -> argparse.ArgumentParser:
         help="the test recordings under each of decoding.conditions of an experiment, too; no further training",
     )  # fmt: skip
     options.add_argument(
-        "--noises", type=Path, default=Path(), metavar="DIR", help="the folder below which noises of conditions lie"
+        "--noises", type=Path, metavar="DIR", help="the folder below which noises of conditions lie; default: this one"
     )
     options.add_argument(
         "--last-state", action="store_true", help="train on the last hidden states, not on a weighted sum of all"
@@ -81,6 +130,7 @@ def parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="KEY=VALUE",
         help="override a setting of s3prl's recipe, such as build_optimizer.conf.lr=5e-3, train.use_scheduler=true",
     )  # fmt: skip
+    options.add_argument("--check", action="store_true", help=argparse.SUPPRESS)  # show what is wrong, and do nothing
     return options
 
 

@@ -3,5 +3,9 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/local/environment.sh"
+export PYTHONPATH="$root"
+# help, and what is wrong with a call, before 6 GB are installed: needs the standard library alone
+shown=$("${PYTHON:-python3}" "$root/tools/superb.py" --check "$@")
+[[ -z $shown ]] || { echo "$shown"; exit 0; }
 install_beside superb
-PYTHONPATH="$root" exec "$root/.venv-superb/bin/python" "$root/tools/superb.py" "$@"
+exec "$root/.venv-superb/bin/python" "$root/tools/superb.py" "$@"

@@ -14,6 +14,8 @@ from distill.config.decoding import Method
 from distill.config.loading import Settings
 from distill.config.names import NAME, NAME_RULE, hint
 
+SUPERB = ("PR", "ASR", "KS", "QbE", "SID", "ASV", "SD", "IC", "SF", "ER")
+"""Names of its tasks."""
 VARIABLE = re.compile(r"\{(\w+)\}")
 ROW = "row"
 Values = Mapping[str, tuple[str, Any]]  # of a combination: key -> what stands for it in names, and in settings
@@ -59,6 +61,18 @@ class ResultTable(Settings):
                 if label not in self.rows:
                     raise ValueError(f"{key}: no row {label!r}{hint(label, self.rows)}")
         return self
+
+    @model_validator(mode="after")
+    def _check_tasks(self) -> ResultTable:
+        for task in (name.partition(" ")[0] for name in self.tasks):
+            if task not in SUPERB:
+                raise ValueError(f"tasks: {task!r} is not a task of SUPERB{hint(task, SUPERB)}")
+        return self
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Those of its columns, in order."""
+        return tuple(dict.fromkeys(filter(None, (name.partition(" ")[2] for name in (*self.sets, *self.tasks)))))
 
     @model_validator(mode="after")
     def _check_methods(self) -> ResultTable:

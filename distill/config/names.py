@@ -28,7 +28,7 @@ def check_name(name: str) -> str:
 def hint(name: str, known: Iterable[str]) -> str:
     """The way out for an unknown name: the known one that is near, else all of them."""
     known = list(dict.fromkeys(known))
-    near = get_close_matches(name, known, n=1)
+    near = get_close_matches(name, known, n=1, cutoff=0.5 if len(name) < 4 else 0.6)
     return f"; did you mean '{near[0]}'?" if near else f"; there are: {', '.join(known) or 'none'}"
 
 

@@ -49,7 +49,7 @@ class Distorter:
 
     def __init__(self, settings: Distort, folder: Path) -> None:
         """folder: the data dir, below which folders of noise lie."""
-        self.settings = settings
+        self.settings, self.folder = settings, folder
         self.steps, self.names, self.snr = settings.steps, settings.names, settings.snr
         check_codecs(self.names)
         if "room" in self.names:

@@ -182,15 +182,18 @@ class Call:
 
     def unfit_noise(self, key: str, part: str) -> Iterator[str]:
         folder = self.recipe.data_dir / part
-        clip = next(noise_clips(folder), None)
+        clips = sorted(noise_clips(folder))
         if not folder.is_dir():
             yield f"{key}: there is no folder {folder}; put recordings of 16 kHz there"
-        elif clip is None:
+        elif not clips:
             yield f"{key}: {folder} has no {' or '.join(AUDIO_SUFFIXES)} file"
         else:
             from distill.data.augment import clip_length
 
-            yield from refusal(partial(clip_length, clip), f"{key}: ")
+            wrong = [text for clip in clips for text in refusal(partial(clip_length, clip), f"{key}: ")]
+            yield from wrong[:1]
+            if len(wrong) > 1:
+                yield f"{key}: {len(wrong) - 1} more of {len(clips)} clips in {folder} cannot be used"
 
     def unfit_distortions(self, key: str, distort: Distort) -> Iterator[str]:
         if {*CODECS} & {*distort.names}:

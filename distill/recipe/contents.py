@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from distill.config.distortions import noise_clips
+
 BLOCK = 1 << 20
 
 
@@ -49,6 +51,12 @@ def listing_hash(folder: Path, paths: Iterable[Path]) -> str:
     """Hash of the names and sizes of files below a folder, without reading them."""
     sizes = {path.relative_to(folder).as_posix(): _state(path)[:1] for path in paths}
     return hashlib.sha256(json.dumps(sorted(sizes.items())).encode()).hexdigest()[:16]
+
+
+def noise_hashes(folder: Path, parts: Iterable[str]) -> dict[str, str]:
+    """Hashes of the listings of recorded noise, by the folders below `folder` that are there."""
+    there = [part for part in sorted(set(parts)) if (folder / part).is_dir()]
+    return {part: listing_hash(folder / part, noise_clips(folder / part)) for part in there}
 
 
 def _state(path: Path) -> list[int]:

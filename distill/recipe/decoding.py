@@ -353,4 +353,4 @@ def write(folder: Path, run: Run, method: str, emissions: Emissions, result: Rec
     shown = f"{run.cut_set}, {run.condition}" if run.condition else run.cut_set
     write_page(folder, scored, {**info, "set": shown}, speakers, audio)
     headline = next(folder.glob("errs-*.txt")).read_text(encoding="utf-8").splitlines()[0]
-    log.info("%s %s %s %s: %s", run.experiment.name, run.cut_set, run.label, method, headline)
+    log.info("%s %s %s %s: %s", run.experiment.name, shown, run.label, method, headline)

@@ -20,6 +20,7 @@ from distill.config.experiment_set import ExperimentSet
 from distill.config.files import merged, read
 from distill.config.graphs import Graphs
 from distill.config.language_model import LanguageModel
+from distill.config.names import hint
 from distill.files import write_text
 from distill.recipe.folders import DONE
 from distill.report.results import TrainingResult
@@ -119,7 +120,12 @@ class SetRun:
         self._write(self.conf, {})
         names = [name for name, _ in self.settings.each()]
         own = [setting for setting in self.settings.settings if not setting.startswith(OTHER_SCOPES)]
-        return {name: Experiment.load(self.conf / f"{name}.yaml", own) for name in names}
+        found = {name: Experiment.load(self.conf / f"{name}.yaml", own) for name in names}
+        known = dict.fromkeys(condition for each in found.values() for condition in each.decoding.conditions)
+        for name in (name for table in self.settings.tables for name in table.conditions):
+            if name not in known:
+                raise ValueError(f"tables: no experiment has decoding.conditions.{name}{hint(name, known)}")
+        return found
 
     @cached_property
     def waves(self) -> tuple[list[list[str]], list[list[str]]]:

@@ -13,7 +13,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from distill.config.distortions import noise_clips
 from distill.config.experiment import Experiment
 from distill.config.graphs import Graphs
 from distill.config.job import Job
@@ -22,7 +21,7 @@ from distill.config.names import NAME, NAME_RULE, TOPOLOGIES, UNITS, hint, mark,
 from distill.files import ASIDE
 from distill.kernels.build import NO_COMPILER, find_compiler
 from distill.recipe import folders, launch
-from distill.recipe.contents import listing_hash
+from distill.recipe.contents import noise_hashes
 from distill.recipe.script import log_to_console
 
 log = logging.getLogger(__name__)
@@ -94,9 +93,8 @@ class Recipe:
         return dict.fromkeys(map(self.cut_set, parts), 0)
 
     def noise_files(self, parts: Iterable[str]) -> dict[str, Any]:
-        """The setting of a stage that reads recorded noise: folders below the data dir, hashes of their listings."""
-        there = [part for part in sorted(set(parts)) if (self.data_dir / part).is_dir()]
-        found = {part: listing_hash(self.data_dir / part, noise_clips(self.data_dir / part)) for part in there}
+        """The setting of a stage that reads recorded noise below the data dir."""
+        found = noise_hashes(self.data_dir, parts)
         return {WHERE_KNOWN: found} if found else {}
 
     @property

@@ -257,9 +257,13 @@ class CalibrationResult(ResultFile):
 
 
 class Condition(Record):
-    """Figures of distorted test recordings, and the settings of their distortions (`distill.config.distortions`)."""
+    """Figures of distorted test recordings, and the settings of their distortions (`distill.config.distortions`).
+
+    noises: hashes of the listings of recorded noise, by folder.
+    """
 
     settings: Mapping[str, Any]
+    noises: Mapping[str, str] = {}
     figures: Mapping[str, float]
 
 

@@ -20,6 +20,7 @@ from distill.data.augment import utterance_rng
 from distill.data.distortions import Distorter
 from distill.files import write_json
 from distill.models import checkpoint
+from distill.recipe.contents import noise_hashes
 from distill.recipe.folders import put_aside
 from distill.recipe.provenance import command_line, commit, hardware
 from distill.report.results import Condition, SuperbResult
@@ -72,10 +73,7 @@ def measure(task: Task, folder: Path, data: Path, probe: Probe) -> SuperbResult:
     path, place = folder / SUPERB / f"{task.name}.json", folder / SUPERB / task.name
     earlier = earlier_result(path, asked)
     known = dict(earlier.conditions) if earlier else {}
-    new = {
-        name: distorter for name, distorter in probe.conditions.items()
-        if name not in known or known[name].settings != distorter.settings.resolved()
-    }  # fmt: skip
+    new = {name: each for name, each in probe.conditions.items() if name not in known or differs(known[name], each)}
     if earlier and not new:
         log.info("%s of %s is finished: %s", task.name, folder, path)
         return earlier
@@ -90,7 +88,8 @@ def measure(task: Task, folder: Path, data: Path, probe: Probe) -> SuperbResult:
     found = [figures(task, recipe, place / str(number), settings, run, new) for number, run in enumerate(runs)]
     means = means_over(found)
     measured = {
-        name: Condition(settings=distorter.settings.resolved(), figures=means[name]) for name, distorter in new.items()
+        name: Condition(settings=each.settings.resolved(), noises=noises_of(each), figures=means[name])
+        for name, each in new.items()
     }
     result = SuperbResult(
         experiment=folder.resolve().name,
@@ -110,6 +109,15 @@ def measure(task: Task, folder: Path, data: Path, probe: Probe) -> SuperbResult:
     )
     result.write(path)
     return result
+
+
+def differs(earlier: Condition, now: Distorter) -> bool:
+    """Whether a condition is measured anew: for other settings or, where noises are listed, other recordings."""
+    return earlier.settings != now.settings.resolved() or bool(earlier.noises and earlier.noises != noises_of(now))
+
+
+def noises_of(distorter: Distorter) -> dict[str, str]:
+    return noise_hashes(distorter.folder, distorter.settings.noises.values())
 
 
 def earlier_result(path: Path, asked: Mapping[str, Any]) -> SuperbResult | None:

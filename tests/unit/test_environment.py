@@ -161,9 +161,27 @@ def test_the_environment_counts_only_once_it_has_been_used(fails_at: str, tmp_pa
     assert again == bool(done.returncode)  # what failed is tried again, what works costs nothing
 
 
+@pytest.mark.parametrize("name", [".venv", ".venv-k2"])
+def test_of_two_calls_one_installs(name: str, tmp_path: Path) -> None:
+    for each in ("constraints.txt", "pyproject.toml"):
+        (tmp_path / each).write_text("")
+    (tmp_path / "constraints-k2.txt").write_text("k2==1.23.4\n")
+    python = python_that(tmp_path, "nothing at all")
+    tool = tmp_path / "tool"
+    tool.write_text(tool.read_text().replace("#!/bin/bash\n", "#!/bin/bash\nsleep 0.5\n"))
+    install = "install_environment dev" if name == ".venv" else "install_beside k2"
+    call = f"need_room() {{ :; }}; {install}"
+    done = sourced(tmp_path, f"({call}) & ({call}); wait", PYTHON=str(python), PYTHON310=str(python))
+    assert done.returncode == 0, done.stderr
+    assert f"== waiting for another call that installs {name}\n" in done.stdout
+    asked = (tmp_path / "asked").read_text()
+    assert asked.count("pip install") == 1 and (tmp_path / name / ".installed").is_file()
+
+
 def test_an_installation_names_its_packages(tmp_path: Path) -> None:
     printed = (
-        r"Collecting torch==2.8.0 (from distill-asr)\n  Downloading torch.whl (9 MB)\nInstalling collected packages: a"
+        r"  Installing build dependencies: done\nCollecting torch==2.8.0 (from distill-asr)\n"
+        r"  Downloading torch.whl (9 MB)\nInstalling collected packages: a"
     )
     done = sourced(tmp_path, f"printf '{printed}\\n' | show_packages")
     assert done.stdout == "   fetching torch==2.8.0\n   installing these packages\n"

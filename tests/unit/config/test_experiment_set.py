@@ -52,6 +52,7 @@ def test_each_combination_is_an_experiment(tmp_path: Path) -> None:
         (with_table(methods={"B": "1bset"}, columns={"B": "{row}"}), "tables.0.methods.B: must be '1best', 'greedy'"),
         (with_table(methods={"A": "1best"}, columns={"B": "{row}"}), "methods: no column 'A'; there are: B"),
         (with_table(methods={"": "greedy"}, figures=["accuracy"]), "methods are of error rates"),
+        (with_table(tasks=["KS two", "KWS"]), "tables.0: tasks: 'KWS' is not a task of SUPERB; did you mean 'KS'?"),
         ({"experiments": PAIR, "seeds": [0, 0]}, "seeds"),
         ({"experiments": PAIR, "seeds": []}, "seeds"),
         ({"experiments": PAIR, "once": ["c"]}, "once: no experiment 'c'; there are: a, b"),

@@ -175,7 +175,7 @@ def test_a_call_that_fits_is_silent_and_writes_nothing(check: Check, tmp_path: P
         ("teacher", ("--launcher", "torchrun 'a b"), "--launcher torchrun 'a b: no closing quotation; expected"),
         ("teacher", ("--launcher", "''"), "--launcher '': no program ''"),
         ("teacher", ("--topology", "hmm"), "--topology hmm is not known"),
-        ("teacher", ("--engine", "k3"), "native, torch, k2"),
+        ("teacher", ("--engine", "k3"), "did you mean .k2"),
     ],
 )  # fmt: skip
 def test_a_call_that_cannot_end_well_names_what_is_wrong(
@@ -211,8 +211,13 @@ def test_a_noise_clip_that_is_none_is_found_before_the_first_stage(
         soundfile.write(clip, np.zeros(100, np.float32), rate)
     else:
         clip.write_bytes(b"no sound")
+    printed = check("noisy")[1]
+    assert re.search(rf"noisy\.yaml: decoding\.conditions\.fsd\.noises\.fsd: noise clip .*a\.wav.*{said}", printed)
+    assert "more of" not in printed
+    soundfile.write(clip.with_name("0.wav"), np.zeros(100, np.float32), 16000)
+    shutil.copy(clip, clip.with_name("b.wav"))
     assert re.search(
-        rf"noisy\.yaml: decoding\.conditions\.fsd\.noises\.fsd: noise clip .*a\.wav.*{said}", check("noisy")[1]
+        r"noises\.fsd: noise clip .*a\.wav.*\n.*noises\.fsd: 1 more of 3 clips in .*fsd", check("noisy")[1]
     )
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from distill.config.experiment import Experiment
-from distill.config.experiment_set import ExperimentSet
+from distill.config.experiment_set import ExperimentSet, ResultTable
 from distill.recipe.experiment_set import Calls, SetRun, levels
 from tests.support.results import decoding, training
+from tools import experiments
 
 RUN_SH = """#!/usr/bin/env python3
 import json, pathlib, sys
@@ -192,6 +193,18 @@ def test_a_circle_is_found_before_anything_is_run(run: SetRun) -> None:
 def test_sets_that_make_no_sense_are_refused(rows: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ExperimentSet(name="s", title="T", corpus="some", experiments=rows)
+
+
+def test_conditions_of_a_table_are_some_experiments(run: SetRun) -> None:
+    table = ResultTable(title="t", rows={"": "ft"}, sets=("test-clean hall",))
+    other = SetRun(run.settings.model_copy(update={"tables": (table,)}), run.root, run.folder)
+    with pytest.raises(ValueError, match=r"tables: no experiment has decoding\.conditions\.hall; there are: none"):
+        _ = other.experiments
+
+
+def test_nothing_to_collect_is_an_error(run: SetRun) -> None:
+    with pytest.raises(ValueError, match=r"no experiment of s is trained in .*work \(seeds 3, 5\); run the set first"):
+        experiments.copy_results(run)
 
 
 def test_a_call_that_fails_ends_the_run(run: SetRun) -> None:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 import yaml
 
 from distill.config.distortions import Distort
+from distill.config.experiment_set import SUPERB
 from distill.data.distortions import Distorter
 from distill.models.recogniser import Recogniser
+from distill.report.results import Condition
 from distill.report.superb import METRICS
 from distill.superb.qbe import QueryByExample
-from distill.superb.run import Probe, claim, distorted, fitted, measure, recipe_of
+from distill.superb.run import Probe, claim, differs, distorted, fitted, measure, noises_of, recipe_of
 from distill.superb.tasks import TASKS, find_task
 from distill.superb.upstream import Upstream
 from tests.support import superb
@@ -33,7 +38,7 @@ WRITERS = {
 
 
 def test_every_task_has_a_recipe() -> None:
-    assert set(TASKS) == {metric.task for metric in METRICS} and len(TASKS) == 10
+    assert set(TASKS) == {metric.task for metric in METRICS} == set(SUPERB) and len(TASKS) == 10
     assert find_task("qbe").name == "QbE"
 
 
@@ -107,6 +112,19 @@ def test_test_recordings_alone_are_distorted_each_in_its_own_way(shape: tuple[in
     assert all(map(torch.equal, recipe.build_collate_fn({}, "test")(samples), plain))
 
 
+def test_a_condition_of_other_recordings_is_another(tmp_path: Path) -> None:
+    settings = Distort.parse({"steps": [["fsd"]], "noises": {"fsd": "noise/fsd"}}, "test")
+    clips = tmp_path / "noise/fsd"
+    clips.mkdir(parents=True)
+    soundfile.write(clips / "a.wav", np.ones(100, np.float32), 16000)
+    first = Distorter(settings, tmp_path)
+    measured = Condition(settings=settings.resolved(), noises=noises_of(first), figures={})
+    assert not differs(measured, first) and not differs(measured.model_copy(update={"noises": {}}), first)
+    soundfile.write(clips / "b.wav", np.ones(100, np.float32), 16000)
+    assert differs(measured, Distorter(settings, tmp_path))
+    assert differs(measured, Distorter(settings.model_copy(update={"snr": (0, 5)}), tmp_path))
+
+
 @pytest.mark.parametrize("name", ["QbE", "ASV", "SD"])
 def test_tasks_without_conditions_are_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"{name} is not measured under conditions, PR, ASR, KS, SID, IC, SF, ER are"):
@@ -149,6 +167,8 @@ def test_without_s3prl_its_environment_is_named(monkeypatch: pytest.MonkeyPatch)
         (["KWS"], "did you mean 'KS'?"),
         (["KS"], "KS needs --data, a folder with Speech Commands"),
         (["KS", "--data", "none"], "none is not there; KS expects"),
+        (["--data", "none"], "--data: of a task; name one, such as superb.sh KS"),
+        (["KS", "--data", "ks", "--noises", "noise"], "--noises noise: noises are of --conditions; give those too"),
         ([], "no task of SUPERB is finished in"),
     ],
 )
@@ -158,6 +178,37 @@ def test_the_tool_names_what_is_wrong(arguments: list[str], message: str, tmp_pa
         cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "PATH": ""},
     )  # fmt: skip
     assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "printed"),
+    [
+        (["--help"], 0, "QbE  query by example"),
+        (["KWS", "--experiment", "."], 1, "did you mean 'KS'?"),
+        (["--experiment", ".", "none"], 1, "--experiment: there is no folder none; give one"),
+    ],
+)
+def test_a_wrong_call_installs_nothing(tmp_path: Path, arguments: list[str], status: int, printed: str) -> None:
+    """In a project whose environment is not there; a Python without packages shows the help."""
+    for name in ("tools", "local", "distill"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/bash\nexec {sys.executable} -S "$@"\n')
+    python.chmod(0o755)
+    script = (ROOT / "tools/superb.sh").read_text().replace('$(dirname "${BASH_SOURCE[0]}")/..', str(tmp_path))
+    done = subprocess.run(
+        ["bash", "-c", script, "superb.sh", *arguments],
+        cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHON": str(python)},
+    )  # fmt: skip
+    assert done.returncode == status and printed in done.stdout + done.stderr
+    assert not list(tmp_path.glob(".venv*"))
+
+
+def test_noises_of_conditions_that_are_not_there_are_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r"conditions\.two: there is no folder .*noise/musan; give --noises, the"
+    ):
+        superb_tool.distortions(ROOT / "egs/librispeech/conf/cdm0_ft.yaml", tmp_path)
 
 
 def test_folders_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
