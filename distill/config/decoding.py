@@ -45,6 +45,8 @@ class Decoding(Settings):
     blank_skip: Probability = 0.0
     transducer_beam: Annotated[Whole, Field(ge=1, le=1000)] = 8  # hypotheses
     transducer_lm_scale: Weight = 0.3  # of words.3gram.arpa in the transducer's beam
+    # taken from the blank's logit: a transducer of little training leaves many units out
+    transducer_blank_penalty: Weight = 0.0
     unscored_words: tuple[str, ...] = ()  # taken out of references and hypotheses before words are scored: fillers
     rescoring_word_scores: tuple[Score, ...] = (-1.0, -0.5, 0.0, 0.5, 1.0)  # per word; tuned on dev
 
@@ -65,5 +67,6 @@ class Decoding(Settings):
         """All settings but later ones with their defaults, which earlier results do not name: they stay valid."""
         later = {
             "epoch": "last", "conditions": {}, "condition_sets": [], "transducer_beam": 8, "transducer_lm_scale": 0.3,
+            "transducer_blank_penalty": 0.0,
         }  # fmt: skip
         return {k: v for k, v in self.resolved().items() if k not in later or v != later[k]}

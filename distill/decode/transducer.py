@@ -38,6 +38,26 @@ class Network(Protocol):
         """A projected frame (J,) with outputs (N, J) -> log-probabilities (N, V)."""
 
 
+class FewerBlanks:
+    """A network whose blanks are less likely: a penalty is taken from their logit, as in icefall and sherpa-onnx."""
+
+    def __init__(self, network: Network, penalty: float) -> None:
+        self.start, self.advance, self._of_network, self.penalty = (
+            network.start, network.advance, network.log_probs, penalty,
+        )  # fmt: skip
+
+    def log_probs(self, frame: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+        """A projected frame (J,) with outputs (N, J) -> log-probabilities (N, V)."""
+        logits = self._of_network(frame, predicted).copy()
+        logits[:, BLANK] -= self.penalty
+        return logits - np.logaddexp.reduce(logits, 1, keepdims=True)
+
+
+def with_penalty(network: Network, penalty: float) -> Network:
+    """The network, its blanks less likely where there is a penalty."""
+    return FewerBlanks(network, penalty) if penalty else network
+
+
 class Search:
     """The predictor's states of some hypotheses, and the joiner's log-probabilities behind them."""
 

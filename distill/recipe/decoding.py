@@ -26,6 +26,7 @@ from distill.recipe.stage import Stage, run_stage
 if TYPE_CHECKING:
     from distill.decode.graph_decoder import GraphDecoder
     from distill.decode.nbest import Candidates
+    from distill.decode.transducer import Network
     from distill.graphs.lexicon import Lang
     from distill.scoring.wer import Scored
     from distill.text import Word
@@ -274,8 +275,7 @@ def transducer_greedy(decoding: Decoding) -> Recognised:
 
     emissions, lang = decoding.emissions, Lang.load(decoding.recipe.lang)
     check_outputs(decoding.recipe, decoding.experiment, lang, emissions.units)
-    network = emissions.network
-    assert network is not None
+    network = network_for(decoding)
 
     def found(names: Sequence[str]) -> Iterator[tuple[str, Sequence[int]]]:
         for name in names:
@@ -294,13 +294,21 @@ def transducer_beam(decoding: Decoding) -> Recognised:
     recipe, emissions, settings = decoding.recipe, decoding.emissions, decoding.settings
     lang, words = Lang.load(recipe.lang), {}
     check_outputs(recipe, decoding.experiment, lang, emissions.units)
-    assert emissions.network is not None
+    network = network_for(decoding)
     tree = LexiconTree(lang, ngram_rescoring.smaller(recipe), settings.transducer_lm_scale)
     for name, frames in emissions.scores.items():
-        search = Beam(emissions.network, tree, settings.transducer_beam)
+        search = Beam(network, tree, settings.transducer_beam)
         search.feed(frames)
         words[name] = search.words()
     return Recognised(decoding.score(words), {"lm": ngram_rescoring.SMALLER})
+
+
+def network_for(decoding: Decoding) -> Network:
+    """Predictor and joiner, with the penalty of blanks that is set."""
+    from distill.decode.transducer import with_penalty
+
+    assert decoding.emissions.network is not None
+    return with_penalty(decoding.emissions.network, decoding.settings.transducer_blank_penalty)
 
 
 DECODERS: dict[Method, Callable[[Decoding], Recognised]] = {

@@ -17,8 +17,8 @@ class ModelInfo(Settings):
 
     name: the experiment. gain: factor of the waveform (1 without a stored one). outputs: names of units, blank first.
     selectable: outputs that were trained, of main (with LF-MMI, for a decoding graph), ctc (for greedy decoding) and
-    transducer; the first is the one that is used unless another is asked for. transducer_beam, transducer_lm_scale: as
-    of `Decoding`.
+    transducer; the first is the one that is used unless another is asked for. transducer_beam,
+    transducer_lm_scale, transducer_blank_penalty: as of `Decoding`.
     """
 
     name: str
@@ -28,6 +28,7 @@ class ModelInfo(Settings):
     selectable: tuple[str, ...] = ("main",)  # of exports that do not say
     transducer_beam: int = Decoding().transducer_beam
     transducer_lm_scale: float = Decoding().transducer_lm_scale
+    transducer_blank_penalty: float = Decoding().transducer_blank_penalty
 
     @classmethod
     def of_export(cls, path: Path) -> ModelInfo:

@@ -112,6 +112,7 @@ def info_of(model: Recogniser, outputs: Sequence[str], name: str, experiment: Ex
         name=name, model=model.settings, gain=float(getattr(model.front_end, "gain", 1.0)), outputs=tuple(outputs),
         selectable=tuple(output for output, is_trained in trained.items() if is_trained),
         transducer_beam=decoding.transducer_beam, transducer_lm_scale=decoding.transducer_lm_scale,
+        transducer_blank_penalty=decoding.transducer_blank_penalty,
     )  # fmt: skip
 
 

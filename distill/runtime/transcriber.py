@@ -24,6 +24,7 @@ from distill.decode.online import (
     open_exported,
 )
 from distill.decode.online_transducer import NGRAM, OnlineBeam, TransducerDecoder, open_tree
+from distill.decode.transducer import with_penalty
 from distill.runtime.runner import BatchRunner, Runner
 from distill.runtime.session import Session
 from distill.text import Word
@@ -175,4 +176,5 @@ def _transducer_search(folder: Path, runner: Runner | BatchRunner, data: Path | 
         arpa = graphs.with_name(graphs.name.replace("graphs", "lm", 1)) / NGRAM
     assert runner.network is not None
     tree = open_tree(lang, arpa, info.transducer_lm_scale)
-    return partial(OnlineBeam, TransducerDecoder(runner.network, tree, info.transducer_beam, frame))
+    network = with_penalty(runner.network, info.transducer_blank_penalty)
+    return partial(OnlineBeam, TransducerDecoder(network, tree, info.transducer_beam, frame))

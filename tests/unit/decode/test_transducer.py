@@ -13,7 +13,7 @@ import torch
 from distill.batch import Batch
 from distill.config.model import Transducer as Settings
 from distill.decode import log_probs
-from distill.decode.transducer import Beam, Chain, Greedy, LexiconTree, Place
+from distill.decode.transducer import Beam, Chain, Greedy, LexiconTree, Place, with_penalty
 from distill.models.recogniser import Recogniser
 from distill.models.transducer import Transducer
 from distill.runtime.torch_runner import TorchNetwork
@@ -43,6 +43,20 @@ def behind(network: Transducer, frame: torch.Tensor, units: Sequence[int]) -> np
     """Log-probabilities (V,) at a frame behind some units, computed from all of them anew."""
     joint = network.joint(frame[None, None], torch.tensor([units], dtype=torch.int64))
     return joint.logits(joint.frames[0, 0], joint.predicted[0, -1]).double().log_softmax(0).numpy()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_penalty_is_taken_from_the_logit_of_blanks(network: Transducer, seed: int) -> None:
+    frame, plain = frames_of(seed, 1)[0], TorchNetwork(network)
+    fewer = with_penalty(plain, 1.5)
+    state, predicted = fewer.start()
+    joint = network.joint(frame[None, None])
+    logits = joint.logits(joint.frames[0, 0], joint.predicted[0, 0]).detach().double().numpy()
+    logits[0] -= 1.5
+    found = fewer.log_probs(frame.numpy(), predicted)[0]
+    np.testing.assert_allclose(found, logits - np.log(np.exp(logits).sum()), rtol=1e-4, atol=1e-5)
+    assert with_penalty(plain, 0.0) is plain
+    np.testing.assert_array_equal(fewer.advance(state, np.array([1]))[1], plain.advance(state, np.array([1]))[1])
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -15,7 +15,7 @@ sherpa_onnx = pytest.importorskip("sherpa_onnx", reason="the extra 'deploy' is n
 pytest.importorskip("onnx", reason="the extra 'deploy' is not installed")
 
 from distill.config.model import Transducer  # noqa: E402
-from distill.decode.transducer import Greedy  # noqa: E402
+from distill.decode.transducer import Greedy, with_penalty  # noqa: E402
 from distill.export import onnx as exporting  # noqa: E402
 from distill.export.quantise import quantise  # noqa: E402
 from distill.models.recogniser import Recogniser  # noqa: E402
@@ -52,10 +52,12 @@ def exported(model: Recogniser, folder: Path, streams: bool) -> dict[str, str]:
     return {kind: str(path) for kind, path in paths.items()}
 
 
-def expected(model: Recogniser, wave: np.ndarray, frames: int | None = None) -> tuple[list[str], list[int]]:
+def expected(
+    model: Recogniser, wave: np.ndarray, frames: int | None = None, penalty: float = 0
+) -> tuple[list[str], list[int]]:
     """Greedy units and their frames, of the first `frames` frames."""
     assert model.transducer is not None
-    search = Greedy(TorchNetwork(model.transducer))
+    search = Greedy(with_penalty(TorchNetwork(model.transducer), penalty))
     with torch.no_grad():
         joint = model(torch.from_numpy(wave)[None], torch.tensor([len(wave)])).joint
     search.feed(joint.frames[0, :frames].numpy())
@@ -72,17 +74,21 @@ def test_transducers_stream(
     tokens: Path, recordings: list[np.ndarray], tmp_path: Path, model: Recogniser  # noqa: F811
 ) -> None:  # fmt: skip
     paths = exported(model, tmp_path, True)
-    recogniser = sherpa_onnx.OnlineRecognizer.from_transducer(str(tokens), **paths, num_threads=1)
-    assert_streams_as(partial(expected, model), recogniser, recordings)
+    for penalty in (0.0, 1.5):
+        recogniser = sherpa_onnx.OnlineRecognizer.from_transducer(
+            str(tokens), **paths, num_threads=1, blank_penalty=penalty
+        )
+        assert_streams_as(partial(expected, model, penalty=penalty), recogniser, recordings)
 
 
 def test_transducers_run_whole_utterances(
     tokens: Path, recordings: list[np.ndarray], tmp_path: Path, model: Recogniser  # noqa: F811
 ) -> None:  # fmt: skip
     paths = exported(model, tmp_path, False)
-    recogniser = sherpa_onnx.OfflineRecognizer.from_transducer(**paths, tokens=str(tokens))
-    for group in ([recordings[0]], recordings):
-        assert offline(recogniser, group) == [expected(model, wave)[0] for wave in group]
+    for penalty in (0.0, 1.5):
+        recogniser = sherpa_onnx.OfflineRecognizer.from_transducer(**paths, tokens=str(tokens), blank_penalty=penalty)
+        for group in ([recordings[0]], recordings):
+            assert offline(recogniser, group) == [expected(model, wave, penalty=penalty)[0] for wave in group]
 
 
 @pytest.mark.parametrize("name", ["fbank", "conformer"])
