@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from distill.config.names import repeated
 from distill.recipe.script import log_to_console, run_script
-from distill.superb.tasks import TASKS, Task, find_task
+from distill.superb.tasks import TASKS, Task, find_task, without_conditions
 
 if TYPE_CHECKING:
     from distill.config.distortions import Distort
@@ -52,9 +52,16 @@ def check(args: argparse.Namespace, task: Task | None) -> None:
     if task is not None and not args.real_speech:
         for own in task.runs:
             task.data(args.data, own)
-    for folder in args.experiment:
-        if not folder.is_dir():
-            raise FileNotFoundError(f"--experiment: there is no folder {folder}; give one that run.sh has made")
+    if task is not None and args.conditions and task.evaluation is None:
+        raise ValueError(without_conditions(task))
+    folders = {"--experiment": args.experiment, "--noises": [args.noises], "--real-speech": [args.real_speech]}
+    for option, given in folders.items():
+        if missing := [str(folder) for folder in given if folder is not None and not folder.is_dir()]:
+            raise FileNotFoundError(f"{option}: there is no folder {', '.join(missing)}")
+    if args.conditions and not args.conditions.is_file():
+        raise FileNotFoundError(f"--conditions: there is no file {args.conditions}")
+    if task is not None and (bare := [str(each) for each in args.experiment if not any(each.glob("epoch-*.pt"))]):
+        raise FileNotFoundError(f"--experiment: no checkpoint in {', '.join(bare)}; train it first (run.sh)")
 
 
 def run(args: argparse.Namespace, task: Task) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from distill.config.names import NAME, NAME_RULE, VARIANTS, check_name
 
@@ -61,6 +61,12 @@ def _sums_to_1(value: tuple[float, ...]) -> tuple[float, ...]:
     return value
 
 
+def _without_nulls(value: Any) -> Any:
+    if value is None:
+        return {}
+    return {key: entry for key, entry in value.items() if entry is not None} if isinstance(value, dict) else value
+
+
 Name = Annotated[str, AfterValidator(check_name)]
 Folder = Annotated[
     str,
@@ -74,4 +80,6 @@ UnitsName = Annotated[str, _must(f"be one of {', '.join(VARIANTS)}", VARIANTS.__
 Snr = Annotated[Number, Field(ge=-200, le=200)]  # dB
 InOrder = _must("be a range, its lower end first", lambda value: value[0] <= value[1])
 SumsTo1 = AfterValidator(_sums_to_1)
+WithoutNulls = BeforeValidator(_without_nulls)
+"""Of a mapping that a base may have begun: entries that are null are taken away, null takes all."""
 EachOnce = _must("name each of its entries once", lambda value: len(set(value)) == len(value))

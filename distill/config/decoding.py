@@ -7,7 +7,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from distill.config.bounds import Beam, EachOnce, Flag, Name, Positive, Probability, Scale, Score, Weight, Whole
+from distill.config.bounds import (
+    Beam,
+    EachOnce,
+    Flag,
+    Name,
+    Positive,
+    Probability,
+    Scale,
+    Score,
+    Weight,
+    Whole,
+    WithoutNulls,
+)
 from distill.config.distortions import CLEAN, Distort
 from distill.config.loading import Settings
 
@@ -36,7 +48,7 @@ class Decoding(Settings):
     # further: nbest, whole-lattice-rescoring, nbest-oracle; none: of a teacher as it is pre-trained, without outputs
     methods: Annotated[tuple[Method, ...], EachOnce] = ("1best", "greedy", "nbest-rescoring")
     # distortions of the test sets, each decoded by 1best as well, in the main mode
-    conditions: Mapping[Name, Distort] = {}
+    conditions: Annotated[Mapping[Name, Distort], WithoutNulls] = {}  # null takes one of a base away
     condition_sets: Annotated[tuple[Name, ...], EachOnce] = ()  # test sets that conditions are of; none: all
     nbest: Annotated[Whole, Field(ge=1, le=100_000)] = 100  # sentences of a list
     rescoring_lm: Name = "4gram"  # words.<this>.arpa of stage 3 takes the place of words.3gram.arpa

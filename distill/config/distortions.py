@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from distill.config.bounds import EachOnce, Folder, InOrder, Name, Snr
+from distill.config.bounds import EachOnce, Folder, InOrder, Name, Snr, WithoutNulls
 from distill.config.loading import Settings
 from distill.config.names import hint, repeated
 
@@ -20,8 +21,15 @@ CLEAN = "clean"  # in a step: it may leave the waveform as it is; as a label: no
 
 
 def noise_clips(folder: Path) -> Iterator[Path]:
-    """The files of recorded noise below a folder, in any order."""
-    return (path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+    """The files of recorded noise below a folder, in any order; in linked folders, too."""
+    seen = set[str]()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()  # a link led to it before, or leads in a circle
+            continue
+        seen.add(real)
+        yield from (Path(place, name) for name in files if name.lower().endswith(AUDIO_SUFFIXES))
 
 
 class Distort(Settings):
@@ -35,7 +43,8 @@ class Distort(Settings):
         tuple[Annotated[tuple[Name, ...], EachOnce, Field(min_length=1)], ...], Field(min_length=1, max_length=8)
     ] = (("reverb", "pitch", "band_reject", CLEAN), ("coloured", "gaussian", CLEAN))
     snr: Annotated[tuple[Snr, Snr], InOrder] = (10.0, 20.0)  # dB
-    noises: Mapping[Name, Folder] = {}  # recorded ones: name -> folder of clips below the data dir
+    # recorded ones: name -> folder of clips below the data dir; null takes one of a base away
+    noises: Annotated[Mapping[Name, Folder], WithoutNulls] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -51,7 +60,7 @@ class Distort(Settings):
         wrong: Mapping[str, Iterable[str]] = {
             "steps: in two of them, where one is enough": repeated(used),
             "noises: the name of another distortion": self.noises.keys() & {*own},
-            "noises: in no step": self.noises.keys() - {*used},
+            "noises: in no step (null takes one of a base away)": self.noises.keys() - {*used},
             "noises: no folder is given": {name for name, folder in self.noises.items() if not folder},
         }
         if problems := [f"{what}: {', '.join(sorted(names))}" for what, names in wrong.items() if names]:

@@ -16,6 +16,7 @@ from distill.config.names import NAME, NAME_RULE, hint
 
 SUPERB = ("PR", "ASR", "KS", "QbE", "SID", "ASV", "SD", "IC", "SF", "ER")
 """Names of its tasks."""
+OWN = ("name", "seed")  # of experiments: settings that a set gives
 VARIABLE = re.compile(r"\{(\w+)\}")
 ROW = "row"
 Values = Mapping[str, tuple[str, Any]]  # of a combination: key -> what stands for it in names, and in settings
@@ -35,9 +36,9 @@ class ResultTable(Settings):
     title: str
     rows: Mapping[str, str]
     columns: Mapping[str, str] = {"": "{row}"}
-    sets: tuple[str, ...] = ()
-    figures: tuple[str, ...] = ()
-    tasks: tuple[str, ...] = ()
+    sets: Annotated[tuple[str, ...], EachOnce] = ()
+    figures: Annotated[tuple[str, ...], EachOnce] = ()
+    tasks: Annotated[tuple[str, ...], EachOnce] = ()
     methods: Mapping[str, Literal[Method, "transformer-lm"]] = {}
     plot: Flag = False
     paper: Mapping[str, str] = {}
@@ -133,6 +134,9 @@ class ExperimentSet(Settings):
             raise ValueError("experiments: there are none; give a name with what differs from the recipe's YAML")
         for key, settings in self.experiments.items():
             _check_settings(key, settings)
+        for setting in self.settings:
+            if (key := setting.partition("=")[0].strip()) in OWN:
+                raise ValueError(f"settings: {key} is given by the set, to each experiment its own; leave it out")
         names = [name for name, _ in self.each()]
         for name in names:
             if not NAME.fullmatch(name) or names.count(name) > 1:
@@ -154,7 +158,7 @@ class ExperimentSet(Settings):
 
 def _check_settings(key: str, settings: Mapping[str, Any]) -> None:
     """Raise ValueError for what a set gives its experiments itself, and for values that make no combinations."""
-    if given := sorted({"name", "seed"} & settings.keys()):
+    if given := sorted({*OWN} & settings.keys()):
         raise ValueError(f"experiments: {key}: {given[0]} is given by the set; leave it out")
     choices = settings.get("for", {})
     if not isinstance(choices, Mapping):

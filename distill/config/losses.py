@@ -22,8 +22,9 @@ from distill.config.bounds import (
     Width,
 )
 from distill.config.loading import Settings
-from distill.config.model import SAMPLE_RATE, Model, frame_ratio
+from distill.config.model import MOST_FBANK, SAMPLE_RATE, Model, frame_ratio
 
+Mels = Annotated[Whole, Field(ge=1, le=MOST_FBANK)]
 Precision = Literal["input", "float32", "float64"]
 TeacherLayers = tuple[Annotated[Whole, Field(ge=0, le=65536)], ...]
 
@@ -48,6 +49,12 @@ class LossTerm(Settings):
     weight: Annotated[Number, Field(ge=0, le=10**6)] = 1.0
     updates: Count = 0  # on for the first so many updates only; 0: for all
     start: Count = 0  # off in the first so many updates
+
+    @model_validator(mode="after")
+    def _check_on(self) -> LossTerm:
+        if self.updates and self.start >= self.updates:
+            raise ValueError(f"start: {self.start}: the term ends before, after update {self.updates} (updates)")
+        return self
 
     def on(self, done: int) -> bool:
         """Whether it is part of the loss after so many updates."""
@@ -319,7 +326,7 @@ class Denoising(LossTerm):
 
     taught: ClassVar[bool] = False
 
-    mels: Width = 80
+    mels: Mels = 80
 
 
 class MaskedPrediction(LossTerm):
@@ -373,7 +380,7 @@ class BestRq(MaskedPrediction):
     codebooks: Width = 1
     codewords: Codewords = 8192
     dim: Width = 16
-    mels: Width = 80
+    mels: Mels = 80
     seed: Seed = 0  # of projections and codebooks
 
 

@@ -61,10 +61,7 @@ def clip_length(path: Path) -> int:
     try:
         info = soundfile.info(path)
     except soundfile.SoundFileError as error:
-        raise ValueError(
-            f"noise clip {path} cannot be read ({str(error).partition(': ')[2] or error}); remove it, or convert it to"
-            f" {' or '.join(AUDIO_SUFFIXES)} of {SAMPLE_RATE} Hz"
-        ) from None
+        raise _damaged(path, str(error)) from None
     if info.samplerate != SAMPLE_RATE:
         raise ValueError(f"noise clip {path}: {info.samplerate} Hz, expected {SAMPLE_RATE} Hz; resample it first")
     if not info.frames:
@@ -73,8 +70,32 @@ def clip_length(path: Path) -> int:
 
 
 def _stretch(path: Path, start: int = 0, samples: int = -1) -> np.ndarray:
-    """16-bit samples (N,) of the first channel, from a place on; -1: all that follow."""
-    return soundfile.read(path, samples, start, dtype="int16", always_2d=True)[0][:, 0].copy()
+    """16-bit samples (N,) of the first channel, from a place on; -1: all that follow.
+
+    Those of other formats are brought to the full range, as floating point has any: noise has no level of its own.
+    Raises ValueError where the file is damaged.
+    """
+    try:
+        with soundfile.SoundFile(path) as file:
+            file.seek(start)
+            wanted, exact = (file.frames - start if samples < 0 else samples), file.subtype == "PCM_16"
+            wave = file.read(wanted, dtype="int16" if exact else "float32", always_2d=True)[:, 0]
+    except soundfile.SoundFileError as error:
+        raise _damaged(path, str(error)) from None
+    if len(wave) < wanted:
+        raise _damaged(path, f"{len(wave)} samples from {start} on, expected {wanted}")
+    if exact:
+        return wave.copy()
+    if not np.isfinite(peak := np.abs(wave).max(initial=0)):
+        raise _damaged(path, "infinite samples, or some that are no numbers")
+    return (wave * (32767 / (peak or 1))).round().astype(np.int16)
+
+
+def _damaged(path: Path, reason: str) -> ValueError:
+    return ValueError(
+        f"noise clip {path} cannot be read ({reason.partition(': ')[2] or reason}); remove it, or convert it to"
+        f" {' or '.join(AUDIO_SUFFIXES)} of {SAMPLE_RATE} Hz"
+    )
 
 
 @dataclass(frozen=True)

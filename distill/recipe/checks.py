@@ -164,10 +164,11 @@ class Call:
         conditions = {f"decoding.conditions.{name}": each for name, each in experiment.decoding.conditions.items()}
         for key, part in experiment.noises.items() if self.trains(experiment) else ():
             yield from self.unfit_noise(key, part)
-        for key, distort in {"distort": experiment.distort, **conditions}.items():
+        decoded = conditions if 10 in self.stages else {}
+        for key, distort in {"distort": experiment.distort, **decoded}.items():
             if distort is not None:
                 yield from self.unfit_distortions(key, distort)
-        for key, condition in conditions.items():
+        for key, condition in decoded.items():
             for name, part in condition.noises.items():
                 yield from self.unfit_noise(f"{key}.noises.{name}", part)
         if experiment.init is not None:

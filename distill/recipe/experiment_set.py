@@ -117,6 +117,9 @@ class SetRun:
     @cached_property
     def experiments(self) -> dict[str, Experiment]:
         """By name; their YAML files are written anew. Raises FileNotFoundError or ValueError for wrong ones."""
+        if not (self.recipe / "run.sh").is_file():
+            recipes = [path.parent.name for path in self.recipe.parent.glob("*/run.sh")]
+            raise FileNotFoundError(f"corpus: no recipe {self.recipe}{hint(self.settings.corpus, recipes)}")
         self._write(self.conf, {})
         names = [name for name, _ in self.settings.each()]
         own = [setting for setting in self.settings.settings if not setting.startswith(OTHER_SCOPES)]

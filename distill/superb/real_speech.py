@@ -142,5 +142,6 @@ def split_of(name: str) -> str:
 def copy(source: Path, target: Path) -> None:
     """A recording as 16-bit WAV."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    samples, rate = soundfile.read(source, dtype="int16")
+    kind = "float32" if soundfile.info(source).subtype in ("FLOAT", "DOUBLE") else "int16"
+    samples, rate = soundfile.read(source, dtype=kind)
     soundfile.write(target, samples, rate, subtype="PCM_16")

@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from distill.config.files import overridden
+from distill.config.names import hint
 from distill.data.augment import utterance_rng
 from distill.data.distortions import Distorter
 from distill.files import write_json
@@ -28,7 +29,7 @@ from distill.report.runs import SUPERB
 from distill.report.superb import METRICS
 from distill.superb.qbe import QueryByExample
 from distill.superb.real_speech import is_own
-from distill.superb.tasks import TASKS, Task
+from distill.superb.tasks import Task, without_conditions
 from distill.superb.upstream import load_upstream
 
 log = logging.getLogger(__name__)
@@ -64,8 +65,7 @@ def measure(task: Task, folder: Path, data: Path, probe: Probe) -> SuperbResult:
     data of another layout.
     """
     if probe.conditions and task.evaluation is None:
-        able = ", ".join(name for name, other in TASKS.items() if other.evaluation is not None)
-        raise ValueError(f"{task.name} is not measured under conditions, {able} are; leave --conditions out")
+        raise ValueError(without_conditions(task))
     runs = [task.data(data, run) for run in task.runs]
     model, _, _, epoch = checkpoint.load_recogniser(folder, probe.epoch)
     weights = checkpoint.weights_of(model)
@@ -78,13 +78,16 @@ def measure(task: Task, folder: Path, data: Path, probe: Probe) -> SuperbResult:
         log.info("%s of %s is finished: %s", task.name, folder, path)
         return earlier
     recipe = recipe_of(task)
-    claim(place, asked)
     extra = {"last_state": probe.last_state, "epoch": probe.epoch}
     ours = {
         "device": probe.device, "num_workers": min(6, os.cpu_count() or 1),
         "build_upstream": {"name": UPSTREAM, "path_or_url": str(folder.resolve()), "extra_conf": extra},
     }  # fmt: skip
-    settings = fitted(overridden(recipe.default_config() | ours, probe.overrides))
+    defaults = recipe.default_config() | ours
+    settings = overridden(defaults, probe.overrides)
+    check_kinds(settings, defaults)
+    settings = fitted(settings)
+    claim(path, place, asked)
     found = [figures(task, recipe, place / str(number), settings, run, new) for number, run in enumerate(runs)]
     means = means_over(found)
     measured = {
@@ -130,8 +133,12 @@ def earlier_result(path: Path, asked: Mapping[str, Any]) -> SuperbResult | None:
 
 
 def identity(weights: str, overrides: Sequence[str], data: str, last_state: bool) -> dict[str, Any]:
-    """What a measurement depends on; what all earlier ones had is left out."""
-    own = {"weights": weights, "overrides": list(overrides), "data": data}
+    """What a measurement depends on; what all earlier ones had is left out.
+
+    Overrides stand in the order of their names, of which the last one counts.
+    """
+    last = {override.partition("=")[0]: override for override in overrides}
+    own = {"weights": weights, "overrides": [last[name] for name in sorted(last)], "data": data}
     return own | ({"last_state": True} if last_state else {})
 
 
@@ -143,17 +150,42 @@ def means_over(runs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, d
     }
 
 
-def claim(place: Path, asked: Mapping[str, Any]) -> None:
-    """Make s3prl's folder ready: one of other weights, settings or data is put aside, half a checkpoint is removed."""
+def claim(result: Path, place: Path, asked: Mapping[str, Any]) -> None:
+    """Make s3prl's folder ready: one of other weights, settings or data is put aside, half a checkpoint is removed.
+
+    result: file with the figures, which goes with its folder.
+    """
     mark = place / ASKED
-    if place.exists() and (not mark.is_file() or yaml.safe_load(mark.read_text()) != asked):
-        log.warning("%s is of other weights, settings or data; it is now %s", place, put_aside(place))
+    if place.exists() and (not mark.is_file() or _in_order(yaml.safe_load(mark.read_text())) != asked):
+        aside = put_aside(place)
+        log.warning("%s is of other weights, settings or data; it is now %s", place, aside)
+        if result.is_file():
+            result.rename(aside / result.name)
     place.mkdir(parents=True, exist_ok=True)
     write_json(mark, asked)
     for step in place.glob("*/train/step_*"):
         if not (step / "config.yaml").is_file():  # s3prl writes it last
             log.warning("%s is cut short and removed", step)
             shutil.rmtree(step)
+
+
+def _in_order(asked: Mapping[str, Any]) -> dict[str, Any]:
+    return {**asked, **identity(asked["weights"], asked["overrides"], asked["data"], asked.get("last_state", False))}
+
+
+def check_kinds(settings: Mapping[str, Any], defaults: Mapping[str, Any], place: str = "") -> None:
+    """Raises ValueError for a part that s3prl's recipe does not have, and for a value of another kind than its own."""
+    for name, value in settings.items():
+        if name not in defaults:
+            if not place:
+                raise ValueError(f"--set {name}: s3prl's recipe has no such part{hint(name, defaults)}")
+            continue
+        own = defaults[name]
+        if isinstance(own, Mapping) and isinstance(value, Mapping):
+            check_kinds(value, own, f"{place}{name}.")
+        elif isinstance(own, Mapping) or (isinstance(own, (int, float)) and not isinstance(value, (int, float))):
+            wanted = "settings, as KEY=VALUE below it" if isinstance(own, Mapping) else f"a number, as {own}"
+            raise ValueError(f"--set {place}{name}: {wanted} is expected (got {value!r})")
 
 
 def recipe_of(task: Task) -> Any:
@@ -187,7 +219,7 @@ def one_run(task: Task, recipe: Any, place: Path, settings: Mapping[str, Any]) -
         recipe.run(**OmegaConf.to_container(OmegaConf.create(settings), resolve=True, throw_on_missing=True))
     except Exception as error:  # s3prl and what it calls raise whatever it comes to
         reason = str(error).strip().partition("\n")[0][:300] or "an assertion without a message"
-        way_out = f"; {SOX if 'libsox' in reason else KEEPS}" if isinstance(error, OSError) else ""
+        way_out = f"; {SOX if 'libsox' in str(error) else KEEPS}" if isinstance(error, OSError) else ""
         raise ValueError(
             f"{task.name}: s3prl's {task.recipe} ends with {type(error).__name__}: {reason}{way_out}"
         ) from error

@@ -93,9 +93,16 @@ TASKS = {
 }  # fmt: skip
 
 
+def without_conditions(task: Task) -> str:
+    """Why a task is not measured under conditions."""
+    able = ", ".join(name for name, other in TASKS.items() if other.evaluation is not None)
+    return f"{task.name} is not measured under conditions, {able} are; leave --conditions out"
+
+
 def find_task(name: str) -> Task:
     """The task of a name, in either case; raises ValueError with the nearest."""
     known = {task.upper(): task for task in TASKS}
     if name.upper() not in known:
-        raise ValueError(f"'{name}' is not a task of SUPERB that is known here{hint(name.upper(), known)}")
+        near = hint(name if name in known.values() else name.upper(), [*known]).replace("QBE", "QbE")
+        raise ValueError(f"'{name}' is not a task of SUPERB that is known here{near}")
     return TASKS[known[name.upper()]]

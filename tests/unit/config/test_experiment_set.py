@@ -55,6 +55,10 @@ def test_each_combination_is_an_experiment(tmp_path: Path) -> None:
         (with_table(tasks=["KS two", "KWS"]), "tables.0: tasks: 'KWS' is not a task of SUPERB; did you mean 'KS'?"),
         ({"experiments": PAIR, "seeds": [0, 0]}, "seeds"),
         ({"experiments": PAIR, "seeds": []}, "seeds"),
+        (
+            {"experiments": PAIR, "settings": ["seed=5"]},
+            "settings: seed is given by the set, to each",
+        ),
         ({"experiments": PAIR, "once": ["c"]}, "once: no experiment 'c'; there are: a, b"),
         ({"experiments": PAIR, "shared": ["a"], "once": ["a"]}, "once: a is shared already"),
         ({"experiments": PAIR, "stages": [9]}, "stages"),

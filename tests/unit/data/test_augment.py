@@ -4,7 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
+from distill.config.distortions import noise_clips
 from distill.data.augment import Distortion, NoiseClips, shift_pitch, utterance_rng
 from distill.synthetic.noise import add_noise, coloured_noise, rms
 from tests.support.corpora import write_tone
@@ -120,3 +122,44 @@ def test_wrong_clips_are_errors(tmp_path: Path) -> None:
         NoiseClips(tmp_path)
     with pytest.raises(ValueError, match="8000 Hz, expected 16000"):
         NoiseClips([write_tone(tmp_path / "slow.flac", rate=8000)])
+
+
+LEVELS = {"PCM_16": [0.1], "PCM_24": [0.1], "FLOAT": [1e-5, 0.1, 30.0], "DOUBLE": [1e-5, 0.1, 30.0]}
+
+
+@pytest.mark.parametrize(("subtype", "level"), [(kind, level) for kind, levels in LEVELS.items() for level in levels])
+@pytest.mark.parametrize("kept", [0, 10**6])
+def test_noise_of_every_format_is_drawn(tmp_path: Path, subtype: str, level: float, kept: int) -> None:
+    """Floating point has no range of its own."""
+    noise = (level * np.sin(np.arange(800))).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", noise, 16000, subtype=subtype)
+    drawn, same = NoiseClips(tmp_path, kept=kept).draw(400, np.random.default_rng(0)), np.random.default_rng(0)
+    same.integers(1)  # the file
+    expected = np.roll(noise, -int(same.integers(800)))[:400]
+    cosine = (drawn * expected).sum() / (np.linalg.norm(drawn) * np.linalg.norm(expected))
+    assert cosine == pytest.approx(1, abs=1e-3)
+
+
+def test_damaged_noise_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 16000), 16000)
+    path.write_bytes(path.read_bytes()[:9000])
+    for kept in (0, 10**6):
+        with pytest.raises(ValueError, match=rf"noise clip {path} cannot be read .*remove it, or convert it"):
+            for number in range(20):
+                NoiseClips(tmp_path, kept=kept).draw(8000, np.random.default_rng(number))
+    soundfile.write(tmp_path / "b.wav", np.full(100, np.nan, np.float32), 16000, subtype="FLOAT")
+    path.unlink()
+    with pytest.raises(ValueError, match=r"b\.wav cannot be read \(infinite samples"):
+        NoiseClips(tmp_path)
+
+
+def test_noise_in_linked_folders_is_found_once(tmp_path: Path) -> None:
+    folder, other = tmp_path / "noise", tmp_path / "other"
+    folder.mkdir()
+    other.mkdir()
+    write_tone(folder / "a.wav", 0.1)
+    write_tone(other / "b.WAV", 0.1)
+    (folder / "sub").symlink_to(other)
+    (other / "circle").symlink_to(folder)
+    assert sorted(path.name for path in noise_clips(folder)) == ["a.wav", "b.WAV"]

@@ -241,7 +241,7 @@ def test_a_stand_in_has_every_version() -> None:
         ({"snr": [10, 1000]}, "less than or equal to 200"),
         ({"steps": [["hall"]], "noises": {"hall": ""}}, "no folder is given: hall"),
         ({"steps": [["hall"]], "noises": {"hall": "../hall"}}, "folder below the data dir"),
-        ({"noises": {"hall": "noise/hall"}}, "in no step: hall"),
+        ({"noises": {"hall": "noise/hall"}}, r"in no step \(null takes one of a base away\): hall"),
         ({"steps": [["hum"]], "noises": {"hum": "noise/hum"}}, "name of another distortion: hum"),
     ],
 )
@@ -269,3 +269,12 @@ def test_rooms_without_their_package_name_the_extra(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(__import__("sys").modules, "pyroomacoustics", None)
     with pytest.raises(ValueError, match=r"room needs pyroomacoustics.*install the extra 'rooms'"):
         Distorter(Distort(steps=(("room",),)), Path())
+
+
+def test_null_takes_away_what_a_base_has(tmp_path: Path) -> None:
+    conf = Path(__file__).parents[3] / "egs/librispeech/conf"
+    experiment = Experiment.load(conf / "cdm0_ft.yaml", ["decoding.conditions.fsd=null"])
+    assert list(experiment.decoding.conditions) == ["two", "dns"]
+    assert not Experiment.load(conf / "cdm0_ft.yaml", ["decoding.conditions=null"]).decoding.conditions
+    steps = "distort={steps: [[gaussian, clean]], noises: {musan: null, wham: null}}"
+    assert Experiment.load(conf / "cdm1.yaml", [steps]).distort.names == ("gaussian", "clean")

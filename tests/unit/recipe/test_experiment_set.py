@@ -202,6 +202,12 @@ def test_conditions_of_a_table_are_some_experiments(run: SetRun) -> None:
         _ = other.experiments
 
 
+def test_an_unknown_recipe_is_named(run: SetRun) -> None:
+    other = SetRun(run.settings.model_copy(update={"corpus": "sone"}), run.root, run.folder)
+    with pytest.raises(FileNotFoundError, match=r"corpus: no recipe .*sone; did you mean 'some'"):
+        _ = other.experiments
+
+
 def test_nothing_to_collect_is_an_error(run: SetRun) -> None:
     with pytest.raises(ValueError, match=r"no experiment of s is trained in .*work \(seeds 3, 5\); run the set first"):
         experiments.copy_results(run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -17,12 +18,24 @@ import yaml
 
 from distill.config.distortions import Distort
 from distill.config.experiment_set import SUPERB
+from distill.config.files import overridden
 from distill.data.distortions import Distorter
 from distill.models.recogniser import Recogniser
 from distill.report.results import Condition
 from distill.report.superb import METRICS
 from distill.superb.qbe import QueryByExample
-from distill.superb.run import Probe, claim, differs, distorted, fitted, measure, noises_of, recipe_of
+from distill.superb.run import (
+    Probe,
+    check_kinds,
+    claim,
+    differs,
+    distorted,
+    fitted,
+    identity,
+    measure,
+    noises_of,
+    recipe_of,
+)
 from distill.superb.tasks import TASKS, find_task
 from distill.superb.upstream import Upstream
 from tests.support import superb
@@ -76,16 +89,44 @@ def test_a_short_training_is_validated_and_saved_at_its_end() -> None:
         fitted({"train": train | {"total_steps": 1500}})
 
 
-def test_a_folder_of_other_weights_is_put_aside(tmp_path: Path) -> None:
-    place = tmp_path / "KS"
-    claim(place, {"weights": "a"})
+ASKED = {"weights": "a", "overrides": ["a=1", "b=2"], "data": "d"}
+
+
+def test_a_folder_of_other_weights_is_put_aside_with_its_figures(tmp_path: Path) -> None:
+    place, figures = tmp_path / "KS", tmp_path / "KS.json"
+    claim(figures, place, ASKED)
     for name in ("step_1", "step_2"):
         (place / "0/train" / name).mkdir(parents=True)
     (place / "0/train/step_1/config.yaml").touch()
-    claim(place, {"weights": "a"})
+    figures.touch()
+    claim(figures, place, ASKED)
     assert [path.name for path in place.glob("0/train/*")] == ["step_1"]  # step_2 was cut short
-    claim(place, {"weights": "b"})
-    assert not (place / "0").exists() and (tmp_path / "KS.aside-1/0").is_dir()
+    (place / "asked.json").write_text(json.dumps({**ASKED, "overrides": ["b=2", "a=1"]}))
+    claim(figures, place, ASKED)
+    assert (place / "0").exists() and figures.is_file(), "the order of settings is none of theirs"
+    claim(figures, place, {**ASKED, "weights": "b"})
+    assert not (place / "0").exists() and not figures.exists()
+    assert (tmp_path / "KS.aside-1/0").is_dir() and (tmp_path / "KS.aside-1/KS.json").is_file()
+
+
+def test_settings_count_by_their_names() -> None:
+    one = identity("w", ["train.total_steps=2", "a=1", "a=2"], "d", False)
+    assert one == identity("w", ["a=2", "train.total_steps=2"], "d", False) and one["overrides"][0] == "a=2"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.total_steps=many", r"--set train\.total_steps: a number, as 400 is expected \(got 'many'\)"),
+        ("train=5", r"--set train: settings, as KEY=VALUE below it is expected \(got 5\)"),
+        ("trian.total_steps=5", r"--set trian: s3prl's recipe has no such part; did you mean 'train'"),
+    ],
+)
+def test_settings_of_another_kind_are_refused(override: str, message: str) -> None:
+    defaults = {"train": {"total_steps": 400, "valid_metric": None}, "device": "cpu"}
+    with pytest.raises(ValueError, match=message):
+        check_kinds(overridden(defaults, [override]), defaults)
+    check_kinds(overridden(defaults, ["train.valid_metric=x", "train.further=1"]), defaults)
 
 
 class Recipe:
@@ -185,7 +226,7 @@ def test_the_tool_names_what_is_wrong(arguments: list[str], message: str, tmp_pa
     [
         (["--help"], 0, "QbE  query by example"),
         (["KWS", "--experiment", "."], 1, "did you mean 'KS'?"),
-        (["--experiment", ".", "none"], 1, "--experiment: there is no folder none; give one"),
+        (["--experiment", ".", "none"], 1, "--experiment: there is no folder none"),
     ],
 )
 def test_a_wrong_call_installs_nothing(tmp_path: Path, arguments: list[str], status: int, printed: str) -> None:
