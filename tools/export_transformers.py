@@ -28,7 +28,9 @@ def main() -> None:
             " output is trained, or use run.sh --stage 12, which writes it for sherpa-onnx"
         )
     write_folder(model, outputs, args.out, args.kind, checkpoint.load_epoch(args.exp_dir)["objective"])
-    left_out = "; its transducer is left out, as transformers has no class for one" if experiment.transduces else ""
+    parts = {"transducer": experiment.transduces, "second, CTC output": model.ctc is not None}
+    missing = [part for part, there in parts.items() if there]
+    left_out = f"; its {' and '.join(missing)} is left out, as transformers has no class with it" if missing else ""
     print(f"epoch {epoch} of {args.exp_dir} in {args.out}{left_out}")
 
 

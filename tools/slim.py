@@ -17,11 +17,11 @@ from distill.config.experiment import Experiment, check_own_name
 from distill.files import write_text
 from distill.models import checkpoint
 from distill.models.cost import parameters
-from distill.models.low_rank import linear_maps, rank_of_energy
+from distill.models.low_rank import greatest_rank, linear_maps, rank_of_energy
 from distill.models.pruning import slimmed
 from distill.models.recogniser import Recogniser, count_parameters
 from distill.recipe.script import run_script
-from distill.recipe.stage import Stage
+from distill.recipe.stage import SLIMMED, Stage
 
 
 def main() -> None:
@@ -52,11 +52,13 @@ def write(source: Path, out: Path, sparsity: float | None = None) -> None:
     if sparsity is not None:
         model.gates.settle(sparsity)
     small = slimmed(model)
-    settings = {**experiment.resolved(), "name": out.name, "model": small.settings.resolved()}
+    start = {"init": source.resolve().name, "init_slim": True, "init_sparsity": sparsity or 0.0, "init_epoch": "last"}
+    settings = {**experiment.resolved(), **start, "init_slice": [], "init_blocks": []}
+    settings |= {"name": out.name, "model": small.settings.resolved()}
     settings["objective"]["sparsity"] = None
     left = Experiment.parse(settings, str(out))  # as loading does: a name that is none, an objective without a term
     content = {**checkpoint.load_epoch(source), "model": small.state_dict(), "experiment": settings}
-    made = Stage(experiment.stage, out, {"slimmed": sparsity}, {checkpoint.epoch_paths(source)[epoch]: None})
+    made = Stage(experiment.stage, out, {SLIMMED: sparsity}, {checkpoint.epoch_paths(source)[epoch]: None})
     with made.writing() as folder:
         checkpoint.save(folder / f"epoch-{epoch}.pt", content)
         lines = f"# What the gates of {source.name} left.\n{yaml.safe_dump(left.changed(), sort_keys=False)}"
@@ -73,6 +75,9 @@ def show_ranks(model: Recogniser, energy: float) -> None:
     rank = rank_of_energy([*maps.values()], energy)
     factored = model.settings.model_copy(update={"encoder": encoder.model_copy(update={"rank": rank})})
     now, then = (parameters(each, model.outputs)["trunk"] for each in (model.settings, factored))
+    if rank > greatest_rank(model.encoder.blocks):
+        print(f"encoder.rank: {rank} would keep that share of all, and makes no map smaller; give a smaller share")
+        return
     print(f"encoder.rank: {rank} keeps that share of all; {now:,} -> {then:,} parameters of front-end and encoder")
 
 

@@ -435,6 +435,18 @@ class Model(Settings):
         return self
 
 
+def lost_gates(start: str, before: Model, now: Model) -> str:
+    """Why a model cannot start from the one called `start`, whose gates would be open again; empty where it can."""
+    kinds = now.pruning.units if now.pruning else ()
+    lost = [kind for kind in (before.pruning.units if before.pruning else ()) if kind not in kinds]
+    return (
+        f"{start} has gates (model.pruning) on {', '.join(lost)}, which are missing here, and what they close would be"
+        " open again; cut it off with init_slim: true, or give these model.pruning.units, too"
+        if lost
+        else ""
+    )
+
+
 def frame_ratio(student: Model, teacher: Model) -> int:
     """Frames of the teacher for each of the student's; raises ValueError where that is no whole number."""
     ours, theirs = student.front_end.hop, teacher.front_end.hop

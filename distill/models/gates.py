@@ -148,9 +148,10 @@ class Gates(nn.ModuleDict):
                 hook_units(gate, owner, some)
                 for part in some.cut(owner):
                     over[part].append(name)
-            if "layers" in kinds and some.number and not some.at_least:
-                self[name + LAYER] = gate = Gate(1, DROPPED["layers"], 0, group)
-                owner.get_submodule(some.taken_by).register_forward_hook(gate.scale_output)
+            if some.number and not some.at_least:
+                if "layers" in kinds:
+                    self[name + LAYER] = gate = Gate(1, DROPPED["layers"], 0, group)
+                    owner.get_submodule(some.taken_by).register_forward_hook(gate.scale_output)
                 for part in some.whole(owner):
                     over[part].append(name + LAYER)
         self.sizes = Counter[tuple[str, ...]]()
@@ -233,7 +234,11 @@ class Gates(nn.ModuleDict):
             share = {name: shares.get(name, 1.0) * shares.get(name + LAYER, 1.0) for name in self.units}
             left = self.macs({name: units.number * share[name] for name, units in self.units.items()})
         else:
-            left = open_part(self.sizes, shares) + sum(min(0, open_part(more, shares)) for more in self.products)
+            whole = {  # a layer goes with the last of its units, too
+                name + LAYER: shares.get(name + LAYER, 1.0) * (shares.get(name, 1.0) > 0) for name in self.units
+            }
+            every = {**shares, **whole}
+            left = open_part(self.sizes, every) + sum(min(0, open_part(more, every)) for more in self.products)
         return left / self.total
 
 

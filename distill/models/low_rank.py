@@ -67,16 +67,21 @@ def greatest_rank(owner: nn.Module) -> int:
     return max(((a * b - 1) // (a + b) for a, b in (weight.shape for weight in linear_maps(owner).values())), default=0)
 
 
-def refactored(state: Mapping[str, Tensor], like: nn.Module, origin: Callable[[str], str]) -> dict[str, Tensor]:
+def refactored(
+    state: Mapping[str, Tensor], like: nn.Module, origin: Callable[[str], str], slices: Sequence[str] = ()
+) -> dict[str, Tensor]:
     """Parameters for the linear maps of `like` that have other factors in a state dict.
 
-    origin: the name in the state dict of a module of `like`.
+    origin: the name in the state dict of a module of `like`. slices: prefixes of names of which the leading part is
+    meant where the state dict has more.
     """
     made: dict[str, Tensor] = {}
     for name, module in like.named_modules():
         if not isinstance(module, (LowRank, nn.Linear)) or not (found := _whole(state, origin(name))):
             continue
         weight, bias = found
+        if name.startswith(tuple(slices)):
+            weight, bias = weight[: module.out_features, : module.in_features], bias[: module.out_features]
         if weight.shape != (module.out_features, module.in_features):
             continue
         if isinstance(module, nn.Linear):

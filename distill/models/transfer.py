@@ -22,7 +22,7 @@ TITLES = {
     "absent": "initialised anew (not in the source)",
     "unused": "not taken over",
 }
-BLOCK = re.compile(r"encoder\.blocks\.(\d+)\.")
+BLOCK = re.compile(r"(encoder\.blocks\.|gates\.block)(\d+)([._])")
 FACTOR = re.compile(r"(\.(down|up))?\.(weight|bias)$")  # of the end of a linear map's parameter
 
 
@@ -73,7 +73,7 @@ def copy_matching(
     origin = {name: origin_of(name, blocks) for name in own}
     there = {name: tensor for name, tensor in source.items() if not name.startswith(tuple(leave))}
     kinds = {name: kind_of_copy(x, there.get(origin[name]), name.startswith(tuple(slices))) for name, x in own.items()}
-    factors = refactored(there, target, partial(origin_of, blocks=blocks))
+    factors = refactored(there, target, partial(origin_of, blocks=blocks), slices)
     kinds |= dict.fromkeys(factors, "refactored")
     for name in own:  # the scale of a weight-normed kernel means nothing without its direction
         direction = name.removesuffix("original0") + "original1"
@@ -109,13 +109,13 @@ def kind_of_copy(own: Tensor, theirs: Tensor | None, may_slice: bool = False) ->
 def origin_of(name: str, blocks: Sequence[int]) -> str:
     """The name in the source of a name here: that of the block, from 1, which its block starts from."""
     if blocks and (match := BLOCK.match(name)):
-        return f"encoder.blocks.{blocks[int(match[1])] - 1}.{name[match.end() :]}"
+        return f"{match[1]}{blocks[int(match[2])] - 1}{match[3]}{name[match.end() :]}"
     return name
 
 
 def check_blocks(source: Mapping[str, Tensor], blocks: Sequence[int]) -> None:
     """Raise ValueError for a block that the source does not have."""
-    there = {int(match[1]) for name in source if (match := BLOCK.match(name))}
+    there = {int(match[2]) for name in source if (match := BLOCK.match(name))}
     if missing := sorted({number for number in blocks if number - 1 not in there}):
         raise ValueError(f"init_blocks names blocks {missing}, but the source has blocks 1..{len(there)}")
 

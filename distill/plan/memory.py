@@ -89,7 +89,7 @@ def update_memory(
         loss.backward()
     lfmmi = 4 * frames * (2 * states + 4 * outputs) if "mmi" in experiment.objective.terms else 0
     joined = 0
-    if "transducer" in experiment.objective.terms and (joiner := experiment.model.transducer):
+    if {"transducer", "transducer_kl"} & experiment.objective.terms.keys() and (joiner := experiment.model.transducer):
         joined = slice_bytes(frames // rows, round(UNITS_PER_SECOND * seconds), max(outputs, joiner.joiner_dim))
     trained = sum(parameter.numel() for parameter in step.parameters() if parameter.requires_grad)
     return Memory(

@@ -12,7 +12,9 @@ from distill.config.experiment import Experiment
 from distill.config.model import SAMPLE_RATE, Model
 from distill.config.units import CODEWORDS
 from distill.models.cost import training_flops
+from distill.models.encoder import BLOCKS
 from distill.models.macs import macs
+from distill.models.pruning import check_rank
 from distill.plan.memory import Memory, update_memory
 
 OVERHEAD = 2**30
@@ -97,6 +99,7 @@ def plan_of(yaml: Path, overrides: Sequence[str], task: Task, throughput: Throug
     experiment = Experiment.load(yaml, overrides)
     if not experiment.trained:
         raise ValueError(f"{yaml}: {experiment.name} is published fine-tuned (stage 5): nothing is trained")
+    check_rank(experiment.model)
     return plan(experiment, teacher_beside(experiment, yaml.parent), task, throughput)
 
 
@@ -126,8 +129,8 @@ def plan(experiment: Experiment, teacher: Model | None, task: Task, throughput: 
     length = max(task.utterance, share / rows)  # an utterance is not split over GPUs
     memory = update_memory(experiment, teacher, task.outputs, task.states, rows, length)
     flops, optim = training_flops(experiment, teacher, task.outputs), experiment.optim
-    own = macs(experiment.model, task.outputs)
-    again = 2 * sum(own[part] for part in ("attention projections", "attention", "feed-forward"))
+    encoder, own = experiment.model.encoder, macs(experiment.model, task.outputs)
+    again = 2 * sum(own[part] for part in BLOCKS[encoder.block].macs(encoder, 0, 1))
     spent = flops + (again if experiment.compute.checkpoint_activations else 0.0)
     speed = task.gpus * throughput.peak * throughput.mfu / spent
     epoch = task.labelled_hours if experiment.data.train == ("labelled",) else task.hours
@@ -137,9 +140,11 @@ def plan(experiment: Experiment, teacher: Model | None, task: Task, throughput: 
         blocks = experiment.objective.teacher_blocks(experiment.model.encoder.layers, teacher.encoder.layers)
         attended = {*experiment.objective.attention_map(experiment.model.encoder.layers).values()}
         widths = [teacher.encoder.widths(block - 1) for block in attended]
+        joiner = teacher.transducer if "transducer_kl" in experiment.objective.terms else None
         numbers = (
-            len(blocks) * teacher.encoder.dim + sum(2 * heads * size for _, heads, size, *_ in widths) + task.outputs
-        )
+            len(blocks) * teacher.encoder.dim + sum(2 * heads * size for _, heads, size, *_ in widths)
+            + (1 + teacher.ctc_output) * task.outputs + (joiner.joiner_dim if joiner else 0)
+        )  # fmt: skip
         targets = 2 * numbers * SAMPLE_RATE / teacher.front_end.hop * 3600 * epoch
         forward = 2 * sum(macs(teacher, task.outputs).values())
     return Plan(

@@ -14,6 +14,7 @@ from distill.config.distortions import AUDIO_SUFFIXES, CODECS, Distort, noise_cl
 from distill.config.experiment import TEACHERS, Experiment
 from distill.config.language_model import LanguageModel
 from distill.config.loading import WrongSettings
+from distill.config.model import lost_gates
 from distill.config.names import hint
 from distill.config.units import FEATURES, HOP, Units
 from distill.corpora import kind_of
@@ -22,6 +23,7 @@ from distill.recipe import launch
 from distill.recipe.first_weights import fine_tuned, first_weights_stage, source_problem
 from distill.recipe.ngram_rescoring import RESCORING
 from distill.recipe.options import JOB_STAGES, Recipe, recipe_parser, wrong_folders, wrong_options
+from distill.recipe.stage import written_by_slim
 
 CUT_SETS = ("labelled", "unlabelled", "dev")  # of every corpus, beside its test-*
 GPUS = ("nvidia*", "nvhost*", "nvgpu*", "dxg", "kfd")  # below /dev
@@ -223,7 +225,15 @@ class Call:
         own, wanted = experiment.objective.sparsity, []
         if own is not None and experiment.model.pruning is not None:
             wanted.append((experiment.model, own.target, "objective.sparsity.target"))
-        init = self.known(experiment.init) if experiment.init and experiment.init_slim else None
+        start = self.known(experiment.init) if experiment.init else None
+        if start and not experiment.init_slim and (lost := lost_gates(start.name, start.model, experiment.model)):
+            yield f"init: {lost}"
+        if experiment.stage in self.stages and written_by_slim(self.recipe.exp(experiment.name)):
+            yield (
+                f"{experiment.name} is of tools/slim.py, and stage {experiment.stage} would train another one; run"
+                " stages 10 to 12 alone, or train on under another name (init, init_slim: true)"
+            )
+        init = start if experiment.init_slim else None
         if init is not None and init.model.pruning is None:
             if experiment.init_sparsity:
                 yield f"init_sparsity: {init.name} has no gates (model.pruning) to close; leave it out"

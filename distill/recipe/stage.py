@@ -36,8 +36,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LEFTOVERS = (".tmp", ".old", ".lock")
+SLIMMED = "slimmed"  # a setting in marks of tools/slim.py, none of a training
 JOB = ".job-"  # of the name of a job's own lock
 Result = TypeVar("Result")
+
+
+def written_by_slim(folder: Path) -> bool:
+    """Whether an experiment was written by tools/slim.py, not by a training."""
+    try:
+        return SLIMMED in folders.read_mark(folder / DONE)["settings"]
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 class Stage:

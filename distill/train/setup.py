@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distill.batch import SAMPLE_RATE, Batch
 from distill.config.experiment import Experiment
-from distill.config.model import Model
+from distill.config.model import Model, lost_gates
 from distill.corpora.audio import readable
 from distill.corpora.cut_sets import CutBlocks, load_cuts
 from distill.data.distortions import Distorter
@@ -238,8 +238,10 @@ def initial_model(
             )
         if start is not None:
             content["model"] = slimmed_state(start)
-        else:
-            check_gates(experiment, content["experiment"]["model"].get("pruning"))
+        elif lost := lost_gates(
+            experiment.init, Model.model_validate(content["experiment"]["model"]), experiment.model
+        ):
+            raise ValueError(f"{experiment.name}: {lost}")
         before, now = content["experiment"]["model"]["front_end"], experiment.model.front_end
         other_input = before.get("input", "waveform") != now.input  # same names, but other layers
         leave = ["front_end.", "encoder.feature_norm."] if other_input else []
@@ -256,23 +258,18 @@ def initial_model(
     return model
 
 
-def check_gates(experiment: Experiment, before: Mapping[str, Any] | None) -> None:
-    """Raises ValueError where what gates of `init` close would be open again. before: their settings."""
-    ours = experiment.model.pruning
-    if lost := [kind for kind in (before or {}).get("units", ()) if ours is None or kind not in ours.units]:
-        raise ValueError(
-            f"{experiment.init} has gates (model.pruning) on {', '.join(lost)}, and {experiment.name} has none there;"
-            " cut off what they close with init_slim: true, or give these model.pruning.units, too"
-        )
-
-
 def check_widths(experiment: Experiment, start: Mapping[str, Any], report: CopyReport) -> None:
-    """Raises ValueError where blocks of a slimmed model are not taken over whole. start: settings of `init`."""
+    """Raises ValueError where a model with gates, or slimmed, is not taken over whole. start: settings of `init`."""
     if not experiment.init_slim:
-        slim = start.get("init_slim") or Model.model_validate(start["model"]).encoder.of_gates
-        if slim and any(name.startswith("encoder.blocks.") for name in report.other_shape):
+        if anew := [name for name in report.other_shape if name.startswith("gates.")]:
             raise ValueError(
-                f"{experiment.name}: {experiment.init} has the widths that gates left, and model.encoder others; set"
+                f"{experiment.name}: {anew[0]} and {len(anew) - 1} more gates have other widths in {experiment.init},"
+                " and would be open again; give the same widths, or cut off what they close with init_slim: true"
+            )
+        slim = start.get("init_slim") or Model.model_validate(start["model"]).encoder.of_gates
+        if slim and any(name.startswith(("encoder.blocks.", "front_end.")) for name in report.other_shape):
+            raise ValueError(
+                f"{experiment.name}: {experiment.init} has the widths that gates left, and model others; set"
                 " init_slim: true, which takes them over, or give the same"
             )
         return

@@ -18,7 +18,7 @@ from distill.models.macs import macs, trunk_macs
 from distill.models.pruning import open_units, slimmed, with_widths
 from distill.models.recogniser import Recogniser, count_parameters
 from distill.models.transfer import copy_matching
-from distill.recipe.stage import Stage
+from distill.recipe.stage import Stage, written_by_slim
 from tests.support.models import MODELS, OUTPUTS, build
 from tests.support.streams import assert_step_equals_forward
 from tests.unit.models.test_gates import gated, plain_model
@@ -123,6 +123,35 @@ def test_gates_do_not_settle_on_what_is_out_of_reach(target: float) -> None:
     empty = Recogniser(Model.model_validate({"encoder": encoder, "pruning": {"units": ["heads", "ffn"]}}), 2)
     with pytest.raises(ValueError, match=r"no gates; heads, ffn of model\.pruning\.units are closed already"):
         empty.gates.settle(0.5)
+
+
+@pytest.mark.parametrize("name", ["waveform", "post-LN", "conformer"])
+def test_a_layer_without_units_counts_as_gone(name: str) -> None:
+    model = gated(name, ("heads", "ffn"), spread=0.1)
+    close(model, "block0_heads")
+    close(model, "block1_ffn_dim")
+    model.gates.draw()
+    before, after = (count_parameters(each)["trunk"] for each in (plain_model(name), slimmed(model)))
+    assert model.gates.sparsity().item() == pytest.approx(1 - after / before)
+
+
+def test_gates_follow_their_blocks() -> None:
+    source, target = gated("waveform", ("heads", "ffn")), gated("waveform", ("heads", "ffn"), spread=0.1)
+    report = copy_matching(source.state_dict(), target, blocks=[2, 1])
+    for ours, theirs in ((0, 1), (1, 0)):
+        for kind in ("heads", "ffn_dim"):
+            mine, other = target.gates.each[f"block{ours}_{kind}"], source.gates.each[f"block{theirs}_{kind}"]
+            assert torch.equal(mine.log_alpha, other.log_alpha)
+    assert "gates.block0_heads.log_alpha <- gates.block1_heads.log_alpha" in report.copied
+
+
+def test_factors_start_from_the_leading_part_of_a_larger_map() -> None:
+    source, target = build(*MODELS["low rank"][:6], (48, 2, None)), low_rank(5)
+    report = copy_matching(source.state_dict(), target, slices=["encoder.blocks"])
+    ours = target.encoder.blocks[0].ffn_up
+    down, up = factors(source.encoder.blocks[0].ffn_up.weight[: ours.out_features], 5)
+    torch.testing.assert_close((ours.up.weight, ours.down.weight), (up, down))
+    assert not report.absent and "encoder.blocks.0.ffn_up.up.weight" in report.refactored
 
 
 @pytest.mark.parametrize("norm_first", ["waveform", "post-LN"])
@@ -259,6 +288,8 @@ def test_the_tool_writes_a_smaller_experiment_and_shows_ranks(tmp_path: Path, ca
     write(tmp_path / "gated", tmp_path / "slim")
     slim, stored, units, epoch = checkpoint.load_recogniser(tmp_path / "slim")
     assert (stored.name, units, epoch, stored.objective.terms.keys()) == ("slim", OUTPUTS, 3, {"mmi"})
+    assert (stored.init, stored.init_slim) == ("gated", True) and written_by_slim(tmp_path / "slim")
+    assert not written_by_slim(tmp_path / "gated")
     assert_same_outputs(model, slim)
     assert f"settings: {tmp_path}/slim/slim.yaml" in capsys.readouterr().out
     assert Experiment.load(tmp_path / "slim/slim.yaml") == stored and stored.model == slim.settings
@@ -273,9 +304,11 @@ def test_the_tool_writes_a_smaller_experiment_and_shows_ranks(tmp_path: Path, ca
         write(tmp_path / "slim", tmp_path / "slimmer")
     assert {path.name for path in tmp_path.iterdir()} == {"gated", "slim"}
     show_ranks(slim, 1.0)
+    assert "rank: 16 would keep that share of all, and makes no map smaller" in capsys.readouterr().out
+    show_ranks(slim, 0.4)
     *lines, last = capsys.readouterr().out.splitlines()
     assert len(lines) == 6 * slim.settings.encoder.layers and lines[0].startswith("0.attention.query\trank ")
-    assert re.fullmatch(r"encoder\.rank: \d+ keeps that share of all; ([\d,]+) -> \1 parameters .*", last)
+    assert re.fullmatch(r"encoder\.rank: \d+ keeps that share of all; [\d,]+ -> [\d,]+ parameters .*", last)
 
 
 @pytest.mark.parametrize("energy", ["0", "90", "-1", "nan"])

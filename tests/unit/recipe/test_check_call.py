@@ -60,6 +60,7 @@ FILES = {
     "gated": "{base: teacher.yaml, model: {pruning: {units: [heads]}}, "
     "objective: {sparsity: {target: 0.9, warm_up: 0}}}",
     "slim": "{base: teacher.yaml, init: teacher, init_slim: true, init_sparsity: 0.5}",
+    "reopened": "{base: teacher.yaml, init: gated}",
     "slim_plain": "{base: teacher.yaml, init: teacher, init_slim: true}",
     "slim_gated": "{base: slim.yaml, init: gated, init_sparsity: 0.7}",
     "ranked": "{base: teacher.yaml, model: {encoder: {rank: 700}}}",
@@ -156,6 +157,7 @@ def test_a_call_that_fits_is_silent_and_writes_nothing(check: Check, tmp_path: P
         ("states,masked", (), r"teacher\.masked: true needs frames of one rate, but states has one each 320"),
         ("gated", (), r"gated\.yaml: objective\.sparsity\.target: 0\.9 is not in reach: .* \(heads\) closed"),
         ("teacher,slim", (), r"slim\.yaml: init_sparsity: teacher has no gates \(model\.pruning\) to close"),
+        ("gated,reopened", (), r"reopened\.yaml: init: gated has gates .* on heads, which are missing here"),
         ("teacher,slim_plain", (), r"slim_plain\.yaml: init_slim: teacher has no gates .*, and nothing was cut off"),
         ("teacher,gated,slim_gated", (), r"slim_gated\.yaml: init_sparsity: 0\.7 is not in reach"),
         ("ranked", (), r"ranked\.yaml: model\.encoder\.rank: 700 makes no linear map smaller; give at most 614"),

@@ -194,12 +194,12 @@ def test_a_conformer_is_pruned_jointly_with_its_transducer(tmp_path: Path, kind:
 def test_gates_are_neither_lost_nor_made_by_a_start(tmp_path: Path) -> None:
     write_letters(tmp_path)
     write_gated(tmp_path / "gated")
-    message = r"gated has gates .* on conv, heads, ffn, and toy has none there; .* init_slim: true, or give these"
+    message = r"toy: gated has gates .* on conv, heads, ffn, which are missing here, .* init_slim: true, or give these"
     with pytest.raises(ValueError, match=message):
         trainer_of(tmp_path, init="gated")
     (tmp_path / "cuts").rename(tmp_path / "cuts.before")
     fewer = {**SETTINGS["model"], "pruning": {"units": ["conv", "layers"]}}
-    with pytest.raises(ValueError, match=r"gated has gates .* on heads, ffn, and toy has none there"):
+    with pytest.raises(ValueError, match=r"gated has gates .* on heads, ffn, which are missing here"):
         trainer_of(tmp_path, init="gated", model=fewer, objective={"mmi": {}, "sparsity": {"target": 0.3}})
 
 
@@ -245,6 +245,17 @@ def test_widths_of_blocks_are_not_lost(tmp_path: Path) -> None:
     write_random(Experiment.parse(values, "test"), Lang.load(tmp_path).outputs, tmp_path / "cut")
     with pytest.raises(ValueError, match=r"toy: cut has the widths that gates left, .* set init_slim: true"):
         trainer_of(tmp_path, init="cut")
+
+
+def test_gates_of_other_widths_are_not_opened(tmp_path: Path) -> None:
+    write_letters(tmp_path)
+    write_gated(tmp_path / "gated")
+    model = {**GATED, "encoder": {**GATED["encoder"], "ffn_dim": 12}}
+    sparsity = {"mmi": {}, "sparsity": {"target": 0.3}}
+    with pytest.raises(
+        ValueError, match=r"toy: gates\..*ffn_dim.* have other widths in gated, and would"
+    ):
+        trainer_of(tmp_path, init="gated", model=model, objective=sparsity, init_slice=["encoder.blocks"])
 
 
 def test_a_slimmed_start_keeps_its_front_end(tmp_path: Path) -> None:
