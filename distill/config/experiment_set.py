@@ -14,8 +14,7 @@ from distill.config.decoding import Method
 from distill.config.loading import Settings
 from distill.config.names import NAME, NAME_RULE, hint
 
-SUPERB = ("PR", "ASR", "KS", "QbE", "SID", "ASV", "SD", "IC", "SF", "ER")
-"""Names of its tasks."""
+SUPERB_TASKS = ("PR", "ASR", "KS", "QbE", "SID", "ASV", "SD", "IC", "SF", "ER")
 OWN = ("name", "seed")  # of experiments: settings that a set gives
 VARIABLE = re.compile(r"\{(\w+)\}")
 ROW = "row"
@@ -66,8 +65,8 @@ class ResultTable(Settings):
     @model_validator(mode="after")
     def _check_tasks(self) -> ResultTable:
         for task in (name.partition(" ")[0] for name in self.tasks):
-            if task not in SUPERB:
-                raise ValueError(f"tasks: {task!r} is not a task of SUPERB{hint(task, SUPERB)}")
+            if task not in SUPERB_TASKS:
+                raise ValueError(f"tasks: {task!r} is not a task of SUPERB{hint(task, SUPERB_TASKS)}")
         return self
 
     @property

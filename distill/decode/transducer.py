@@ -42,13 +42,12 @@ class FewerBlanks:
     """A network whose blanks are less likely: a penalty is taken from their logit, as in icefall and sherpa-onnx."""
 
     def __init__(self, network: Network, penalty: float) -> None:
-        self.start, self.advance, self._of_network, self.penalty = (
-            network.start, network.advance, network.log_probs, penalty,
-        )  # fmt: skip
+        self._network, self.penalty = network, penalty
+        self.start, self.advance = network.start, network.advance
 
     def log_probs(self, frame: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         """A projected frame (J,) with outputs (N, J) -> log-probabilities (N, V)."""
-        logits = self._of_network(frame, predicted).copy()
+        logits = self._network.log_probs(frame, predicted).copy()
         logits[:, BLANK] -= self.penalty
         return logits - np.logaddexp.reduce(logits, 1, keepdims=True)
 

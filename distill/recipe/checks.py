@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -76,6 +76,22 @@ def refusal(call: Callable[[], object], place: str = "") -> Iterator[str]:
         yield f"{place}{error}"
 
 
+def noise_problems(folder: Path) -> Iterator[str]:
+    """What is wrong with a folder of recorded noise: each clip's header is read."""
+    clips = sorted(noise_clips(folder))
+    if not folder.is_dir():
+        yield f"there is no folder {folder}; put recordings of 16 kHz there"
+    elif not clips:
+        yield f"{folder} has no {' or '.join(AUDIO_SUFFIXES)} file"
+    else:
+        from distill.data.augment import clip_length
+
+        wrong = [text for clip in clips for text in refusal(partial(clip_length, clip))]
+        yield from wrong[:1]
+        if len(wrong) > 1:
+            yield f"{len(wrong) - 1} more of {len(clips)} clips in {folder} cannot be used"
+
+
 @dataclass
 class Call:
     """The experiments of a call, by the names of their files in order, and the stages that it runs."""
@@ -83,6 +99,7 @@ class Call:
     recipe: Recipe
     stages: range
     experiments: dict[str, Experiment]
+    _noise: dict[str, list[str]] = field(default_factory=dict)  # what is wrong in a folder, which several may name
 
     @cached_property
     def by_name(self) -> dict[str, Experiment]:
@@ -184,19 +201,9 @@ class Call:
             yield from self.unfit_probe(experiment, experiment.probe)
 
     def unfit_noise(self, key: str, part: str) -> Iterator[str]:
-        folder = self.recipe.data_dir / part
-        clips = sorted(noise_clips(folder))
-        if not folder.is_dir():
-            yield f"{key}: there is no folder {folder}; put recordings of 16 kHz there"
-        elif not clips:
-            yield f"{key}: {folder} has no {' or '.join(AUDIO_SUFFIXES)} file"
-        else:
-            from distill.data.augment import clip_length
-
-            wrong = [text for clip in clips for text in refusal(partial(clip_length, clip), f"{key}: ")]
-            yield from wrong[:1]
-            if len(wrong) > 1:
-                yield f"{key}: {len(wrong) - 1} more of {len(clips)} clips in {folder} cannot be used"
+        if part not in self._noise:
+            self._noise[part] = list(noise_problems(self.recipe.data_dir / part))
+        yield from (f"{key}: {text}" for text in self._noise[part])
 
     def unfit_distortions(self, key: str, distort: Distort) -> Iterator[str]:
         if {*CODECS} & {*distort.names}:

@@ -146,6 +146,14 @@ class Decoding:
         return compute(self.recipe, self._run)
 
     @cached_property
+    def network(self) -> Network:
+        """A transducer's predictor and joiner, with the penalty of blanks that is set."""
+        from distill.decode.transducer import with_penalty
+
+        assert self.emissions.network is not None
+        return with_penalty(self.emissions.network, self.settings.transducer_blank_penalty)
+
+    @cached_property
     def graph(self) -> GraphDecoder:
         return graph_decoder(self.recipe, self.experiment, self.emissions.units)
 
@@ -275,7 +283,7 @@ def transducer_greedy(decoding: Decoding) -> Recognised:
 
     emissions, lang = decoding.emissions, Lang.load(decoding.recipe.lang)
     check_outputs(decoding.recipe, decoding.experiment, lang, emissions.units)
-    network = network_for(decoding)
+    network = decoding.network
 
     def found(names: Sequence[str]) -> Iterator[tuple[str, Sequence[int]]]:
         for name in names:
@@ -294,21 +302,12 @@ def transducer_beam(decoding: Decoding) -> Recognised:
     recipe, emissions, settings = decoding.recipe, decoding.emissions, decoding.settings
     lang, words = Lang.load(recipe.lang), {}
     check_outputs(recipe, decoding.experiment, lang, emissions.units)
-    network = network_for(decoding)
     tree = LexiconTree(lang, ngram_rescoring.smaller(recipe), settings.transducer_lm_scale)
     for name, frames in emissions.scores.items():
-        search = Beam(network, tree, settings.transducer_beam)
+        search = Beam(decoding.network, tree, settings.transducer_beam)
         search.feed(frames)
         words[name] = search.words()
     return Recognised(decoding.score(words), {"lm": ngram_rescoring.SMALLER})
-
-
-def network_for(decoding: Decoding) -> Network:
-    """Predictor and joiner, with the penalty of blanks that is set."""
-    from distill.decode.transducer import with_penalty
-
-    assert decoding.emissions.network is not None
-    return with_penalty(decoding.emissions.network, decoding.settings.transducer_blank_penalty)
 
 
 DECODERS: dict[Method, Callable[[Decoding], Recognised]] = {

@@ -156,7 +156,8 @@ def claim(result: Path, place: Path, asked: Mapping[str, Any]) -> None:
     result: file with the figures, which goes with its folder.
     """
     mark = place / ASKED
-    if place.exists() and (not mark.is_file() or _in_order(yaml.safe_load(mark.read_text())) != asked):
+    before = {"last_state": False, **yaml.safe_load(mark.read_text())} if mark.is_file() else None
+    if place.exists() and (before is None or identity(**before) != asked):
         aside = put_aside(place)
         log.warning("%s is of other weights, settings or data; it is now %s", place, aside)
         if result.is_file():
@@ -167,10 +168,6 @@ def claim(result: Path, place: Path, asked: Mapping[str, Any]) -> None:
         if not (step / "config.yaml").is_file():  # s3prl writes it last
             log.warning("%s is cut short and removed", step)
             shutil.rmtree(step)
-
-
-def _in_order(asked: Mapping[str, Any]) -> dict[str, Any]:
-    return {**asked, **identity(asked["weights"], asked["overrides"], asked["data"], asked.get("last_state", False))}
 
 
 def check_kinds(settings: Mapping[str, Any], defaults: Mapping[str, Any], place: str = "") -> None:

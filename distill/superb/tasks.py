@@ -103,6 +103,5 @@ def find_task(name: str) -> Task:
     """The task of a name, in either case; raises ValueError with the nearest."""
     known = {task.upper(): task for task in TASKS}
     if name.upper() not in known:
-        near = hint(name if name in known.values() else name.upper(), [*known]).replace("QBE", "QbE")
-        raise ValueError(f"'{name}' is not a task of SUPERB that is known here{near}")
+        raise ValueError(f"'{name}' is not a task of SUPERB that is known here{hint(name.upper(), TASKS)}")
     return TASKS[known[name.upper()]]

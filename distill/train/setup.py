@@ -236,37 +236,35 @@ def initial_model(
                 f"{experiment.init} has other outputs than {folders.lang}; train it on this lang folder, or give its"
                 " units (init_units), and its prediction layers are drawn anew"
             )
+        earlier = Model.model_validate(content["experiment"]["model"])
         if start is not None:
             content["model"] = slimmed_state(start)
-        elif lost := lost_gates(
-            experiment.init, Model.model_validate(content["experiment"]["model"]), experiment.model
-        ):
+        elif lost := lost_gates(experiment.init, earlier, experiment.model):
             raise ValueError(f"{experiment.name}: {lost}")
-        before, now = content["experiment"]["model"]["front_end"], experiment.model.front_end
-        other_input = before.get("input", "waveform") != now.input  # same names, but other layers
+        before, now = earlier.front_end, experiment.model.front_end
+        other_input = before.input != now.input  # same names, but other layers
         leave = ["front_end.", "encoder.feature_norm."] if other_input else []
         leave += ["encoder.projection."] if other_input and experiment.objective.front is None else []
         leave += ["head.output.", "ctc.", "transducer."] if other_units else []
         report = copy_matching(content["model"], model, experiment.init_blocks, experiment.init_slice, leave)
-        check_widths(experiment, content["experiment"], report)
+        check_widths(experiment, content["experiment"].get("init_slim") or earlier.encoder.of_gates, report)
         if first:
             write_text(folder / "init.tsv", "".join(f"{line}\n" for line in report.lines()))
         log.info("from %s: %s (listed in %s)", experiment.init, report.summary(), folder / "init.tsv")
-        calibrated = not other_input and before["waveform"] == now.waveform and content["progress"]["updates"] > 0
+        calibrated = not other_input and before.waveform == now.waveform and content["progress"]["updates"] > 0
     if not calibrated:
         calibrate(model.front_end, loader)
     return model
 
 
-def check_widths(experiment: Experiment, start: Mapping[str, Any], report: CopyReport) -> None:
-    """Raises ValueError where a model with gates, or slimmed, is not taken over whole. start: settings of `init`."""
+def check_widths(experiment: Experiment, slim: bool, report: CopyReport) -> None:
+    """Raises ValueError where a model with gates, or slimmed, is not taken over whole. slim: `init` is slimmed."""
     if not experiment.init_slim:
         if anew := [name for name in report.other_shape if name.startswith("gates.")]:
             raise ValueError(
                 f"{experiment.name}: {anew[0]} and {len(anew) - 1} more gates have other widths in {experiment.init},"
                 " and would be open again; give the same widths, or cut off what they close with init_slim: true"
             )
-        slim = start.get("init_slim") or Model.model_validate(start["model"]).encoder.of_gates
         if slim and any(name.startswith(("encoder.blocks.", "front_end.")) for name in report.other_shape):
             raise ValueError(
                 f"{experiment.name}: {experiment.init} has the widths that gates left, and model others; set"

@@ -252,9 +252,7 @@ def test_gates_of_other_widths_are_not_opened(tmp_path: Path) -> None:
     write_gated(tmp_path / "gated")
     model = {**GATED, "encoder": {**GATED["encoder"], "ffn_dim": 12}}
     sparsity = {"mmi": {}, "sparsity": {"target": 0.3}}
-    with pytest.raises(
-        ValueError, match=r"toy: gates\..*ffn_dim.* have other widths in gated, and would"
-    ):
+    with pytest.raises(ValueError, match=r"toy: gates\..*ffn_dim.* have other widths in gated, and would"):
         trainer_of(tmp_path, init="gated", model=model, objective=sparsity, init_slice=["encoder.blocks"])
 
 
